@@ -1,0 +1,2 @@
+//! Placement cost.
+fn main() {}

@@ -1,0 +1,375 @@
+//! What can be typed, and what it means: flags to settings, subcommands to exit codes.
+
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::ByteSize;
+use crate::telemetry::EventRing;
+use crate::types::{IoMode, NodeId};
+use crate::{VERSION, bench, client, leader, logs, node};
+
+/// Done.
+pub const EXIT_OK: u8 = 0;
+/// A server answered ERROR, a bench saw errors, a server could not start or had to stop.
+pub const EXIT_FAILED: u8 = 1;
+/// `client GET` of a message that does not exist.
+pub const EXIT_NOT_FOUND: u8 = 3;
+/// No connection, or no answer in time.
+pub const EXIT_NO_ANSWER: u8 = 4;
+
+/// A fault-tolerant, distributed disk register: small messages by id, kept on several machines' disks.
+#[derive(Debug, Parser)]
+#[command(name = "hatokuse", version = VERSION, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Try it:\n  hatokuse leader --local-nodes 4\n  printf 'SET 1 hello\\nGET 1\\n' | nc -q1 127.0.0.1 6666"
+)]
+pub struct Cli {
+    /// How log lines on stderr look
+    #[arg(long, global = true, env = "HATOKUSE_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Write log lines to this file as well
+    #[arg(long, global = true, env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Print plain lines instead of a screen, and no colour
+    #[arg(long, global = true, env = "HATOKUSE_PLAIN")]
+    plain: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take SET and GET from clients, and place messages on nodes
+    #[command(
+        after_help = "Examples:\n  hatokuse leader\n  hatokuse leader --local-nodes 4 --io-mode unbuffered\n  hatokuse leader --host 0.0.0.0 --data-dir /var/lib/hatokuse"
+    )]
+    Leader(LeaderArgs),
+    /// Keep copies of messages on this machine's disk
+    #[command(
+        after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556"
+    )]
+    Node(NodeArgs),
+    /// Talk to a leader: a prompt, a pipe, or one command
+    #[command(
+        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
+    )]
+    Client(ClientArgs),
+    /// Measure a register under load
+    #[command(
+        after_help = "Examples:\n  hatokuse bench --count 9000\n  hatokuse bench --local-nodes 6 --tolerance 3 --count 9000 --verify --json\n  hatokuse bench --op get --connections 32 --pipeline 64"
+    )]
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct LeaderArgs {
+    /// Address to listen on, for clients and nodes
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port for clients (0: any free one)
+    #[arg(long, env = "HATOKUSE_PORT", default_value_t = 6666)]
+    port: u16,
+    /// Port for nodes and other gRPC callers (0: any free one)
+    #[arg(long, env = "HATOKUSE_GRPC_PORT", default_value_t = 5550)]
+    grpc_port: u16,
+    /// Folder that holds leader_metadata
+    #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
+    data_dir: PathBuf,
+    /// File that says on how many nodes a message is kept
+    #[arg(long, env = "HATOKUSE_TOLERANCE_CONF", default_value = "tolerance.conf", value_name = "FILE")]
+    tolerance_conf: PathBuf,
+    /// When a record of the leader's log counts as written
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+    /// Largest message that is taken
+    #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB")]
+    max_message: ByteSize,
+    /// Time between two reports
+    #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
+    report_every: Duration,
+    /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
+    #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
+    local_nodes: u32,
+    /// Stop when standard input ends (for programs that start this one)
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// This node's number, its own among all nodes of the register
+    #[arg(long, env = "HATOKUSE_ID", value_parser = clap::value_parser!(u32).range(1..))]
+    id: u32,
+    /// Port to listen on (0: any free one)
+    #[arg(long, env = "HATOKUSE_PORT")]
+    port: u16,
+    /// When a copy counts as written
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+    /// How copies lie on disk
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
+    /// The leader's address for nodes
+    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_name = "HOST:PORT")]
+    leader: String,
+    /// Address to listen on
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Where the leader reaches this node [default: as bound]
+    #[arg(long, env = "HATOKUSE_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Folder that holds storage_node_<ID>
+    #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
+    data_dir: PathBuf,
+    /// Time between two reports
+    #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "5s", value_parser = duration)]
+    report_every: Duration,
+    /// Stop when standard input ends (for programs that start this one)
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+/// How copies lie on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// One file a message.
+    Text,
+}
+
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// The leader's address for clients
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    addr: String,
+    /// Print replies as JSON, one object a line
+    #[arg(long, env = "HATOKUSE_JSON")]
+    json: bool,
+    /// How long to wait for a connection or an answer
+    #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// One command, for example: SET 1 hello
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// The leader's address for clients
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    addr: String,
+    /// Operations in all
+    #[arg(long, env = "HATOKUSE_COUNT", default_value_t = 9000)]
+    count: u64,
+    /// Connections
+    #[arg(long, env = "HATOKUSE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Requests in flight on each connection
+    #[arg(long, env = "HATOKUSE_PIPELINE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pipeline: u32,
+    /// Bytes of each message
+    #[arg(long, env = "HATOKUSE_SIZE", default_value = "100")]
+    size: ByteSize,
+    /// What to do
+    #[arg(long, env = "HATOKUSE_OP", default_value = "set")]
+    op: bench::Op,
+    /// What every id starts with
+    #[arg(long, env = "HATOKUSE_KEY_PREFIX", default_value = "bench-")]
+    key_prefix: String,
+    /// Makes messages and the order of reads
+    #[arg(long, env = "HATOKUSE_SEED", default_value_t = 1)]
+    seed: u64,
+    /// Read back every value written, and compare
+    #[arg(long, env = "HATOKUSE_VERIFY")]
+    verify: bool,
+    /// Print the report as JSON
+    #[arg(long, env = "HATOKUSE_JSON")]
+    json: bool,
+    /// Start a throw-away cluster with this many nodes for this run
+    #[arg(long, env = "HATOKUSE_LOCAL_NODES", value_parser = clap::value_parser!(u32).range(1..=64))]
+    local_nodes: Option<u32>,
+    /// Tolerance of that cluster
+    #[arg(long, env = "HATOKUSE_TOLERANCE", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=7))]
+    tolerance: u32,
+    /// IO mode of that cluster
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write for example 10s or 500ms")),
+    }
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_OK),
+        Err(error) => {
+            eprintln!("hatokuse: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let screen = !cli.plain && std::io::stdout().is_terminal();
+    let log = |screen: bool| -> anyhow::Result<EventRing> {
+        let ring = EventRing::new();
+        logs::init(cli.log_format == LogFormat::Json, cli.log_file.as_deref(), screen, ring.clone())?;
+        Ok(ring)
+    };
+    match cli.command {
+        Command::Leader(args) => {
+            let events = log(screen)?;
+            leader::process::run(args.settings(screen), events).map(|()| EXIT_OK)
+        }
+        Command::Node(args) => {
+            let events = log(screen)?;
+            node::process::run(args.settings(screen), events).map(|()| EXIT_OK)
+        }
+        Command::Client(args) => client::shell::run(client::shell::Settings {
+            addr: args.addr,
+            json: args.json,
+            timeout: args.timeout,
+            command: args.command,
+        }),
+        Command::Bench(args) => {
+            log(false)?;
+            bench::run(args.settings())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "hatokuse", &mut std::io::stdout());
+            Ok(EXIT_OK)
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), dir)?;
+            Ok(EXIT_OK)
+        }
+    }
+}
+
+impl LeaderArgs {
+    fn settings(self, screen: bool) -> leader::process::Settings {
+        leader::process::Settings {
+            host: self.host,
+            port: self.port,
+            grpc_port: self.grpc_port,
+            data_dir: self.data_dir,
+            tolerance_conf: self.tolerance_conf,
+            io_mode: self.io_mode,
+            max_message: self.max_message.0 as usize,
+            report_every: self.report_every,
+            local_nodes: self.local_nodes,
+            stop_with_stdin: self.stop_with_stdin,
+            screen,
+        }
+    }
+}
+
+impl NodeArgs {
+    fn settings(self, screen: bool) -> node::process::Settings {
+        let Layout::Text = self.layout;
+        node::process::Settings {
+            id: NodeId(self.id),
+            host: self.host,
+            port: self.port,
+            io_mode: self.io_mode,
+            leader: self.leader,
+            advertise: self.advertise,
+            data_dir: self.data_dir,
+            report_every: self.report_every,
+            stop_with_stdin: self.stop_with_stdin,
+            screen,
+        }
+    }
+}
+
+impl BenchArgs {
+    fn settings(self) -> bench::Settings {
+        bench::Settings {
+            addr: self.addr,
+            count: self.count,
+            connections: self.connections as usize,
+            pipeline: self.pipeline as usize,
+            size: self.size.0 as usize,
+            op: self.op,
+            key_prefix: self.key_prefix,
+            seed: self.seed,
+            verify: self.verify,
+            json: self.json,
+            local: self.local_nodes.map(|nodes| bench::Local {
+                nodes: nodes as usize,
+                tolerance: self.tolerance as usize,
+                io_mode: self.io_mode,
+            }),
+        }
+    }
+}
+
+/// Whether the reader of our output has gone, which ends any program quietly.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            for flag in command.get_arguments().filter(|a| a.get_long().is_some() && !a.is_hide_set()) {
+                let long = flag.get_long().unwrap_or_default();
+                if ["help", "version"].contains(&long) {
+                    continue;
+                }
+                let variable = format!("HATOKUSE_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(
+                    flag.get_env().and_then(|v| v.to_str()),
+                    Some(variable.as_str()),
+                    "{} --{long}",
+                    command.get_name()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The text protocol: one request a line, one reply a line, in both directions.
+//!
+//! Lines end in `\n`; one `\r` before it is dropped. A line that grows past its
+//! limit is answered as soon as that is seen, and the rest of it is swallowed
+//! without being kept, so that a line of any length costs a bounded buffer.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Command, Decoded, Reply};
+use crate::error::{Refusal, printable};
+use crate::types::{MAX_ID_BYTES, MessageId, NodeId};
+
+/// The answer to HELP.
+pub const HELP: &str =
+    "commands: SET <id> <message>, GET <id>, WHERE <id>, COUNT, STATUS, PING, HELP, EXIT (one a line)";
+
+/// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
+const FRAMING: usize = 16;
+
+/// Reads requests from a byte stream that may be split anywhere.
+#[derive(Debug)]
+pub struct CommandDecoder {
+    max_message: usize,
+    /// Bytes at the front of the buffer that are known to hold no line end.
+    scanned: usize,
+    /// Inside a line that was refused already: drop bytes up to its end.
+    swallowing: bool,
+}
+
+impl CommandDecoder {
+    /// A decoder that takes messages of up to `max_message` bytes.
+    pub fn new(max_message: usize) -> Self {
+        Self { max_message, scanned: 0, swallowing: false }
+    }
+
+    /// The most bytes that the buffer ever needs to hold for one line.
+    pub fn line_limit(&self) -> usize {
+        self.max_message + MAX_ID_BYTES + FRAMING
+    }
+
+    /// Takes the next request off the front of `buffer`.
+    ///
+    /// `Bad` has used up its line, or stands for one whose rest will be swallowed.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Decoded<Command> {
+        loop {
+            match buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
+                Some(at) => {
+                    let mut line = buffer.split_to(self.scanned + at + 1).freeze();
+                    self.scanned = 0;
+                    if std::mem::take(&mut self.swallowing) {
+                        continue;
+                    }
+                    line.truncate(line.len() - 1);
+                    if line.last() == Some(&b'\r') {
+                        line.truncate(line.len() - 1);
+                    }
+                    return match parse(&line, self.max_message) {
+                        Ok(command) => Decoded::Item(command),
+                        Err(refusal) => Decoded::Bad(refusal),
+                    };
+                }
+                None if self.swallowing => {
+                    buffer.clear();
+                    self.scanned = 0;
+                    return Decoded::Need;
+                }
+                None if buffer.len() > self.line_limit() => {
+                    let refusal = match parse(&buffer.split().freeze(), self.max_message) {
+                        Err(refusal) => refusal,
+                        Ok(_) => Refusal::BadCommand(format!("the line is longer than {} bytes", self.line_limit())),
+                    };
+                    self.scanned = 0;
+                    self.swallowing = true;
+                    return Decoded::Bad(refusal);
+                }
+                None => {
+                    self.scanned = buffer.len();
+                    return Decoded::Need;
+                }
+            }
+        }
+    }
+}
+
+/// Reads one line without its end.
+fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
+    let (word, rest) = split_blank(line);
+    let bad = |text: &str| Err(Refusal::BadCommand(text.to_owned()));
+    if word.eq_ignore_ascii_case(b"SET") {
+        let Some(rest) = rest else { return bad("SET wants an id and a message: SET <id> <message>") };
+        let (id, message) = split_blank(&rest);
+        let id = parse_id(&id)?;
+        let Some(payload) = message else {
+            return bad("SET wants a message after the id; for an empty one, end the line with a blank");
+        };
+        if payload.len() > max_message {
+            return Err(Refusal::TooLarge { limit: max_message });
+        }
+        return Ok(Command::Set { id, payload });
+    }
+    if word.eq_ignore_ascii_case(b"GET") {
+        return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?));
+    }
+    if word.eq_ignore_ascii_case(b"WHERE") {
+        return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?));
+    }
+    let command = match word.to_ascii_uppercase().as_slice() {
+        b"COUNT" => Command::Count,
+        b"STATUS" => Command::Status,
+        b"PING" => Command::Ping,
+        b"HELP" => Command::Help,
+        b"EXIT" | b"QUIT" => Command::Exit,
+        b"" => return bad("the line starts with no command word; HELP lists the commands"),
+        _ => return bad(&format!("unknown command {:?}; HELP lists the commands", printable(&word, 32))),
+    };
+    match rest {
+        None => Ok(command),
+        Some(_) => bad(&format!("{} stands alone on its line", String::from_utf8_lossy(&word).to_ascii_uppercase())),
+    }
+}
+
+/// The bytes before the first blank, and those after it if there is one; both share the line's memory.
+fn split_blank(line: &Bytes) -> (Bytes, Option<Bytes>) {
+    match line.iter().position(|&byte| byte == b' ') {
+        Some(at) => (line.slice(..at), Some(line.slice(at + 1..))),
+        None => (line.clone(), None),
+    }
+}
+
+fn parse_id(bytes: &[u8]) -> Result<MessageId, Refusal> {
+    MessageId::parse(bytes).map_err(|reason| {
+        Refusal::BadCommand(format!("{reason}; an id is 1 to {MAX_ID_BYTES} bytes of UTF-8 without blanks"))
+    })
+}
+
+fn only_id(rest: Option<Bytes>, usage: &str) -> Result<MessageId, Refusal> {
+    let rest = rest.ok_or_else(|| Refusal::BadCommand(usage.to_owned()))?;
+    if rest.contains(&b' ') {
+        return Err(Refusal::BadCommand(usage.to_owned()));
+    }
+    parse_id(&rest)
+}
+
+/// Appends a request as its line. The caller sees to it that a message holds no `\n`.
+pub fn encode_command(command: &Command, out: &mut BytesMut) {
+    match command {
+        Command::Set { id, payload } => {
+            out.reserve(6 + id.as_bytes().len() + payload.len());
+            put(out, &[b"SET ", id.as_bytes(), b" ", payload]);
+            // One CR before the line end is dropped, so a message's own needs a second one.
+            if payload.last() == Some(&b'\r') {
+                put(out, &[b"\r"]);
+            }
+        }
+        Command::Get(id) => put(out, &[b"GET ", id.as_bytes()]),
+        Command::Where(id) => put(out, &[b"WHERE ", id.as_bytes()]),
+        Command::Count => put(out, &[b"COUNT"]),
+        Command::Status => put(out, &[b"STATUS"]),
+        Command::Ping => put(out, &[b"PING"]),
+        Command::Help => put(out, &[b"HELP"]),
+        Command::Exit => put(out, &[b"EXIT"]),
+    }
+    put(out, &[b"\n"]);
+}
+
+/// Appends a reply as its line.
+pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
+    match reply {
+        Reply::Stored => put(out, &[b"OK"]),
+        Reply::Value(payload) if payload.contains(&b'\n') => {
+            return encode_reply(&Reply::Refused(Refusal::NotALine), out);
+        }
+        Reply::Value(payload) => put(out, &[b"VALUE ", payload]),
+        Reply::Nodes(nodes) => {
+            let list: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+            put(out, &[b"NODES ", list.join(",").as_bytes()]);
+        }
+        Reply::Count(count) => put(out, &[b"COUNT ", count.to_string().as_bytes()]),
+        Reply::Status(json) => put(out, &[json.as_bytes()]),
+        Reply::Pong => put(out, &[b"+PONG"]),
+        Reply::Help => put(out, &[HELP.as_bytes()]),
+        Reply::Bye => put(out, &[b"BYE"]),
+        Reply::Refused(refusal) => {
+            let text = printable(refusal.to_string().as_bytes(), 400);
+            put(out, &[b"ERROR ", refusal.code().as_bytes(), b" ", text.as_bytes()]);
+        }
+    }
+    put(out, &[b"\n"]);
+}
+
+fn put(out: &mut BytesMut, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// One reply line as a client sees it. Which of the forms is meant depends on
+/// the request only for STATUS and HELP, whose lines carry no word of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplyLine {
+    /// `OK`.
+    Ok,
+    /// `VALUE`, with the message.
+    Value(Bytes),
+    /// `ERROR`, with its code and explanation.
+    Error {
+        /// The code word.
+        code: String,
+        /// For people.
+        explanation: String,
+    },
+    /// Any other line, whole.
+    Other(Bytes),
+}
+
+/// Takes the next reply line off the front of `buffer`, if it is there whole.
+pub fn decode_reply(buffer: &mut BytesMut) -> Option<ReplyLine> {
+    let at = buffer.iter().position(|&byte| byte == b'\n')?;
+    let line = buffer.split_to(at).freeze();
+    buffer.advance(1);
+    Some(if line.as_ref() == b"OK" {
+        ReplyLine::Ok
+    } else if line.starts_with(b"VALUE ") {
+        ReplyLine::Value(line.slice(6..))
+    } else if line.starts_with(b"ERROR ") {
+        let text = String::from_utf8_lossy(&line[6..]).into_owned();
+        let (code, explanation) = text.split_once(' ').unwrap_or((&text, ""));
+        ReplyLine::Error { code: code.to_owned(), explanation: explanation.to_owned() }
+    } else {
+        ReplyLine::Other(line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 64;
+
+    fn decode_all(pieces: &[&[u8]]) -> Vec<Decoded<Command>> {
+        let mut decoder = CommandDecoder::new(LIMIT);
+        let mut buffer = BytesMut::new();
+        let mut all = Vec::new();
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buffer) {
+                    Decoded::Need => break,
+                    other => all.push(other),
+                }
+            }
+            assert!(buffer.len() <= decoder.line_limit(), "the buffer is bounded by one line");
+        }
+        all
+    }
+
+    fn one(line: &[u8]) -> Result<Command, &'static str> {
+        match decode_all(&[line]).as_slice() {
+            [Decoded::Item(command)] => Ok(command.clone()),
+            [Decoded::Bad(refusal)] => Err(refusal.code()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn set(id: &str, payload: &'static [u8]) -> Result<Command, &'static str> {
+        Ok(Command::Set { id: id.parse().unwrap(), payload: Bytes::from_static(payload) })
+    }
+
+    #[test]
+    fn requests_are_read_byte_for_byte() {
+        assert_eq!(one(b"SET 1 hello world\n"), set("1", b"hello world"));
+        assert_eq!(one(b"set 1  two blanks \r\n"), set("1", b" two blanks "));
+        assert_eq!(one(b"SET 1 \n"), set("1", b""));
+        assert_eq!(one(b"SET a/b \xff\x00\r\r\n"), set("a/b", b"\xff\x00\r"));
+        assert_eq!(one(b"gEt x\n"), Ok(Command::Get("x".parse().unwrap())));
+        assert_eq!(one(b"QUIT\r\n"), Ok(Command::Exit));
+        assert_eq!(decode_all(&[b"GET 1"]), vec![], "a line without its end is never run");
+    }
+
+    #[test]
+    fn malformed_requests_are_refused() {
+        for line in [
+            "\n",
+            " GET 1\n",
+            "SET\n",
+            "SET 1\n",
+            "SET  1 x\n",
+            "GET\n",
+            "GET \n",
+            "GET 1 2\n",
+            "GET 1 \n",
+            "PING 1\n",
+            "COUNT \n",
+            "FROB 1\n",
+            "GET a\tb\n",
+            "GET a\0b\n",
+            "SET \u{a0} x\n",
+            "GETX 1\n",
+        ] {
+            assert_eq!(one(line.as_bytes()), Err("BAD_COMMAND"), "{line:?}");
+        }
+        assert_eq!(one(b"GET \xff\n"), Err("BAD_COMMAND"));
+        assert_eq!(one(format!("GET {}\n", "x".repeat(201)).as_bytes()), Err("BAD_COMMAND"));
+    }
+
+    #[test]
+    fn the_message_limit_is_exact_and_long_lines_are_swallowed() {
+        let at = |n: usize| format!("SET 1 {}\n", "x".repeat(n));
+        assert!(one(at(LIMIT).as_bytes()).is_ok());
+        assert_eq!(one(at(LIMIT + 1).as_bytes()), Err("TOO_LARGE"));
+        let endless = vec![b'x'; 100_000];
+        let all = decode_all(&[b"SET 1 ", &endless, &endless, b"\nPING\n"]);
+        assert!(
+            matches!(all.as_slice(), [Decoded::Bad(Refusal::TooLarge { .. }), Decoded::Item(Command::Ping)]),
+            "{all:?}"
+        );
+        let all = decode_all(&[&endless, b"\nPING\n"]);
+        assert!(
+            matches!(all.as_slice(), [Decoded::Bad(Refusal::BadCommand(_)), Decoded::Item(Command::Ping)]),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn no_reply_can_forge_a_second_line() {
+        let mut out = BytesMut::new();
+        encode_reply(&Reply::Value(Bytes::from_static(b"x\nOK")), &mut out);
+        encode_reply(&Reply::Refused(Refusal::Unavailable("a\nOK\u{1b}[2J".into())), &mut out);
+        let lines: Vec<_> = std::iter::from_fn(|| decode_reply(&mut out)).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(matches!(&lines[0], ReplyLine::Error { code, .. } if code == "NOT_A_LINE"));
+        assert!(matches!(&lines[1], ReplyLine::Error { explanation, .. } if !explanation.contains(char::is_control)));
+    }
+
+    fn commands() -> impl Strategy<Value = Command> {
+        let id = "[^\\s\\p{Cc}]{1,40}".prop_map(|text: String| text.parse::<MessageId>().unwrap());
+        let payload = proptest::collection::vec(any::<u8>().prop_filter("no line end", |b| *b != b'\n'), 0..LIMIT);
+        prop_oneof![
+            (id.clone(), payload).prop_map(|(id, payload)| Command::Set { id, payload: payload.into() }),
+            id.clone().prop_map(Command::Get),
+            id.prop_map(Command::Where),
+            Just(Command::Count),
+            Just(Command::Ping),
+            Just(Command::Exit),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_gives_back_what_was_encoded(commands in proptest::collection::vec(commands(), 1..8)) {
+            let mut bytes = BytesMut::new();
+            for command in &commands {
+                encode_command(command, &mut bytes);
+            }
+            let decoded = decode_all(&[&bytes]);
+            prop_assert_eq!(decoded, commands.into_iter().map(Decoded::Item).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn any_split_gives_the_same_commands(
+            lines in proptest::collection::vec("(SET|GET|get|PING|X|) ?[a-z%\r ]{0,90}", 1..8),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..12),
+        ) {
+            let mut bytes = lines.join("\n").into_bytes();
+            bytes.push(b'\n');
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts {
+                pieces.push(&bytes[from..cut]);
+                from = cut;
+            }
+            pieces.push(&bytes[from..]);
+            prop_assert_eq!(decode_all(&pieces), decode_all(&[&bytes]));
+        }
+    }
+}

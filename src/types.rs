@@ -1,0 +1,451 @@
+//! The words everyone shares: ids, versions, copies, and what a report shows.
+//!
+//! Nothing here does any work or knows a socket, a file or a clock.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+/// The largest number of nodes that one message may be kept on.
+pub const MAX_TOLERANCE: usize = 7;
+
+/// The longest message id, in bytes.
+pub const MAX_ID_BYTES: usize = 200;
+
+/// A message's id: 1 to 200 bytes of UTF-8 without blanks and control characters.
+///
+/// Ids of up to 24 bytes are kept inline, so that the usual id costs no allocation.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(CompactString);
+
+/// Why some bytes are no message id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadId {
+    /// No bytes at all.
+    #[error("the id is empty")]
+    Empty,
+    /// More than [`MAX_ID_BYTES`].
+    #[error("the id is longer than {MAX_ID_BYTES} bytes")]
+    TooLong,
+    /// Not UTF-8.
+    #[error("the id is not valid UTF-8")]
+    NotUtf8,
+    /// Holds a blank, a control character or a line separator.
+    #[error("the id holds a blank or a control character")]
+    BadCharacter,
+}
+
+impl MessageId {
+    /// Reads an id from the bytes of a request.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadId> {
+        if bytes.is_empty() {
+            return Err(BadId::Empty);
+        }
+        if bytes.len() > MAX_ID_BYTES {
+            return Err(BadId::TooLong);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| BadId::NotUtf8)?;
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(BadId::BadCharacter);
+        }
+        Ok(Self(CompactString::new(text)))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0.as_str())
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        Self::parse(text.as_bytes())
+    }
+}
+
+/// A node's number, chosen by its operator: 1 to 4294967295.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One life of a leader; a larger one fences off all smaller ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The order of all writes of all ids: epoch (32 bit) << 32 | sequence (32 bit).
+///
+/// Zero is no write's version: it marks a foreign file, which has no record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version of a copy that no leader wrote.
+    pub const FOREIGN: Self = Self(0);
+
+    /// The `sequence`-th write of `epoch`.
+    pub fn new(epoch: Epoch, sequence: u32) -> Self {
+        Self(u64::from(epoch.0) << 32 | u64::from(sequence))
+    }
+
+    /// The epoch that this version was given in.
+    pub fn epoch(self) -> Epoch {
+        Epoch((self.0 >> 32) as u32)
+    }
+
+    /// The number of the write within its epoch.
+    pub fn sequence(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch(), self.sequence())
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{self}")
+    }
+}
+
+/// A message's bytes; cheap to clone.
+pub type Payload = Bytes;
+
+/// CRC-32C of a message's bytes: what a copy is checked against at every read.
+pub fn checksum(payload: &[u8]) -> u32 {
+    crc32c::crc32c(payload)
+}
+
+/// What a copy says of itself: which write it is, and how to tell that it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyRecord {
+    /// The write this is a copy of.
+    pub version: Version,
+    /// Bytes of the message.
+    pub length: u32,
+    /// [`checksum`] of the message.
+    pub crc: u32,
+}
+
+impl CopyRecord {
+    /// The record of `payload` as written by `version`.
+    pub fn of(version: Version, payload: &[u8]) -> Self {
+        Self { version, length: payload.len() as u32, crc: checksum(payload) }
+    }
+
+    /// Whether `payload` is the message that this record was made for.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        payload.len() == self.length as usize && checksum(payload) == self.crc
+    }
+}
+
+/// A 128-bit name that no two things share; shown as hex.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Uuid(pub [u8; 16]);
+
+impl Uuid {
+    /// A random one.
+    pub fn random(chance: &mut fastrand::Rng) -> Self {
+        Self(chance.u128(1..).to_be_bytes())
+    }
+
+    /// From the 16 bytes that the wire and the disk carry.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// From 32 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 32 || !text.is_ascii() {
+            return None;
+        }
+        u128::from_str_radix(text, 16).ok().map(|n| Self(n.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum IoMode {
+    /// In the page cache: survives the kill of the process, not a power cut of its machine.
+    #[default]
+    Buffered,
+    /// On stable storage: survives a power cut.
+    Unbuffered,
+}
+
+impl fmt::Display for IoMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Buffered => "buffered",
+            Self::Unbuffered => "unbuffered",
+        })
+    }
+}
+
+/// What the leader thinks of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Its heartbeats come and its lanes are open: takes writes and reads.
+    Up,
+    /// Something is late: read only if no other holder is up, and written only if too few are.
+    Suspect,
+    /// Gone for longer than the heartbeat limit.
+    Down,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        })
+    }
+}
+
+/// Throughput and latency of one kind of work over the last report period.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateView {
+    /// Operations a second.
+    pub per_second: f64,
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// 99th percentile, milliseconds.
+    pub p99_ms: f64,
+    /// Operations that ended in an error in this period.
+    pub errors: u64,
+}
+
+/// A line of the "last events" part of a screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventLine {
+    /// Local time of day, `HH:MM:SS`.
+    pub time: String,
+    /// `INFO`, `WARN` or `ERROR`.
+    pub level: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// One node, as the leader's report shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// Its number.
+    pub id: NodeId,
+    /// The advertised address.
+    pub address: String,
+    /// What the leader thinks of it.
+    pub state: NodeState,
+    /// Committed copies that the leader counts on it.
+    pub messages: u64,
+    /// Bytes of these copies.
+    pub bytes: u64,
+    /// Its IO mode.
+    pub io_mode: String,
+    /// Its layout.
+    pub layout: String,
+    /// Free bytes of its disk as last reported, and nothing before the first report.
+    pub disk_free: Option<u64>,
+    /// 99th percentile of its write batches in the last period, milliseconds.
+    pub p99_ms: Option<f64>,
+    /// Seconds since its last heartbeat.
+    pub seen_s: f64,
+}
+
+/// Everything that the leader's screen, its plain line and STATUS show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterView {
+    /// Version of the binary, with its commit.
+    pub version: String,
+    /// The leader's epoch; 0 while it has none yet.
+    pub epoch: Epoch,
+    /// Copies a message.
+    pub tolerance: usize,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Seconds between two reports.
+    pub every_s: f64,
+    /// Where clients connect.
+    pub clients_address: String,
+    /// Where nodes connect.
+    pub nodes_address: String,
+    /// Committed messages.
+    pub messages: u64,
+    /// Bytes of these, counted once.
+    pub bytes: u64,
+    /// Copies on nodes that are up, and copies that there should be.
+    pub copies_live: u64,
+    /// Messages times tolerance.
+    pub copies_wanted: u64,
+    /// Messages with fewer live copies than tolerance, but at least one.
+    pub under_replicated: u64,
+    /// Messages that no holder has an intact copy of.
+    pub lost: u64,
+    /// Why some answers are held back, where the leader does not know all yet.
+    pub waiting_for: Option<String>,
+    /// Open client connections.
+    pub clients: usize,
+    /// Bytes of requests under way, and the most allowed.
+    pub in_flight: (u64, u64),
+    /// SETs.
+    pub sets: RateView,
+    /// GETs.
+    pub gets: RateView,
+    /// GETs of the last period that found no such message.
+    pub not_found: u64,
+    /// SETs a second over the last periods, oldest first.
+    pub set_history: Vec<u64>,
+    /// GETs a second over the last periods, oldest first.
+    pub get_history: Vec<u64>,
+    /// Members, ascending by id.
+    pub nodes: Vec<NodeView>,
+    /// Newest last.
+    pub events: Vec<EventLine>,
+}
+
+/// Everything that a node's screen and its plain line show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeReport {
+    /// Version of the binary, with its commit.
+    pub version: String,
+    /// This node.
+    pub id: NodeId,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Seconds between two reports.
+    pub every_s: f64,
+    /// Where the leader is looked for.
+    pub leader: String,
+    /// Whether the leader has accepted this node.
+    pub registered: bool,
+    /// Round trip of the last heartbeat, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Where this node listens.
+    pub listening: String,
+    /// Its IO mode.
+    pub io_mode: IoMode,
+    /// Its layout, `text`.
+    pub layout: String,
+    /// The folder of its copies.
+    pub folder: String,
+    /// Whole copies.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes and id of the largest copy written by this process.
+    pub largest: Option<(u64, String)>,
+    /// Free and total bytes of its disk.
+    pub disk: Option<(u64, u64)>,
+    /// Copies written.
+    pub stores: RateView,
+    /// Copies read.
+    pub reads: RateView,
+    /// Copies written a second over the last periods, oldest first.
+    pub store_history: Vec<u64>,
+    /// Copies read a second over the last periods, oldest first.
+    pub read_history: Vec<u64>,
+    /// 99th percentile of one batch's waiting, writing and syncing, milliseconds.
+    pub queue_p99_ms: f64,
+    /// See `queue_p99_ms`.
+    pub write_p99_ms: f64,
+    /// See `queue_p99_ms`; nothing in buffered mode, which does not sync.
+    pub sync_p99_ms: Option<f64>,
+    /// Failed writes since the start.
+    pub write_errors: u64,
+    /// Copies whose content did not match their record, since the start.
+    pub bad_checksums: u64,
+    /// What the start found: messages, seconds, foreign files, damaged copies.
+    pub recovered: (u64, f64, u64, u64),
+    /// Newest last.
+    pub events: Vec<EventLine>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_checked() {
+        for good in ["1", "a/b", "../x", ".", "CON", "Dünya", &"x".repeat(200), "a:1,2", "%2e", "-rf"] {
+            assert_eq!(MessageId::parse(good.as_bytes()).unwrap().as_str(), good);
+        }
+        let bad: [(&[u8], BadId); 8] = [
+            (b"", BadId::Empty),
+            (&[b'x'; 201], BadId::TooLong),
+            (b"\xff\xfe", BadId::NotUtf8),
+            (b"a b", BadId::BadCharacter),
+            (b"a\tb", BadId::BadCharacter),
+            (b"a\0b", BadId::BadCharacter),
+            ("a\u{85}b".as_bytes(), BadId::BadCharacter),
+            ("a\u{2028}b".as_bytes(), BadId::BadCharacter),
+        ];
+        for (bytes, reason) in bad {
+            assert_eq!(MessageId::parse(bytes), Err(reason), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn versions_order_by_epoch_then_sequence() {
+        let old = Version::new(Epoch(1), u32::MAX);
+        let new = Version::new(Epoch(2), 0);
+        assert!(old < new && Version::FOREIGN < old);
+        assert_eq!((new.epoch(), new.sequence()), (Epoch(2), 0));
+    }
+
+    #[test]
+    fn uuids_round_trip() {
+        let uuid = Uuid::random(&mut fastrand::Rng::with_seed(7));
+        assert_eq!(Uuid::from_hex(&uuid.to_string()), Some(uuid));
+        assert_eq!(Uuid::from_bytes(&uuid.0), Some(uuid));
+        assert_eq!(Uuid::from_hex("abc"), None);
+    }
+}
