@@ -1,1 +1,115 @@
-//! stub
+//! The only door to disks: folders, files, and when what was written is safe.
+//!
+//! Everything that stores goes through [`Disk`], so that a test can stand in
+//! for the operating system: fail the n-th call, or forget what was not synced.
+//! All calls block; roles make them on threads of their own. Names are single
+//! components relative to their folder, never paths.
+
+pub mod os;
+pub mod record_log;
+pub mod sim;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A machine's disks.
+pub trait Disk: Debug + Send + Sync {
+    /// Opens a folder, making it (and its parents) if it is not there. A folder
+    /// that was made is itself on stable storage when this returns.
+    fn folder(&self, path: &Path) -> io::Result<Arc<dyn Folder>>;
+
+    /// Names this boot of the machine. Two writes under one boot id had no power cut between them.
+    fn boot_id(&self) -> String;
+
+    /// Syncs many files at once, each as [`DiskFile::sync`] does; one result a file, in order.
+    fn sync_many(&self, files: Vec<Box<dyn DiskFile>>) -> Vec<io::Result<()>>;
+}
+
+/// A folder that stays open.
+pub trait Folder: Debug + Send + Sync {
+    /// For messages to people.
+    fn path(&self) -> PathBuf;
+    /// Makes a file that must not be there yet, for writing and reading.
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a regular file for reading and writing (for reading only where writing is not allowed).
+    /// Never follows a symbolic link, and refuses what is no regular file.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Names one file anew, over any older file of the new name; at once or not at all.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Everything in the folder but `.` and `..`, in no order.
+    fn list(&self) -> io::Result<Vec<Listed>>;
+    /// Puts the folder's names on stable storage (fsync of the folder).
+    fn sync(&self) -> io::Result<()>;
+    /// Puts everything in the folder, contents and names, on stable storage: by
+    /// `syncfs` where the file system is known to do it, else file by file.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Takes the folder's lock, held until the guard is dropped or the process ends.
+    /// `WouldBlock`: another process has it.
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
+    /// Free and total bytes for this user.
+    fn space(&self) -> io::Result<(u64, u64)>;
+    /// Whether two names that differ only in case are one file here.
+    fn folds_case(&self) -> io::Result<bool>;
+}
+
+/// What [`Folder::list`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name; not all names are UTF-8, and one that is not is given in lossy form with `regular` unset.
+    pub name: String,
+    /// A regular file: not a folder, link, socket or FIFO.
+    pub regular: bool,
+}
+
+/// An open file.
+pub trait DiskFile: Debug + Send {
+    /// Appends all of `parts` at the end, in as few calls as the system allows.
+    fn append(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
+    /// Reads the whole file from its start; `limit` bytes and one more at most, so
+    /// that a longer file can be told.
+    fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>>;
+    /// Bytes in the file.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file is empty.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Cuts the file to `length`.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+    /// Gives the file its record: the extended attribute `user.hatokuse`.
+    /// `Unsupported`: the file system keeps none.
+    fn set_record(&mut self, record: &[u8]) -> io::Result<()>;
+    /// The file's record, if it has one.
+    fn record(&self) -> io::Result<Option<Vec<u8>>>;
+    /// Content and metadata on stable storage (fsync).
+    fn sync(&self) -> io::Result<()>;
+    /// Content on stable storage, with as much metadata as reading it needs (fdatasync).
+    fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Replaces `name` by `content` as a whole: write beside it, sync, rename, sync the folder.
+///
+/// After an error the old file stands, or the new one; never a mixture.
+pub fn replace(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<()> {
+    let beside = format!("{}{name}.new", if name.starts_with('.') { "" } else { "." });
+    match folder.remove(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = folder.create_new(&beside)?;
+    file.append(&[io::IoSlice::new(content)])?;
+    file.sync()?;
+    folder.rename(&beside, name)?;
+    folder.sync()
+}
+
+/// Whether an error means that the disk (or the quota) has no room left.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,2 +1,3 @@
 //! stub
 pub mod process;
+pub mod store;

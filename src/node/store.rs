@@ -1,0 +1,137 @@
+//! What a node's storage can do, whatever the layout of its folder.
+//!
+//! One writer thread makes all calls of [`Store::write`], so comparing versions
+//! and publishing never race; readers call the rest at any time.
+
+use std::io;
+
+use crate::types::{CopyRecord, MessageId, Payload, Version};
+
+/// How many parts an inventory comes in; see [`Store::inventory`].
+pub const INVENTORY_PARTS: usize = 64;
+
+/// A copy to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Put {
+    /// Under which id.
+    pub id: MessageId,
+    /// Version, length and checksum of the message.
+    pub record: CopyRecord,
+    /// What to write.
+    pub body: Body,
+}
+
+/// Where the bytes of a [`Put`] come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// These bytes.
+    Bytes(Payload),
+    /// The foreign file of this id, if it has the length and checksum of the record: it is given its record.
+    Adopt,
+}
+
+/// A committed version, told to a node that may hold others of the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// Of which id.
+    pub id: MessageId,
+    /// The committed version.
+    pub version: Version,
+    /// Whether this node is one of its holders.
+    pub keep: bool,
+}
+
+/// What became of a [`Put`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// Kept, as safe as the IO mode says.
+    Stored,
+    /// A newer version is here; nothing was written.
+    Stale,
+    /// The same version with another checksum is here; nothing was written.
+    Conflict,
+    /// No room; nothing was kept.
+    Full,
+    /// A disk error, or no such foreign file to adopt; nothing was kept.
+    Failed,
+}
+
+/// The outcomes of one batch.
+#[derive(Debug, Default)]
+pub struct WriteReport {
+    /// One for each put, in order.
+    pub outcomes: Vec<PutOutcome>,
+    /// The first failure, for people.
+    pub error: Option<String>,
+    /// Time spent writing, and then syncing.
+    pub write_time: std::time::Duration,
+    /// See `write_time`; zero in buffered mode.
+    pub sync_time: std::time::Duration,
+}
+
+/// A sync or a rename failed: nobody knows any more what is on the disk, so the
+/// whole batch failed and the node must stop.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{what} failed: {source}; this node stops, because what is on its disk is not known any more: check the disk, then start it again"
+)]
+pub struct Fatal {
+    /// Which call, on what.
+    pub what: String,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Why a copy could not be read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    /// This version is surely not here.
+    Absent,
+    /// It is here, and does not match its record.
+    Damaged,
+    /// A disk error, which proves nothing.
+    Unknown(String),
+}
+
+/// One copy, as an inventory lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Under which id.
+    pub id: MessageId,
+    /// Version zero for a foreign file, whose length and checksum were computed.
+    pub record: CopyRecord,
+    /// Not yet published: an older version is the visible one.
+    pub staged: bool,
+    /// The content does not match the record.
+    pub damaged: bool,
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Whole visible copies.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Copies of messages on one node's disk, by id and version.
+pub trait Store: Send + Sync {
+    /// Executes `settles`, then `puts`, each in order, as one group commit: when it
+    /// returns, every `Stored` copy and every settled name is as safe as the IO mode says.
+    fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal>;
+
+    /// Reads one version of one message, and checks it against its record.
+    /// `Version::FOREIGN` reads the foreign file of that id.
+    fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault>;
+
+    /// The newest whole recorded version of a message.
+    fn newest(&self, id: &MessageId) -> Option<CopyRecord>;
+
+    /// The `part`-th of [`INVENTORY_PARTS`] parts of everything held: a copy that was
+    /// here before the first part was asked for, and still is after the last, is listed.
+    fn inventory(&self, part: usize) -> Vec<Entry>;
+
+    /// What is held now.
+    fn totals(&self) -> Totals;
+}
