@@ -40,6 +40,8 @@ pub mod node;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
+pub mod stop;
+#[doc(hidden)]
 pub mod telemetry;
 #[doc(hidden)]
 pub mod terminal;

@@ -9,3 +9,17 @@ impl EventRing {
         Self
     }
 }
+
+/// stub
+#[derive(Debug, Default)]
+pub struct Meter;
+impl Meter {
+    /// stub
+    pub fn record(&self, _elapsed: std::time::Duration, _n: u64) {}
+    /// stub
+    pub fn error(&self, _n: u64) {}
+    /// stub
+    pub fn roll(&self, _period: std::time::Duration) -> crate::types::RateView { Default::default() }
+    /// stub
+    pub fn total(&self) -> u64 { 0 }
+}

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// The largest number of nodes that one message may be kept on.
 pub const MAX_TOLERANCE: usize = 7;
@@ -94,6 +95,9 @@ impl fmt::Display for NodeId {
         self.0.fmt(f)
     }
 }
+
+/// Nodes that keep copies of one message: ascending, distinct, at most [`MAX_TOLERANCE`].
+pub type Holders = SmallVec<[NodeId; MAX_TOLERANCE]>;
 
 /// One life of a leader; a larger one fences off all smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -1,7 +1,214 @@
-//! The generated gRPC code.
+//! The wire: generated gRPC code, checked conversions to and from our own
+//! types, and the seam behind which a simulated network can stand.
+
+use std::fmt::Debug;
+use std::io;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use self::family::family_service_client::FamilyServiceClient;
+use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
+use crate::cluster::Reign;
+use crate::cluster::registry::Member;
+use crate::types::{BadId, Epoch, MessageId, NodeId, Payload, Uuid};
 
 /// Messages and services of `proto/family.proto`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all)]
 pub mod family {
     tonic::include_proto!("family");
+    /// For gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/family.bin"));
+}
+
+/// The version of lanes and registration that this build speaks.
+pub const FORMAT: u32 = 1;
+
+/// The largest gRPC message that is taken: a batch of [`BATCH_BYTES`] over the largest message there may be.
+pub const MAX_FRAME: usize = 128 << 20;
+
+/// Bytes of bodies that a batch is filled up to; it holds at least one item however large.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Items that a batch is filled up to.
+pub const BATCH_ITEMS: usize = 4096;
+
+/// Frames that wait between a role and its transport, in each direction.
+pub const LANE_FRAMES: usize = 8;
+
+/// HTTP/2 windows, bytes: one stream a connection, so both the same.
+const WINDOW: u32 = 8 << 20;
+
+/// A dial that takes longer has failed.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a dead peer goes unnoticed by a quiet connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Two ends of a lane: frames out, frames in. The stream of frames in ends when the lane breaks.
+#[derive(Debug)]
+pub struct Lane {
+    /// To the node.
+    pub frames_out: mpsc::Sender<ToNode>,
+    /// From the node.
+    pub frames_in: mpsc::Receiver<FromNode>,
+}
+
+/// The network as roles see it. A simulator stands in here.
+pub trait Network: Debug + Send + Sync {
+    /// Opens a lane to the node at an address.
+    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>>;
+    /// Connects to the leader at an address, for registration and beats.
+    fn leader(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>>;
+}
+
+/// A node's connection to its leader.
+pub trait LeaderPort: Debug + Send {
+    /// Announces the node.
+    fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>>;
+    /// Gives a sign of life.
+    fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>>;
+}
+
+/// The real network: gRPC over TCP.
+#[derive(Debug, Clone, Copy)]
+pub struct Grpc;
+
+impl Grpc {
+    async fn connect(address: &str) -> io::Result<FamilyServiceClient<Channel>> {
+        let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is no HOST:PORT: {error}"));
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(bad)?
+            .connect_timeout(DIAL_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .connect()
+            .await
+            .map_err(|error| io_error(&error))?;
+        Ok(FamilyServiceClient::new(channel).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME))
+    }
+}
+
+impl Network for Grpc {
+    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
+        Box::pin(async move {
+            let mut client = Self::connect(&address).await?;
+            let (frames_out, outgoing) = mpsc::channel(LANE_FRAMES);
+            let (to_role, frames_in) = mpsc::channel(LANE_FRAMES);
+            let mut incoming =
+                client.lane(ReceiverStream::new(outgoing)).await.map_err(|status| io_error(&status))?.into_inner();
+            tokio::spawn(async move {
+                loop {
+                    // Gone when the role lets go of its end, not only with the next frame.
+                    let frame = tokio::select! {
+                        frame = incoming.message() => frame,
+                        () = to_role.closed() => break,
+                    };
+                    let Ok(Some(frame)) = frame else { break };
+                    if to_role.send(frame).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            Ok(Lane { frames_out, frames_in })
+        })
+    }
+
+    fn leader(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
+        Box::pin(async move {
+            let client = Self::connect(&address).await?;
+            Ok(Box::new(client) as Box<dyn LeaderPort>)
+        })
+    }
+}
+
+impl LeaderPort for FamilyServiceClient<Channel> {
+    fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>> {
+        Box::pin(async move { Ok(self.register_node(request).await.map_err(|status| io_error(&status))?.into_inner()) })
+    }
+
+    fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {
+        Box::pin(async move { Ok(self.heartbeat(request).await.map_err(|status| io_error(&status))?.into_inner()) })
+    }
+}
+
+/// The operating system's error inside a gRPC one, if there is one: `ConnectionRefused` says more than "transport error".
+fn io_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            return io::Error::new(io.kind(), io.to_string());
+        }
+        cause = inner.source();
+    }
+    io::Error::other(error.to_string())
+}
+
+/// A frame to a node, in the name of this reign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// Cluster and epoch.
+    pub reign: Reign,
+    /// Random, one a leader process.
+    pub run: u64,
+    /// Grows with every dial of this leader.
+    pub session: u64,
+}
+
+impl From<Fence> for family::Fence {
+    fn from(fence: Fence) -> Self {
+        Self {
+            cluster_id: fence.reign.cluster_id.0.to_vec().into(),
+            epoch: fence.reign.epoch.0,
+            run: fence.run,
+            session: fence.session,
+        }
+    }
+}
+
+impl TryFrom<&family::Fence> for Fence {
+    type Error = &'static str;
+
+    fn try_from(fence: &family::Fence) -> Result<Self, &'static str> {
+        let cluster_id = Uuid::from_bytes(&fence.cluster_id).ok_or("a frame without a cluster id")?;
+        Ok(Self { reign: Reign { cluster_id, epoch: Epoch(fence.epoch) }, run: fence.run, session: fence.session })
+    }
+}
+
+impl From<&Member> for family::Member {
+    fn from(member: &Member) -> Self {
+        Self { node_id: member.id.0, uuid: member.uuid.0.to_vec().into(), address: member.address.clone() }
+    }
+}
+
+impl TryFrom<&family::Member> for Member {
+    type Error = &'static str;
+
+    fn try_from(member: &family::Member) -> Result<Self, &'static str> {
+        let uuid = Uuid::from_bytes(&member.uuid).ok_or("a member without a uuid")?;
+        Ok(Self { id: NodeId(member.node_id), uuid, address: member.address.clone() })
+    }
+}
+
+/// The id of a GET in either form: text, or the number of the original register.
+pub fn requested_id(request: &family::GetRequest) -> Result<MessageId, BadId> {
+    if request.id.is_empty() { request.message_id.to_string().parse() } else { request.id.parse() }
+}
+
+/// A message in both forms: the original's number and string where they can say it, and always text id and bytes.
+pub fn chat_message(id: &MessageId, body: Payload) -> family::ChatMessage {
+    let number = id.as_str().parse::<i32>().ok().filter(|number| number.to_string() == id.as_str());
+    family::ChatMessage {
+        message_id: number.unwrap_or_default(),
+        message: String::from_utf8(body.to_vec()).unwrap_or_default(),
+        id: id.to_string(),
+        body,
+    }
 }

@@ -1,1 +1,383 @@
-//! stub
+//! What the leader knows and decides, as plain values under one lock.
+//!
+//! Nothing here waits, opens, sends or looks at a clock: every call takes what
+//! happened and returns what follows. `leader/` carries it out.
+
+pub mod knowledge;
+pub mod mapping;
+pub mod placement;
+pub mod quorum;
+pub mod registry;
+
+mod inventory;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use self::inventory::Taking;
+pub use self::inventory::{Entry, Reported, Unsettled};
+use self::knowledge::{Knowledge, Trust};
+use self::mapping::{Applied, Commit, Mapping};
+use self::registry::Registry;
+use crate::error::name_nodes;
+use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Uuid, Version};
+
+/// Whose word counts: the cluster's name, and the epoch of its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reign {
+    /// Made once, with the cluster.
+    pub cluster_id: Uuid,
+    /// This life of the leader.
+    pub epoch: Epoch,
+}
+
+/// A write under way: its version, where it goes, and what was promised for it.
+///
+/// Every ticket ends in [`Cluster::commit`] or [`Cluster::release`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Of which id.
+    pub id: MessageId,
+    /// Version, length and checksum.
+    pub record: CopyRecord,
+    /// The nodes that are meant to hold it.
+    pub targets: SmallVec<[NodeId; 7]>,
+    /// Every node that was ever a target.
+    tried: SmallVec<[NodeId; 8]>,
+    /// The holders of the version before.
+    held: Holders,
+}
+
+/// Why a write was not admitted. Nothing happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// Fewer nodes can take a copy than tolerance asks for.
+    TooFewNodes {
+        /// The tolerance.
+        need: usize,
+        /// Nodes that can.
+        live: usize,
+    },
+    /// The leader does not know enough yet.
+    NotYet(String),
+}
+
+/// Where a message can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Located {
+    /// Committed, with these holders.
+    Here {
+        /// Version, length and checksum.
+        record: CopyRecord,
+        /// Holders to ask, best first.
+        candidates: SmallVec<[NodeId; 7]>,
+        /// Holders that cannot be asked now.
+        missed: SmallVec<[NodeId; 7]>,
+    },
+    /// Surely no such message.
+    NotFound,
+    /// It may exist, and why nothing can be said now.
+    Hidden(String),
+}
+
+/// The counts of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Committed messages.
+    pub messages: u64,
+    /// Bytes of these, each counted once.
+    pub bytes: u64,
+    /// Intact copies on nodes that are not down.
+    pub copies_live: u64,
+    /// Messages with fewer such copies than tolerance, lost ones left out.
+    pub under_replicated: u64,
+    /// Messages none of whose holders has an intact copy.
+    pub lost: u64,
+}
+
+/// Everything that the leader knows.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Members, their state and load.
+    pub registry: Registry,
+    mapping: Mapping,
+    knowledge: Knowledge,
+    reign: Option<Reign>,
+    sequence: u32,
+    tolerance: usize,
+    /// Inventories that are coming in.
+    taking: BTreeMap<NodeId, Taking>,
+    /// Newer than what is committed, found on nodes.
+    unsettled: BTreeMap<MessageId, Unsettled>,
+}
+
+impl Cluster {
+    /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
+    pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
+        Self {
+            registry: Registry::default(),
+            mapping,
+            knowledge: Knowledge::new(trust),
+            reign: None,
+            sequence: 0,
+            tolerance,
+            taking: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
+        }
+    }
+
+    /// Copies a message.
+    pub fn tolerance(&self) -> usize {
+        self.tolerance
+    }
+
+    /// Changes how many copies a new message gets.
+    pub fn set_tolerance(&mut self, tolerance: usize) {
+        self.tolerance = tolerance;
+    }
+
+    /// The cluster's name and epoch, once there are any.
+    pub fn reign(&self) -> Option<Reign> {
+        self.reign
+    }
+
+    /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
+    pub fn begin(&mut self, reign: Reign) {
+        self.reign = Some(reign);
+        self.sequence = 0;
+        self.taking.clear();
+    }
+
+    /// How far the index can be believed.
+    pub fn trust(&self) -> Trust {
+        self.knowledge.trust()
+    }
+
+    /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
+    pub fn distrust(&mut self) {
+        self.knowledge.distrust();
+    }
+
+    /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
+    pub fn settle_knowledge(&mut self) -> bool {
+        let members = self.member_ids();
+        self.knowledge.settle(&members, self.tolerance)
+    }
+
+    /// Why answers are held back, as long as they are.
+    pub fn waiting_for(&self) -> Option<String> {
+        let missing = || self.knowledge.missing(&self.member_ids());
+        match self.knowledge.trust() {
+            Trust::Whole => None,
+            Trust::Nothing if self.registry.nodes().is_empty() => {
+                Some("no node has reported to this leader yet".to_owned())
+            }
+            Trust::Nothing => {
+                Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
+            }
+            Trust::MayLackItsEnd => Some(format!(
+                "the leader's log may lack its end since the machine went down; it waits to hear from {}",
+                name_nodes(&missing())
+            )),
+        }
+    }
+
+    fn member_ids(&self) -> Vec<NodeId> {
+        self.registry.nodes().iter().map(|node| node.member.id).collect()
+    }
+
+    /// How many messages are committed.
+    pub fn len(&self) -> u64 {
+        self.mapping.len()
+    }
+
+    /// Whether no message is committed.
+    pub fn is_empty(&self) -> bool {
+        self.mapping.is_empty()
+    }
+
+    /// The committed messages.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Notes that the readable view has a line for this id; see [`Mapping::note_viewed`].
+    pub fn note_viewed(&mut self, id: &MessageId) -> bool {
+        self.mapping.note_viewed(id)
+    }
+
+    // ---- writing -----------------------------------------------------------
+
+    /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
+    pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+        if self.knowledge.trust() == Trust::Nothing {
+            let reason = self.waiting_for().unwrap_or_default();
+            return Err(NotAdmitted::NotYet(reason));
+        }
+        let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
+        let Some(sequence) = self.sequence.checked_add(1) else {
+            return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));
+        };
+        let record = CopyRecord { version: Version::new(reign.epoch, sequence), length, crc };
+        let ticket = self.promise(id, record, &[])?;
+        self.sequence = sequence;
+        Ok(ticket)
+    }
+
+    /// Admits the completion of a version that `sources` hold: they keep it, and others
+    /// are found until there are as many as tolerance asks for (or, with `fewer`, as there are).
+    pub fn admit_completion(
+        &mut self,
+        id: &MessageId,
+        record: CopyRecord,
+        sources: &[NodeId],
+        fewer: bool,
+    ) -> Result<Ticket, NotAdmitted> {
+        match self.promise(id, record, sources) {
+            Err(NotAdmitted::TooFewNodes { live, .. }) if fewer && live > 0 => {
+                let tolerance = std::mem::replace(&mut self.tolerance, live);
+                let ticket = self.promise(id, record, sources);
+                self.tolerance = tolerance;
+                ticket
+            }
+            ticket => ticket,
+        }
+    }
+
+    /// A version for a foreign file, which has none of its own.
+    pub fn next_version(&mut self) -> Option<Version> {
+        self.sequence = self.sequence.checked_add(1)?;
+        Some(Version::new(self.reign?.epoch, self.sequence))
+    }
+
+    fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {
+        let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
+        let mut targets: SmallVec<[NodeId; 7]> = sources.iter().copied().take(self.tolerance).collect();
+        if targets.len() < self.tolerance {
+            targets.extend(self.registry.choose(self.tolerance - targets.len(), &held, sources));
+        }
+        if targets.len() < self.tolerance {
+            return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
+        }
+        for &node in &targets {
+            self.registry.promise(node, 1);
+        }
+        for &node in &held {
+            self.registry.promise(node, -1);
+        }
+        Ok(Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held })
+    }
+
+    /// Finds another node in place of a target that failed (or, with `beside`, is late and stays a target).
+    pub fn replace(&mut self, ticket: &mut Ticket, failed: NodeId, beside: bool) -> Option<NodeId> {
+        let next = *self.registry.choose(1, &ticket.held, &ticket.tried).first()?;
+        ticket.tried.push(next);
+        ticket.targets.push(next);
+        self.registry.promise(next, 1);
+        if !beside {
+            self.forsake(ticket, failed);
+        }
+        Some(next)
+    }
+
+    fn forsake(&mut self, ticket: &mut Ticket, node: NodeId) {
+        if let Some(at) = ticket.targets.iter().position(|&target| target == node) {
+            ticket.targets.remove(at);
+            self.registry.promise(node, -1);
+        }
+    }
+
+    /// Takes back what was promised for a write that did not become true.
+    pub fn release(&mut self, ticket: &Ticket) {
+        for &node in &ticket.targets {
+            self.registry.promise(node, -1);
+        }
+        for &node in &ticket.held {
+            self.registry.promise(node, 1);
+        }
+    }
+
+    /// Makes a durable commit true. Whoever holds a ticket for it releases that first.
+    pub fn apply(&mut self, commit: &Commit) -> Applied {
+        let applied = self.mapping.apply(commit);
+        match &applied {
+            Applied::Superseded => return applied,
+            Applied::New => {}
+            Applied::Replaced { record, holders } => self.registry.lose(holders, record.length),
+        }
+        self.registry.gain(&commit.holders, commit.record.length);
+        if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version) {
+            self.unsettled.remove(&commit.id);
+        }
+        applied
+    }
+
+    // ---- reading -----------------------------------------------------------
+
+    /// Finds a message. `turn` spreads reads over its holders.
+    pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+        let found = self.mapping.get(id);
+        if let Some(newer) = self.unsettled.get(id)
+            && found.is_none_or(|found| found.record.version < newer.record.version)
+        {
+            return Located::Hidden(format!("a version found on {} is being completed", name_nodes(&newer.holders)));
+        }
+        if let Some(reason) = self.waiting_for() {
+            return Located::Hidden(reason);
+        }
+        let Some(found) = found else { return Located::NotFound };
+        let (mut up, mut late, mut missed) =
+            (SmallVec::<[NodeId; 7]>::new(), SmallVec::<[NodeId; 7]>::new(), SmallVec::new());
+        for id in found.set.intact() {
+            match self.registry.get(id) {
+                Some(node) if node.session.is_some() && node.state == NodeState::Up => up.push(id),
+                Some(node) if node.session.is_some() && node.state == NodeState::Suspect => late.push(id),
+                _ => missed.push(id),
+            }
+        }
+        if up.len() > 1 {
+            let by = turn % up.len();
+            up.rotate_left(by);
+        }
+        up.extend(late);
+        Located::Here { record: found.record, candidates: up, missed }
+    }
+
+    /// The holders of a committed message, ascending.
+    pub fn holders(&self, id: &MessageId) -> Option<Holders> {
+        self.mapping.get(id).map(|found| found.set.holders.clone())
+    }
+
+    /// A node was asked for this version, and its copy is missing or damaged.
+    pub fn note_bad_copy(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        self.mapping.mark(id, version, node, false);
+    }
+
+    // ---- reporting ---------------------------------------------------------
+
+    /// Judges all nodes; see [`Registry::sweep`].
+    pub fn sweep(&mut self, now: Duration) -> Vec<registry::Transition> {
+        self.registry.sweep(now)
+    }
+
+    /// What reports show. Its cost is the number of distinct holder sets, not of messages.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { messages: self.mapping.len(), bytes: self.mapping.bytes(), ..Counts::default() };
+        let live = |id: &NodeId| self.registry.get(*id).is_some_and(|node| node.state != NodeState::Down);
+        for (set, messages, _) in self.mapping.sets() {
+            let copies = set.intact().filter(live).count();
+            counts.copies_live += messages * copies as u64;
+            if set.intact().next().is_none() {
+                counts.lost += messages;
+            } else if copies < self.tolerance {
+                counts.under_replicated += messages;
+            }
+        }
+        counts
+    }
+}

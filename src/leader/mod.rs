@@ -1,2 +1,4 @@
 //! stub
+pub mod gate;
 pub mod process;
+pub mod replication;

@@ -1,3 +1,475 @@
-//! stub
+//! A node: keeps copies on its disk, and does what its leader says.
+//!
+//! Frames from the leader arrive on lanes. Writes of all lanes go through one
+//! writer, so that comparing versions and publishing never race, and whatever
+//! queued while a batch was written becomes the next batch. Every frame is
+//! checked against the fence when it is executed, not when it arrives. Nothing
+//! here decides where a message belongs.
+
+pub mod files;
+pub mod heartbeat;
+pub mod identity;
+pub mod names;
 pub mod process;
+pub mod service;
 pub mod store;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::identity::{Fenced, IdentityFile};
+use self::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
+use crate::cluster::registry::Member;
+use crate::durable::hands::Hands;
+use crate::stop::Stop;
+use crate::telemetry::Meter;
+use crate::types::{CopyRecord, Epoch, IoMode, MessageId, NodeId, Version};
+use crate::wire::family::{self, CopyStatus, FromNode, ToNode, from_node, to_node};
+use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES};
+
+/// Threads that read copies: enough that one slow read does not hold up all others.
+const READERS: usize = 2;
+
+/// Frames that wait for the writer or a reader; a lane with more is not read on.
+const WORK_QUEUE: usize = 64;
+
+/// After a refusal for want of room a node says that it is full for this long; then it may be tried again.
+const FULL_FOR: Duration = Duration::from_secs(5);
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct Parts<S> {
+    /// Its number.
+    pub id: NodeId,
+    /// Its folder's identity.
+    pub identity: IdentityFile,
+    /// Its copies.
+    pub store: S,
+    /// When a copy counts as written.
+    pub io_mode: IoMode,
+    /// Random, one a process.
+    pub incarnation: u64,
+}
+
+/// A running node. Its lanes are fed by `service`, or by a simulated network.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    identity: Arc<IdentityFile>,
+    store: Arc<dyn Store>,
+    io_mode: IoMode,
+    incarnation: u64,
+    hands: Hands,
+    stop: Stop,
+    writes: mpsc::Sender<WriteWork>,
+    reads: mpsc::Sender<ReadWork>,
+    /// What reports show.
+    pub meters: Meters,
+    full_until: Mutex<Option<Instant>>,
+}
+
+/// What a node measures.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// Copies written, each with its batch's time.
+    pub stores: Meter,
+    /// Copies read.
+    pub reads: Meter,
+    /// Waiting for the writer.
+    pub queue: Meter,
+    /// Writing a batch.
+    pub write: Meter,
+    /// Syncing a batch.
+    pub sync: Meter,
+    /// Failed writes.
+    pub write_errors: AtomicU64,
+    /// Reads that met a copy unlike its record.
+    pub bad_checksums: AtomicU64,
+    /// Bytes and id of the largest copy written.
+    pub largest: Mutex<Option<(u64, String)>>,
+}
+
+#[derive(Debug)]
+struct WriteWork {
+    fence: Fence,
+    seq: u64,
+    settles: Vec<Settle>,
+    puts: Vec<Put>,
+    bytes: usize,
+    arrived: Instant,
+    reply: mpsc::Sender<FromNode>,
+}
+
+#[derive(Debug)]
+struct ReadWork {
+    fence: Fence,
+    seq: u64,
+    keys: Vec<(MessageId, Version)>,
+    reply: mpsc::Sender<FromNode>,
+}
+
+impl Node {
+    /// Starts the writer and the readers.
+    pub fn start<S: Store + 'static>(parts: Parts<S>, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
+        let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
+        let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
+        let node = Arc::new(Self {
+            id: parts.id,
+            identity: Arc::new(parts.identity),
+            store: Arc::new(parts.store),
+            io_mode: parts.io_mode,
+            incarnation: parts.incarnation,
+            hands: hands.clone(),
+            stop: stop.clone(),
+            writes,
+            reads,
+            meters: Meters::default(),
+            full_until: Mutex::new(None),
+        });
+        hands.spawn("writer", stop.vital("writer", write_loop(node.clone(), write_queue, stop.clone())))?;
+        let read_queue = Arc::new(tokio::sync::Mutex::new(read_queue));
+        for _ in 0..READERS {
+            hands.spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;
+        }
+        Ok(node)
+    }
+
+    /// Its number.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Its identity.
+    pub fn identity(&self) -> &IdentityFile {
+        &self.identity
+    }
+
+    /// Its copies.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Random, one a process.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Whether it refused a copy for want of room a moment ago.
+    pub fn is_full(&self) -> bool {
+        let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
+        full.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Serves one lane: takes frames until the lane ends or the fence falls.
+    pub async fn serve_lane<F>(self: Arc<Self>, mut frames: F, reply: mpsc::Sender<FromNode>)
+    where
+        F: Stream<Item = ToNode> + Unpin,
+    {
+        while let Some(frame) = frames.next().await {
+            let seq = frame.seq;
+            match self.take(frame, &reply).await {
+                Ok(()) => {}
+                Err(fenced) => {
+                    tracing::warn!("refused a leader's word: {}", fenced.reason);
+                    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+                    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn take(&self, frame: ToNode, reply: &mpsc::Sender<FromNode>) -> Result<(), Fenced> {
+        let malformed = |reason: &str| Fenced { epoch: Epoch(0), reason: reason.to_owned() };
+        let fence = frame.fence.as_ref().ok_or_else(|| malformed("a frame without a fence"))?;
+        let fence = Fence::try_from(fence).map_err(malformed)?;
+        let seq = frame.seq;
+        match frame.body.ok_or_else(|| malformed("a frame of a kind that this version does not know"))? {
+            to_node::Body::Hello(hello) => {
+                let welcome = self.hello(fence, &hello).await?;
+                let _ = reply.send(from(seq, from_node::Body::Welcome(welcome))).await;
+            }
+            to_node::Body::Write(batch) => {
+                let work = WriteWork::read(fence, seq, batch, reply.clone()).map_err(|reason| malformed(&reason))?;
+                let _ = self.writes.send(work).await;
+            }
+            to_node::Body::Read(batch) => {
+                let keys = batch.keys.into_iter().map(|key| Ok((id_of(&key.id)?, Version(key.version))));
+                let keys = keys.collect::<Result<_, String>>().map_err(|reason| malformed(&reason))?;
+                let _ = self.reads.send(ReadWork { fence, seq, keys, reply: reply.clone() }).await;
+            }
+            to_node::Body::Inventory(_) => {
+                self.identity.check(fence)?;
+                self.list(seq, reply).await;
+            }
+            to_node::Body::Members(members) => {
+                self.identity.check(fence)?;
+                let members = members.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(malformed)?;
+                let identity = self.identity.clone();
+                if let Err(error) = self.hands.run(move || identity.learn(members)).await {
+                    self.stop.fail(format!("cannot write the identity file: {error}; check the disk, then start this node again"));
+                }
+            }
+            to_node::Body::Ping(_) => {
+                let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation });
+                let _ = reply.send(from(seq, body)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn hello(&self, fence: Fence, hello: &family::Hello) -> Result<family::Welcome, Fenced> {
+        let before = self.identity.get();
+        let refuse = |reason: String| Fenced { epoch: before.seen.map_or(Epoch(0), |(reign, _)| reign.epoch), reason };
+        if hello.format > FORMAT {
+            return Err(refuse(format!("the leader speaks format {}, this node only {FORMAT}: upgrade the node", hello.format)));
+        }
+        if hello.node_id != self.id.0 {
+            return Err(refuse(format!("this is node {}, not node {}", self.id, hello.node_id)));
+        }
+        let identity = self.identity.clone();
+        match self.hands.run(move || identity.admit(fence)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fenced)) => return Err(fenced),
+            Err(error) => {
+                let reason = format!("cannot write the identity file: {error}; check the disk, then start this node again");
+                self.stop.fail(reason.clone());
+                return Err(refuse(reason));
+            }
+        }
+        Ok(family::Welcome {
+            format: FORMAT,
+            node_id: self.id.0,
+            uuid: before.uuid.0.to_vec().into(),
+            cluster_id: before.seen.map_or_else(Vec::new, |(reign, _)| reign.cluster_id.0.to_vec()).into(),
+            incarnation: self.incarnation,
+            epoch_seen: before.seen.map_or(0, |(reign, _)| reign.epoch.0),
+            members: before.members.iter().map(family::Member::from).collect(),
+            io_mode: self.io_mode.to_string(),
+            layout: before.layout,
+            copies: self.store.totals().messages,
+        })
+    }
+
+    /// Streams the inventory: a page a part, and at the end the marker with the count.
+    async fn list(&self, seq: u64, reply: &mpsc::Sender<FromNode>) {
+        let mut count = 0;
+        for part in 0..INVENTORY_PARTS {
+            let entries: Vec<_> = self.store.inventory(part).into_iter().map(family::InventoryEntry::from).collect();
+            count += entries.len() as u64;
+            let mut rest = entries.into_iter();
+            loop {
+                let entries: Vec<_> = rest.by_ref().take(BATCH_ITEMS).collect();
+                if entries.is_empty() {
+                    break;
+                }
+                let page = family::InventoryPage { entries, ..Default::default() };
+                if reply.send(from(seq, from_node::Body::Page(page))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let page = family::InventoryPage { last: true, count, ..Default::default() };
+        let _ = reply.send(from(seq, from_node::Body::Page(page))).await;
+    }
+
+    fn note(&self, work: &[WriteWork], report: &store::WriteReport) {
+        if report.outcomes.contains(&PutOutcome::Full) {
+            *self.full_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL_FOR);
+        }
+        if let Some(error) = &report.error {
+            tracing::warn!("a copy was not kept: {error}");
+        }
+        let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
+        let failed = failed.count() as u64;
+        self.meters.write_errors.fetch_add(failed, Ordering::Relaxed);
+        self.meters.stores.error(failed);
+        self.meters.write.record(report.write_time, 1);
+        self.meters.sync.record(report.sync_time, 1);
+        let mut largest = self.meters.largest.lock().unwrap_or_else(PoisonError::into_inner);
+        for put in work.iter().flat_map(|work| &work.puts) {
+            if largest.as_ref().is_none_or(|(bytes, _)| *bytes < u64::from(put.record.length)) {
+                *largest = Some((u64::from(put.record.length), put.id.to_string()));
+            }
+        }
+    }
+}
+
+fn from(seq: u64, body: from_node::Body) -> FromNode {
+    FromNode { seq, body: Some(body) }
+}
+
+fn id_of(text: &str) -> Result<MessageId, String> {
+    text.parse().map_err(|reason| format!("a frame with a bad id: {reason}"))
+}
+
+impl WriteWork {
+    fn read(fence: Fence, seq: u64, batch: family::WriteBatch, reply: mpsc::Sender<FromNode>) -> Result<Self, String> {
+        let settle = |settle: family::Settle| {
+            Ok::<_, String>(Settle { id: id_of(&settle.id)?, version: Version(settle.version), keep: settle.keep })
+        };
+        let put = |put: family::Put| {
+            let length = if put.adopt { put.length } else { put.body.len() as u32 };
+            let body = if put.adopt { Body::Adopt } else { Body::Bytes(put.body) };
+            let record = CopyRecord { version: Version(put.version), length, crc: put.crc };
+            Ok::<_, String>(Put { id: id_of(&put.id)?, record, body })
+        };
+        let settles = batch.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
+        let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
+        let bytes = puts.iter().map(|put| put.record.length as usize).sum();
+        Ok(Self { fence, seq, settles, puts, bytes, arrived: Instant::now(), reply })
+    }
+
+    /// Whether this can be written in one batch with what came before it: a batch
+    /// settles first, which must not overtake a put of the same id.
+    fn joins(&self, batch: &[Self]) -> bool {
+        if self.settles.is_empty() {
+            return true;
+        }
+        let put: HashSet<&MessageId> = batch.iter().flat_map(|work| &work.puts).map(|put| &put.id).collect();
+        self.settles.iter().all(|settle| !put.contains(&settle.id))
+    }
+}
+
+async fn write_loop(node: Arc<Node>, mut queue: mpsc::Receiver<WriteWork>, stop: Stop) {
+    let mut next = None;
+    loop {
+        let first = match next.take() {
+            Some(work) => work,
+            None => tokio::select! {
+                biased;
+                work = queue.recv() => match work { Some(work) => work, None => return },
+                () = stop.requested() => return,
+            },
+        };
+        let mut bytes = first.bytes;
+        let mut batch = vec![first];
+        while bytes < BATCH_BYTES {
+            match queue.try_recv() {
+                Ok(work) if work.joins(&batch) => {
+                    bytes += work.bytes;
+                    batch.push(work);
+                }
+                Ok(work) => {
+                    next = Some(work);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        if !write_batch(&node, batch).await {
+            return;
+        }
+    }
+}
+
+/// Writes what the fence lets through, and answers every frame. `false`: the disk failed for good.
+async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
+    let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
+    for work in late {
+        let Err(fenced) = node.identity.check(work.fence) else { continue };
+        let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+        let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
+    }
+    let Some(first) = batch.first() else { return true };
+    node.meters.queue.record(first.arrived.elapsed(), 1);
+    let report = match batch.as_slice() {
+        [only] => node.store.write(&only.settles, &only.puts),
+        all => {
+            let settles: Vec<Settle> = all.iter().flat_map(|work| work.settles.iter().cloned()).collect();
+            let puts: Vec<Put> = all.iter().flat_map(|work| work.puts.iter().cloned()).collect();
+            node.store.write(&settles, &puts)
+        }
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(fatal) => {
+            node.stop.fail(fatal.to_string());
+            return false;
+        }
+    };
+    node.note(&batch, &report);
+    let mut outcomes = report.outcomes.into_iter();
+    for work in batch {
+        let statuses: Vec<i32> = outcomes.by_ref().take(work.puts.len()).map(|outcome| status_of(outcome) as i32).collect();
+        node.meters.stores.record(work.arrived.elapsed(), statuses.len() as u64);
+        let result = family::WriteResult { statuses, error: report.error.clone().unwrap_or_default() };
+        let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
+    }
+    true
+}
+
+fn status_of(outcome: PutOutcome) -> CopyStatus {
+    match outcome {
+        PutOutcome::Stored => CopyStatus::CopyStored,
+        PutOutcome::Stale => CopyStatus::CopyStale,
+        PutOutcome::Conflict => CopyStatus::CopyConflict,
+        PutOutcome::Full => CopyStatus::CopyFull,
+        PutOutcome::Failed => CopyStatus::CopyFailed,
+    }
+}
+
+async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mpsc::Receiver<ReadWork>>>, stop: Stop) {
+    loop {
+        let next = async { queue.lock().await.recv().await };
+        let work = tokio::select! {
+            biased;
+            work = next => match work { Some(work) => work, None => return },
+            () = stop.requested() => return,
+        };
+        let body = match node.identity.check(work.fence) {
+            Ok(()) => from_node::Body::Read(read_batch(&node, &work.keys)),
+            Err(fenced) => from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason }),
+        };
+        let _ = work.reply.send(from(work.seq, body)).await;
+    }
+}
+
+fn read_batch(node: &Node, keys: &[(MessageId, Version)]) -> family::ReadResult {
+    let began = Instant::now();
+    let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };
+    for (id, version) in keys {
+        let status = match node.store.read(id, *version) {
+            Ok(payload) => {
+                result.bodies.push(payload);
+                CopyStatus::CopyStored
+            }
+            Err(ReadFault::Absent) => CopyStatus::CopyAbsent,
+            Err(ReadFault::Damaged) => {
+                node.meters.bad_checksums.fetch_add(1, Ordering::Relaxed);
+                CopyStatus::CopyDamaged
+            }
+            Err(ReadFault::Unknown(error)) => {
+                result.error = error;
+                CopyStatus::CopyUnknown
+            }
+        };
+        result.statuses.push(status as i32);
+    }
+    node.meters.reads.record(began.elapsed(), keys.len() as u64);
+    result
+}
+
+/// Replies that wait on a lane.
+pub fn lane_queue() -> (mpsc::Sender<FromNode>, mpsc::Receiver<FromNode>) {
+    mpsc::channel(LANE_FRAMES)
+}
+
+impl From<store::Entry> for family::InventoryEntry {
+    fn from(entry: store::Entry) -> Self {
+        Self {
+            id: entry.id.to_string(),
+            version: entry.record.version.0,
+            length: entry.record.length,
+            crc: entry.record.crc,
+            staged: entry.staged,
+            damaged: entry.damaged,
+        }
+    }
+}

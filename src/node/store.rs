@@ -116,7 +116,7 @@ pub struct Totals {
 }
 
 /// Copies of messages on one node's disk, by id and version.
-pub trait Store: Send + Sync {
+pub trait Store: std::fmt::Debug + Send + Sync {
     /// Executes `settles`, then `puts`, each in order, as one group commit: when it
     /// returns, every `Stored` copy and every settled name is as safe as the IO mode says.
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal>;

@@ -1,0 +1,184 @@
+//! Taking in what a node says it holds, page by page, and what follows from it.
+//!
+//! A copy newer than what is committed is never shown as it is: it is noted as
+//! unsettled, and completed first. Absence is concluded only from a whole
+//! inventory, and only for versions older than its beginning.
+
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+
+use super::mapping::SHARDS;
+use super::{Cluster, Trust};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
+
+/// A version that nodes hold and no log record speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Version (zero: a foreign file), length and checksum.
+    pub record: CopyRecord,
+    /// Who holds it, ascending.
+    pub holders: Holders,
+}
+
+/// An inventory that is coming in.
+#[derive(Debug)]
+pub(super) struct Taking {
+    session: u64,
+    /// Versions from here on were given after it began: it need not list them.
+    watermark: Version,
+    /// Hashes of ids whose committed copy was listed intact.
+    seen: HashSet<u64, FixedState>,
+    entries: u64,
+}
+
+/// What a whole inventory showed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// Entries listed.
+    pub entries: u64,
+    /// Committed copies that should be there and were not.
+    pub missing: u64,
+    /// Committed copies that should be there.
+    pub expected: u64,
+}
+
+/// One line of an inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Of which id.
+    pub id: MessageId,
+    /// Version (zero: a foreign file), length and checksum.
+    pub record: CopyRecord,
+    /// The content does not match the record.
+    pub damaged: bool,
+}
+
+const HASHER: FixedState = FixedState::with_seed(0x68_61_74_6f);
+
+impl Cluster {
+    /// An inventory of this node was asked for in this session.
+    pub fn inventory_begins(&mut self, node: NodeId, session: u64) {
+        let watermark =
+            self.reign.map_or(Version::FOREIGN, |reign| Version::new(reign.epoch, self.sequence.saturating_add(1)));
+        let seen = HashSet::with_hasher(HASHER);
+        self.taking.insert(node, Taking { session, watermark, seen, entries: 0 });
+    }
+
+    /// A page came. `in_flight` tells of ids that a write is under way for: their new copies speak for themselves.
+    pub fn inventory_page(
+        &mut self,
+        node: NodeId,
+        session: u64,
+        entries: &[Entry],
+        in_flight: impl Fn(&MessageId) -> bool,
+    ) {
+        let Some(mut taking) = self.taking.remove(&node) else { return };
+        if taking.session == session {
+            taking.entries += entries.len() as u64;
+            for entry in entries {
+                self.take_entry(node, &mut taking, entry, &in_flight);
+            }
+        }
+        self.taking.insert(node, taking);
+    }
+
+    fn take_entry(
+        &mut self,
+        node: NodeId,
+        taking: &mut Taking,
+        entry: &Entry,
+        in_flight: &impl Fn(&MessageId) -> bool,
+    ) {
+        let version = entry.record.version;
+        let committed = self.mapping.get(&entry.id).map(|found| found.record);
+        if let Some(committed) = committed
+            && committed.version == version
+        {
+            let intact = !entry.damaged && committed == entry.record;
+            self.mapping.mark(&entry.id, version, node, intact);
+            if intact {
+                taking.seen.insert(HASHER.hash_one(&entry.id));
+            }
+            return;
+        }
+        let newer = committed.is_none_or(|committed| committed.version < version);
+        if entry.damaged || !newer || version >= taking.watermark || in_flight(&entry.id) {
+            return;
+        }
+        let noted = self
+            .unsettled
+            .entry(entry.id.clone())
+            .or_insert_with(|| Unsettled { record: entry.record, holders: Holders::new() });
+        if noted.record.version < version {
+            *noted = Unsettled { record: entry.record, holders: Holders::new() };
+        }
+        if noted.record == entry.record && !noted.holders.contains(&node) {
+            noted.holders.push(node);
+            noted.holders.sort_unstable();
+        }
+    }
+
+    /// The inventory ended with its marker and a count of entries. `None`: it does not
+    /// add up or belongs to another session, and concludes nothing.
+    pub fn inventory_ends(&mut self, node: NodeId, session: u64, count: u64) -> Option<Reported> {
+        let taking = self.taking.remove(&node)?;
+        if taking.session != session || taking.entries != count {
+            return None;
+        }
+        let mut reported = Reported { entries: count, ..Reported::default() };
+        reported.expected = self.registry.get(node).map_or(0, |node| node.committed);
+        if (taking.seen.len() as u64) < reported.expected {
+            reported.missing = self.mark_missing(node, &taking);
+        }
+        self.knowledge.report(node);
+        Some(reported)
+    }
+
+    fn mark_missing(&mut self, node: NodeId, taking: &Taking) -> u64 {
+        let mut missing = Vec::new();
+        for part in 0..SHARDS {
+            self.mapping.for_each(part, |id, found| {
+                let listed = || taking.seen.contains(&HASHER.hash_one(id));
+                if found.record.version < taking.watermark && found.set.holders.contains(&node) && !listed() {
+                    missing.push((id.clone(), found.record.version));
+                }
+            });
+        }
+        for (id, version) in &missing {
+            self.mapping.mark(id, *version, node, false);
+        }
+        missing.len() as u64
+    }
+
+    /// The inventory broke off: what it said so far is true, and nothing follows from what it did not say.
+    pub fn inventory_breaks(&mut self, node: NodeId, session: u64) {
+        if self.taking.get(&node).is_some_and(|taking| taking.session == session) {
+            self.taking.remove(&node);
+        }
+    }
+
+    /// Up to `limit` unsettled versions that can be completed now, because all that may be newer has been heard of.
+    /// Foreign files wait until no inventory is coming in, so that equal ones on several nodes become one message.
+    pub fn unsettled(&self, limit: usize) -> Vec<(MessageId, Unsettled)> {
+        if self.knowledge.trust() != Trust::Whole {
+            return Vec::new();
+        }
+        let ready = |newer: &Unsettled| newer.record.version != Version::FOREIGN || self.taking.is_empty();
+        let all = self.unsettled.iter().filter(|(_, newer)| ready(newer));
+        all.take(limit).map(|(id, newer)| (id.clone(), newer.clone())).collect()
+    }
+
+    /// How many versions wait to be completed.
+    pub fn unsettled_len(&self) -> usize {
+        self.unsettled.len()
+    }
+
+    /// No source has this version any more: forget it, unless something newer is noted.
+    pub fn forget_unsettled(&mut self, id: &MessageId, version: Version) {
+        if self.unsettled.get(id).is_some_and(|newer| newer.record.version == version) {
+            self.unsettled.remove(id);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a leader may claim to know, and of whom it still has to hear.
+//!
+//! A leader with a whole log knows everything at once. One without a log, or
+//! with one that may lack its end, first hears complete inventories, and until
+//! then says of an id that it cannot tell, instead of "no such message".
+
+use std::collections::BTreeSet;
+
+use crate::types::NodeId;
+
+/// How far the log can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It holds every commit.
+    Whole,
+    /// It was written to the page cache of another boot: its end may be missing.
+    MayLackItsEnd,
+    /// There was none, or nodes have seen a later epoch than it has.
+    Nothing,
+}
+
+/// Which inventories have come, and whether they suffice.
+#[derive(Debug)]
+pub struct Knowledge {
+    trust: Trust,
+    reported: BTreeSet<NodeId>,
+}
+
+impl Knowledge {
+    /// What a leader knows at its start.
+    pub fn new(trust: Trust) -> Self {
+        Self { trust, reported: BTreeSet::new() }
+    }
+
+    /// How far the index can be believed now.
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// The index turned out to be older than what nodes have seen: start over.
+    pub fn distrust(&mut self) {
+        self.trust = Trust::Nothing;
+        self.reported.clear();
+    }
+
+    /// A complete inventory of this node was taken in.
+    pub fn report(&mut self, node: NodeId) {
+        self.reported.insert(node);
+    }
+
+    /// Takes the step to [`Trust::Whole`] if the inventories that came suffice. `members` are
+    /// all nodes known of. Without a log all of them have to report. With one that may lack its end all but
+    /// `tolerance - 1`: a commit that was acknowledged is then on a node that did.
+    pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
+        if self.trust == Trust::Whole {
+            return false;
+        }
+        let missing = self.missing(members).len();
+        let enough = match self.trust {
+            Trust::Whole => true,
+            Trust::MayLackItsEnd => missing < tolerance,
+            Trust::Nothing => missing == 0 && !members.is_empty(),
+        };
+        if enough {
+            self.trust = Trust::Whole;
+        }
+        enough
+    }
+
+    /// The members whose inventories have not come.
+    pub fn missing(&self, members: &[NodeId]) -> Vec<NodeId> {
+        members.iter().copied().filter(|node| !self.reported.contains(node)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(ids: &[u32]) -> Vec<NodeId> {
+        ids.iter().copied().map(NodeId).collect()
+    }
+
+    #[test]
+    fn who_has_to_report() {
+        // (trust, members, reported, tolerance, enough)
+        type Row = (Trust, &'static [u32], &'static [u32], usize, bool);
+        let table: [Row; 9] = [
+            (Trust::Nothing, &[], &[], 2, false),
+            (Trust::Nothing, &[1, 2, 3], &[1, 2], 2, false),
+            (Trust::Nothing, &[1, 2, 3], &[1, 2, 3], 2, true),
+            (Trust::MayLackItsEnd, &[1, 2, 3], &[1], 2, false),
+            (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 2, true),
+            (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 1, false),
+            (Trust::MayLackItsEnd, &[1, 2, 3], &[2], 3, true),
+            (Trust::MayLackItsEnd, &[], &[], 2, true),
+            (Trust::MayLackItsEnd, &[1], &[], 1, false),
+        ];
+        for (trust, members, reported, tolerance, enough) in table {
+            let mut knowledge = Knowledge::new(trust);
+            nodes(reported).into_iter().for_each(|node| knowledge.report(node));
+            assert_eq!(knowledge.settle(&nodes(members), tolerance), enough, "{trust:?} {members:?} {reported:?}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Which version of each message is committed, and which nodes hold it.
+//!
+//! [`Mapping::apply`] is deterministic, and the highest version of an id wins in
+//! any order of events, so a log can be replayed and events may overtake each other.
+//!
+//! An id costs a key, a record and the number of its holder set: the sets
+//! themselves are few, are shared, and carry the counts that reports are made of.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::hash::BuildHasher;
+
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
+
+/// Parts of the index. Each grows by itself, so that no growth stalls a request for
+/// long, and a pass over all ids can let others have the lock between two parts.
+pub const SHARDS: usize = 64;
+
+/// A version of a message became true on these nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Of which id.
+    pub id: MessageId,
+    /// Its version, length and checksum.
+    pub record: CopyRecord,
+    /// Who holds it.
+    pub holders: Holders,
+}
+
+/// What applying a [`Commit`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// The id is new.
+    New,
+    /// It took the place of this one (which may be the same version on other nodes).
+    Replaced {
+        /// What stood there before.
+        record: CopyRecord,
+        /// Who held it.
+        holders: Holders,
+    },
+    /// A newer version is committed already: nothing changed.
+    Superseded,
+}
+
+/// A committed message, as [`Mapping::get`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// Version, length, checksum.
+    pub record: CopyRecord,
+    /// Who holds it.
+    pub set: &'a HolderSet,
+}
+
+/// Holders of some messages, with the holders known to have lost their copy marked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct HolderSet {
+    /// Ascending.
+    pub holders: Holders,
+    /// Bit i: the copy of `holders[i]` is known to be missing or damaged.
+    pub bad: u8,
+}
+
+impl HolderSet {
+    /// The holders that are not known to have lost their copy.
+    pub fn intact(&self) -> impl Iterator<Item = NodeId> {
+        self.holders.iter().enumerate().filter(|(i, _)| self.bad & (1 << i) == 0).map(|(_, node)| *node)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    record: CopyRecord,
+    set: u32,
+    /// A line of the readable view stands for this id.
+    in_view: bool,
+}
+
+/// All committed messages.
+#[derive(Debug)]
+pub struct Mapping {
+    shards: Vec<HashMap<MessageId, Entry, FixedState>>,
+    hasher: FixedState,
+    sets: Sets,
+    len: u64,
+    bytes: u64,
+}
+
+impl Mapping {
+    /// An empty one. `seed` keeps others from choosing ids that collide.
+    pub fn new(seed: u64) -> Self {
+        let hasher = FixedState::with_seed(seed);
+        let shards = (0..SHARDS).map(|_| HashMap::with_hasher(FixedState::with_seed(seed))).collect();
+        Self { shards, hasher, sets: Sets::default(), len: 0, bytes: 0 }
+    }
+
+    /// How many messages are committed.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of all messages, each counted once.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn shard(&self, id: &MessageId) -> usize {
+        // The low and the top bits steer the map inside the shard, so take some between.
+        (self.hasher.hash_one(id) >> 40) as usize % SHARDS
+    }
+
+    /// The committed version of a message.
+    pub fn get(&self, id: &MessageId) -> Option<Found<'_>> {
+        let entry = self.shards[self.shard(id)].get(id)?;
+        Some(Found { record: entry.record, set: self.sets.get(entry.set) })
+    }
+
+    /// Makes a commit true, unless a newer version is.
+    pub fn apply(&mut self, commit: &Commit) -> Applied {
+        let shard = self.shard(&commit.id);
+        let length = u64::from(commit.record.length);
+        if let Some(entry) = self.shards[shard].get_mut(&commit.id) {
+            if commit.record.version < entry.record.version {
+                return Applied::Superseded;
+            }
+            let old = entry.record;
+            let old_set = std::mem::replace(&mut entry.set, u32::MAX);
+            entry.record = commit.record;
+            let holders = self.sets.leave(old_set, u64::from(old.length));
+            let set = self.sets.enter(HolderSet { holders: commit.holders.clone(), bad: 0 }, length);
+            if let Some(entry) = self.shards[shard].get_mut(&commit.id) {
+                entry.set = set;
+            }
+            self.bytes = self.bytes + length - u64::from(old.length);
+            return Applied::Replaced { record: old, holders };
+        }
+        let set = self.sets.enter(HolderSet { holders: commit.holders.clone(), bad: 0 }, length);
+        self.shards[shard].insert(commit.id.clone(), Entry { record: commit.record, set, in_view: false });
+        self.len += 1;
+        self.bytes += length;
+        Applied::New
+    }
+
+    /// Notes that `node` has, or has lost, its copy of this very version.
+    pub fn mark(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
+        let shard = self.shard(id);
+        let Some(entry) = self.shards[shard].get_mut(id) else { return };
+        if entry.record.version != version {
+            return;
+        }
+        let set = self.sets.get(entry.set);
+        let Some(at) = set.holders.iter().position(|&holder| holder == node) else { return };
+        let bad = if intact { set.bad & !(1 << at) } else { set.bad | 1 << at };
+        if bad == set.bad {
+            return;
+        }
+        let marked = HolderSet { holders: set.holders.clone(), bad };
+        let length = u64::from(entry.record.length);
+        self.sets.leave(entry.set, length);
+        entry.set = self.sets.enter(marked, length);
+    }
+
+    /// Every holder set in use, with its messages and their bytes.
+    pub fn sets(&self) -> impl Iterator<Item = (&HolderSet, u64, u64)> {
+        self.sets.all.iter().filter(|set| set.messages > 0).map(|set| (&set.key, set.messages, set.bytes))
+    }
+
+    /// Calls `each` for every committed message of one of [`SHARDS`] parts.
+    pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
+        for (id, entry) in &self.shards[part] {
+            each(id, Found { record: entry.record, set: self.sets.get(entry.set) });
+        }
+    }
+
+    /// Notes that the readable view has a line for this id; tells whether it had one before.
+    pub fn note_viewed(&mut self, id: &MessageId) -> bool {
+        let shard = self.shard(id);
+        self.shards[shard].get_mut(id).is_some_and(|entry| std::mem::replace(&mut entry.in_view, true))
+    }
+}
+
+/// Holder sets by number, with how much each is used.
+#[derive(Debug, Default)]
+struct Sets {
+    all: Vec<SetUse>,
+    numbers: HashMap<HolderSet, u32, FixedState>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct SetUse {
+    key: HolderSet,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Sets {
+    fn get(&self, number: u32) -> &HolderSet {
+        &self.all[number as usize].key
+    }
+
+    /// One more message of `length` bytes has this set; gives the set's number.
+    fn enter(&mut self, key: HolderSet, length: u64) -> u32 {
+        let number = match self.numbers.get(&key) {
+            Some(&number) => number,
+            None => {
+                let number = self.free.pop().unwrap_or_else(|| {
+                    self.all.push(SetUse::default());
+                    (self.all.len() - 1) as u32
+                });
+                self.all[number as usize].key = key.clone();
+                self.numbers.insert(key, number);
+                number
+            }
+        };
+        let set = &mut self.all[number as usize];
+        set.messages += 1;
+        set.bytes += length;
+        number
+    }
+
+    /// One message fewer has this set; gives its holders.
+    fn leave(&mut self, number: u32, length: u64) -> Holders {
+        let set = &mut self.all[number as usize];
+        set.messages -= 1;
+        set.bytes -= length;
+        let holders = set.key.holders.clone();
+        if set.messages == 0 {
+            self.numbers.remove(&set.key);
+            self.free.push(number);
+        }
+        holders
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::Epoch;
+
+    fn commit(id: &str, sequence: u32, holders: &[u32]) -> Commit {
+        let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 10 + sequence, crc: sequence };
+        Commit { id: id.parse().unwrap(), record, holders: holders.iter().copied().map(NodeId).collect() }
+    }
+
+    /// Ids with version and holders, and what the sets count.
+    fn state(mapping: &Mapping) -> (Vec<(String, Version, HolderSet)>, Vec<(HolderSet, u64, u64)>) {
+        let mut ids = Vec::new();
+        for part in 0..SHARDS {
+            mapping.for_each(part, |id, found| ids.push((id.to_string(), found.record.version, found.set.clone())));
+        }
+        ids.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut sets: Vec<_> = mapping.sets().map(|(set, n, bytes)| (set.clone(), n, bytes)).collect();
+        sets.sort_by(|a, b| a.0.holders.cmp(&b.0.holders).then(a.0.bad.cmp(&b.0.bad)));
+        (ids, sets)
+    }
+
+    #[test]
+    fn a_copy_can_be_marked_bad_and_good_again() {
+        let mut mapping = Mapping::new(1);
+        mapping.apply(&commit("x", 1, &[1, 2]));
+        let id: MessageId = "x".parse().unwrap();
+        let version = Version::new(Epoch(1), 1);
+        mapping.mark(&id, version, NodeId(2), false);
+        assert_eq!(mapping.get(&id).unwrap().set.intact().collect::<Vec<_>>(), [NodeId(1)]);
+        mapping.mark(&id, Version::new(Epoch(1), 9), NodeId(1), false);
+        mapping.mark(&id, version, NodeId(7), false);
+        assert_eq!(mapping.get(&id).unwrap().set.intact().count(), 1, "another version or node changes nothing");
+        mapping.mark(&id, version, NodeId(2), true);
+        assert_eq!(mapping.get(&id).unwrap().set.intact().count(), 2);
+        assert_eq!(mapping.sets().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_highest_version_wins_in_any_order(
+            events in proptest::collection::vec((0u32..6, proptest::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3)), 1..40),
+            seed in any::<u64>(),
+        ) {
+            let mut commits: Vec<Commit> =
+                events.iter().enumerate().map(|(i, (id, holders))| commit(&id.to_string(), i as u32, holders)).collect();
+            let mut in_order = Mapping::new(1);
+            for commit in &commits {
+                in_order.apply(commit);
+            }
+            fastrand::Rng::with_seed(seed).shuffle(&mut commits);
+            let mut shuffled = Mapping::new(2);
+            for commit in &commits {
+                shuffled.apply(commit);
+            }
+            prop_assert_eq!(state(&in_order), state(&shuffled));
+            let (_, sets) = state(&in_order);
+            prop_assert_eq!(sets.iter().map(|set| set.1).sum::<u64>(), in_order.len());
+            prop_assert_eq!(sets.iter().map(|set| set.2).sum::<u64>(), in_order.bytes());
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Who the nodes are, who is alive, and how loaded each one is.
+//!
+//! Time is handed in as the time since the leader's start. Load is what is
+//! committed plus what is promised: a write under way counts where it will
+//! arrive, and no longer counts where it will leave, so that a burst spreads
+//! exactly as its end result will.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::placement::{Ladder, Slot};
+use crate::types::{Holders, NodeId, NodeState, Uuid};
+
+/// A node beats this often.
+pub const BEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// Without a beat for this long a node takes no new copies, if others can.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
+
+/// Without a beat (or without lanes) for this long a node is down.
+pub const DOWN_AFTER: Duration = Duration::from_secs(3);
+
+/// A leader that did not look for longer than this was itself away, and judges nobody by that time.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
+
+/// A member as the log and every node remember it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub id: NodeId,
+    /// The name of its folder.
+    pub uuid: Uuid,
+    /// Where it was last reached.
+    pub address: String,
+}
+
+/// What a node says of itself when it joins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// `buffered` or `unbuffered`.
+    pub io_mode: String,
+    /// `text`.
+    pub layout: String,
+}
+
+/// What a node reports with each beat.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// Free bytes of its disk.
+    pub free: u64,
+    /// It refuses copies for want of room.
+    pub full: bool,
+}
+
+/// One member.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its number, folder and address.
+    pub member: Member,
+    /// Its modes.
+    pub traits: Traits,
+    /// What we think of it.
+    pub state: NodeState,
+    /// Committed copies on it.
+    pub committed: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Last beat, or join.
+    pub last_beat: Duration,
+    /// The last report.
+    pub beat: Option<Beat>,
+    /// Which dial of ours it talks to; `None` while its lanes are closed.
+    pub session: Option<u64>,
+    /// When its lanes closed, if they are.
+    lanes_lost: Duration,
+    /// Answers to writes are overdue.
+    stalled: bool,
+    /// Copies under way to it, less those that will leave it.
+    promised: i64,
+}
+
+impl Node {
+    /// Copies that it will have when everything under way is done.
+    pub fn load(&self) -> u64 {
+        self.committed.saturating_add_signed(self.promised)
+    }
+
+    /// Takes copies gladly.
+    fn placeable(&self) -> bool {
+        self.state == NodeState::Up && !self.full()
+    }
+
+    /// Can take copies, gladly or not.
+    fn usable(&self) -> bool {
+        self.session.is_some() && self.state != NodeState::Down && !self.full()
+    }
+
+    fn full(&self) -> bool {
+        self.beat.is_some_and(|beat| beat.full)
+    }
+}
+
+/// A change of a node's state that people want to hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// Whose.
+    pub node: NodeId,
+    /// To what.
+    pub state: NodeState,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// All members.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// Ascending by id; the position is the node's slot on the ladder.
+    nodes: Vec<Node>,
+    slots: BTreeMap<NodeId, Slot>,
+    ladder: Ladder,
+    swept: Duration,
+}
+
+impl Registry {
+    /// A member's entry.
+    pub fn get(&self, id: NodeId) -> Option<&Node> {
+        self.slots.get(&id).map(|&slot| &self.nodes[slot])
+    }
+
+    /// All members, ascending by id.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// How many nodes can take a copy now.
+    pub fn usable(&self) -> usize {
+        self.nodes.iter().filter(|node| node.usable()).count()
+    }
+
+    /// Adds a member that is not connected (or gives a known one its new address).
+    pub fn remember(&mut self, member: Member, now: Duration) {
+        if let Some(&slot) = self.slots.get(&member.id) {
+            self.nodes[slot].member = member;
+            return;
+        }
+        let node = Node {
+            member,
+            traits: Traits::default(),
+            state: NodeState::Down,
+            committed: 0,
+            bytes: 0,
+            last_beat: now,
+            beat: None,
+            session: None,
+            lanes_lost: now,
+            stalled: false,
+            promised: 0,
+        };
+        let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
+        self.nodes.insert(at, node);
+        self.slots = self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)).collect();
+        self.ladder = Ladder::default();
+        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.placeable()) {
+            self.ladder.insert(slot, node.load());
+        }
+    }
+
+    /// Both lanes to a member are open.
+    pub fn join(&mut self, id: NodeId, session: u64, traits: Traits, now: Duration) {
+        self.change(id, |node| {
+            node.traits = traits;
+            node.session = Some(session);
+            node.last_beat = now;
+            node.beat = None;
+            node.stalled = false;
+            node.state = NodeState::Up;
+        });
+    }
+
+    /// The lanes of this session are closed; a newer session is not affected.
+    /// `gone`: the node's port is closed as well, so it is surely down.
+    pub fn part(&mut self, id: NodeId, session: u64, gone: bool, now: Duration) -> bool {
+        if self.get(id).is_none_or(|node| node.session != Some(session)) {
+            return false;
+        }
+        self.change(id, |node| {
+            node.session = None;
+            node.lanes_lost = now;
+            node.state = if gone { NodeState::Down } else { NodeState::Suspect };
+        });
+        true
+    }
+
+    /// A beat came. `false`: we have no lanes to this node, it has to register again.
+    pub fn beat(&mut self, id: NodeId, uuid: Uuid, beat: Beat, now: Duration) -> bool {
+        if self.get(id).is_none_or(|node| node.member.uuid != uuid) {
+            return false;
+        }
+        self.change(id, |node| {
+            node.last_beat = now;
+            node.beat = Some(beat);
+        });
+        self.get(id).is_some_and(|node| node.session.is_some())
+    }
+
+    /// A node refused a copy for want of room: no more until it reports room again.
+    pub fn note_full(&mut self, id: NodeId) {
+        self.change(id, |node| node.beat = Some(Beat { free: node.beat.map_or(0, |beat| beat.free), full: true }));
+    }
+
+    /// Answers to writes of this session are overdue, or came after all.
+    pub fn note_stalled(&mut self, id: NodeId, session: u64, stalled: bool) {
+        if self.get(id).is_some_and(|node| node.session == Some(session) && node.stalled != stalled) {
+            self.change(id, |node| {
+                node.stalled = stalled;
+                if stalled && node.state == NodeState::Up {
+                    node.state = NodeState::Suspect;
+                }
+            });
+        }
+    }
+
+    /// Judges every node by the time since its last sign of life.
+    pub fn sweep(&mut self, now: Duration) -> Vec<Transition> {
+        let gap = now.saturating_sub(self.swept);
+        self.swept = now;
+        let mut transitions = Vec::new();
+        for slot in 0..self.nodes.len() {
+            let id = self.nodes[slot].member.id;
+            if gap > OWN_PAUSE {
+                // It was us who were away: give everyone the time back.
+                let (beat, lost) = (self.nodes[slot].last_beat + gap, self.nodes[slot].lanes_lost + gap);
+                self.change(id, |node| (node.last_beat, node.lanes_lost) = (beat.min(now), lost.min(now)));
+            }
+            let node = &self.nodes[slot];
+            let silent = now.saturating_sub(node.last_beat);
+            let parted = if node.session.is_some() { Duration::ZERO } else { now.saturating_sub(node.lanes_lost) };
+            let (state, reason) = match node.state {
+                NodeState::Down => continue,
+                _ if silent >= DOWN_AFTER => (NodeState::Down, "no heartbeat for 3 s"),
+                _ if parted >= DOWN_AFTER => (NodeState::Down, "its connection is lost"),
+                _ if node.session.is_none() => (NodeState::Suspect, "its connection is lost"),
+                _ if silent >= SUSPECT_AFTER => (NodeState::Suspect, "its heartbeats are late"),
+                _ if node.stalled => (NodeState::Suspect, "its answers to writes are late"),
+                _ => (NodeState::Up, "it answers again"),
+            };
+            if state != node.state {
+                transitions.push(Transition { node: id, state, reason });
+                self.change(id, |node| node.state = state);
+            }
+        }
+        transitions
+    }
+
+    /// The `count` nodes for a message, least loaded first, ties by id; fewer if there are not as many.
+    /// `held` are the holders of its older version. Nodes of `barred` are left out.
+    /// Nodes that something is late about come last, and only as needed.
+    pub fn choose(&self, count: usize, held: &[NodeId], barred: &[NodeId]) -> Vec<NodeId> {
+        let staying: Vec<(u64, Slot)> = held
+            .iter()
+            .filter_map(|id| self.slots.get(id))
+            .filter(|&&slot| self.nodes[slot].placeable())
+            .map(|&slot| (self.nodes[slot].load(), slot))
+            .collect();
+        let is_barred = |node: &Node| barred.contains(&node.member.id);
+        let mut chosen: Vec<NodeId> = self
+            .ladder
+            .choose(count + barred.len(), &staying)
+            .into_iter()
+            .map(|slot| &self.nodes[slot])
+            .filter(|node| !is_barred(node))
+            .take(count)
+            .map(|node| node.member.id)
+            .collect();
+        if chosen.len() < count {
+            let mut late: Vec<&Node> =
+                self.nodes.iter().filter(|node| node.usable() && !node.placeable() && !is_barred(node)).collect();
+            late.sort_by_key(|node| (node.load(), node.member.id));
+            chosen.extend(late.iter().take(count - chosen.len()).map(|node| node.member.id));
+        }
+        chosen
+    }
+
+    /// Promises copies to a node (or with a negative number, takes them away from it).
+    pub fn promise(&mut self, id: NodeId, copies: i64) {
+        self.change(id, |node| node.promised += copies);
+    }
+
+    /// A commit gives each of these nodes one more copy of `bytes`.
+    pub fn gain(&mut self, holders: &Holders, bytes: u32) {
+        for &id in holders {
+            self.change(id, |node| {
+                node.committed += 1;
+                node.bytes += u64::from(bytes);
+            });
+        }
+    }
+
+    /// A commit takes a copy of `bytes` from each of these nodes.
+    pub fn lose(&mut self, holders: &Holders, bytes: u32) {
+        for &id in holders {
+            self.change(id, |node| {
+                node.committed = node.committed.saturating_sub(1);
+                node.bytes = node.bytes.saturating_sub(u64::from(bytes));
+            });
+        }
+    }
+
+    /// Changes a node, and keeps the ladder true to it.
+    fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) {
+        let Some(&slot) = self.slots.get(&id) else { return };
+        let node = &mut self.nodes[slot];
+        let before = node.placeable().then(|| node.load());
+        change(node);
+        match (before, node.placeable().then(|| node.load())) {
+            (None, None) => {}
+            (None, Some(load)) => self.ladder.insert(slot, load),
+            (Some(load), None) => self.ladder.remove(slot, load),
+            (Some(from), Some(to)) => self.ladder.shift(slot, from, to),
+        }
+    }
+}

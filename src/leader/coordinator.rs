@@ -1,0 +1,440 @@
+//! Where the order of a SET and of a GET is read, and nowhere else.
+//!
+//! A SET: admit (version, targets, reservation), copies on as many nodes as
+//! tolerance says, a log record, the index, `OK`. Requests are worked on in
+//! batches, as they came from a connection: each step is taken once for the
+//! whole batch, and each message is decided by itself. An admitted write runs to
+//! its decision even if its client has gone. The one lock over the [`Cluster`]
+//! is never held across an await.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use hashbrown::HashSet;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::gate::{Entry, Gate, Pass};
+use super::journal::{Event, Ledger};
+use super::replication::Links;
+use super::view::Change;
+use super::write::{Outcome, Promise, Write};
+use crate::cluster::mapping::{Applied, Commit};
+use crate::cluster::{Cluster, NotAdmitted, Ticket};
+use crate::error::Refusal;
+use crate::protocol::{Command, Reply};
+use crate::stop::Stop;
+use crate::telemetry::Meter;
+use crate::types::{MessageId, NodeId, Payload, checksum};
+use crate::wire::family;
+
+/// Requests that come this soon after the start wait for nodes that are still joining, up to then.
+pub const JOINING: Duration = Duration::from_secs(5);
+
+/// Bytes of messages (and a little for each request) that are under way at once, over all
+/// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
+pub const IN_FLIGHT_BYTES: usize = 256 << 20;
+
+/// What a request costs beside its message.
+const REQUEST_COST: usize = 256;
+
+/// Messages of GETs that one connection has read at once; more wait their turn.
+const READ_AHEAD_BYTES: usize = 4 << 20;
+
+/// The most requests taken as one batch.
+const BATCH_REQUESTS: usize = 1024;
+
+/// What clients ask for: a command, or the refusal of a line that was none.
+pub type Request = Result<Command, Refusal>;
+
+/// The leader's heart.
+#[derive(Debug)]
+pub struct Coordinator {
+    cluster: Mutex<Cluster>,
+    /// The way to nodes.
+    pub links: Arc<Links>,
+    ledger: Ledger,
+    /// One write at a time for each id.
+    pub gate: Arc<Gate>,
+    view: mpsc::UnboundedSender<Vec<Change>>,
+    changed: watch::Sender<u64>,
+    /// Writes under way, which a stop waits for.
+    pub tasks: TaskTracker,
+    /// Ends the leader.
+    pub stop: Stop,
+    started: Instant,
+    in_flight: Arc<AtomicUsize>,
+    turn: AtomicUsize,
+    served: AtomicBool,
+    /// What reports show.
+    pub meters: Meters,
+}
+
+/// What a leader measures.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// SETs.
+    pub sets: Meter,
+    /// GETs.
+    pub gets: Meter,
+    /// GETs of no message.
+    pub not_found: AtomicU64,
+    /// Open client connections.
+    pub clients: AtomicUsize,
+}
+
+/// Room taken from [`IN_FLIGHT_BYTES`]; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    in_flight: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A batch that can be worked on at once: no id in it is written twice, or both read and written.
+#[derive(Debug, Default)]
+struct Batch {
+    replies: Vec<Option<Reply>>,
+    sets: Vec<(usize, MessageId, Payload)>,
+    gets: Vec<(usize, MessageId)>,
+    read_bytes: usize,
+}
+
+impl Coordinator {
+    /// Puts the parts together.
+    pub fn new(
+        cluster: Cluster,
+        links: Arc<Links>,
+        ledger: Ledger,
+        view: mpsc::UnboundedSender<Vec<Change>>,
+        stop: Stop,
+    ) -> Self {
+        Self {
+            cluster: Mutex::new(cluster),
+            links,
+            ledger,
+            gate: Arc::new(Gate::default()),
+            view,
+            changed: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+            stop,
+            started: Instant::now(),
+            in_flight: Arc::new(AtomicUsize::new(0)),
+            turn: AtomicUsize::new(0),
+            served: AtomicBool::new(false),
+            meters: Meters::default(),
+        }
+    }
+
+    /// The lock over what the leader knows. Never hold it across an await.
+    pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Time since the start: what the cluster takes for the clock.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Bytes under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether any client was told anything that depends on the index.
+    pub fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Something changed that requests may be waiting for.
+    pub fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Hears of changes from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Until when requests wait for nodes instead of failing.
+    pub(super) fn joining_until(&self) -> Instant {
+        self.started + JOINING
+    }
+
+    pub(super) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn room(&self, bytes: usize) -> Option<Room> {
+        let before = self.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        let room = Room { in_flight: self.in_flight.clone(), bytes };
+        (before + bytes <= IN_FLIGHT_BYTES).then_some(room)
+    }
+
+    /// Works on requests from the front of `queue`: as many as can be worked on at once.
+    /// Gives their replies in order, with the room that they take until they are sent.
+    pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>) -> (Vec<Reply>, Option<Room>) {
+        let mut batch = self.next_batch(queue);
+        let room = self.room(batch.read_bytes + batch.gets.len() * REQUEST_COST);
+        let busy = || Reply::Refused(Refusal::Busy("too many bytes are under way in the leader"));
+        if room.is_none() {
+            for (at, _) in batch.gets.drain(..) {
+                batch.replies[at] = Some(busy());
+            }
+        }
+        let (sets, gets) = (std::mem::take(&mut batch.sets), std::mem::take(&mut batch.gets));
+        let (written, read) = futures::future::join(self.set_all(sets), self.get_all(gets)).await;
+        for (at, reply) in written.into_iter().chain(read) {
+            batch.replies[at] = Some(reply);
+        }
+        (batch.replies.into_iter().map(|reply| reply.unwrap_or_else(busy)).collect(), room)
+    }
+
+    fn next_batch(&self, queue: &mut VecDeque<Request>) -> Batch {
+        let mut batch = Batch::default();
+        let mut written: HashSet<MessageId> = HashSet::new();
+        let mut read: HashSet<MessageId> = HashSet::new();
+        let alone = queue.len() == 1;
+        while batch.replies.len() < BATCH_REQUESTS && batch.read_bytes < READ_AHEAD_BYTES {
+            let fits = match queue.front() {
+                None => false,
+                Some(Ok(Command::Set { id, .. })) => alone || (!read.contains(id) && written.insert(id.clone())),
+                Some(Ok(Command::Get(id))) => alone || (!written.contains(id) && (read.insert(id.clone()) || true)),
+                Some(Ok(Command::Where(_) | Command::Count | Command::Status)) => batch.sets.is_empty(),
+                Some(_) => true,
+            };
+            let Some(request) = queue.pop_front_if(|_| fits) else { break };
+            let at = batch.replies.len();
+            let reply = match request {
+                Err(refusal) => Some(Reply::Refused(refusal)),
+                Ok(Command::Set { id, payload }) => {
+                    batch.sets.push((at, id, payload));
+                    None
+                }
+                Ok(Command::Get(id)) => {
+                    batch.read_bytes += self.cluster().mapping().get(&id).map_or(0, |found| found.record.length as usize);
+                    batch.gets.push((at, id));
+                    None
+                }
+                Ok(Command::Where(id)) => Some(self.holders(&id)),
+                Ok(Command::Count) => Some(Reply::Count(self.cluster().len())),
+                Ok(Command::Status) => Some(Reply::Status(self.status())),
+                Ok(Command::Ping) => Some(Reply::Pong),
+                Ok(Command::Help) => Some(Reply::Help),
+                Ok(Command::Exit) => Some(Reply::Bye),
+            };
+            batch.replies.push(reply);
+        }
+        batch
+    }
+
+    fn holders(&self, id: &MessageId) -> Reply {
+        let cluster = self.cluster();
+        match (cluster.holders(id), cluster.waiting_for()) {
+            (Some(holders), _) => Reply::Nodes(holders.to_vec()),
+            (None, None) => Reply::Refused(Refusal::NotFound),
+            (None, Some(reason)) => Reply::Refused(Refusal::Unavailable(reason)),
+        }
+    }
+
+    // ---- SET ---------------------------------------------------------------
+
+    async fn set_all(self: &Arc<Self>, sets: Vec<(usize, MessageId, Payload)>) -> Vec<(usize, Reply)> {
+        if sets.is_empty() {
+            return Vec::new();
+        }
+        let all: Vec<usize> = sets.iter().map(|(at, ..)| *at).collect();
+        let bytes = sets.iter().map(|(_, _, payload)| payload.len() + REQUEST_COST).sum();
+        let Some(room) = self.room(bytes) else {
+            let busy = Refusal::Busy("too many bytes are under way in the leader");
+            return all.into_iter().map(|at| (at, Reply::Refused(busy.clone()))).collect();
+        };
+        // A task of its own: the client may go, the write goes on.
+        let leader = self.clone();
+        let write = self.tasks.spawn(async move {
+            let _room = room;
+            leader.write_all(sets).await
+        });
+        write.await.unwrap_or_else(|error| {
+            let unknown = Refusal::Unknown(format!("the leader failed while it wrote: {error}"));
+            all.into_iter().map(|at| (at, Reply::Refused(unknown.clone()))).collect()
+        })
+    }
+
+    /// Writes each message as soon as no other write of its id is under way.
+    async fn write_all(self: &Arc<Self>, sets: Vec<(usize, MessageId, Payload)>) -> Vec<(usize, Reply)> {
+        let began = Instant::now();
+        let mut replies = Vec::with_capacity(sets.len());
+        let mut ready = Vec::with_capacity(sets.len());
+        let mut waiting = FuturesUnordered::new();
+        for (at, id, payload) in sets {
+            match self.gate.enter(&id) {
+                Entry::Entered(pass) => ready.push((at, id, payload, pass)),
+                Entry::Wait(turn) => waiting.push(async move { (at, id, payload, turn.await) }),
+            }
+        }
+        loop {
+            if !ready.is_empty() {
+                let round = self.write_round(std::mem::take(&mut ready)).await;
+                let refused = round.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(_))).count();
+                self.meters.sets.record(began.elapsed(), (round.len() - refused) as u64);
+                self.meters.sets.error(refused as u64);
+                replies.extend(round);
+            }
+            match waiting.next().await {
+                Some((at, id, payload, Ok(pass))) => ready.push((at, id, payload, pass)),
+                Some((at, ..)) => replies.push((at, Reply::Refused(Refusal::Busy("the writer before was lost")))),
+                None => return replies,
+            }
+        }
+    }
+
+    /// The order of a SET.
+    async fn write_round(self: &Arc<Self>, round: Vec<(usize, MessageId, Payload, Pass)>) -> Vec<(usize, Reply)> {
+        let (mut writes, mut replies) = self.admit(round).await;
+        self.replicate(&mut writes).await;
+        let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        replies.extend(failed.into_iter().map(|write| (write.at, Reply::Refused(self.why(&write)))));
+        let at: Vec<usize> = kept.iter().map(|write| write.at).collect();
+        let reply = match self.commit(kept).await {
+            Ok(()) => Reply::Stored,
+            Err(refusal) => Reply::Refused(refusal),
+        };
+        replies.extend(at.into_iter().map(|at| (at, reply.clone())));
+        replies
+    }
+
+    /// Gives each message a version and targets, waiting for nodes that are still joining after a start.
+    async fn admit(
+        self: &Arc<Self>,
+        mut round: Vec<(usize, MessageId, Payload, Pass)>,
+    ) -> (Vec<Write>, Vec<(usize, Reply)>) {
+        let mut writes = Vec::with_capacity(round.len());
+        let mut changes = self.changes();
+        loop {
+            let mut refused = Vec::new();
+            {
+                let mut cluster = self.cluster();
+                for (at, id, payload, pass) in round {
+                    match cluster.admit(&id, payload.len() as u32, checksum(&payload)) {
+                        Ok(ticket) => {
+                            let promise = Promise::new(self.clone(), ticket);
+                            writes.push(Write::new(at, promise, payload, pass, cluster.tolerance()));
+                        }
+                        Err(reason) => refused.push((at, id, payload, pass, reason)),
+                    }
+                }
+            }
+            if refused.is_empty() || timeout_at(self.joining_until(), changes.changed()).await.is_err() {
+                let refuse = |(at, _, _, _, reason)| (at, Reply::Refused(refusal(reason)));
+                return (writes, refused.into_iter().map(refuse).collect());
+            }
+            round = refused.into_iter().map(|(at, id, payload, pass, _)| (at, id, payload, pass)).collect();
+        }
+    }
+
+    /// Makes writes true that are kept on enough nodes: first in the log, then in the index.
+    pub(super) async fn commit(&self, writes: Vec<Write>) -> Result<(), Refusal> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let commits = writes.iter().map(|write| {
+            let ticket = write.promise.ticket();
+            Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.tally.holders() })
+        });
+        let events: Vec<Event> = commits.collect();
+        self.ledger.append(&events).await.map_err(|error| Refusal::Unknown(error.to_string()))?;
+        self.apply(writes, &events);
+        self.served.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Changes the index, and tells those nodes that have something to publish or to let go.
+    fn apply(&self, writes: Vec<Write>, events: &[Event]) {
+        let mut settles: BTreeMap<NodeId, Vec<family::Settle>> = BTreeMap::new();
+        let mut changes: Vec<Change> = Vec::new();
+        let mut passes = Vec::with_capacity(writes.len());
+        {
+            let mut cluster = self.cluster();
+            for (write, event) in writes.into_iter().zip(events) {
+                let Event::Commit(commit) = event else { continue };
+                let mut settle = |node: NodeId, keep: bool| {
+                    let version = commit.record.version.0;
+                    settles.entry(node).or_default().push(family::Settle { id: commit.id.to_string(), version, keep });
+                };
+                write.tally.surplus().for_each(|node| settle(node, false));
+                write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
+                cluster.release(&write.promise.keep());
+                match cluster.apply(commit) {
+                    Applied::Superseded => continue,
+                    Applied::New => changes.push((commit.id.clone(), commit.holders.clone())),
+                    Applied::Replaced { holders, .. } => {
+                        holders.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
+                        if holders != commit.holders {
+                            changes.push((commit.id.clone(), commit.holders.clone()));
+                        }
+                    }
+                }
+                passes.push(write.pass);
+            }
+        }
+        for (node, settles) in settles {
+            self.links.settle(node, settles);
+        }
+        if !changes.is_empty() {
+            let _ = self.view.send(changes);
+        }
+    }
+
+    /// Takes back the promises of a write that did not become true.
+    pub(super) fn release(&self, ticket: &Ticket) {
+        self.cluster().release(ticket);
+    }
+
+    // ---- GET ---------------------------------------------------------------
+
+    async fn get_all(self: &Arc<Self>, gets: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
+        if gets.is_empty() {
+            return Vec::new();
+        }
+        let began = Instant::now();
+        let replies = self.read_all(gets).await;
+        let (mut good, mut missing, mut failed) = (0, 0, 0);
+        for (_, reply) in &replies {
+            match reply {
+                Reply::Refused(Refusal::NotFound) => missing += 1,
+                Reply::Refused(_) => failed += 1,
+                _ => good += 1,
+            }
+        }
+        self.meters.gets.record(began.elapsed(), good + missing);
+        self.meters.gets.error(failed);
+        self.meters.not_found.fetch_add(missing, Ordering::Relaxed);
+        if good + missing > 0 {
+            self.served.store(true, Ordering::Relaxed);
+        }
+        replies
+    }
+}
+
+/// How a client hears why its write was not admitted.
+pub(super) fn refusal(reason: NotAdmitted) -> Refusal {
+    match reason {
+        NotAdmitted::TooFewNodes { need, live } => Refusal::TooFewNodes { need, live },
+        NotAdmitted::NotYet(reason) => Refusal::Unavailable(format!("{reason}; nothing was written, try again later")),
+    }
+}

@@ -1,0 +1,364 @@
+//! The leader's log, `leader_metadata/mapping.log`: the authority on what is true.
+//!
+//! Events are appended in batches by one thread: whatever queued while the last
+//! batch was written (and synced, if unbuffered) becomes the next. An event is
+//! true only after its append has returned. The file's framing is
+//! `durable::record_log`; here is what the records say and what follows from them.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cluster::Reign;
+use crate::cluster::knowledge::Trust;
+use crate::cluster::mapping::{Commit, Mapping, SHARDS};
+use crate::cluster::registry::Member;
+use crate::durable::Folder;
+use crate::durable::hands::Hands;
+use crate::durable::record_log::{LogError, RecordLog, Torn, judge};
+use crate::stop::Stop;
+use crate::types::{CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, MessageId, NodeId, Uuid, Version};
+
+/// The file's name.
+pub const LOG_FILE: &str = "mapping.log";
+
+/// How the file starts.
+const MAGIC: [u8; 8] = *b"HTKSLOG\n";
+
+/// A log with more records than this and mostly outdated ones is rewritten at the start.
+const COMPACT_FROM: u64 = 10_000;
+
+/// Records of one batch.
+const BATCH_RECORDS: usize = 16_384;
+
+/// Something that became true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A leader began to reign. Always synced.
+    Began {
+        /// Its cluster and epoch.
+        reign: Reign,
+        /// The boot of the machine that it runs in.
+        boot_id: String,
+        /// Whether every batch is synced from here on.
+        io_mode: IoMode,
+        /// How far it could believe what the log says before.
+        trust: Trust,
+    },
+    /// A node was accepted, or has a new address. Always synced.
+    Member(Member),
+    /// A version of a message became true.
+    Commit(Commit),
+    /// All that nodes had reported is in the log: it is whole again. Always synced.
+    Whole,
+    /// The leader ended after writing everything. Always synced.
+    Closed,
+}
+
+impl Event {
+    /// Whether it is put on stable storage even in buffered mode.
+    fn is_synced(&self) -> bool {
+        !matches!(self, Self::Commit(_))
+    }
+
+    /// Appends the record's bytes: a kind, then fixed fields in little endian, then text to the end.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Began { reign, boot_id, io_mode, trust } => {
+                out.push(1);
+                out.extend_from_slice(&reign.cluster_id.0);
+                out.extend_from_slice(&reign.epoch.0.to_le_bytes());
+                out.push(match io_mode {
+                    IoMode::Buffered => 0,
+                    IoMode::Unbuffered => 1,
+                });
+                out.push(match trust {
+                    Trust::Whole => 0,
+                    Trust::MayLackItsEnd => 1,
+                    Trust::Nothing => 2,
+                });
+                out.extend_from_slice(boot_id.as_bytes());
+            }
+            Self::Member(member) => {
+                out.push(2);
+                out.extend_from_slice(&member.id.0.to_le_bytes());
+                out.extend_from_slice(&member.uuid.0);
+                out.extend_from_slice(member.address.as_bytes());
+            }
+            Self::Commit(commit) => encode_commit(&commit.id, &commit.record, &commit.holders, out),
+            Self::Whole => out.push(4),
+            Self::Closed => out.push(5),
+        }
+    }
+
+    /// Reads a record's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let mut fields = Fields(bytes);
+        match fields.array::<1>()?[0] {
+            1 => Ok(Self::Began {
+                reign: Reign { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
+                io_mode: match fields.array::<1>()?[0] {
+                    0 => IoMode::Buffered,
+                    1 => IoMode::Unbuffered,
+                    other => return Err(format!("unknown io mode {other}")),
+                },
+                trust: match fields.array::<1>()?[0] {
+                    0 => Trust::Whole,
+                    1 => Trust::MayLackItsEnd,
+                    2 => Trust::Nothing,
+                    other => return Err(format!("unknown trust {other}")),
+                },
+                boot_id: fields.text()?.to_owned(),
+            }),
+            2 => Ok(Self::Member(Member {
+                id: NodeId(fields.u32()?),
+                uuid: Uuid(fields.array()?),
+                address: fields.text()?.to_owned(),
+            })),
+            3 => {
+                let version = Version(u64::from_le_bytes(fields.array()?));
+                let record = CopyRecord { version, length: fields.u32()?, crc: fields.u32()? };
+                let count = fields.array::<1>()?[0] as usize;
+                if count == 0 || count > MAX_TOLERANCE {
+                    return Err(format!("a commit on {count} nodes"));
+                }
+                let holders = (0..count).map(|_| Ok(NodeId(fields.u32()?))).collect::<Result<Holders, String>>()?;
+                let id = MessageId::parse(fields.0).map_err(|bad| bad.to_string())?;
+                Ok(Self::Commit(Commit { id, record, holders }))
+            }
+            4 => Ok(Self::Whole),
+            5 => Ok(Self::Closed),
+            other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
+        }
+    }
+}
+
+fn encode_commit(id: &MessageId, record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
+    out.push(3);
+    out.extend_from_slice(&record.version.0.to_le_bytes());
+    out.extend_from_slice(&record.length.to_le_bytes());
+    out.extend_from_slice(&record.crc.to_le_bytes());
+    out.push(holders.len() as u8);
+    for node in holders {
+        out.extend_from_slice(&node.0.to_le_bytes());
+    }
+    out.extend_from_slice(id.as_bytes());
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or("a record that is too short")?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn text(&mut self) -> Result<&'a str, String> {
+        std::str::from_utf8(std::mem::take(&mut self.0)).map_err(|_| "a record with bad text".to_owned())
+    }
+}
+
+/// What a log says.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The log, ready for more.
+    pub log: RecordLog,
+    /// The committed messages.
+    pub mapping: Mapping,
+    /// The members, each as last told.
+    pub members: Vec<Member>,
+    /// The last reign, if there ever was one.
+    pub last: Option<Reign>,
+    /// How far all this can be believed.
+    pub trust: Trust,
+    /// A torn end that was cut off.
+    pub torn: Option<Torn>,
+    /// Records read.
+    pub records: u64,
+}
+
+/// What is read along the way.
+struct Reading {
+    mapping: Mapping,
+    members: Vec<Member>,
+    last: Option<(Reign, String, IoMode)>,
+    /// Of the last reign, before a power cut is considered.
+    trust: Trust,
+    closed: bool,
+    records: u64,
+}
+
+impl Reading {
+    fn take(&mut self, event: Event) {
+        self.records += 1;
+        self.closed = matches!(event, Event::Closed);
+        match event {
+            Event::Began { reign, boot_id, io_mode, trust } => {
+                self.last = Some((reign, boot_id, io_mode));
+                self.trust = trust;
+            }
+            Event::Member(member) => {
+                self.members.retain(|known| known.id != member.id);
+                self.members.push(member);
+            }
+            Event::Commit(commit) => drop(self.mapping.apply(&commit)),
+            Event::Whole => self.trust = Trust::Whole,
+            Event::Closed => {}
+        }
+    }
+
+    /// Whether the last writes were left to the page cache of another boot.
+    fn power_cut_possible(&self, boot_id: &str) -> bool {
+        self.last.as_ref().is_some_and(|(_, last_boot, _)| last_boot != boot_id)
+    }
+
+    fn trust(&self, boot_id: &str) -> Trust {
+        match &self.last {
+            None => Trust::Nothing,
+            Some((_, _, IoMode::Buffered)) if !self.closed && self.power_cut_possible(boot_id) => match self.trust {
+                Trust::Nothing => Trust::Nothing,
+                Trust::Whole | Trust::MayLackItsEnd => Trust::MayLackItsEnd,
+            },
+            Some(_) => self.trust,
+        }
+    }
+}
+
+/// Opens the log in `folder`, making an empty one if there is none. Blocks.
+pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recovered, LogError> {
+    let reading = RefCell::new(Reading {
+        mapping: Mapping::new(seed),
+        members: Vec::new(),
+        last: None,
+        trust: Trust::Nothing,
+        closed: false,
+        records: 0,
+    });
+    let mut visit = |_offset: u64, bytes: &[u8]| {
+        reading.borrow_mut().take(Event::decode(bytes)?);
+        Ok(())
+    };
+    let verdict = |damage: &_| judge(damage, reading.borrow().power_cut_possible(boot_id));
+    let opened = RecordLog::open(folder.clone(), LOG_FILE, MAGIC, &mut visit, &verdict)?;
+    let reading = reading.into_inner();
+    let trust = reading.trust(boot_id);
+    let last = reading.last.as_ref().map(|(reign, _, _)| *reign);
+    let mut log = opened.log;
+    let live = reading.mapping.len() + reading.members.len() as u64;
+    if reading.records > COMPACT_FROM && reading.records > 2 * live {
+        compact(&mut log, &reading, trust)?;
+    }
+    let Reading { mapping, members, records, .. } = reading;
+    Ok(Recovered { log, mapping, members, last, trust, torn: opened.torn, records })
+}
+
+/// Rewrites the log without what is outdated.
+fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), LogError> {
+    let mut records: Vec<Vec<u8>> = Vec::new();
+    let mut push = |event: &Event| {
+        let mut record = Vec::new();
+        event.encode(&mut record);
+        records.push(record);
+    };
+    if let Some((reign, boot_id, io_mode)) = reading.last.clone() {
+        push(&Event::Began { reign, boot_id, io_mode, trust });
+    }
+    for member in &reading.members {
+        push(&Event::Member(member.clone()));
+    }
+    for part in 0..SHARDS {
+        reading.mapping.for_each(part, |id, found| {
+            let mut record = Vec::new();
+            encode_commit(id, &found.record, &found.set.holders, &mut record);
+            records.push(record);
+        });
+    }
+    log.replace_with(records.iter().map(Vec::as_slice))
+}
+
+/// The log did not take an event: whether it did is not known, and it is not true.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the leader's log cannot be written: {0}")]
+pub struct NotLogged(pub String);
+
+/// The way to the log's thread.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    jobs: mpsc::UnboundedSender<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    records: Vec<u8>,
+    ends: Vec<usize>,
+    sync: bool,
+    done: oneshot::Sender<Result<(), NotLogged>>,
+}
+
+impl Ledger {
+    /// Starts the log's thread.
+    pub fn start(log: RecordLog, io_mode: IoMode, hands: &Hands, stop: &Stop) -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        hands.spawn("journal", write_loop(log, io_mode, queue, stop.clone()))?;
+        Ok(Self { jobs })
+    }
+
+    /// Appends events. When this returns `Ok`, they are as safe as the IO mode says (the rare ones: synced).
+    /// The queue is bounded by what the coordinator lets in.
+    pub async fn append(&self, events: &[Event]) -> Result<(), NotLogged> {
+        let (done, answer) = oneshot::channel();
+        let mut job = Job { records: Vec::with_capacity(events.len() * 64), ends: Vec::with_capacity(events.len()), sync: false, done };
+        for event in events {
+            event.encode(&mut job.records);
+            job.ends.push(job.records.len());
+            job.sync |= event.is_synced();
+        }
+        let ended = || NotLogged("its thread has ended".to_owned());
+        self.jobs.send(job).map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+}
+
+/// Ends when every [`Ledger`] is gone, or when the log is beyond use.
+async fn write_loop(mut log: RecordLog, io_mode: IoMode, mut queue: mpsc::UnboundedReceiver<Job>, stop: Stop) {
+    while let Some(first) = queue.recv().await {
+        let mut count = first.ends.len();
+        let mut batch = vec![first];
+        while count < BATCH_RECORDS
+            && let Ok(job) = queue.try_recv()
+        {
+            count += job.ends.len();
+            batch.push(job);
+        }
+        let result = write_batch(&mut log, io_mode, &batch);
+        if let Err(error) = &result {
+            if error.is_final() {
+                stop.fail(format!("{error}; the leader stops, because what its log holds is not known any more: check the disk, then start it again"));
+            } else {
+                tracing::error!("{error}");
+            }
+        }
+        let answer = result.map_err(|error| NotLogged(error.to_string()));
+        for job in batch {
+            let _ = job.done.send(answer.clone());
+        }
+    }
+}
+
+fn write_batch(log: &mut RecordLog, io_mode: IoMode, batch: &[Job]) -> Result<(), LogError> {
+    let records = batch.iter().flat_map(|job| {
+        let starts = std::iter::once(0).chain(job.ends.iter().copied());
+        starts.zip(&job.ends).map(|(from, &to)| &job.records[from..to])
+    });
+    log.append(records)?;
+    if io_mode == IoMode::Unbuffered || batch.iter().any(|job| job.sync) {
+        log.sync()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,439 @@
+//! The links to nodes: for each, one lane that writes and one that reads.
+//!
+//! A lane has one owner and a queue. Whatever queued while the last frames were
+//! under way becomes the next frame, so batches grow with load and one message
+//! alone does not wait. A queue is bounded by the bytes that the coordinator lets
+//! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
+//! What a broken lane had written is not known here: it counts as silence.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::registry::Member;
+use crate::telemetry::Meter;
+use crate::types::{Epoch, MessageId, NodeId, Uuid, Version};
+use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
+use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
+
+/// Answers that take longer make a node suspect. Far above a slow sync, far below a client's patience.
+const STALL: Duration = Duration::from_secs(1);
+
+/// A node that opens a lane and says nothing has failed to answer the dial.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Settles of one node that wait; more are dropped, since an inventory brings them up again.
+const SETTLE_QUEUE: usize = 65_536;
+
+/// What a node said when it was dialled.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    /// Its folder's name.
+    pub uuid: Uuid,
+    /// One a process.
+    pub incarnation: u64,
+    /// The highest epoch it had seen before.
+    pub epoch_seen: Epoch,
+    /// Members that it remembers.
+    pub members: Vec<Member>,
+    /// `buffered` or `unbuffered`.
+    pub io_mode: String,
+    /// `text`.
+    pub layout: String,
+}
+
+/// Why a dial came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The address does not answer.
+    #[error("cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    /// It answers, and refuses.
+    #[error("refuses: {reason}")]
+    Fenced {
+        /// The highest epoch it has seen.
+        epoch: Epoch,
+        /// For people.
+        reason: String,
+    },
+    /// It answers with something else.
+    #[error("answers with what is no welcome: {0}")]
+    Strange(&'static str),
+}
+
+/// What links tell the leader, besides answers.
+pub trait LinkEvents: Debug + Send + Sync {
+    /// A link's lanes broke. `gone`: the port is closed too.
+    fn parted(&self, node: NodeId, session: u64, gone: bool);
+    /// Answers are overdue, or came after all.
+    fn stalled(&self, node: NodeId, session: u64, stalled: bool);
+    /// The node has seen a later epoch.
+    fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
+}
+
+/// All links, by node.
+#[derive(Debug)]
+pub struct Links {
+    network: Arc<dyn Network>,
+    links: RwLock<HashMap<NodeId, Link>>,
+}
+
+/// One session with a node.
+#[derive(Debug, Clone)]
+struct Link {
+    session: u64,
+    writes: mpsc::UnboundedSender<WriteJob>,
+    reads: mpsc::UnboundedSender<ReadJob>,
+    settle_room: Arc<Semaphore>,
+    cut: CancellationToken,
+    meter: Arc<Meter>,
+}
+
+/// A dialled node, verified by its caller before [`Links::attach`].
+#[derive(Debug)]
+pub struct Dialled {
+    /// What it said.
+    pub welcome: Welcome,
+    fence: Fence,
+    address: String,
+    write_lane: Lane,
+    read_lane: Lane,
+}
+
+impl Links {
+    /// No links yet.
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, links: RwLock::new(HashMap::new()) }
+    }
+
+    /// Opens both lanes to a node.
+    pub async fn dial(&self, node: NodeId, address: &str, fence: Fence) -> Result<Dialled, DialError> {
+        let (write_lane, welcome) = self.open(node, address, fence, family::LaneKind::LaneWrite).await?;
+        let (read_lane, again) = self.open(node, address, fence, family::LaneKind::LaneRead).await?;
+        if (welcome.uuid, welcome.incarnation) != (again.uuid, again.incarnation) {
+            return Err(DialError::Strange("two dials reached two different nodes"));
+        }
+        Ok(Dialled { welcome, fence, address: address.to_owned(), write_lane, read_lane })
+    }
+
+    async fn open(
+        &self,
+        node: NodeId,
+        address: &str,
+        fence: Fence,
+        kind: family::LaneKind,
+    ) -> Result<(Lane, Welcome), DialError> {
+        let mut lane = self.network.open_lane(address.to_owned()).await?;
+        let hello = family::Hello { format: FORMAT, kind: kind.into(), node_id: node.0 };
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
+        lane.frames_out.send(to(fence, 0, to_node::Body::Hello(hello))).await.map_err(|_| silent())?;
+        let frame = timeout(WELCOME_TIMEOUT, lane.frames_in.recv()).await.map_err(|_| silent())?;
+        match frame.and_then(|frame| frame.body) {
+            Some(from_node::Body::Welcome(welcome)) => Ok((lane, Welcome::read(welcome)?)),
+            Some(from_node::Body::Fenced(fenced)) => {
+                Err(DialError::Fenced { epoch: Epoch(fenced.epoch_seen), reason: fenced.reason })
+            }
+            Some(_) => Err(DialError::Strange("another frame")),
+            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection").into()),
+        }
+    }
+
+    /// Starts the lanes of a dialled node, in place of an older session.
+    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, events: Arc<dyn LinkEvents>) {
+        let (writes, write_jobs) = mpsc::unbounded_channel();
+        let (reads, read_jobs) = mpsc::unbounded_channel();
+        let cut = CancellationToken::new();
+        let meter = Arc::new(Meter::default());
+        let session = dialled.fence.session;
+        let settle_room = Arc::new(Semaphore::new(SETTLE_QUEUE));
+        let link = Link { session, writes, reads, settle_room, cut: cut.clone(), meter: meter.clone() };
+        if let Some(old) = self.links.write().unwrap_or_else(PoisonError::into_inner).insert(node, link) {
+            old.cut.cancel();
+        }
+        let owner = |meter| Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone(), meter };
+        let write = owner(Some(meter)).drive::<Writes>(dialled.write_lane, write_jobs);
+        let read = owner(None).drive::<Reads>(dialled.read_lane, read_jobs);
+        let links = self.clone();
+        tokio::spawn(async move {
+            tokio::join!(write, read);
+            links.detach(node, session);
+            // A closed port tells a dead process from a lost connection.
+            let probe = links.network.open_lane(dialled.address).await;
+            let gone = probe.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            events.parted(node, session, gone);
+        });
+    }
+
+    fn detach(&self, node: NodeId, session: u64) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if links.get(&node).is_some_and(|link| link.session == session) {
+            links.remove(&node);
+        }
+    }
+
+    /// Ends a session: everyone who waits for it sees it at once.
+    pub fn cut(&self, node: NodeId) {
+        if let Some(link) = self.link(node) {
+            link.cut.cancel();
+        }
+    }
+
+    fn link(&self, node: NodeId) -> Option<Link> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Sends copies to a node. The answer has a status for each; it does not come if the link is or gets broken.
+    pub fn store(&self, node: NodeId, puts: Vec<family::Put>) -> oneshot::Receiver<family::WriteResult> {
+        let (done, answer) = oneshot::channel();
+        if let Some(link) = self.link(node) {
+            let _ = link.writes.send(WriteJob::Store { puts, done });
+        }
+        answer
+    }
+
+    /// Tells a node which versions are committed. Nobody waits for it: what gets lost is told again after an inventory.
+    pub fn settle(&self, node: NodeId, settles: Vec<family::Settle>) {
+        if let Some(link) = self.link(node) {
+            let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);
+            if let Ok(room) = room {
+                let _ = link.writes.send(WriteJob::Settle(settles, room));
+            }
+        }
+    }
+
+    /// Tells every linked node who the members are.
+    pub fn tell_members(&self, members: &[Member]) {
+        let members: Vec<family::Member> = members.iter().map(family::Member::from).collect();
+        for link in self.links.read().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = link.writes.send(WriteJob::Members(members.clone()));
+        }
+    }
+
+    /// Asks a node for copies. The answer has a status for each; it does not come if the link is or gets broken.
+    pub fn fetch(&self, node: NodeId, keys: Vec<(MessageId, Version, u32)>) -> oneshot::Receiver<family::ReadResult> {
+        let (done, answer) = oneshot::channel();
+        if let Some(link) = self.link(node) {
+            let bytes = keys.iter().map(|(_, _, length)| *length as usize).sum();
+            let keys = keys.into_iter().map(|(id, version, _)| family::CopyKey { id: id.to_string(), version: version.0 });
+            let _ = link.reads.send(ReadJob { keys: keys.collect(), bytes, done });
+        }
+        answer
+    }
+
+    /// Whether the process behind a node's link still answers, and is this one.
+    pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
+        let Ok(Ok(mut lane)) = timeout(STALL, self.network.open_lane(address.to_owned())).await else { return false };
+        if self.link(node).is_none() || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err() {
+            return false;
+        }
+        match timeout(STALL, lane.frames_in.recv()).await {
+            Ok(Some(FromNode { body: Some(from_node::Body::Pong(pong)), .. })) => pong.incarnation == incarnation,
+            _ => false,
+        }
+    }
+
+    /// Streams a node's inventory over a lane of its own: pages in order, the last one marked.
+    pub async fn inventory(&self, node: NodeId, address: &str, fence: Fence) -> Result<Lane, DialError> {
+        let (lane, _) = self.open(node, address, fence, family::LaneKind::LaneRead).await?;
+        let request = to_node::Body::Inventory(family::InventoryRequest {});
+        let closed = |_| io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection");
+        lane.frames_out.send(to(fence, 1, request)).await.map_err(closed)?;
+        Ok(lane)
+    }
+
+    /// 99th percentile of a node's write batches since the last call, in milliseconds.
+    pub fn write_p99_ms(&self, node: NodeId, period: Duration) -> Option<f64> {
+        self.link(node).map(|link| link.meter.roll(period).p99_ms)
+    }
+}
+
+impl Welcome {
+    fn read(welcome: family::Welcome) -> Result<Self, DialError> {
+        if welcome.format > FORMAT {
+            return Err(DialError::Strange("the node speaks a newer format: upgrade the leader"));
+        }
+        let uuid = Uuid::from_bytes(&welcome.uuid).ok_or(DialError::Strange("no uuid"))?;
+        let members = welcome.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(DialError::Strange)?;
+        Ok(Self {
+            uuid,
+            incarnation: welcome.incarnation,
+            epoch_seen: Epoch(welcome.epoch_seen),
+            members,
+            io_mode: welcome.io_mode,
+            layout: welcome.layout,
+        })
+    }
+}
+
+fn to(fence: Fence, seq: u64, body: to_node::Body) -> ToNode {
+    ToNode { fence: Some(fence.into()), seq, body: Some(body) }
+}
+
+/// What one kind of lane carries.
+trait Traffic {
+    type Job: Send;
+    type Pending: Send;
+    /// Frames under way at once: enough to keep the node busy while the next one forms.
+    const WINDOW: usize;
+    /// Makes a frame of a job and of what else has queued.
+    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>) -> (to_node::Body, Option<Self::Pending>);
+    /// Hands an answer to those who wait for it.
+    fn unpack(pending: Self::Pending, answer: from_node::Body);
+}
+
+#[derive(Debug)]
+enum WriteJob {
+    Store { puts: Vec<family::Put>, done: oneshot::Sender<family::WriteResult> },
+    Settle(Vec<family::Settle>, OwnedSemaphorePermit),
+    Members(Vec<family::Member>),
+}
+
+struct Writes;
+
+impl Traffic for Writes {
+    type Job = WriteJob;
+    /// How many puts each waiting job has in the frame.
+    type Pending = Vec<(usize, oneshot::Sender<family::WriteResult>)>;
+    const WINDOW: usize = 2;
+
+    fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Option<Self::Pending>) {
+        let mut batch = family::WriteBatch::default();
+        let mut pending = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                // A frame of its own, and nobody waits for it.
+                WriteJob::Members(members) => return (to_node::Body::Members(family::Members { members }), None),
+                WriteJob::Settle(settles, _room) => batch.settles.extend(settles),
+                WriteJob::Store { puts, done } => {
+                    bytes += puts.iter().map(|put| put.body.len()).sum::<usize>();
+                    pending.push((puts.len(), done));
+                    batch.puts.extend(puts);
+                }
+            }
+            if bytes < BATCH_BYTES && batch.puts.len() < BATCH_ITEMS {
+                next = queue.try_recv().ok();
+            }
+        }
+        (to_node::Body::Write(batch), Some(pending))
+    }
+
+    fn unpack(pending: Self::Pending, answer: from_node::Body) {
+        let from_node::Body::Written(result) = answer else { return };
+        let mut statuses = result.statuses.into_iter();
+        for (puts, done) in pending {
+            let statuses = statuses.by_ref().take(puts).collect();
+            let _ = done.send(family::WriteResult { statuses, error: result.error.clone() });
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ReadJob {
+    keys: Vec<family::CopyKey>,
+    bytes: usize,
+    done: oneshot::Sender<family::ReadResult>,
+}
+
+struct Reads;
+
+impl Traffic for Reads {
+    type Job = ReadJob;
+    type Pending = Vec<(usize, oneshot::Sender<family::ReadResult>)>;
+    const WINDOW: usize = 4;
+
+    fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Option<Self::Pending>) {
+        let mut batch = family::ReadBatch::default();
+        let mut pending = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            bytes += job.bytes;
+            pending.push((job.keys.len(), job.done));
+            batch.keys.extend(job.keys);
+            if bytes < BATCH_BYTES && batch.keys.len() < BATCH_ITEMS {
+                next = queue.try_recv().ok();
+            }
+        }
+        (to_node::Body::Read(batch), Some(pending))
+    }
+
+    fn unpack(pending: Self::Pending, answer: from_node::Body) {
+        let from_node::Body::Read(result) = answer else { return };
+        let mut statuses = result.statuses.into_iter();
+        let mut bodies = result.bodies.into_iter();
+        for (keys, done) in pending {
+            let statuses: Vec<i32> = statuses.by_ref().take(keys).collect();
+            let stored = statuses.iter().filter(|&&status| status == family::CopyStatus::CopyStored as i32).count();
+            let bodies = bodies.by_ref().take(stored).collect();
+            let _ = done.send(family::ReadResult { statuses, bodies, error: result.error.clone() });
+        }
+    }
+}
+
+/// The one task that has a lane.
+struct Owner {
+    node: NodeId,
+    fence: Fence,
+    events: Arc<dyn LinkEvents>,
+    cut: CancellationToken,
+    meter: Option<Arc<Meter>>,
+}
+
+impl Owner {
+    async fn drive<T: Traffic>(self, mut lane: Lane, mut jobs: mpsc::UnboundedReceiver<T::Job>) {
+        let mut pending: BTreeMap<u64, (Instant, T::Pending)> = BTreeMap::new();
+        let mut seq = 0;
+        let mut stalled = false;
+        let mut look = interval(STALL / 2);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => break,
+                frame = lane.frames_in.recv() => {
+                    let Some(FromNode { seq, body: Some(body) }) = frame else { break };
+                    if let from_node::Body::Fenced(fenced) = body {
+                        self.events.fenced(self.node, Epoch(fenced.epoch_seen), &fenced.reason);
+                        break;
+                    }
+                    if let Some((sent, waiting)) = pending.remove(&seq) {
+                        if let Some(meter) = &self.meter {
+                            meter.record(sent.elapsed(), 1);
+                        }
+                        T::unpack(waiting, body);
+                    }
+                }
+                job = jobs.recv(), if pending.len() < T::WINDOW => {
+                    let Some(job) = job else { break };
+                    let (body, waiting) = T::pack(job, &mut jobs);
+                    seq += 1;
+                    // There is room: fewer frames are under way than the lane's queue has places.
+                    if lane.frames_out.send(to(self.fence, seq, body)).await.is_err() {
+                        break;
+                    }
+                    if let Some(waiting) = waiting {
+                        pending.insert(seq, (Instant::now(), waiting));
+                    }
+                }
+                _ = look.tick() => {
+                    let overdue = pending.first_key_value().is_some_and(|(_, (sent, _))| sent.elapsed() >= STALL);
+                    if overdue != stalled {
+                        stalled = overdue;
+                        self.events.stalled(self.node, self.fence.session, stalled);
+                    }
+                }
+            }
+        }
+        // One lane without the other is no link.
+        self.cut.cancel();
+    }
+}

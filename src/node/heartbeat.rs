@@ -1,0 +1,165 @@
+//! A node's word to its leader: register, then beat, for ever.
+//!
+//! A leader that cannot be reached is tried again with a growing pause, and
+//! that is said once, not once a try.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::Node;
+use crate::cluster::registry::BEAT_EVERY;
+use crate::durable::Folder;
+use crate::stop::Stop;
+use crate::types::Uuid;
+use crate::wire::family::{HeartbeatRequest, NodeInfo, RegisterNodeRequest, RegisterNodeResponse};
+use crate::wire::{FORMAT, LeaderPort, Network};
+
+/// The pause after a first failed try; it doubles up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Short enough that a restarted leader is found before its clients give up.
+const RETRY_MOST: Duration = Duration::from_millis(400);
+/// Registration includes the leader's dial back.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A beat that takes longer counts as lost.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How it stands between the node and its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Standing {
+    /// The leader has accepted this node.
+    pub registered: bool,
+    /// Tries that failed since it last was, or since the start.
+    pub failed_tries: u32,
+    /// Round trip of the last beat.
+    pub rtt: Option<Duration>,
+}
+
+/// What a node announces itself with.
+#[derive(Debug, Clone)]
+pub struct Announcement {
+    /// The leader's address.
+    pub leader: String,
+    /// Where the leader reaches this node.
+    pub address: String,
+    /// For the free space.
+    pub folder: Arc<dyn Folder>,
+}
+
+/// Registers and beats until the node stops.
+pub async fn run(
+    node: Arc<Node>,
+    announcement: Announcement,
+    network: Arc<dyn Network>,
+    mut chance: fastrand::Rng,
+    standing: watch::Sender<Standing>,
+    stop: Stop,
+) {
+    let mut pause = RETRY_FIRST;
+    let mut said = String::new();
+    loop {
+        let began = Instant::now();
+        let (error, was_registered) = match session(&node, &announcement, network.as_ref(), &standing, &stop).await {
+            Ended::Stopped => return,
+            Ended::Refused(reason) => return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader)),
+            Ended::Lost { error, was_registered } => (error, was_registered),
+        };
+        if was_registered || began.elapsed() > RETRY_MOST * 4 {
+            pause = RETRY_FIRST;
+        }
+        if was_registered {
+            said.clear();
+            tracing::warn!("lost the leader at {}: {error}; trying again", announcement.leader);
+        } else if said != error {
+            tracing::warn!("cannot register with the leader at {}: {error}; trying again until it works", announcement.leader);
+            said = error;
+        }
+        standing.send_modify(|standing| {
+            standing.registered = false;
+            standing.failed_tries += 1;
+        });
+        // Spread by chance, so that nodes which lost their leader together do not return in step.
+        let wait = pause.mul_f64(0.75 + chance.f64() / 2.0);
+        pause = (pause * 2).min(RETRY_MOST);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.requested() => return,
+        }
+    }
+}
+
+enum Ended {
+    Stopped,
+    Refused(String),
+    Lost { error: String, was_registered: bool },
+}
+
+async fn session(
+    node: &Node,
+    announcement: &Announcement,
+    network: &dyn Network,
+    standing: &watch::Sender<Standing>,
+    stop: &Stop,
+) -> Ended {
+    let lost = |error: String, was_registered| Ended::Lost { error, was_registered };
+    let mut port = match network.leader(announcement.leader.clone()).await {
+        Ok(port) => port,
+        Err(error) => return lost(error.to_string(), false),
+    };
+    match timeout(REGISTER_TIMEOUT, register(node, announcement, port.as_mut())).await {
+        Ok(Ok(response)) if response.success => {}
+        Ok(Ok(response)) if response.retry => return lost(response.error, false),
+        Ok(Ok(response)) => return Ended::Refused(response.error),
+        Ok(Err(error)) => return lost(error.to_string(), false),
+        Err(_) => return lost("no answer to the registration".to_owned(), false),
+    }
+    tracing::info!("registered with the leader at {}", announcement.leader);
+    standing.send_modify(|standing| *standing = Standing { registered: true, ..Standing::default() });
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(BEAT_EVERY) => {}
+            () = stop.requested() => return Ended::Stopped,
+        }
+        let totals = node.store.totals();
+        let folder = announcement.folder.clone();
+        let free = node.hands.run(move || folder.space()).await.map_or(0, |(free, _)| free);
+        let request = HeartbeatRequest {
+            node_id: node.id.0,
+            uuid: uuid_bytes(node.identity.get().uuid),
+            incarnation: node.incarnation,
+            bytes_stored: totals.bytes,
+            bytes_free: free,
+            full: node.is_full(),
+        };
+        let sent = Instant::now();
+        match timeout(BEAT_TIMEOUT, port.beat(request)).await {
+            Ok(Ok(response)) if response.known => {
+                standing.send_modify(|standing| standing.rtt = Some(sent.elapsed()));
+            }
+            Ok(Ok(_)) => return lost("it does not know this node any more".to_owned(), true),
+            Ok(Err(error)) => return lost(error.to_string(), true),
+            Err(_) => return lost("no answer to a heartbeat".to_owned(), true),
+        }
+    }
+}
+
+async fn register(node: &Node, announcement: &Announcement, port: &mut dyn LeaderPort) -> io::Result<RegisterNodeResponse> {
+    let identity = node.identity.get();
+    let info = NodeInfo { node_id: node.id.0 as i32, address: announcement.address.clone(), ..Default::default() };
+    let request = RegisterNodeRequest {
+        node_info: Some(info),
+        format: FORMAT,
+        uuid: uuid_bytes(identity.uuid),
+        cluster_id: identity.seen.map_or_else(bytes::Bytes::new, |(reign, _)| uuid_bytes(reign.cluster_id)),
+        incarnation: node.incarnation,
+        epoch_seen: identity.seen.map_or(0, |(reign, _)| reign.epoch.0),
+    };
+    port.register(request).await
+}
+
+fn uuid_bytes(uuid: Uuid) -> bytes::Bytes {
+    uuid.0.to_vec().into()
+}

@@ -1,0 +1,238 @@
+//! Who a node is, and whom it has served: one small file, `.hatokuse`, in its folder.
+//!
+//! It is on stable storage before anything that depends on it is said, and it
+//! is only ever replaced whole. The highest epoch never goes down in it.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cluster::Reign;
+use crate::cluster::registry::Member;
+use crate::durable::{self, Folder};
+use crate::types::{Epoch, NodeId, Uuid};
+use crate::wire::Fence;
+
+/// The file's name.
+pub const IDENTITY_FILE: &str = ".hatokuse";
+
+/// The first line's word and format version.
+const HEADER: &str = "hatokuse-node 1";
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's number.
+    pub id: NodeId,
+    /// The folder's own name.
+    pub uuid: Uuid,
+    /// How copies lie in it.
+    pub layout: String,
+    /// The cluster it belongs to and the highest epoch it has seen, with the leader process that had it.
+    pub seen: Option<(Reign, u64)>,
+    /// The members of the cluster, as the leader last told.
+    pub members: Vec<Member>,
+}
+
+impl Identity {
+    /// A new folder's.
+    pub fn new(id: NodeId, uuid: Uuid) -> Self {
+        Self { id, uuid, layout: "text".to_owned(), seen: None, members: Vec::new() }
+    }
+
+    /// The file's text.
+    pub fn encode(&self) -> String {
+        let mut text = format!("{HEADER}\nid={}\nuuid={}\nlayout={}\n", self.id, self.uuid, self.layout);
+        if let Some((reign, run)) = self.seen {
+            let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", reign.cluster_id, reign.epoch);
+        }
+        for member in &self.members {
+            let _ = writeln!(text, "member={} {} {}", member.id, member.uuid, member.address);
+        }
+        let crc = crc32c::crc32c(text.as_bytes());
+        let _ = writeln!(text, "crc={crc:08x}");
+        text
+    }
+
+    /// Reads the file's text; the error says what is wrong with it.
+    pub fn decode(text: &str) -> Result<Self, String> {
+        let first = text.lines().next().unwrap_or_default();
+        if first != HEADER && first.starts_with("hatokuse-node ") {
+            return Err(format!("it was written by a newer hatokuse ({first:?}): use that version or a later one"));
+        }
+        let (body, tail) = text.rsplit_once("crc=").ok_or("it has no checksum")?;
+        if tail.trim_end() != format!("{:08x}", crc32c::crc32c(body.as_bytes())) {
+            return Err("its checksum does not match".to_owned());
+        }
+        let all = |key: &str| {
+            let key = key.to_owned();
+            body.lines().filter_map(move |line| line.strip_prefix(&key)?.strip_prefix('='))
+        };
+        let one = |key: &str| all(key).next().ok_or(format!("it has no {key}"));
+        let number = |key: &str| one(key)?.parse::<u64>().map_err(|_| format!("its {key} is no number"));
+        let uuid = |text: &str| Uuid::from_hex(text).ok_or(format!("{text:?} is no uuid"));
+        let seen = match all("cluster").next() {
+            None => None,
+            Some(cluster) => {
+                let epoch = u32::try_from(number("epoch")?).map_err(|_| "its epoch is too large")?;
+                Some((Reign { cluster_id: uuid(cluster)?, epoch: Epoch(epoch) }, number("run")?))
+            }
+        };
+        let member = |line: &str| {
+            let mut fields = line.splitn(3, ' ');
+            let id = fields.next().and_then(|id| id.parse().ok()).ok_or("a member has no id")?;
+            let uuid = uuid(fields.next().unwrap_or_default())?;
+            Ok::<_, String>(Member { id: NodeId(id), uuid, address: fields.next().unwrap_or_default().to_owned() })
+        };
+        Ok(Self {
+            id: NodeId(u32::try_from(number("id")?).map_err(|_| "its id is too large")?),
+            uuid: uuid(one("uuid")?)?,
+            layout: one("layout")?.to_owned(),
+            seen,
+            members: all("member").map(member).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Why a leader's word does not count here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fenced {
+    /// The highest epoch seen.
+    pub epoch: Epoch,
+    /// For people.
+    pub reason: String,
+}
+
+/// The identity in memory and on disk, with the session that may command this node.
+#[derive(Debug)]
+pub struct IdentityFile {
+    folder: Arc<dyn Folder>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    identity: Identity,
+    /// The session whose frames count now.
+    current: Option<Fence>,
+}
+
+impl IdentityFile {
+    /// Reads the folder's identity, or makes one with `uuid`. Blocks.
+    pub fn open(folder: Arc<dyn Folder>, id: NodeId, uuid: Uuid) -> io::Result<Self> {
+        let shown = folder.path().join(IDENTITY_FILE).display().to_string();
+        let bad = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        let identity = match folder.open(IDENTITY_FILE) {
+            Ok(mut file) => {
+                let text = file.read_all(16 << 20)?;
+                let identity = Identity::decode(&String::from_utf8_lossy(&text))
+                    .map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
+                if identity.id != id {
+                    return Err(bad(format!("{shown} is of node {}, not of node {id}: start it with its own --id", identity.id)));
+                }
+                identity
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let identity = Identity::new(id, uuid);
+                durable::replace(folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
+                identity
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { folder, state: Mutex::new(State { identity, current: None }) })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known now.
+    pub fn get(&self) -> Identity {
+        self.state().identity.clone()
+    }
+
+    /// A leader opens a lane: its session becomes the one that counts, unless a later one does.
+    /// A higher epoch is on stable storage when this returns. Blocks.
+    pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
+        let mut state = self.state();
+        let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
+        if let Some((seen, run)) = state.identity.seen {
+            if seen.cluster_id != fence.reign.cluster_id {
+                let reason = format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
+                return refuse(seen.epoch, reason);
+            }
+            if seen.epoch > fence.reign.epoch {
+                return refuse(seen.epoch, format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch));
+            }
+            if seen.epoch == fence.reign.epoch && run != fence.run {
+                return refuse(seen.epoch, format!("another leader process has epoch {}", seen.epoch));
+            }
+        }
+        if let Some(current) = state.current
+            && current.reign == fence.reign
+            && current.session > fence.session
+        {
+            return refuse(fence.reign.epoch, "a later session is open".to_owned());
+        }
+        if state.identity.seen != Some((fence.reign, fence.run)) {
+            let identity = Identity { seen: Some((fence.reign, fence.run)), ..state.identity.clone() };
+            durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
+            state.identity = identity;
+        }
+        state.current = Some(fence);
+        Ok(Ok(()))
+    }
+
+    /// Whether a frame with this fence counts now.
+    pub fn check(&self, fence: Fence) -> Result<(), Fenced> {
+        let state = self.state();
+        if state.current == Some(fence) {
+            return Ok(());
+        }
+        let epoch = state.identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch);
+        Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
+    }
+
+    /// The leader told who the members are; an unchanged list costs nothing, and an empty one is not believed. Blocks.
+    pub fn learn(&self, members: Vec<Member>) -> io::Result<()> {
+        let mut state = self.state();
+        if members.is_empty() || state.identity.members == members {
+            return Ok(());
+        }
+        let identity = Identity { members, ..state.identity.clone() };
+        durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
+        state.identity = identity;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(3) };
+        let member = Member { id: NodeId(2), uuid: Uuid([9; 16]), address: "127.0.0.1:5556".to_owned() };
+        Identity { seen: Some((reign, 42)), members: vec![member], ..Identity::new(NodeId(1), Uuid([1; 16])) }
+    }
+
+    #[test]
+    fn an_identity_round_trips() {
+        for identity in [identity(), Identity::new(NodeId(u32::MAX), Uuid([255; 16]))] {
+            assert_eq!(Identity::decode(&identity.encode()), Ok(identity));
+        }
+    }
+
+    #[test]
+    fn any_damage_to_an_identity_is_told() {
+        let text = identity().encode();
+        for at in 0..text.len() - 1 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            assert!(Identity::decode(&String::from_utf8_lossy(&bytes)).is_err(), "byte {at}");
+            assert!(Identity::decode(&text[..at]).is_err(), "cut at {at}");
+        }
+        let newer = text.replace("hatokuse-node 1", "hatokuse-node 2");
+        assert!(Identity::decode(&newer).unwrap_err().contains("newer hatokuse"));
+    }
+}

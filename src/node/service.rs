@@ -1,0 +1,117 @@
+//! A node's gRPC door: lanes for its leader, reads for anyone, writes for nobody else.
+
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::store::INVENTORY_PARTS;
+use super::{Node, lane_queue};
+use crate::types::{MessageId, Version};
+use crate::wire::family::family_service_server::FamilyService;
+use crate::wire::family::{
+    ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
+    RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
+};
+use crate::wire::{chat_message, requested_id};
+
+/// Messages that wait for a slow reader of `ListMessages`.
+const LISTED_AHEAD: usize = 64;
+
+/// The service of one node.
+#[derive(Debug, Clone)]
+pub struct NodeService {
+    node: Arc<Node>,
+}
+
+impl NodeService {
+    /// Serves this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FamilyService for NodeService {
+    type ListNodesStream = Replies<NodeInfo>;
+    type ListMessagesStream = Replies<ChatMessage>;
+    type LaneStream = Replies<FromNode>;
+
+    async fn store_message(&self, _: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
+        let error = "this is a node: only the leader writes, with version and epoch; send the SET to the leader".to_owned();
+        Ok(Response::new(StoreResponse { success: false, error, stored_nodes: Vec::new() }))
+    }
+
+    async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        let Some(record) = self.node.store.newest(&id) else { return Ok(Response::new(GetResponse::default())) };
+        let store = self.node.store.clone();
+        let version = record.version;
+        let (id, read) = self.node.hands.run(move || (id.clone(), store.read(&id, version))).await;
+        match read {
+            Ok(body) => {
+                let chat_message = Some(chat_message(&id, body));
+                Ok(Response::new(GetResponse { chat_message, nodes: Vec::new(), found: true }))
+            }
+            Err(fault) => Err(Status::data_loss(format!("the copy of {id} cannot be read: {fault:?}"))),
+        }
+    }
+
+    async fn register_node(&self, _: Request<RegisterNodeRequest>) -> Result<Response<RegisterNodeResponse>, Status> {
+        Err(Status::unimplemented("this is a node: nodes register with the leader"))
+    }
+
+    async fn heartbeat(&self, _: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        Err(Status::unimplemented("this is a node: heartbeats go to the leader"))
+    }
+
+    async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
+        let members = self.node.identity.get().members;
+        let infos = members.into_iter().map(|member| {
+            Ok(NodeInfo { node_id: member.id.0 as i32, address: member.address, ..Default::default() })
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter(infos.collect::<Vec<_>>()))))
+    }
+
+    async fn list_messages(&self, _: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
+        let (out, messages) = mpsc::channel(LISTED_AHEAD);
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            for part in 0..INVENTORY_PARTS {
+                for entry in node.store.inventory(part) {
+                    if entry.staged || entry.damaged || entry.record.version == Version::FOREIGN {
+                        continue;
+                    }
+                    if !send_copy(&node, entry.id, entry.record.version, &out).await {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn lane(&self, request: Request<Streaming<ToNode>>) -> Result<Response<Self::LaneStream>, Status> {
+        let (reply, replies) = lane_queue();
+        let frames = request.into_inner().take_while(|frame| ready(frame.is_ok()));
+        let frames = frames.filter_map(|frame| ready(frame.ok())).boxed();
+        tokio::spawn(self.node.clone().serve_lane(frames, reply));
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies).map(Ok))))
+    }
+}
+
+/// Reads a copy and sends it; one that vanished or is damaged meanwhile is passed over. `false`: nobody listens any more.
+async fn send_copy(node: &Node, id: MessageId, version: Version, out: &mpsc::Sender<Result<ChatMessage, Status>>) -> bool {
+    let store = node.store.clone();
+    let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, version))).await;
+    match read {
+        Ok(body) => out.send(Ok(chat_message(&id, body))).await.is_ok(),
+        Err(_) => !out.is_closed(),
+    }
+}

@@ -1,0 +1,75 @@
+//! How a process ends: asked to, or because something it cannot do without has failed.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+/// Shared by all tasks of a role.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    token: CancellationToken,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Stop {
+    /// Nothing has ended yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everything to end.
+    pub fn request(&self) {
+        self.token.cancel();
+    }
+
+    /// Ends everything, because of this. The first reason counts.
+    pub fn fail(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::error!("{reason}");
+        let _ = self.failure.set(reason);
+        self.token.cancel();
+    }
+
+    /// Waits until the end was asked for.
+    pub async fn requested(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Whether the end was asked for.
+    pub fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// The token itself, for what takes one.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Why it had to end, if it had to.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Wraps a loop that must not end by itself: if it does, or panics, everything ends.
+    pub fn vital<F: Future<Output = ()>>(&self, name: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
+        let guard = Vital { stop: self.clone(), name };
+        async move {
+            let _guard = guard;
+            work.await;
+        }
+    }
+}
+
+struct Vital {
+    stop: Stop,
+    name: &'static str,
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if !self.stop.is_requested() {
+            self.stop.fail(format!("the {} task ended unasked; this is a bug: please report it with the lines above", self.name));
+        }
+    }
+}
