@@ -147,7 +147,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         }
         Ok(request) => request,
         Err(refusal) => {
-            complain(&format!("{refusal}; try for example: hatokuse client SET 1 hello"));
+            complain(&format!("{refusal}; for examples: hatokuse client --help"));
             return Ok(EXIT_USAGE);
         }
     };
