@@ -1,22 +1,340 @@
-//! stub
+//! The client library: what a program uses to talk to a register.
+//!
+//! A [`Client`] is one connection to the leader. Its calls say in their type
+//! what is known: a `set` that returned `Ok` is on as many disks as the
+//! register's tolerance says, a `get` that returned `None` asked for a message
+//! that surely does not exist, and every [`Error`] knows whether the write may
+//! have happened all the same ([`Error::certainty`]).
+//!
+//! ```no_run
+//! use hatokuse::client::{Certainty, Client};
+//!
+//! # async fn example() -> Result<(), hatokuse::client::Error> {
+//! let mut client = Client::connect("127.0.0.1:6666").await?;
+//! match client.set("greeting", "Merhaba Dünya").await {
+//!     Ok(()) => {}
+//!     Err(error) if error.certainty() == Certainty::SurelyNot => eprintln!("not written: {error}"),
+//!     Err(error) => eprintln!("read it before you write it again: {error}"),
+//! }
+//! assert_eq!(client.get("greeting").await?.as_deref(), Some("Merhaba Dünya".as_bytes()));
+//! # Ok(()) }
+//! ```
+//!
+//! Many requests at once are a [`Batch`]; a program that wants to pipeline by
+//! itself uses a [`Connection`].
+//!
+//! Invariant: an answer is only ever given to the request it belongs to. Where
+//! that is no longer sure (after a timeout, a call dropped half way, an answer
+//! that does not fit), the connection says [`Error::Unusable`] from then on.
+//! Never connects again by itself, and never sends a write twice unless the
+//! first was surely not done.
+
+mod batch;
+mod connection;
+mod error;
+mod render;
+mod repl;
 pub mod shell;
-/// stub
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+pub use self::batch::{Answer, Batch};
+pub use self::connection::{Connection, MAX_REPLY_BYTES, Receiver, Sender};
+pub use self::error::Error;
+pub use crate::error::Certainty;
+pub use crate::protocol::Command;
+pub use crate::protocol::text::ReplyLine;
+
+use crate::error::printable;
+use crate::types::{MessageId, NodeId};
+
+/// How long a call waits unless told otherwise.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer than this is as good as for ever, and still fits any clock.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How often a refused `set` is sent again, and the first pause before that; each next one is
+/// twice as long, so that the last try comes about 0.6 s after the first.
+const BUSY_RETRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+const DROPPED: &str = "an earlier call was dropped before its answer came";
+const TIMED_OUT: &str = "an earlier call was not answered in time";
+const NOT_UNDERSTOOD: &str = "an earlier answer did not fit its request";
+const ANSWER_FOR_NOBODY: &str = "the leader sent something that nobody asked for, or closed it";
+const CLOSED: &str = "the leader closed it";
+const BROKEN: &str = "it broke";
+
+/// How a [`Client`] behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The longest that connecting, a call, or one answer of a batch may take.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { timeout: DEFAULT_TIMEOUT }
+    }
+}
+
+/// Sets [`Options`] by name; made by [`Client::builder`].
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use = "a builder connects nothing before `connect`"]
+pub struct Builder {
+    options: Options,
+}
+
+impl Builder {
+    /// The longest that connecting, a call, or one answer of a batch may take; 10 s otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+
+    /// Connects to `addr`, a `HOST:PORT`.
+    pub async fn connect(self, addr: &str) -> Result<Client, Error> {
+        Client::connect_with(addr, self.options).await
+    }
+}
+
+/// One connection to a register's leader.
+///
+/// Calls take `&mut self`, one at a time; a program with many tasks opens a
+/// client for each, or puts the requests of all into a [`Batch`].
 #[derive(Debug)]
-pub struct Error;
-/// stub
-#[derive(Debug)]
-pub struct Client;
+pub struct Client {
+    connection: Connection,
+    timeout: Duration,
+    /// Why no answer can be trusted any more; set while a call is under way, so that a call
+    /// that is dropped half way leaves it behind.
+    unusable: Option<&'static str>,
+}
+
 impl Client {
-    /// stub
-    pub async fn connect(_addr: &str) -> Result<Self, Error> {
-        Ok(Self)
+    /// Connects to `addr`, a `HOST:PORT`, with a timeout of 10 s for this and every later call.
+    pub async fn connect(addr: &str) -> Result<Self, Error> {
+        Self::connect_with(addr, Options::default()).await
     }
-    /// stub
-    pub async fn set(&mut self, _id: &str, _message: &str) -> Result<(), Error> {
-        Ok(())
+
+    /// Connects with other [`Options`].
+    pub async fn connect_with(addr: &str, options: Options) -> Result<Self, Error> {
+        let timeout = options.timeout.min(LONGEST_TIMEOUT);
+        let connection = Connection::open(addr, timeout).await?;
+        Ok(Self { connection, timeout, unusable: None })
     }
-    /// stub
-    pub async fn get(&mut self, _id: &str) -> Result<Option<Vec<u8>>, Error> {
-        Ok(None)
+
+    /// Connects with options by name.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), hatokuse::client::Error> {
+    /// use std::time::Duration;
+    /// use hatokuse::client::Client;
+    ///
+    /// let client = Client::builder().timeout(Duration::from_secs(2)).connect("127.0.0.1:6666").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::default()
     }
+
+    /// Keeps `message` under `id`, in place of what was there.
+    ///
+    /// `Ok` means that it is on as many nodes as the tolerance says. A refusal with `BUSY`, which
+    /// says that surely nothing was written, is tried again a few times within the timeout.
+    /// **Nothing else is**: after any other error the caller decides, by [`Error::certainty`].
+    /// A message may hold any byte but a line feed.
+    pub async fn set(&mut self, id: &str, message: impl Into<Bytes>) -> Result<(), Error> {
+        let command = Command::Set { id: parse_id(id)?, payload: message.into() };
+        match self.request(&command).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
+    /// The message under `id`, and `None` when there is surely none.
+    pub async fn get(&mut self, id: &str) -> Result<Option<Bytes>, Error> {
+        match self.request(&Command::Get(parse_id(id)?)).await? {
+            ReplyLine::Value(message) => Ok(Some(message)),
+            ReplyLine::Error { code, .. } if code == "NOT_FOUND" => Ok(None),
+            reply => Err(self.refused("VALUE or ERROR", reply)),
+        }
+    }
+
+    /// The nodes that hold the message under `id`, ascending; empty when there is surely none.
+    pub async fn where_is(&mut self, id: &str) -> Result<Vec<NodeId>, Error> {
+        match self.request(&Command::Where(parse_id(id)?)).await? {
+            ReplyLine::Error { code, .. } if code == "NOT_FOUND" => Ok(Vec::new()),
+            reply => match after_word(&reply, "NODES ").and_then(nodes) {
+                Some(nodes) => Ok(nodes),
+                None => Err(self.refused("NODES or ERROR", reply)),
+            },
+        }
+    }
+
+    /// How many messages there are.
+    pub async fn count(&mut self) -> Result<u64, Error> {
+        let reply = self.request(&Command::Count).await?;
+        match after_word(&reply, "COUNT ").and_then(|number| number.parse().ok()) {
+            Some(count) => Ok(count),
+            None => Err(self.refused("COUNT or ERROR", reply)),
+        }
+    }
+
+    /// The register's state: tolerance, messages, nodes and how they are.
+    ///
+    /// ```no_run
+    /// # async fn example(mut client: hatokuse::client::Client) -> Result<(), hatokuse::client::Error> {
+    /// let status = client.status().await?;
+    /// println!("{} messages, {} lost", status["messages"], status["lost"]);
+    /// # Ok(()) }
+    /// ```
+    pub async fn status(&mut self) -> Result<serde_json::Value, Error> {
+        let reply = self.request(&Command::Status).await?;
+        match after_word(&reply, "").and_then(|json| serde_json::from_str(json).ok()) {
+            Some(status) => Ok(status),
+            None => Err(self.refused("a line of JSON or ERROR", reply)),
+        }
+    }
+
+    /// Asks whether the leader is there.
+    pub async fn ping(&mut self) -> Result<(), Error> {
+        match self.request(&Command::Ping).await? {
+            ReplyLine::Other(line) if line == "+PONG" => Ok(()),
+            reply => Err(self.refused("+PONG", reply)),
+        }
+    }
+
+    /// Requests that leave together, without waiting a round trip for each.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    /// Whether another call makes sense: nothing has gone wrong, and the leader has not closed the
+    /// connection as far as is known. `Err` is what that call would return.
+    pub fn check(&mut self) -> Result<(), Error> {
+        if self.unusable.is_none() && !self.connection.receiver.is_quiet() {
+            self.unusable = Some(ANSWER_FOR_NOBODY);
+            // A leader with too many connections says so before it hangs up.
+            if let Some(ReplyLine::Error { code, explanation }) = self.connection.receiver.buffered_reply() {
+                return Err(Error::Refused { code, explanation });
+            }
+        }
+        match self.unusable {
+            Some(since) => Err(Error::Unusable { since }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one request, gives its reply line; a busy SET is sent again.
+    async fn request(&mut self, command: &Command) -> Result<ReplyLine, Error> {
+        self.check()?;
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..BUSY_RETRIES {
+            self.connection.send(command)?;
+            let reply = self.exchange(deadline).await?;
+            let busy = matches!(command, Command::Set { .. })
+                && matches!(&reply, ReplyLine::Error { code, .. } if code == "BUSY");
+            if !busy || Instant::now() + pause >= deadline || !self.stays_open(pause).await {
+                return Ok(reply);
+            }
+            pause *= 2;
+        }
+        self.connection.send(command)?;
+        self.exchange(deadline).await
+    }
+
+    /// Sends a line of any kind, without its end, and gives its reply line.
+    async fn request_line(&mut self, line: &[u8]) -> Result<ReplyLine, Error> {
+        self.check()?;
+        self.connection.sender.send_raw(line);
+        self.connection.sender.send_raw(b"\n");
+        self.exchange(Instant::now() + self.timeout).await
+    }
+
+    /// Flushes one request and waits for its reply.
+    async fn exchange(&mut self, deadline: Instant) -> Result<ReplyLine, Error> {
+        self.unusable = Some(DROPPED);
+        let reply = self.connection.flush_while(Receiver::next_reply);
+        match tokio::time::timeout_at(deadline, reply).await {
+            Ok(Ok(reply)) => {
+                self.unusable = None;
+                Ok(reply)
+            }
+            Ok(Err(error)) => {
+                self.unusable = Some(since(&error));
+                Err(error)
+            }
+            Err(_) => {
+                self.unusable = Some(TIMED_OUT);
+                Err(Error::Timeout { after: self.timeout })
+            }
+        }
+    }
+
+    /// Waits for `pause` while listening, since a leader with too many connections says BUSY and
+    /// hangs up: a request after that would turn "surely not" into "maybe".
+    async fn stays_open(&mut self, pause: Duration) -> bool {
+        match tokio::time::timeout(pause, self.connection.next_reply()).await {
+            Err(_) => true,
+            Ok(_) => {
+                self.unusable = Some(ANSWER_FOR_NOBODY);
+                false
+            }
+        }
+    }
+
+    /// The error that a reply stands for; one that does not fit its request ends the connection's use.
+    fn refused(&mut self, wanted: &'static str, reply: ReplyLine) -> Error {
+        match reply {
+            ReplyLine::Error { code, explanation } => Error::Refused { code, explanation },
+            other => {
+                self.unusable = Some(NOT_UNDERSTOOD);
+                unexpected(wanted, &other)
+            }
+        }
+    }
+}
+
+fn parse_id(id: &str) -> Result<MessageId, Error> {
+    Ok(MessageId::parse(id.as_bytes())?)
+}
+
+/// What to say later of a connection that ended so.
+fn since(error: &Error) -> &'static str {
+    match error {
+        Error::Closed => CLOSED,
+        Error::Protocol { .. } => NOT_UNDERSTOOD,
+        _ => BROKEN,
+    }
+}
+
+fn unexpected(wanted: &'static str, reply: &ReplyLine) -> Error {
+    let got = match reply {
+        ReplyLine::Ok => "OK".to_owned(),
+        ReplyLine::Value(_) => "VALUE ...".to_owned(),
+        ReplyLine::Error { code, .. } => format!("ERROR {code}"),
+        ReplyLine::Other(line) => printable(line, 60),
+    };
+    Error::Protocol { wanted, got }
+}
+
+/// The text of a reply line without a form of its own, after `word`.
+fn after_word<'a>(reply: &'a ReplyLine, word: &str) -> Option<&'a str> {
+    match reply {
+        ReplyLine::Other(line) => std::str::from_utf8(line).ok()?.strip_prefix(word),
+        _ => None,
+    }
+}
+
+/// Reads `1,3`.
+fn nodes(list: &str) -> Option<Vec<NodeId>> {
+    list.split(',').map(|number| number.parse().ok().map(NodeId)).collect()
 }

@@ -1,7 +1,49 @@
-//! `hatokuse client`: prompt, pipe, one shot.
+//! `hatokuse client`: one command from the command line, commands from a pipe, or a prompt.
+//!
+//! One shot: the words of the command line, joined with one blank each, are the
+//! line. `GET` prints the bare message and a line feed. `SET <id> -` reads the
+//! message from stdin to its end, without one last line end (`\n` or `\r\n`), if
+//! it has one; a message that is only a dash is stored by
+//! `printf -- - | hatokuse client SET 1 -`. A SET that is refused with BUSY is
+//! tried again a few times, as [`Client::set`] does.
+//!
+//! Pipe: the bytes of stdin go to the leader as they are, and a reply comes back
+//! for each line, blank ones included, in order, without waiting a round trip for
+//! each. A last line without its end is run too. Nothing is tried again, since a
+//! later line may build on it.
+//!
+//! Invariant: stdout holds replies and nothing else; what went wrong is said on
+//! stderr and by the exit code. Never shows a message's control characters to a
+//! terminal.
 
+use std::cell::Cell;
 use std::ffi::OsString;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
+
+use super::connection::while_writing;
+use super::render::{Style, escape, write_bare, write_reply};
+use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, repl};
+use crate::error::Refusal;
+use crate::protocol::text::{CommandDecoder, ReplyLine};
+use crate::protocol::{Command, Decoded};
+
+/// Exit codes, as `hatokuse --help` promises them.
+pub(super) const EXIT_OK: u8 = 0;
+const EXIT_REFUSED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+const EXIT_NOT_FOUND: u8 = 3;
+pub(super) const EXIT_NO_ANSWER: u8 = 4;
+
+/// The largest message that is read from stdin; the leader's limit is lower, and says so.
+const MAX_MESSAGE: usize = 256 * 1024 * 1024;
+
+/// Bytes of a pipe that are taken at once.
+const PIPE_CHUNK: usize = 64 * 1024;
 
 /// What `hatokuse client` was asked for.
 #[derive(Debug, Clone)]
@@ -17,6 +59,253 @@ pub struct Settings {
 }
 
 /// Runs the client; gives the exit code.
-pub fn run(_settings: Settings) -> anyhow::Result<u8> {
-    Ok(0)
+///
+/// An error is one of stdin or stdout; all others are told on stderr here.
+pub fn run(settings: Settings) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let style = Style { json: settings.json, terminal: io::stdout().is_terminal() };
+    let result = runtime.block_on(async {
+        if !settings.command.is_empty() {
+            let mut out = io::stdout().lock();
+            one_shot(&settings, io::stdin(), style, &mut out).await
+        } else if io::stdin().is_terminal() {
+            repl::run(&settings).await
+        } else {
+            match Connection::open(&settings.addr, settings.timeout.min(LONGEST_TIMEOUT)).await {
+                Ok(connection) => {
+                    let mut out = BufWriter::new(io::stdout().lock());
+                    pipe(connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
+                }
+                Err(error) => Ok(failed(&error)),
+            }
+        }
+    });
+    // A thread may still wait for stdin, which need not ever come.
+    runtime.shutdown_background();
+    result
 }
+
+/// Says on stderr what happened. A stderr that is gone is no reason to fail.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "hatokuse client: {}", escape(text.as_bytes()));
+}
+
+/// Tells of an error; gives the exit code that goes with it.
+fn failed(error: &Error) -> u8 {
+    complain(&error.to_string());
+    match error {
+        Error::BadId { .. } | Error::MessageHasLineBreak => EXIT_USAGE,
+        Error::Refused { .. } => EXIT_REFUSED,
+        _ => EXIT_NO_ANSWER,
+    }
+}
+
+/// A line as it was typed, understood here or only by the leader.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    Known(Command),
+    Other(Bytes),
+}
+
+/// Reads a line without its end; refuses a known command in a wrong form.
+pub(super) fn read_request(line: &[u8]) -> Result<Request, Refusal> {
+    const KNOWN: [&str; 9] = ["SET", "GET", "WHERE", "COUNT", "STATUS", "PING", "HELP", "EXIT", "QUIT"];
+    let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+    if !KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
+        return Ok(Request::Other(Bytes::copy_from_slice(line)));
+    }
+    let mut whole = BytesMut::with_capacity(line.len() + 2);
+    whole.extend_from_slice(line);
+    // With this line end a CR at the end of the message stays part of it.
+    whole.extend_from_slice(b"\r\n");
+    match CommandDecoder::new(MAX_MESSAGE).decode(&mut whole) {
+        Decoded::Item(command) => Ok(Request::Known(command)),
+        Decoded::Bad(refusal) => Err(refusal),
+        Decoded::Need => Err(Refusal::BadCommand("the line has no end".to_owned())),
+    }
+}
+
+/// Sends one request, gives its reply line.
+pub(super) async fn ask(client: &mut Client, request: &Request) -> Result<ReplyLine, Error> {
+    match request {
+        Request::Known(command) => client.request(command).await,
+        Request::Other(line) => client.request_line(line).await,
+    }
+}
+
+/// Runs the command of the command line.
+async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut impl Write) -> anyhow::Result<u8> {
+    let words: Vec<&[u8]> = settings.command.iter().map(|word| word.as_encoded_bytes()).collect();
+    let line = words.join(&b' ');
+    if line.contains(&b'\n') {
+        return Ok(failed(&Error::MessageHasLineBreak));
+    }
+    let mut request = match read_request(&line) {
+        Ok(Request::Other(line)) if line.trim_ascii().is_empty() => {
+            complain("the command is empty; try for example: hatokuse client SET 1 hello");
+            return Ok(EXIT_USAGE);
+        }
+        Ok(request) => request,
+        Err(refusal) => {
+            complain(&format!("{refusal}; for examples: hatokuse client --help"));
+            return Ok(EXIT_USAGE);
+        }
+    };
+    if let Request::Known(Command::Set { payload, .. }) = &mut request
+        && payload == "-"
+    {
+        let Some(message) = read_message(stdin)? else {
+            complain(&format!("the message on stdin is over {MAX_MESSAGE} bytes; nothing was sent"));
+            return Ok(EXIT_USAGE);
+        };
+        if message.contains(&b'\n') {
+            return Ok(failed(&Error::MessageHasLineBreak));
+        }
+        *payload = message;
+    }
+    let options = Options { timeout: settings.timeout };
+    let reply = match Client::connect_with(&settings.addr, options).await {
+        Ok(mut client) => ask(&mut client, &request).await,
+        Err(error) => Err(error),
+    };
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let is_get = matches!(request, Request::Known(Command::Get(_)));
+    let code = match &reply {
+        ReplyLine::Error { code, .. } if is_get && code == "NOT_FOUND" => EXIT_NOT_FOUND,
+        ReplyLine::Error { .. } => EXIT_REFUSED,
+        _ => EXIT_OK,
+    };
+    match &reply {
+        // Without JSON stdout holds answers only, so that `x=$(hatokuse client GET 1)` is never an error's text.
+        ReplyLine::Error { .. } if !style.json => {
+            let _ = write_reply(&reply, Style { terminal: true, ..style }, &mut io::stderr());
+        }
+        ReplyLine::Value(message) if is_get && !style.json => write_bare(message, style, out)?,
+        _ => write_reply(&reply, style, out)?,
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+/// All of stdin but one last line end; `None` if it is too much.
+fn read_message(stdin: impl Read) -> io::Result<Option<Bytes>> {
+    let mut message = Vec::new();
+    stdin.take(MAX_MESSAGE as u64 + 3).read_to_end(&mut message)?;
+    if message.last() == Some(&b'\n') {
+        message.pop();
+        if message.last() == Some(&b'\r') {
+            message.pop();
+        }
+    }
+    Ok((message.len() <= MAX_MESSAGE).then(|| message.into()))
+}
+
+/// Sends `input` as it is, and writes a reply for each line of it.
+async fn pipe(
+    connection: Connection,
+    input: impl AsyncRead + Unpin,
+    timeout: Duration,
+    style: Style,
+    out: &mut impl Write,
+) -> anyhow::Result<u8> {
+    // The sender lives until the last reply: a leader may take a half-closed connection for a client that left.
+    let (mut sender, receiver) = connection.split();
+    let (sent, to_answer) = watch::channel(0_u64);
+    let unread = Cell::new(None);
+    let send = async {
+        if let Err(error) = send_lines(&mut sender, input, sent).await {
+            unread.set(Some(error));
+        }
+    };
+    let code = while_writing(send, print_replies(receiver, to_answer, timeout, style, out)).await?;
+    match unread.into_inner() {
+        Some(error) => Err(anyhow::Error::new(error).context("cannot read commands from stdin")),
+        None => Ok(code),
+    }
+}
+
+/// Sends all bytes of `input` while they come; counts the lines in `sent`, and drops that at the end.
+///
+/// Only errors of `input` are given back: one of the connection shows where its replies are read.
+async fn send_lines(
+    sender: &mut Sender,
+    mut input: impl AsyncRead + Unpin,
+    sent: watch::Sender<u64>,
+) -> io::Result<()> {
+    let mut chunk = vec![0; PIPE_CHUNK];
+    let mut in_line = false;
+    loop {
+        let read = input.read(&mut chunk).await?;
+        let mut bytes = &chunk[..read];
+        if read == 0 {
+            // People write printf 'GET 1', and mean that line to run.
+            bytes = if in_line { b"\n" } else { b"" };
+        }
+        in_line = bytes.last().is_some_and(|&last| last != b'\n');
+        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        // Before they leave: a line that may have reached the leader must count as unanswered.
+        sent.send_modify(|sent| *sent += lines);
+        sender.send_raw(bytes);
+        if sender.flush().await.is_err() || read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes replies until every line that was sent has its own; gives the exit code.
+async fn print_replies(
+    mut receiver: Receiver,
+    mut to_answer: watch::Receiver<u64>,
+    timeout: Duration,
+    style: Style,
+    out: &mut impl Write,
+) -> anyhow::Result<u8> {
+    let mut code = EXIT_OK;
+    let mut answered = 0;
+    loop {
+        let mut sent = *to_answer.borrow_and_update();
+        if sent == answered {
+            out.flush()?;
+            sent = match to_answer.wait_for(|&sent| sent > answered).await {
+                Ok(sent) => *sent,
+                Err(_) => return Ok(code),
+            };
+        }
+        let reply = match receiver.buffered_reply() {
+            Some(reply) => Ok(reply),
+            None => {
+                out.flush()?;
+                match tokio::time::timeout(timeout, receiver.next_reply()).await {
+                    Ok(reply) => reply,
+                    Err(_) => Err(Error::Timeout { after: timeout }),
+                }
+            }
+        };
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => {
+                complain(&format!("{error} (lines without an answer: {})", sent - answered));
+                return Ok(EXIT_NO_ANSWER);
+            }
+        };
+        answered += 1;
+        write_reply(&reply, style, out)?;
+        if matches!(reply, ReplyLine::Error { .. }) {
+            code = EXIT_REFUSED;
+        }
+        // The answer to EXIT: the leader reads nothing after it.
+        if matches!(&reply, ReplyLine::Other(line) if line == "BYE") {
+            out.flush()?;
+            if sent > answered {
+                complain(&format!("lines after EXIT that were not run: {}", sent - answered));
+            }
+            return Ok(code);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

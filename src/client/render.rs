@@ -1,0 +1,198 @@
+//! Replies as `hatokuse client` shows them: as they came, made safe for a terminal, or as JSON.
+//!
+//! Invariant: one reply is one line, and no byte of a message commands a terminal.
+//! Never asks which request a reply belongs to: every form can be told from its line.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::protocol::text::ReplyLine;
+
+/// How replies are shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Style {
+    /// As JSON objects.
+    pub(super) json: bool,
+    /// To a person's terminal, which control characters would reach otherwise.
+    pub(super) terminal: bool,
+}
+
+/// Writes a reply as one line.
+pub(super) fn write_reply(reply: &ReplyLine, style: Style, out: &mut impl Write) -> io::Result<()> {
+    if style.json {
+        return writeln!(out, "{}", json(reply));
+    }
+    match reply {
+        ReplyLine::Ok => out.write_all(b"OK\n"),
+        ReplyLine::Value(message) => {
+            out.write_all(b"VALUE ")?;
+            write_bare(message, style, out)
+        }
+        ReplyLine::Error { code, explanation } => {
+            write_bare(format!("ERROR {code} {explanation}").as_bytes(), style, out)
+        }
+        ReplyLine::Other(line) => write_bare(line, style, out),
+    }
+}
+
+/// Writes the bytes of a message and a line feed.
+pub(super) fn write_bare(message: &[u8], style: Style, out: &mut impl Write) -> io::Result<()> {
+    if style.terminal {
+        return writeln!(out, "{}", escape(message));
+    }
+    out.write_all(message)?;
+    out.write_all(b"\n")
+}
+
+/// Text for a terminal: control characters and bytes that are not UTF-8 in their escaped form.
+pub(super) fn escape(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                let _ = write!(shown, "{}", c.escape_default());
+            } else {
+                shown.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
+}
+
+/// A reply as one JSON object on one line.
+///
+/// `{"ok":true}`, `{"value":"..."}` (`{"value_base64":"..."}` where the message is not UTF-8),
+/// `{"nodes":[1,3]}`, `{"count":9000}`, STATUS as it is, `{"error":{"code":"..","message":".."}}`,
+/// and `{"text":"..."}` for any other line.
+fn json(reply: &ReplyLine) -> String {
+    let object = match reply {
+        ReplyLine::Ok => json!({"ok": true}),
+        ReplyLine::Value(message) => match std::str::from_utf8(message) {
+            Ok(text) => json!({"value": text}),
+            Err(_) => json!({"value_base64": base64(message)}),
+        },
+        ReplyLine::Error { code, explanation } => json!({"error": {"code": code, "message": explanation}}),
+        ReplyLine::Other(line) => match String::from_utf8_lossy(line).as_ref() {
+            "+PONG" | "BYE" => json!({"ok": true}),
+            // Not parsed and written anew: its fields keep their order.
+            text if text.starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
+                return without_controls(text);
+            }
+            text => numbers(text).unwrap_or_else(|| json!({"text": text})),
+        },
+    };
+    without_controls(&object.to_string())
+}
+
+/// The forms whose word is followed by numbers.
+fn numbers(line: &str) -> Option<Value> {
+    if let Some(list) = line.strip_prefix("NODES ") {
+        let nodes: Option<Vec<u32>> = list.split(',').map(|node| node.parse().ok()).collect();
+        return nodes.map(|nodes| json!({"nodes": nodes}));
+    }
+    let count: u64 = line.strip_prefix("COUNT ")?.parse().ok()?;
+    Some(json!({"count": count}))
+}
+
+/// JSON lets DEL and U+0080 to U+009F stand in strings as they are, and terminals obey some of them.
+fn without_controls(json: &str) -> String {
+    if !json.contains(char::is_control) {
+        return json.to_owned();
+    }
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() {
+            let _ = write!(safe, "\\u{:04x}", u32::from(c));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// Base64 with the usual alphabet and padding (RFC 4648): too little to take a library for.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            if digit <= three.len() {
+                text.push(char::from(ALPHABET[(bits >> (18 - 6 * digit)) as usize & 63]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn shown(reply: &ReplyLine, json: bool, terminal: bool) -> String {
+        let mut out = Vec::new();
+        write_reply(reply, Style { json, terminal }, &mut out).unwrap();
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn other(line: &'static str) -> ReplyLine {
+        ReplyLine::Other(Bytes::from_static(line.as_bytes()))
+    }
+
+    #[test]
+    fn every_reply_has_its_json() {
+        let value = |bytes: &'static [u8]| ReplyLine::Value(Bytes::from_static(bytes));
+        let error = ReplyLine::Error { code: "BUSY".into(), explanation: "later \"please\"".into() };
+        for (reply, wanted) in [
+            (ReplyLine::Ok, r#"{"ok":true}"#),
+            (value("Merhaba Dünya".as_bytes()), r#"{"value":"Merhaba Dünya"}"#),
+            (value(b""), r#"{"value":""}"#),
+            (value(b"\xff\x00"), r#"{"value_base64":"/wA="}"#),
+            (value("\u{9b}2J\u{7f}\u{1b}\r".as_bytes()), r#"{"value":"\u009b2J\u007f\u001b\r"}"#),
+            (error, r#"{"error":{"code":"BUSY","message":"later \"please\""}}"#),
+            (other("NODES 1,3"), r#"{"nodes":[1,3]}"#),
+            (other("NODES x"), r#"{"text":"NODES x"}"#),
+            (other("COUNT 9000"), r#"{"count":9000}"#),
+            (other(r#"{"version":"1","epoch":7}"#), r#"{"version":"1","epoch":7}"#),
+            (other("{no json"), r#"{"text":"{no json"}"#),
+            (other("+PONG"), r#"{"ok":true}"#),
+            (other("commands: SET"), r#"{"text":"commands: SET"}"#),
+        ] {
+            assert_eq!(shown(&reply, true, false), format!("{wanted}\n"));
+        }
+    }
+
+    #[test]
+    fn no_control_character_reaches_a_terminal() {
+        let reply = ReplyLine::Value(Bytes::from_static(b"a\x1b[2J\r\xff\xc2\x9bx\tD\xc3\xbcnya"));
+        assert_eq!(shown(&reply, false, true), "VALUE a\\u{1b}[2J\\r\\xff\\u{9b}x\\tDünya\n");
+        let mut out = Vec::new();
+        write_reply(&reply, Style::default(), &mut out).unwrap();
+        assert_eq!(out, b"VALUE a\x1b[2J\r\xff\xc2\x9bx\tD\xc3\xbcnya\n", "elsewhere bytes stay as they are");
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The command line and the pipe against servers that follow a script.
+
+use super::super::tests::{Listener, nobody, register, serve};
+use super::*;
+
+const PLAIN: Style = Style { json: false, terminal: false };
+const JSON: Style = Style { json: true, terminal: false };
+
+/// Runs one command with `stdin`; gives the exit code and stdout.
+async fn shot(addr: &str, words: &[&str], stdin: &[u8], style: Style) -> (u8, String) {
+    let command = words.iter().map(OsString::from).collect();
+    let settings = Settings { addr: addr.to_owned(), json: style.json, timeout: Duration::from_secs(60), command };
+    let mut out = Vec::new();
+    let code = one_shot(&settings, stdin, style, &mut out).await.unwrap();
+    (code, String::from_utf8_lossy(&out).into_owned())
+}
+
+/// A server that wants this request and gives this reply; runs the command against it.
+async fn shot_at(request: &'static str, reply: &'static str, words: &[&str], style: Style) -> (u8, String) {
+    let (addr, server) = serve(async move |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect(request).await;
+        peer.send(format!("{reply}\n")).await;
+    })
+    .await;
+    let result = shot(&addr, words, b"", style).await;
+    server.await.unwrap();
+    result
+}
+
+fn done(code: u8, out: &str) -> (u8, String) {
+    (code, out.to_owned())
+}
+
+#[tokio::test]
+async fn one_command_gives_its_reply_and_exit_code() {
+    for (words, request, reply, wanted) in [
+        (&["SET", "1", "hello", "world"][..], "SET 1 hello world", "OK", done(0, "OK\n")),
+        (&["set 1 hello"], "SET 1 hello", "OK", done(0, "OK\n")),
+        (&["SET", "1", ""], "SET 1 ", "OK", done(0, "OK\n")),
+        (&["SET", "1", "x\r"], "SET 1 x\r\r", "OK", done(0, "OK\n")),
+        (&["SET", "1", "x"], "SET 1 x", "ERROR TOO_FEW_NODES need 3 live nodes, have 2", done(1, "")),
+        (&["GET", "1"], "GET 1", "VALUE hello", done(0, "hello\n")),
+        (&["GET", "1"], "GET 1", "ERROR NOT_FOUND no message with this id", done(3, "")),
+        (&["GET", "1"], "GET 1", "ERROR UNAVAILABLE node 1 is missing", done(1, "")),
+        (&["WHERE", "1"], "WHERE 1", "NODES 1,3", done(0, "NODES 1,3\n")),
+        (&["WHERE", "1"], "WHERE 1", "ERROR NOT_FOUND no message with this id", done(1, "")),
+        (&["SOMETHING", "new"], "SOMETHING new", "WELL done", done(0, "WELL done\n")),
+    ] {
+        assert_eq!(shot_at(request, reply, words, PLAIN).await, wanted, "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn json_goes_to_stdout_with_errors_too() {
+    for (words, request, reply, wanted) in [
+        (&["SET", "1", "x"][..], "SET 1 x", "OK", done(0, "{\"ok\":true}\n")),
+        (&["GET", "1"], "GET 1", "VALUE \"hi\"", done(0, "{\"value\":\"\\\"hi\\\"\"}\n")),
+        (
+            &["GET", "1"],
+            "GET 1",
+            "ERROR NOT_FOUND none",
+            done(3, "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"none\"}}\n"),
+        ),
+        (&["COUNT"], "COUNT", "COUNT 9000", done(0, "{\"count\":9000}\n")),
+    ] {
+        assert_eq!(shot_at(request, reply, words, JSON).await, wanted, "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_gets_no_control_characters() {
+    let style = Style { json: false, terminal: true };
+    let shown = shot_at("GET 1", "VALUE \u{1b}[2Jx", &["GET", "1"], style).await;
+    assert_eq!(shown, done(0, "\\u{1b}[2Jx\n"));
+    let raw = shot_at("GET 1", "VALUE \u{1b}[2Jx", &["GET", "1"], PLAIN).await;
+    assert_eq!(raw, done(0, "\u{1b}[2Jx\n"));
+}
+
+#[tokio::test]
+async fn wrong_usage_is_told_before_connecting() {
+    let addr = nobody().await;
+    for words in [
+        &["SET"][..],
+        &["SET", "1"],
+        &["SET", "a\tb", "x"],
+        &["SET", "1", "two\nlines"],
+        &["GET"],
+        &["GET", "1", "2"],
+        &["PING", "x"],
+        &[""],
+    ] {
+        assert_eq!(shot(&addr, words, b"", PLAIN).await, done(2, ""), "{words:?}");
+    }
+    assert_eq!(shot(&addr, &["SET", "1", "-"], b"two\nlines\n", PLAIN).await, done(2, ""));
+    assert_eq!(shot(&addr, &["PING"], b"", PLAIN).await, done(4, ""), "and this one finds nobody");
+}
+
+#[tokio::test]
+async fn a_dash_reads_the_message_from_stdin() {
+    for (stdin, request) in [
+        (&b"hello\n"[..], "SET 1 hello"),
+        (b"hello", "SET 1 hello"),
+        (b"hello\r\n", "SET 1 hello"),
+        (b"hello\r", "SET 1 hello\r\r"),
+        (b"", "SET 1 "),
+        (b"-", "SET 1 -"),
+        (b" blanks ", "SET 1  blanks "),
+    ] {
+        let (addr, server) = serve(async move |listener: Listener| {
+            let mut peer = listener.accept().await;
+            peer.expect(request).await;
+            peer.send("OK\n").await;
+        })
+        .await;
+        assert_eq!(shot(&addr, &["SET", "1", "-"], stdin, PLAIN).await, done(0, "OK\n"));
+        server.await.unwrap();
+    }
+}
+
+/// Sends `input` through a pipe; gives the exit code and stdout.
+async fn piped(addr: &str, input: &[u8], timeout: Duration, style: Style) -> (u8, String) {
+    let connection = Connection::open(addr, Duration::from_secs(60)).await.unwrap();
+    let mut out = Vec::new();
+    let code = pipe(connection, input, timeout, style, &mut out).await.unwrap();
+    (code, String::from_utf8_lossy(&out).into_owned())
+}
+
+const AMPLE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_pipe_has_a_reply_for_each_line() {
+    let (addr, server) = register().await;
+    let (code, out) = piped(&addr, b"SET 1 hello\r\nGET 1\n\nPING\nget 1", AMPLE, PLAIN).await;
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[..2], ["OK", "VALUE hello"]);
+    assert!(lines[2].starts_with("ERROR BAD_COMMAND"), "{out}");
+    assert_eq!(lines[3..], ["+PONG", "VALUE hello"]);
+    assert_eq!(code, 1, "there was an ERROR");
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_waits_for_no_round_trips() {
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        for line in ["GET 1", "GET 2", "COUNT"] {
+            peer.expect(line).await;
+        }
+        peer.send("VALUE a\nVALUE b\nCOUNT 2\n").await;
+        peer.expect_end().await;
+    })
+    .await;
+    let wanted = "{\"value\":\"a\"}\n{\"value\":\"b\"}\n{\"count\":2}\n";
+    assert_eq!(piped(&addr, b"GET 1\nGET 2\nCOUNT\n", AMPLE, JSON).await, done(0, wanted));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_larger_than_all_buffers_does_not_deadlock() {
+    let (addr, server) = register().await;
+    let message = "x".repeat(16 * 1024);
+    let input = format!("SET 1 {message}\nGET 1\n").repeat(1000);
+    let (code, out) = piped(&addr, input.as_bytes(), AMPLE, PLAIN).await;
+    assert_eq!((code, out.len()), (0, 1000 * ("OK\nVALUE \n".len() + message.len())));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_ends_with_exit_and_with_nothing() {
+    let (addr, server) = register().await;
+    assert_eq!(piped(&addr, b"PING\nEXIT\nPING\n", AMPLE, PLAIN).await, done(0, "+PONG\nBYE\n"));
+    server.await.unwrap();
+    let (addr, server) = register().await;
+    assert_eq!(piped(&addr, b"", AMPLE, PLAIN).await, done(0, ""));
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_without_answers_fails_after_those_that_came() {
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("PING").await;
+        peer.expect("SET 1 a").await;
+        peer.send("+PONG\n").await;
+    })
+    .await;
+    assert_eq!(piped(&addr, b"PING\nSET 1 a\n", AMPLE, PLAIN).await, done(4, "+PONG\n"));
+    server.await.unwrap();
+
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("PING").await;
+        peer.expect_end().await;
+    })
+    .await;
+    assert_eq!(piped(&addr, b"PING\n", Duration::from_millis(20), PLAIN).await, done(4, ""));
+    server.await.unwrap();
+}
+
+/// A stdout whose reader has gone.
+struct Gone;
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_closed_stdout_is_told_as_such() {
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("PING").await;
+        peer.send("+PONG\n").await;
+        peer.expect_end().await;
+    })
+    .await;
+    let connection = Connection::open(&addr, AMPLE).await.unwrap();
+    let error = pipe(connection, &b"PING\n"[..], AMPLE, PLAIN, &mut Gone).await.unwrap_err();
+    let cause = error.downcast_ref::<io::Error>().unwrap();
+    assert_eq!(cause.kind(), io::ErrorKind::BrokenPipe, "the door ends quietly for this");
+    server.await.unwrap();
+}
