@@ -32,11 +32,17 @@ pub mod dashboard;
 #[doc(hidden)]
 pub mod durable;
 #[doc(hidden)]
+pub mod file_names;
+#[doc(hidden)]
 pub mod leader;
+#[doc(hidden)]
+pub mod local_nodes;
 #[doc(hidden)]
 pub mod logs;
 #[doc(hidden)]
 pub mod node;
+#[doc(hidden)]
+pub mod process;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]

@@ -23,3 +23,17 @@ impl Meter {
     /// stub
     pub fn total(&self) -> u64 { 0 }
 }
+
+impl EventRing {
+    /// stub
+    pub fn last(&self, _n: usize) -> Vec<crate::types::EventLine> { vec![] }
+}
+/// stub
+#[derive(Debug, Default)]
+pub struct History;
+impl History {
+    /// stub
+    pub fn push(&mut self, _n: u64) {}
+    /// stub
+    pub fn values(&self) -> Vec<u64> { vec![] }
+}

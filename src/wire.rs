@@ -40,7 +40,7 @@ pub const BATCH_ITEMS: usize = 4096;
 pub const LANE_FRAMES: usize = 8;
 
 /// HTTP/2 windows, bytes: one stream a connection, so both the same.
-const WINDOW: u32 = 8 << 20;
+pub const WINDOW: u32 = 8 << 20;
 
 /// A dial that takes longer has failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -33,7 +33,6 @@ const HISTORY_LINES: usize = 1000;
 const HELP: &str = "\
 SET <id> <message>  keep a message (the rest of the line, byte for byte)
 GET <id>            read it
-DEL <id>            remove it
 WHERE <id>          which nodes hold it
 COUNT               how many messages there are
 STATUS              the register's state as JSON
@@ -41,7 +40,7 @@ PING                is the leader there
 EXIT                leave; so do QUIT and Ctrl-D. Ctrl-C clears the line, Tab completes a command";
 
 /// Command words as they are completed: with a blank where something follows.
-const WORDS: [&str; 10] = ["SET ", "GET ", "DEL ", "WHERE ", "COUNT", "STATUS", "PING", "HELP", "EXIT", "QUIT"];
+const WORDS: [&str; 9] = ["SET ", "GET ", "WHERE ", "COUNT", "STATUS", "PING", "HELP", "EXIT", "QUIT"];
 
 /// What comes from the editor's thread.
 enum Typed {

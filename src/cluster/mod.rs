@@ -131,6 +131,23 @@ impl Cluster {
         }
     }
 
+    /// Takes up the members and loads that the log speaks of.
+    pub fn restore_members(&mut self, members: Vec<registry::Member>) {
+        for member in members {
+            self.registry.remember(member, Duration::ZERO);
+        }
+        let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+        for (set, messages, bytes) in self.mapping.sets() {
+            for node in &set.holders {
+                let count = counts.entry(*node).or_default();
+                *count = (count.0 + messages, count.1 + bytes);
+            }
+        }
+        for (node, (messages, bytes)) in counts {
+            self.registry.restore_load(node, messages, bytes);
+        }
+    }
+
     /// Copies a message.
     pub fn tolerance(&self) -> usize {
         self.tolerance

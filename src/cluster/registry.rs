@@ -286,6 +286,11 @@ impl Registry {
         self.change(id, |node| node.promised += copies);
     }
 
+    /// The log gives this node so many copies of so many bytes in all.
+    pub fn restore_load(&mut self, id: NodeId, copies: u64, bytes: u64) {
+        self.change(id, |node| (node.committed, node.bytes) = (copies, bytes));
+    }
+
     /// A commit gives each of these nodes one more copy of `bytes`.
     pub fn gain(&mut self, holders: &Holders, bytes: u32) {
         for &id in holders {

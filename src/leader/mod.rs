@@ -1,4 +1,207 @@
-//! stub
+//! The leader: takes SET and GET, places messages on nodes, and keeps the log of what is true.
+//!
+//! `process` puts the parts together; `coordinator` is the story; the rest are
+//! its hands. Disk, network, time and chance come in through `durable::Disk`,
+//! `wire::Network`, tokio's clock and a seeded generator, so that all but
+//! `process`, `gateway` and `service` can run in a simulation as they are.
+
+pub mod coordinator;
 pub mod gate;
+pub mod gateway;
+pub mod journal;
+pub mod membership;
 pub mod process;
 pub mod replication;
+pub mod report;
+pub mod service;
+pub mod view;
+
+mod read;
+mod recovery;
+mod write;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::coordinator::Coordinator;
+use self::journal::{Event, Ledger, Recovered};
+use self::membership::Membership;
+use self::replication::Links;
+use crate::cluster::Cluster;
+use crate::cluster::knowledge::Trust;
+use crate::durable::hands::Hands;
+use crate::durable::{Disk, Folder};
+use crate::stop::Stop;
+use crate::types::{IoMode, NodeState};
+use crate::wire::Network;
+
+/// The folder of the log and its view.
+pub const METADATA_FOLDER: &str = "leader_metadata";
+
+/// The lock that keeps a second leader out of it.
+const LOCK_FILE: &str = ".lock";
+
+/// How often nodes are judged.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// Where a leader meets the world.
+#[derive(Debug)]
+pub struct Seams {
+    /// The machine's disks.
+    pub disk: Arc<dyn Disk>,
+    /// The way to nodes.
+    pub network: Arc<dyn Network>,
+    /// Where disk work is done.
+    pub hands: Hands,
+    /// All chance comes from here.
+    pub chance: fastrand::Rng,
+}
+
+/// A leader that has read its log and serves.
+#[derive(Debug)]
+pub struct Leader {
+    /// For clients.
+    pub coordinator: Arc<Coordinator>,
+    /// For nodes.
+    pub membership: Arc<Membership>,
+    finish_view: CancellationToken,
+    view_done: tokio::sync::oneshot::Receiver<()>,
+    _lock: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
+/// Why a leader could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotStart {
+    /// Another leader uses the folder.
+    #[error("{0} is in use by another leader: stop that one, or give this one another --data-dir")]
+    Locked(String),
+    /// The folder cannot be used.
+    #[error("cannot use {0}: {1}; check that the folder can be written and the disk is not full")]
+    Folder(String, #[source] io::Error),
+    /// The log cannot be used.
+    #[error("{0}")]
+    Log(#[from] crate::durable::record_log::LogError),
+    /// The first record could not be written.
+    #[error("{0}")]
+    Begin(String),
+}
+
+impl Leader {
+    /// Opens the folder, reads the log, begins an epoch, and starts everything but listeners.
+    pub async fn start(
+        data_dir: &Path,
+        tolerance: usize,
+        io_mode: IoMode,
+        mut seams: Seams,
+        stop: Stop,
+    ) -> Result<Self, CannotStart> {
+        let path = data_dir.join(METADATA_FOLDER);
+        let shown = path.display().to_string();
+        let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
+        let opened = seams.hands.run(move || open(disk.as_ref(), &path, seed)).await;
+        let (folder, lock, boot_id, recovered) = opened.map_err(|error| match error {
+            OpenError::Locked => CannotStart::Locked(shown.clone()),
+            OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
+            OpenError::Log(error) => CannotStart::Log(error),
+        })?;
+        say_recovered(&recovered);
+        let Recovered { log, mapping, members, last, trust, .. } = recovered;
+        let mut cluster = Cluster::new(tolerance, mapping, trust);
+        cluster.restore_members(members);
+        let ledger = Ledger::start(log, io_mode, &seams.hands, &stop).map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+        let links = Arc::new(Links::new(seams.network));
+        let (changes, view_queue) = mpsc::unbounded_channel();
+        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
+        let membership = Membership::new(coordinator.clone(), boot_id, io_mode, last, seams.chance.fork());
+        let membership = Arc::new(membership);
+        membership.resume().await.map_err(CannotStart::Begin)?;
+        let finish_view = CancellationToken::new();
+        let (done, view_done) = tokio::sync::oneshot::channel();
+        let view = view::keep(folder, coordinator.clone(), view_queue, finish_view.clone());
+        let view = async move {
+            view.await;
+            let _ = done.send(());
+        };
+        seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
+        tokio::spawn(stop.vital("recovery", coordinator.clone().recover(trust == Trust::Whole)));
+        tokio::spawn(stop.vital("sweep", sweep(coordinator.clone())));
+        Ok(Self { coordinator, membership, finish_view, view_done, _lock: lock })
+    }
+
+    /// Finishes what was admitted, and closes the log. The stop must have been requested.
+    pub async fn close(self) {
+        self.coordinator.tasks.close();
+        self.coordinator.tasks.wait().await;
+        let failed = self.coordinator.stop.failure().is_some();
+        if !failed && self.coordinator.cluster().reign().is_some() {
+            let _ = self.coordinator.ledger().append(&[Event::Closed]).await;
+        }
+        self.finish_view.cancel();
+        let _ = self.view_done.await;
+    }
+}
+
+enum OpenError {
+    Locked,
+    Folder(io::Error),
+    Log(crate::durable::record_log::LogError),
+}
+
+type Opened = (Arc<dyn Folder>, Box<dyn std::fmt::Debug + Send + Sync>, String, Recovered);
+
+fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
+    let folder = disk.folder(path).map_err(OpenError::Folder)?;
+    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked,
+        _ => OpenError::Folder(error),
+    })?;
+    let boot_id = disk.boot_id();
+    let recovered = journal::open(&folder, &boot_id, seed).map_err(OpenError::Log)?;
+    Ok((folder, lock, boot_id, recovered))
+}
+
+fn say_recovered(recovered: &Recovered) {
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!("the log had a torn end: {} bytes at offset {} were cut off (and kept beside it)", torn.bytes, torn.offset);
+    }
+    if recovered.last.is_some() {
+        tracing::info!("the log holds {} messages and {} members", recovered.mapping.len(), recovered.members.len());
+    }
+    match recovered.trust {
+        Trust::Whole => {}
+        Trust::MayLackItsEnd => tracing::warn!("the machine went down and the log may lack its end: nodes are heard before answers are given"),
+        Trust::Nothing => tracing::info!("there is no log yet: nodes are heard before answers are given"),
+    }
+}
+
+async fn sweep(coordinator: Arc<Coordinator>) {
+    let mut tick = interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = coordinator.stop.requested() => return,
+        }
+        let now = coordinator.now();
+        let transitions = coordinator.cluster().sweep(now);
+        for transition in &transitions {
+            let (node, state, reason) = (transition.node, transition.state, transition.reason);
+            match state {
+                NodeState::Up => tracing::info!("node {node} is up: {reason}"),
+                _ => tracing::warn!("node {node} is {state}: {reason}"),
+            }
+            if state == NodeState::Down {
+                coordinator.links.cut(node);
+            }
+        }
+        if !transitions.is_empty() {
+            coordinator.notify();
+        }
+    }
+}

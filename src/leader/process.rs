@@ -1,11 +1,36 @@
 //! The leader as a process: listeners, threads, signals, screen.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use super::coordinator::Coordinator;
+use super::report::Reporter;
+use super::service::LeaderService;
+use super::{Leader, Seams, gateway};
+use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
+use crate::durable::hands::Hands;
+use crate::durable::os::OsDisk;
+use crate::local_nodes::LocalNodes;
+use crate::process::{bind, limit_drain, raise_file_limit, say_ready, watch_signals, watch_stdin};
+use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::types::IoMode;
+use crate::wire::family::DESCRIPTORS;
+use crate::wire::family::family_service_server::FamilyServiceServer;
+use crate::wire::{Grpc, MAX_FRAME};
+use crate::{dashboard, terminal};
+
+/// tolerance.conf is looked at this often: well within a report period.
+const TOLERANCE_EVERY: Duration = Duration::from_secs(1);
 
 /// What `hatokuse leader` was asked for.
 #[derive(Debug, Clone)]
@@ -35,6 +60,143 @@ pub struct Settings {
 }
 
 /// Runs a leader until it is told to stop.
-pub fn run(_settings: Settings, _events: EventRing) -> anyhow::Result<()> {
+pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    raise_file_limit();
+    let tolerance = read_tolerance(&settings.tolerance_conf)?;
+    let clients = bind(settings.host, settings.port, "clients", "--port")?;
+    let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let stop = Stop::new();
+    if settings.stop_with_stdin {
+        watch_stdin(stop.clone());
+    }
+    runtime.block_on(serve(settings, tolerance, clients, nodes, stop.clone(), events))?;
+    match stop.failure() {
+        None => Ok(()),
+        Some(reason) => Err(anyhow::anyhow!("{reason}")),
+    }
+}
+
+async fn serve(
+    settings: Settings,
+    tolerance: usize,
+    clients: TcpListener,
+    nodes: TcpListener,
+    stop: Stop,
+    events: EventRing,
+) -> anyhow::Result<()> {
+    tokio::spawn(watch_signals(stop.clone()));
+    limit_drain(stop.clone(), &Handle::current());
+    let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
+    let seams = Seams {
+        disk: Arc::new(OsDisk::new()),
+        network: Arc::new(Grpc),
+        hands: Hands::Threads(Handle::current()),
+        chance: fastrand::Rng::new(),
+    };
+    let leader = Leader::start(&settings.data_dir, tolerance, settings.io_mode, seams, stop.clone()).await?;
+    let coordinator = leader.coordinator.clone();
+    let clients = tokio::net::TcpListener::from_std(clients)?;
+    let gateway = tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.max_message)));
+    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.max_message);
+    let service = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, stop.clone()));
+    tokio::spawn(watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone()));
+    say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));
+    let local = start_local(&settings, nodes_address)?;
+    let addresses = (clients_address.to_string(), nodes_address.to_string());
+    let mut reporter = Reporter::new(coordinator.clone(), events, addresses, settings.report_every);
+    let view = move |period| reporter.view(period);
+    if settings.screen {
+        let screen = terminal::run_screen(
+            settings.report_every,
+            stop.token(),
+            view,
+            dashboard::leader_frame,
+            dashboard::leader_line,
+            dashboard::leader_final,
+        );
+        if let Err(error) = screen.await {
+            tracing::warn!("the screen failed ({error}); the leader goes on without it");
+        }
+    } else {
+        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::leader_line).await;
+    }
+    stop.requested().await;
+    let _ = gateway.await;
+    leader.close().await;
+    drop(local);
+    service.abort();
     Ok(())
+}
+
+async fn serve_grpc(listener: tokio::net::TcpListener, service: LeaderService, stop: Stop) {
+    let result = async {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<FamilyServiceServer<LeaderService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()
+            .map_err(|error| error.to_string())?;
+        let family = FamilyServiceServer::new(service).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let server = tonic::transport::Server::builder().tcp_nodelay(true);
+        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
+        server.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = result.await {
+        stop.fail(format!("the gRPC server failed: {error}"));
+    }
+}
+
+fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {
+    LocalNodes::start(settings.local_nodes, settings.port == 0, settings.io_mode, &settings.data_dir, nodes_address)
+}
+
+/// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.
+fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            parse_tolerance(&String::from_utf8_lossy(&bytes)).with_context(|| format!("{} cannot be used", path.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!("{} is not there: every message is kept on {DEFAULT_TOLERANCE} nodes", path.display());
+            Ok(DEFAULT_TOLERANCE)
+        }
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+/// Takes up a changed tolerance.conf, at SIGHUP and by itself; illegal content keeps the old value, and that is said once.
+async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
+    let mut look = interval(TOLERANCE_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut hang_up = signal(SignalKind::hangup()).ok();
+    let mut seen = tokio::fs::read(&path).await.ok();
+    loop {
+        let asked = tokio::select! {
+            _ = look.tick() => false,
+            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
+        };
+        // A file that is gone or cannot be read says nothing: the old value stays.
+        let Ok(bytes) = tokio::fs::read(&path).await else { continue };
+        if !asked && seen.as_ref() == Some(&bytes) {
+            continue;
+        }
+        take_tolerance(&path, parse_tolerance(&String::from_utf8_lossy(&bytes)), &coordinator);
+        seen = Some(bytes);
+    }
+}
+
+fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordinator) {
+    let mut cluster = coordinator.cluster();
+    let before = cluster.tolerance();
+    match parsed {
+        Ok(tolerance) if tolerance != before => {
+            cluster.set_tolerance(tolerance);
+            drop(cluster);
+            coordinator.notify();
+            tracing::info!("tolerance is {tolerance} from here on (it was {before}); messages stored before keep their copies");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("{} cannot be used: {error}; tolerance stays {before}", path.display()),
+    }
 }

@@ -67,7 +67,8 @@ impl Coordinator {
             {
                 let cluster = self.cluster();
                 for mut get in open.drain(..) {
-                    match step(&mut get, cluster.locate(&get.id, turn)) {
+                    let located = cluster.locate(&get.id, turn);
+                    match step(&mut get, located) {
                         Step::Answer(reply) => replies.push((get.at, reply)),
                         Step::Ask { node, record, last } => asked.entry((node, last)).or_default().push((get, record)),
                         Step::Wait(refusal) => waiting.push((get, refusal)),

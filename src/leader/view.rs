@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
 use crate::cluster::mapping::SHARDS;
 use crate::durable::{DiskFile, Folder};
-use crate::stop::Stop;
-use crate::types::{Holders, MessageId};
 use crate::file_names;
+use crate::types::{Holders, MessageId};
 
 /// The file's name.
 pub const VIEW_FILE: &str = "message_mapping.txt";
@@ -32,32 +32,37 @@ const BESIDE: &str = ".message_mapping.txt.new";
 /// A message whose holders are new or have changed.
 pub type Change = (MessageId, Holders);
 
-/// Keeps the view until the leader stops, then once more, so that it is exact.
-pub async fn keep(folder: Arc<dyn Folder>, coordinator: Arc<Coordinator>, mut changes: mpsc::UnboundedReceiver<Vec<Change>>, stop: Stop) {
+/// Keeps the view until `finish`, and then writes it once more, so that it is exact.
+pub async fn keep(
+    folder: Arc<dyn Folder>,
+    coordinator: Arc<Coordinator>,
+    mut changes: mpsc::UnboundedReceiver<Vec<Change>>,
+    finish: CancellationToken,
+) {
     let mut view = View { folder, file: None, said: false };
     // What is there may be behind the log: begin with a whole one.
     let mut anew = true;
     let mut pending: Vec<Change> = Vec::new();
     let mut next = Instant::now();
     loop {
-        let ending = tokio::select! {
-            change = changes.recv() => match change {
-                Some(change) => {
-                    pending.extend(change);
-                    if Instant::now() < next { continue } else { false }
-                }
-                None => true,
-            },
-            () = sleep_until(next), if anew || !pending.is_empty() => false,
-            () = stop.requested(), if changes.is_empty() && (anew || !pending.is_empty()) => false,
-        };
-        let result = if anew { Ok(()) } else { view.append(&coordinator, &pending) };
+        let mut ending = false;
+        tokio::select! {
+            biased;
+            Some(change) = changes.recv() => pending.extend(change),
+            () = finish.cancelled() => ending = true,
+            () = sleep_until(next), if anew || !pending.is_empty() => {}
+        }
+        if !ending && Instant::now() < next {
+            continue;
+        }
+        if !anew && !pending.is_empty() {
+            anew = view.append(&coordinator, &pending).is_err();
+        }
         pending.clear();
-        let result = match result {
-            Ok(()) if !anew => Ok(()),
-            _ => view.rewrite(&coordinator),
-        };
-        anew = view.note(result);
+        if anew {
+            let result = view.rewrite(&coordinator);
+            anew = view.note(result);
+        }
         if ending {
             return;
         }

@@ -126,7 +126,7 @@ impl Coordinator {
     pub(super) async fn replicate(&self, writes: &mut [Write]) {
         let began = Instant::now();
         let mut by_node = ByNode::new();
-        for (i, write) in writes.iter().enumerate() {
+        for (i, write) in writes.iter().enumerate().filter(|(_, write)| write.outcome == Outcome::Open) {
             for &node in &write.promise.ticket().targets {
                 if write.adopt || !write.sources.contains(&node) {
                     by_node.entry(node).or_default().push(i);
@@ -142,7 +142,7 @@ impl Coordinator {
         let mut flights = FuturesUnordered::new();
         // What is in the air, for finding who is late: the flights themselves only tell when they land.
         let mut in_air: Vec<(NodeId, Vec<usize>, Instant)> = Vec::new();
-        let mut send = |by_node: ByNode, writes: &[Write], in_air: &mut Vec<_>, flights: &FuturesUnordered<_>| {
+        let send = |by_node: ByNode, writes: &[Write], in_air: &mut Vec<_>, flights: &FuturesUnordered<_>| {
             for (node, members) in by_node {
                 let puts = members.iter().map(|&i| writes[i].put(node)).collect();
                 let (answer, sent) = (self.links.store(node, puts), Instant::now());

@@ -1,11 +1,39 @@
 //! A node as a process: its listener, threads, signals, screen.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crate::telemetry::EventRing;
-use crate::types::{IoMode, NodeId};
+use anyhow::Context;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use super::files::{Found, TextStore};
+use super::heartbeat::{self, Announcement, Standing};
+use super::identity::IdentityFile;
+use super::service::NodeService;
+use super::{Node, Parts};
+use crate::durable::hands::Hands;
+use crate::durable::os::OsDisk;
+use crate::durable::{Disk, Folder};
+use crate::process::{bind, limit_drain, raise_file_limit, say_ready, watch_signals, watch_stdin};
+use crate::stop::Stop;
+use crate::telemetry::{EventRing, History};
+use crate::types::{IoMode, NodeId, NodeReport, Uuid};
+use crate::wire::family::DESCRIPTORS;
+use crate::wire::family::family_service_server::FamilyServiceServer;
+use crate::wire::{Grpc, MAX_FRAME, WINDOW};
+use crate::{VERSION, dashboard, terminal};
+
+/// The lock that keeps a second process out of the folder.
+const LOCK_FILE: &str = ".lock";
+
+/// Events that a report carries.
+const EVENTS: usize = 50;
 
 /// What `hatokuse node` was asked for.
 #[derive(Debug, Clone)]
@@ -33,6 +61,200 @@ pub struct Settings {
 }
 
 /// Runs a node until it is told to stop.
-pub fn run(_settings: Settings, _events: EventRing) -> anyhow::Result<()> {
+pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    raise_file_limit();
+    let listener = bind(settings.host, settings.port, "the leader", "--port")?;
+    // One thread for the network: the work is on the disk threads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = Stop::new();
+    if settings.stop_with_stdin {
+        watch_stdin(stop.clone());
+    }
+    runtime.block_on(serve(settings, listener, stop.clone(), events))?;
+    match stop.failure() {
+        None => Ok(()),
+        Some(reason) => Err(anyhow::anyhow!("{reason}")),
+    }
+}
+
+/// What the folder gave at the start.
+struct Opened {
+    folder: Arc<dyn Folder>,
+    lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    identity: IdentityFile,
+    store: TextStore,
+    found: Found,
+    took: Duration,
+}
+
+fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opened> {
+    let began = Instant::now();
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+    let path = settings.data_dir.join(format!("storage_node_{}", settings.id));
+    let shown = path.display().to_string();
+    let folder = disk.folder(&path).with_context(|| format!("cannot use {shown}; check that it can be written"))?;
+    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            anyhow::anyhow!("{shown} is in use by another process; stop that one, or give this node another --id or --data-dir")
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
+    })?;
+    let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance))
+        .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
+    let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+    Ok(Opened { folder, lock, identity, store, found, took: began.elapsed() })
+}
+
+async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {
+    tokio::spawn(watch_signals(stop.clone()));
+    limit_drain(stop.clone(), &Handle::current());
+    let mut chance = fastrand::Rng::new();
+    let bound = listener.local_addr()?;
+    let opened = open(&settings, &mut chance)?;
+    say_found(&opened.found, opened.took);
+    let hands = Hands::Threads(Handle::current());
+    let parts = Parts {
+        id: settings.id,
+        identity: opened.identity,
+        store: opened.store,
+        io_mode: settings.io_mode,
+        incarnation: chance.u64(1..),
+    };
+    let node = Node::start(parts, hands, stop.clone())?;
+    let service = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(listener)?, node.clone(), stop.clone()));
+    let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());
+    let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
+    let (standing, seen) = watch::channel(Standing::default());
+    let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
+    tokio::spawn(stop.vital("heartbeat", beats));
+    tokio::spawn(say_ready_once(seen.clone(), format!("node {} ready grpc={bound}", settings.id)));
+    let mut reporter = Reporter {
+        node,
+        settings: settings.clone(),
+        folder: opened.folder,
+        listening: bound.to_string(),
+        standing: seen,
+        events,
+        found: (opened.found.messages, opened.took.as_secs_f64(), opened.found.foreign, opened.found.damaged),
+        started: Instant::now(),
+        stores: History::default(),
+        reads: History::default(),
+    };
+    let view = move |period| reporter.view(period);
+    if settings.screen {
+        let screen = terminal::run_screen(
+            settings.report_every,
+            stop.token(),
+            view,
+            dashboard::node_frame,
+            dashboard::node_line,
+            dashboard::node_line,
+        );
+        if let Err(error) = screen.await {
+            tracing::warn!("the screen failed ({error}); the node goes on without it");
+        }
+    } else {
+        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::node_line).await;
+    }
+    stop.requested().await;
+    // The writer finishes what has queued before it sees the stop; then the lanes may go.
+    tokio::task::yield_now().await;
+    service.abort();
+    drop(opened.lock);
     Ok(())
+}
+
+/// Ready is who has joined, or who has tried once: a node starts without a leader, too.
+async fn say_ready_once(mut standing: watch::Receiver<Standing>, line: String) {
+    let tried = |standing: &Standing| standing.registered || standing.failed_tries > 0;
+    if standing.wait_for(tried).await.is_ok() {
+        say_ready(&line);
+    }
+}
+
+fn say_found(found: &Found, took: Duration) {
+    let (messages, foreign, damaged) = (found.messages, found.foreign, found.damaged);
+    tracing::info!("found {messages} messages in {took:.2?}; {foreign} foreign files, {damaged} damaged copies");
+    if damaged > 0 {
+        tracing::warn!("{damaged} copies do not match their records and are not served");
+    }
+    for ignored in &found.ignored {
+        tracing::warn!("left alone in the folder: {ignored}");
+    }
+}
+
+async fn serve_grpc(listener: tokio::net::TcpListener, node: Arc<Node>, stop: Stop) {
+    let result = async {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<FamilyServiceServer<NodeService>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()
+            .map_err(|error| error.to_string())?;
+        let family = FamilyServiceServer::new(NodeService::new(node));
+        let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let server = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
+        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
+        server.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = result.await {
+        stop.fail(format!("the gRPC server failed: {error}"));
+    }
+}
+
+struct Reporter {
+    node: Arc<Node>,
+    settings: Settings,
+    folder: Arc<dyn Folder>,
+    listening: String,
+    standing: watch::Receiver<Standing>,
+    events: EventRing,
+    found: (u64, f64, u64, u64),
+    started: Instant,
+    stores: History,
+    reads: History,
+}
+
+impl Reporter {
+    /// What happened in the `period` since the last view.
+    fn view(&mut self, period: Duration) -> NodeReport {
+        let meters = &self.node.meters;
+        let (stores, reads) = (meters.stores.roll(period), meters.reads.roll(period));
+        self.stores.push(stores.per_second as u64);
+        self.reads.push(reads.per_second as u64);
+        let standing = *self.standing.borrow();
+        let totals = self.node.store().totals();
+        let sync = meters.sync.roll(period).p99_ms;
+        NodeReport {
+            version: VERSION.to_owned(),
+            id: self.settings.id,
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            every_s: self.settings.report_every.as_secs_f64(),
+            leader: self.settings.leader.clone(),
+            registered: standing.registered,
+            rtt_ms: standing.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            listening: self.listening.clone(),
+            io_mode: self.settings.io_mode,
+            layout: "text".to_owned(),
+            folder: self.folder.path().display().to_string(),
+            messages: totals.messages,
+            bytes: totals.bytes,
+            largest: meters.largest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            disk: self.folder.space().ok(),
+            stores,
+            reads,
+            store_history: self.stores.values(),
+            read_history: self.reads.values(),
+            queue_p99_ms: meters.queue.roll(period).p99_ms,
+            write_p99_ms: meters.write.roll(period).p99_ms,
+            sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync),
+            write_errors: meters.write_errors.load(Ordering::Relaxed),
+            bad_checksums: meters.bad_checksums.load(Ordering::Relaxed),
+            recovered: self.found,
+            events: self.events.last(EVENTS),
+        }
+    }
 }

@@ -1,0 +1,365 @@
+//! Who may join, under which cluster and epoch, and what follows when somebody does.
+//!
+//! A node announces itself; the leader dials the address back and believes only
+//! what answers there. The number of a node is pinned to its folder's uuid. A
+//! leader without a log founds a cluster only when no node of an older one shows
+//! up; a leader that meets a later epoch than its own has been succeeded, and
+//! either starts over, if nobody has believed it yet, or stops.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::coordinator::Coordinator;
+use super::journal::Event;
+use super::replication::{Dialled, DialError, LinkEvents};
+use crate::cluster::Reign;
+use crate::cluster::knowledge::Trust;
+use crate::cluster::registry::{Beat, Member, Traits};
+use crate::types::{Epoch, IoMode, NodeId, Uuid};
+use crate::wire::family::{HeartbeatRequest, RegisterNodeRequest, RegisterNodeResponse};
+use crate::wire::{FORMAT, Fence};
+
+/// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
+/// Nodes that lost their leader try again at least this often.
+const FOUNDING_GRACE: Duration = Duration::from_millis(600);
+
+/// What membership needs beside the coordinator.
+#[derive(Debug)]
+pub struct Membership {
+    coordinator: Arc<Coordinator>,
+    boot_id: String,
+    io_mode: IoMode,
+    /// Random, one a process.
+    run: u64,
+    sessions: AtomicU64,
+    chance: Mutex<fastrand::Rng>,
+    /// The last reign of the log, until a new one begins.
+    last: Option<Reign>,
+    /// Founding and changes of epoch, one at a time.
+    reigning: tokio::sync::Mutex<()>,
+    /// Nodes whose registration is under way.
+    joining: Mutex<BTreeSet<NodeId>>,
+    incarnations: Mutex<std::collections::BTreeMap<NodeId, u64>>,
+}
+
+/// How a registration is refused.
+struct Refused {
+    reason: String,
+    /// Trying again may help.
+    retry: bool,
+}
+
+fn refuse<T>(reason: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { reason: reason.into(), retry: false })
+}
+
+fn not_now<T>(reason: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { reason: reason.into(), retry: true })
+}
+
+/// A checked announcement.
+struct Announced {
+    member: Member,
+    cluster_id: Option<Uuid>,
+    incarnation: u64,
+    epoch_seen: Epoch,
+}
+
+impl Membership {
+    /// For a leader whose log ended with `last`.
+    pub fn new(
+        coordinator: Arc<Coordinator>,
+        boot_id: String,
+        io_mode: IoMode,
+        last: Option<Reign>,
+        mut chance: fastrand::Rng,
+    ) -> Self {
+        Self {
+            coordinator,
+            boot_id,
+            io_mode,
+            run: chance.u64(1..),
+            sessions: AtomicU64::new(0),
+            chance: Mutex::new(chance),
+            last,
+            reigning: tokio::sync::Mutex::new(()),
+            joining: Mutex::new(BTreeSet::new()),
+            incarnations: Mutex::new(std::collections::BTreeMap::new()),
+        }
+    }
+
+    /// Begins the next epoch of the cluster that the log speaks of, if it speaks of one.
+    pub async fn resume(&self) -> Result<(), String> {
+        match self.last {
+            Some(last) => self.begin(last.cluster_id, last.epoch).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins the epoch after `seen`. It is on stable storage before anything is said in its name.
+    async fn begin(&self, cluster_id: Uuid, seen: Epoch) -> Result<(), String> {
+        let epoch = seen.0.checked_add(1).ok_or("the epochs of this cluster are used up")?;
+        let reign = Reign { cluster_id, epoch: Epoch(epoch) };
+        let trust = self.coordinator.cluster().trust();
+        let event = Event::Began { reign, boot_id: self.boot_id.clone(), io_mode: self.io_mode, trust };
+        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
+        self.coordinator.cluster().begin(reign);
+        self.coordinator.notify();
+        tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
+        Ok(())
+    }
+
+    /// The fence of a new session.
+    fn fence(&self, reign: Reign) -> Fence {
+        Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// A node announces itself.
+    pub async fn register(self: &Arc<Self>, request: RegisterNodeRequest) -> RegisterNodeResponse {
+        let answer = |success, error, retry| RegisterNodeResponse { success, error, format: FORMAT, retry };
+        let announced = match Announced::read(request) {
+            Ok(announced) => announced,
+            Err(refused) => return answer(false, refused.reason, refused.retry),
+        };
+        let id = announced.member.id;
+        if !self.joining.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+            return answer(false, format!("another registration of node {id} is under way"), true);
+        }
+        let result = self.admit(announced).await;
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        match result {
+            Ok(()) => answer(true, String::new(), false),
+            Err(refused) => {
+                tracing::warn!("node {id} was not accepted: {}", refused.reason);
+                answer(false, refused.reason, refused.retry)
+            }
+        }
+    }
+
+    async fn admit(self: &Arc<Self>, announced: Announced) -> Result<(), Refused> {
+        let reign = self.reign_for(&announced).await?;
+        self.check_pins(&announced, reign).await?;
+        let member = announced.member;
+        let fence = self.fence(reign);
+        let dialled = self.coordinator.links.dial(member.id, &member.address, fence).await;
+        let dialled = match dialled {
+            Ok(dialled) => dialled,
+            Err(DialError::Fenced { epoch, reason }) => {
+                self.fenced(member.id, epoch, &reason).await;
+                return not_now(format!("the node refuses this leader: {reason}"));
+            }
+            Err(error) => {
+                let address = &member.address;
+                return not_now(format!("the leader dialled {address} back, which {error}; check --advertise and --host of the node"));
+            }
+        };
+        if (dialled.welcome.uuid, dialled.welcome.incarnation) != (member.uuid, announced.incarnation) {
+            let address = &member.address;
+            return refuse(format!("another node answers at {address}; check --advertise: each node has an address of its own"));
+        }
+        self.accept(member, dialled, fence).await
+    }
+
+    /// The reign that this node may join: ours, or the one that it makes us take up.
+    async fn reign_for(&self, announced: &Announced) -> Result<Reign, Refused> {
+        let _one_at_a_time = self.reigning.lock().await;
+        let reign = self.coordinator.cluster().reign();
+        let Some(reign) = reign else {
+            let cluster_id = match announced.cluster_id {
+                Some(cluster_id) => cluster_id,
+                None if self.coordinator.now() < FOUNDING_GRACE => return not_now("the leader looks for nodes of an older cluster first"),
+                None => Uuid::random(&mut self.chance.lock().unwrap_or_else(PoisonError::into_inner)),
+            };
+            self.begin(cluster_id, announced.epoch_seen).await.or_else(not_now)?;
+            return self.coordinator.cluster().reign().map_or_else(|| not_now("the epoch is over already"), Ok);
+        };
+        match announced.cluster_id {
+            Some(theirs) if theirs != reign.cluster_id => refuse(format!(
+                "its folder belongs to cluster {theirs}, and this leader leads cluster {}: start it with the leader of its cluster, or with an empty folder",
+                reign.cluster_id
+            )),
+            Some(_) if announced.epoch_seen > reign.epoch => {
+                self.succeeded(reign, announced.epoch_seen).await;
+                not_now("the leader begins a later epoch")
+            }
+            _ => Ok(reign),
+        }
+    }
+
+    /// Somebody has seen a later epoch than ours. A leader that nobody has believed yet was started from an old
+    /// log: it begins a later epoch, and hears everyone first. One that has served was succeeded, and stops.
+    async fn succeeded(&self, reign: Reign, seen: Epoch) {
+        if self.coordinator.has_served() {
+            self.coordinator.stop.fail(format!(
+                "a node has seen epoch {seen}, and this leader's is {}: another leader has taken over; start only one, and restart this one only if that one is gone",
+                reign.epoch
+            ));
+            return;
+        }
+        tracing::warn!("nodes have seen epoch {seen}, later than this leader's log: it hears all of them before it answers");
+        self.coordinator.cluster().distrust();
+        if let Err(error) = self.begin(reign.cluster_id, seen).await {
+            return self.coordinator.stop.fail(error);
+        }
+        let nodes: Vec<NodeId> = self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
+        nodes.into_iter().for_each(|node| self.coordinator.links.cut(node));
+    }
+
+    /// A node refused our word.
+    async fn fenced(&self, node: NodeId, seen: Epoch, reason: &str) {
+        tracing::warn!("node {node} refuses this leader: {reason}");
+        let _one_at_a_time = self.reigning.lock().await;
+        let reign = self.coordinator.cluster().reign();
+        if let Some(reign) = reign.filter(|reign| seen > reign.epoch) {
+            self.succeeded(reign, seen).await;
+        }
+    }
+
+    /// A node's number belongs to one folder, and a folder to one process.
+    async fn check_pins(&self, announced: &Announced, reign: Reign) -> Result<(), Refused> {
+        let member = &announced.member;
+        let (pinned, other) = {
+            let cluster = self.coordinator.cluster();
+            let other = cluster.registry.nodes().iter().find(|node| node.member.uuid == member.uuid && node.member.id != member.id);
+            (cluster.registry.get(member.id).cloned(), other.map(|node| node.member.id))
+        };
+        if let Some(other) = other {
+            return refuse(format!("its folder is a copy of node {other}'s: give node {} a folder of its own", member.id));
+        }
+        let Some(pinned) = pinned else { return Ok(()) };
+        if pinned.member.uuid != member.uuid {
+            return refuse(format!(
+                "number {} belongs to another folder (uuid {}, last at {}): start this node with another --id, or with the folder that has this number",
+                member.id, pinned.member.uuid, pinned.member.address
+            ));
+        }
+        let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).copied();
+        let Some(before) = before.filter(|before| *before != announced.incarnation) else { return Ok(()) };
+        let fence = self.fence(reign);
+        if pinned.session.is_some() && self.coordinator.links.answers_as(member.id, &pinned.member.address, fence, before).await {
+            return refuse(format!(
+                "another process with a copy of this folder runs as node {} at {}: stop one of them",
+                member.id, pinned.member.address
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node that was dialled back and is who it says.
+    async fn accept(self: &Arc<Self>, member: Member, dialled: Dialled, fence: Fence) -> Result<(), Refused> {
+        let coordinator = &self.coordinator;
+        let mut news = Vec::new();
+        {
+            let cluster = coordinator.cluster();
+            if cluster.registry.get(member.id).is_none_or(|node| node.member != member) {
+                news.push(member.clone());
+            }
+            let unknown = |other: &&Member| other.id != member.id && cluster.registry.get(other.id).is_none();
+            news.extend(dialled.welcome.members.iter().filter(unknown).cloned());
+        }
+        let events: Vec<Event> = news.iter().cloned().map(Event::Member).collect();
+        if !events.is_empty() {
+            coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
+        }
+        let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
+        let incarnation = dialled.welcome.incarnation;
+        self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
+        let whole = {
+            let now = coordinator.now();
+            let mut cluster = coordinator.cluster();
+            if cluster.reign() != Some(fence.reign) {
+                return not_now("the leader began a later epoch meanwhile");
+            }
+            news.into_iter().for_each(|member| cluster.registry.remember(member, now));
+            coordinator.links.attach(member.id, dialled, self.clone());
+            cluster.registry.join(member.id, fence.session, traits, now);
+            cluster.trust() == Trust::Whole
+        };
+        tracing::info!("node {} joined ({})", member.id, member.address);
+        coordinator.notify();
+        if whole {
+            coordinator.tell_members();
+        }
+        let leader = coordinator.clone();
+        tokio::spawn(async move { leader.take_inventory(member.id, &member.address, fence).await });
+        Ok(())
+    }
+
+    /// A node gives a sign of life; `false`: it has to register.
+    pub fn beat(&self, request: &HeartbeatRequest) -> bool {
+        let Some(uuid) = Uuid::from_bytes(&request.uuid) else { return false };
+        let id = NodeId(request.node_id);
+        let known = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(&request.incarnation);
+        let beat = Beat { free: request.bytes_free, full: request.full };
+        let now = self.coordinator.now();
+        known && self.coordinator.cluster().registry.beat(id, uuid, beat, now)
+    }
+}
+
+impl LinkEvents for Membership {
+    fn parted(&self, node: NodeId, session: u64, gone: bool) {
+        let now = self.coordinator.now();
+        if self.coordinator.cluster().registry.part(node, session, gone, now) {
+            let how = if gone { "is down: its port is closed" } else { "is suspect: its connection is lost" };
+            tracing::warn!("node {node} {how}");
+        }
+    }
+
+    fn stalled(&self, node: NodeId, session: u64, stalled: bool) {
+        if stalled {
+            tracing::warn!("node {node} is late with its answers");
+        }
+        self.coordinator.cluster().registry.note_stalled(node, session, stalled);
+    }
+
+    fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {
+        tracing::warn!("node {node} refuses this leader: {reason}");
+        let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
+        if later && self.coordinator.has_served() {
+            self.coordinator.stop.fail(format!("node {node} has seen epoch {epoch}: another leader has taken over; start only one"));
+        }
+    }
+}
+
+impl Announced {
+    fn read(request: RegisterNodeRequest) -> Result<Self, Refused> {
+        if request.format > FORMAT {
+            return refuse(format!("it speaks format {}, this leader only {FORMAT}: upgrade the leader", request.format));
+        }
+        let Some(info) = request.node_info else { return refuse("the announcement has no node_info") };
+        if request.format == 0 {
+            return refuse("it is a node of the original register: run hatokuse node instead; it adopts the old folder's messages");
+        }
+        let Some(uuid) = Uuid::from_bytes(&request.uuid) else { return refuse("the announcement has no uuid of 16 bytes") };
+        let id = info.node_id as u32;
+        if id == 0 {
+            return refuse("a node's number is 1 to 4294967295");
+        }
+        if !is_address(&info.address) {
+            return refuse(format!("{:?} is no HOST:PORT: check --advertise", info.address));
+        }
+        let cluster_id = match request.cluster_id.len() {
+            0 => None,
+            _ => match Uuid::from_bytes(&request.cluster_id) {
+                None => return refuse("its cluster id has not 16 bytes"),
+                some => some,
+            },
+        };
+        Ok(Self {
+            member: Member { id: NodeId(id), uuid, address: info.address },
+            cluster_id,
+            incarnation: request.incarnation,
+            epoch_seen: Epoch(request.epoch_seen),
+        })
+    }
+}
+
+/// Whether this is `HOST:PORT`, of characters that can stand in a log line and in a URL.
+pub fn is_address(text: &str) -> bool {
+    let plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let named = |(host, port): (&str, &str)| !host.is_empty() && plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.len() <= 255 && (text.parse::<SocketAddr>().is_ok_and(|a| a.port() > 0) || text.rsplit_once(':').is_some_and(named))
+}

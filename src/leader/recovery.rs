@@ -1,0 +1,216 @@
+//! What follows from inventories: versions that nodes hold and the log does not
+//! know are completed first, and shown then. Foreign files become messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::coordinator::Coordinator;
+use super::gate::Entry as GateEntry;
+use super::journal::Event;
+use super::replication::DialError;
+use super::write::{Outcome, Promise, Write};
+use crate::cluster::knowledge::Trust;
+use crate::cluster::{Entry, NotAdmitted, Unsettled};
+use crate::types::{CopyRecord, MessageId, NodeId, Payload, Version};
+use crate::wire::Fence;
+use crate::wire::family::{CopyStatus, InventoryEntry, from_node};
+
+/// An inventory without a page for this long has broken off.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Tries for an inventory that breaks off while the node's link holds.
+const INVENTORY_TRIES: usize = 3;
+
+/// How often unsettled versions are looked for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Versions completed at once.
+const BATCH: usize = 1024;
+
+/// A copy for a completion that does not come by then is asked for again later.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More than this share of a node's copies missing at once is no usual loss.
+const ALARM_SHARE: u64 = 10;
+
+impl Coordinator {
+    /// Tells all nodes who the members are; only a leader that knows the whole may.
+    pub(super) fn tell_members(&self) {
+        let members: Vec<_> = self.cluster().registry.nodes().iter().map(|node| node.member.clone()).collect();
+        self.links.tell_members(&members);
+    }
+
+    /// Hears what a node that has just joined holds.
+    pub(super) async fn take_inventory(&self, node: NodeId, address: &str, fence: Fence) {
+        for _ in 0..INVENTORY_TRIES {
+            self.cluster().inventory_begins(node, fence.session);
+            let result = self.read_inventory(node, address, fence).await;
+            match result {
+                Ok(count) => return self.conclude(node, fence.session, count),
+                Err(error) => {
+                    self.cluster().inventory_breaks(node, fence.session);
+                    tracing::warn!("the inventory of node {node} broke off: {error}");
+                }
+            }
+            if self.cluster().registry.get(node).is_none_or(|node| node.session != Some(fence.session)) {
+                return;
+            }
+        }
+    }
+
+    async fn read_inventory(&self, node: NodeId, address: &str, fence: Fence) -> Result<u64, DialError> {
+        let mut lane = self.links.inventory(node, address, fence).await?;
+        loop {
+            let frame = timeout(PAGE_TIMEOUT, lane.frames_in.recv()).await;
+            let page = match frame.ok().flatten().and_then(|frame| frame.body) {
+                Some(from_node::Body::Page(page)) => page,
+                Some(from_node::Body::Fenced(fenced)) => {
+                    return Err(DialError::Fenced { epoch: crate::types::Epoch(fenced.epoch_seen), reason: fenced.reason });
+                }
+                Some(_) => return Err(DialError::Strange("a frame that is no page")),
+                None => return Err(DialError::Strange("no page came")),
+            };
+            let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(entry).collect();
+            let entries = entries.map_err(|_| DialError::Strange("an entry with a bad id"))?;
+            self.cluster().inventory_page(node, fence.session, &entries, |id| self.gate.is_busy(id));
+            if page.last {
+                return Ok(page.count);
+            }
+        }
+    }
+
+    fn conclude(&self, node: NodeId, session: u64, count: u64) {
+        let mut cluster = self.cluster();
+        let Some(reported) = cluster.inventory_ends(node, session, count) else {
+            drop(cluster);
+            tracing::warn!("the inventory of node {node} does not add up: nothing follows from it");
+            return;
+        };
+        let settled = cluster.settle_knowledge();
+        drop(cluster);
+        tracing::info!("node {node} holds {} copies", reported.entries);
+        if reported.missing * ALARM_SHARE > reported.expected {
+            let (missing, expected) = (reported.missing, reported.expected);
+            tracing::error!("ALARM: {missing} of {expected} copies are missing on node {node}: is its disk mounted, its folder the right one?");
+        } else if reported.missing > 0 {
+            tracing::warn!("{} copies are missing on node {node}", reported.missing);
+        }
+        if settled {
+            tracing::info!("all that nodes hold is known: answers are whole from here on");
+        }
+        self.notify();
+    }
+
+    /// Completes unsettled versions for as long as the leader lives. `whole`: the log says that it is whole.
+    pub async fn recover(self: Arc<Self>, mut whole: bool) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                () = self.stop.requested() => return,
+            }
+            loop {
+                let unsettled = self.cluster().unsettled(BATCH);
+                if unsettled.is_empty() || self.complete(unsettled).await == 0 {
+                    break;
+                }
+                self.notify();
+            }
+            let known = {
+                let cluster = self.cluster();
+                cluster.trust() == Trust::Whole && cluster.unsettled_len() == 0 && cluster.reign().is_some()
+            };
+            if known && !whole && self.ledger().append(&[Event::Whole]).await.is_ok() {
+                whole = true;
+                self.tell_members();
+            }
+            whole &= self.cluster().trust() == Trust::Whole;
+        }
+    }
+
+    /// Brings versions onto as many nodes as tolerance asks for, and into the log. Gives how many were completed.
+    async fn complete(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> usize {
+        let mut writes = Vec::new();
+        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
+        for (id, newer) in unsettled {
+            // A write of this id is under way: it brings a newer version still.
+            let GateEntry::Entered(pass) = self.gate.enter(&id) else { continue };
+            let Some((write, fetch)) = self.plan(&id, &newer, pass) else { continue };
+            if let Some(source) = fetch {
+                wanted.entry(source).or_default().push((writes.len(), newer.record.version));
+            }
+            writes.push(write);
+        }
+        for (source, members) in wanted {
+            self.fetch_bodies(source, &members, &mut writes).await;
+        }
+        self.replicate(&mut writes).await;
+        let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        if let Some(write) = failed.first() {
+            let id = &write.promise.ticket().id;
+            tracing::warn!("{} found versions wait to be completed, {id:?} among them: {}", failed.len(), self.why(write));
+        }
+        let count = kept.len();
+        match self.commit(kept).await {
+            Ok(()) => count,
+            Err(_) => 0,
+        }
+    }
+
+    /// Admits a completion; with a source to fetch the message from, where it has to go to other nodes too.
+    fn plan(self: &Arc<Self>, id: &MessageId, newer: &Unsettled, pass: super::gate::Pass) -> Option<(Write, Option<NodeId>)> {
+        let foreign = newer.record.version == Version::FOREIGN;
+        let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
+        let mut cluster = self.cluster();
+        let linked = |node: &&NodeId| cluster.registry.get(**node).is_some_and(|node| node.session.is_some());
+        let sources: Vec<NodeId> = newer.holders.iter().filter(linked).copied().collect();
+        let source = *sources.first()?;
+        let version = if foreign { cluster.next_version()? } else { newer.record.version };
+        let record = CopyRecord { version, ..newer.record };
+        let ticket = match cluster.admit_completion(id, record, &sources, fewer) {
+            Ok(ticket) => ticket,
+            Err(NotAdmitted::TooFewNodes { .. } | NotAdmitted::NotYet(_)) => return None,
+        };
+        drop(cluster);
+        let need = ticket.targets.len();
+        let elsewhere = ticket.targets.iter().any(|node| !sources.contains(node));
+        let mut write = Write::new(0, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        write.sources = sources.into_iter().collect();
+        write.adopt = foreign;
+        Some((write, elsewhere.then_some(source)))
+    }
+
+    async fn fetch_bodies(&self, source: NodeId, members: &[(usize, Version)], writes: &mut [Write]) {
+        let keys = members.iter().map(|&(i, version)| {
+            let ticket = writes[i].promise.ticket();
+            (ticket.id.clone(), version, ticket.record.length)
+        });
+        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys.collect())).await.ok().and_then(Result::ok);
+        let answer = answer.unwrap_or_default();
+        let mut bodies = answer.bodies.into_iter();
+        for (k, &(i, version)) in members.iter().enumerate() {
+            let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
+            let body = if status == Some(CopyStatus::CopyStored) { bodies.next() } else { None };
+            match body {
+                Some(body) if writes[i].promise.ticket().record.matches(&body) => writes[i].payload = body,
+                _ => {
+                    // Without the message there is nothing to send: leave it for another look, or another source.
+                    writes[i].outcome = Outcome::Failed;
+                    if matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged)) {
+                        let id = writes[i].promise.ticket().id.clone();
+                        self.cluster().forget_unsettled(&id, version);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn entry(entry: InventoryEntry) -> Result<Entry, crate::types::BadId> {
+    let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
+    Ok(Entry { id: entry.id.parse()?, record, damaged: entry.damaged })
+}

@@ -1,0 +1,140 @@
+//! What the leader shows: the same facts for the screen, the plain line and STATUS.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
+use crate::VERSION;
+use crate::telemetry::{EventRing, History};
+use crate::types::{ClusterView, Epoch, NodeId, NodeState, NodeView};
+
+/// Events that a report carries.
+const EVENTS: usize = 50;
+
+/// STATUS, as the contract has it.
+#[derive(Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    epoch: u32,
+    tolerance: usize,
+    uptime_s: f64,
+    messages: u64,
+    under_replicated: u64,
+    lost: u64,
+    /// Why answers are held back, while they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<String>,
+    nodes: Vec<StatusNode>,
+}
+
+#[derive(Debug, Serialize)]
+struct StatusNode {
+    id: NodeId,
+    address: String,
+    state: NodeState,
+    messages: u64,
+    bytes: u64,
+    io_mode: String,
+    layout: String,
+}
+
+impl Coordinator {
+    /// One line of JSON.
+    pub fn status(&self) -> String {
+        let cluster = self.cluster();
+        let counts = cluster.counts();
+        let nodes = cluster.registry.nodes().iter().map(|node| StatusNode {
+            id: node.member.id,
+            address: node.member.address.clone(),
+            state: node.state,
+            messages: node.committed,
+            bytes: node.bytes,
+            io_mode: node.traits.io_mode.clone(),
+            layout: node.traits.layout.clone(),
+        });
+        let status = Status {
+            version: VERSION,
+            epoch: cluster.reign().map_or(0, |reign| reign.epoch.0),
+            tolerance: cluster.tolerance(),
+            uptime_s: (self.now().as_secs_f64() * 1e3).round() / 1e3,
+            messages: counts.messages,
+            under_replicated: counts.under_replicated,
+            lost: counts.lost,
+            waiting_for: cluster.waiting_for(),
+            nodes: nodes.collect(),
+        };
+        drop(cluster);
+        serde_json::to_string(&status).unwrap_or_default()
+    }
+}
+
+/// Makes the views of one leader, one a report period.
+#[derive(Debug)]
+pub struct Reporter {
+    coordinator: Arc<Coordinator>,
+    events: EventRing,
+    clients_address: String,
+    nodes_address: String,
+    every: Duration,
+    sets: History,
+    gets: History,
+}
+
+impl Reporter {
+    /// A reporter for a leader with these addresses.
+    pub fn new(coordinator: Arc<Coordinator>, events: EventRing, addresses: (String, String), every: Duration) -> Self {
+        let (clients_address, nodes_address) = addresses;
+        Self { coordinator, events, clients_address, nodes_address, every, sets: History::default(), gets: History::default() }
+    }
+
+    /// What happened in the `period` since the last view.
+    pub fn view(&mut self, period: Duration) -> ClusterView {
+        let leader = &self.coordinator;
+        let (sets, gets) = (leader.meters.sets.roll(period), leader.meters.gets.roll(period));
+        self.sets.push(sets.per_second as u64);
+        self.gets.push(gets.per_second as u64);
+        let now = leader.now();
+        let cluster = leader.cluster();
+        let counts = cluster.counts();
+        let nodes = cluster.registry.nodes().iter().map(|node| NodeView {
+            id: node.member.id,
+            address: node.member.address.clone(),
+            state: node.state,
+            messages: node.committed,
+            bytes: node.bytes,
+            io_mode: node.traits.io_mode.clone(),
+            layout: node.traits.layout.clone(),
+            disk_free: node.beat.map(|beat| beat.free),
+            p99_ms: leader.links.write_p99_ms(node.member.id, period),
+            seen_s: now.saturating_sub(node.last_beat).as_secs_f64(),
+        });
+        ClusterView {
+            version: VERSION.to_owned(),
+            epoch: cluster.reign().map_or(Epoch(0), |reign| reign.epoch),
+            tolerance: cluster.tolerance(),
+            uptime_s: now.as_secs_f64(),
+            every_s: self.every.as_secs_f64(),
+            clients_address: self.clients_address.clone(),
+            nodes_address: self.nodes_address.clone(),
+            messages: counts.messages,
+            bytes: counts.bytes,
+            copies_live: counts.copies_live,
+            copies_wanted: counts.messages * cluster.tolerance() as u64,
+            under_replicated: counts.under_replicated,
+            lost: counts.lost,
+            waiting_for: cluster.waiting_for(),
+            clients: leader.meters.clients.load(Ordering::Relaxed),
+            in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),
+            sets,
+            gets,
+            not_found: leader.meters.not_found.swap(0, Ordering::Relaxed),
+            set_history: self.sets.values(),
+            get_history: self.gets.values(),
+            nodes: nodes.collect(),
+            events: self.events.last(EVENTS),
+        }
+    }
+}

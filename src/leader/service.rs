@@ -1,0 +1,164 @@
+//! The leader's gRPC door: nodes register and beat here, and programs of the original register SET and GET.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::coordinator::Coordinator;
+use super::membership::Membership;
+use crate::cluster::mapping::SHARDS;
+use crate::error::Refusal;
+use crate::protocol::{Command, Reply};
+use crate::types::{MessageId, NodeId, Payload};
+use crate::wire::family::family_service_server::FamilyService;
+use crate::wire::family::{
+    ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
+    RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
+};
+use crate::wire::{chat_message, requested_id};
+
+/// Messages that wait for a slow reader of `ListMessages`.
+const LISTED_AHEAD: usize = 64;
+
+/// The service of the leader.
+#[derive(Debug, Clone)]
+pub struct LeaderService {
+    coordinator: Arc<Coordinator>,
+    membership: Arc<Membership>,
+    max_message: usize,
+}
+
+impl LeaderService {
+    /// Serves this leader.
+    pub fn new(coordinator: Arc<Coordinator>, membership: Arc<Membership>, max_message: usize) -> Self {
+        Self { coordinator, membership, max_message }
+    }
+
+    async fn ask(&self, command: Command) -> Reply {
+        let mut queue = VecDeque::from([Ok(command)]);
+        let (mut replies, _room) = self.coordinator.execute(&mut queue).await;
+        replies.pop().unwrap_or(Reply::Refused(Refusal::NotFound))
+    }
+
+    fn info(&self, nodes: &[NodeId]) -> Vec<NodeInfo> {
+        let cluster = self.coordinator.cluster();
+        let info = |id: &NodeId| {
+            let node = cluster.registry.get(*id)?;
+            Some(NodeInfo {
+                node_id: id.0 as i32,
+                address: node.member.address.clone(),
+                messages: node.committed,
+                state: node.state.to_string(),
+                ..Default::default()
+            })
+        };
+        nodes.iter().filter_map(info).collect()
+    }
+
+    fn holders(&self, id: &MessageId) -> Vec<NodeInfo> {
+        let holders = self.coordinator.cluster().holders(id).unwrap_or_default();
+        self.info(&holders)
+    }
+}
+
+fn failed(error: String) -> Response<StoreResponse> {
+    Response::new(StoreResponse { success: false, error, stored_nodes: Vec::new() })
+}
+
+fn shown(refusal: &Refusal) -> String {
+    format!("{} {refusal}", refusal.code())
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FamilyService for LeaderService {
+    type ListNodesStream = Replies<NodeInfo>;
+    type ListMessagesStream = Replies<ChatMessage>;
+    type LaneStream = Replies<FromNode>;
+
+    async fn store_message(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
+        let Some(message) = request.into_inner().chat_message else {
+            return Ok(failed("BAD_COMMAND the request has no chat_message".to_owned()));
+        };
+        let id = GetRequest { message_id: message.message_id, id: message.id };
+        let id = match requested_id(&id) {
+            Ok(id) => id,
+            Err(bad) => return Ok(failed(format!("BAD_COMMAND {bad}"))),
+        };
+        let payload = if message.body.is_empty() { Payload::from(message.message) } else { message.body };
+        if payload.len() > self.max_message {
+            return Ok(failed(shown(&Refusal::TooLarge { limit: self.max_message })));
+        }
+        match self.ask(Command::Set { id: id.clone(), payload }).await {
+            Reply::Stored => {
+                let stored_nodes = self.holders(&id);
+                Ok(Response::new(StoreResponse { success: true, error: String::new(), stored_nodes }))
+            }
+            Reply::Refused(refusal) => Ok(failed(shown(&refusal))),
+            other => Err(Status::internal(format!("an answer that fits no SET: {other:?}"))),
+        }
+    }
+
+    async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        match self.ask(Command::Get(id.clone())).await {
+            Reply::Value(body) => {
+                let (chat_message, nodes) = (Some(chat_message(&id, body)), self.holders(&id));
+                Ok(Response::new(GetResponse { chat_message, nodes, found: true }))
+            }
+            Reply::Refused(Refusal::NotFound) => Ok(Response::new(GetResponse::default())),
+            Reply::Refused(refusal) => Err(Status::unavailable(shown(&refusal))),
+            other => Err(Status::internal(format!("an answer that fits no GET: {other:?}"))),
+        }
+    }
+
+    async fn register_node(
+        &self,
+        request: Request<RegisterNodeRequest>,
+    ) -> Result<Response<RegisterNodeResponse>, Status> {
+        Ok(Response::new(self.membership.register(request.into_inner()).await))
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        Ok(Response::new(HeartbeatResponse { known: self.membership.beat(request.get_ref()) }))
+    }
+
+    async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
+        let ids: Vec<NodeId> = self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
+        let nodes = self.info(&ids).into_iter().map(Ok);
+        Ok(Response::new(Box::pin(futures::stream::iter(nodes.collect::<Vec<_>>()))))
+    }
+
+    async fn list_messages(&self, _: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
+        let (out, messages) = mpsc::channel(LISTED_AHEAD);
+        let service = self.clone();
+        tokio::spawn(async move {
+            for part in 0..SHARDS {
+                let mut ids = Vec::new();
+                service.coordinator.cluster().mapping().for_each(part, |id, _| ids.push(id.clone()));
+                for id in ids {
+                    let sent = match service.ask(Command::Get(id.clone())).await {
+                        Reply::Value(body) => out.send(Ok(chat_message(&id, body))).await,
+                        Reply::Refused(Refusal::NotFound) => Ok(()),
+                        Reply::Refused(refusal) => out.send(Err(Status::unavailable(shown(&refusal)))).await,
+                        _ => Ok(()),
+                    };
+                    if sent.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn lane(&self, _: Request<Streaming<ToNode>>) -> Result<Response<Self::LaneStream>, Status> {
+        Err(Status::unimplemented("this is the leader: lanes lead to nodes"))
+    }
+}
