@@ -1,6 +1,264 @@
-//! stub
-use crate::telemetry::EventRing;
-/// stub
-pub fn init(_json: bool, _file: Option<&std::path::Path>, _screen: bool, _ring: EventRing) -> anyhow::Result<()> {
-    Ok(())
+//! Where log lines go: stderr or a file as text or JSON, and always the ring that screens show.
+//!
+//! Invariants: an event is one line and holds no control character, whatever its
+//! fields hold; while a screen is up nothing goes to stderr, which would tear it.
+//! Times are UTC, here and on the screens: an offset that is right across
+//! time zones and daylight saving would need another dependency, and servers'
+//! logs are compared across machines. It never decides what is worth a line.
+
+use std::fmt::{self, Write};
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::telemetry::{EventRing, escaped, time_of_day};
+use crate::types::EventLine;
+
+/// What is logged where `RUST_LOG` says nothing else.
+const DEFAULT_FILTER: &str = "hatokuse=info,warn";
+
+type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Sets up logging for the whole process; to be called once, before anything is logged.
+///
+/// Events go to `ring`, to `file` if there is one, and to stderr unless a `screen` is up.
+pub fn init(json: bool, file: Option<&Path>, screen: bool, ring: EventRing) -> anyhow::Result<()> {
+    let mut layers: Vec<AnyLayer> = vec![ring_layer(ring)];
+    if !screen {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && io::stderr().is_terminal();
+        layers.push(line_layer(json, colour, io::stderr, filter()?));
+    }
+    if let Some(path) = file {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("cannot write the log file {}: choose another --log-file", path.display()))?;
+        layers.push(line_layer(json, false, Mutex::new(file), filter()?));
+    }
+    tracing_subscriber::registry().with(layers).try_init().context("logging was set up twice")
+}
+
+/// The time of day in UTC, as events and screens show it.
+pub fn clock() -> String {
+    // A clock before 1970 is wrong anyway; it shows as midnight.
+    time_of_day(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn filter() -> anyhow::Result<EnvFilter> {
+    match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.trim().is_empty() => EnvFilter::builder()
+            .parse(&directives)
+            .with_context(|| format!("RUST_LOG={directives:?} is no log filter: write for example {DEFAULT_FILTER}")),
+        _ => Ok(EnvFilter::new(DEFAULT_FILTER)),
+    }
+}
+
+fn ring_layer(ring: EventRing) -> AnyLayer {
+    // Not under RUST_LOG: the screen's last events stay what they are, whatever somebody debugs.
+    RingLayer(ring).with_filter(Targets::new().with_target("hatokuse", LevelFilter::INFO)).boxed()
+}
+
+fn line_layer<W>(json: bool, colour: bool, writer: W, filter: EnvFilter) -> AnyLayer
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    // A full disk or a closed stderr loses log lines; saying so on stderr would tear a screen.
+    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).log_internal_errors(false).with_writer(writer);
+    if json {
+        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed()
+    } else {
+        layer.event_format(OneLine).with_filter(filter).boxed()
+    }
+}
+
+/// `2026-11-23T12:41:07.123Z  WARN node=3 missed heartbeats`, on exactly one line.
+struct OneLine;
+
+impl<S, N> FormatEvent<S, N> for OneLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        write!(to, "{} ", humantime::format_rfc3339_millis(SystemTime::now()))?;
+        let level = metadata.level();
+        if to.has_ansi_escapes() {
+            let colour = match *level {
+                Level::ERROR => 31,
+                Level::WARN => 33,
+                Level::INFO => 32,
+                _ => 34,
+            };
+            write!(to, "\x1b[{colour}m{level:>5}\x1b[0m ")?;
+        } else {
+            write!(to, "{level:>5} ")?;
+        }
+        if !is_ours(metadata.target()) {
+            write!(to, "{}: ", metadata.target())?;
+        }
+        writeln!(to, "{}", text_of(event))
+    }
+}
+
+fn is_ours(target: &str) -> bool {
+    target == "hatokuse" || target.starts_with("hatokuse::")
+}
+
+/// Turns events into lines of the ring.
+struct RingLayer(EventRing);
+
+impl<S: Subscriber> Layer<S> for RingLayer {
+    fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
+        self.0.push(EventLine { time: clock(), level: event.metadata().level().to_string(), text: text_of(event) });
+    }
+}
+
+/// An event's message and fields on one line, all control characters escaped.
+fn text_of(event: &Event<'_>) -> String {
+    let mut text = Text::default();
+    event.record(&mut text);
+    if !text.message.is_empty() && !text.fields.is_empty() {
+        text.message.push(' ');
+    }
+    text.message.push_str(&text.fields);
+    text.message
+}
+
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Text {
+    fn add(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.message = escaped(value);
+            return;
+        }
+        if !self.fields.is_empty() {
+            self.fields.push(' ');
+        }
+        // Quoted where it could be taken for more than one field.
+        let odd = value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
+        let value = escaped(value);
+        let _ = if odd {
+            write!(self.fields, "{}=\"{}\"", field.name(), value.replace('"', "\\\""))
+        } else {
+            write!(self.fields, "{}={value}", field.name())
+        };
+    }
+}
+
+impl Visit for Text {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::{debug, error, info, warn};
+
+    use super::*;
+
+    /// A writer that remembers.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Memory {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn logged(json: bool, colour: bool, events: impl FnOnce()) -> (String, EventRing) {
+        let (memory, ring) = (Memory::default(), EventRing::new());
+        let writer = memory.clone();
+        let lines = line_layer(json, colour, move || writer.clone(), EnvFilter::new(DEFAULT_FILTER));
+        let subscriber = tracing_subscriber::registry().with(vec![ring_layer(ring.clone()), lines]);
+        tracing::subscriber::with_default(subscriber, events);
+        (memory.text(), ring)
+    }
+
+    fn hostile() {
+        info!(id = "x\nFAKE \x1b[2J", count = 3, address = %"127.0.0.1:1", "node\u{9b}31m joined\r\nagain");
+    }
+
+    #[test]
+    fn an_event_is_one_clean_line() {
+        let (text, ring) = logged(false, false, hostile);
+        let shown = "node\\u{9b}31m joined\\r\\nagain id=\"x\\nFAKE \\u{1b}[2J\" count=3 address=127.0.0.1:1";
+        assert!(text.ends_with(&format!("Z  INFO {shown}\n")), "{text}");
+        assert_eq!(text.lines().count(), 1);
+        let events = ring.last(9);
+        assert_eq!((events[0].level.as_str(), events[0].text.as_str()), ("INFO", shown));
+        assert_eq!(events[0].time.len(), 8);
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let (text, _) = logged(true, false, || {
+            hostile();
+            warn!("second");
+        });
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["count"], 3);
+        assert_eq!(lines[0]["level"], "INFO");
+        assert_eq!(lines[1]["message"], "second");
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn only_the_level_is_coloured() {
+        let (text, _) = logged(false, true, || error!("\x1b[2Jbad"));
+        assert_eq!(text.matches('\x1b').count(), 2, "{text}");
+        assert!(text.contains("\x1b[31mERROR\x1b[0m \\u{1b}[2Jbad"), "{text}");
+    }
+
+    #[test]
+    fn the_ring_takes_our_events_from_info_up() {
+        let (text, ring) = logged(false, false, || {
+            debug!("detail");
+            warn!(target: "h2::codec", "theirs");
+            info!(target: "h2::codec", "theirs, and unimportant");
+            warn!(target: "hatokuse::node", "ours");
+        });
+        let events: Vec<_> = ring.last(9).into_iter().map(|e| e.text).collect();
+        assert_eq!(events, ["ours"]);
+        assert!(text.contains("WARN h2::codec: theirs\n") && text.contains("WARN ours\n"), "{text}");
+        assert_eq!(text.lines().count(), 2);
+    }
 }

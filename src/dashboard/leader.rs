@@ -1,0 +1,358 @@
+//! The leader's screen, line and final report.
+//!
+//! Invariant: all three say the same of the same view. When rows are short the
+//! events go first, and the state of the register goes last.
+
+use std::cmp::Reverse;
+
+use ratatui::Frame;
+use ratatui::style::Color;
+use ratatui::text::{Line, Span};
+
+use super::{Health, Part, Rows, Sort, Ui, words};
+use crate::types::{ClusterView, NodeState, NodeView};
+
+const KEYS: &str = " q quit   s sort   n next page   r refresh   ? help";
+
+const HELP: &[&str] = &[
+    "hatokuse leader",
+    "",
+    "HEALTHY   every node is up, and every message has all its copies",
+    "DEGRADED  a node is not up, or messages are short of a copy: the line says which",
+    "WAITING   the leader does not know all yet, and holds some answers back",
+    "",
+    "COPIES    on nodes that are up, of those there should be",
+    "MESSAGES  copies that the leader counts on a node",
+    "SHARE     of the copies on nodes that are not down",
+    "P99       of a node's write batches in the last period",
+    "SEEN      time since a node's last heartbeat",
+    "",
+    "s  sort nodes by id, state, messages, p99     n  next page of nodes",
+    "r  fetch the data now and clear the screen    ?  this help",
+    "q  (or Ctrl-C) stop the leader",
+    "Times of day are UTC.",
+];
+
+/// Below this many rows, nodes that need pages leave no room for events.
+const ROOMY: usize = 24;
+
+/// Draws the leader's screen; `clock` is the time of day of the view.
+pub fn leader_frame(view: &ClusterView, clock: &str, ui: &Ui, frame: &mut Frame<'_>) {
+    if ui.help {
+        return super::help(frame, HELP, ui);
+    }
+    let columns = usize::from(frame.area().width);
+    let room = super::body_height(frame);
+    let mut parts = parts(view, clock, columns, ui);
+
+    // The table: a title, the names of its columns, and as many nodes as there is room for.
+    let nodes = view.nodes.len().max(1);
+    super::squeeze(&mut parts, room.saturating_sub(2 + nodes.min(4)), 4);
+    super::squeeze(&mut parts, room, 3);
+    let left = room.saturating_sub(super::height(&parts));
+    let for_events =
+        if view.events.is_empty() || left < 3 { 0 } else { events_room(left - 2, nodes, room + 1 >= ROOMY) };
+    if left >= 3 {
+        let rows = (left - 2 - for_events).min(nodes);
+        parts.push(Part { rank: 1, rows: table(view, rows, columns, ui) });
+        parts.push(Part { rank: 1, rows: super::last_events(&view.events, for_events, columns, ui) });
+    }
+    super::paint(frame, &parts, KEYS, ui);
+}
+
+/// Rows for events and their title, out of `left` that `nodes` want too.
+fn events_room(left: usize, nodes: usize, roomy: bool) -> usize {
+    match left.saturating_sub(nodes) {
+        // One row stays empty above the keys where it costs nothing.
+        spare @ 5.. => spare - 1,
+        spare @ 2.. => spare,
+        // Nodes that need pages anyway would hide the events on any usual screen: they share it.
+        _ if roomy && nodes > left && left >= 8 => 4,
+        _ => 0,
+    }
+}
+
+fn parts(view: &ClusterView, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> {
+    let health = health(view);
+    let facts = Line::from(vec![
+        Span::raw(format!(" tolerance {}   nodes {}/{} up   ", view.tolerance, up(view), view.nodes.len())),
+        super::alarm("short of a copy", view.under_replicated, Color::Yellow, ui),
+        Span::raw("   "),
+        super::alarm("lost", view.lost, Color::Red, ui),
+    ]);
+    let addresses = format!(
+        " clients {}   nodes {}   epoch {}",
+        ui.foreign(&view.clients_address),
+        ui.foreign(&view.nodes_address),
+        view.epoch
+    );
+    let totals = format!(
+        " MESSAGES {}   COPIES {}/{} live   BYTES {}   CLIENTS {}",
+        words::count(view.messages),
+        words::count(view.copies_live),
+        words::count(view.copies_wanted),
+        words::size(view.bytes),
+        words::count(view.clients as u64)
+    );
+    let (in_flight, most) = view.in_flight;
+    let rest = format!(
+        " not found {}   in flight {} (max {})",
+        words::count(view.not_found),
+        words::size(in_flight),
+        words::size(most)
+    );
+    let name = "hatokuse leader";
+    vec![
+        Part {
+            rank: 0,
+            rows: vec![
+                super::header(name, &view.version, view.uptime_s, view.every_s, clock, columns, ui),
+                super::state(&health, columns, ui),
+            ],
+        },
+        Part { rank: 3, rows: vec![facts] },
+        Part { rank: 6, rows: vec![Line::raw(addresses)] },
+        Part { rank: 4, rows: vec![super::title("totals", columns, ui), Line::raw(totals)] },
+        Part {
+            rank: 5,
+            rows: vec![
+                super::traffic_title(view.every_s, &view.set_history, columns, ui),
+                super::traffic("SET/s", &view.sets, &view.set_history, columns, ui),
+                super::traffic("GET/s", &view.gets, &view.get_history, columns, ui),
+                Line::raw(rest),
+            ],
+        },
+    ]
+}
+
+fn up(view: &ClusterView) -> usize {
+    view.nodes.iter().filter(|node| node.state == NodeState::Up).count()
+}
+
+fn health(view: &ClusterView) -> Health {
+    let mut reasons = Vec::new();
+    if view.lost > 0 {
+        reasons.push(format!("{} lost", words::plural(view.lost, "message")));
+    }
+    for state in [NodeState::Down, NodeState::Suspect] {
+        let ids: Vec<_> = view.nodes.iter().filter(|n| n.state == state).map(|n| n.id.to_string()).collect();
+        match ids.len() {
+            0 => {}
+            1 => reasons.push(format!("node {} {state}", ids[0])),
+            2..=4 => reasons.push(format!("nodes {} {state}", ids.join(", "))),
+            many => reasons.push(format!("{many} nodes {state}")),
+        }
+    }
+    if up(view) < view.tolerance {
+        reasons.push(format!("SET needs {} nodes up, {} are", view.tolerance, up(view)));
+    }
+    if view.under_replicated > 0 {
+        reasons.push(format!("{} short of a copy", words::plural(view.under_replicated, "message")));
+    }
+    let bad = view.lost > 0 || view.nodes.iter().any(|n| n.state == NodeState::Down);
+    if let Some(waiting) = &view.waiting_for {
+        reasons.insert(0, format!("for {waiting}"));
+        return Health { word: "WAITING", color: Color::Yellow, reason: reasons.join("; ") };
+    }
+    if reasons.is_empty() {
+        return Health { word: "HEALTHY", color: Color::Green, reason: "every message has all its copies".to_owned() };
+    }
+    let color = if bad { Color::Red } else { Color::Yellow };
+    Health { word: "DEGRADED", color, reason: reasons.join("; ") }
+}
+
+/// Copies that shares are counted of: those on nodes that are not down.
+fn shared(view: &ClusterView) -> u64 {
+    view.nodes.iter().filter(|n| n.state != NodeState::Down).map(|n| n.messages).sum()
+}
+
+fn share(node: &NodeView, shared: u64) -> f64 {
+    if shared == 0 || node.state == NodeState::Down { 0.0 } else { node.messages as f64 / shared as f64 }
+}
+
+fn sorted(view: &ClusterView, sort: Sort) -> Vec<&NodeView> {
+    let mut nodes: Vec<&NodeView> = view.nodes.iter().collect();
+    nodes.sort_by_key(|node| node.id);
+    match sort {
+        Sort::Id => {}
+        Sort::State => nodes.sort_by_key(|node| Reverse(node.state)),
+        Sort::Messages => nodes.sort_by_key(|node| Reverse(node.messages)),
+        Sort::P99 => nodes.sort_by(|a, b| b.p99_ms.unwrap_or(-1.0).total_cmp(&a.p99_ms.unwrap_or(-1.0))),
+    }
+    nodes
+}
+
+/// The texts of one node's row, in the order of the columns.
+struct Cells {
+    id: String,
+    address: String,
+    state: String,
+    messages: String,
+    part: f64,
+    p99: String,
+    disk: String,
+    seen: String,
+}
+
+impl Cells {
+    fn of(node: &NodeView, shared: u64, ui: &Ui) -> Self {
+        Self {
+            id: node.id.to_string(),
+            address: ui.foreign(&node.address),
+            // What needs somebody is louder than what does not, in monochrome too.
+            state: if node.state == NodeState::Down { "DOWN".to_owned() } else { node.state.to_string() },
+            messages: words::count(node.messages),
+            part: share(node, shared),
+            p99: node.p99_ms.map_or("-".to_owned(), words::latency),
+            disk: node.disk_free.map_or("-".to_owned(), words::size),
+            seen: words::age(node.seen_s),
+        }
+    }
+}
+
+/// How wide the columns are; `None` and 0 are left out.
+struct Widths {
+    id: usize,
+    address: usize,
+    messages: usize,
+    bar: Option<usize>,
+    disk: usize,
+}
+
+const STATE: usize = 7;
+const P99: usize = 6;
+const SEEN: usize = 6;
+const DISK: usize = 10;
+/// A bar's blank and percentage.
+const PERCENT: usize = 5;
+
+impl Widths {
+    fn of(cells: &[Cells], columns: usize) -> Self {
+        let most = |least: usize, len: fn(&Cells) -> usize| cells.iter().map(len).max().unwrap_or(0).max(least);
+        let (id, messages) = (most(2, |c| c.id.len()), most(8, |c| c.messages.len()));
+        let address = most(7, |c| words::width(&c.address));
+        let must = 1 + id + 2 + 2 + STATE + 2 + messages + 2 + P99 + 2 + SEEN;
+        let room = columns.saturating_sub(must);
+        // SHARE goes first, then DISK; a long address is cut only after that.
+        let (disk, share) = (DISK + 2, PERCENT + 4 + 2);
+        let usual = address.min(21);
+        if room >= usual + disk + share {
+            let bar = (room - usual - disk - 2 - PERCENT).min(24);
+            let address = (room - disk - bar - 2 - PERCENT).min(address);
+            return Self { id, address, messages, bar: Some(bar), disk: DISK };
+        }
+        let disk = if room >= usual + disk { DISK } else { 0 };
+        let left = if disk > 0 { room - disk - 2 } else { room };
+        Self { id, address: address.min(left.max(7)), messages, bar: None, disk }
+    }
+}
+
+fn table(view: &ClusterView, rows: usize, columns: usize, ui: &Ui) -> Rows {
+    let rows = rows.max(1);
+    let pages = view.nodes.len().div_ceil(rows).max(1);
+    let page = ui.page % pages;
+    let mut name = format!("nodes (sort: {})", ui.sort.word());
+    if pages > 1 {
+        let first = page * rows;
+        let last = (first + rows).min(view.nodes.len());
+        name = format!("{name}, {} to {last} of {}, page {} of {pages}", first + 1, view.nodes.len(), page + 1);
+    }
+    if view.nodes.is_empty() {
+        return vec![
+            super::title(&name, columns, ui),
+            Line::raw(" none has joined yet; start one: hatokuse node --id 1 --port 5555"),
+        ];
+    }
+    let shared = shared(view);
+    let nodes = sorted(view, ui.sort);
+    let all: Vec<Cells> = nodes.iter().map(|node| Cells::of(node, shared, ui)).collect();
+    // Of all nodes, so that columns stay where they are from page to page.
+    let widths = Widths::of(&all, columns);
+    let mut lines = vec![super::title(&name, columns, ui), heading(&widths, ui)];
+    lines.extend(nodes.iter().zip(&all).skip(page * rows).take(rows).map(|(node, cells)| {
+        let color = match node.state {
+            NodeState::Up => Color::Green,
+            NodeState::Suspect => Color::Yellow,
+            NodeState::Down => Color::Red,
+        };
+        row(cells, color, &widths, ui)
+    }));
+    lines
+}
+
+fn heading(widths: &Widths, ui: &Ui) -> Line<'static> {
+    let Widths { id, address, messages, bar, disk } = *widths;
+    let share = bar.map_or(String::new(), |bar| format!("  {:<1$}", "SHARE", bar + PERCENT));
+    let disk = if disk > 0 { format!("  {:>disk$}", "DISK FREE") } else { String::new() };
+    Line::raw(format!(
+        " {:>id$}  {}  {:<STATE$}  {:>messages$}{share}  {:>P99$}{disk}  {:>SEEN$}",
+        "ID",
+        words::fit("ADDRESS", address, ui.utf8),
+        "STATE",
+        "MESSAGES",
+        "P99",
+        "SEEN"
+    ))
+}
+
+fn row(cells: &Cells, color: Color, widths: &Widths, ui: &Ui) -> Line<'static> {
+    let Widths { id, address, messages, bar, disk } = *widths;
+    let mut spans = vec![
+        Span::raw(format!(" {:>id$}  {}  ", cells.id, words::fit(&cells.address, address, ui.utf8))),
+        Span::styled(format!("{:<STATE$}", cells.state), ui.style(color)),
+        Span::raw(format!("  {:>messages$}", cells.messages)),
+    ];
+    if let Some(bar) = bar {
+        spans.push(Span::styled(format!("  {}", words::bar(cells.part, bar, ui.utf8)), ui.style(Color::Cyan)));
+        spans.push(Span::raw(format!(" {:>3.0}%", cells.part * 100.0)));
+    }
+    let disk = if disk > 0 { format!("  {:>disk$}", cells.disk) } else { String::new() };
+    spans.push(Span::raw(format!("  {:>P99$}{disk}  {:>SEEN$}", cells.p99, cells.seen)));
+    Line::from(spans)
+}
+
+/// The whole report of a period on one line, for pipes and files.
+pub fn leader_line(view: &ClusterView) -> String {
+    let copies: String = sorted(view, Sort::Id)
+        .iter()
+        .map(|node| {
+            let mark = if node.state == NodeState::Up { String::new() } else { format!(" ({})", node.state) };
+            format!(" {}={}{mark}", node.id, words::count(node.messages))
+        })
+        .collect();
+    format!(
+        "{}  {}  nodes {}/{} up  copies{}  {}  {}  errors {}",
+        health(view).plain(),
+        words::plural(view.messages, "message"),
+        up(view),
+        view.nodes.len(),
+        if copies.is_empty() { " none" } else { &copies },
+        super::traffic_plain("SET/s", &view.sets),
+        super::traffic_plain("GET/s", &view.gets),
+        words::count(view.sets.errors + view.gets.errors)
+    )
+}
+
+/// What stays in the scrollback when the screen has gone.
+pub fn leader_final(view: &ClusterView) -> String {
+    let shared = shared(view);
+    let mut text = format!(
+        "hatokuse leader {}, up {}\n{}\n{} ({}), tolerance {}, copies {}/{} live, short of a copy {}, lost {}\n",
+        words::foreign(&view.version, true),
+        words::age(view.uptime_s),
+        health(view).plain(),
+        words::plural(view.messages, "message"),
+        words::size(view.bytes),
+        view.tolerance,
+        words::count(view.copies_live),
+        words::count(view.copies_wanted),
+        words::count(view.under_replicated),
+        words::count(view.lost)
+    );
+    for node in sorted(view, Sort::Id) {
+        let (address, copies) = (words::foreign(&node.address, true), words::count(node.messages));
+        let percent = share(node, shared) * 100.0;
+        text.push_str(&format!("node {}  {address}  {}  copies {copies}  share {percent:.0}%\n", node.id, node.state));
+    }
+    text
+}
