@@ -9,8 +9,8 @@
 pub mod files;
 pub mod heartbeat;
 pub mod identity;
-pub mod names;
 pub mod process;
+pub mod records;
 pub mod service;
 pub mod store;
 
