@@ -182,8 +182,7 @@ impl<V, F: FnMut(Period) -> V> Reporter<V, F> {
                         }
                         (Action::Refresh, _) => {
                             let view = (self.view)(Period { elapsed: since.elapsed(), full: false });
-                            // Also mends what another program has written over the screen.
-                            screen.terminal.clear()?;
+                            screen.mend = true;
                             screen.fetched(&self.look, &view)?;
                             now = Some(view);
                         }
@@ -219,6 +218,8 @@ struct Screen {
     ui: Ui,
     /// The time of day of the view that is shown.
     clock: String,
+    /// Whether the next frame paints every cell: another program may have written over it.
+    mend: bool,
     _held: Held,
 }
 
@@ -244,7 +245,7 @@ impl Screen {
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
         // A frame is one write, if the terminal takes that much at once.
         let terminal = Terminal::new(CrosstermBackend::new(BufWriter::with_capacity(1 << 16, io::stdout())))?;
-        Ok(Self { terminal: ManuallyDrop::new(terminal), ui: ui_here(), clock: clock(), _held: held })
+        Ok(Self { terminal: ManuallyDrop::new(terminal), ui: ui_here(), clock: clock(), mend: false, _held: held })
     }
 
     /// Draws a view that is new.
@@ -255,8 +256,13 @@ impl Screen {
 
     /// Writes what has changed since the last frame, to be shown at once by terminals that can.
     fn draw<V>(&mut self, look: &Look<V>, view: &V) -> io::Result<()> {
-        let Self { terminal, ui, clock, .. } = self;
+        let Self { terminal, ui, clock, mend, .. } = self;
         queue!(terminal.backend_mut(), terminal::BeginSynchronizedUpdate)?;
+        if std::mem::take(mend) {
+            // Not `clear`, which asks for the cursor's place and would wait for an answer that `read_keys` gets.
+            let area = terminal.size()?.into();
+            terminal.resize(area)?;
+        }
         terminal.draw(|frame| (look.frame)(view, clock, ui, frame))?;
         execute!(terminal.backend_mut(), terminal::EndSynchronizedUpdate)
     }

@@ -50,8 +50,11 @@ pub fn leader_frame(view: &ClusterView, clock: &str, ui: &Ui, frame: &mut Frame<
     super::squeeze(&mut parts, room.saturating_sub(2 + nodes.min(4)), 4);
     super::squeeze(&mut parts, room, 3);
     let left = room.saturating_sub(super::height(&parts));
-    let for_events =
-        if view.events.is_empty() || left < 3 { 0 } else { events_room(left - 2, nodes, room + 1 >= ROOMY) };
+    let for_events = if view.events.is_empty() || left < 3 {
+        0
+    } else {
+        events_room(left - 2, nodes, room + 1 >= ROOMY).min(view.events.len() + 1)
+    };
     if left >= 3 {
         let rows = (left - 2 - for_events).min(nodes);
         parts.push(Part { rank: 1, rows: table(view, rows, columns, ui) });

@@ -314,7 +314,7 @@ fn a_buffered_node_on_a_narrow_terminal() {
         (60, 20),
         "
  hatokuse node 1 0.4.1 (3f2a9c1)     up 2h14m  12:41:07 UTC
- WAITING  for leader 127.0.0.1:5550, still trying, listening~
+ WAITING  for leader 127.0.0.1:5550, still trying, listenin~
  io buffered (page cache)   layout text   dir storage_node_1
 -- stored --------------------------------------------------
  MESSAGES 4,893   BYTES 22.4 MiB   LARGEST 64.0 KiB (id 881~
