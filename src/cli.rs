@@ -1,6 +1,5 @@
 //! What can be typed, and what it means: flags to settings, subcommands to exit codes.
 
-use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::config::ByteSize;
 use crate::telemetry::EventRing;
 use crate::types::{IoMode, NodeId};
-use crate::{VERSION, bench, client, leader, logs, node};
+use crate::{VERSION, bench, client, leader, logs, node, terminal};
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -144,7 +143,7 @@ struct NodeArgs {
     /// Where the leader reaches this node [default: as bound]
     #[arg(long, env = "HATOKUSE_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Folder that holds storage_node_<ID>
+    /// Folder that holds `storage_node_<ID>`
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
     data_dir: PathBuf,
     /// Time between two reports
@@ -243,7 +242,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let screen = !cli.plain && std::io::stdout().is_terminal();
+    let screen = !cli.plain && terminal::takes_screen();
     let log = |screen: bool| -> anyhow::Result<EventRing> {
         let ring = EventRing::new();
         logs::init(cli.log_format == LogFormat::Json, cli.log_file.as_deref(), screen, ring.clone())?;

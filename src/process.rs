@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::stop::Stop;
+use crate::terminal;
 
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub async fn watch_signals(stop: Stop) {
     loop {
         either(&mut term, &mut int).await;
         if asked {
+            terminal::restore();
             std::process::exit(1);
         }
         asked = true;
@@ -79,7 +81,11 @@ pub fn limit_drain(stop: Stop, handle: &tokio::runtime::Handle) {
     handle.spawn(async move {
         stop.requested().await;
         tokio::time::sleep(DRAIN).await;
-        let _ = writeln!(io::stderr().lock(), "hatokuse: the drain took longer than {DRAIN:?}; what was not acknowledged may be lost");
+        terminal::restore();
+        let _ = writeln!(
+            io::stderr().lock(),
+            "hatokuse: the drain took longer than {DRAIN:?}; what was not acknowledged may be lost"
+        );
         std::process::exit(1);
     });
 }

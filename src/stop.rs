@@ -69,7 +69,10 @@ struct Vital {
 impl Drop for Vital {
     fn drop(&mut self) {
         if !self.stop.is_requested() {
-            self.stop.fail(format!("the {} task ended unasked; this is a bug: please report it with the lines above", self.name));
+            self.stop.fail(format!(
+                "the {} task ended unasked; this is a bug: please report it with the lines above",
+                self.name
+            ));
         }
     }
 }

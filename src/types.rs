@@ -272,7 +272,7 @@ pub struct RateView {
 /// A line of the "last events" part of a screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLine {
-    /// Local time of day, `HH:MM:SS`.
+    /// Time of day in UTC, `HH:MM:SS`.
     pub time: String,
     /// `INFO`, `WARN` or `ERROR`.
     pub level: String,

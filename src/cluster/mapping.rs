@@ -250,8 +250,10 @@ mod tests {
         Commit { id: id.parse().unwrap(), record, holders: holders.iter().copied().map(NodeId).collect() }
     }
 
+    type State = (Vec<(String, Version, HolderSet)>, Vec<(HolderSet, u64, u64)>);
+
     /// Ids with version and holders, and what the sets count.
-    fn state(mapping: &Mapping) -> (Vec<(String, Version, HolderSet)>, Vec<(HolderSet, u64, u64)>) {
+    fn state(mapping: &Mapping) -> State {
         let mut ids = Vec::new();
         for part in 0..SHARDS {
             mapping.for_each(part, |id, found| ids.push((id.to_string(), found.record.version, found.set.clone())));

@@ -98,7 +98,9 @@ pub fn judge(damage: &Damage, power_cut_possible: bool) -> Verdict {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Damage in the middle.
-    #[error("{file} is damaged at offset {offset}, and good records stand behind it: nothing was changed; restore the file from a backup, or move it away, and the leader rebuilds it from its nodes")]
+    #[error(
+        "{file} is damaged at offset {offset}, and good records stand behind it: nothing was changed; restore the file from a backup, or move it away, and the leader rebuilds it from its nodes"
+    )]
     Damaged {
         /// Which file.
         file: String,
@@ -198,7 +200,11 @@ impl RecordLog {
                 Next::Bad => break Some(scan.damage(offset).map_err(failed)?),
                 Next::Frame(payload) => match marker(payload) {
                     Some(durable) => marked = durable,
-                    None => visit(offset, payload).map_err(|reason| LogError::Record { file: shown.clone(), offset, reason })?,
+                    None => visit(offset, payload).map_err(|reason| LogError::Record {
+                        file: shown.clone(),
+                        offset,
+                        reason,
+                    })?,
                 },
             }
         };
@@ -305,7 +311,8 @@ impl RecordLog {
         for record in records {
             frame(record, &mut content);
         }
-        let result = super::replace(self.folder.as_ref(), &self.name, &content).and_then(|()| self.folder.open(&self.name));
+        let result =
+            super::replace(self.folder.as_ref(), &self.name, &content).and_then(|()| self.folder.open(&self.name));
         match result {
             Ok(file) => {
                 self.file = file;

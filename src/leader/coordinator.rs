@@ -109,6 +109,31 @@ struct Batch {
     read_bytes: usize,
 }
 
+/// The ids of a batch so far.
+#[derive(Debug, Default)]
+struct Named {
+    written: HashSet<MessageId>,
+    read: HashSet<MessageId>,
+}
+
+impl Named {
+    /// Whether a request can be worked on together with those before it: later requests of a connection see earlier ones.
+    fn admits(&mut self, request: &Request) -> bool {
+        match request {
+            Ok(Command::Set { id, .. }) => !self.read.contains(id) && self.written.insert(id.clone()),
+            Ok(Command::Get(id)) => {
+                let apart = !self.written.contains(id);
+                if apart {
+                    self.read.insert(id.clone());
+                }
+                apart
+            }
+            Ok(Command::Where(_) | Command::Count | Command::Status) => self.written.is_empty(),
+            _ => true,
+        }
+    }
+}
+
 impl Coordinator {
     /// Puts the parts together.
     pub fn new(
@@ -206,18 +231,10 @@ impl Coordinator {
 
     fn next_batch(&self, queue: &mut VecDeque<Request>) -> Batch {
         let mut batch = Batch::default();
-        let mut written: HashSet<MessageId> = HashSet::new();
-        let mut read: HashSet<MessageId> = HashSet::new();
+        let mut named = Named::default();
         let alone = queue.len() == 1;
         while batch.replies.len() < BATCH_REQUESTS && batch.read_bytes < READ_AHEAD_BYTES {
-            let fits = match queue.front() {
-                None => false,
-                Some(Ok(Command::Set { id, .. })) => alone || (!read.contains(id) && written.insert(id.clone())),
-                Some(Ok(Command::Get(id))) => alone || (!written.contains(id) && (read.insert(id.clone()) || true)),
-                Some(Ok(Command::Where(_) | Command::Count | Command::Status)) => batch.sets.is_empty(),
-                Some(_) => true,
-            };
-            let Some(request) = queue.pop_front_if(|_| fits) else { break };
+            let Some(request) = queue.pop_front_if(|request| alone || named.admits(request)) else { break };
             let at = batch.replies.len();
             let reply = match request {
                 Err(refusal) => Some(Reply::Refused(refusal)),
@@ -226,7 +243,8 @@ impl Coordinator {
                     None
                 }
                 Ok(Command::Get(id)) => {
-                    batch.read_bytes += self.cluster().mapping().get(&id).map_or(0, |found| found.record.length as usize);
+                    let length = self.cluster().mapping().get(&id).map_or(0, |found| found.record.length);
+                    batch.read_bytes += length as usize;
                     batch.gets.push((at, id));
                     None
                 }

@@ -313,7 +313,12 @@ impl Ledger {
     /// The queue is bounded by what the coordinator lets in.
     pub async fn append(&self, events: &[Event]) -> Result<(), NotLogged> {
         let (done, answer) = oneshot::channel();
-        let mut job = Job { records: Vec::with_capacity(events.len() * 64), ends: Vec::with_capacity(events.len()), sync: false, done };
+        let mut job = Job {
+            records: Vec::with_capacity(events.len() * 64),
+            ends: Vec::with_capacity(events.len()),
+            sync: false,
+            done,
+        };
         for event in events {
             event.encode(&mut job.records);
             job.ends.push(job.records.len());

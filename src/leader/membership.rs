@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::coordinator::Coordinator;
 use super::journal::Event;
-use super::replication::{Dialled, DialError, LinkEvents};
+use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
@@ -133,7 +133,12 @@ impl Membership {
         match result {
             Ok(()) => answer(true, String::new(), false),
             Err(refused) => {
-                tracing::warn!("node {id} was not accepted: {}", refused.reason);
+                if refused.retry {
+                    // The node says it, once; here it would be said at every try.
+                    tracing::debug!("node {id} cannot join yet: {}", refused.reason);
+                } else {
+                    tracing::warn!("node {id} was refused: {}", refused.reason);
+                }
                 answer(false, refused.reason, refused.retry)
             }
         }
@@ -153,24 +158,31 @@ impl Membership {
             }
             Err(error) => {
                 let address = &member.address;
-                return not_now(format!("the leader dialled {address} back, which {error}; check --advertise and --host of the node"));
+                return not_now(format!(
+                    "the leader dialled {address} back, which {error}; check --advertise and --host of the node"
+                ));
             }
         };
         if (dialled.welcome.uuid, dialled.welcome.incarnation) != (member.uuid, announced.incarnation) {
             let address = &member.address;
-            return refuse(format!("another node answers at {address}; check --advertise: each node has an address of its own"));
+            return refuse(format!(
+                "another node answers at {address}; check --advertise: each node has an address of its own"
+            ));
         }
         self.accept(member, dialled, fence).await
     }
 
     /// The reign that this node may join: ours, or the one that it makes us take up.
     async fn reign_for(&self, announced: &Announced) -> Result<Reign, Refused> {
+        if announced.cluster_id.is_none() && self.coordinator.cluster().reign().is_none() {
+            // A node of an older cluster may yet come, and then this new one joins that.
+            tokio::time::sleep(FOUNDING_GRACE.saturating_sub(self.coordinator.now())).await;
+        }
         let _one_at_a_time = self.reigning.lock().await;
         let reign = self.coordinator.cluster().reign();
         let Some(reign) = reign else {
             let cluster_id = match announced.cluster_id {
                 Some(cluster_id) => cluster_id,
-                None if self.coordinator.now() < FOUNDING_GRACE => return not_now("the leader looks for nodes of an older cluster first"),
                 None => Uuid::random(&mut self.chance.lock().unwrap_or_else(PoisonError::into_inner)),
             };
             self.begin(cluster_id, announced.epoch_seen).await.or_else(not_now)?;
@@ -199,12 +211,15 @@ impl Membership {
             ));
             return;
         }
-        tracing::warn!("nodes have seen epoch {seen}, later than this leader's log: it hears all of them before it answers");
+        tracing::warn!(
+            "nodes have seen epoch {seen}, later than this leader's log: it hears all of them before it answers"
+        );
         self.coordinator.cluster().distrust();
         if let Err(error) = self.begin(reign.cluster_id, seen).await {
             return self.coordinator.stop.fail(error);
         }
-        let nodes: Vec<NodeId> = self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
+        let nodes: Vec<NodeId> =
+            self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
         nodes.into_iter().for_each(|node| self.coordinator.links.cut(node));
     }
 
@@ -223,11 +238,18 @@ impl Membership {
         let member = &announced.member;
         let (pinned, other) = {
             let cluster = self.coordinator.cluster();
-            let other = cluster.registry.nodes().iter().find(|node| node.member.uuid == member.uuid && node.member.id != member.id);
+            let other = cluster
+                .registry
+                .nodes()
+                .iter()
+                .find(|node| node.member.uuid == member.uuid && node.member.id != member.id);
             (cluster.registry.get(member.id).cloned(), other.map(|node| node.member.id))
         };
         if let Some(other) = other {
-            return refuse(format!("its folder is a copy of node {other}'s: give node {} a folder of its own", member.id));
+            return refuse(format!(
+                "its folder is a copy of node {other}'s: give node {} a folder of its own",
+                member.id
+            ));
         }
         let Some(pinned) = pinned else { return Ok(()) };
         if pinned.member.uuid != member.uuid {
@@ -239,7 +261,9 @@ impl Membership {
         let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).copied();
         let Some(before) = before.filter(|before| *before != announced.incarnation) else { return Ok(()) };
         let fence = self.fence(reign);
-        if pinned.session.is_some() && self.coordinator.links.answers_as(member.id, &pinned.member.address, fence, before).await {
+        if pinned.session.is_some()
+            && self.coordinator.links.answers_as(member.id, &pinned.member.address, fence, before).await
+        {
             return refuse(format!(
                 "another process with a copy of this folder runs as node {} at {}: stop one of them",
                 member.id, pinned.member.address
@@ -292,7 +316,8 @@ impl Membership {
     pub fn beat(&self, request: &HeartbeatRequest) -> bool {
         let Some(uuid) = Uuid::from_bytes(&request.uuid) else { return false };
         let id = NodeId(request.node_id);
-        let known = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(&request.incarnation);
+        let known =
+            self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(&request.incarnation);
         let beat = Beat { free: request.bytes_free, full: request.full };
         let now = self.coordinator.now();
         known && self.coordinator.cluster().registry.beat(id, uuid, beat, now)
@@ -319,7 +344,9 @@ impl LinkEvents for Membership {
         tracing::warn!("node {node} refuses this leader: {reason}");
         let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
         if later && self.coordinator.has_served() {
-            self.coordinator.stop.fail(format!("node {node} has seen epoch {epoch}: another leader has taken over; start only one"));
+            self.coordinator
+                .stop
+                .fail(format!("node {node} has seen epoch {epoch}: another leader has taken over; start only one"));
         }
     }
 }
@@ -327,13 +354,20 @@ impl LinkEvents for Membership {
 impl Announced {
     fn read(request: RegisterNodeRequest) -> Result<Self, Refused> {
         if request.format > FORMAT {
-            return refuse(format!("it speaks format {}, this leader only {FORMAT}: upgrade the leader", request.format));
+            return refuse(format!(
+                "it speaks format {}, this leader only {FORMAT}: upgrade the leader",
+                request.format
+            ));
         }
         let Some(info) = request.node_info else { return refuse("the announcement has no node_info") };
         if request.format == 0 {
-            return refuse("it is a node of the original register: run hatokuse node instead; it adopts the old folder's messages");
+            return refuse(
+                "it is a node of the original register: run hatokuse node instead; it adopts the old folder's messages",
+            );
         }
-        let Some(uuid) = Uuid::from_bytes(&request.uuid) else { return refuse("the announcement has no uuid of 16 bytes") };
+        let Some(uuid) = Uuid::from_bytes(&request.uuid) else {
+            return refuse("the announcement has no uuid of 16 bytes");
+        };
         let id = info.node_id as u32;
         if id == 0 {
             return refuse("a node's number is 1 to 4294967295");
@@ -360,6 +394,8 @@ impl Announced {
 /// Whether this is `HOST:PORT`, of characters that can stand in a log line and in a URL.
 pub fn is_address(text: &str) -> bool {
     let plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let named = |(host, port): (&str, &str)| !host.is_empty() && plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    text.len() <= 255 && (text.parse::<SocketAddr>().is_ok_and(|a| a.port() > 0) || text.rsplit_once(':').is_some_and(named))
+    let named =
+        |(host, port): (&str, &str)| !host.is_empty() && plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.len() <= 255
+        && (text.parse::<SocketAddr>().is_ok_and(|a| a.port() > 0) || text.rsplit_once(':').is_some_and(named))
 }

@@ -114,7 +114,8 @@ impl Leader {
         let Recovered { log, mapping, members, last, trust, .. } = recovered;
         let mut cluster = Cluster::new(tolerance, mapping, trust);
         cluster.restore_members(members);
-        let ledger = Ledger::start(log, io_mode, &seams.hands, &stop).map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+        let ledger = Ledger::start(log, io_mode, &seams.hands, &stop)
+            .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
         let (changes, view_queue) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
@@ -168,14 +169,20 @@ fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
 
 fn say_recovered(recovered: &Recovered) {
     if let Some(torn) = &recovered.torn {
-        tracing::warn!("the log had a torn end: {} bytes at offset {} were cut off (and kept beside it)", torn.bytes, torn.offset);
+        tracing::warn!(
+            "the log had a torn end: {} bytes at offset {} were cut off (and kept beside it)",
+            torn.bytes,
+            torn.offset
+        );
     }
     if recovered.last.is_some() {
         tracing::info!("the log holds {} messages and {} members", recovered.mapping.len(), recovered.members.len());
     }
     match recovered.trust {
         Trust::Whole => {}
-        Trust::MayLackItsEnd => tracing::warn!("the machine went down and the log may lack its end: nodes are heard before answers are given"),
+        Trust::MayLackItsEnd => tracing::warn!(
+            "the machine went down and the log may lack its end: nodes are heard before answers are given"
+        ),
         Trust::Nothing => tracing::info!("there is no log yet: nodes are heard before answers are given"),
     }
 }

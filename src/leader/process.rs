@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use super::coordinator::Coordinator;
 use super::report::Reporter;
@@ -107,19 +107,9 @@ async fn serve(
     let mut reporter = Reporter::new(coordinator.clone(), events, addresses, settings.report_every);
     let view = move |period| reporter.view(period);
     if settings.screen {
-        let screen = terminal::run_screen(
-            settings.report_every,
-            stop.token(),
-            view,
-            dashboard::leader_frame,
-            dashboard::leader_line,
-            dashboard::leader_final,
-        );
-        if let Err(error) = screen.await {
-            tracing::warn!("the screen failed ({error}); the leader goes on without it");
-        }
+        terminal::run_screen(settings.report_every, stop.token(), view, dashboard::LEADER).await;
     } else {
-        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::leader_line).await;
+        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::LEADER).await;
     }
     stop.requested().await;
     let _ = gateway.await;
@@ -137,10 +127,14 @@ async fn serve_grpc(listener: tokio::net::TcpListener, service: LeaderService, s
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .build_v1()
             .map_err(|error| error.to_string())?;
-        let family = FamilyServiceServer::new(service).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
-        let server = tonic::transport::Server::builder().tcp_nodelay(true);
+        let family =
+            FamilyServiceServer::new(service).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let server = tonic::transport::Server::builder();
         let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(|error| error.to_string())
+        server
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await
+            .map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
@@ -154,9 +148,8 @@ fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<Loc
 /// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.
 fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
     match std::fs::read(path) {
-        Ok(bytes) => {
-            parse_tolerance(&String::from_utf8_lossy(&bytes)).with_context(|| format!("{} cannot be used", path.display()))
-        }
+        Ok(bytes) => parse_tolerance(&String::from_utf8_lossy(&bytes))
+            .with_context(|| format!("{} cannot be used", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             tracing::warn!("{} is not there: every message is kept on {DEFAULT_TOLERANCE} nodes", path.display());
             Ok(DEFAULT_TOLERANCE)
@@ -170,14 +163,14 @@ async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
     let mut look = interval(TOLERANCE_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut hang_up = signal(SignalKind::hangup()).ok();
-    let mut seen = tokio::fs::read(&path).await.ok();
+    let mut seen = std::fs::read(&path).ok();
     loop {
         let asked = tokio::select! {
             _ = look.tick() => false,
             Some(()) = async { hang_up.as_mut()?.recv().await } => true,
         };
         // A file that is gone or cannot be read says nothing: the old value stays.
-        let Ok(bytes) = tokio::fs::read(&path).await else { continue };
+        let Ok(bytes) = std::fs::read(&path) else { continue };
         if !asked && seen.as_ref() == Some(&bytes) {
             continue;
         }
@@ -194,7 +187,9 @@ fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator:
             cluster.set_tolerance(tolerance);
             drop(cluster);
             coordinator.notify();
-            tracing::info!("tolerance is {tolerance} from here on (it was {before}); messages stored before keep their copies");
+            tracing::info!(
+                "tolerance is {tolerance} from here on (it was {before}); messages stored before keep their copies"
+            );
         }
         Ok(_) => {}
         Err(error) => tracing::warn!("{} cannot be used: {error}; tolerance stays {before}", path.display()),

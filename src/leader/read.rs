@@ -41,7 +41,11 @@ struct Get {
 enum Step {
     Answer(Reply),
     /// Ask this node; there are others to ask after it.
-    Ask { node: NodeId, record: CopyRecord, last: bool },
+    Ask {
+        node: NodeId,
+        record: CopyRecord,
+        last: bool,
+    },
     /// Nothing can be said now, and why.
     Wait(Refusal),
 }

@@ -68,7 +68,10 @@ impl Coordinator {
             let page = match frame.ok().flatten().and_then(|frame| frame.body) {
                 Some(from_node::Body::Page(page)) => page,
                 Some(from_node::Body::Fenced(fenced)) => {
-                    return Err(DialError::Fenced { epoch: crate::types::Epoch(fenced.epoch_seen), reason: fenced.reason });
+                    return Err(DialError::Fenced {
+                        epoch: crate::types::Epoch(fenced.epoch_seen),
+                        reason: fenced.reason,
+                    });
                 }
                 Some(_) => return Err(DialError::Strange("a frame that is no page")),
                 None => return Err(DialError::Strange("no page came")),
@@ -94,7 +97,9 @@ impl Coordinator {
         tracing::info!("node {node} holds {} copies", reported.entries);
         if reported.missing * ALARM_SHARE > reported.expected {
             let (missing, expected) = (reported.missing, reported.expected);
-            tracing::error!("ALARM: {missing} of {expected} copies are missing on node {node}: is its disk mounted, its folder the right one?");
+            tracing::error!(
+                "ALARM: {missing} of {expected} copies are missing on node {node}: is its disk mounted, its folder the right one?"
+            );
         } else if reported.missing > 0 {
             tracing::warn!("{} copies are missing on node {node}", reported.missing);
         }
@@ -152,7 +157,11 @@ impl Coordinator {
         let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
         if let Some(write) = failed.first() {
             let id = &write.promise.ticket().id;
-            tracing::warn!("{} found versions wait to be completed, {id:?} among them: {}", failed.len(), self.why(write));
+            tracing::warn!(
+                "{} found versions wait to be completed, {id:?} among them: {}",
+                failed.len(),
+                self.why(write)
+            );
         }
         let count = kept.len();
         match self.commit(kept).await {
@@ -162,7 +171,12 @@ impl Coordinator {
     }
 
     /// Admits a completion; with a source to fetch the message from, where it has to go to other nodes too.
-    fn plan(self: &Arc<Self>, id: &MessageId, newer: &Unsettled, pass: super::gate::Pass) -> Option<(Write, Option<NodeId>)> {
+    fn plan(
+        self: &Arc<Self>,
+        id: &MessageId,
+        newer: &Unsettled,
+        pass: super::gate::Pass,
+    ) -> Option<(Write, Option<NodeId>)> {
         let foreign = newer.record.version == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();

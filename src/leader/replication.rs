@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registry::Member;
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, Period};
 use crate::types::{Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
@@ -221,7 +221,8 @@ impl Links {
         let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
             let bytes = keys.iter().map(|(_, _, length)| *length as usize).sum();
-            let keys = keys.into_iter().map(|(id, version, _)| family::CopyKey { id: id.to_string(), version: version.0 });
+            let keys =
+                keys.into_iter().map(|(id, version, _)| family::CopyKey { id: id.to_string(), version: version.0 });
             let _ = link.reads.send(ReadJob { keys: keys.collect(), bytes, done });
         }
         answer
@@ -230,7 +231,9 @@ impl Links {
     /// Whether the process behind a node's link still answers, and is this one.
     pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
         let Ok(Ok(mut lane)) = timeout(STALL, self.network.open_lane(address.to_owned())).await else { return false };
-        if self.link(node).is_none() || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err() {
+        if self.link(node).is_none()
+            || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err()
+        {
             return false;
         }
         match timeout(STALL, lane.frames_in.recv()).await {
@@ -249,8 +252,8 @@ impl Links {
     }
 
     /// 99th percentile of a node's write batches since the last call, in milliseconds.
-    pub fn write_p99_ms(&self, node: NodeId, period: Duration) -> Option<f64> {
-        self.link(node).map(|link| link.meter.roll(period).p99_ms)
+    pub fn write_p99_ms(&self, node: NodeId, period: Period) -> Option<f64> {
+        self.link(node).map(|link| link.meter.report(period).p99_ms)
     }
 }
 
@@ -260,7 +263,8 @@ impl Welcome {
             return Err(DialError::Strange("the node speaks a newer format: upgrade the leader"));
         }
         let uuid = Uuid::from_bytes(&welcome.uuid).ok_or(DialError::Strange("no uuid"))?;
-        let members = welcome.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(DialError::Strange)?;
+        let members =
+            welcome.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(DialError::Strange)?;
         Ok(Self {
             uuid,
             incarnation: welcome.incarnation,
@@ -283,7 +287,8 @@ trait Traffic {
     /// Frames under way at once: enough to keep the node busy while the next one forms.
     const WINDOW: usize;
     /// Makes a frame of a job and of what else has queued.
-    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>) -> (to_node::Body, Option<Self::Pending>);
+    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>)
+    -> (to_node::Body, Option<Self::Pending>);
     /// Hands an answer to those who wait for it.
     fn unpack(pending: Self::Pending, answer: from_node::Body);
 }

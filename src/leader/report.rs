@@ -8,11 +8,14 @@ use serde::Serialize;
 
 use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
 use crate::VERSION;
-use crate::telemetry::{EventRing, History};
+use crate::telemetry::{EventRing, History, Period};
 use crate::types::{ClusterView, Epoch, NodeId, NodeState, NodeView};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
+
+/// Report periods that a sparkline shows.
+const PERIODS: usize = 60;
 
 /// STATUS, as the contract has it.
 #[derive(Debug, Serialize)]
@@ -87,15 +90,27 @@ impl Reporter {
     /// A reporter for a leader with these addresses.
     pub fn new(coordinator: Arc<Coordinator>, events: EventRing, addresses: (String, String), every: Duration) -> Self {
         let (clients_address, nodes_address) = addresses;
-        Self { coordinator, events, clients_address, nodes_address, every, sets: History::default(), gets: History::default() }
+        Self {
+            coordinator,
+            events,
+            clients_address,
+            nodes_address,
+            every,
+            sets: History::new(PERIODS),
+            gets: History::new(PERIODS),
+        }
     }
 
     /// What happened in the `period` since the last view.
-    pub fn view(&mut self, period: Duration) -> ClusterView {
+    pub fn view(&mut self, period: Period) -> ClusterView {
         let leader = &self.coordinator;
-        let (sets, gets) = (leader.meters.sets.roll(period), leader.meters.gets.roll(period));
-        self.sets.push(sets.per_second as u64);
-        self.gets.push(gets.per_second as u64);
+        let (sets, gets) = (leader.meters.sets.report(period), leader.meters.gets.report(period));
+        self.sets.note(period, &sets);
+        self.gets.note(period, &gets);
+        let not_found = match period.full {
+            true => leader.meters.not_found.swap(0, Ordering::Relaxed),
+            false => leader.meters.not_found.load(Ordering::Relaxed),
+        };
         let now = leader.now();
         let cluster = leader.cluster();
         let counts = cluster.counts();
@@ -130,7 +145,7 @@ impl Reporter {
             in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),
             sets,
             gets,
-            not_found: leader.meters.not_found.swap(0, Ordering::Relaxed),
+            not_found,
             set_history: self.sets.values(),
             get_history: self.gets.values(),
             nodes: nodes.collect(),

@@ -84,7 +84,9 @@ impl View {
         if let Err(error) = result
             && !self.said
         {
-            tracing::warn!("cannot write {VIEW_FILE}: {error}; messages are safe, the view is behind until this works again");
+            tracing::warn!(
+                "cannot write {VIEW_FILE}: {error}; messages are safe, the view is behind until this works again"
+            );
         }
         self.said = failed;
         failed

@@ -29,25 +29,25 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A ticket that gives back what was promised for it, unless the write became true.
 #[derive(Debug)]
-pub struct Promise {
+pub(super) struct Promise {
     coordinator: Arc<Coordinator>,
     ticket: Option<Ticket>,
 }
 
 impl Promise {
     /// Guards a ticket.
-    pub fn new(coordinator: Arc<Coordinator>, ticket: Ticket) -> Self {
+    pub(super) fn new(coordinator: Arc<Coordinator>, ticket: Ticket) -> Self {
         Self { coordinator, ticket: Some(ticket) }
     }
 
     /// The ticket.
-    pub fn ticket(&self) -> &Ticket {
+    pub(super) fn ticket(&self) -> &Ticket {
         // Nothing only after `keep`, which takes the guard.
         self.ticket.as_ref().unwrap_or_else(|| unreachable!())
     }
 
     /// The ticket, for whoever releases it under a lock that is held already.
-    pub fn keep(mut self) -> Ticket {
+    pub(super) fn keep(mut self) -> Ticket {
         self.ticket.take().unwrap_or_else(|| unreachable!())
     }
 }
@@ -62,7 +62,7 @@ impl Drop for Promise {
 
 /// Where a write stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Not decided.
     Open,
     /// On enough nodes.
@@ -73,7 +73,7 @@ pub enum Outcome {
 
 /// One admitted write under way.
 #[derive(Debug)]
-pub struct Write {
+pub(super) struct Write {
     /// Its place among the requests.
     pub at: usize,
     /// Version and targets.
@@ -96,7 +96,7 @@ pub struct Write {
 
 impl Write {
     /// A write that was just admitted.
-    pub fn new(at: usize, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
+    pub(super) fn new(at: usize, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
         let (sources, outcome) = (SmallVec::new(), Outcome::Open);
         Self { at, promise, payload, pass, tally, outcome, sources, adopt: false, trouble: None }
@@ -207,7 +207,8 @@ impl Coordinator {
                 tracing::error!("node {node} holds another message as {} of {:?}", ticket.record.version, ticket.id);
             }
             if answer != Answer::Stored {
-                let what = status.map_or_else(|| trouble.clone(), |status| format!("{} ({trouble})", status.as_str_name()));
+                let what =
+                    status.map_or_else(|| trouble.clone(), |status| format!("{} ({trouble})", status.as_str_name()));
                 writes[i].trouble.get_or_insert_with(|| format!("node {node}: {what}"));
             }
             let verdict = writes[i].tally.record(node, answer);

@@ -87,7 +87,9 @@ pub struct Found {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Different ids would share a file.
-    #[error("{0} is on a file system that takes upper and lower case for the same, so that different ids would share a file: use another one")]
+    #[error(
+        "{0} is on a file system that takes upper and lower case for the same, so that different ids would share a file: use another one"
+    )]
     FoldsCase(String),
     /// Written by a later version.
     #[error("{0} has a record of a later format: use the version of hatokuse that wrote it, or a later one")]
@@ -225,7 +227,9 @@ impl TextStore {
         match read() {
             Ok(read) => Ok(Some(read)),
             Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(OpenError::Unknown { what: self.folder.path().join(name).display().to_string(), source }),
+            Err(source) => {
+                Err(OpenError::Unknown { what: self.folder.path().join(name).display().to_string(), source })
+            }
         }
     }
 
@@ -508,7 +512,9 @@ impl Store for TextStore {
             let Some((name, record)) = self.name_of(id, version) else { return Err(ReadFault::Absent) };
             match self.read_named(&name, record) {
                 Ok(Some(content)) => return Ok(content.into()),
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ReadFault::Unknown(error.to_string())),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ReadFault::Unknown(error.to_string()));
+                }
                 // Perhaps the writer has renamed or replaced it since it was looked up: look once more.
                 _ if before.as_ref() != Some(&name) => before = Some(name),
                 Err(_) => {

@@ -64,7 +64,9 @@ pub async fn run(
         let began = Instant::now();
         let (error, was_registered) = match session(&node, &announcement, network.as_ref(), &standing, &stop).await {
             Ended::Stopped => return,
-            Ended::Refused(reason) => return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader)),
+            Ended::Refused(reason) => {
+                return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader));
+            }
             Ended::Lost { error, was_registered } => (error, was_registered),
         };
         if was_registered || began.elapsed() > RETRY_MOST * 4 {
@@ -74,7 +76,10 @@ pub async fn run(
             said.clear();
             tracing::warn!("lost the leader at {}: {error}; trying again", announcement.leader);
         } else if said != error {
-            tracing::warn!("cannot register with the leader at {}: {error}; trying again until it works", announcement.leader);
+            tracing::warn!(
+                "cannot register with the leader at {}: {error}; trying again until it works",
+                announcement.leader
+            );
             said = error;
         }
         standing.send_modify(|standing| {
@@ -146,7 +151,11 @@ async fn session(
     }
 }
 
-async fn register(node: &Node, announcement: &Announcement, port: &mut dyn LeaderPort) -> io::Result<RegisterNodeResponse> {
+async fn register(
+    node: &Node,
+    announcement: &Announcement,
+    port: &mut dyn LeaderPort,
+) -> io::Result<RegisterNodeResponse> {
     let identity = node.identity.get();
     let info = NodeInfo { node_id: node.id.0 as i32, address: announcement.address.clone(), ..Default::default() };
     let request = RegisterNodeRequest {

@@ -128,7 +128,10 @@ impl IdentityFile {
                 let identity = Identity::decode(&String::from_utf8_lossy(&text))
                     .map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
                 if identity.id != id {
-                    return Err(bad(format!("{shown} is of node {}, not of node {id}: start it with its own --id", identity.id)));
+                    return Err(bad(format!(
+                        "{shown} is of node {}, not of node {id}: start it with its own --id",
+                        identity.id
+                    )));
                 }
                 identity
             }
@@ -158,11 +161,15 @@ impl IdentityFile {
         let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
         if let Some((seen, run)) = state.identity.seen {
             if seen.cluster_id != fence.reign.cluster_id {
-                let reason = format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
+                let reason =
+                    format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
                 return refuse(seen.epoch, reason);
             }
             if seen.epoch > fence.reign.epoch {
-                return refuse(seen.epoch, format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch));
+                return refuse(
+                    seen.epoch,
+                    format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch),
+                );
             }
             if seen.epoch == fence.reign.epoch && run != fence.run {
                 return refuse(seen.epoch, format!("another leader process has epoch {}", seen.epoch));

@@ -210,10 +210,13 @@ impl Node {
             }
             to_node::Body::Members(members) => {
                 self.identity.check(fence)?;
-                let members = members.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(malformed)?;
+                let members =
+                    members.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(malformed)?;
                 let identity = self.identity.clone();
                 if let Err(error) = self.hands.run(move || identity.learn(members)).await {
-                    self.stop.fail(format!("cannot write the identity file: {error}; check the disk, then start this node again"));
+                    self.stop.fail(format!(
+                        "cannot write the identity file: {error}; check the disk, then start this node again"
+                    ));
                 }
             }
             to_node::Body::Ping(_) => {
@@ -228,7 +231,10 @@ impl Node {
         let before = self.identity.get();
         let refuse = |reason: String| Fenced { epoch: before.seen.map_or(Epoch(0), |(reign, _)| reign.epoch), reason };
         if hello.format > FORMAT {
-            return Err(refuse(format!("the leader speaks format {}, this node only {FORMAT}: upgrade the node", hello.format)));
+            return Err(refuse(format!(
+                "the leader speaks format {}, this node only {FORMAT}: upgrade the node",
+                hello.format
+            )));
         }
         if hello.node_id != self.id.0 {
             return Err(refuse(format!("this is node {}, not node {}", self.id, hello.node_id)));
@@ -238,7 +244,8 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
-                let reason = format!("cannot write the identity file: {error}; check the disk, then start this node again");
+                let reason =
+                    format!("cannot write the identity file: {error}; check the disk, then start this node again");
                 self.stop.fail(reason.clone());
                 return Err(refuse(reason));
             }
@@ -397,7 +404,8 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     node.note(&batch, &report);
     let mut outcomes = report.outcomes.into_iter();
     for work in batch {
-        let statuses: Vec<i32> = outcomes.by_ref().take(work.puts.len()).map(|outcome| status_of(outcome) as i32).collect();
+        let statuses: Vec<i32> =
+            outcomes.by_ref().take(work.puts.len()).map(|outcome| status_of(outcome) as i32).collect();
         node.meters.stores.record(work.arrived.elapsed(), statuses.len() as u64);
         let result = family::WriteResult { statuses, error: report.error.clone().unwrap_or_default() };
         let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
@@ -425,7 +433,9 @@ async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mpsc::Receiver
         };
         let body = match node.identity.check(work.fence) {
             Ok(()) => from_node::Body::Read(read_batch(&node, &work.keys)),
-            Err(fenced) => from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason }),
+            Err(fenced) => {
+                from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason })
+            }
         };
         let _ = work.reply.send(from(work.seq, body)).await;
     }

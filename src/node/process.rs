@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use super::files::{Found, TextStore};
 use super::heartbeat::{self, Announcement, Standing};
@@ -22,7 +22,7 @@ use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
 use crate::process::{bind, limit_drain, raise_file_limit, say_ready, watch_signals, watch_stdin};
 use crate::stop::Stop;
-use crate::telemetry::{EventRing, History};
+use crate::telemetry::{EventRing, History, Period};
 use crate::types::{IoMode, NodeId, NodeReport, Uuid};
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::FamilyServiceServer;
@@ -34,6 +34,9 @@ const LOCK_FILE: &str = ".lock";
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
+
+/// Report periods that a sparkline shows.
+const PERIODS: usize = 60;
 
 /// What `hatokuse node` was asked for.
 #[derive(Debug, Clone)]
@@ -95,7 +98,9 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
     let folder = disk.folder(&path).with_context(|| format!("cannot use {shown}; check that it can be written"))?;
     let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => {
-            anyhow::anyhow!("{shown} is in use by another process; stop that one, or give this node another --id or --data-dir")
+            anyhow::anyhow!(
+                "{shown} is in use by another process; stop that one, or give this node another --id or --data-dir"
+            )
         }
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
@@ -137,24 +142,14 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         events,
         found: (opened.found.messages, opened.took.as_secs_f64(), opened.found.foreign, opened.found.damaged),
         started: Instant::now(),
-        stores: History::default(),
-        reads: History::default(),
+        stores: History::new(PERIODS),
+        reads: History::new(PERIODS),
     };
     let view = move |period| reporter.view(period);
     if settings.screen {
-        let screen = terminal::run_screen(
-            settings.report_every,
-            stop.token(),
-            view,
-            dashboard::node_frame,
-            dashboard::node_line,
-            dashboard::node_line,
-        );
-        if let Err(error) = screen.await {
-            tracing::warn!("the screen failed ({error}); the node goes on without it");
-        }
+        terminal::run_screen(settings.report_every, stop.token(), view, dashboard::NODE).await;
     } else {
-        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::node_line).await;
+        terminal::run_lines(settings.report_every, stop.token(), view, dashboard::NODE).await;
     }
     stop.requested().await;
     // The writer finishes what has queued before it sees the stop; then the lanes may go.
@@ -194,11 +189,13 @@ async fn serve_grpc(listener: tokio::net::TcpListener, node: Arc<Node>, stop: St
         let family = FamilyServiceServer::new(NodeService::new(node));
         let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
         let server = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW);
         let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
-        server.serve_with_incoming(TcpListenerStream::new(listener)).await.map_err(|error| error.to_string())
+        server
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await
+            .map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
@@ -220,14 +217,14 @@ struct Reporter {
 
 impl Reporter {
     /// What happened in the `period` since the last view.
-    fn view(&mut self, period: Duration) -> NodeReport {
+    fn view(&mut self, period: Period) -> NodeReport {
         let meters = &self.node.meters;
-        let (stores, reads) = (meters.stores.roll(period), meters.reads.roll(period));
-        self.stores.push(stores.per_second as u64);
-        self.reads.push(reads.per_second as u64);
+        let (stores, reads) = (meters.stores.report(period), meters.reads.report(period));
+        self.stores.note(period, &stores);
+        self.reads.note(period, &reads);
         let standing = *self.standing.borrow();
         let totals = self.node.store().totals();
-        let sync = meters.sync.roll(period).p99_ms;
+        let sync = meters.sync.report(period).p99_ms;
         NodeReport {
             version: VERSION.to_owned(),
             id: self.settings.id,
@@ -248,8 +245,8 @@ impl Reporter {
             reads,
             store_history: self.stores.values(),
             read_history: self.reads.values(),
-            queue_p99_ms: meters.queue.roll(period).p99_ms,
-            write_p99_ms: meters.write.roll(period).p99_ms,
+            queue_p99_ms: meters.queue.report(period).p99_ms,
+            write_p99_ms: meters.write.report(period).p99_ms,
             sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync),
             write_errors: meters.write_errors.load(Ordering::Relaxed),
             bad_checksums: meters.bad_checksums.load(Ordering::Relaxed),

@@ -44,7 +44,8 @@ impl FamilyService for NodeService {
     type LaneStream = Replies<FromNode>;
 
     async fn store_message(&self, _: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
-        let error = "this is a node: only the leader writes, with version and epoch; send the SET to the leader".to_owned();
+        let error =
+            "this is a node: only the leader writes, with version and epoch; send the SET to the leader".to_owned();
         Ok(Response::new(StoreResponse { success: false, error, stored_nodes: Vec::new() }))
     }
 
@@ -73,9 +74,9 @@ impl FamilyService for NodeService {
 
     async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
         let members = self.node.identity.get().members;
-        let infos = members.into_iter().map(|member| {
-            Ok(NodeInfo { node_id: member.id.0 as i32, address: member.address, ..Default::default() })
-        });
+        let infos = members
+            .into_iter()
+            .map(|member| Ok(NodeInfo { node_id: member.id.0 as i32, address: member.address, ..Default::default() }));
         Ok(Response::new(Box::pin(futures::stream::iter(infos.collect::<Vec<_>>()))))
     }
 
@@ -107,7 +108,12 @@ impl FamilyService for NodeService {
 }
 
 /// Reads a copy and sends it; one that vanished or is damaged meanwhile is passed over. `false`: nobody listens any more.
-async fn send_copy(node: &Node, id: MessageId, version: Version, out: &mpsc::Sender<Result<ChatMessage, Status>>) -> bool {
+async fn send_copy(
+    node: &Node,
+    id: MessageId,
+    version: Version,
+    out: &mpsc::Sender<Result<ChatMessage, Status>>,
+) -> bool {
     let store = node.store.clone();
     let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, version))).await;
     match read {
