@@ -287,8 +287,7 @@ trait Traffic {
     /// Frames under way at once: enough to keep the node busy while the next one forms.
     const WINDOW: usize;
     /// Makes a frame of a job and of what else has queued.
-    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>)
-    -> (to_node::Body, Option<Self::Pending>);
+    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>) -> (to_node::Body, Self::Pending);
     /// Hands an answer to those who wait for it.
     fn unpack(pending: Self::Pending, answer: from_node::Body);
 }
@@ -308,15 +307,14 @@ impl Traffic for Writes {
     type Pending = Vec<(usize, oneshot::Sender<family::WriteResult>)>;
     const WINDOW: usize = 2;
 
-    fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Option<Self::Pending>) {
+    fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::WriteBatch::default();
         let mut pending = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
-                // A frame of its own, and nobody waits for it.
-                WriteJob::Members(members) => return (to_node::Body::Members(family::Members { members }), None),
+                WriteJob::Members(members) => batch.members = Some(family::Members { members }),
                 WriteJob::Settle(settles, _room) => batch.settles.extend(settles),
                 WriteJob::Store { puts, done } => {
                     bytes += puts.iter().map(|put| put.body.len()).sum::<usize>();
@@ -328,7 +326,7 @@ impl Traffic for Writes {
                 next = queue.try_recv().ok();
             }
         }
-        (to_node::Body::Write(batch), Some(pending))
+        (to_node::Body::Write(batch), pending)
     }
 
     fn unpack(pending: Self::Pending, answer: from_node::Body) {
@@ -355,7 +353,7 @@ impl Traffic for Reads {
     type Pending = Vec<(usize, oneshot::Sender<family::ReadResult>)>;
     const WINDOW: usize = 4;
 
-    fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Option<Self::Pending>) {
+    fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::ReadBatch::default();
         let mut pending = Vec::new();
         let mut bytes = 0;
@@ -368,7 +366,7 @@ impl Traffic for Reads {
                 next = queue.try_recv().ok();
             }
         }
-        (to_node::Body::Read(batch), Some(pending))
+        (to_node::Body::Read(batch), pending)
     }
 
     fn unpack(pending: Self::Pending, answer: from_node::Body) {
@@ -425,9 +423,7 @@ impl Owner {
                     if lane.frames_out.send(to(self.fence, seq, body)).await.is_err() {
                         break;
                     }
-                    if let Some(waiting) = waiting {
-                        pending.insert(seq, (Instant::now(), waiting));
-                    }
+                    pending.insert(seq, (Instant::now(), waiting));
                 }
                 _ = look.tick() => {
                     let overdue = pending.first_key_value().is_some_and(|(_, (sent, _))| sent.elapsed() >= STALL);

@@ -99,6 +99,7 @@ pub struct Meters {
 struct WriteWork {
     fence: Fence,
     seq: u64,
+    members: Option<Vec<Member>>,
     settles: Vec<Settle>,
     puts: Vec<Put>,
     bytes: usize,
@@ -208,17 +209,6 @@ impl Node {
                 self.identity.check(fence)?;
                 self.list(seq, reply).await;
             }
-            to_node::Body::Members(members) => {
-                self.identity.check(fence)?;
-                let members =
-                    members.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(malformed)?;
-                let identity = self.identity.clone();
-                if let Err(error) = self.hands.run(move || identity.learn(members)).await {
-                    self.stop.fail(format!(
-                        "cannot write the identity file: {error}; check the disk, then start this node again"
-                    ));
-                }
-            }
             to_node::Body::Ping(_) => {
                 let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation });
                 let _ = reply.send(from(seq, body)).await;
@@ -308,6 +298,10 @@ impl Node {
     }
 }
 
+fn identity_failed(error: &std::io::Error) -> String {
+    format!("cannot write the identity file: {error}; check the disk, then start this node again")
+}
+
 fn from(seq: u64, body: from_node::Body) -> FromNode {
     FromNode { seq, body: Some(body) }
 }
@@ -329,8 +323,10 @@ impl WriteWork {
         };
         let settles = batch.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
         let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
+        let members = |members: family::Members| members.members.iter().map(Member::try_from).collect::<Result<_, _>>();
+        let members = batch.members.map(members).transpose()?;
         let bytes = puts.iter().map(|put| put.record.length as usize).sum();
-        Ok(Self { fence, seq, settles, puts, bytes, arrived: Instant::now(), reply })
+        Ok(Self { fence, seq, members, settles, puts, bytes, arrived: Instant::now(), reply })
     }
 
     /// Whether this can be written in one batch with what came before it: a batch
@@ -386,6 +382,12 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     }
     let Some(first) = batch.first() else { return true };
     node.meters.queue.record(first.arrived.elapsed(), 1);
+    if let Some(members) = batch.iter().rev().find_map(|work| work.members.clone())
+        && let Err(error) = node.identity.learn(members)
+    {
+        node.stop.fail(identity_failed(&error));
+        return false;
+    }
     let report = match batch.as_slice() {
         [only] => node.store.write(&only.settles, &only.puts),
         all => {
