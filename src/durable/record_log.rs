@@ -1,39 +1,161 @@
-//! An append-only log of checksummed records, in one file.
+//! An append-only file of checksummed records.
 //!
-//! A header (magic, format version, checksum), then frames: length, CRC-32C of
-//! length and payload, payload. A batch is appended by one call. After a sync the
-//! next batch begins with a marker that says how far the log was on stable storage;
-//! it tells the torn end that a power cut leaves from damage in the middle. What
-//! is torn is cut off and kept beside; damage in the middle is never passed over.
-//! After a failed sync nothing more is written: nobody knows what the disk holds.
+//! The invariant: what [`RecordLog::open`] visits is exactly what was appended,
+//! in order, up to the first place that is not whole. A torn end is cut off (and
+//! kept beside the log); damage that was on stable storage before is refused, by
+//! file and offset. Nothing here knows what a record means, and no call is
+//! tried again after a failed sync.
+//!
+//! Format, all numbers little-endian: a header of 8 bytes magic, u32 format
+//! version and u32 CRC-32C of these; then frames of u32 payload length, u32
+//! CRC-32C and payload. The CRC covers the frame's own offset (u64), the length
+//! and the payload: a frame is valid in its place only, so that old or copied
+//! bytes never pass for a record. The top bit of the length marks a *marker*: its
+//! payload is the u64 offset up to which the log was synced when the marker was written.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::{DiskFile, Folder};
 
-/// The version of the framing.
-const FORMAT: u32 = 1;
+/// The longest record; a longer length in a file is damage.
+pub const MAX_RECORD: usize = 64 * 1024;
 
-/// Magic, format version, CRC-32C of both.
-const HEADER: usize = 16;
+/// The format that is written, and the newest that is read.
+pub const FORMAT: u32 = 1;
 
-/// Length and checksum.
-const FRAME: usize = 8;
+const HEADER: u64 = 16;
+const FRAME_HEAD: usize = 8;
+const MARKER: u32 = 1 << 31;
+const MARKER_PAYLOAD: usize = 8;
 
-/// The largest payload; a length beyond it is damage.
-pub const MAX_RECORD: usize = 64 << 10;
-
-/// The first byte of a marker; records of a caller start with others, below 0xF0.
-const MARKER: u8 = 0xFF;
-
-/// Bytes read at once when a log is opened.
+/// How much is read at once while opening, and written at once while compacting.
 const CHUNK: usize = 1 << 20;
 
-/// Bytes behind a bad place that are searched for later records.
-const SEARCH: u64 = 64 << 20;
+/// Bytes of checksums that the search for records behind a damaged place may cost, for each byte
+/// that it looks at, and at least: hostile bytes can make every place look like the start of a long frame.
+const SEARCH_FACTOR: u64 = 16;
+const SEARCH_LEAST: u64 = 64 << 20;
 
-/// A log that is open for appending.
+/// What was found where a valid record should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// Where.
+    pub offset: u64,
+    /// From there to the end of the file.
+    pub bytes_after: u64,
+    /// A valid record lies behind it (or could not be ruled out with bounded work).
+    pub later_records: bool,
+    /// A later marker says that this place had been synced.
+    pub proven_durable: bool,
+}
+
+/// What to do about [`Damage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the torn end of the last writes: cut it off.
+    Cut,
+    /// Records that were safe are gone: do not start.
+    Refuse,
+}
+
+/// The usual judgement. `power_cut_possible`: the machine may have lost power since the last record, so
+/// that a later block may have reached the disk while an earlier one did not.
+pub fn judge(damage: &Damage, power_cut_possible: bool) -> Verdict {
+    if damage.proven_durable || (damage.later_records && !power_cut_possible) { Verdict::Refuse } else { Verdict::Cut }
+}
+
+/// A tail that was cut off at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Torn {
+    /// Where the log ends now.
+    pub offset: u64,
+    /// How many bytes were cut.
+    pub bytes: u64,
+}
+
+/// What [`RecordLog::open`] gives.
+#[derive(Debug)]
+pub struct Opened {
+    /// Ready to append.
+    pub log: RecordLog,
+    /// The end that was cut off, for the report.
+    pub torn: Option<Torn>,
+}
+
+/// Why a log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The disk refused a call. Reading or appending may be tried again, unless the next call says `Poisoned`.
+    #[error("{what} {file} failed: {source}; check the disk")]
+    Io {
+        /// `reading`, `appending to`, ...
+        what: &'static str,
+        /// The file's path.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no such log.
+    #[error("{file} is not a log of this kind (it begins with other bytes): move it away, or correct the data folder")]
+    Foreign {
+        /// The file's path.
+        file: String,
+    },
+    /// Written by a newer program.
+    #[error("{file} has format {found}, and this program reads up to {FORMAT}: upgrade hatokuse")]
+    Newer {
+        /// The file's path.
+        file: String,
+        /// Its format.
+        found: u32,
+    },
+    /// Bytes that were safe on the disk are not what was written.
+    #[error(
+        "{file} is damaged at byte {offset}, and this is no torn end of a last write: nothing was changed; restore the file from a backup, or move it away, and the leader rebuilds it from its nodes"
+    )]
+    Damaged {
+        /// The file's path.
+        file: String,
+        /// Where.
+        offset: u64,
+    },
+    /// A whole record that the reader of the log cannot use.
+    #[error(
+        "{file} holds a record at byte {offset} that makes no sense here: {reason}; was it written by another version?"
+    )]
+    BadRecord {
+        /// The file's path.
+        file: String,
+        /// Where.
+        offset: u64,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A record of no bytes, or of more than [`MAX_RECORD`].
+    #[error("a record of {length} bytes does not fit into {file}: 1 to {MAX_RECORD} are allowed")]
+    Length {
+        /// The file's path.
+        file: String,
+        /// Of the record.
+        length: usize,
+    },
+    /// An earlier sync failed: nobody knows what is on the disk.
+    #[error("{file} takes no more records, as an earlier sync or cut of it failed: check the disk, then start again")]
+    Poisoned {
+        /// The file's path.
+        file: String,
+    },
+}
+
+impl LogError {
+    /// Whether the disk is full: nothing was kept, and a later append may succeed.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if super::is_full(source))
+    }
+}
+
+/// An open log; one owner appends.
 #[derive(Debug)]
 pub struct RecordLog {
     folder: Arc<dyn Folder>,
@@ -41,201 +163,187 @@ pub struct RecordLog {
     magic: [u8; 8],
     file: Box<dyn DiskFile>,
     length: u64,
-    /// How far the log is on stable storage.
+    /// Synced up to here by this process, or so a marker said.
     durable: u64,
-    /// How far the last marker says so.
+    /// What the last marker said.
     marked: u64,
-    poisoned: Option<String>,
+    poisoned: bool,
+    buffer: Vec<u8>,
 }
-
-/// A log that was read.
-#[derive(Debug)]
-pub struct Opened {
-    /// Ready for more.
-    pub log: RecordLog,
-    /// The torn end that was cut off.
-    pub torn: Option<Torn>,
-}
-
-/// A torn end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Torn {
-    /// Where it began.
-    pub offset: u64,
-    /// How long it was.
-    pub bytes: u64,
-}
-
-/// A place that holds no whole record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// Where it begins.
-    pub offset: u64,
-    /// Bytes from there to the end.
-    pub bytes_after: u64,
-    /// A whole record stands somewhere behind it.
-    pub later_records: bool,
-    /// A later marker says that this place had been on stable storage.
-    pub proven_durable: bool,
-}
-
-/// What to do about a [`Damage`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is a torn end: cut it off.
-    Cut,
-    /// It is damage in the middle: do not open the log.
-    Refuse,
-}
-
-/// The usual verdict. Without a power cut the page cache kept all writes in order, so whole
-/// records behind a bad place prove damage; after one, only a marker does.
-pub fn judge(damage: &Damage, power_cut_possible: bool) -> Verdict {
-    if damage.proven_durable || (damage.later_records && !power_cut_possible) { Verdict::Refuse } else { Verdict::Cut }
-}
-
-/// Why a log cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// Damage in the middle.
-    #[error(
-        "{file} is damaged at offset {offset}, and good records stand behind it: nothing was changed; restore the file from a backup, or move it away, and the leader rebuilds it from its nodes"
-    )]
-    Damaged {
-        /// Which file.
-        file: String,
-        /// Where.
-        offset: u64,
-    },
-    /// Not a log of this kind.
-    #[error("{file} is no log of this kind: nothing was changed; move it away if it is not needed")]
-    Foreign {
-        /// Which file.
-        file: String,
-    },
-    /// Written by a later version.
-    #[error("{file} has format {found}, this hatokuse reads {FORMAT}: use the version that wrote it, or a later one")]
-    Newer {
-        /// Which file.
-        file: String,
-        /// Its format version.
-        found: u32,
-    },
-    /// A whole record that its reader does not understand.
-    #[error("{file} holds at offset {offset} {reason}")]
-    Record {
-        /// Which file.
-        file: String,
-        /// Where.
-        offset: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A record that is too large to be written.
-    #[error("{file}: a record of {bytes} bytes is over the limit of {MAX_RECORD}")]
-    TooLarge {
-        /// Which file.
-        file: String,
-        /// Its payload.
-        bytes: usize,
-    },
-    /// The disk refused; the log is as it was.
-    #[error("{file}: {source}; the log is as it was before, and is tried again with the next write")]
-    Io {
-        /// Which file.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A sync failed, or a failed write could not be taken back.
-    #[error("{file} cannot be trusted any more: {reason}")]
-    Poisoned {
-        /// Which file.
-        file: String,
-        /// Why.
-        reason: String,
-    },
-}
-
-impl LogError {
-    /// Whether no later write can succeed.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Poisoned { .. })
-    }
-}
-
-/// What reads records: their offsets and payloads. An error ends the reading.
-pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), String> + 'a;
 
 impl RecordLog {
-    /// Reads a log from its start, showing each record to `visit`, and opens it for appending. Makes
-    /// an empty one where there is none. `judge` is asked about the first bad place after all records before it were shown.
+    /// Opens the log, or makes an empty one, and shows every record to `visit`, oldest first, with its offset.
+    ///
+    /// `judge` is asked about the first bad place, after all records before it were visited: what it needs to
+    /// know of them it can share with `visit` in a [`Cell`](std::cell::Cell). An error of `visit` refuses the log.
     pub fn open(
         folder: Arc<dyn Folder>,
         name: &str,
         magic: [u8; 8],
-        visit: &mut Visit<'_>,
+        visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), String>,
         judge: &dyn Fn(&Damage) -> Verdict,
     ) -> Result<Opened, LogError> {
-        let shown = folder.path().join(name).display().to_string();
-        let failed = |source| LogError::Io { file: shown.clone(), source };
-        let file = match folder.open(name) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                super::replace(folder.as_ref(), name, &header(magic)).map_err(failed)?;
-                folder.open(name).map_err(failed)?
-            }
-            Err(error) => return Err(failed(error)),
+        let path = folder.path().join(name).display().to_string();
+        let io = |what| {
+            let file = path.clone();
+            move |source| LogError::Io { what, file, source }
         };
-        let mut head = [0; HEADER];
-        let length = file.len().map_err(failed)?;
-        read_exact_at(file.as_ref(), &mut head, 0).map_err(failed)?;
-        check_header(&head, magic, &shown)?;
-        let mut scan = Scan { file: file.as_ref(), length, offset: HEADER as u64, buffer: Vec::new(), start: 0 };
-        let mut marked = 0;
-        let damage = loop {
-            let offset = scan.offset;
-            match scan.next().map_err(failed)? {
-                Next::End => break None,
-                Next::Bad => break Some(scan.damage(offset).map_err(failed)?),
-                Next::Frame(payload) => match marker(payload) {
-                    Some(durable) => marked = durable,
-                    None => visit(offset, payload).map_err(|reason| LogError::Record {
-                        file: shown.clone(),
+        match folder.remove(&beside(name, "new")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("clearing a left-over of")(error)),
+            _ => {}
+        }
+        let mut file = match folder.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Renamed into place, so that a log without a whole header is always damage.
+                super::replace(&*folder, name, &header(magic)).map_err(io("creating"))?;
+                folder.open(name).map_err(io("opening"))?
+            }
+            other => other.map_err(io("opening"))?,
+        };
+        let size = file.len().map_err(io("reading"))?;
+        check_header(&*file, magic, &path)?;
+
+        let mut reader = Reader { file: &*file, size, start: 0, window: Vec::new() };
+        let mut offset = HEADER;
+        let mut marked = HEADER;
+        while offset < size {
+            match reader.frame(offset).map_err(io("reading"))? {
+                Some(Frame::Record { payload }) => {
+                    visit(offset, payload).map_err(|reason| LogError::BadRecord {
+                        file: path.clone(),
                         offset,
                         reason,
-                    })?,
-                },
-            }
-        };
-        let mut log = Self { folder, name: name.to_owned(), magic, file, length, durable: 0, marked, poisoned: None };
-        let torn = match damage {
-            None => None,
-            Some(damage) => {
-                if judge(&damage) == Verdict::Refuse {
-                    return Err(LogError::Damaged { file: shown, offset: damage.offset });
+                    })?;
+                    offset += (FRAME_HEAD + payload.len()) as u64;
                 }
-                log.cut(&damage).map_err(failed)?;
-                Some(Torn { offset: damage.offset, bytes: damage.bytes_after })
+                Some(Frame::Marker { durable }) => {
+                    marked = durable;
+                    offset += (FRAME_HEAD + MARKER_PAYLOAD) as u64;
+                }
+                None => break,
             }
+        }
+        let mut torn = None;
+        if offset < size {
+            let damage = reader.search(offset).map_err(io("reading"))?;
+            if judge(&damage) == Verdict::Refuse {
+                return Err(LogError::Damaged { file: path, offset });
+            }
+            let _ = save_tail(&*folder, &beside(name, &format!("torn-{offset}")), &*file, offset);
+            file.truncate(offset).map_err(io("cutting the torn end of"))?;
+            file.sync().map_err(io("syncing"))?;
+            torn = Some(Torn { offset, bytes: size - offset });
+        }
+        // Nobody knows whether the records were synced before: only a marker, or the next sync, says so.
+        let log = Self {
+            folder,
+            name: name.to_owned(),
+            magic,
+            file,
+            length: offset,
+            durable: if torn.is_some() { offset } else { marked },
+            marked,
+            poisoned: false,
+            buffer: Vec::new(),
         };
         Ok(Opened { log, torn })
     }
 
-    /// Cuts off a torn end, after a copy of it was put beside the log as far as that works.
-    fn cut(&mut self, damage: &Damage) -> io::Result<()> {
-        let keep = || -> io::Result<()> {
-            let mut bytes = vec![0; damage.bytes_after.min(SEARCH) as usize];
-            read_exact_at(self.file.as_ref(), &mut bytes, damage.offset)?;
-            let beside = format!(".{}.torn-{}", self.name, damage.offset);
-            let _ = self.folder.remove(&beside);
-            self.folder.create_new(&beside)?.append(&[IoSlice::new(&bytes)])
-        };
-        let _ = keep();
-        self.file.truncate(damage.offset)?;
-        self.file.sync()?;
-        self.length = damage.offset;
+    /// Appends a batch in one call and returns the offset of its first record. After an error none of it
+    /// is in the log, and a later batch may succeed, unless the log is poisoned.
+    pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<u64, LogError> {
+        self.check()?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if self.durable > self.marked {
+            push_frame(&mut buffer, self.length, MARKER, &self.durable.to_le_bytes());
+        }
+        let first = self.length + buffer.len() as u64;
+        for record in records {
+            if record.is_empty() || record.len() > MAX_RECORD {
+                return Err(LogError::Length { file: self.path(), length: record.len() });
+            }
+            push_frame(&mut buffer, self.length, 0, record);
+        }
+        let end = self.length + buffer.len() as u64;
+        if end == first {
+            return Ok(first);
+        }
+        if let Err(source) = self.file.append(&[IoSlice::new(&buffer)]) {
+            // A partial batch must not stay: later good records behind it would be unreadable.
+            if self.file.truncate(self.length).is_err() {
+                self.poisoned = true;
+            }
+            return Err(self.io("appending to", source));
+        }
+        if first > self.length {
+            self.marked = self.durable;
+        }
+        self.length = end;
+        buffer.shrink_to(CHUNK);
+        self.buffer = buffer;
+        Ok(first)
+    }
+
+    /// Puts all records on stable storage. After an error the log takes nothing any more.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.check()?;
+        if let Err(source) = self.file.sync_data() {
+            self.poisoned = true;
+            return Err(self.io("syncing", source));
+        }
+        self.durable = self.length;
         Ok(())
+    }
+
+    /// Replaces all records by `records`, at once or not at all, and goes on appending to the new file.
+    ///
+    /// After an error before the new file was synced the old log goes on; a failed sync or rename poisons it.
+    pub fn replace_with<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<(), LogError> {
+        self.check()?;
+        let beside = beside(&self.name, "new");
+        let (file, length) = match self.write_beside(&beside, records) {
+            Ok(written) => written,
+            Err(error) => {
+                let _ = self.folder.remove(&beside);
+                return Err(error);
+            }
+        };
+        let swapped =
+            file.sync().and_then(|()| self.folder.rename(&beside, &self.name)).and_then(|()| self.folder.sync());
+        if let Err(source) = swapped {
+            self.poisoned = true;
+            return Err(self.io("replacing", source));
+        }
+        (self.file, self.length, self.durable, self.marked) = (file, length, length, HEADER);
+        Ok(())
+    }
+
+    fn write_beside<'a>(
+        &self,
+        beside: &str,
+        records: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(Box<dyn DiskFile>, u64), LogError> {
+        match self.folder.remove(beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("replacing", error)),
+            _ => {}
+        }
+        let mut file = self.folder.create_new(beside).map_err(|error| self.io("replacing", error))?;
+        let mut buffer = header(self.magic).to_vec();
+        let mut written = 0;
+        for record in records {
+            if record.is_empty() || record.len() > MAX_RECORD {
+                return Err(LogError::Length { file: self.path(), length: record.len() });
+            }
+            push_frame(&mut buffer, written, 0, record);
+            if buffer.len() >= CHUNK {
+                file.append(&[IoSlice::new(&buffer)]).map_err(|error| self.io("replacing", error))?;
+                written += buffer.len() as u64;
+                buffer.clear();
+            }
+        }
+        file.append(&[IoSlice::new(&buffer)]).map_err(|error| self.io("replacing", error))?;
+        Ok((file, written + buffer.len() as u64))
     }
 
     /// Bytes in the log.
@@ -243,91 +351,41 @@ impl RecordLog {
         self.length
     }
 
-    /// Whether there is no record in it.
+    /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
-        self.length <= HEADER as u64
+        self.length == HEADER
     }
 
-    fn shown(&self) -> String {
+    /// Up to which byte the log is known to be on stable storage.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Whether an earlier failure has ended this log: nobody knows what is on the disk.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    fn path(&self) -> String {
         self.folder.path().join(&self.name).display().to_string()
     }
 
-    fn usable(&self) -> Result<(), LogError> {
-        match &self.poisoned {
-            None => Ok(()),
-            Some(reason) => Err(LogError::Poisoned { file: self.shown(), reason: reason.clone() }),
-        }
+    fn io(&self, what: &'static str, source: io::Error) -> LogError {
+        LogError::Io { what, file: self.path(), source }
     }
 
-    fn poison(&mut self, reason: String) -> LogError {
-        self.poisoned = Some(reason.clone());
-        LogError::Poisoned { file: self.shown(), reason }
-    }
-
-    /// Appends records as one write. After an error none of them is in the log.
-    pub fn append<'a>(&mut self, records: impl Iterator<Item = &'a [u8]>) -> Result<(), LogError> {
-        self.usable()?;
-        let mut batch = Vec::new();
-        if self.durable > self.marked {
-            let mut payload = [0; 9];
-            payload[0] = MARKER;
-            payload[1..].copy_from_slice(&self.durable.to_le_bytes());
-            frame(&payload, &mut batch);
-        }
-        for record in records {
-            if record.is_empty() || record.len() > MAX_RECORD {
-                return Err(LogError::TooLarge { file: self.shown(), bytes: record.len() });
-            }
-            frame(record, &mut batch);
-        }
-        if let Err(source) = self.file.append(&[IoSlice::new(&batch)]) {
-            // A part may be there: later good records must never stand behind it.
-            if let Err(error) = self.file.truncate(self.length) {
-                return Err(self.poison(format!("a write failed ({source}), and could not be taken back ({error})")));
-            }
-            return Err(LogError::Io { file: self.shown(), source });
-        }
-        self.length += batch.len() as u64;
-        self.marked = self.durable;
-        Ok(())
-    }
-
-    /// Puts everything appended on stable storage. After an error nothing can be appended any more.
-    pub fn sync(&mut self) -> Result<(), LogError> {
-        self.usable()?;
-        match self.file.sync_data() {
-            Ok(()) => {
-                self.durable = self.length;
-                Ok(())
-            }
-            Err(error) => Err(self.poison(format!("a sync failed ({error})"))),
-        }
-    }
-
-    /// Replaces all records by these, at once or not at all, and goes on appending to the new file.
-    pub fn replace_with<'a>(&mut self, records: impl Iterator<Item = &'a [u8]>) -> Result<(), LogError> {
-        self.usable()?;
-        let mut content = header(self.magic).to_vec();
-        for record in records {
-            frame(record, &mut content);
-        }
-        let result =
-            super::replace(self.folder.as_ref(), &self.name, &content).and_then(|()| self.folder.open(&self.name));
-        match result {
-            Ok(file) => {
-                self.file = file;
-                self.length = content.len() as u64;
-                (self.durable, self.marked) = (self.length, 0);
-                Ok(())
-            }
-            // Which of the two files now has the name is not known.
-            Err(error) => Err(self.poison(format!("it could not be rewritten ({error})"))),
-        }
+    fn check(&self) -> Result<(), LogError> {
+        if self.poisoned { Err(LogError::Poisoned { file: self.path() }) } else { Ok(()) }
     }
 }
 
-fn header(magic: [u8; 8]) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
+/// A file that belongs to `name` and is hidden.
+fn beside(name: &str, suffix: &str) -> String {
+    format!("{}{name}.{suffix}", if name.starts_with('.') { "" } else { "." })
+}
+
+fn header(magic: [u8; 8]) -> [u8; HEADER as usize] {
+    let mut header = [0; HEADER as usize];
     header[..8].copy_from_slice(&magic);
     header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
     let crc = crc32c::crc32c(&header[..12]);
@@ -335,125 +393,155 @@ fn header(magic: [u8; 8]) -> [u8; HEADER] {
     header
 }
 
-fn check_header(head: &[u8; HEADER], magic: [u8; 8], file: &str) -> Result<(), LogError> {
-    if *head == header(magic) {
-        return Ok(());
-    }
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    if head[..8] != magic {
-        return Err(LogError::Foreign { file: file.to_owned() });
-    }
-    if crc32c::crc32c(&head[..12]) == word(12) {
-        return Err(LogError::Newer { file: file.to_owned(), found: word(8) });
-    }
-    Err(LogError::Damaged { file: file.to_owned(), offset: 0 })
-}
-
-fn frame(payload: &[u8], out: &mut Vec<u8>) {
-    let length = (payload.len() as u32).to_le_bytes();
-    out.extend_from_slice(&length);
-    out.extend_from_slice(&frame_crc(length, payload).to_le_bytes());
-    out.extend_from_slice(payload);
-}
-
-fn frame_crc(length: [u8; 4], payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&length), payload)
-}
-
-/// What a marker says; nothing if this is a caller's record.
-fn marker(payload: &[u8]) -> Option<u64> {
-    match payload {
-        [MARKER, durable @ ..] => durable.try_into().ok().map(u64::from_le_bytes),
-        _ => None,
-    }
-}
-
-/// The payload of the frame at the start of `bytes`, if a whole and sound one stands there.
-fn read_frame(bytes: &[u8]) -> Option<&[u8]> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let size = u32::from_le_bytes(*length) as usize;
-    if size == 0 || size > MAX_RECORD {
-        return None;
-    }
-    let payload = rest.get(..size)?;
-    (frame_crc(*length, payload) == u32::from_le_bytes(*crc)).then_some(payload)
-}
-
-fn read_exact_at(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + done as u64)? {
-            0 => return Ok(()),
-            read => done += read,
+fn check_header(file: &dyn DiskFile, magic: [u8; 8], path: &str) -> Result<(), LogError> {
+    let mut found = [0; HEADER as usize];
+    let mut filled = 0;
+    while filled < found.len() {
+        match file.read_at(&mut found[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(some) => filled += some,
+            Err(source) => return Err(LogError::Io { what: "reading", file: path.to_owned(), source }),
         }
+    }
+    if filled >= 8 && found[..8] != magic {
+        return Err(LogError::Foreign { file: path.to_owned() });
+    }
+    let format = u32_at(&found, 8);
+    if filled < found.len() || u32_at(&found, 12) != crc32c::crc32c(&found[..12]) || format == 0 {
+        return Err(LogError::Damaged { file: path.to_owned(), offset: 0 });
+    }
+    if format > FORMAT {
+        return Err(LogError::Newer { file: path.to_owned(), found: format });
     }
     Ok(())
 }
 
-/// A pass over a log's frames.
-struct Scan<'a> {
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+/// Adds a frame to `buffer`, whose first byte will lie at `base` of the file.
+fn push_frame(buffer: &mut Vec<u8>, base: u64, flag: u32, payload: &[u8]) {
+    let offset = base + buffer.len() as u64;
+    let length = (payload.len() as u32 | flag).to_le_bytes();
+    buffer.extend_from_slice(&length);
+    buffer.extend_from_slice(&frame_crc(offset, length, payload).to_le_bytes());
+    buffer.extend_from_slice(payload);
+}
+
+fn frame_crc(offset: u64, length: [u8; 4], payload: &[u8]) -> u32 {
+    let mut head = [0; 12];
+    head[..8].copy_from_slice(&offset.to_le_bytes());
+    head[8..].copy_from_slice(&length);
+    crc32c::crc32c_append(crc32c::crc32c(&head), payload)
+}
+
+enum Frame<'a> {
+    Record { payload: &'a [u8] },
+    Marker { durable: u64 },
+}
+
+/// Reads frames through a window that moves forward over the file.
+struct Reader<'a> {
     file: &'a dyn DiskFile,
-    length: u64,
-    /// Of the next frame, in the file.
-    offset: u64,
-    /// Bytes of the file; those from `start` on are not used up.
-    buffer: Vec<u8>,
-    start: usize,
+    size: u64,
+    start: u64,
+    window: Vec<u8>,
 }
 
-enum Next<'a> {
-    Frame(&'a [u8]),
-    End,
-    Bad,
-}
-
-impl Scan<'_> {
-    fn next(&mut self) -> io::Result<Next<'_>> {
-        if self.offset >= self.length {
-            return Ok(Next::End);
-        }
-        if self.buffer.len() - self.start < FRAME + MAX_RECORD {
-            self.fill()?;
-        }
-        match read_frame(&self.buffer[self.start..]).map(<[u8]>::len) {
-            None => Ok(Next::Bad),
-            Some(size) => {
-                let from = self.start + FRAME;
-                self.start = from + size;
-                self.offset += (FRAME + size) as u64;
-                Ok(Next::Frame(&self.buffer[from..from + size]))
+impl Reader<'_> {
+    /// `length` bytes at `offset`, or fewer at the end of the file.
+    fn bytes(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let end = offset.saturating_add(length as u64).min(self.size);
+        if offset < self.start || end > self.start + self.window.len() as u64 {
+            let wanted = (self.size - offset).min(CHUNK.max(length) as u64) as usize;
+            self.window.resize(wanted, 0);
+            self.start = offset;
+            let mut filled = 0;
+            while filled < wanted {
+                match self.file.read_at(&mut self.window[filled..], offset + filled as u64)? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    some => filled += some,
+                }
             }
         }
+        Ok(&self.window[(offset - self.start) as usize..(end - self.start) as usize])
     }
 
-    fn fill(&mut self) -> io::Result<()> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        let have = self.buffer.len();
-        let at = self.offset + have as u64;
-        let more = CHUNK.min(self.length.saturating_sub(at) as usize);
-        self.buffer.resize(have + more, 0);
-        read_exact_at(self.file, &mut self.buffer[have..], at)
+    /// The payload's length and whether it is a marker, if a frame could begin at `offset`.
+    fn plausible(&mut self, offset: u64) -> io::Result<Option<(usize, bool)>> {
+        let size = self.size;
+        let head = self.bytes(offset, FRAME_HEAD)?;
+        if head.len() < FRAME_HEAD {
+            return Ok(None);
+        }
+        let word = u32_at(head, 0);
+        let (length, marker) = ((word & !MARKER) as usize, word & MARKER != 0);
+        let fits = offset + (FRAME_HEAD + length) as u64 <= size;
+        let right = if marker { length == MARKER_PAYLOAD } else { (1..=MAX_RECORD).contains(&length) };
+        Ok((fits && right).then_some((length, marker)))
     }
 
-    /// Looks behind a bad place for whole records, byte by byte.
-    fn damage(&mut self, offset: u64) -> io::Result<Damage> {
-        let bytes_after = self.length - offset;
-        let mut rest = vec![0; bytes_after.min(SEARCH) as usize];
-        read_exact_at(self.file, &mut rest, offset)?;
-        let mut damage = Damage { offset, bytes_after, later_records: false, proven_durable: false };
-        let mut at = 1;
-        while at < rest.len() && !damage.proven_durable {
-            match read_frame(&rest[at..]) {
-                Some(payload) => {
+    /// The valid frame at `offset`, if there is one.
+    fn frame(&mut self, offset: u64) -> io::Result<Option<Frame<'_>>> {
+        let Some((length, marker)) = self.plausible(offset)? else { return Ok(None) };
+        let frame = self.bytes(offset, FRAME_HEAD + length)?;
+        let (head, payload) = frame.split_at(FRAME_HEAD);
+        if u32_at(head, 4) != frame_crc(offset, head[..4].try_into().expect("four bytes"), payload) {
+            return Ok(None);
+        }
+        Ok(Some(if marker {
+            Frame::Marker { durable: u64::from_le_bytes(payload.try_into().expect("eight bytes")) }
+        } else {
+            Frame::Record { payload }
+        }))
+    }
+
+    /// Looks at everything behind the bad place `bad` for valid frames.
+    fn search(&mut self, bad: u64) -> io::Result<Damage> {
+        let bytes_after = self.size - bad;
+        let mut budget = SEARCH_LEAST.max(bytes_after.saturating_mul(SEARCH_FACTOR));
+        let mut damage = Damage { offset: bad, bytes_after, later_records: false, proven_durable: false };
+        let mut offset = bad + 1;
+        while offset < self.size && !damage.proven_durable {
+            let Some((length, _)) = self.plausible(offset)? else {
+                offset += 1;
+                continue;
+            };
+            let Some(left) = budget.checked_sub(length as u64) else {
+                // What cannot be ruled out is taken for true: a refusal loses nothing.
+                damage.later_records = true;
+                break;
+            };
+            budget = left;
+            match self.frame(offset)? {
+                None => offset += 1,
+                Some(found) => {
                     damage.later_records = true;
-                    damage.proven_durable |= marker(payload).is_some_and(|durable| durable > offset);
-                    at += FRAME + payload.len();
+                    if let Frame::Marker { durable } = found {
+                        damage.proven_durable |= durable > bad;
+                    }
+                    offset += (FRAME_HEAD + length) as u64;
                 }
-                None => at += 1,
             }
         }
         Ok(damage)
     }
 }
+
+/// Keeps a copy of what is about to be cut off, for whoever wants to look at it.
+fn save_tail(folder: &dyn Folder, name: &str, file: &dyn DiskFile, mut offset: u64) -> io::Result<()> {
+    let mut copy = folder.create_new(name)?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let some = file.read_at(&mut chunk, offset)?;
+        if some == 0 {
+            return Ok(());
+        }
+        copy.append(&[IoSlice::new(&chunk[..some])])?;
+        offset += some as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests;

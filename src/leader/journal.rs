@@ -343,7 +343,7 @@ async fn write_loop(mut log: RecordLog, io_mode: IoMode, mut queue: mpsc::Unboun
         }
         let result = write_batch(&mut log, io_mode, &batch);
         if let Err(error) = &result {
-            if error.is_final() {
+            if log.is_poisoned() {
                 stop.fail(format!("{error}; the leader stops, because what its log holds is not known any more: check the disk, then start it again"));
             } else {
                 tracing::error!("{error}");

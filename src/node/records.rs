@@ -94,7 +94,7 @@ pub struct Index {
 impl Records {
     /// Finds out what the folder's file system can do, and reads the index log if it is needed. Blocks.
     pub fn open(folder: &Arc<dyn Folder>) -> Result<Self, LogError> {
-        let failed = |source| LogError::Io { file: folder.path().display().to_string(), source };
+        let failed = |source| LogError::Io { what: "probing", file: folder.path().display().to_string(), source };
         let probe = ".record-probe";
         let _ = folder.remove(probe);
         let result = folder.create_new(probe).and_then(|mut file| file.set_record(&[0; FIXED]));
