@@ -35,7 +35,7 @@ impl Rung {
 
     fn slots(&self) -> impl Iterator<Item = Slot> {
         self.words.iter().enumerate().flat_map(|(i, &word)| {
-            std::iter::successors(Some(word), |rest| Some(rest & (rest - 1)))
+            std::iter::successors(Some(word), |rest| Some(rest & rest.wrapping_sub(1)))
                 .take_while(|rest| *rest != 0)
                 .map(move |rest| i * 64 + rest.trailing_zeros() as usize)
         })

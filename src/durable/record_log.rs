@@ -155,6 +155,9 @@ impl LogError {
     }
 }
 
+/// What is shown each record, with its offset; an error refuses the log.
+pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), String> + 'a;
+
 /// An open log; one owner appends.
 #[derive(Debug)]
 pub struct RecordLog {
@@ -180,7 +183,7 @@ impl RecordLog {
         folder: Arc<dyn Folder>,
         name: &str,
         magic: [u8; 8],
-        visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), String>,
+        visit: &mut Visit<'_>,
         judge: &dyn Fn(&Damage) -> Verdict,
     ) -> Result<Opened, LogError> {
         let path = folder.path().join(name).display().to_string();

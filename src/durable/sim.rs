@@ -125,12 +125,15 @@ impl Default for State {
 
 type Names = BTreeMap<String, Entry>;
 
+/// When it was made, and what each name stands for after it.
+type Unsynced = (u64, Vec<(String, Option<Entry>)>);
+
 #[derive(Debug, Default)]
 struct MemFolder {
     live: Names,
     synced: Names,
     /// Each changes some names at once: a rename is one change of two names.
-    unsynced: Vec<(u64, Vec<(String, Option<Entry>)>)>,
+    unsynced: Vec<Unsynced>,
     locks: BTreeMap<String, std::sync::Weak<()>>,
 }
 
