@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ impl LocalNodes {
             command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &io_mode.to_string()]);
             command.args(["--leader", &leader.to_string(), "--host", &leader.ip().to_string()]);
             command.arg("--data-dir").arg(data_dir);
+            // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
+            command.process_group(0);
             let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
             nodes.children.push(child);
         }

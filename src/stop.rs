@@ -26,7 +26,7 @@ impl Stop {
     /// Ends everything, because of this. The first reason counts.
     pub fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
-        tracing::error!("{reason}");
+        tracing::debug!("stopping: {reason}");
         let _ = self.failure.set(reason);
         self.token.cancel();
     }

@@ -28,6 +28,8 @@ pub(super) struct Taking {
     session: u64,
     /// Versions from here on were given after it began: it need not list them.
     watermark: Version,
+    /// The oldest version under way when it began: from here on a copy may have come after its part was listed.
+    floor: Version,
     /// Hashes of ids whose committed copy was listed intact.
     seen: HashSet<u64, FixedState>,
     entries: u64,
@@ -62,8 +64,9 @@ impl Cluster {
     pub fn inventory_begins(&mut self, node: NodeId, session: u64) {
         let watermark =
             self.reign.map_or(Version::FOREIGN, |reign| Version::new(reign.epoch, self.sequence.saturating_add(1)));
+        let floor = self.under_way.first().copied().unwrap_or(watermark);
         let seen = HashSet::with_hasher(HASHER);
-        self.taking.insert(node, Taking { session, watermark, seen, entries: 0 });
+        self.taking.insert(node, Taking { session, watermark, floor, seen, entries: 0 });
     }
 
     /// A page came. `in_flight` tells of ids that a write is under way for: their new copies speak for themselves.
@@ -141,7 +144,7 @@ impl Cluster {
         for part in 0..SHARDS {
             self.mapping.for_each(part, |id, found| {
                 let listed = || taking.seen.contains(&HASHER.hash_one(id));
-                if found.record.version < taking.watermark && found.set.holders.contains(&node) && !listed() {
+                if found.record.version < taking.floor && found.set.holders.contains(&node) && !listed() {
                     missing.push((id.clone(), found.record.version));
                 }
             });

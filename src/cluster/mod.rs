@@ -14,7 +14,7 @@ mod inventory;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -110,6 +110,8 @@ pub struct Cluster {
     reign: Option<Reign>,
     sequence: u32,
     tolerance: usize,
+    /// Versions with a ticket out.
+    under_way: BTreeSet<Version>,
     /// Inventories that are coming in.
     taking: BTreeMap<NodeId, Taking>,
     /// Newer than what is committed, found on nodes.
@@ -126,6 +128,7 @@ impl Cluster {
             reign: None,
             sequence: 0,
             tolerance,
+            under_way: BTreeSet::new(),
             taking: BTreeMap::new(),
             unsettled: BTreeMap::new(),
         }
@@ -232,6 +235,10 @@ impl Cluster {
 
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+        let live = self.registry.usable();
+        if live < self.tolerance {
+            return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live });
+        }
         if self.knowledge.trust() == Trust::Nothing {
             let reason = self.waiting_for().unwrap_or_default();
             return Err(NotAdmitted::NotYet(reason));
@@ -287,6 +294,7 @@ impl Cluster {
         for &node in &held {
             self.registry.promise(node, -1);
         }
+        self.under_way.insert(record.version);
         Ok(Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held })
     }
 
@@ -317,6 +325,7 @@ impl Cluster {
         for &node in &ticket.held {
             self.registry.promise(node, 1);
         }
+        self.under_way.remove(&ticket.record.version);
     }
 
     /// Makes a durable commit true. Whoever holds a ticket for it releases that first.

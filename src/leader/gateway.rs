@@ -118,6 +118,9 @@ impl Connection {
                 }
             }
             self.flush().await?;
+            if stop.is_requested() {
+                return Ok(());
+            }
             self.decode();
             if !self.requests.is_empty() {
                 continue;

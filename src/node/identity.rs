@@ -108,6 +108,8 @@ pub struct Fenced {
 pub struct IdentityFile {
     folder: Arc<dyn Folder>,
     state: Mutex<State>,
+    /// Held by whoever replaces the file: frames are checked meanwhile.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -142,7 +144,7 @@ impl IdentityFile {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { folder, state: Mutex::new(State { identity, current: None }) })
+        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()) })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -154,12 +156,20 @@ impl IdentityFile {
         self.state().identity.clone()
     }
 
+    /// Replaces the file, then what is known. The caller holds `writing`.
+    fn replace(&self, identity: Identity) -> io::Result<()> {
+        durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
+        self.state().identity = identity;
+        Ok(())
+    }
+
     /// A leader opens a lane: its session becomes the one that counts, unless a later one does.
     /// A higher epoch is on stable storage when this returns. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
-        let mut state = self.state();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (identity, current) = (self.get(), self.state().current);
         let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
-        if let Some((seen, run)) = state.identity.seen {
+        if let Some((seen, run)) = identity.seen {
             if seen.cluster_id != fence.reign.cluster_id {
                 let reason =
                     format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
@@ -175,18 +185,16 @@ impl IdentityFile {
                 return refuse(seen.epoch, format!("another leader process has epoch {}", seen.epoch));
             }
         }
-        if let Some(current) = state.current
+        if let Some(current) = current
             && current.reign == fence.reign
             && current.session > fence.session
         {
             return refuse(fence.reign.epoch, "a later session is open".to_owned());
         }
-        if state.identity.seen != Some((fence.reign, fence.run)) {
-            let identity = Identity { seen: Some((fence.reign, fence.run)), ..state.identity.clone() };
-            durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
-            state.identity = identity;
+        if identity.seen != Some((fence.reign, fence.run)) {
+            self.replace(Identity { seen: Some((fence.reign, fence.run)), ..identity })?;
         }
-        state.current = Some(fence);
+        self.state().current = Some(fence);
         Ok(Ok(()))
     }
 
@@ -202,14 +210,12 @@ impl IdentityFile {
 
     /// The leader told who the members are; an unchanged list costs nothing, and an empty one is not believed. Blocks.
     pub fn learn(&self, members: Vec<Member>) -> io::Result<()> {
-        let mut state = self.state();
-        if members.is_empty() || state.identity.members == members {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = self.get();
+        if members.is_empty() || identity.members == members {
             return Ok(());
         }
-        let identity = Identity { members, ..state.identity.clone() };
-        durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
-        state.identity = identity;
-        Ok(())
+        self.replace(Identity { members, ..identity })
     }
 }
 

@@ -22,11 +22,12 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
 use self::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
 use crate::cluster::registry::Member;
-use crate::durable::hands::Hands;
+use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::types::{CopyRecord, Epoch, IoMode, MessageId, NodeId, Version};
@@ -72,6 +73,7 @@ pub struct Node {
     /// What reports show.
     pub meters: Meters,
     full_until: Mutex<Option<Instant>>,
+    written: CancellationToken,
 }
 
 /// What a node measures.
@@ -132,13 +134,25 @@ impl Node {
             reads,
             meters: Meters::default(),
             full_until: Mutex::new(None),
+            written: CancellationToken::new(),
         });
-        hands.spawn("writer", stop.vital("writer", write_loop(node.clone(), write_queue, stop.clone())))?;
+        let written = node.written.clone().drop_guard();
+        let writer = write_loop(node.clone(), write_queue, stop.clone());
+        let writer = stop.vital("writer", async move {
+            let _written = written;
+            writer.await;
+        });
+        hands.spawn("writer", writer)?;
         let read_queue = Arc::new(tokio::sync::Mutex::new(read_queue));
         for _ in 0..READERS {
             hands.spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;
         }
         Ok(node)
+    }
+
+    /// Waits until the writer has finished what had queued when the stop was requested.
+    pub async fn finished(&self) {
+        self.written.cancelled().await;
     }
 
     /// Its number.
@@ -385,8 +399,11 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     if let Some(members) = batch.iter().rev().find_map(|work| work.members.clone())
         && let Err(error) = node.identity.learn(members)
     {
-        node.stop.fail(identity_failed(&error));
-        return false;
+        if !durable::is_full(&error) {
+            node.stop.fail(identity_failed(&error));
+            return false;
+        }
+        tracing::warn!("{}", identity_failed(&error));
     }
     let report = match batch.as_slice() {
         [only] => node.store.write(&only.settles, &only.puts),

@@ -32,6 +32,9 @@ use crate::{VERSION, dashboard, terminal};
 /// The lock that keeps a second process out of the folder.
 const LOCK_FILE: &str = ".lock";
 
+/// Time for the writer's last answers to leave, once nothing more is written.
+const LAST_ANSWERS: Duration = Duration::from_millis(20);
+
 /// Events that a report carries.
 const EVENTS: usize = 50;
 
@@ -133,6 +136,7 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
     tokio::spawn(stop.vital("heartbeat", beats));
     tokio::spawn(say_ready_once(seen.clone(), format!("node {} ready grpc={bound}", settings.id)));
+    let finishing = node.clone();
     let mut reporter = Reporter {
         node,
         settings: settings.clone(),
@@ -152,8 +156,9 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::NODE).await;
     }
     stop.requested().await;
-    // The writer finishes what has queued before it sees the stop; then the lanes may go.
-    tokio::task::yield_now().await;
+    finishing.finished().await;
+    // Its last answers are on their way out.
+    tokio::time::sleep(LAST_ANSWERS).await;
     service.abort();
     drop(opened.lock);
     Ok(())

@@ -264,9 +264,7 @@ fn a_million_records_open_fast_and_a_long_search_ends() {
     let dir = tempfile::tempdir().unwrap();
     let disk = crate::durable::os::OsDisk::new();
     let folder = disk.folder(dir.path()).unwrap();
-    let open = |visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), String>| {
-        RecordLog::open(folder.clone(), NAME, MAGIC, visit, &|_| Verdict::Refuse)
-    };
+    let open = |visit: &mut Visit<'_>| RecordLog::open(folder.clone(), NAME, MAGIC, visit, &|_| Verdict::Refuse);
     let mut log = open(&mut |_, _| Ok(())).unwrap().log;
     let record = [3; 42];
     for _ in 0..1000 {
