@@ -235,13 +235,12 @@ impl Cluster {
 
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
-        let live = self.registry.usable();
-        if live < self.tolerance {
-            return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live });
-        }
         if self.knowledge.trust() == Trust::Nothing {
-            let reason = self.waiting_for().unwrap_or_default();
-            return Err(NotAdmitted::NotYet(reason));
+            // Too few nodes is what an operator can act on, so it is said first.
+            return Err(match self.registry.usable() {
+                live if live < self.tolerance => NotAdmitted::TooFewNodes { need: self.tolerance, live },
+                _ => NotAdmitted::NotYet(self.waiting_for().unwrap_or_default()),
+            });
         }
         let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
         let Some(sequence) = self.sequence.checked_add(1) else {

@@ -248,9 +248,10 @@ impl Node {
             Ok(Ok(())) => {}
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
-                let reason =
-                    format!("cannot write the identity file: {error}; check the disk, then start this node again");
-                self.stop.fail(reason.clone());
+                let reason = identity_failed(&error);
+                if !durable::is_full(&error) {
+                    self.stop.fail(reason.clone());
+                }
                 return Err(refuse(reason));
             }
         }
