@@ -1,77 +1,87 @@
-//! Ids as file names, injectively: different ids never share a file.
+//! Which file a message lives in: ids to names and back.
 //!
-//! `[A-Za-z0-9_-][A-Za-z0-9._-]*` stands as it is; every other byte is
-//! percent-encoded in upper case, and so is a leading dot. A stem that would be
-//! longer than 200 bytes is cut and ends in `%~` and a hash of the id, which no
-//! encoded name can hold, since `%` is always followed by two hex digits there.
+//! The invariant: different ids never share a name, and a name is one plain
+//! component that does not begin with a dot. Nothing here touches a disk.
 
-use std::fmt::Write as _;
-
-use xxhash_rust::xxh3::xxh3_128;
+use std::fmt::Write;
 
 use crate::types::MessageId;
 
-/// The longest stem, bytes: with a prefix for staged copies and `.txt` it stays below the 255 of every file system.
-pub const MAX_STEM: usize = 200;
+/// The longest name, without its `.txt`.
+pub const MAX_STEM_BYTES: usize = 200;
 
-/// `%~` and 32 hex digits.
-const HASH_BYTES: usize = 34;
+/// What every message's file ends in.
+pub const SUFFIX: &str = ".txt";
 
-/// What a stem says.
+/// Stands before the hash of an id that is too long to be spelt out. No encoded id holds it,
+/// as there a `%` is always followed by two hex digits.
+const HASH_MARK: &str = "%~";
+
+/// Bytes of an encoded id that a hashed name begins with, at most: for people who look for it.
+const HASH_PREFIX_BYTES: usize = MAX_STEM_BYTES - HASH_MARK.len() - 32;
+
+/// What a stem says of its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Named {
-    /// The stem of this id.
+pub enum Decoded {
+    /// This is the id.
     Id(MessageId),
-    /// The stem of an id that only the copy's record knows.
-    Hashed,
+    /// The name holds a hash only; the copy's record holds the id.
+    AskTheRecord,
 }
 
-/// The name of an id's file, without `.txt`.
+/// The name of the id's file, without its `.txt`.
+///
+/// Bytes other than `A-Za-z0-9_-` and a dot that is not the first become `%` and two upper-case hex digits.
 pub fn stem(id: &MessageId) -> String {
-    let mut stem = String::with_capacity(id.as_bytes().len() + 4);
-    let mut cut = 0;
-    for (i, &byte) in id.as_bytes().iter().enumerate() {
-        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' || (byte == b'.' && i > 0) {
+    let bytes = id.as_bytes();
+    let mut stem = String::with_capacity(bytes.len());
+    let mut prefix = 0;
+    for (place, &byte) in bytes.iter().enumerate() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && place > 0) {
             stem.push(char::from(byte));
         } else {
-            let _ = write!(stem, "%{byte:02X}");
+            write!(stem, "%{byte:02X}").expect("a string takes all");
         }
-        if stem.len() <= MAX_STEM - HASH_BYTES {
-            cut = stem.len();
+        if stem.len() <= HASH_PREFIX_BYTES {
+            prefix = stem.len();
         }
     }
-    if stem.len() > MAX_STEM {
-        stem.truncate(cut);
-        let _ = write!(stem, "%~{:032x}", xxh3_128(id.as_bytes()));
+    if stem.len() > MAX_STEM_BYTES {
+        stem.truncate(prefix);
+        write!(stem, "{HASH_MARK}{:032x}", xxhash_rust::xxh3::xxh3_128(bytes)).expect("a string takes all");
     }
     stem
 }
 
-/// What a stem says; nothing if it is not the stem of any id.
-pub fn parse_stem(text: &str) -> Option<Named> {
-    if is_hashed(text) {
-        return Some(Named::Hashed);
+/// The id that a stem was made from; nothing for a stem that [`stem`] makes of no id.
+pub fn id_of(stem: &str) -> Option<Decoded> {
+    if let Some((prefix, hash)) = stem.split_once(HASH_MARK) {
+        let plausible = prefix.len() <= HASH_PREFIX_BYTES
+            && decode(prefix).is_some()
+            && !prefix.starts_with('.')
+            && hash.len() == 32
+            && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        return plausible.then_some(Decoded::AskTheRecord);
     }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte == b'%' {
-            let (digits, tail) = rest.split_first_chunk::<2>()?;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = tail;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    let id = MessageId::parse(&bytes).ok()?;
-    // Only the one spelling that we would write: `%2e` is no name of `.`.
-    (stem(&id) == text).then_some(Named::Id(id))
+    let id = MessageId::parse(&decode(stem)?).ok()?;
+    // `%41` and `A` decode to the same: only the one that would be written counts.
+    (self::stem(&id) == stem).then_some(Decoded::Id(id))
 }
 
-/// Whether a stem names its id by a hash.
-pub fn is_hashed(text: &str) -> bool {
-    text.len() > HASH_BYTES && text.len() <= MAX_STEM && text[text.len() - HASH_BYTES..].starts_with("%~")
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let high = char::from(bytes.next()?).to_digit(16)?;
+                let low = char::from(bytes.next()?).to_digit(16)?;
+                (high << 4 | low) as u8
+            }
+            plain => plain,
+        });
+    }
+    Some(decoded)
 }
 
 #[cfg(test)]
@@ -80,55 +90,101 @@ mod tests {
 
     use super::*;
 
+    fn id(text: &str) -> MessageId {
+        text.parse().unwrap()
+    }
+
     #[test]
-    fn names_of_ids() {
-        let long = "x".repeat(200);
+    fn ids_name_their_files() {
         let table = [
             ("1", "1"),
-            ("a_B-9.txt", "a_B-9.txt"),
-            ("-rf", "-rf"),
-            ("CON", "CON"),
-            (".", "%2E"),
-            ("..", "%2E."),
+            ("a.b-c_D", "a.b-c_D"),
             ("../x", "%2E.%2Fx"),
             ("/abs", "%2Fabs"),
+            ("a/b", "a%2Fb"),
+            (".", "%2E"),
+            ("..", "%2E."),
+            ("CON", "CON"),
             ("a:1,2", "a%3A1%2C2"),
             ("%2e", "%252e"),
+            ("%2E", "%252E"),
+            ("x.txt", "x.txt"),
+            ("-rf", "-rf"),
             ("ü", "%C3%BC"),
-            (&long, &long),
+            ("%~", "%25%7E"),
         ];
-        for (id, name) in table {
-            let id: MessageId = id.parse().unwrap();
-            assert_eq!(stem(&id), name);
-            assert_eq!(parse_stem(name), Some(Named::Id(id)));
+        for (text, name) in table {
+            assert_eq!(stem(&id(text)), name);
+            assert_eq!(id_of(name), Some(Decoded::Id(id(text))));
         }
-        for name in ["", "%2e", "%2E%2E", "a%", "a%4", "a%41", "a b", ".x", "%zz", "a\u{fc}"] {
-            assert_eq!(parse_stem(name), None, "{name:?}");
-        }
+        let longest = "x".repeat(200);
+        assert_eq!(stem(&id(&longest)), longest);
     }
 
     #[test]
     fn long_names_are_hashed() {
-        let [one, other] = ["ü".repeat(99) + "a", "ü".repeat(99) + "b"].map(|id| id.parse::<MessageId>().unwrap());
-        assert_ne!(stem(&one), stem(&other));
-        assert_eq!(parse_stem(&stem(&one)), Some(Named::Hashed));
+        let unicode = "ü".repeat(100);
+        let name = stem(&id(&unicode));
+        assert!(name.starts_with("%C3%BC") && name.len() <= MAX_STEM_BYTES);
+        assert_eq!(name.split_once(HASH_MARK).unwrap().0.len() % 3, 0, "whole characters only");
+        assert_eq!(id_of(&name), Some(Decoded::AskTheRecord));
+        let edge = format!("{}ü", "x".repeat(194));
+        assert_eq!(stem(&id(&edge)).len(), 200);
+        assert_eq!(id_of(&stem(&id(&edge))), Some(Decoded::Id(id(&edge))));
+        assert!(stem(&id(&format!("x{edge}"))).contains(HASH_MARK));
+    }
+
+    #[test]
+    fn other_names_are_nobodys() {
+        let strange =
+            ["", "%", "%4", "%41", "%2f", "%2", "%zz", "a b", "ü", ".x", "%00", "%FF", "a%20b", "a/b", "%2E%2E"];
+        for name in strange {
+            assert_eq!(id_of(name), None, "{name}");
+        }
+        for hash in ["%~", "%~12", &format!("%~{}", "F".repeat(32)), &format!("%4%~{}", "f".repeat(32))] {
+            assert_eq!(id_of(hash), None, "{hash}");
+        }
+    }
+
+    fn ids() -> impl Strategy<Value = MessageId> {
+        // Whole pieces, so that near misses (`%2F` and `/`, long tails) are likely.
+        let piece = prop_oneof![
+            Just("/".to_owned()),
+            Just(".".to_owned()),
+            Just("%2F".to_owned()),
+            Just("%~".to_owned()),
+            Just("ü".repeat(40)),
+            Just("x".repeat(60)),
+            "[!-~]{1,3}",
+            "\\PC{1,4}",
+        ];
+        proptest::collection::vec(piece, 1..8)
+            .prop_map(|pieces| pieces.concat())
+            .prop_filter_map("no id", |text| MessageId::parse(text.as_bytes()).ok())
     }
 
     proptest! {
         #[test]
-        fn names_are_injective_and_safe(one in "[^\\s\\p{Cc}]{1,66}", other in "[.%a-bA/ü~0-9]{1,66}") {
-            let ids = [one, other].map(|id| id.parse::<MessageId>());
-            let [Ok(one), Ok(other)] = ids else { return Ok(()) };
-            let names = [stem(&one), stem(&other)];
-            prop_assert_eq!(one == other, names[0] == names[1]);
-            for (id, name) in [one, other].into_iter().zip(names) {
-                prop_assert!(name.len() <= MAX_STEM && !name.starts_with('.') && !name.contains(['/', '\0']));
-                prop_assert!(name.is_ascii());
-                match parse_stem(&name) {
-                    Some(Named::Id(back)) => prop_assert_eq!(back, id),
-                    Some(Named::Hashed) => prop_assert!(is_hashed(&name)),
-                    None => prop_assert!(false, "{} is no stem", name),
-                }
+        fn names_are_safe_and_come_back(id in ids()) {
+            let stem = stem(&id);
+            prop_assert!(!stem.is_empty() && stem.len() + SUFFIX.len() <= 204);
+            prop_assert!(!stem.starts_with('.') && !stem.contains(['/', '\0', ':']) && stem.is_ascii());
+            match id_of(&stem) {
+                Some(Decoded::Id(back)) => prop_assert_eq!(back, id),
+                Some(Decoded::AskTheRecord) => prop_assert!(stem.len() > 34),
+                None => prop_assert!(false, "{} of {:?} does not decode", stem, id),
+            }
+        }
+
+        #[test]
+        fn no_two_ids_share_a_name(a in ids(), b in ids()) {
+            prop_assert_eq!(a == b, stem(&a) == stem(&b));
+        }
+
+        #[test]
+        fn decoding_takes_anything(text in "\\PC{0,40}") {
+            if let Some(Decoded::Id(id)) = id_of(&text) {
+                prop_assert_eq!(stem(&id), text);
             }
         }
     }

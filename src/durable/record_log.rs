@@ -74,6 +74,9 @@ pub struct Torn {
     pub bytes: u64,
 }
 
+/// Takes each record with its offset; an error refuses the log.
+pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), String> + 'a;
+
 /// What [`RecordLog::open`] gives.
 #[derive(Debug)]
 pub struct Opened {
@@ -154,9 +157,6 @@ impl LogError {
         matches!(self, Self::Io { source, .. } if super::is_full(source))
     }
 }
-
-/// What is shown each record, with its offset; an error refuses the log.
-pub type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<(), String> + 'a;
 
 /// An open log; one owner appends.
 #[derive(Debug)]

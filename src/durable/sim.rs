@@ -125,15 +125,15 @@ impl Default for State {
 
 type Names = BTreeMap<String, Entry>;
 
-/// When it was made, and what each name stands for after it.
-type Unsynced = (u64, Vec<(String, Option<Entry>)>);
+/// Names that change at once, and to what.
+type Renaming = Vec<(String, Option<Entry>)>;
 
 #[derive(Debug, Default)]
 struct MemFolder {
     live: Names,
     synced: Names,
     /// Each changes some names at once: a rename is one change of two names.
-    unsynced: Vec<Unsynced>,
+    unsynced: Vec<(u64, Renaming)>,
     locks: BTreeMap<String, std::sync::Weak<()>>,
 }
 
@@ -199,7 +199,7 @@ impl Inode {
 }
 
 impl MemFolder {
-    fn change(&mut self, number: u64, names: Vec<(String, Option<Entry>)>) {
+    fn change(&mut self, number: u64, names: Renaming) {
         apply(&mut self.live, &names);
         self.unsynced.push((number, names));
     }
@@ -303,7 +303,8 @@ impl MemDisk {
         if let Some(Entry::File(inode)) = state.folders.get(folder).and_then(|folder| folder.live.get(name)) {
             let mut inode = lock(inode);
             change(&mut inode.live.bytes);
-            change(&mut inode.synced.bytes);
+            inode.synced.bytes = inode.live.bytes.clone();
+            inode.unsynced.retain(|(_, change)| matches!(change, Change::Record(_)));
         }
     }
 

@@ -6,11 +6,15 @@
 //! checked against the fence when it is executed, not when it arrives. Nothing
 //! here decides where a message belongs.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod files;
 pub mod heartbeat;
 pub mod identity;
+pub mod index;
 pub mod process;
 pub mod records;
+pub mod scan;
 pub mod service;
 pub mod store;
 

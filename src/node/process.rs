@@ -12,9 +12,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 
-use super::files::{Found, TextStore};
+use super::files::TextStore;
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
+use super::scan::Found;
 use super::service::NodeService;
 use super::{Node, Parts};
 use crate::durable::hands::Hands;

@@ -1,176 +1,257 @@
-//! Where a copy's record is kept: beside the file's content, or in an index log.
+//! Where the self-describing part of a copy is kept, and its format.
 //!
-//! The record is an extended attribute of the file. Its checksum covers the id,
-//! so that a file which was given another id's name is told. Where the file system keeps no
-//! extended attributes, `.records.log` holds the same records by file name.
+//! Normally an extended attribute of the copy's own file; where the file system keeps none, an index log
+//! with checksums beside the files. The invariant: a record is written before the content that it
+//! describes, so that a torn copy can be told. Nothing here reads or judges content.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::durable::record_log::{LogError, RecordLog, judge};
+use crate::durable::record_log::{self, LogError, RecordLog};
 use crate::durable::{DiskFile, Folder};
+use crate::file_names;
 use crate::types::{CopyRecord, MessageId, Version};
 
-/// The version of the record's bytes.
-const FORMAT: u8 = 1;
+/// The record format that is written, and the newest that is read.
+pub const RECORD_FORMAT: u8 = 1;
 
-/// Format, version, length, checksum of the message, checksum of the record and the id.
-const FIXED: usize = 1 + 8 + 4 + 4 + 4;
+/// The index log's file.
+pub const LOG_NAME: &str = ".records.log";
+const LOG_MAGIC: [u8; 8] = *b"hatorec1";
+const PROBE: &str = ".record-probe";
 
-/// The index log's name.
-pub const INDEX_FILE: &str = ".records.log";
+/// Format, version, length and checksum of the content.
+const FIXED: usize = 1 + 8 + 4 + 4;
 
-/// How it starts.
-const MAGIC: [u8; 8] = *b"HTKSREC\n";
+const KEPT: u8 = 1;
+const FORGOTTEN: u8 = 2;
 
-/// What stands in a file's record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recorded {
-    /// A sound record, of this id.
-    Sound(MessageId, CopyRecord),
-    /// No record.
-    None,
-    /// A record that is damaged or belongs to another id.
+/// Log records without use that a start may leave in the log, besides as many as there are useful ones.
+const GARBAGE: usize = 1024;
+
+/// Why an attribute is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadRecord {
+    /// Whole, and of a newer format.
+    Newer(u8),
+    /// Not whole, or made for another id.
     Damaged,
-    /// A record of a later format.
-    Newer,
 }
 
-/// A record's bytes. The id itself is in them only if the file's name does not tell it.
-pub fn encode(id: &MessageId, record: &CopyRecord, with_id: bool) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(FIXED + if with_id { id.as_bytes().len() } else { 0 });
-    bytes.push(FORMAT);
-    bytes.extend_from_slice(&record.version.0.to_le_bytes());
-    bytes.extend_from_slice(&record.length.to_le_bytes());
-    bytes.extend_from_slice(&record.crc.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), id.as_bytes());
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    if with_id {
+/// The attribute of a copy. It fits into a 256-byte ext4 inode unless the id is spelt out, as it is
+/// where the name holds only its hash.
+pub fn encode(id: &MessageId, record: CopyRecord, hashed: bool) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FIXED + 4);
+    bytes.push(RECORD_FORMAT);
+    push_fields(&mut bytes, record);
+    if hashed {
         bytes.extend_from_slice(id.as_bytes());
     }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), id.as_bytes());
+    bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-/// Reads a record's bytes. `named` is the id that the file's name tells, if it tells one.
-pub fn decode(bytes: Option<&[u8]>, named: Option<&MessageId>) -> Recorded {
-    let Some(bytes) = bytes else { return Recorded::None };
-    if bytes.first().is_some_and(|&format| format > FORMAT) {
-        return Recorded::Newer;
+/// Reads an attribute; `named` is the id that the file's name spells out. Whatever its format, a record begins
+/// with its format and ends in the checksum.
+pub fn decode(bytes: &[u8], named: Option<&MessageId>) -> Result<(MessageId, CopyRecord), BadRecord> {
+    let Some((body, crc)) = bytes.split_last_chunk::<4>() else { return Err(BadRecord::Damaged) };
+    if body.len() < FIXED {
+        return Err(BadRecord::Damaged);
     }
-    let Some((fixed, tail)) = bytes.split_first_chunk::<FIXED>() else { return Recorded::Damaged };
-    let id = match (named, tail) {
-        (Some(id), []) => id.clone(),
-        (None, [_, ..]) => match MessageId::parse(tail) {
-            Ok(id) => id,
-            Err(_) => return Recorded::Damaged,
-        },
-        _ => return Recorded::Damaged,
+    let id = match named {
+        Some(id) => id.clone(),
+        None => MessageId::parse(&body[FIXED..]).map_err(|_| BadRecord::Damaged)?,
     };
-    let word = |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-    let version = Version(u64::from(word(5)) << 32 | u64::from(word(1)));
-    let record = CopyRecord { version, length: word(9), crc: word(13) };
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&fixed[..17]), id.as_bytes());
-    if fixed[0] != FORMAT || crc != word(17) { Recorded::Damaged } else { Recorded::Sound(id, record) }
+    if u32::from_le_bytes(*crc) != crc32c::crc32c_append(crc32c::crc32c(body), id.as_bytes()) {
+        return Err(BadRecord::Damaged);
+    }
+    match body[0] {
+        RECORD_FORMAT => Ok((id, fields(&body[1..]).ok_or(BadRecord::Damaged)?)),
+        0 => Err(BadRecord::Damaged),
+        newer => Err(BadRecord::Newer(newer)),
+    }
 }
 
-/// Where records are kept in one folder.
+fn push_fields(bytes: &mut Vec<u8>, record: CopyRecord) {
+    bytes.extend_from_slice(&record.version.0.to_le_bytes());
+    bytes.extend_from_slice(&record.length.to_le_bytes());
+    bytes.extend_from_slice(&record.crc.to_le_bytes());
+}
+
+fn fields(bytes: &[u8]) -> Option<CopyRecord> {
+    let (version, rest) = bytes.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (crc, _) = rest.split_first_chunk()?;
+    Some(CopyRecord {
+        version: Version(u64::from_le_bytes(*version)),
+        length: u32::from_le_bytes(*length),
+        crc: u32::from_le_bytes(*crc),
+    })
+}
+
+/// Where the records of one folder are.
 #[derive(Debug)]
 pub enum Records {
     /// With each file.
     Attributes,
     /// In the index log.
-    Index(Mutex<Index>),
+    Log(Mutex<RecordLog>),
 }
 
-/// The index log, with what it says in memory.
-#[derive(Debug)]
-pub struct Index {
-    log: RecordLog,
-    by_name: HashMap<String, Vec<u8>>,
+/// What the index log says, for the scan at the start; empty where attributes are kept.
+#[derive(Debug, Default)]
+pub struct Logged {
+    /// All records that were not forgotten, by id.
+    pub by_id: HashMap<MessageId, Vec<CopyRecord>>,
+    /// The ids whose names hold a hash.
+    pub hashed: HashMap<String, MessageId>,
+    records: usize,
+    /// The torn end that was cut off.
+    pub torn: Option<record_log::Torn>,
 }
 
 impl Records {
-    /// Finds out what the folder's file system can do, and reads the index log if it is needed. Blocks.
-    pub fn open(folder: &Arc<dyn Folder>) -> Result<Self, LogError> {
-        let failed = |source| LogError::Io { what: "probing", file: folder.path().display().to_string(), source };
-        let probe = ".record-probe";
-        let _ = folder.remove(probe);
-        let result = folder.create_new(probe).and_then(|mut file| file.set_record(&[0; FIXED]));
-        let _ = folder.remove(probe);
-        match result {
-            Ok(()) => return Ok(Self::Attributes),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let mut by_name = HashMap::new();
-        let mut visit = |_: u64, bytes: &[u8]| {
-            let (name, record) = split(bytes).ok_or("a record without a name")?;
-            by_name.insert(name, record);
-            Ok(())
+    /// Finds out where this folder's records are.
+    pub fn open(folder: &Arc<dyn Folder>) -> Result<(Self, Logged), LogError> {
+        let file = || folder.path().display().to_string();
+        let has_log = match folder.open(LOG_NAME) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(source) => return Err(LogError::Io { what: "opening the records in", file: file(), source }),
         };
-        // A buffered index may lose its end in a power cut: files without a record are foreign then, which is safe.
-        let log = RecordLog::open(folder.clone(), INDEX_FILE, MAGIC, &mut visit, &|damage| judge(damage, true))?.log;
-        Ok(Self::Index(Mutex::new(Index { log, by_name })))
-    }
-
-    /// Keeps a file's record, before its content is written.
-    pub fn set(&self, name: &str, file: &mut dyn DiskFile, record: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Attributes => file.set_record(record),
-            Self::Index(index) => {
-                let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
-                let bytes = join(name, record);
-                index.log.append(std::iter::once(bytes.as_slice())).map_err(io::Error::other)?;
-                index.by_name.insert(name.to_owned(), record.to_vec());
-                Ok(())
+        if !has_log
+            && keeps_attributes(&**folder).map_err(|source| LogError::Io {
+                what: "trying extended attributes in",
+                file: file(),
+                source,
+            })?
+        {
+            return Ok((Self::Attributes, Logged::default()));
+        }
+        let mut logged = Logged::default();
+        // A lost record makes its copy foreign or damaged, and that is healed: a torn end never stops a node.
+        let opened = RecordLog::open(
+            folder.clone(),
+            LOG_NAME,
+            LOG_MAGIC,
+            &mut |_, payload| logged.visit(payload).ok_or_else(|| "unknown record".to_owned()),
+            &|damage| record_log::judge(damage, true),
+        )?;
+        logged.torn = opened.torn;
+        for id in logged.by_id.keys() {
+            let stem = file_names::stem(id);
+            if file_names::id_of(&stem) == Some(file_names::Decoded::AskTheRecord) {
+                logged.hashed.insert(stem, id.clone());
             }
         }
+        Ok((Self::Log(Mutex::new(opened.log)), logged))
     }
 
-    /// A file's record.
-    pub fn get(&self, name: &str, file: &dyn DiskFile) -> io::Result<Option<Vec<u8>>> {
+    /// Writes down, before their content, the copies that a batch is about to make. In the log they are synced
+    /// here, if at all: content must not reach the disk before its record.
+    pub fn announce<'a>(
+        &self,
+        copies: impl Iterator<Item = (&'a MessageId, CopyRecord)>,
+        sync: bool,
+    ) -> Result<(), LogError> {
+        let Self::Log(log) = self else { return Ok(()) };
+        let payloads: Vec<Vec<u8>> = copies.map(|(id, record)| payload(KEPT, id, record)).collect();
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.append(payloads.iter().map(Vec::as_slice))?;
+        if sync { log.sync() } else { Ok(()) }
+    }
+
+    /// Gives a new file its record, where files have them.
+    pub fn attach(&self, file: &mut dyn DiskFile, id: &MessageId, record: CopyRecord, stem: &str) -> io::Result<()> {
         match self {
-            Self::Attributes => file.record(),
-            Self::Index(index) => Ok(index.lock().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()),
+            Self::Attributes => file.set_record(&encode(id, record, spelt(id, stem))),
+            Self::Log(_) => Ok(()),
         }
     }
 
-    /// A file is about to get another name: its record goes with it.
-    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let Self::Index(index) = self else { return Ok(()) };
-        let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(record) = index.by_name.get(from).cloned() else { return Ok(()) };
-        let bytes = join(to, &record);
-        index.log.append(std::iter::once(bytes.as_slice())).map_err(io::Error::other)?;
-        index.by_name.insert(to.to_owned(), record);
-        index.by_name.remove(from);
-        Ok(())
+    /// Strikes out copies that were removed, up to a version. Only once the removal is safe: a file that came
+    /// back without its record would look like a foreign one.
+    pub fn forget(&self, removed: &[(MessageId, Version)]) -> Result<(), LogError> {
+        let Self::Log(log) = self else { return Ok(()) };
+        let payload = |(id, version): &(MessageId, Version)| {
+            payload(FORGOTTEN, id, CopyRecord { version: *version, length: 0, crc: 0 })
+        };
+        let payloads: Vec<Vec<u8>> = removed.iter().map(payload).collect();
+        log.lock().unwrap_or_else(PoisonError::into_inner).append(payloads.iter().map(Vec::as_slice)).map(|_| ())
     }
 
-    /// Puts the records on stable storage, where that is not done with their files.
-    pub fn sync(&self) -> io::Result<()> {
-        match self {
-            Self::Attributes => Ok(()),
-            Self::Index(index) => {
-                index.lock().unwrap_or_else(PoisonError::into_inner).log.sync().map_err(io::Error::other)
-            }
+    /// Rewrites the log at the start, if much of it has no use any more. `live` are the records of all copies.
+    pub fn compact(&self, logged: &Logged, live: &[(MessageId, CopyRecord)]) -> Result<(), LogError> {
+        let Self::Log(log) = self else { return Ok(()) };
+        if logged.records <= live.len() * 2 + GARBAGE {
+            return Ok(());
         }
+        let payloads: Vec<Vec<u8>> = live.iter().map(|(id, record)| payload(KEPT, id, *record)).collect();
+        log.lock().unwrap_or_else(PoisonError::into_inner).replace_with(payloads.iter().map(Vec::as_slice))
     }
 }
 
-fn join(name: &str, record: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, name.len() as u8];
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(record);
+/// Whether the record must hold the id, as the name does not.
+fn spelt(id: &MessageId, stem: &str) -> bool {
+    // An id whose stem is itself needs no look; nearly all are.
+    stem != id.as_str() && file_names::id_of(stem) == Some(file_names::Decoded::AskTheRecord)
+}
+
+fn payload(kind: u8, id: &MessageId, record: CopyRecord) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    push_fields(&mut bytes, record);
+    bytes.extend_from_slice(id.as_bytes());
     bytes
 }
 
-fn split(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
-    let [1, length, rest @ ..] = bytes else { return None };
-    let (name, record) = rest.split_at_checked(usize::from(*length))?;
-    Some((String::from_utf8(name.to_vec()).ok()?, record.to_vec()))
+impl Logged {
+    fn visit(&mut self, payload: &[u8]) -> Option<()> {
+        let (&kind, rest) = payload.split_first()?;
+        let record = fields(rest)?;
+        let id = MessageId::parse(payload.get(FIXED..)?).ok()?;
+        self.records += 1;
+        match kind {
+            KEPT => {
+                let records = self.by_id.entry(id).or_default();
+                if !records.contains(&record) {
+                    records.push(record);
+                }
+            }
+            FORGOTTEN => {
+                if let Some(records) = self.by_id.get_mut(&id) {
+                    records.retain(|kept| kept.version > record.version);
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// Tries it out. A disk that is full or read-only cannot be asked; one that had no attributes would have its log.
+fn keeps_attributes(folder: &dyn Folder) -> io::Result<bool> {
+    let cannot_ask =
+        |error: &io::Error| crate::durable::is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    let mut file = match folder.create_new(PROBE) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(PROBE)?,
+        Err(error) if cannot_ask(&error) => return Ok(true),
+        other => other?,
+    };
+    let kept = match file.set_record(&[0; FIXED + 4]) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => false,
+        Err(error) if cannot_ask(&error) => true,
+        Err(error) => return Err(error),
+    };
+    // A left-over probe harms nobody, and is tried again at the next start.
+    let _ = folder.remove(PROBE);
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -178,24 +259,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_round_trip_and_tell_damage() {
-        let id: MessageId = "a/b".parse().unwrap();
-        let other: MessageId = "a/c".parse().unwrap();
-        let record = CopyRecord::of(Version(7 << 32 | 9), b"hello");
-        for with_id in [false, true] {
-            let bytes = encode(&id, &record, with_id);
-            let named = (!with_id).then_some(&id);
-            assert_eq!(decode(Some(&bytes), named), Recorded::Sound(id.clone(), record));
-            for at in 1..bytes.len() {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= 4;
-                assert_eq!(decode(Some(&damaged), named), Recorded::Damaged, "byte {at}");
-                assert_ne!(decode(Some(&bytes[..at]), named), Recorded::Sound(id.clone(), record), "cut at {at}");
+    fn records_are_bound_to_their_id() {
+        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
+        for (text, hashed) in [("a", false), (&"ü".repeat(100)[..], true)] {
+            let id: MessageId = text.parse().unwrap();
+            let named = (!hashed).then_some(&id);
+            let bytes = encode(&id, record, hashed);
+            assert_eq!(bytes.len(), FIXED + 4 + if hashed { 200 } else { 0 });
+            assert_eq!(decode(&bytes, named), Ok((id.clone(), record)));
+            let other: MessageId = "b".parse().unwrap();
+            assert_eq!(decode(&bytes, Some(&other)), Err(BadRecord::Damaged));
+            for place in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[place] ^= 1;
+                assert_eq!(decode(&flipped, named), Err(BadRecord::Damaged));
+                assert_eq!(decode(&bytes[..place], named), Err(BadRecord::Damaged));
             }
         }
-        let bytes = encode(&id, &record, false);
-        assert_eq!(decode(Some(&bytes), Some(&other)), Recorded::Damaged, "a file under another id's name");
-        assert_eq!(decode(Some(&[FORMAT + 1]), Some(&id)), Recorded::Newer);
-        assert_eq!(decode(None, Some(&id)), Recorded::None);
+        let id: MessageId = "a".parse().unwrap();
+        let mut newer = encode(&id, record, false);
+        newer.truncate(FIXED);
+        newer[0] = 9;
+        newer.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&newer), b"a").to_le_bytes());
+        assert_eq!(decode(&newer, Some(&id)), Err(BadRecord::Newer(9)));
     }
 }

@@ -1,0 +1,402 @@
+//! The text layout on good disks, bad disks, and disks that stop at every call.
+#![allow(clippy::print_stdout, reason = "the counts of what was tried are part of the result")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::durable::os::OsDisk;
+use crate::durable::sim::{Fault, MemDisk, Op, Survives, errno};
+use crate::node::conformance::{conformance, id, inventory, put, settle, v};
+
+fn path() -> &'static Path {
+    Path::new("/storage_node_1")
+}
+
+fn try_open(disk: &MemDisk, io_mode: IoMode) -> Result<(TextStore, Found), OpenError> {
+    let folder =
+        disk.folder(path()).map_err(|source| OpenError::Disk { what: "opening", file: String::new(), source })?;
+    TextStore::open(Arc::new(disk.clone()), folder, io_mode)
+}
+
+fn open(disk: &MemDisk, io_mode: IoMode) -> (TextStore, Found) {
+    try_open(disk, io_mode).unwrap()
+}
+
+#[test]
+fn the_suite_passes_on_every_disk() {
+    for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+        for keeps in [true, false] {
+            conformance(|| {
+                let disk = MemDisk::new();
+                disk.set_keeps_records(keeps);
+                open(&disk, io_mode).0
+            });
+        }
+        let mut dirs = Vec::new();
+        conformance(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = Arc::new(OsDisk::new());
+            let folder = disk.folder(dir.path()).unwrap();
+            dirs.push(dir);
+            TextStore::open(disk, folder, io_mode).unwrap().0
+        });
+    }
+}
+
+#[test]
+fn a_reopened_store_has_everything() {
+    for keeps in [true, false] {
+        let disk = MemDisk::new();
+        disk.set_keeps_records(keeps);
+        let (store, _) = open(&disk, IoMode::Buffered);
+        let long = "ü".repeat(100);
+        store.write(&[], &[put("a", 1, b"one"), put("b", 2, b"two"), put(&long, 3, b""), put("a/c", 4, b"x")]).unwrap();
+        store.write(&[], &[put("a", 5, b"one"), put("b", 6, b"six")]).unwrap();
+        store.write(&[settle("b", 6, true), settle("a/c", 4, false)], &[]).unwrap();
+        let (again, found) = open(&disk.after_kill(), IoMode::Buffered);
+        assert_eq!(inventory(&again), inventory(&store), "attributes: {keeps}");
+        assert_eq!(again.totals(), store.totals());
+        assert_eq!(found, Found { messages: 3, staged: 1, ..Found::default() });
+    }
+}
+
+#[test]
+fn names_are_as_the_contract_says() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("7", 1, b"hello"), put("a/b", 2, b"x")]).unwrap();
+    store.write(&[], &[put("7", 3, b"newer")]).unwrap();
+    let names: Vec<_> = disk.peek(path()).into_keys().collect();
+    assert_eq!(names, [".staged-0000000100000003-7", "7.txt", "a%2Fb.txt"]);
+    assert_eq!(disk.peek(path())["7.txt"].as_deref(), Some(&b"hello"[..]));
+}
+
+#[test]
+fn foreign_files_are_adopted_or_put_aside() {
+    let disk = MemDisk::new();
+    for (name, content) in [("a.txt", "mine"), ("b.txt", "other"), ("empty.txt", ""), ("%41.txt", "x"), ("readme", "x")]
+    {
+        disk.plant(path(), name, content.as_bytes());
+    }
+    disk.plant_odd(path(), "link.txt");
+    disk.plant_odd(path(), ".git");
+    let (store, found) = open(&disk, IoMode::Unbuffered);
+    assert_eq!((found.foreign, found.messages, found.damaged, found.ignored.len()), (2, 0, 0, 4), "{found:?}");
+    let entries = inventory(&store);
+    assert_eq!(entries[0].record, CopyRecord::of(Version::FOREIGN, b"mine"));
+    assert_eq!(store.read(&id("a"), Version::FOREIGN).unwrap(), "mine");
+    let adopt = |put: Put| Put { body: Body::Adopt, ..put };
+    let puts =
+        [adopt(put("a", 1, b"mine")), adopt(put("b", 2, b"wrong")), put("b", 3, b"new"), put("link", 4, b"file")];
+    use PutOutcome::{Failed, Stored};
+    assert_eq!(store.write(&[settle("b", 9, false)], &puts).unwrap().outcomes, [Stored, Failed, Stored, Stored]);
+    let files = disk.peek(path());
+    assert_eq!(files[".aside-1-b"].as_deref(), Some(&b"other"[..]), "never destroyed");
+    assert!(files.contains_key(".aside-0-empty") && files[".aside-2-link"].is_none());
+    // Dropped in while the node runs.
+    disk.plant(path(), "late.txt", b"dropped");
+    assert_eq!(store.write(&[], &[put("late", 5, b"ours")]).unwrap().outcomes, [Stored]);
+    let (again, _) = open(&disk.after_power_cut_with(|_| Survives::Nothing), IoMode::Unbuffered);
+    for (text, version, content) in [("a", 1, "mine"), ("b", 3, "new"), ("link", 4, "file"), ("late", 5, "ours")] {
+        assert_eq!(again.read(&id(text), v(version)).unwrap(), content);
+    }
+}
+
+#[test]
+fn damage_is_told_and_healed() {
+    for keeps in [true, false] {
+        let disk = MemDisk::new();
+        disk.set_keeps_records(keeps);
+        let (store, _) = open(&disk, IoMode::Buffered);
+        store.write(&[], &[put("a", 1, b"hello"), put("b", 2, b"hello"), put("c", 3, b"hello")]).unwrap();
+        disk.rot(path(), "a.txt", |bytes| bytes[2] ^= 1);
+        disk.rot(path(), "b.txt", |bytes| bytes.push(b'!'));
+        disk.rot(path(), "c.txt", |bytes| bytes.truncate(1));
+        for text in ["a", "b", "c"] {
+            let version = store.newest(&id(text)).unwrap().version;
+            assert_eq!(store.read(&id(text), version), Err(ReadFault::Damaged));
+            assert_eq!(store.read(&id(text), version), Err(ReadFault::Damaged), "remembered");
+        }
+        assert_eq!((store.totals(), store.newest(&id("a"))), (Totals::default(), None));
+        let (store, found) = open(&disk.after_kill(), IoMode::Buffered);
+        assert_eq!(found.damaged, 3);
+        assert!(inventory(&store).iter().all(|entry| entry.damaged && entry.record.version >= v(1)));
+        assert_eq!(
+            store.write(&[settle("b", 2, false)], &[put("a", 1, b"hello")]).unwrap().outcomes,
+            [PutOutcome::Stored]
+        );
+        assert_eq!(store.read(&id("a"), v(1)).unwrap(), "hello");
+        assert_eq!(inventory(&store).len(), 3, "a damaged file is never removed");
+    }
+}
+
+#[test]
+fn unknown_is_not_absent() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("a", 1, b"hello")]).unwrap();
+    for errno in [errno::EIO, errno::EMFILE, errno::EACCES] {
+        disk.fault_next(Op::Open, Fault::Fail(errno));
+        assert!(matches!(store.read(&id("a"), v(1)), Err(ReadFault::Unknown(_))));
+        disk.fault_next(Op::List, Fault::Fail(errno));
+        assert!(matches!(try_open(&disk, IoMode::Buffered), Err(OpenError::Disk { .. })));
+    }
+    assert_eq!(store.read(&id("a"), v(1)).unwrap(), "hello");
+    disk.folder(path()).unwrap().remove("a.txt").unwrap();
+    assert_eq!(store.read(&id("a"), v(1)), Err(ReadFault::Absent));
+    assert_eq!(store.write(&[], &[put("a", 1, b"hello")]).unwrap().outcomes, [PutOutcome::Stored]);
+    assert_eq!(store.read(&id("a"), v(1)).unwrap(), "hello", "gone files are made again, not answered from memory");
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let disk = MemDisk::new();
+    disk.set_folds_case(true);
+    assert!(try_open(&disk, IoMode::Buffered).unwrap_err().to_string().contains("--data-dir"));
+    disk.set_folds_case(false);
+    let mut newer = vec![2; 17];
+    newer.extend(crc32c::crc32c_append(crc32c::crc32c(&newer), b"a").to_le_bytes());
+    disk.folder(path()).unwrap().create_new("a.txt").unwrap().set_record(&newer).unwrap();
+    assert!(try_open(&disk, IoMode::Buffered).unwrap_err().to_string().contains("upgrade"));
+}
+
+#[test]
+fn a_full_or_read_only_disk_still_serves_reads() {
+    for errno in [errno::ENOSPC, errno::EROFS] {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk, IoMode::Buffered);
+        store.write(&[], &[put("a", 1, b"hello")]).unwrap();
+        disk.set_failing(Some(errno));
+        let report = store.write(&[], &[put("a", 2, b"x"), put("b", 3, b"y")]).unwrap();
+        let full = errno == errno::ENOSPC;
+        assert_eq!(report.outcomes, [if full { PutOutcome::Full } else { PutOutcome::Failed }; 2]);
+        assert!(report.error.is_some());
+        let (again, found) = open(&disk, IoMode::Buffered);
+        assert_eq!((found.messages, again.read(&id("a"), v(1)).unwrap().len()), (1, 5));
+        disk.set_failing(None);
+        assert_eq!(store.write(&[], &[put("b", 3, b"y")]).unwrap().outcomes, [PutOutcome::Stored], "without a restart");
+    }
+}
+
+#[test]
+fn a_failed_sync_or_rename_is_fatal() {
+    for (op, errno) in [(Op::Sync, errno::EIO), (Op::SyncFolder, errno::EIO), (Op::Rename, errno::EIO)] {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk, IoMode::Unbuffered);
+        store.write(&[], &[put("a", 1, b"one")]).unwrap();
+        store.write(&[], &[put("a", 2, b"two")]).unwrap();
+        disk.fault_next(op, Fault::Fail(errno));
+        let fatal = store.write(&[settle("a", 2, true)], &[put("b", 3, b"x")]).unwrap_err();
+        assert!(fatal.to_string().contains("this node stops"), "{fatal}");
+        assert!(inventory(&store).iter().all(|entry| entry.id != id("b")), "not safe, not listed");
+    }
+}
+
+/// What a script was told: for each id what must be readable, oldest settled value first.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    stored: BTreeMap<(String, u32), Vec<u8>>,
+}
+
+/// Every kind of write; what may no longer be there is struck out before the call that may remove it.
+fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32), Vec<u8>>) -> Result<(), Fatal> {
+    type Step = (Vec<Settle>, Vec<Put>);
+    let long = "ü".repeat(100);
+    let steps: [Step; 7] = [
+        (vec![], vec![put("a", 1, b"a-one"), put("b", 2, b"b-two"), put(&long, 3, b"long")]),
+        (vec![], vec![put("a", 4, b"a-four, and longer"), put("f", 5, b"over a foreign file")]),
+        (vec![settle("a", 4, true)], vec![put("c", 6, b""), put("b", 7, b"b-seven")]),
+        (vec![settle("b", 7, false)], vec![put("a", 8, b"a-eight")]),
+        (vec![], vec![put("a", 9, b"a-nine")]),
+        (vec![settle("a", 9, true), settle("c", 6, false)], vec![put("c", 10, b"c-ten"), put("d", 11, b"d")]),
+        (vec![settle("d", 11, true)], vec![put("b", 12, b"b-twelve")]),
+    ];
+    for (settles, puts) in steps {
+        for settle in &settles {
+            told.stored.retain(|(text, version), _| {
+                *text != settle.id.to_string() || *version > settle.version.sequence() - u32::from(settle.keep)
+            });
+        }
+        for put in &puts {
+            if let Body::Bytes(content) = &put.body {
+                ever.insert((put.id.to_string(), put.record.version.sequence()), content.to_vec());
+            }
+        }
+        let report = store.write(&settles, &puts)?;
+        for (put, outcome) in puts.iter().zip(report.outcomes) {
+            if outcome == PutOutcome::Stored {
+                let key = (put.id.to_string(), put.record.version.sequence());
+                told.stored.insert(key.clone(), ever[&key].clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepared(keeps: bool) -> MemDisk {
+    let disk = MemDisk::new();
+    disk.set_keeps_records(keeps);
+    disk.plant(path(), "f.txt", b"foreign");
+    disk
+}
+
+/// Everything told is readable, and nothing is served that was never written.
+fn check(disk: &MemDisk, io_mode: IoMode, told: &Told, ever: &BTreeMap<(String, u32), Vec<u8>>, what: &str) {
+    let (store, _) = open(disk, io_mode);
+    for ((text, version), content) in &told.stored {
+        let read = store.read(&id(text), v(*version));
+        assert_eq!(read.as_deref(), Ok(content.as_slice()), "{what}: {text} {version}; {:?}", disk.peek(path()).keys());
+    }
+    for entry in inventory(&store) {
+        if entry.damaged {
+            continue;
+        }
+        let content = store.read(&entry.id, entry.record.version).unwrap();
+        if entry.record.version == Version::FOREIGN {
+            assert_eq!(
+                (entry.id.as_str(), &content[..]),
+                ("f", &b"foreign"[..]),
+                "{what}: only what was foreign before"
+            );
+        } else {
+            let key = (entry.id.to_string(), entry.record.version.sequence());
+            assert_eq!(ever.get(&key).map(Vec::as_slice), Some(&content[..]), "{what}: torn");
+        }
+    }
+    // And it goes on.
+    let report = store.write(&[], &[put("after", 99, b"after"), put("a", 99, b"newest")]).unwrap();
+    assert_eq!(report.outcomes, [PutOutcome::Stored; 2], "{what}: {:?}", report.error);
+}
+
+#[test]
+fn crashes_at_every_call_lose_nothing() {
+    let (mut kills, mut cuts) = (0, 0);
+    for keeps in [true, false] {
+        for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+            for call in 0.. {
+                let mut ended = false;
+                for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+                    let disk = prepared(keeps);
+                    disk.fault_at(call, fault);
+                    let (mut told, mut ever) = (Told::default(), BTreeMap::new());
+                    if let Ok((store, _)) = try_open(&disk, io_mode) {
+                        let _ = script(&store, &mut told, &mut ever);
+                    }
+                    ended |= !disk.crashed();
+                    let what = format!("attributes {keeps}, {io_mode}, {fault:?} at call {call}");
+                    check(&disk.after_kill(), io_mode, &told, &ever, &format!("{what}, killed"));
+                    kills += 1;
+                    if io_mode == IoMode::Unbuffered {
+                        let pending = disk.unsynced();
+                        for lost in 0..=pending {
+                            let prefix = |n| if n < lost { Survives::Whole } else { Survives::Nothing };
+                            let disk = disk.after_power_cut_with(prefix);
+                            check(&disk, io_mode, &told, &ever, &format!("{what}, the first {lost} survive"));
+                            cuts += 1;
+                        }
+                        for lost in 0..pending {
+                            for fate in [Survives::Nothing, Survives::Part(100), Survives::Zeros] {
+                                let single = |n| if n == lost { fate } else { Survives::Whole };
+                                let after = disk.after_power_cut_with(single);
+                                power_check(&after, &told, &ever, &format!("{what}, {lost} is {fate:?}"));
+                                cuts += 1;
+                            }
+                        }
+                        for seed in 0..4 {
+                            let after = disk.after_power_cut(&mut fastrand::Rng::with_seed(seed));
+                            power_check(&after, &told, &ever, &format!("{what}, seed {seed}"));
+                            cuts += 1;
+                        }
+                    }
+                }
+                if ended {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{kills} crashes, {cuts} power cuts");
+}
+
+/// After a power cut that reorders: what was told is there, and nothing with a record is torn.
+fn power_check(disk: &MemDisk, told: &Told, ever: &BTreeMap<(String, u32), Vec<u8>>, what: &str) {
+    let (store, _) = open(disk, IoMode::Unbuffered);
+    for ((text, version), content) in &told.stored {
+        assert_eq!(store.read(&id(text), v(*version)).as_deref(), Ok(content.as_slice()), "{what}: {text} {version}");
+    }
+    for entry in inventory(&store).iter().filter(|e| !e.damaged && e.record.version != Version::FOREIGN) {
+        let content = store.read(&entry.id, entry.record.version).unwrap();
+        let key = (entry.id.to_string(), entry.record.version.sequence());
+        assert_eq!(ever.get(&key).map(Vec::as_slice), Some(&content[..]), "{what}: torn");
+    }
+}
+
+#[test]
+fn errors_at_every_call_lose_nothing() {
+    let mut tried = 0;
+    for keeps in [true, false] {
+        for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+            let faults = [errno::EIO, errno::ENOSPC, errno::EMFILE, errno::EROFS].map(Fault::Fail);
+            for fault in faults.into_iter().chain([Fault::Short(errno::ENOSPC)]) {
+                for call in 0.. {
+                    let disk = prepared(keeps);
+                    disk.fault_at(call, fault);
+                    let (mut told, mut ever) = (Told::default(), BTreeMap::new());
+                    let mut fatal = false;
+                    if let Ok((store, _)) = try_open(&disk, io_mode) {
+                        fatal = script(&store, &mut told, &mut ever).is_err();
+                        for ((text, version), content) in told.stored.iter().filter(|_| !fatal) {
+                            let read = || store.read(&id(text), v(*version));
+                            let first = read();
+                            // The fault may hit this very read, and is then told as what it is.
+                            let read = if let Err(ReadFault::Unknown(_)) = first { read() } else { first };
+                            assert_eq!(read.as_deref(), Ok(content.as_slice()));
+                        }
+                    }
+                    let what = format!("attributes {keeps}, {io_mode}, {fault:?} at call {call}, fatal {fatal}");
+                    let reached = disk.calls() > call;
+                    check(&disk.after_kill(), io_mode, &told, &ever, &what);
+                    tried += 1;
+                    if !reached {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    println!("{tried} injected errors");
+}
+
+#[test]
+#[ignore = "takes seconds; prints what a real disk does"]
+fn measured_on_a_real_disk() {
+    for (io_mode, count) in [(IoMode::Buffered, 100_000_u32), (IoMode::Unbuffered, 20_000)] {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let disk = Arc::new(OsDisk::new());
+        let folder = disk.folder(dir.path()).unwrap();
+        let (store, _) = TextStore::open(disk.clone(), folder.clone(), io_mode).unwrap();
+        let start = Instant::now();
+        let (mut write, mut sync) = Default::default();
+        for batch in 0..count / 64 {
+            let puts: Vec<_> =
+                (0..64).map(|n| put(&format!("bench-{}", batch * 64 + n), n + 1, &[b'x'; 100])).collect();
+            let report = store.write(&[], &puts).unwrap();
+            assert_eq!(report.outcomes, [PutOutcome::Stored; 64]);
+            write += report.write_time;
+            sync += report.sync_time;
+            let _: (std::time::Duration, std::time::Duration) = (write, sync);
+        }
+        let rate = f64::from(count) / start.elapsed().as_secs_f64();
+        println!("{io_mode}: {rate:.0} puts/s in batches of 64 (writing {write:?}, syncing {sync:?})");
+        let start = Instant::now();
+        for n in 0..20_000.min(count / 64 * 64) {
+            store.read(&id(&format!("bench-{n}")), v(n % 64 + 1)).unwrap();
+        }
+        println!("{io_mode}: {:.0} reads/s", 20_000.0_f64.min(f64::from(count)) / start.elapsed().as_secs_f64());
+        drop(store);
+        let start = Instant::now();
+        let (_, found) = TextStore::open(disk, folder, io_mode).unwrap();
+        println!("{io_mode}: {} copies opened in {:?}", found.messages, start.elapsed());
+    }
+}
