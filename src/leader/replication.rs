@@ -251,9 +251,9 @@ impl Links {
         Ok(lane)
     }
 
-    /// 99th percentile of a node's write batches since the last call, in milliseconds.
+    /// 99th percentile of a node's write batches in this period, in milliseconds; nothing if there were none.
     pub fn write_p99_ms(&self, node: NodeId, period: Period) -> Option<f64> {
-        self.link(node).map(|link| link.meter.report(period).p99_ms)
+        self.link(node).map(|link| link.meter.report(period).p99_ms).filter(|p99| *p99 > 0.0)
     }
 }
 

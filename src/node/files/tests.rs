@@ -367,36 +367,3 @@ fn errors_at_every_call_lose_nothing() {
     }
     println!("{tried} injected errors");
 }
-
-#[test]
-#[ignore = "takes seconds; prints what a real disk does"]
-fn measured_on_a_real_disk() {
-    for (io_mode, count) in [(IoMode::Buffered, 100_000_u32), (IoMode::Unbuffered, 20_000)] {
-        let dir = tempfile::tempdir_in(".").unwrap();
-        let disk = Arc::new(OsDisk::new());
-        let folder = disk.folder(dir.path()).unwrap();
-        let (store, _) = TextStore::open(disk.clone(), folder.clone(), io_mode).unwrap();
-        let start = Instant::now();
-        let (mut write, mut sync) = Default::default();
-        for batch in 0..count / 64 {
-            let puts: Vec<_> =
-                (0..64).map(|n| put(&format!("bench-{}", batch * 64 + n), n + 1, &[b'x'; 100])).collect();
-            let report = store.write(&[], &puts).unwrap();
-            assert_eq!(report.outcomes, [PutOutcome::Stored; 64]);
-            write += report.write_time;
-            sync += report.sync_time;
-            let _: (std::time::Duration, std::time::Duration) = (write, sync);
-        }
-        let rate = f64::from(count) / start.elapsed().as_secs_f64();
-        println!("{io_mode}: {rate:.0} puts/s in batches of 64 (writing {write:?}, syncing {sync:?})");
-        let start = Instant::now();
-        for n in 0..20_000.min(count / 64 * 64) {
-            store.read(&id(&format!("bench-{n}")), v(n % 64 + 1)).unwrap();
-        }
-        println!("{io_mode}: {:.0} reads/s", 20_000.0_f64.min(f64::from(count)) / start.elapsed().as_secs_f64());
-        drop(store);
-        let start = Instant::now();
-        let (_, found) = TextStore::open(disk, folder, io_mode).unwrap();
-        println!("{io_mode}: {} copies opened in {:?}", found.messages, start.elapsed());
-    }
-}
