@@ -6,9 +6,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::stop::Stop;
 use crate::terminal;
+use crate::wire::family::DESCRIPTORS;
+use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
+use crate::wire::{MAX_FRAME, WINDOW};
 
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -27,6 +32,28 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Serves gRPC until the process ends: the family service, health, and reflection.
+pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, stop: Stop) {
+    let result = async {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<FamilyServiceServer<S>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()
+            .map_err(|error| error.to_string())?;
+        let family = FamilyServiceServer::new(service);
+        let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
+        // The builder's own tcp_nodelay is for listeners that it binds itself.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        server.serve_with_incoming(incoming).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = result.await {
+        stop.fail(format!("the gRPC server failed: {error}"));
+    }
 }
 
 /// Says on stderr that the server is ready, whatever the log shows.

@@ -10,7 +10,6 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
-use tonic::transport::server::TcpIncoming;
 
 use super::coordinator::Coordinator;
 use super::report::Reporter;
@@ -20,13 +19,11 @@ use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
-use crate::process::{bind, limit_drain, raise_file_limit, say_ready, watch_signals, watch_stdin};
+use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::types::IoMode;
-use crate::wire::family::DESCRIPTORS;
-use crate::wire::family::family_service_server::FamilyServiceServer;
-use crate::wire::{Grpc, MAX_FRAME};
+use crate::wire::Grpc;
 use crate::{dashboard, terminal};
 
 /// tolerance.conf is looked at this often: well within a report period.
@@ -117,28 +114,6 @@ async fn serve(
     drop(local);
     service.abort();
     Ok(())
-}
-
-async fn serve_grpc(listener: tokio::net::TcpListener, service: LeaderService, stop: Stop) {
-    let result = async {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<FamilyServiceServer<LeaderService>>().await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .build_v1()
-            .map_err(|error| error.to_string())?;
-        let family =
-            FamilyServiceServer::new(service).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
-        let server = tonic::transport::Server::builder();
-        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
-        server
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-            .await
-            .map_err(|error| error.to_string())
-    };
-    if let Err(error) = result.await {
-        stop.fail(format!("the gRPC server failed: {error}"));
-    }
 }
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
 
 use super::files::TextStore;
 use super::heartbeat::{self, Announcement, Standing};
@@ -21,13 +20,11 @@ use super::{Node, Parts};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
-use crate::process::{bind, limit_drain, raise_file_limit, say_ready, watch_signals, watch_stdin};
+use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
 use crate::types::{IoMode, NodeId, NodeReport, Uuid};
-use crate::wire::family::DESCRIPTORS;
-use crate::wire::family::family_service_server::FamilyServiceServer;
-use crate::wire::{Grpc, MAX_FRAME, WINDOW};
+use crate::wire::Grpc;
 use crate::{VERSION, dashboard, terminal};
 
 /// The lock that keeps a second process out of the folder.
@@ -130,7 +127,11 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         incarnation: chance.u64(1..),
     };
     let node = Node::start(parts, hands, stop.clone())?;
-    let service = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(listener)?, node.clone(), stop.clone()));
+    let service = tokio::spawn(serve_grpc(
+        tokio::net::TcpListener::from_std(listener)?,
+        NodeService::new(node.clone()),
+        stop.clone(),
+    ));
     let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());
     let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
     let (standing, seen) = watch::channel(Standing::default());
@@ -181,30 +182,6 @@ fn say_found(found: &Found, took: Duration) {
     }
     for ignored in &found.ignored {
         tracing::warn!("left alone in the folder: {ignored}");
-    }
-}
-
-async fn serve_grpc(listener: tokio::net::TcpListener, node: Arc<Node>, stop: Stop) {
-    let result = async {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<FamilyServiceServer<NodeService>>().await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .build_v1()
-            .map_err(|error| error.to_string())?;
-        let family = FamilyServiceServer::new(NodeService::new(node));
-        let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
-        let server = tonic::transport::Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
-        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
-        server
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-            .await
-            .map_err(|error| error.to_string())
-    };
-    if let Err(error) = result.await {
-        stop.fail(format!("the gRPC server failed: {error}"));
     }
 }
 
