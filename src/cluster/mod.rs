@@ -38,7 +38,7 @@ pub struct Reign {
 
 /// A write under way: its version, where it goes, and what was promised for it.
 ///
-/// Every ticket ends in [`Cluster::commit`] or [`Cluster::release`].
+/// Every ticket ends in [`Cluster::release`], whether the write became true or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// Of which id.
