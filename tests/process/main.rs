@@ -16,3 +16,4 @@ mod nodes;
 mod protocol;
 mod refusals;
 mod support;
+mod support_load;

@@ -179,7 +179,7 @@ fn a_log_of_a_later_version_is_refused_with_a_hint() {
     newer[12..16].copy_from_slice(&crc.to_le_bytes());
     fs::write(&log, &newer).unwrap();
     let line = refused_leader(register.dir(), &[]);
-    tells(&line, &["mapping.log", "format 77", "use the version that wrote it, or a later one"]);
+    tells(&line, &["mapping.log", "format 77", "upgrade hatokuse"]);
     assert_eq!(fs::read(&log).unwrap(), newer, "nothing was changed");
     // Something else altogether.
     fs::write(&log, b"-----BEGIN CERTIFICATE-----\n").unwrap();
