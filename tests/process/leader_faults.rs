@@ -190,8 +190,8 @@ fn damage_in_the_middle_of_the_log_stops_the_start() {
         flip_byte(&log, at);
         let damaged = std::fs::read(&log).unwrap();
         let line = refused_leader(register.dir(), &[]);
-        tells(&line, &["leader_metadata/mapping.log", "damaged at offset ", "nothing was changed"]);
-        let offset = line.split("offset ").nth(1).unwrap();
+        tells(&line, &["leader_metadata/mapping.log", "damaged at byte ", "nothing was changed"]);
+        let offset = line.split("at byte ").nth(1).unwrap();
         let offset: usize = offset.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
         assert!(offset <= at && at - offset < 4096, "{offset} for {at}");
         assert_eq!(std::fs::read(&log).unwrap(), damaged, "nothing was changed");

@@ -183,7 +183,7 @@ fn a_log_of_a_later_version_is_refused_with_a_hint() {
     assert_eq!(fs::read(&log).unwrap(), newer, "nothing was changed");
     // Something else altogether.
     fs::write(&log, b"-----BEGIN CERTIFICATE-----\n").unwrap();
-    tells(&refused_leader(register.dir(), &[]), &["mapping.log", "nothing was changed"]);
+    tells(&refused_leader(register.dir(), &[]), &["mapping.log", "not a log of this kind", "move it away"]);
     fs::write(&log, &good).unwrap();
     register.start_leader().unwrap();
     register.wait_up(2).unwrap();
