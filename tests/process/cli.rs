@@ -44,7 +44,9 @@ fn one_command_one_answer_one_exit_code() {
     let (code, out, error) = ask(&["GET", "missing"]);
     assert_eq!((code, out.as_str()), (3, ""));
     assert!(error.contains("NOT_FOUND"), "{error}");
-    for wrong in [&["GET"][..], &["GET", "a", "b"], &["SET", "1"], &[""], &["GET", &"x".repeat(201)], &["SET", "1", "a\nb"]] {
+    for wrong in
+        [&["GET"][..], &["GET", "a", "b"], &["SET", "1"], &[""], &["GET", &"x".repeat(201)], &["SET", "1", "a\nb"]]
+    {
         let (code, out, error) = ask(wrong);
         assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}: {error}");
         assert!(error.starts_with("hatokuse client: ") && error.lines().count() == 1, "{wrong:?}: {error}");
@@ -108,7 +110,8 @@ fn a_closed_pipe_ends_quietly() {
 
 #[test]
 fn a_bench_measures_verifies_and_says_so_in_json() {
-    let mut bench = hatokuse(&["bench", "--local-nodes", "3", "--tolerance", "2", "--count", "600", "--verify", "--json"]);
+    let mut bench =
+        hatokuse(&["bench", "--local-nodes", "3", "--tolerance", "2", "--count", "600", "--verify", "--json"]);
     bench.args(["--connections", "4", "--pipeline", "8", "--size", "64", "--op", "mixed"]);
     let (code, out, error) = told(&run(&mut bench, b""));
     assert_eq!(code, 0, "{error}");

@@ -56,12 +56,9 @@ fn damage_is_found_at_a_restart_as_well() {
         register.set(&format!("one{n}"), "sound copy");
         register.set(&format!("all{n}"), "sound copy");
     }
+    let ids = HARMS.iter().enumerate().flat_map(|(n, _)| [format!("one{n}"), format!("all{n}")]);
+    let holders: Vec<(String, Vec<u32>)> = ids.map(|id| (id.clone(), register.holders(&id))).collect();
     register.kill_leader().unwrap();
-    let mut holders = Vec::new();
-    for line in crate::support::mapping(&register.metadata()) {
-        let (id, nodes) = line.split_once(':').unwrap();
-        holders.push((id.to_owned(), nodes.split(',').map(|node| node.parse::<u32>().unwrap()).collect::<Vec<_>>()));
-    }
     (1..=3).for_each(|node| register.kill_node(node).unwrap());
     for (id, nodes) in &holders {
         let (_, harm) = HARMS[id[3..].parse::<usize>().unwrap()];

@@ -99,7 +99,10 @@ fn text_ids_and_bytes_pass_through_grpc() {
         assert!(store(&mut leader, named("a/b \u{fc}".replace(' ', "").as_str(), b"\xff\x00")).await.success);
         let got = leader.get_message(by_name("a/b\u{fc}")).await.unwrap().into_inner();
         let message = got.chat_message.unwrap();
-        assert_eq!((message.id.as_str(), &message.body[..], message.message.as_str()), ("a/b\u{fc}", &b"\xff\x00"[..], ""));
+        assert_eq!(
+            (message.id.as_str(), &message.body[..], message.message.as_str()),
+            ("a/b\u{fc}", &b"\xff\x00"[..], "")
+        );
         // A message of several lines is read here, and only here.
         assert!(store(&mut leader, named("lines", b"one\nOK\n")).await.success);
         assert!(register.ask("GET lines").starts_with("ERROR NOT_A_LINE "));

@@ -57,14 +57,18 @@ impl Trace {
 
     /// Detaches, and gives all calls in the order of their beginning.
     fn finish(mut self) -> Vec<Call> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.strace), rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.strace), rustix::process::Signal::INT)
+            .unwrap();
         self.strace.wait().unwrap();
         let mut calls: Vec<Call> = Vec::new();
         for (at, line) in self.text().lines().enumerate() {
             let Some((pid, text)) = line.split_once(' ') else { continue };
             let text = text.trim_start();
             if text.starts_with("<... ") {
-                let open = calls.iter_mut().rev().find(|call| call.ended == usize::MAX && call.text.starts_with(&format!("{pid} ")));
+                let open = calls
+                    .iter_mut()
+                    .rev()
+                    .find(|call| call.ended == usize::MAX && call.text.starts_with(&format!("{pid} ")));
                 if let Some(call) = open {
                     call.text += text;
                     call.ended = at;
@@ -80,9 +84,9 @@ impl Trace {
 
 impl Call {
     fn is_sync(&self) -> bool {
-        ["fsync(", "fdatasync(", "syncfs(", "sync(", "sync_file_range(", "msync("].iter().any(|name| {
-            self.text.split_once(' ').is_some_and(|(_, text)| text.starts_with(name))
-        })
+        ["fsync(", "fdatasync(", "syncfs(", "sync(", "sync_file_range(", "msync("]
+            .iter()
+            .any(|name| self.text.split_once(' ').is_some_and(|(_, text)| text.starts_with(name)))
     }
 
     fn is_answer(&self) -> bool {

@@ -40,10 +40,7 @@ fn every_command_has_its_reply() {
     assert_eq!((&status["messages"], &status["tolerance"], &status["lost"]), (&2.into(), &2.into(), &0.into()));
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
     has(&status["nodes"][0], &["id", "address", "state", "messages", "bytes", "io_mode", "layout"]);
-    assert_eq!(
-        (&status["nodes"][0]["io_mode"], &status["nodes"][0]["layout"]),
-        (&"buffered".into(), &"text".into())
-    );
+    assert_eq!((&status["nodes"][0]["io_mode"], &status["nodes"][0]["layout"]), (&"buffered".into(), &"text".into()));
 
     wire.send("exit\n");
     assert_eq!(wire.rest(), "BYE\n");
@@ -98,13 +95,47 @@ fn a_malformed_line_costs_one_error_and_nothing_else() {
     let mut wire = register.wire();
     let long = |n: usize| format!("GET {}", "x".repeat(n));
     let lines: Vec<Vec<u8>> = [
-        "", " ", "\r", " PING", "PING ", "PING 1", "FROB 1", "SETX 1 x", "SET", "SET ", "SET 1", "SET  1 x", "SET  ",
-        "GET", "GET ", "GET 1 2", "GET 1 ", "GET  1", "WHERE", "WHERE 1 2", "COUNT 1", "STATUS x", "EXIT now",
-        "GET a\tb", "GET a\0b", "SET \0 x", "GET \u{a0}", "GET a\u{7f}", "GET \u{1b}[2J", "GET \u{2028}x", "\u{feff}PING",
+        "",
+        " ",
+        "\r",
+        " PING",
+        "PING ",
+        "PING 1",
+        "FROB 1",
+        "SETX 1 x",
+        "SET",
+        "SET ",
+        "SET 1",
+        "SET  1 x",
+        "SET  ",
+        "GET",
+        "GET ",
+        "GET 1 2",
+        "GET 1 ",
+        "GET  1",
+        "WHERE",
+        "WHERE 1 2",
+        "COUNT 1",
+        "STATUS x",
+        "EXIT now",
+        "GET a\tb",
+        "GET a\0b",
+        "SET \0 x",
+        "GET \u{a0}",
+        "GET a\u{7f}",
+        "GET \u{1b}[2J",
+        "GET \u{2028}x",
+        "\u{feff}PING",
     ]
     .iter()
     .map(|line| line.as_bytes().to_vec())
-    .chain([long(201).into_bytes(), long(300).into_bytes(), b"GET \xff".to_vec(), b"GET a\x80".to_vec(), b"\xff\xfe".to_vec()])
+    .chain([
+        long(201).into_bytes(),
+        long(300).into_bytes(),
+        b"GET \xff".to_vec(),
+        b"GET a\x80".to_vec(),
+        b"\xff\xfe".to_vec(),
+    ])
     .collect();
     for line in &lines {
         let reply = wire.ask(line);
@@ -128,9 +159,36 @@ fn hostile_ids_are_ids_like_any_other() {
     let longest = "x".repeat(200);
     let unicode = "\u{11f}".repeat(100);
     let ids = [
-        "../x", "/etc/passwd", "a/b", ".", "..", "...", ".lock", ".node", "CON", "con", "nul", "a:1,2", "%2e", "%2E", "%",
-        "x.txt", "x", "-rf", "--", "~", "*", "a\\b", "'\"$(id)`", "\u{fc}", "u\u{308}", "\u{1f54a}", "\u{202e}x", &longest,
-        &unicode, "message_mapping",
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        ".",
+        "..",
+        "...",
+        ".lock",
+        ".node",
+        "CON",
+        "con",
+        "nul",
+        "a:1,2",
+        "%2e",
+        "%2E",
+        "%",
+        "x.txt",
+        "x",
+        "-rf",
+        "--",
+        "~",
+        "*",
+        "a\\b",
+        "'\"$(id)`",
+        "\u{fc}",
+        "u\u{308}",
+        "\u{1f54a}",
+        "\u{202e}x",
+        &longest,
+        &unicode,
+        "message_mapping",
     ];
     for id in ids {
         assert_eq!(wire.ask(format!("SET {id} message of <{id}>")), "OK", "{id}");

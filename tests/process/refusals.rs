@@ -13,7 +13,9 @@ fn snapshot(path: &Path) -> Vec<(String, Vec<u8>)> {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
         if entry.file_type().unwrap().is_dir() {
-            all.extend(snapshot(&entry.path()).into_iter().map(|(inner, content)| (format!("{name}/{inner}"), content)));
+            all.extend(
+                snapshot(&entry.path()).into_iter().map(|(inner, content)| (format!("{name}/{inner}"), content)),
+            );
         } else if name != ".lock" && !name.starts_with(".said-") {
             all.push((name, fs::read(entry.path()).unwrap()));
         }
@@ -196,9 +198,10 @@ fn a_damaged_identity_is_refused() {
     register.fill("m", 5, "x");
     register.kill_node(1).unwrap();
     let before = snapshot(&register.node_dir(1));
-    let identity = fs::read_dir(register.node_dir(1)).unwrap().map(|entry| entry.unwrap().path()).find(|path| {
-        fs::read(path).is_ok_and(|content| content.starts_with(b"hatokuse-node "))
-    });
+    let identity = fs::read_dir(register.node_dir(1))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| fs::read(path).is_ok_and(|content| content.starts_with(b"hatokuse-node ")));
     let identity = identity.expect("an identity file");
     let good = fs::read(&identity).unwrap();
     let mut bad = good.clone();

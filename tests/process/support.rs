@@ -39,12 +39,7 @@ impl Register {
     }
 
     /// Starts a cluster in a folder that may hold something, with more to say about it.
-    pub(crate) fn with(
-        nodes: u32,
-        tolerance: usize,
-        home: TempDir,
-        more: impl FnOnce(Builder) -> Builder,
-    ) -> Self {
+    pub(crate) fn with(nodes: u32, tolerance: usize, home: TempDir, more: impl FnOnce(Builder) -> Builder) -> Self {
         let builder = Cluster::builder(BINARY).nodes(nodes).tolerance(tolerance).dir(home.path()).patience(PATIENCE);
         let cluster = more(builder).start().expect("the cluster starts");
         Self { cluster, home }
