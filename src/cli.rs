@@ -235,7 +235,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_OK),
         Err(error) => {
-            eprintln!("hatokuse: {error:#}");
+            eprintln!("hatokuse: {}", in_one_line(&error));
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -335,6 +335,17 @@ impl BenchArgs {
             }),
         }
     }
+}
+
+/// An error with its causes, each told once: some tell their cause in their own words already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = if line.is_empty() { cause } else { format!("{line}: {cause}") };
+        }
+    }
+    line
 }
 
 /// Whether the reader of our output has gone, which ends any program quietly.

@@ -236,6 +236,8 @@ impl Coordinator {
         while batch.replies.len() < BATCH_REQUESTS && batch.read_bytes < READ_AHEAD_BYTES {
             let Some(request) = queue.pop_front_if(|request| alone || named.admits(request)) else { break };
             let at = batch.replies.len();
+            // The connection closes with its reply: nothing after it is run.
+            let last = request == Ok(Command::Exit);
             let reply = match request {
                 Err(refusal) => Some(Reply::Refused(refusal)),
                 Ok(Command::Set { id, payload }) => {
@@ -256,6 +258,9 @@ impl Coordinator {
                 Ok(Command::Exit) => Some(Reply::Bye),
             };
             batch.replies.push(reply);
+            if last {
+                break;
+            }
         }
         batch
     }

@@ -13,7 +13,7 @@ use super::journal::Event;
 use super::replication::DialError;
 use super::write::{Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
-use crate::cluster::{Entry, NotAdmitted, Unsettled};
+use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
 use crate::wire::family::{CopyStatus, InventoryEntry, from_node};
@@ -39,7 +39,11 @@ const ALARM_SHARE: u64 = 10;
 impl Coordinator {
     /// Tells all nodes who the members are; only a leader that knows the whole may.
     pub(super) fn tell_members(&self) {
-        let members: Vec<_> = self.cluster().registry.nodes().iter().map(|node| node.member.clone()).collect();
+        self.tell_members_of(&self.cluster());
+    }
+
+    fn tell_members_of(&self, cluster: &Cluster) {
+        let members: Vec<_> = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
         self.links.tell_members(&members);
     }
 
@@ -93,6 +97,11 @@ impl Coordinator {
             return;
         };
         let settled = cluster.settle_knowledge();
+        if settled {
+            // Ahead of every copy that is admitted from here on, and so under the lock: whoever holds a
+            // copy knows of whom else a leader without its log has to hear.
+            self.tell_members_of(&cluster);
+        }
         drop(cluster);
         tracing::info!("node {node} holds {} copies", reported.entries);
         if reported.missing * ALARM_SHARE > reported.expected {

@@ -3,6 +3,7 @@
 //! A leader that cannot be reached is tried again with a growing pause, and
 //! that is said once, not once a try.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +60,7 @@ pub async fn run(
     stop: Stop,
 ) {
     let mut pause = RETRY_FIRST;
-    let mut said = String::new();
+    let mut said = BTreeSet::new();
     loop {
         let began = Instant::now();
         let (error, was_registered) = match session(&node, &announcement, network.as_ref(), &standing, &stop).await {
@@ -75,12 +76,12 @@ pub async fn run(
         if was_registered {
             said.clear();
             tracing::warn!("lost the leader at {}: {error}; trying again", announcement.leader);
-        } else if said != error {
+        } else if !said.contains(&error) {
             tracing::warn!(
                 "cannot register with the leader at {}: {error}; trying again until it works",
                 announcement.leader
             );
-            said = error;
+            said.insert(error);
         }
         standing.send_modify(|standing| {
             standing.registered = false;

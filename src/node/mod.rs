@@ -245,7 +245,10 @@ impl Node {
             )));
         }
         if hello.node_id != self.id.0 {
-            return Err(refuse(format!("this is node {}, not node {}", self.id, hello.node_id)));
+            return Err(refuse(format!(
+                "this is node {}, not node {}; check --advertise: each node has an address of its own",
+                self.id, hello.node_id
+            )));
         }
         let identity = self.identity.clone();
         match self.hands.run(move || identity.admit(fence)).await {

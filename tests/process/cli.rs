@@ -1,0 +1,207 @@
+//! The command line: client, bench, and what helps with both.
+
+use std::process::{Output, Stdio};
+
+use crate::support::{Register, hatokuse, run};
+
+/// Exit code, stdout and stderr.
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+}
+
+fn client(addr: &str, args: &[&str], input: &[u8]) -> (i32, String, String) {
+    told(&run(hatokuse(&["client", "--addr", addr]).args(args), input))
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn one_command_one_answer_one_exit_code() {
+    let mut register = Register::start(2, 2);
+    let addr = register.addr().to_owned();
+    let ask = |args: &[&str]| client(&addr, args, b"");
+    let quiet = |code: i32, out: &str| (code, out.to_owned(), String::new());
+    assert_eq!(ask(&["SET", "1", "hello", "world"]), quiet(0, "OK\n"));
+    assert_eq!(ask(&["GET", "1"]), quiet(0, "hello world\n"));
+    assert_eq!(ask(&["get", "1"]), quiet(0, "hello world\n"));
+    assert_eq!(ask(&["WHERE", "1"]), quiet(0, "NODES 1,2\n"));
+    assert_eq!(ask(&["COUNT"]), quiet(0, "COUNT 1\n"));
+    assert_eq!(ask(&["PING"]), quiet(0, "+PONG\n"));
+    // A message that begins like a flag, and bytes from stdin.
+    assert_eq!(ask(&["SET", "flag", "--json"]), quiet(0, "OK\n"));
+    assert_eq!(ask(&["GET", "flag"]), quiet(0, "--json\n"));
+    assert_eq!(client(&addr, &["SET", "bytes", "-"], b"\xff from stdin \r\r\n"), quiet(0, "OK\n"));
+    let mut wire = register.wire();
+    wire.send("GET bytes\n");
+    assert_eq!(wire.bytes(), b"VALUE \xff from stdin \r");
+    assert_eq!(client(&addr, &["SET", "none", "-"], b""), quiet(0, "OK\n"));
+    assert_eq!(ask(&["GET", "none"]), quiet(0, "\n"));
+
+    let (code, out, error) = ask(&["GET", "missing"]);
+    assert_eq!((code, out.as_str()), (3, ""));
+    assert!(error.contains("NOT_FOUND"), "{error}");
+    for wrong in
+        [&["GET"][..], &["GET", "a", "b"], &["SET", "1"], &[""], &["GET", &"x".repeat(201)], &["SET", "1", "a\nb"]]
+    {
+        let (code, out, error) = ask(wrong);
+        assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}: {error}");
+        assert!(error.starts_with("hatokuse client: ") && error.lines().count() == 1, "{wrong:?}: {error}");
+    }
+    let (code, _, error) = client(&addr, &["SET", "two", "-"], b"two\nlines\n");
+    assert!(code == 2 && error.contains("line"), "{code}: {error}");
+    let (code, _, error) = ask(&["FROB"]);
+    assert!(code == 1 && error.contains("BAD_COMMAND"), "{code}: {error}");
+    register.kill_node(1).unwrap();
+    register.wait_state(1, "down");
+    let (code, out, error) = ask(&["SET", "1", "x"]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(error.contains("TOO_FEW_NODES"), "{error}");
+
+    let (code, out, error) = client(&nobody(), &["PING"], b"");
+    assert_eq!((code, out.as_str()), (4, ""));
+    assert!(error.lines().count() == 1 && error.contains("leader"), "it says what to do: {error}");
+    register.signal_leader(rustix::process::Signal::STOP).unwrap();
+    let (code, _, error) = ask(&["--timeout", "300ms", "GET", "1"]);
+    assert_eq!(code, 4, "no answer in time: {error}");
+    register.signal_leader(rustix::process::Signal::CONT).unwrap();
+}
+
+#[test]
+fn a_pipe_of_commands_is_answered_line_by_line() {
+    let register = Register::start(2, 2);
+    let addr = register.addr();
+    let (code, out, error) = client(addr, &[], b"SET 1 a\nGET 1\n\nCOUNT\nGET 1");
+    assert_eq!((code, error.as_str()), (1, ""));
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3], lines[4], lines.len()), ("OK", "VALUE a", "COUNT 1", "VALUE a", 5));
+    assert!(lines[2].starts_with("ERROR BAD_COMMAND "), "{out}");
+    assert_eq!(client(addr, &[], b""), (0, String::new(), String::new()));
+    let (code, out, error) = client(addr, &[], b"PING\nEXIT\nSET 2 x\n");
+    assert_eq!((code, out.as_str()), (0, "+PONG\nBYE\n"));
+    assert!(error.contains("not run: 1"), "{error}");
+    assert_eq!(register.ask("COUNT"), "COUNT 1");
+    let (code, out, _) = client(addr, &["--json"], b"GET 1\nGET none\n");
+    assert_eq!(code, 1);
+    for line in out.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    assert_eq!(client(&nobody(), &[], b"PING\n").0, 4);
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let register = Register::start(2, 2);
+    register.set("1", &"x".repeat(10_000));
+    let mut command = hatokuse(&["client", "--addr", register.addr()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    // Its end may come before all of this is taken.
+    let _ = std::io::Write::write_all(&mut stdin, "GET 1\n".repeat(100).as_bytes());
+    drop(stdin);
+    let (code, _, error) = told(&child.wait_with_output().unwrap());
+    assert_eq!((code, error.as_str()), (0, ""));
+}
+
+#[test]
+fn a_bench_measures_verifies_and_says_so_in_json() {
+    let mut bench =
+        hatokuse(&["bench", "--local-nodes", "3", "--tolerance", "2", "--count", "600", "--verify", "--json"]);
+    bench.args(["--connections", "4", "--pipeline", "8", "--size", "64", "--op", "mixed"]);
+    let (code, out, error) = told(&run(&mut bench, b""));
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(out.lines().count(), 1);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["protocol"], &report["connections"]), (&"text".into(), &4.into()));
+    assert_eq!((&report["pipeline"], &report["size"], &report["verified"]), (&8.into(), &64.into(), &300.into()));
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.iter().map(|result| result["op"].as_str().unwrap()).collect::<Vec<_>>(), ["set", "get"]);
+    for result in results {
+        assert_eq!((&result["count"], &result["errors"]), (&300.into(), &0.into()));
+        assert!(result["elapsed_s"].is_f64() && result["ops_per_s"].is_f64(), "{result}");
+        for percentile in ["p50", "p90", "p99", "p999", "max"] {
+            assert!(result["latency_ms"][percentile].is_number(), "{result}");
+        }
+    }
+    let copies: u64 = report["nodes"].as_object().unwrap().values().map(|copies| copies.as_u64().unwrap()).sum();
+    assert_eq!(copies, 600, "{report}");
+    assert!(report["addr"].as_str().unwrap().starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn a_bench_that_goes_wrong_has_its_exit_code() {
+    let mut register = Register::start(2, 2);
+    let bench = |addr: &str, more: &[&str]| {
+        told(&run(hatokuse(&["bench", "--addr", addr, "--count", "50", "--connections", "2"]).args(more), b""))
+    };
+    let (code, out, error) = bench(register.addr(), &["--json"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["verified"], serde_json::Value::Null);
+    assert_eq!(bench(register.addr(), &["--op", "get"]).0, 0);
+    register.kill_node(1).unwrap();
+    register.wait_state(1, "down");
+    let (code, out, error) = bench(register.addr(), &["--json"]);
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("TOO_FEW_NODES"), "{error}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["results"][0]["errors"], 50);
+    let (code, out, error) = bench(&nobody(), &[]);
+    assert_eq!((code, out.as_str()), (4, ""), "{error}");
+    assert!(error.contains("hatokuse leader"), "{error}");
+    for wrong in [&["--op", "frob"][..], &["--local-nodes", "2", "--tolerance", "3"], &["--key-prefix", "a b"]] {
+        assert_eq!(bench(register.addr(), wrong).0, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_two_and_names_what_is_right() {
+    for wrong in [
+        &[][..],
+        &["frob"],
+        &["node"],
+        &["node", "--id", "1"],
+        &["node", "--id", "0", "--port", "0"],
+        &["node", "--id", "4294967296", "--port", "0"],
+        &["node", "--id", "1", "--port", "65536"],
+        &["leader", "--max-message", "12 parsecs"],
+        &["leader", "--report-every", "0s"],
+        &["leader", "--io-mode", "fast"],
+        &["leader", "extra"],
+        &["bench", "--connections", "0"],
+    ] {
+        let (code, out, error) = told(&run(&mut hatokuse(wrong), b""));
+        assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}");
+        assert!(error.contains("Usage") || error.contains("--help"), "{wrong:?}: {error}");
+    }
+    // A variable is read like its flag, and a flag beats it.
+    let mut command = hatokuse(&["node", "--port", "0"]);
+    assert_eq!(run(command.env("HATOKUSE_ID", "0"), b"").status.code(), Some(2));
+}
+
+#[test]
+fn version_completions_and_manual_pages() {
+    let (code, out, _) = told(&run(&mut hatokuse(&["--version"]), b""));
+    assert_eq!(code, 0);
+    assert!(out.starts_with(&format!("hatokuse {}", env!("CARGO_PKG_VERSION"))), "{out}");
+    let commit = out.trim().rsplit(['(', ' ']).next().unwrap().trim_end_matches(')');
+    assert!(commit == "unknown" || commit.len() >= 7 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{out}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, out, error) = told(&run(&mut hatokuse(&["completions", shell]), b""));
+        assert!(code == 0 && error.is_empty() && out.contains("hatokuse") && out.contains("tolerance-conf"), "{shell}");
+    }
+    let home = crate::support::folder();
+    let pages = home.path().join("man");
+    assert_eq!(run(&mut hatokuse(&["man", pages.to_str().unwrap()]), b"").status.code(), Some(0));
+    let names = crate::support::visible(&pages);
+    for page in ["hatokuse.1", "hatokuse-leader.1", "hatokuse-node.1", "hatokuse-client.1", "hatokuse-bench.1"] {
+        assert!(names.contains(page), "{names:?}");
+    }
+    for command in ["leader", "node", "client", "bench"] {
+        let (code, out, _) = told(&run(&mut hatokuse(&[command, "--help"]), b""));
+        assert!(code == 0 && out.contains("HATOKUSE_") && out.contains("Examples:"), "{command}: {out}");
+    }
+}

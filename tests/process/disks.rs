@@ -1,0 +1,163 @@
+//! Disks that are full, read-only, or no folders at all.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Register, Server, code, eventually, folder, refused_leader, refused_node, tells};
+
+/// A small file system in memory, mounted while this lives.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts one; nothing (and the reason on stderr) where that is not permitted.
+    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "hatokuse-test"]).arg(at).stderr(Stdio::null());
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("SKIPPED: this process may not mount file systems");
+        None
+    }
+
+    /// Changes its options.
+    fn remount(&self, options: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status().unwrap();
+        assert!(status.success(), "remount {options}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a server that a failed test left may still have files open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_where_the_folder_should_be_is_named() {
+    let home = folder();
+    std::fs::write(home.path().join("leader_metadata"), "a file").unwrap();
+    std::fs::write(home.path().join("storage_node_1"), "a file").unwrap();
+    tells(&refused_leader(home.path(), &[]), &["cannot use ./leader_metadata", "check"]);
+    tells(&refused_node(home.path(), 1, "127.0.0.1:1"), &["cannot use ./storage_node_1", "check"]);
+    assert_eq!(std::fs::read_to_string(home.path().join("leader_metadata")).unwrap(), "a file");
+    assert_eq!(std::fs::read_to_string(home.path().join("storage_node_1")).unwrap(), "a file");
+    let below = Server::start(home.path(), &["node", "--id", "2", "--port", "0", "--data-dir", "leader_metadata/x"]);
+    tells(&below.is_refused(), &["cannot use leader_metadata/x/storage_node_2", "check"]);
+}
+
+#[test]
+fn a_read_only_folder_is_named() {
+    let home = folder();
+    let Some(mount) = Mount::tmpfs(&home.path().join("disk"), "size=1m") else { return };
+    let disk = mount.0.clone();
+    // Once with nothing there, once with folders that were used before.
+    for used in [false, true] {
+        if used {
+            let mut register = Register::with(1, 1, folder(), |builder| builder.dir(&disk));
+            register.set("1", "x");
+            assert!(register.stop_node(1).unwrap().success() && register.stop_leader().unwrap().success());
+        }
+        mount.remount("ro");
+        let leader = ["leader", "--port", "0", "--grpc-port", "0", "--data-dir", "disk"];
+        tells(&Server::start(home.path(), &leader).is_refused(), &["leader_metadata", "check"]);
+        let node = ["node", "--id", "1", "--port", "0", "--data-dir", "disk"];
+        tells(&Server::start(home.path(), &node).is_refused(), &["storage_node_1", "check"]);
+        mount.remount("rw");
+    }
+}
+
+#[test]
+fn a_full_disk_under_a_node_sends_its_share_elsewhere() {
+    let home = folder();
+    let Some(mount) = Mount::tmpfs(&home.path().join("storage_node_1"), "size=2m") else { return };
+    let register = Register::with(4, 2, home, |builder| builder);
+    let message = "x".repeat(64 << 10);
+    let count = 100;
+    register.fill("m", count, &message);
+    let status = register.status().unwrap();
+    let held = |node: usize| status["nodes"][node]["messages"].as_u64().unwrap();
+    assert!(held(0) < 32, "no more than its disk takes: {status}");
+    assert_eq!((0..4).map(held).sum::<u64>(), 2 * count as u64, "every message has two copies");
+    register.check("m", count, &message);
+    // Overwrites need room beside what is there; they find it elsewhere, too.
+    register.fill("m", count, &message.replace('x', "y"));
+    register.check("m", count, &message.replace('x', "y"));
+    let said = register.node_stderr(1);
+    assert!(said.contains("a copy was not kept"), "{said}");
+    // With room again, it takes copies again.
+    mount.remount("size=64m");
+    eventually("the node to take copies", || {
+        register.set("again", &format!("{message} once more"));
+        register.holders("again").contains(&1).then_some(())
+    });
+    drop(register);
+}
+
+#[test]
+fn too_many_full_disks_refuse_writes_and_answer_reads() {
+    let home = folder();
+    let Some(_one) = Mount::tmpfs(&home.path().join("storage_node_1"), "size=1m") else { return };
+    let Some(_two) = Mount::tmpfs(&home.path().join("storage_node_2"), "size=1m") else { return };
+    let mut register = Register::with(2, 2, home, |builder| builder);
+    let message = "x".repeat(100 << 10);
+    let mut kept = 0;
+    let refused = loop {
+        let reply = register.ask(&format!("SET m{kept} {message} {kept}"));
+        if reply != "OK" {
+            break reply;
+        }
+        kept += 1;
+    };
+    assert!(refused.starts_with("ERROR ") && kept > 4, "{refused} after {kept}");
+    register.check("m", kept, &message);
+    // The id that was refused was not written, or says that nobody knows.
+    let reply = register.ask(&format!("GET m{kept}"));
+    let unknown = code(&refused) == "ERROR UNKNOWN";
+    assert!(code(&reply) == "ERROR NOT_FOUND" || unknown, "{refused}, then {}", code(&reply));
+    register.check("m", kept, &message);
+    for node in 1..=2 {
+        assert!(register.node_is_running(node), "{}", register.node_stderr(node));
+        register.restart_node(node).unwrap();
+    }
+    register.wait_up(2).unwrap();
+    register.check("m", kept, &message);
+}
+
+#[test]
+fn a_full_disk_under_the_leader_refuses_writes_and_answers_reads() {
+    let home = folder();
+    let Some(mount) = Mount::tmpfs(&home.path().join("leader_metadata"), "size=64k") else { return };
+    let mut register = Register::with(2, 2, home, |builder| builder);
+    let mut kept = 0;
+    let refused = loop {
+        let reply = register.ask(&format!("SET {}{kept} x {kept}", "m".repeat(150)));
+        if reply != "OK" {
+            break reply;
+        }
+        kept += 1;
+    };
+    assert!(refused.starts_with("ERROR UNKNOWN "), "{refused} after {kept}");
+    let prefix = "m".repeat(150);
+    if register.leader_is_running() {
+        register.check(&prefix, kept, "x");
+        mount.remount("size=8m");
+        eventually("writes", || (register.ask("SET after y") == "OK").then_some(()));
+    } else {
+        mount.remount("size=8m");
+        register.kill_leader().unwrap();
+        register.start_leader().unwrap();
+        register.wait_up(2).unwrap();
+        register.set("after", "y");
+    }
+    register.check(&prefix, kept, "x");
+    assert_eq!(register.get("after"), "y");
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    register.wait_up(2).unwrap();
+    register.check(&prefix, kept, "x");
+    assert_eq!(register.get("after"), "y");
+    drop(register);
+}

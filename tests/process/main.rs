@@ -1,0 +1,19 @@
+//! The register from outside: real processes, real sockets, real disks.
+//!
+//! Each test is a short story on a cluster of its own, which ends with it. Ports
+//! are chosen by the system, and every wait is for a condition with a deadline.
+
+mod cli;
+mod damage;
+mod disks;
+mod faults;
+mod files;
+mod foreign;
+mod grpc;
+mod leader_faults;
+mod modes;
+mod nodes;
+mod protocol;
+mod refusals;
+mod support;
+mod support_load;

@@ -1,0 +1,89 @@
+//! How nodes find their leader, and what they say when they do not.
+
+use std::net::TcpListener;
+
+use crate::support::{Register, Server, folder, tells};
+
+#[test]
+fn a_node_without_a_leader_starts_says_so_once_and_waits() {
+    let home = folder();
+    // Somebody who listens and hangs up at once, so that tries can be counted.
+    let wrong = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = wrong.local_addr().unwrap();
+    let grpc_port = address.port().to_string();
+    let node = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", &address.to_string()]);
+    for _ in 0..6 {
+        drop(wrong.accept().unwrap());
+    }
+    let ready = node.says("ready");
+    assert!(ready.starts_with("node 1 ready grpc=127.0.0.1:"), "{ready}");
+    tells(&node.says("cannot register"), &[&address.to_string(), "trying again until it works"]);
+    // Each reason once, not once a try.
+    let said = node.said();
+    let reasons = said.lines().filter_map(|line| line.split("cannot register").nth(1));
+    let mut reasons: Vec<&str> = reasons.collect();
+    reasons.sort();
+    let count = reasons.len();
+    reasons.dedup();
+    assert!(count == reasons.len() && count < 5, "{said}");
+    drop(wrong);
+    let leader = Server::start(home.path(), &["leader", "--port", "0", "--grpc-port", &grpc_port]);
+    leader.says("node 1 joined");
+    node.says("registered with the leader");
+}
+
+#[test]
+fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
+    let register = Register::start(1, 1);
+    let home = folder();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let args = ["node", "--id", "7", "--port", "0", "--leader", register.grpc_addr(), "--advertise", &closed];
+    let node = Server::start(home.path(), &args);
+    tells(&node.says("cannot register"), &["dialled", &closed, "back", "--advertise"]);
+    let nodes = register.status().unwrap()["nodes"].as_array().unwrap().len();
+    assert_eq!(nodes, 1, "it is no member");
+    // An address that is none is refused at once, and one where another node answers as well.
+    let others = register.status().unwrap()["nodes"][0]["address"].as_str().unwrap().to_owned();
+    for (address, why) in [("nonsense", "is no HOST:PORT"), ("host:0", "is no HOST:PORT"), ("a b:1", "is no HOST:PORT")]
+    {
+        let args = ["node", "--id", "8", "--port", "0", "--leader", register.grpc_addr(), "--advertise", address];
+        tells(&Server::start(home.path(), &args).is_refused(), &[why, "--advertise"]);
+    }
+    let args = ["node", "--id", "9", "--port", "0", "--leader", register.grpc_addr(), "--advertise", &others];
+    let node = Server::start(home.path(), &args);
+    tells(&node.says("--advertise"), &["this is node 1, not node 9", "an address of its own"]);
+    register.set("1", "x");
+    assert_eq!(register.holders("1"), [1]);
+}
+
+#[test]
+fn the_whole_register_in_one_command() {
+    let home = folder();
+    let mut leader = Server::start(home.path(), &["leader", "--port", "0", "--grpc-port", "0", "--local-nodes", "3"]);
+    let ready = leader.says("leader ready");
+    let addr = ready.split("clients=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    // Requests wait for the nodes.
+    let mut wire = crate::support::Wire::to(&addr);
+    assert_eq!(wire.ask("SET 1 hello"), "OK");
+    assert_eq!(wire.ask("GET 1"), "VALUE hello");
+    leader.says("node 3 ready");
+    leader.stop();
+    let said = leader.said();
+    assert_eq!(leader.ends().code(), Some(0), "{said}");
+    // Its nodes are gone with it, and their folders free.
+    let second = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"]);
+    second.says("node 1 ready");
+}
+
+#[test]
+fn the_largest_number_of_a_node_is_one_like_any_other() {
+    let register = Register::start(1, 2);
+    let home = folder();
+    let args = ["node", "--id", "4294967295", "--port", "0", "--leader", register.grpc_addr()];
+    let node = Server::start(home.path(), &args);
+    node.says("registered with the leader");
+    register.wait_up(2).unwrap();
+    register.set("1", "x");
+    assert_eq!(register.ask("WHERE 1"), "NODES 1,4294967295");
+    assert!(home.path().join("storage_node_4294967295/1.txt").exists());
+}
