@@ -32,6 +32,8 @@ impl Drop for Mount {
     fn drop(&mut self) {
         // Lazily: a server that a failed test left may still have files open.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        // The cluster's folder could not go before.
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
     }
 }
 
