@@ -32,6 +32,8 @@ impl Drop for Mount {
     fn drop(&mut self) {
         // Lazily: a server that a failed test left may still have files open.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        // The cluster's folder could not go before.
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
     }
 }
 
@@ -45,7 +47,7 @@ fn a_file_where_the_folder_should_be_is_named() {
     assert_eq!(std::fs::read_to_string(home.path().join("leader_metadata")).unwrap(), "a file");
     assert_eq!(std::fs::read_to_string(home.path().join("storage_node_1")).unwrap(), "a file");
     let below = Server::start(home.path(), &["node", "--id", "2", "--port", "0", "--data-dir", "leader_metadata/x"]);
-    tells(&below.is_refused(), &["cannot use leader_metadata/x/storage_node_2", "check"]);
+    tells(&below.must_be_refused(), &["cannot use leader_metadata/x/storage_node_2", "check"]);
 }
 
 #[test]
@@ -62,9 +64,9 @@ fn a_read_only_folder_is_named() {
         }
         mount.remount("ro");
         let leader = ["leader", "--port", "0", "--grpc-port", "0", "--data-dir", "disk"];
-        tells(&Server::start(home.path(), &leader).is_refused(), &["leader_metadata", "check"]);
+        tells(&Server::start(home.path(), &leader).must_be_refused(), &["leader_metadata", "check"]);
         let node = ["node", "--id", "1", "--port", "0", "--data-dir", "disk"];
-        tells(&Server::start(home.path(), &node).is_refused(), &["storage_node_1", "check"]);
+        tells(&Server::start(home.path(), &node).must_be_refused(), &["storage_node_1", "check"]);
         mount.remount("rw");
     }
 }

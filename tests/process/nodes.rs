@@ -47,7 +47,7 @@ fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
     for (address, why) in [("nonsense", "is no HOST:PORT"), ("host:0", "is no HOST:PORT"), ("a b:1", "is no HOST:PORT")]
     {
         let args = ["node", "--id", "8", "--port", "0", "--leader", register.grpc_addr(), "--advertise", address];
-        tells(&Server::start(home.path(), &args).is_refused(), &[why, "--advertise"]);
+        tells(&Server::start(home.path(), &args).must_be_refused(), &[why, "--advertise"]);
     }
     let args = ["node", "--id", "9", "--port", "0", "--leader", register.grpc_addr(), "--advertise", &others];
     let node = Server::start(home.path(), &args);

@@ -73,7 +73,7 @@ fn a_tolerance_that_makes_no_sense_stops_the_start_and_names_the_line() {
 }
 
 #[test]
-fn a_second_leader_on_a_folder_is_refused() {
+fn a_second_leader_on_a_folder_must_be_refused() {
     let register = Register::start(2, 2);
     register.set("1", "x");
     tells(&refused_leader(register.dir(), &[]), &["leader_metadata", "in use by another leader", "--data-dir"]);
@@ -82,7 +82,7 @@ fn a_second_leader_on_a_folder_is_refused() {
 }
 
 #[test]
-fn a_second_node_on_a_folder_is_refused() {
+fn a_second_node_on_a_folder_must_be_refused() {
     let mut register = Register::start(2, 2);
     let line = refused_node(register.dir(), 1, register.grpc_addr());
     tells(&line, &["storage_node_1", "in use by another process", "--data-dir"]);
@@ -110,7 +110,7 @@ fn a_number_belongs_to_one_folder() {
 }
 
 #[test]
-fn a_copied_folder_is_refused() {
+fn a_copied_folder_must_be_refused() {
     let mut register = Register::start(2, 2);
     register.fill("m", 10, "x");
     let other = folder();
@@ -135,7 +135,7 @@ fn a_copied_folder_is_refused() {
 }
 
 #[test]
-fn a_node_of_another_register_is_refused() {
+fn a_node_of_another_register_must_be_refused() {
     let mut theirs = Register::start(2, 2);
     theirs.fill("theirs", 5, "x");
     theirs.kill_node(2).unwrap();
@@ -158,17 +158,17 @@ fn a_port_in_use_is_named() {
     let port = taken.local_addr().unwrap().port().to_string();
     let parts = |flag| [format!("127.0.0.1:{port}"), "in use".to_owned(), flag];
     let told = |line: String, flag: &str| tells(&line, &parts(flag.to_owned()).each_ref().map(String::as_str));
-    let mut leader = |args: &[&str], flag: &str| {
-        told(Server::start(home.path(), &[&["leader"], args].concat()).is_refused(), flag);
+    let leader = |args: &[&str], flag: &str| {
+        told(Server::start(home.path(), &[&["leader"], args].concat()).must_be_refused(), flag);
     };
     leader(&["--port", &port, "--grpc-port", "0"], "--port");
     leader(&["--port", "0", "--grpc-port", &port], "--grpc-port");
-    told(Server::start(home.path(), &["node", "--id", "1", "--port", &port]).is_refused(), "--port");
+    told(Server::start(home.path(), &["node", "--id", "1", "--port", &port]).must_be_refused(), "--port");
     assert!(!home.path().join("leader_metadata").exists() && !home.path().join("storage_node_1").exists());
 }
 
 #[test]
-fn a_log_of_a_later_version_is_refused_with_a_hint() {
+fn a_log_of_a_later_version_must_be_refused_with_a_hint() {
     let mut register = Register::start(2, 2);
     register.fill("m", 5, "x");
     assert!(register.stop_leader().unwrap().success());
@@ -193,7 +193,7 @@ fn a_log_of_a_later_version_is_refused_with_a_hint() {
 }
 
 #[test]
-fn a_damaged_identity_is_refused() {
+fn a_damaged_identity_must_be_refused() {
     let mut register = Register::start(2, 2);
     register.fill("m", 5, "x");
     register.kill_node(1).unwrap();

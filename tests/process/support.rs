@@ -334,7 +334,7 @@ impl Server {
     }
 
     /// It ends by itself with exit code 1 and one clear last line; gives that.
-    pub(crate) fn is_refused(mut self) -> String {
+    pub(crate) fn must_be_refused(mut self) -> String {
         let status = self.ends();
         let said = self.said();
         assert_eq!(status.code(), Some(1), "it said:\n{said}");
@@ -357,12 +357,12 @@ impl Drop for Server {
 /// Starts a leader that is expected not to; gives its last line.
 pub(crate) fn refused_leader(folder: &Path, more: &[&str]) -> String {
     let args = [&["leader", "--port", "0", "--grpc-port", "0"], more].concat();
-    Server::start(folder, &args).is_refused()
+    Server::start(folder, &args).must_be_refused()
 }
 
 /// Starts a node that is expected not to.
 pub(crate) fn refused_node(folder: &Path, id: u32, leader: &str) -> String {
-    Server::start(folder, &["node", "--id", &id.to_string(), "--port", "0", "--leader", leader]).is_refused()
+    Server::start(folder, &["node", "--id", &id.to_string(), "--port", "0", "--leader", leader]).must_be_refused()
 }
 
 /// Checks that a line holds all these parts.
