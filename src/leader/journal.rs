@@ -180,7 +180,7 @@ pub struct Recovered {
     pub members: Vec<Member>,
     /// The last reign, if there ever was one.
     pub last: Option<Reign>,
-    /// The leader process of every epoch that this log began.
+    /// The leader process of every epoch that this log began since it last was whole or new.
     pub runs: BTreeMap<Epoch, u64>,
     /// How far all this can be believed.
     pub trust: Trust,
@@ -207,7 +207,11 @@ impl Reading {
     fn take(&mut self, event: Event) {
         self.records += 1;
         self.closed = matches!(event, Event::Closed);
-        if let Event::Began { reign, .. } = &event {
+        if let Event::Began { reign, trust, .. } = &event {
+            if *trust == Trust::Nothing {
+                // That leader heard everyone: who had the epochs before does not matter any more.
+                self.began.clear();
+            }
             self.began.insert(reign.epoch, event.clone());
         }
         match event {

@@ -113,7 +113,14 @@ impl Membership {
         let boot_id = self.boot_id.clone();
         let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
         self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).insert(reign.epoch, self.run);
+        {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            if trust == Trust::Nothing {
+                // Everyone is heard anyway: who had the epochs before does not matter any more.
+                runs.clear();
+            }
+            runs.insert(reign.epoch, self.run);
+        }
         self.coordinator.cluster().begin(reign);
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
