@@ -29,7 +29,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("stop", 2, &[]),
     ("logs", 2, &["telemetry", "types"]),
     ("terminal", 2, &["dashboard", "logs", "telemetry"]),
-    ("process", 2, &["stop", "terminal"]),
+    ("process", 2, &["stop", "terminal", "wire"]),
     ("local_nodes", 2, &["types"]),
     (
         "leader",
@@ -59,7 +59,6 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "cluster",
             "dashboard",
             "durable",
-            "error",
             "file_names",
             "process",
             "stop",
