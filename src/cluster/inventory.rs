@@ -30,7 +30,7 @@ pub(super) struct Taking {
     watermark: Version,
     /// The oldest version under way when it began: from here on a copy may have come after its part was listed.
     floor: Version,
-    /// Hashes of ids whose committed copy was listed intact.
+    /// Hashes of ids whose committed copy is surely there: listed intact, or confirmed since.
     seen: HashSet<u64, FixedState>,
     entries: u64,
 }
@@ -95,13 +95,16 @@ impl Cluster {
         in_flight: &impl Fn(&MessageId) -> bool,
     ) {
         let version = entry.record.version;
-        let committed = self.mapping.get(&entry.id).map(|found| found.record);
+        let found = self.mapping.get(&entry.id);
+        let committed = found.map(|found| found.record);
+        let is_holder = found.is_some_and(|found| found.set.holders.contains(&node));
         if let Some(committed) = committed
             && committed.version == version
         {
             let intact = !entry.damaged && committed == entry.record;
             self.mapping.mark(&entry.id, version, node, intact);
-            if intact {
+            // A copy too many says nothing about those that should be there.
+            if intact && is_holder {
                 taking.seen.insert(HASHER.hash_one(&entry.id));
             }
             return;
@@ -120,6 +123,19 @@ impl Cluster {
         if noted.record == entry.record && !noted.holders.contains(&node) {
             noted.holders.push(node);
             noted.holders.sort_unstable();
+        }
+    }
+
+    /// A commit gave these nodes a copy of a message, or took it from them: inventories that are coming in
+    /// count with that, so that the end compares what should be there with what is.
+    pub(super) fn inventories_hear(&mut self, id: &MessageId, nodes: &Holders, gained: bool) {
+        for node in nodes {
+            let Some(taking) = self.taking.get_mut(node) else { continue };
+            if gained {
+                taking.seen.insert(HASHER.hash_one(id));
+            } else {
+                taking.seen.remove(&HASHER.hash_one(id));
+            }
         }
     }
 

@@ -299,7 +299,8 @@ impl Cluster {
 
     /// Finds another node in place of a target that failed (or, with `beside`, is late and stays a target).
     pub fn replace(&mut self, ticket: &mut Ticket, failed: NodeId, beside: bool) -> Option<NodeId> {
-        let next = *self.registry.choose(1, &ticket.held, &ticket.tried).first()?;
+        // The copies that will be given up are off the loads since the admission: none ranks lower once more.
+        let next = *self.registry.choose(1, &[], &ticket.tried).first()?;
         ticket.tried.push(next);
         ticket.targets.push(next);
         self.registry.promise(next, 1);
@@ -333,8 +334,12 @@ impl Cluster {
         match &applied {
             Applied::Superseded => return applied,
             Applied::New => {}
-            Applied::Replaced { record, holders } => self.registry.lose(holders, record.length),
+            Applied::Replaced { record, holders } => {
+                self.registry.lose(holders, record.length);
+                self.inventories_hear(&commit.id, holders, false);
+            }
         }
+        self.inventories_hear(&commit.id, &commit.holders, true);
         self.registry.gain(&commit.holders, commit.record.length);
         if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version) {
             self.unsettled.remove(&commit.id);

@@ -186,7 +186,8 @@ impl Registry {
         self.change(id, |node| {
             node.session = None;
             node.lanes_lost = now;
-            node.state = if gone { NodeState::Down } else { NodeState::Suspect };
+            // A node that was judged down is not brought back by the end of its connection.
+            node.state = if gone || node.state == NodeState::Down { NodeState::Down } else { NodeState::Suspect };
         });
         true
     }

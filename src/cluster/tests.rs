@@ -1,1 +1,102 @@
+//! The pure cluster as a whole: what it decides, told as stories.
 
+mod inventories;
+mod judging;
+mod placing;
+mod scripts;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::knowledge::Trust;
+use super::mapping::{Commit, Mapping};
+use super::registry::{Member, Traits};
+use super::{Cluster, Reign, Ticket};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
+
+/// A moment, in milliseconds since the leader's start.
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn id(text: &str) -> MessageId {
+    text.parse().unwrap()
+}
+
+fn uuid(node: u32) -> Uuid {
+    Uuid(u128::from(node).to_be_bytes())
+}
+
+/// A cluster in its first epoch that believes its log as far as `trust` says, without nodes.
+fn cluster(tolerance: usize, trust: Trust) -> Cluster {
+    let mut cluster = Cluster::new(tolerance, Mapping::new(1), trust);
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
+    cluster
+}
+
+/// Node `node` joins in this session.
+fn join_as(cluster: &mut Cluster, node: u32, session: u64, now: Duration) {
+    let member = Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
+    cluster.registry.remember(member, now);
+    cluster.registry.join(NodeId(node), session, Traits::default(), now);
+}
+
+/// A cluster of `nodes` healthy nodes that knows everything.
+fn healthy(tolerance: usize, nodes: u32) -> Cluster {
+    let mut cluster = cluster(tolerance, Trust::Whole);
+    for node in 1..=nodes {
+        join_as(&mut cluster, node, u64::from(node), Duration::ZERO);
+    }
+    cluster
+}
+
+/// What the coordinator does once the log has a write: its ticket ends, and its commit is applied.
+fn commit(cluster: &mut Cluster, ticket: &Ticket) {
+    let mut holders: super::Holders = ticket.targets.iter().copied().take(cluster.tolerance()).collect();
+    holders.sort_unstable();
+    cluster.release(ticket);
+    cluster.apply(&Commit { id: ticket.id.clone(), record: ticket.record, holders });
+}
+
+/// Writes a message from beginning to end.
+fn set(cluster: &mut Cluster, text: &str) -> Ticket {
+    let ticket = cluster.admit(&id(text), 10, 7).unwrap();
+    commit(cluster, &ticket);
+    ticket
+}
+
+/// Makes a message true on these very nodes, as a log may say it.
+fn put_on(cluster: &mut Cluster, text: &str, nodes: &[u32]) -> CopyRecord {
+    let record = CopyRecord { version: cluster.next_version().unwrap(), length: 10, crc: 7 };
+    let holders = nodes.iter().copied().map(NodeId).collect();
+    cluster.apply(&Commit { id: id(text), record, holders });
+    record
+}
+
+/// Committed copies on each node, ascending by node.
+fn copies(cluster: &Cluster) -> Vec<u64> {
+    cluster.registry.nodes().iter().map(|node| node.committed).collect()
+}
+
+/// Committed and promised copies on each node, ascending by node.
+fn loads(cluster: &Cluster) -> Vec<u64> {
+    cluster.registry.nodes().iter().map(super::registry::Node::load).collect()
+}
+
+fn spread(counts: &[u64]) -> u64 {
+    counts.iter().max().unwrap_or(&0) - counts.iter().min().unwrap_or(&0)
+}
+
+/// The loads as they follow from the index and the open tickets alone.
+fn expected_loads(cluster: &Cluster, open: &[Ticket]) -> Vec<i64> {
+    let mut loads: BTreeMap<NodeId, i64> = cluster.registry.nodes().iter().map(|node| (node.member.id, 0)).collect();
+    let mut add = |node: &NodeId, copies: i64| *loads.entry(*node).or_default() += copies;
+    for (set, messages, _) in cluster.mapping().sets() {
+        set.holders.iter().for_each(|node| add(node, messages as i64));
+    }
+    for ticket in open {
+        ticket.targets.iter().for_each(|node| add(node, 1));
+        ticket.held.iter().for_each(|node| add(node, -1));
+    }
+    loads.into_values().collect()
+}

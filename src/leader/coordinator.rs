@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use hashbrown::HashSet;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -48,6 +48,35 @@ const READ_AHEAD_BYTES: usize = 4 << 20;
 /// The most requests taken as one batch.
 const BATCH_REQUESTS: usize = 1024;
 
+/// What [`Coordinator::notify`] tells. Those who wait are woken in the order in which they began to
+/// wait; `tokio::sync::watch` wakes them in an order of its own chance, and then no run is like another.
+#[derive(Debug, Default)]
+struct Changed {
+    count: AtomicU64,
+    wake: Notify,
+}
+
+/// Hears of changes since it was made, or since it last told of one.
+#[derive(Debug)]
+pub(super) struct Changes {
+    seen: u64,
+    changed: Arc<Changed>,
+}
+
+impl Changes {
+    /// Waits for the next change, unless one came already.
+    pub(super) async fn next(&mut self) {
+        let woken = self.changed.wake.notified();
+        tokio::pin!(woken);
+        // From here on no change is missed, and only then is the count looked at.
+        woken.as_mut().enable();
+        if self.changed.count.load(Ordering::Acquire) == self.seen {
+            woken.await;
+        }
+        self.seen = self.changed.count.load(Ordering::Acquire);
+    }
+}
+
 /// What clients ask for: a command, or the refusal of a line that was none.
 pub type Request = Result<Command, Refusal>;
 
@@ -61,7 +90,7 @@ pub struct Coordinator {
     /// One write at a time for each id.
     pub gate: Arc<Gate>,
     view: mpsc::UnboundedSender<Vec<Change>>,
-    changed: watch::Sender<u64>,
+    changed: Arc<Changed>,
     /// Writes under way, which a stop waits for.
     pub tasks: TaskTracker,
     /// Ends the leader.
@@ -149,7 +178,7 @@ impl Coordinator {
             ledger,
             gate: Arc::new(Gate::default()),
             view,
-            changed: watch::Sender::new(0),
+            changed: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
             started: Instant::now(),
@@ -187,12 +216,13 @@ impl Coordinator {
 
     /// Something changed that requests may be waiting for.
     pub fn notify(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.count.fetch_add(1, Ordering::Release);
+        self.changed.wake.notify_waiters();
     }
 
     /// Hears of changes from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    pub(super) fn changes(&self) -> Changes {
+        Changes { seen: self.changed.count.load(Ordering::Acquire), changed: self.changed.clone() }
     }
 
     /// Until when requests wait for nodes instead of failing.
@@ -362,7 +392,7 @@ impl Coordinator {
                     }
                 }
             }
-            if refused.is_empty() || timeout_at(self.joining_until(), changes.changed()).await.is_err() {
+            if refused.is_empty() || timeout_at(self.joining_until(), changes.next()).await.is_err() {
                 let refuse = |(at, _, _, _, reason)| (at, Reply::Refused(refusal(reason)));
                 return (writes, refused.into_iter().map(refuse).collect());
             }

@@ -192,6 +192,7 @@ async fn sweep(coordinator: Arc<Coordinator>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             _ = tick.tick() => {}
             () = coordinator.stop.requested() => return,
         }

@@ -90,7 +90,7 @@ impl Coordinator {
                 open.extend(waiting.into_iter().map(|(get, _)| get));
             } else if !waiting.is_empty() {
                 let until = self.joining_until().max(began + COMPLETION);
-                if timeout_at(until, changes.changed()).await.is_ok_and(|change| change.is_ok()) {
+                if timeout_at(until, changes.next()).await.is_ok() {
                     open.extend(waiting.into_iter().map(|(mut get, _)| {
                         get.tried.clear();
                         get

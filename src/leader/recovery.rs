@@ -120,6 +120,7 @@ impl Coordinator {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 _ = look.tick() => {}
                 () = self.stop.requested() => return,
             }

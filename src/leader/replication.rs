@@ -12,7 +12,6 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -86,7 +85,8 @@ pub trait LinkEvents: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Links {
     network: Arc<dyn Network>,
-    links: RwLock<HashMap<NodeId, Link>>,
+    /// Ascending, so that what is told to all is told in one order in every run.
+    links: RwLock<BTreeMap<NodeId, Link>>,
 }
 
 /// One session with a node.
@@ -114,7 +114,7 @@ pub struct Dialled {
 impl Links {
     /// No links yet.
     pub fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, links: RwLock::new(HashMap::new()) }
+        Self { network, links: RwLock::new(BTreeMap::new()) }
     }
 
     /// Opens both lanes to a node.

@@ -91,6 +91,7 @@ pub async fn run(
         let wait = pause.mul_f64(0.75 + chance.f64() / 2.0);
         pause = (pause * 2).min(RETRY_MOST);
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = stop.requested() => return,
         }
@@ -126,6 +127,7 @@ async fn session(
     standing.send_modify(|standing| *standing = Standing { registered: true, ..Standing::default() });
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(BEAT_EVERY) => {}
             () = stop.requested() => return Ended::Stopped,
         }
