@@ -108,6 +108,12 @@ impl Coordinator {
         } else if reported.missing > 0 {
             tracing::warn!("{} copies are missing on node {node}", reported.missing);
         }
+        if reported.differing > 0 {
+            tracing::warn!(
+                "{} foreign files of node {node} differ from other nodes' of the same ids, which become the messages; these stay as they are",
+                reported.differing
+            );
+        }
         if settled {
             tracing::info!("all that nodes hold is known: answers are whole from here on");
         }
