@@ -63,6 +63,24 @@ fn not_now<T>(reason: impl Into<String>) -> Result<T, Refused> {
     Err(Refused { reason: reason.into(), retry: true })
 }
 
+/// A registration under way. The call is dropped where it stands if the node goes away, and the next one must be let in.
+struct Joining<'a> {
+    all: &'a Mutex<BTreeSet<NodeId>>,
+    id: NodeId,
+}
+
+impl<'a> Joining<'a> {
+    fn begin(all: &'a Mutex<BTreeSet<NodeId>>, id: NodeId) -> Option<Self> {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id).then_some(Self { all, id })
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
 /// A checked announcement.
 struct Announced {
     member: Member,
@@ -140,12 +158,10 @@ impl Membership {
             Err(refused) => return answer(false, refused.reason, refused.retry),
         };
         let id = announced.member.id;
-        if !self.joining.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+        let Some(_joining) = Joining::begin(&self.joining, id) else {
             return answer(false, format!("another registration of node {id} is under way"), true);
-        }
-        let result = self.admit(announced).await;
-        self.joining.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        match result {
+        };
+        match self.admit(announced).await {
             Ok(()) => answer(true, String::new(), false),
             Err(refused) => {
                 if refused.retry {

@@ -1,0 +1,193 @@
+//! A network in memory, behind the same seam as gRPC: seeded delays, links that can be cut, processes that die.
+//!
+//! Frames of a lane keep their order and arrive late; a cut or a death breaks the lane and loses what was on its way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hatokuse::leader::coordinator::Coordinator;
+use hatokuse::leader::membership::Membership;
+use hatokuse::node::{Node, lane_queue};
+use hatokuse::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
+use hatokuse::wire::{LANE_FRAMES, Lane, LeaderPort, Network};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Cancelled when the process is killed. What it does after that nobody sees.
+pub(crate) type Life = CancellationToken;
+
+/// A dial into a cut fails after this long, as the real one does.
+const DIAL: Duration = Duration::from_secs(2);
+
+/// A running leader, as others meet it.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaderHere {
+    pub(crate) coordinator: Arc<Coordinator>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) life: Life,
+}
+
+/// The whole network; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Net(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    chance: fastrand::Rng,
+    leader: Option<LeaderHere>,
+    nodes: BTreeMap<String, (Arc<Node>, Life)>,
+    /// Addresses of nodes that the leader cannot reach, nor they the leader.
+    cut: BTreeSet<String>,
+}
+
+impl Net {
+    pub(crate) fn new(chance: fastrand::Rng) -> Self {
+        let (nodes, cut) = (BTreeMap::new(), BTreeSet::new());
+        Self(Arc::new(Mutex::new(State { chance, leader: None, nodes, cut })))
+    }
+
+    pub(crate) fn leader(&self) -> Option<LeaderHere> {
+        self.0.lock().unwrap().leader.clone()
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<LeaderHere>) {
+        self.0.lock().unwrap().leader = leader;
+    }
+
+    pub(crate) fn set_node(&self, address: &str, node: Option<(Arc<Node>, Life)>) {
+        let nodes = &mut self.0.lock().unwrap().nodes;
+        match node {
+            Some(node) => nodes.insert(address.to_owned(), node),
+            None => nodes.remove(address),
+        };
+    }
+
+    pub(crate) fn set_cut(&self, address: &str, cut: bool) {
+        let cuts = &mut self.0.lock().unwrap().cut;
+        if cut {
+            cuts.insert(address.to_owned())
+        } else {
+            cuts.remove(address)
+        };
+    }
+
+    /// One way over the link of a node; `false`: it was cut, and what travelled is lost.
+    async fn travel(&self, node: &str) -> bool {
+        let delay = self.0.lock().unwrap().chance.u64(0..=4);
+        sleep(Duration::from_millis(delay)).await;
+        !self.0.lock().unwrap().cut.contains(node)
+    }
+
+    /// Carries frames one way, until an end lets go, a process dies or the link is cut.
+    fn pump<T: Send + 'static>(&self, node: &str, lives: [Life; 2], mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>) {
+        let (net, node) = (self.clone(), node.to_owned());
+        tokio::spawn(async move {
+            let carry = async {
+                loop {
+                    let frame = tokio::select! {
+                        biased;
+                        () = to.closed() => return,
+                        frame = from.recv() => frame,
+                    };
+                    let Some(frame) = frame else { return };
+                    if !net.travel(&node).await || to.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = lives[0].cancelled() => {}
+                () = lives[1].cancelled() => {}
+                () = carry => {}
+            }
+        });
+    }
+}
+
+/// The network as one process sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Plug {
+    pub(crate) net: Net,
+    /// Of a node: its own address.
+    pub(crate) home: String,
+    pub(crate) life: Life,
+}
+
+impl Network for Plug {
+    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
+        let plug = self.clone();
+        Box::pin(async move {
+            if plug.life.is_cancelled() || !plug.net.travel(&address).await {
+                sleep(DIAL).await;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let node = plug.net.0.lock().unwrap().nodes.get(&address).cloned();
+            let (node, life) = node.ok_or(io::ErrorKind::ConnectionRefused)?;
+            let lives = [plug.life.clone(), life];
+            let (frames_out, sent) = mpsc::channel(LANE_FRAMES);
+            let (arrive, arrived) = mpsc::channel(LANE_FRAMES);
+            let (reply, replies) = lane_queue();
+            let (answer, frames_in) = mpsc::channel(LANE_FRAMES);
+            plug.net.pump(&address, lives.clone(), sent, arrive);
+            plug.net.pump(&address, lives, replies, answer);
+            tokio::spawn(node.serve_lane(ReceiverStream::new(arrived), reply));
+            Ok(Lane { frames_out, frames_in })
+        })
+    }
+
+    fn leader(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
+        let plug = self.clone();
+        Box::pin(async move {
+            if plug.life.is_cancelled() || !plug.net.travel(&plug.home).await {
+                sleep(DIAL).await;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let leader = plug.net.leader().ok_or(io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(Port { plug, leader }) as Box<dyn LeaderPort>)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Port {
+    plug: Plug,
+    leader: LeaderHere,
+}
+
+impl Port {
+    /// There, `answer`, and back. A caller that goes away takes the call with it, as gRPC does.
+    async fn call<T>(&self, answer: impl Future<Output = T>) -> io::Result<T> {
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let there_and_back = async {
+            if !self.plug.net.travel(&self.plug.home).await {
+                return Err(reset());
+            }
+            let answer = answer.await;
+            if self.plug.net.travel(&self.plug.home).await { Ok(answer) } else { Err(reset()) }
+        };
+        tokio::select! {
+            biased;
+            () = self.plug.life.cancelled() => Err(reset()),
+            () = self.leader.life.cancelled() => Err(reset()),
+            answer = there_and_back => answer,
+        }
+    }
+}
+
+impl LeaderPort for Port {
+    fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>> {
+        Box::pin(self.call(self.leader.membership.register(request)))
+    }
+
+    fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {
+        let membership = &self.leader.membership;
+        Box::pin(self.call(async move { HeartbeatResponse { known: membership.beat(&request) } }))
+    }
+}
