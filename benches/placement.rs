@@ -1,2 +1,70 @@
-//! Placement cost.
-fn main() {}
+//! What it costs to admit and commit one message, over nodes and over committed messages.
+//!
+//! The claim: it grows with neither. Every measurement writes ids that are there already, so that the index keeps
+//! its size while it is measured, and the nodes' loads keep the shape that a register in use has.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use hatokuse::cluster::knowledge::Trust;
+use hatokuse::cluster::mapping::{Commit, Mapping};
+use hatokuse::cluster::registry::{Member, Traits};
+use hatokuse::cluster::{Cluster, Reign};
+use hatokuse::types::{Epoch, Holders, MessageId, NodeId, Uuid};
+
+const TOLERANCE: usize = 3;
+
+fn id(n: u32) -> MessageId {
+    n.to_string().parse().expect("a number is an id")
+}
+
+/// What the coordinator does for a SET, but for the copies and the log.
+fn set(cluster: &mut Cluster, id: &MessageId) {
+    let ticket = cluster.admit(id, 100, 7).expect("all nodes are up");
+    let mut holders: Holders = ticket.targets.iter().copied().collect();
+    holders.sort_unstable();
+    let commit = Commit { id: ticket.id.clone(), record: ticket.record, holders };
+    cluster.release(&ticket);
+    cluster.apply(&commit);
+}
+
+/// A register with so many healthy nodes and so many committed messages.
+fn register(nodes: u32, messages: u32) -> Cluster {
+    let mut cluster = Cluster::new(TOLERANCE, Mapping::new(1), Trust::Whole);
+    for n in 1..=nodes {
+        let uuid = Uuid(u128::from(n).to_be_bytes());
+        cluster.registry.remember(Member { id: NodeId(n), uuid, address: format!("host-{n}:1") }, Duration::ZERO);
+        cluster.registry.join(NodeId(n), u64::from(n), Traits::default(), Duration::ZERO);
+    }
+    renew(&mut cluster);
+    (0..messages).for_each(|n| set(&mut cluster, &id(n)));
+    cluster
+}
+
+/// A new epoch, so that a long measurement does not use up the versions of one.
+fn renew(cluster: &mut Cluster) {
+    let epoch = cluster.reign().map_or(1, |reign| reign.epoch.0 + 1);
+    cluster.begin(Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) });
+}
+
+fn admit_and_commit(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("admit_and_commit");
+    group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    for (nodes, messages) in [(10, 1_000), (100, 1_000), (1_000, 1_000), (10, 1_000_000), (1_000, 1_000_000)] {
+        let mut cluster = register(nodes, messages);
+        // Ids in no order, as clients write them; made outside of what is measured.
+        let mut chance = fastrand::Rng::with_seed(1);
+        let ids: Vec<MessageId> = (0..65_536).map(|_| id(chance.u32(..messages))).collect();
+        let name = BenchmarkId::from_parameter(format!("{nodes} nodes, {messages} messages"));
+        group.bench_function(name, |bencher| {
+            renew(&mut cluster);
+            let mut next = ids.iter().cycle();
+            bencher.iter(|| set(black_box(&mut cluster), next.next().expect("it has no end")));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(placement, admit_and_commit);
+criterion_main!(placement);
