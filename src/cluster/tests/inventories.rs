@@ -158,8 +158,8 @@ fn the_missing_are_counted_exactly() {
 #[test]
 fn commits_during_an_inventory_neither_hide_a_loss_nor_look_like_one() {
     // (what is committed during the inventory, copies that node 1 should have at its end)
-    let table: [(&[(&str, &[u32])], u64); 3] =
-        [(&[("x", &[2, 3])], 1), (&[("new", &[1, 2])], 3), (&[("x", &[1, 3]), ("x", &[2, 3])], 1)];
+    type Row = (&'static [(&'static str, &'static [u32])], u64);
+    let table: [Row; 3] = [(&[("x", &[2, 3])], 1), (&[("new", &[1, 2])], 3), (&[("x", &[1, 3]), ("x", &[2, 3])], 1)];
     for (commits, expected) in table {
         let mut cluster = healthy(2, 3);
         let x = put_on(&mut cluster, "x", &[1, 2]);
