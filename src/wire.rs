@@ -33,8 +33,8 @@ pub const MAX_FRAME: usize = 128 << 20;
 /// Bytes of bodies that a batch is filled up to; it holds at least one item however large.
 pub const BATCH_BYTES: usize = 1 << 20;
 
-/// Items that a batch is filled up to.
-pub const BATCH_ITEMS: usize = 4096;
+/// Items that a batch is filled up to: enough to share a sync, few enough for a slow disk to answer in time.
+pub const BATCH_ITEMS: usize = 512;
 
 /// Frames that wait between a role and its transport, in each direction.
 pub const LANE_FRAMES: usize = 8;

@@ -29,7 +29,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("stop", 2, &[]),
     ("logs", 2, &["telemetry", "types"]),
     ("terminal", 2, &["dashboard", "logs", "telemetry"]),
-    ("process", 2, &["stop", "terminal"]),
+    ("process", 2, &["stop", "terminal", "wire"]),
     ("local_nodes", 2, &["types"]),
     (
         "leader",
@@ -59,7 +59,6 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "cluster",
             "dashboard",
             "durable",
-            "error",
             "file_names",
             "process",
             "stop",
@@ -127,7 +126,7 @@ fn sources() -> Vec<(String, String)> {
 
 /// A file that is compiled for tests only: such a file may import what it likes.
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("tests.rs") || path == "bench/fake.rs"
+    path.ends_with("tests.rs") || path.contains("/tests/") || ["bench/fake.rs", "node/conformance.rs"].contains(&path)
 }
 
 /// The program part of a file: comments, and the test module at its end, are left out.

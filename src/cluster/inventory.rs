@@ -33,6 +33,7 @@ pub(super) struct Taking {
     /// Hashes of ids whose committed copy is surely there: listed intact, or confirmed since.
     seen: HashSet<u64, FixedState>,
     entries: u64,
+    differing: u64,
 }
 
 /// What a whole inventory showed.
@@ -44,6 +45,8 @@ pub struct Reported {
     pub missing: u64,
     /// Committed copies that should be there.
     pub expected: u64,
+    /// Foreign files unlike another node's of the same id, which becomes the message.
+    pub differing: u64,
 }
 
 /// One line of an inventory.
@@ -66,7 +69,7 @@ impl Cluster {
             self.reign.map_or(Version::FOREIGN, |reign| Version::new(reign.epoch, self.sequence.saturating_add(1)));
         let floor = self.under_way.first().copied().unwrap_or(watermark);
         let seen = HashSet::with_hasher(HASHER);
-        self.taking.insert(node, Taking { session, watermark, floor, seen, entries: 0 });
+        self.taking.insert(node, Taking { session, watermark, floor, seen, entries: 0, differing: 0 });
     }
 
     /// A page came. `in_flight` tells of ids that a write is under way for: their new copies speak for themselves.
@@ -120,6 +123,9 @@ impl Cluster {
         if noted.record.version < version {
             *noted = Unsettled { record: entry.record, holders: Holders::new() };
         }
+        if noted.record.version == Version::FOREIGN && noted.record != entry.record {
+            taking.differing += 1;
+        }
         if noted.record == entry.record && !noted.holders.contains(&node) {
             noted.holders.push(node);
             noted.holders.sort_unstable();
@@ -146,7 +152,7 @@ impl Cluster {
         if taking.session != session || taking.entries != count {
             return None;
         }
-        let mut reported = Reported { entries: count, ..Reported::default() };
+        let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
         reported.expected = self.registry.get(node).map_or(0, |node| node.committed);
         if (taking.seen.len() as u64) < reported.expected {
             reported.missing = self.mark_missing(node, &taking);

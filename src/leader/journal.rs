@@ -6,6 +6,7 @@
 //! `durable::record_log`; here is what the records say and what follows from them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +40,8 @@ pub enum Event {
     Began {
         /// Its cluster and epoch.
         reign: Reign,
+        /// Random, one a leader process: tells two leaders with copies of one log apart.
+        run: u64,
         /// The boot of the machine that it runs in.
         boot_id: String,
         /// Whether every batch is synced from here on.
@@ -65,10 +68,11 @@ impl Event {
     /// Appends the record's bytes: a kind, then fixed fields in little endian, then text to the end.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Began { reign, boot_id, io_mode, trust } => {
+            Self::Began { reign, run, boot_id, io_mode, trust } => {
                 out.push(1);
                 out.extend_from_slice(&reign.cluster_id.0);
                 out.extend_from_slice(&reign.epoch.0.to_le_bytes());
+                out.extend_from_slice(&run.to_le_bytes());
                 out.push(match io_mode {
                     IoMode::Buffered => 0,
                     IoMode::Unbuffered => 1,
@@ -98,6 +102,7 @@ impl Event {
         match fields.array::<1>()?[0] {
             1 => Ok(Self::Began {
                 reign: Reign { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
+                run: u64::from_le_bytes(fields.array()?),
                 io_mode: match fields.array::<1>()?[0] {
                     0 => IoMode::Buffered,
                     1 => IoMode::Unbuffered,
@@ -175,6 +180,8 @@ pub struct Recovered {
     pub members: Vec<Member>,
     /// The last reign, if there ever was one.
     pub last: Option<Reign>,
+    /// The leader process of every epoch that this log began since it last was whole or new.
+    pub runs: BTreeMap<Epoch, u64>,
     /// How far all this can be believed.
     pub trust: Trust,
     /// A torn end that was cut off.
@@ -188,6 +195,8 @@ struct Reading {
     mapping: Mapping,
     members: Vec<Member>,
     last: Option<(Reign, String, IoMode)>,
+    /// Every beginning, for [`Recovered::runs`] and a rewritten log.
+    began: BTreeMap<Epoch, Event>,
     /// Of the last reign, before a power cut is considered.
     trust: Trust,
     closed: bool,
@@ -198,8 +207,15 @@ impl Reading {
     fn take(&mut self, event: Event) {
         self.records += 1;
         self.closed = matches!(event, Event::Closed);
+        if let Event::Began { reign, trust, .. } = &event {
+            if *trust == Trust::Nothing {
+                // That leader heard everyone: who had the epochs before does not matter any more.
+                self.began.clear();
+            }
+            self.began.insert(reign.epoch, event.clone());
+        }
         match event {
-            Event::Began { reign, boot_id, io_mode, trust } => {
+            Event::Began { reign, boot_id, io_mode, trust, .. } => {
                 self.last = Some((reign, boot_id, io_mode));
                 self.trust = trust;
             }
@@ -236,6 +252,7 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
         mapping: Mapping::new(seed),
         members: Vec::new(),
         last: None,
+        began: BTreeMap::new(),
         trust: Trust::Nothing,
         closed: false,
         records: 0,
@@ -249,13 +266,18 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     let reading = reading.into_inner();
     let trust = reading.trust(boot_id);
     let last = reading.last.as_ref().map(|(reign, _, _)| *reign);
+    let run = |(epoch, began): (&Epoch, &Event)| match began {
+        Event::Began { run, .. } => Some((*epoch, *run)),
+        _ => None,
+    };
+    let runs = reading.began.iter().filter_map(run).collect();
     let mut log = opened.log;
     let live = reading.mapping.len() + reading.members.len() as u64;
     if reading.records > COMPACT_FROM && reading.records > 2 * live {
         compact(&mut log, &reading, trust)?;
     }
     let Reading { mapping, members, records, .. } = reading;
-    Ok(Recovered { log, mapping, members, last, trust, torn: opened.torn, records })
+    Ok(Recovered { log, mapping, members, last, runs, trust, torn: opened.torn, records })
 }
 
 /// Rewrites the log without what is outdated.
@@ -266,8 +288,13 @@ fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), L
         event.encode(&mut record);
         records.push(record);
     };
-    if let Some((reign, boot_id, io_mode)) = reading.last.clone() {
-        push(&Event::Began { reign, boot_id, io_mode, trust });
+    for mut began in reading.began.values().cloned() {
+        if let Event::Began { reign, trust: before, .. } = &mut began
+            && reading.last.as_ref().is_some_and(|(last, ..)| last == reign)
+        {
+            *before = trust;
+        }
+        push(&began);
     }
     for member in &reading.members {
         push(&Event::Member(member.clone()));

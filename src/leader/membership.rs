@@ -6,7 +6,7 @@
 //! up; a leader that meets a later epoch than its own has been succeeded, and
 //! either starts over, if nobody has believed it yet, or stops.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,11 +38,14 @@ pub struct Membership {
     chance: Mutex<fastrand::Rng>,
     /// The last reign of the log, until a new one begins.
     last: Option<Reign>,
+    /// The leader process of every epoch that this leader's log began.
+    runs: Mutex<BTreeMap<Epoch, u64>>,
     /// Founding and changes of epoch, one at a time.
     reigning: tokio::sync::Mutex<()>,
     /// Nodes whose registration is under way.
     joining: Mutex<BTreeSet<NodeId>>,
-    incarnations: Mutex<std::collections::BTreeMap<NodeId, u64>>,
+    /// The process behind each node that has joined.
+    incarnations: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 /// How a registration is refused.
@@ -84,6 +87,7 @@ struct Announced {
     cluster_id: Option<Uuid>,
     incarnation: u64,
     epoch_seen: Epoch,
+    run_seen: u64,
 }
 
 impl Membership {
@@ -93,6 +97,7 @@ impl Membership {
         boot_id: String,
         io_mode: IoMode,
         last: Option<Reign>,
+        runs: BTreeMap<Epoch, u64>,
         mut chance: fastrand::Rng,
     ) -> Self {
         Self {
@@ -103,9 +108,10 @@ impl Membership {
             sessions: AtomicU64::new(0),
             chance: Mutex::new(chance),
             last,
+            runs: Mutex::new(runs),
             reigning: tokio::sync::Mutex::new(()),
             joining: Mutex::new(BTreeSet::new()),
-            incarnations: Mutex::new(std::collections::BTreeMap::new()),
+            incarnations: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -122,8 +128,17 @@ impl Membership {
         let epoch = seen.0.checked_add(1).ok_or("the epochs of this cluster are used up")?;
         let reign = Reign { cluster_id, epoch: Epoch(epoch) };
         let trust = self.coordinator.cluster().trust();
-        let event = Event::Began { reign, boot_id: self.boot_id.clone(), io_mode: self.io_mode, trust };
+        let boot_id = self.boot_id.clone();
+        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
         self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
+        {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            if trust == Trust::Nothing {
+                // Everyone is heard anyway: who had the epochs before does not matter any more.
+                runs.clear();
+            }
+            runs.insert(reign.epoch, self.run);
+        }
         self.coordinator.cluster().begin(reign);
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
@@ -209,20 +224,27 @@ impl Membership {
                 "its folder belongs to cluster {theirs}, and this leader leads cluster {}: start it with the leader of its cluster, or with an empty folder",
                 reign.cluster_id
             )),
-            Some(_) if announced.epoch_seen > reign.epoch => {
-                self.succeeded(reign, announced.epoch_seen).await;
+            Some(_) if announced.epoch_seen > reign.epoch || self.is_strange(announced) => {
+                self.succeeded(reign, announced.epoch_seen.max(reign.epoch)).await;
                 not_now("the leader begins a later epoch")
             }
             _ => Ok(reign),
         }
     }
 
-    /// Somebody has seen a later epoch than ours. A leader that nobody has believed yet was started from an old
+    /// Whether the node has served an epoch that our log began, but another leader process had: then the log is an
+    /// old copy. Of epochs that the log does not know nothing follows.
+    fn is_strange(&self, announced: &Announced) -> bool {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(&announced.epoch_seen).is_some_and(|run| *run != announced.run_seen)
+    }
+
+    /// Somebody has seen a later epoch than ours, or the same one of another leader. A leader that nobody has believed yet was started from an old
     /// log: it begins a later epoch, and hears everyone first. One that has served was succeeded, and stops.
     async fn succeeded(&self, reign: Reign, seen: Epoch) {
         if self.coordinator.has_served() {
             self.coordinator.stop.fail(format!(
-                "a node has seen epoch {seen}, and this leader's is {}: another leader has taken over; start only one, and restart this one only if that one is gone",
+                "a node has served another leader up to epoch {seen}, and this leader's epoch is {}: another leader has taken over; start only one, and restart this one only if that one is gone",
                 reign.epoch
             ));
             return;
@@ -307,7 +329,7 @@ impl Membership {
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let incarnation = dialled.welcome.incarnation;
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
-        let whole = {
+        {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
             if cluster.reign() != Some(fence.reign) {
@@ -316,13 +338,13 @@ impl Membership {
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
             coordinator.links.attach(member.id, dialled, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
-            cluster.trust() == Trust::Whole
-        };
+            if cluster.trust() == Trust::Whole {
+                // Under the lock, so that it is ahead of every copy that goes to this node.
+                coordinator.tell_members(&cluster);
+            }
+        }
         tracing::info!("node {} joined ({})", member.id, member.address);
         coordinator.notify();
-        if whole {
-            coordinator.tell_members();
-        }
         let leader = coordinator.clone();
         tokio::spawn(async move { leader.take_inventory(member.id, &member.address, fence).await });
         Ok(())
@@ -403,6 +425,7 @@ impl Announced {
             cluster_id,
             incarnation: request.incarnation,
             epoch_seen: Epoch(request.epoch_seen),
+            run_seen: request.run_seen,
         })
     }
 }

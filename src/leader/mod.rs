@@ -111,7 +111,7 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, mapping, members, last, trust, .. } = recovered;
+        let Recovered { log, mapping, members, last, runs, trust, .. } = recovered;
         let mut cluster = Cluster::new(tolerance, mapping, trust);
         cluster.restore_members(members);
         let ledger = Ledger::start(log, io_mode, &seams.hands, &stop)
@@ -119,7 +119,7 @@ impl Leader {
         let links = Arc::new(Links::new(seams.network));
         let (changes, view_queue) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
-        let membership = Membership::new(coordinator.clone(), boot_id, io_mode, last, seams.chance.fork());
+        let membership = Membership::new(coordinator.clone(), boot_id, io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
         let finish_view = CancellationToken::new();

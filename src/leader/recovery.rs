@@ -38,11 +38,7 @@ const ALARM_SHARE: u64 = 10;
 
 impl Coordinator {
     /// Tells all nodes who the members are; only a leader that knows the whole may.
-    pub(super) fn tell_members(&self) {
-        self.tell_members_of(&self.cluster());
-    }
-
-    fn tell_members_of(&self, cluster: &Cluster) {
+    pub(super) fn tell_members(&self, cluster: &Cluster) {
         let members: Vec<_> = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
         self.links.tell_members(&members);
     }
@@ -100,7 +96,7 @@ impl Coordinator {
         if settled {
             // Ahead of every copy that is admitted from here on, and so under the lock: whoever holds a
             // copy knows of whom else a leader without its log has to hear.
-            self.tell_members_of(&cluster);
+            self.tell_members(&cluster);
         }
         drop(cluster);
         tracing::info!("node {node} holds {} copies", reported.entries);
@@ -111,6 +107,12 @@ impl Coordinator {
             );
         } else if reported.missing > 0 {
             tracing::warn!("{} copies are missing on node {node}", reported.missing);
+        }
+        if reported.differing > 0 {
+            tracing::warn!(
+                "{} foreign files of node {node} differ from other nodes' of the same ids, which become the messages; these stay as they are",
+                reported.differing
+            );
         }
         if settled {
             tracing::info!("all that nodes hold is known: answers are whole from here on");
@@ -141,7 +143,7 @@ impl Coordinator {
             };
             if known && !whole && self.ledger().append(&[Event::Whole]).await.is_ok() {
                 whole = true;
-                self.tell_members();
+                self.tell_members(&self.cluster());
             }
             whole &= self.cluster().trust() == Trust::Whole;
         }

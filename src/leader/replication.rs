@@ -22,8 +22,12 @@ use crate::types::{Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
 
-/// Answers that take longer make a node suspect. Far above a slow sync, far below a client's patience.
-const STALL: Duration = Duration::from_secs(1);
+/// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
+/// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
+const STALL: Duration = Duration::from_secs(3);
+
+/// A process that does not answer a ping for this long is not there.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A node that opens a lane and says nothing has failed to answer the dial.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
@@ -230,13 +234,15 @@ impl Links {
 
     /// Whether the process behind a node's link still answers, and is this one.
     pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
-        let Ok(Ok(mut lane)) = timeout(STALL, self.network.open_lane(address.to_owned())).await else { return false };
+        let Ok(Ok(mut lane)) = timeout(PING_TIMEOUT, self.network.open_lane(address.to_owned())).await else {
+            return false;
+        };
         if self.link(node).is_none()
             || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err()
         {
             return false;
         }
-        match timeout(STALL, lane.frames_in.recv()).await {
+        match timeout(PING_TIMEOUT, lane.frames_in.recv()).await {
             Ok(Some(FromNode { body: Some(from_node::Body::Pong(pong)), .. })) => pong.incarnation == incarnation,
             _ => false,
         }
@@ -396,7 +402,7 @@ impl Owner {
         let mut pending: BTreeMap<u64, (Instant, T::Pending)> = BTreeMap::new();
         let mut seq = 0;
         let mut stalled = false;
-        let mut look = interval(STALL / 2);
+        let mut look = interval(STALL / 6);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

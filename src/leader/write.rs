@@ -18,14 +18,17 @@ use super::gate::Pass;
 use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
-use crate::types::{NodeId, Payload};
+use crate::types::{NodeId, NodeState, Payload};
 use crate::wire::family::{self, CopyStatus};
 
-/// A target that takes longer gets a stand-in.
+/// How often stand-ins are looked for. A target gets one only if its node is late with its heartbeats or with
+/// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
+/// copies would end up unevenly spread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A write that is not decided by then ends as UNKNOWN.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// A write that is not decided by then ends as UNKNOWN. Nodes that are gone are noticed far sooner;
+/// this is for disks so slow that a long queue takes its time.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A ticket that gives back what was promised for it, unless the write became true.
 #[derive(Debug)]
@@ -243,6 +246,9 @@ impl Coordinator {
         let mut again = ByNode::new();
         let mut cluster = self.cluster();
         for (node, members, _) in in_air.iter().filter(|(_, _, sent)| sent.elapsed() >= PATIENCE) {
+            if cluster.registry.get(*node).is_some_and(|node| node.state == NodeState::Up) {
+                continue;
+            }
             for &i in members {
                 if writes[i].outcome != Outcome::Open {
                     continue;

@@ -168,6 +168,7 @@ async fn register(
         cluster_id: identity.seen.map_or_else(bytes::Bytes::new, |(reign, _)| uuid_bytes(reign.cluster_id)),
         incarnation: node.incarnation,
         epoch_seen: identity.seen.map_or(0, |(reign, _)| reign.epoch.0),
+        run_seen: identity.seen.map_or(0, |(_, run)| run),
     };
     port.register(request).await
 }

@@ -18,8 +18,9 @@ pub mod scan;
 pub mod service;
 pub mod store;
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod work;
+
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,14 +30,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
-use self::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
-use crate::cluster::registry::Member;
+use self::store::{INVENTORY_PARTS, Store};
+use self::work::{ReadWork, WriteWork, read_loop, write_loop};
 use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{CopyRecord, Epoch, IoMode, MessageId, NodeId, Version};
-use crate::wire::family::{self, CopyStatus, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES};
+use crate::types::{Epoch, IoMode, MessageId, NodeId, Version};
+use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
+use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES};
 
 /// Threads that read copies: enough that one slow read does not hold up all others.
 const READERS: usize = 2;
@@ -99,26 +100,6 @@ pub struct Meters {
     pub bad_checksums: AtomicU64,
     /// Bytes and id of the largest copy written.
     pub largest: Mutex<Option<(u64, String)>>,
-}
-
-#[derive(Debug)]
-struct WriteWork {
-    fence: Fence,
-    seq: u64,
-    members: Option<Vec<Member>>,
-    settles: Vec<Settle>,
-    puts: Vec<Put>,
-    bytes: usize,
-    arrived: Instant,
-    reply: mpsc::Sender<FromNode>,
-}
-
-#[derive(Debug)]
-struct ReadWork {
-    fence: Fence,
-    seq: u64,
-    keys: Vec<(MessageId, Version)>,
-    reply: mpsc::Sender<FromNode>,
 }
 
 impl Node {
@@ -297,27 +278,6 @@ impl Node {
         let page = family::InventoryPage { last: true, count, ..Default::default() };
         let _ = reply.send(from(seq, from_node::Body::Page(page))).await;
     }
-
-    fn note(&self, work: &[WriteWork], report: &store::WriteReport) {
-        if report.outcomes.contains(&PutOutcome::Full) {
-            *self.full_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL_FOR);
-        }
-        if let Some(error) = &report.error {
-            tracing::warn!("a copy was not kept: {error}");
-        }
-        let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
-        let failed = failed.count() as u64;
-        self.meters.write_errors.fetch_add(failed, Ordering::Relaxed);
-        self.meters.stores.error(failed);
-        self.meters.write.record(report.write_time, 1);
-        self.meters.sync.record(report.sync_time, 1);
-        let mut largest = self.meters.largest.lock().unwrap_or_else(PoisonError::into_inner);
-        for put in work.iter().flat_map(|work| &work.puts) {
-            if largest.as_ref().is_none_or(|(bytes, _)| *bytes < u64::from(put.record.length)) {
-                *largest = Some((u64::from(put.record.length), put.id.to_string()));
-            }
-        }
-    }
 }
 
 fn identity_failed(error: &std::io::Error) -> String {
@@ -330,167 +290,6 @@ fn from(seq: u64, body: from_node::Body) -> FromNode {
 
 fn id_of(text: &str) -> Result<MessageId, String> {
     text.parse().map_err(|reason| format!("a frame with a bad id: {reason}"))
-}
-
-impl WriteWork {
-    fn read(fence: Fence, seq: u64, batch: family::WriteBatch, reply: mpsc::Sender<FromNode>) -> Result<Self, String> {
-        let settle = |settle: family::Settle| {
-            Ok::<_, String>(Settle { id: id_of(&settle.id)?, version: Version(settle.version), keep: settle.keep })
-        };
-        let put = |put: family::Put| {
-            let length = if put.adopt { put.length } else { put.body.len() as u32 };
-            let body = if put.adopt { Body::Adopt } else { Body::Bytes(put.body) };
-            let record = CopyRecord { version: Version(put.version), length, crc: put.crc };
-            Ok::<_, String>(Put { id: id_of(&put.id)?, record, body })
-        };
-        let settles = batch.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
-        let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
-        let members = |members: family::Members| members.members.iter().map(Member::try_from).collect::<Result<_, _>>();
-        let members = batch.members.map(members).transpose()?;
-        let bytes = puts.iter().map(|put| put.record.length as usize).sum();
-        Ok(Self { fence, seq, members, settles, puts, bytes, arrived: Instant::now(), reply })
-    }
-
-    /// Whether this can be written in one batch with what came before it: a batch
-    /// settles first, which must not overtake a put of the same id.
-    fn joins(&self, batch: &[Self]) -> bool {
-        if self.settles.is_empty() {
-            return true;
-        }
-        let put: HashSet<&MessageId> = batch.iter().flat_map(|work| &work.puts).map(|put| &put.id).collect();
-        self.settles.iter().all(|settle| !put.contains(&settle.id))
-    }
-}
-
-async fn write_loop(node: Arc<Node>, mut queue: mpsc::Receiver<WriteWork>, stop: Stop) {
-    let mut next = None;
-    loop {
-        let first = match next.take() {
-            Some(work) => work,
-            None => tokio::select! {
-                biased;
-                work = queue.recv() => match work { Some(work) => work, None => return },
-                () = stop.requested() => return,
-            },
-        };
-        let mut bytes = first.bytes;
-        let mut batch = vec![first];
-        while bytes < BATCH_BYTES {
-            match queue.try_recv() {
-                Ok(work) if work.joins(&batch) => {
-                    bytes += work.bytes;
-                    batch.push(work);
-                }
-                Ok(work) => {
-                    next = Some(work);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        if !write_batch(&node, batch).await {
-            return;
-        }
-    }
-}
-
-/// Writes what the fence lets through, and answers every frame. `false`: the disk failed for good.
-async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
-    let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
-    for work in late {
-        let Err(fenced) = node.identity.check(work.fence) else { continue };
-        let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-        let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
-    }
-    let Some(first) = batch.first() else { return true };
-    node.meters.queue.record(first.arrived.elapsed(), 1);
-    if let Some(members) = batch.iter().rev().find_map(|work| work.members.clone())
-        && let Err(error) = node.identity.learn(members)
-    {
-        if !durable::is_full(&error) {
-            node.stop.fail(identity_failed(&error));
-            return false;
-        }
-        tracing::warn!("{}", identity_failed(&error));
-    }
-    let report = match batch.as_slice() {
-        [only] => node.store.write(&only.settles, &only.puts),
-        all => {
-            let settles: Vec<Settle> = all.iter().flat_map(|work| work.settles.iter().cloned()).collect();
-            let puts: Vec<Put> = all.iter().flat_map(|work| work.puts.iter().cloned()).collect();
-            node.store.write(&settles, &puts)
-        }
-    };
-    let report = match report {
-        Ok(report) => report,
-        Err(fatal) => {
-            node.stop.fail(fatal.to_string());
-            return false;
-        }
-    };
-    node.note(&batch, &report);
-    let mut outcomes = report.outcomes.into_iter();
-    for work in batch {
-        let statuses: Vec<i32> =
-            outcomes.by_ref().take(work.puts.len()).map(|outcome| status_of(outcome) as i32).collect();
-        node.meters.stores.record(work.arrived.elapsed(), statuses.len() as u64);
-        let result = family::WriteResult { statuses, error: report.error.clone().unwrap_or_default() };
-        let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
-    }
-    true
-}
-
-fn status_of(outcome: PutOutcome) -> CopyStatus {
-    match outcome {
-        PutOutcome::Stored => CopyStatus::CopyStored,
-        PutOutcome::Stale => CopyStatus::CopyStale,
-        PutOutcome::Conflict => CopyStatus::CopyConflict,
-        PutOutcome::Full => CopyStatus::CopyFull,
-        PutOutcome::Failed => CopyStatus::CopyFailed,
-    }
-}
-
-async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mpsc::Receiver<ReadWork>>>, stop: Stop) {
-    loop {
-        let next = async { queue.lock().await.recv().await };
-        let work = tokio::select! {
-            biased;
-            work = next => match work { Some(work) => work, None => return },
-            () = stop.requested() => return,
-        };
-        let body = match node.identity.check(work.fence) {
-            Ok(()) => from_node::Body::Read(read_batch(&node, &work.keys)),
-            Err(fenced) => {
-                from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason })
-            }
-        };
-        let _ = work.reply.send(from(work.seq, body)).await;
-    }
-}
-
-fn read_batch(node: &Node, keys: &[(MessageId, Version)]) -> family::ReadResult {
-    let began = Instant::now();
-    let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };
-    for (id, version) in keys {
-        let status = match node.store.read(id, *version) {
-            Ok(payload) => {
-                result.bodies.push(payload);
-                CopyStatus::CopyStored
-            }
-            Err(ReadFault::Absent) => CopyStatus::CopyAbsent,
-            Err(ReadFault::Damaged) => {
-                node.meters.bad_checksums.fetch_add(1, Ordering::Relaxed);
-                CopyStatus::CopyDamaged
-            }
-            Err(ReadFault::Unknown(error)) => {
-                result.error = error;
-                CopyStatus::CopyUnknown
-            }
-        };
-        result.statuses.push(status as i32);
-    }
-    node.meters.reads.record(began.elapsed(), keys.len() as u64);
-    result
 }
 
 /// Replies that wait on a lane.

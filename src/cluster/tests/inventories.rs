@@ -89,7 +89,8 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     assert!(cluster.unsettled(9).is_empty(), "node 2 may have it too");
     cluster.inventory_page(NodeId(2), 2, &[foreign("x")], |_| false);
     cluster.inventory_ends(NodeId(2), 2, 1).unwrap();
-    report(&mut cluster, 3, &[other], &[]).unwrap();
+    let reported = report(&mut cluster, 3, &[other], &[]).unwrap();
+    assert_eq!(reported.differing, 1, "it is said");
     let found = cluster.unsettled(9);
     assert_eq!(found.len(), 1, "a foreign file never beats a recorded copy");
     assert_eq!((found[0].0.as_str(), found[0].1.holders.to_vec()), ("x", vec![NodeId(1), NodeId(2)]));
@@ -151,7 +152,7 @@ fn the_missing_are_counted_exactly() {
     let surplus = put_on(&mut cluster, "z", &[2, 3]);
     // A copy too many stands for none of those that should be there.
     let reported = report(&mut cluster, 1, &[line("x", x), line("z", surplus)], &[]).unwrap();
-    assert_eq!(reported, Reported { entries: 2, missing: 1, expected: 2 });
+    assert_eq!(reported, Reported { entries: 2, missing: 1, expected: 2, differing: 0 });
     assert_eq!(look(&cluster, "y"), "v2 on 2");
 }
 
@@ -170,7 +171,7 @@ fn commits_during_an_inventory_neither_hide_a_loss_nor_look_like_one() {
             put_on(&mut cluster, text, nodes);
         }
         let reported = cluster.inventory_ends(NodeId(1), 1, 1).unwrap();
-        assert_eq!(reported, Reported { entries: 1, missing: 1, expected }, "{commits:?}");
+        assert_eq!(reported, Reported { entries: 1, missing: 1, expected, differing: 0 }, "{commits:?}");
         assert_eq!(look(&cluster, "lost"), "v2 on 2");
     }
 }
