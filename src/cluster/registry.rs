@@ -5,8 +5,10 @@
 //! arrive, and no longer counts where it will leave, so that a burst spreads
 //! exactly as its end result will.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
 use super::placement::{Ladder, Slot};
 use crate::types::{Holders, NodeId, NodeState, Uuid};
@@ -112,13 +114,21 @@ pub struct Transition {
 }
 
 /// All members.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
     /// Ascending by id; the position is the node's slot on the ladder.
     nodes: Vec<Node>,
-    slots: BTreeMap<NodeId, Slot>,
+    /// Hashed: a write looks a node up some twenty times, and that must not cost more with more nodes.
+    slots: HashMap<NodeId, Slot, FixedState>,
     ladder: Ladder,
     swept: Duration,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let slots = HashMap::with_hasher(FixedState::with_seed(0));
+        Self { nodes: Vec::new(), slots, ladder: Ladder::default(), swept: Duration::ZERO }
+    }
 }
 
 impl Registry {
@@ -158,7 +168,8 @@ impl Registry {
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
         self.nodes.insert(at, node);
-        self.slots = self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)).collect();
+        self.slots.clear();
+        self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));
         self.ladder = Ladder::default();
         for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.placeable()) {
             self.ladder.insert(slot, node.load());
