@@ -176,6 +176,19 @@ impl EventRing {
     }
 }
 
+/// `9000` as `9,000`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// `HH:MM:SS` of a moment that lies `since_epoch` after 1970 began, in UTC.
 pub fn time_of_day(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs() % 86_400;

@@ -23,7 +23,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("cluster", 1, &["error", "types"]),
     ("dashboard", 1, &["telemetry", "types"]),
     ("bench/workload", 1, &[]),
-    ("bench/report", 1, &["VERSION"]),
+    ("bench/report", 1, &["telemetry", "VERSION"]),
     ("durable", 2, &[]),
     ("wire", 2, &["cluster", "types"]),
     ("stop", 2, &[]),
@@ -70,7 +70,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         ],
     ),
     ("client", 3, &["error", "protocol", "types"]),
-    ("bench", 4, &["bench/report", "bench/workload", "error", "types"]),
+    ("bench", 4, &["bench/report", "bench/workload", "error", "telemetry", "types"]),
     ("cli", 5, &["bench", "client", "config", "leader", "logs", "node", "telemetry", "terminal", "types", "VERSION"]),
     ("main", 5, &["cli"]),
 ];

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::report::{Samples, grouped, short_time};
+use super::report::{Samples, short_time};
+use crate::telemetry::grouped;
 
 /// The progress of one phase.
 #[derive(Debug)]

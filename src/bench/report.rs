@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
 use crate::VERSION;
+use crate::telemetry::grouped;
 
 /// Longer than any answer is waited for.
 const LONGEST_NS: u64 = 600_000_000_000;
@@ -265,19 +266,6 @@ fn put_steps(out: &mut String, result: &OpResult) {
 fn bar(part: u64, whole: u64) -> String {
     let length = (part as f64 / whole.max(1) as f64 * BAR as f64).round() as usize;
     "#".repeat(if part > 0 { length.max(1) } else { 0 })
-}
-
-/// `9,000`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// `450us`, `3.4ms`, `11ms`, `1.2s`: what fits in six characters.

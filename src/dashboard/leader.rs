@@ -10,6 +10,7 @@ use ratatui::style::Color;
 use ratatui::text::{Line, Span};
 
 use super::{Health, Part, Rows, Sort, Ui, words};
+use crate::telemetry::grouped;
 use crate::types::{ClusterView, NodeState, NodeView};
 
 const KEYS: &str = " q quit   s sort   n next page   r refresh   ? help";
@@ -91,16 +92,16 @@ fn parts(view: &ClusterView, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> 
     );
     let totals = format!(
         " MESSAGES {}   COPIES {}/{} live   BYTES {}   CLIENTS {}",
-        words::count(view.messages),
-        words::count(view.copies_live),
-        words::count(view.copies_wanted),
+        grouped(view.messages),
+        grouped(view.copies_live),
+        grouped(view.copies_wanted),
         words::size(view.bytes),
-        words::count(view.clients as u64)
+        grouped(view.clients as u64)
     );
     let (in_flight, most) = view.in_flight;
     let rest = format!(
         " not found {}   in flight {} (max {})",
-        words::count(view.not_found),
+        grouped(view.not_found),
         words::size(in_flight),
         words::size(most)
     );
@@ -204,7 +205,7 @@ impl Cells {
             address: ui.foreign(&node.address),
             // What needs somebody is louder than what does not, in monochrome too.
             state: if node.state == NodeState::Down { "DOWN".to_owned() } else { node.state.to_string() },
-            messages: words::count(node.messages),
+            messages: grouped(node.messages),
             part: share(node, shared),
             p99: node.p99_ms.map_or("-".to_owned(), words::latency),
             disk: node.disk_free.map_or("-".to_owned(), words::size),
@@ -320,7 +321,7 @@ pub fn leader_line(view: &ClusterView) -> String {
         .iter()
         .map(|node| {
             let mark = if node.state == NodeState::Up { String::new() } else { format!(" ({})", node.state) };
-            format!(" {}={}{mark}", node.id, words::count(node.messages))
+            format!(" {}={}{mark}", node.id, grouped(node.messages))
         })
         .collect();
     format!(
@@ -332,7 +333,7 @@ pub fn leader_line(view: &ClusterView) -> String {
         if copies.is_empty() { " none" } else { &copies },
         super::traffic_plain("SET/s", &view.sets),
         super::traffic_plain("GET/s", &view.gets),
-        words::count(view.sets.errors + view.gets.errors)
+        grouped(view.sets.errors + view.gets.errors)
     )
 }
 
@@ -347,13 +348,13 @@ pub fn leader_final(view: &ClusterView) -> String {
         words::plural(view.messages, "message"),
         words::size(view.bytes),
         view.tolerance,
-        words::count(view.copies_live),
-        words::count(view.copies_wanted),
-        words::count(view.under_replicated),
-        words::count(view.lost)
+        grouped(view.copies_live),
+        grouped(view.copies_wanted),
+        grouped(view.under_replicated),
+        grouped(view.lost)
     );
     for node in sorted(view, Sort::Id) {
-        let (address, copies) = (words::foreign(&node.address, true), words::count(node.messages));
+        let (address, copies) = (words::foreign(&node.address, true), grouped(node.messages));
         let percent = share(node, shared) * 100.0;
         text.push_str(&format!("node {}  {address}  {}  copies {copies}  share {percent:.0}%\n", node.id, node.state));
     }

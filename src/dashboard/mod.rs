@@ -13,6 +13,7 @@ use ratatui::Frame;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
+use crate::telemetry::grouped;
 use crate::types::{ClusterView, EventLine, NodeReport, RateView};
 
 pub use leader::{leader_final, leader_frame, leader_line};
@@ -234,7 +235,7 @@ fn title(name: &str, columns: usize, ui: &Ui) -> Line<'static> {
 
 /// A label in front of a number that should be 0: yellow or red where it is not.
 fn alarm(label: &str, n: u64, color: Color, ui: &Ui) -> Span<'static> {
-    Span::styled(format!("{label} {}", words::count(n)), if n == 0 { Style::new() } else { ui.style(color) })
+    Span::styled(format!("{label} {}", grouped(n)), if n == 0 { Style::new() } else { ui.style(color) })
 }
 
 /// Columns of a traffic row around its sparkline.

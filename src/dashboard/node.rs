@@ -8,6 +8,7 @@ use ratatui::style::Color;
 use ratatui::text::{Line, Span};
 
 use super::{Health, Part, Rows, Ui, words};
+use crate::telemetry::grouped;
 use crate::types::{IoMode, NodeReport};
 
 const KEYS: &str = " q quit   r refresh   ? help";
@@ -64,7 +65,7 @@ fn parts(view: &NodeReport, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> {
             Span::raw(format!(
                 " found at start: {} in {seconds:.2}s, foreign files {}, ",
                 words::plural(messages, "message"),
-                words::count(foreign)
+                grouped(foreign)
             )),
             super::alarm("damaged", damaged, Color::Red, ui),
         ]),
@@ -97,7 +98,7 @@ fn stored(view: &NodeReport, columns: usize, ui: &Ui) -> Rows {
     let largest = view.largest.as_ref().map_or(String::new(), |(bytes, id)| {
         format!("   LARGEST {} (id {})", words::size(*bytes), words::cut(&ui.foreign(id), 24, ui.utf8))
     });
-    let messages = format!(" MESSAGES {}   BYTES {}{largest}", words::count(view.messages), words::size(view.bytes));
+    let messages = format!(" MESSAGES {}   BYTES {}{largest}", grouped(view.messages), words::size(view.bytes));
     let disk = match view.disk {
         Some((free, total)) => format!(" DISK FREE {} of {}", words::size(free), words::size(total)),
         None => " DISK FREE -".to_owned(),
@@ -159,8 +160,8 @@ pub fn node_line(view: &NodeReport) -> String {
         words::size(view.bytes),
         super::traffic_plain("store/s", &view.stores),
         super::traffic_plain("read/s", &view.reads),
-        words::count(view.stores.errors + view.reads.errors),
-        words::count(view.bad_checksums)
+        grouped(view.stores.errors + view.reads.errors),
+        grouped(view.bad_checksums)
     )
 }
 
@@ -176,7 +177,7 @@ pub fn node_final(view: &NodeReport) -> String {
         words::size(view.bytes),
         words::foreign(&view.folder, true),
         view.io_mode,
-        words::count(view.write_errors),
-        words::count(view.bad_checksums)
+        grouped(view.write_errors),
+        grouped(view.bad_checksums)
     )
 }

@@ -5,27 +5,14 @@
 
 use ratatui::text::Span;
 
-use crate::telemetry::escaped;
-
-/// `9000` as `9,000`.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+use crate::telemetry::{escaped, grouped};
 
 /// Operations a second: whole ones, or one decimal where there are few.
 pub(super) fn rate(per_second: f64) -> String {
     if per_second > 0.0 && per_second < 9.95 {
         format!("{per_second:.1}")
     } else {
-        count(per_second.max(0.0).round() as u64)
+        grouped(per_second.max(0.0).round() as u64)
     }
 }
 
@@ -78,7 +65,7 @@ pub(super) fn interval(seconds: f64) -> String {
 
 /// `1 message`, `2 messages`.
 pub(super) fn plural(n: u64, one: &str) -> String {
-    format!("{} {one}{}", count(n), if n == 1 { "" } else { "s" })
+    format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 /// Text from outside, fit for a screen: escaped, and ASCII only where the terminal has no more.
@@ -157,7 +144,7 @@ mod tests {
     #[test]
     fn numbers() {
         for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (u64::MAX, "18,446,744,073,709,551,615")] {
-            assert_eq!(count(n), text);
+            assert_eq!(grouped(n), text);
         }
         for (n, text) in [(0.0, "0"), (0.34, "0.3"), (9.96, "10"), (1284.4, "1,284"), (-1.0, "0"), (f64::NAN, "0")] {
             assert_eq!(rate(n), text, "{n}");

@@ -180,7 +180,7 @@ pub struct Recovered {
     pub members: Vec<Member>,
     /// The last reign, if there ever was one.
     pub last: Option<Reign>,
-    /// The leader process of every epoch that this log began since it last was whole or new.
+    /// The leader process of every epoch that this log began, from the last one that had to hear every node.
     pub runs: BTreeMap<Epoch, u64>,
     /// How far all this can be believed.
     pub trust: Trust,
