@@ -101,7 +101,7 @@ fn answer(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, command: Com
         }
         Command::Set { id, payload } => {
             store.insert(id.as_str().to_owned(), payload);
-            Reply::Stored
+            Reply::Done
         }
         Command::Get(id) => {
             let value = match fault {

@@ -61,7 +61,7 @@ impl Peer {
                 Decoded::Need => continue,
                 Decoded::Item(Command::Set { id, payload }) => {
                     messages.insert(id, payload);
-                    Reply::Stored
+                    Reply::Done
                 }
                 Decoded::Item(Command::Get(id)) => match messages.get(&id) {
                     Some(payload) => Reply::Value(payload.clone()),
@@ -184,7 +184,7 @@ proptest! {
         let mut bytes = BytesMut::new();
         for message in &messages {
             encode_reply(&Reply::Value(Bytes::copy_from_slice(message.as_bytes())), &mut bytes);
-            encode_reply(&Reply::Stored, &mut bytes);
+            encode_reply(&Reply::Done, &mut bytes);
             encode_reply(&Reply::Refused(Refusal::NotFound), &mut bytes);
         }
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();

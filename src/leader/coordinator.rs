@@ -283,6 +283,13 @@ impl Coordinator {
                 Ok(Command::Where(id)) => Some(self.holders(&id)),
                 Ok(Command::Count) => Some(Reply::Count(self.cluster().len())),
                 Ok(Command::Status) => Some(Reply::Status(self.status())),
+                Ok(
+                    Command::Delete(_)
+                    | Command::Verify
+                    | Command::Drain(_)
+                    | Command::Undrain(_)
+                    | Command::Rebalance(_),
+                ) => Some(Reply::Refused(Refusal::Unavailable("this leader cannot do that yet".to_owned()))),
                 Ok(Command::Ping) => Some(Reply::Pong),
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),
@@ -364,7 +371,7 @@ impl Coordinator {
         replies.extend(failed.into_iter().map(|write| (write.at, Reply::Refused(self.why(&write)))));
         let at: Vec<usize> = kept.iter().map(|write| write.at).collect();
         let reply = match self.commit(kept).await {
-            Ok(()) => Reply::Stored,
+            Ok(()) => Reply::Done,
             Err(refusal) => Reply::Refused(refusal),
         };
         replies.extend(at.into_iter().map(|at| (at, reply.clone())));

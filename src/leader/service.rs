@@ -96,7 +96,7 @@ impl FamilyService for LeaderService {
             return Ok(failed(shown(&Refusal::TooLarge { limit: self.max_message })));
         }
         match self.ask(Command::Set { id: id.clone(), payload }).await {
-            Reply::Stored => {
+            Reply::Done => {
                 let stored_nodes = self.holders(&id);
                 Ok(Response::new(StoreResponse { success: true, error: String::new(), stored_nodes }))
             }

@@ -17,12 +17,22 @@ pub enum Command {
     },
     /// Read a message.
     Get(MessageId),
+    /// Delete a message.
+    Delete(MessageId),
     /// Which nodes hold a message.
     Where(MessageId),
     /// How many messages there are.
     Count,
     /// The register's state as JSON.
     Status,
+    /// Check every copy of every message now.
+    Verify,
+    /// Move everything off a node.
+    Drain(NodeId),
+    /// Let a node take copies again.
+    Undrain(NodeId),
+    /// Even out the copies (or, with `false`, stop doing so).
+    Rebalance(bool),
     /// Are you there.
     Ping,
     /// Which commands there are.
@@ -34,8 +44,8 @@ pub enum Command {
 /// The answer to one [`Command`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// The message is kept.
-    Stored,
+    /// It is done: the message is kept, or gone, or the order is taken.
+    Done,
     /// The message.
     Value(Payload),
     /// The holders, ascending.
@@ -44,6 +54,10 @@ pub enum Reply {
     Count(u64),
     /// One line of JSON.
     Status(String),
+    /// One finding of VERIFY; more lines follow.
+    Finding(Finding),
+    /// The end of VERIFY.
+    Verified(Verified),
     /// Here.
     Pong,
     /// One line of help.
@@ -52,6 +66,41 @@ pub enum Reply {
     Bye,
     /// It did not succeed, and why.
     Refused(Refusal),
+}
+
+/// A copy that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Of which message.
+    pub id: MessageId,
+    /// On which node.
+    pub node: NodeId,
+    /// What is wrong with it.
+    pub fault: CopyFault,
+}
+
+/// What VERIFY can find wrong with a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFault {
+    /// It is not there; it is being made again.
+    Missing,
+    /// It does not match its record; it is being made again.
+    Damaged,
+    /// Its node could not be asked, or could not read it.
+    Unknown,
+}
+
+/// What VERIFY counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Messages looked at.
+    pub messages: u64,
+    /// Intact copies.
+    pub intact: u64,
+    /// Missing and damaged ones.
+    pub bad: u64,
+    /// Those that could not be asked for.
+    pub unknown: u64,
 }
 
 /// What a decoder made of the bytes so far.

@@ -6,13 +6,12 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Command, Decoded, Reply};
+use super::{Command, CopyFault, Decoded, Reply};
 use crate::error::{Refusal, printable};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId};
 
 /// The answer to HELP.
-pub const HELP: &str =
-    "commands: SET <id> <message>, GET <id>, WHERE <id>, COUNT, STATUS, PING, HELP, EXIT (one a line)";
+pub const HELP: &str = "commands: SET <id> <message>, GET <id>, DEL <id>, WHERE <id>, COUNT, STATUS, VERIFY, DRAIN <node>, UNDRAIN <node>, REBALANCE [STOP], PING, HELP, EXIT (one a line)";
 
 /// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
 const FRAMING: usize = 16;
@@ -104,9 +103,26 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
     if word.eq_ignore_ascii_case(b"WHERE") {
         return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?));
     }
+    if word.eq_ignore_ascii_case(b"DEL") {
+        return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?));
+    }
+    if word.eq_ignore_ascii_case(b"DRAIN") {
+        return Ok(Command::Drain(only_node(rest, "DRAIN wants the number of a node: DRAIN <node>")?));
+    }
+    if word.eq_ignore_ascii_case(b"UNDRAIN") {
+        return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
+    }
+    if word.eq_ignore_ascii_case(b"REBALANCE") {
+        return match rest {
+            None => Ok(Command::Rebalance(true)),
+            Some(stop) if stop.eq_ignore_ascii_case(b"STOP") => Ok(Command::Rebalance(false)),
+            Some(_) => bad("REBALANCE stands alone on its line, or with STOP"),
+        };
+    }
     let command = match word.to_ascii_uppercase().as_slice() {
         b"COUNT" => Command::Count,
         b"STATUS" => Command::Status,
+        b"VERIFY" => Command::Verify,
         b"PING" => Command::Ping,
         b"HELP" => Command::Help,
         b"EXIT" | b"QUIT" => Command::Exit,
@@ -141,6 +157,14 @@ fn only_id(rest: Option<Bytes>, usage: &str) -> Result<MessageId, Refusal> {
     parse_id(&rest)
 }
 
+fn only_node(rest: Option<Bytes>, usage: &str) -> Result<NodeId, Refusal> {
+    let number = rest.and_then(|rest| std::str::from_utf8(&rest).ok()?.parse().ok());
+    match number {
+        Some(number) if number > 0 => Ok(NodeId(number)),
+        _ => Err(Refusal::BadCommand(format!("{usage}, 1 to {}", u32::MAX))),
+    }
+}
+
 /// Appends a request as its line. The caller sees to it that a message holds no `\n`.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     match command {
@@ -153,7 +177,13 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             }
         }
         Command::Get(id) => put(out, &[b"GET ", id.as_bytes()]),
+        Command::Delete(id) => put(out, &[b"DEL ", id.as_bytes()]),
         Command::Where(id) => put(out, &[b"WHERE ", id.as_bytes()]),
+        Command::Verify => put(out, &[b"VERIFY"]),
+        Command::Drain(node) => put(out, &[b"DRAIN ", node.to_string().as_bytes()]),
+        Command::Undrain(node) => put(out, &[b"UNDRAIN ", node.to_string().as_bytes()]),
+        Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
+        Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::Count => put(out, &[b"COUNT"]),
         Command::Status => put(out, &[b"STATUS"]),
         Command::Ping => put(out, &[b"PING"]),
@@ -166,7 +196,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
 /// Appends a reply as its line.
 pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
     match reply {
-        Reply::Stored => put(out, &[b"OK"]),
+        Reply::Done => put(out, &[b"OK"]),
         Reply::Value(payload) if payload.contains(&b'\n') => {
             return encode_reply(&Reply::Refused(Refusal::NotALine), out);
         }
@@ -177,6 +207,20 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
         }
         Reply::Count(count) => put(out, &[b"COUNT ", count.to_string().as_bytes()]),
         Reply::Status(json) => put(out, &[json.as_bytes()]),
+        Reply::Finding(finding) => {
+            let fault = match finding.fault {
+                CopyFault::Missing => "MISSING",
+                CopyFault::Damaged => "DAMAGED",
+                CopyFault::Unknown => "UNKNOWN",
+            };
+            let node = finding.node.to_string();
+            put(out, &[b"COPY ", finding.id.as_bytes(), b" ", node.as_bytes(), b" ", fault.as_bytes()]);
+        }
+        Reply::Verified(v) => {
+            let (messages, intact) = (v.messages, v.intact);
+            let text = format!("VERIFIED messages={messages} intact={intact} bad={} unknown={}", v.bad, v.unknown);
+            put(out, &[text.as_bytes()]);
+        }
         Reply::Pong => put(out, &[b"+PONG"]),
         Reply::Help => put(out, &[HELP.as_bytes()]),
         Reply::Bye => put(out, &[b"BYE"]),
@@ -298,6 +342,14 @@ mod tests {
             "GET a\0b\n",
             "SET \u{a0} x\n",
             "GETX 1\n",
+            "DEL\n",
+            "DEL 1 2\n",
+            "DRAIN\n",
+            "DRAIN x\n",
+            "DRAIN 0\n",
+            "UNDRAIN 4294967296\n",
+            "REBALANCE NOW\n",
+            "VERIFY 1\n",
         ] {
             assert_eq!(one(line.as_bytes()), Err("BAD_COMMAND"), "{line:?}");
         }
@@ -340,7 +392,12 @@ mod tests {
         prop_oneof![
             (id.clone(), payload).prop_map(|(id, payload)| Command::Set { id, payload: payload.into() }),
             id.clone().prop_map(Command::Get),
-            id.prop_map(Command::Where),
+            id.clone().prop_map(Command::Where),
+            id.clone().prop_map(Command::Delete),
+            (1..u32::MAX).prop_map(|node| Command::Drain(NodeId(node))),
+            (1..u32::MAX).prop_map(|node| Command::Undrain(NodeId(node))),
+            any::<bool>().prop_map(Command::Rebalance),
+            Just(Command::Verify),
             Just(Command::Count),
             Just(Command::Ping),
             Just(Command::Exit),

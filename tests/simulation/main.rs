@@ -283,7 +283,7 @@ async fn write(net: &Net, world: &Mutex<World>, key: &str, padding: usize) {
     world.say(&format!("SET {key} {value} -> {reply:?}"));
     let register = world.registers.get_mut(key).unwrap();
     match reply {
-        Some(Reply::Stored) => register.floor = register.floor.max(value),
+        Some(Reply::Done) => register.floor = register.floor.max(value),
         Some(Reply::Refused(refusal)) if refusal.certainty() == Certainty::SurelyNot => {
             register.surely_not.insert(value);
         }
