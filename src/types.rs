@@ -156,11 +156,13 @@ pub fn checksum(payload: &[u8]) -> u32 {
 }
 
 /// What a copy says of itself: which write it is, and how to tell that it is whole.
+///
+/// A deletion is a write as well. Its copies are tombstones: they have no content, and a length that no message has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyRecord {
     /// The write this is a copy of.
     pub version: Version,
-    /// Bytes of the message.
+    /// Bytes of the message, or `u32::MAX` in a tombstone; for sums use [`CopyRecord::bytes`].
     pub length: u32,
     /// [`checksum`] of the message.
     pub crc: u32,
@@ -172,9 +174,32 @@ impl CopyRecord {
         Self { version, length: payload.len() as u32, crc: checksum(payload) }
     }
 
-    /// Whether `payload` is the message that this record was made for.
+    /// The record of a deletion.
+    pub fn tombstone(version: Version) -> Self {
+        Self { version, length: u32::MAX, crc: 0 }
+    }
+
+    /// Whether this is the record of a deletion.
+    pub fn is_tombstone(&self) -> bool {
+        (self.length, self.crc) == (u32::MAX, 0) && self.version != Version::FOREIGN
+    }
+
+    /// Bytes of content: none in a tombstone.
+    pub fn bytes(&self) -> u32 {
+        if self.is_tombstone() { 0 } else { self.length }
+    }
+
+    /// Whether `payload` is the content that this record was made for.
     pub fn matches(&self, payload: &[u8]) -> bool {
-        payload.len() == self.length as usize && checksum(payload) == self.crc
+        self.fits(payload.len() as u64, checksum(payload))
+    }
+
+    /// Whether content of this length and checksum is what this record was made for.
+    pub fn fits(&self, length: u64, crc: u32) -> bool {
+        match self.is_tombstone() {
+            true => length == 0,
+            false => (u64::from(self.length), self.crc) == (length, crc),
+        }
     }
 }
 

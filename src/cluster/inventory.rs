@@ -4,10 +4,11 @@
 //! unsettled, and completed first. Absence is concluded only from a whole
 //! inventory, and only for versions older than its beginning.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
+use smallvec::SmallVec;
 
 use super::mapping::SHARDS;
 use super::{Cluster, Trust};
@@ -20,6 +21,25 @@ pub struct Unsettled {
     pub record: CopyRecord,
     /// Who holds it, ascending.
     pub holders: Holders,
+}
+
+/// Copies that inventories listed and nobody needs: of a version that is older than the committed one, or that
+/// enough others hold. What is done about them is decided when their turn comes.
+#[derive(Debug, Default)]
+pub(super) struct Surplus(BTreeMap<MessageId, SmallVec<[(NodeId, Version); 2]>>);
+
+impl Surplus {
+    fn note(&mut self, id: &MessageId, node: NodeId, version: Version) {
+        let copies = self.0.entry(id.clone()).or_default();
+        if !copies.contains(&(node, version)) {
+            copies.push((node, version));
+        }
+    }
+
+    /// Those of an id.
+    pub(super) fn of(&self, id: &MessageId) -> impl Iterator<Item = (NodeId, Version)> {
+        self.0.get(id).into_iter().flatten().copied()
+    }
 }
 
 /// An inventory that is coming in.
@@ -98,7 +118,7 @@ impl Cluster {
         in_flight: &impl Fn(&MessageId) -> bool,
     ) {
         let version = entry.record.version;
-        let found = self.mapping.get(&entry.id);
+        let found = self.mapping.newest(&entry.id);
         let committed = found.map(|found| found.record);
         let is_holder = found.is_some_and(|found| found.set.holders.contains(&node));
         if let Some(committed) = committed
@@ -109,11 +129,22 @@ impl Cluster {
             // A copy too many says nothing about those that should be there.
             if intact && is_holder {
                 taking.seen.insert(HASHER.hash_one(&entry.id));
+            } else if !is_holder {
+                self.surplus.note(&entry.id, node, version);
             }
             return;
         }
+        let outdated = match committed {
+            Some(committed) => committed.version > version,
+            // Deleted everywhere, or never read by anybody; the log would know it otherwise.
+            None => version <= self.mapping.horizon() && self.knowledge.trust() == Trust::Whole,
+        };
+        let outdated = outdated && version != Version::FOREIGN;
+        if outdated {
+            self.surplus.note(&entry.id, node, version);
+        }
         let newer = committed.is_none_or(|committed| committed.version < version);
-        if entry.damaged || !newer || version >= taking.watermark || in_flight(&entry.id) {
+        if entry.damaged || outdated || !newer || version >= taking.watermark || in_flight(&entry.id) {
             return;
         }
         let noted = self
@@ -153,7 +184,8 @@ impl Cluster {
             return None;
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
-        reported.expected = self.registry.get(node).map_or(0, |node| node.committed);
+        let messages = self.registry.get(node).map_or(0, |node| node.committed);
+        reported.expected = messages + self.deletions.held_by(&self.mapping, node);
         if (taking.seen.len() as u64) < reported.expected {
             reported.missing = self.mark_missing(node, &taking);
         }
@@ -164,12 +196,12 @@ impl Cluster {
     fn mark_missing(&mut self, node: NodeId, taking: &Taking) -> u64 {
         let mut missing = Vec::new();
         for part in 0..SHARDS {
-            self.mapping.for_each(part, |id, found| {
+            for (id, found) in self.mapping.records(part) {
                 let listed = || taking.seen.contains(&HASHER.hash_one(id));
                 if found.record.version < taking.floor && found.set.holders.contains(&node) && !listed() {
                     missing.push((id.clone(), found.record.version));
                 }
-            });
+            }
         }
         for (id, version) in &missing {
             self.mapping.mark(id, *version, node, false);

@@ -5,6 +5,9 @@
 //!
 //! An id costs a key, a record and the number of its holder set: the sets
 //! themselves are few, are shared, and carry the counts that reports are made of.
+//!
+//! A deletion is a commit too, of a tombstone. It stands in the way of every older
+//! copy until it is forgotten, and counts as no message.
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -59,12 +62,28 @@ pub struct HolderSet {
     pub holders: Holders,
     /// Bit i: the copy of `holders[i]` is known to be missing or damaged.
     pub bad: u8,
+    /// They hold tombstones.
+    pub deleted: bool,
 }
 
 impl HolderSet {
     /// The holders that are not known to have lost their copy.
     pub fn intact(&self) -> impl Iterator<Item = NodeId> {
         self.holders.iter().enumerate().filter(|(i, _)| self.bad & (1 << i) == 0).map(|(_, node)| *node)
+    }
+
+    /// Whether this node holds a copy that is not known to be missing or damaged.
+    pub fn has_intact(&self, node: NodeId) -> bool {
+        self.intact().any(|holder| holder == node)
+    }
+
+    /// Takes over what was known of the copies that stay.
+    fn inherit(&mut self, before: &Self) {
+        for (i, node) in self.holders.iter().enumerate() {
+            if before.holders.contains(node) && !before.has_intact(*node) {
+                self.bad |= 1 << i;
+            }
+        }
     }
 }
 
@@ -84,6 +103,8 @@ pub struct Mapping {
     sets: Sets,
     len: u64,
     bytes: u64,
+    tombstones: u64,
+    horizon: Version,
 }
 
 impl Mapping {
@@ -91,7 +112,7 @@ impl Mapping {
     pub fn new(seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         let shards = (0..SHARDS).map(|_| HashMap::with_hasher(FixedState::with_seed(seed))).collect();
-        Self { shards, hasher, sets: Sets::default(), len: 0, bytes: 0 }
+        Self { shards, hasher, sets: Sets::default(), len: 0, bytes: 0, tombstones: 0, horizon: Version::default() }
     }
 
     /// How many messages are committed.
@@ -114,36 +135,89 @@ impl Mapping {
         (self.hasher.hash_one(id) >> 40) as usize % SHARDS
     }
 
+    /// How many tombstones there are.
+    pub fn tombstones(&self) -> u64 {
+        self.tombstones
+    }
+
+    /// The newest deletion that was forgotten, because all members had confirmed it. An older version
+    /// of an id that is not committed is one that nobody has ever read, or that was deleted.
+    pub fn horizon(&self) -> Version {
+        self.horizon
+    }
+
     /// The committed version of a message.
     pub fn get(&self, id: &MessageId) -> Option<Found<'_>> {
+        self.newest(id).filter(|found| !found.set.deleted)
+    }
+
+    /// The committed version of an id, which may be a tombstone.
+    pub fn newest(&self, id: &MessageId) -> Option<Found<'_>> {
         let entry = self.shards[self.shard(id)].get(id)?;
         Some(Found { record: entry.record, set: self.sets.get(entry.set) })
     }
 
-    /// Makes a commit true, unless a newer version is.
+    /// Makes a commit true, unless a newer version is. Where the version is the same and only holders change, those
+    /// that stay keep their marks.
     pub fn apply(&mut self, commit: &Commit) -> Applied {
         let shard = self.shard(&commit.id);
-        let length = u64::from(commit.record.length);
-        if let Some(entry) = self.shards[shard].get_mut(&commit.id) {
+        let length = u64::from(commit.record.bytes());
+        let deleted = commit.record.is_tombstone();
+        let mut key = HolderSet { holders: commit.holders.clone(), bad: 0, deleted };
+        let before = self.shards[shard].get(&commit.id).copied();
+        if let Some(entry) = before {
             if commit.record.version < entry.record.version {
                 return Applied::Superseded;
             }
-            let old = entry.record;
-            let old_set = std::mem::replace(&mut entry.set, u32::MAX);
-            entry.record = commit.record;
-            let holders = self.sets.leave(old_set, u64::from(old.length));
-            let set = self.sets.enter(HolderSet { holders: commit.holders.clone(), bad: 0 }, length);
-            if let Some(entry) = self.shards[shard].get_mut(&commit.id) {
-                entry.set = set;
+            if commit.record.version == entry.record.version {
+                key.inherit(self.sets.get(entry.set));
             }
-            self.bytes = self.bytes + length - u64::from(old.length);
-            return Applied::Replaced { record: old, holders };
         }
-        let set = self.sets.enter(HolderSet { holders: commit.holders.clone(), bad: 0 }, length);
-        self.shards[shard].insert(commit.id.clone(), Entry { record: commit.record, set, in_view: false });
-        self.len += 1;
+        let holders = before.map(|entry| self.discount(entry));
+        let set = self.sets.enter(key, length);
+        let in_view = before.is_some_and(|entry| entry.in_view) && !deleted;
+        let entry = Entry { record: commit.record, set, in_view };
+        match deleted {
+            true => self.tombstones += 1,
+            false => self.len += 1,
+        }
         self.bytes += length;
+        if let (Some(before), Some(holders)) = (before, holders) {
+            if let Some(place) = self.shards[shard].get_mut(&commit.id) {
+                *place = entry;
+            }
+            return Applied::Replaced { record: before.record, holders };
+        }
+        self.shards[shard].insert(commit.id.clone(), entry);
         Applied::New
+    }
+
+    /// Takes an entry out of all counts; gives its holders.
+    fn discount(&mut self, entry: Entry) -> Holders {
+        let length = u64::from(entry.record.bytes());
+        match entry.record.is_tombstone() {
+            true => self.tombstones -= 1,
+            false => self.len -= 1,
+        }
+        self.bytes -= length;
+        self.sets.leave(entry.set, length)
+    }
+
+    /// Every member has confirmed this deletion: nothing of the id is left, and the tombstone goes. Gives its holders.
+    pub fn forget(&mut self, id: &MessageId, version: Version) -> Option<Holders> {
+        self.raise_horizon(version);
+        let shard = self.shard(id);
+        let entry = self.shards[shard].get(id).copied()?;
+        if entry.record != CopyRecord::tombstone(version) {
+            return None;
+        }
+        self.shards[shard].remove(id);
+        Some(self.discount(entry))
+    }
+
+    /// A deletion of this version was forgotten.
+    pub fn raise_horizon(&mut self, version: Version) {
+        self.horizon = self.horizon.max(version);
     }
 
     /// Notes that `node` has, or has lost, its copy of this very version.
@@ -159,22 +233,28 @@ impl Mapping {
         if bad == set.bad {
             return;
         }
-        let marked = HolderSet { holders: set.holders.clone(), bad };
-        let length = u64::from(entry.record.length);
+        let marked = HolderSet { bad, ..set.clone() };
+        let length = u64::from(entry.record.bytes());
         self.sets.leave(entry.set, length);
         entry.set = self.sets.enter(marked, length);
     }
 
-    /// Every holder set in use, with its messages and their bytes.
+    /// Every holder set in use, with its messages (or tombstones) and their bytes.
     pub fn sets(&self) -> impl Iterator<Item = (&HolderSet, u64, u64)> {
         self.sets.all.iter().filter(|set| set.messages > 0).map(|set| (&set.key, set.messages, set.bytes))
     }
 
     /// Calls `each` for every committed message of one of [`SHARDS`] parts.
     pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
-        for (id, entry) in &self.shards[part] {
-            each(id, Found { record: entry.record, set: self.sets.get(entry.set) });
+        for (id, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {
+            each(id, found);
         }
+    }
+
+    /// Everything committed of one of [`SHARDS`] parts, tombstones too.
+    pub fn records(&self, part: usize) -> impl Iterator<Item = (&MessageId, Found<'_>)> {
+        let found = |entry: &Entry| Found { record: entry.record, set: self.sets.get(entry.set) };
+        self.shards[part].iter().map(move |(id, entry)| (id, found(entry)))
     }
 
     /// Notes that the readable view has a line for this id; tells whether it had one before.

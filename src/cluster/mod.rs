@@ -3,6 +3,7 @@
 //! Nothing here waits, opens, sends or looks at a clock: every call takes what
 //! happened and returns what follows. `leader/` carries it out.
 
+pub mod deletion;
 pub mod knowledge;
 pub mod mapping;
 pub mod placement;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use self::inventory::Taking;
+use self::deletion::Deletions;
 pub use self::inventory::{Entry, Reported, Unsettled};
+use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
@@ -116,12 +118,16 @@ pub struct Cluster {
     taking: BTreeMap<NodeId, Taking>,
     /// Newer than what is committed, found on nodes.
     unsettled: BTreeMap<MessageId, Unsettled>,
+    /// Copies that are too many or too old.
+    surplus: Surplus,
+    deletions: Deletions,
 }
 
 impl Cluster {
     /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
     pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
         Self {
+            deletions: Deletions::restore(&mapping),
             registry: Registry::default(),
             mapping,
             knowledge: Knowledge::new(trust),
@@ -131,6 +137,7 @@ impl Cluster {
             under_way: BTreeSet::new(),
             taking: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            surplus: Surplus::default(),
         }
     }
 
@@ -140,7 +147,7 @@ impl Cluster {
             self.registry.remember(member, Duration::ZERO);
         }
         let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
-        for (set, messages, bytes) in self.mapping.sets() {
+        for (set, messages, bytes) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
             for node in &set.holders {
                 let count = counts.entry(*node).or_default();
                 *count = (count.0 + messages, count.1 + bytes);
@@ -235,6 +242,23 @@ impl Cluster {
 
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+        self.admit_next(id, |version| CopyRecord { version, length, crc })
+    }
+
+    /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete.
+    pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
+        let whole = self.knowledge.trust() == Trust::Whole;
+        if whole && self.mapping.get(id).is_none() && !self.unsettled.contains_key(id) {
+            return Ok(None);
+        }
+        self.admit_next(id, CopyRecord::tombstone).map(Some)
+    }
+
+    fn admit_next(
+        &mut self,
+        id: &MessageId,
+        record: impl FnOnce(Version) -> CopyRecord,
+    ) -> Result<Ticket, NotAdmitted> {
         if self.knowledge.trust() == Trust::Nothing {
             // Too few nodes is what an operator can act on, so it is said first.
             return Err(match self.registry.usable() {
@@ -246,8 +270,7 @@ impl Cluster {
         let Some(sequence) = self.sequence.checked_add(1) else {
             return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));
         };
-        let record = CopyRecord { version: Version::new(reign.epoch, sequence), length, crc };
-        let ticket = self.promise(id, record, &[])?;
+        let ticket = self.promise(id, record(Version::new(reign.epoch, sequence)), &[])?;
         self.sequence = sequence;
         Ok(ticket)
     }
@@ -287,14 +310,18 @@ impl Cluster {
         if targets.len() < self.tolerance {
             return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
         }
-        for &node in &targets {
-            self.registry.promise(node, 1);
-        }
-        for &node in &held {
-            self.registry.promise(node, -1);
-        }
         self.under_way.insert(record.version);
-        Ok(Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held })
+        let ticket = Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held };
+        self.weigh(&ticket, 1);
+        Ok(ticket)
+    }
+
+    /// Promises what a ticket will bring to nodes and take from them (or, with -1, takes the promise back).
+    fn weigh(&mut self, ticket: &Ticket, sign: i64) {
+        if !ticket.record.is_tombstone() {
+            ticket.targets.iter().for_each(|&node| self.registry.promise(node, sign));
+        }
+        ticket.held.iter().for_each(|&node| self.registry.promise(node, -sign));
     }
 
     /// Finds another node in place of a target that failed (or, with `beside`, is late and stays a target).
@@ -303,7 +330,9 @@ impl Cluster {
         let next = *self.registry.choose(1, &[], &ticket.tried).first()?;
         ticket.tried.push(next);
         ticket.targets.push(next);
-        self.registry.promise(next, 1);
+        if !ticket.record.is_tombstone() {
+            self.registry.promise(next, 1);
+        }
         if !beside {
             self.forsake(ticket, failed);
         }
@@ -313,18 +342,15 @@ impl Cluster {
     fn forsake(&mut self, ticket: &mut Ticket, node: NodeId) {
         if let Some(at) = ticket.targets.iter().position(|&target| target == node) {
             ticket.targets.remove(at);
-            self.registry.promise(node, -1);
+            if !ticket.record.is_tombstone() {
+                self.registry.promise(node, -1);
+            }
         }
     }
 
     /// Takes back what was promised for a write that did not become true.
     pub fn release(&mut self, ticket: &Ticket) {
-        for &node in &ticket.targets {
-            self.registry.promise(node, -1);
-        }
-        for &node in &ticket.held {
-            self.registry.promise(node, 1);
-        }
+        self.weigh(ticket, -1);
         self.under_way.remove(&ticket.record.version);
     }
 
@@ -335,12 +361,21 @@ impl Cluster {
             Applied::Superseded => return applied,
             Applied::New => {}
             Applied::Replaced { record, holders } => {
-                self.registry.lose(holders, record.length);
+                if !record.is_tombstone() {
+                    self.registry.lose(holders, record.bytes());
+                }
                 self.inventories_hear(&commit.id, holders, false);
             }
         }
         self.inventories_hear(&commit.id, &commit.holders, true);
-        self.registry.gain(&commit.holders, commit.record.length);
+        if !commit.record.is_tombstone() {
+            self.registry.gain(&commit.holders, commit.record.bytes());
+        }
+        if self.mapping.tombstones() > 0 || self.deletions() > 0 {
+            let linked = self.registry.nodes().iter().filter(|node| node.session.is_some());
+            let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();
+            self.deletions.hear(commit, &linked);
+        }
         if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version) {
             self.unsettled.remove(&commit.id);
         }
@@ -351,7 +386,7 @@ impl Cluster {
 
     /// Finds a message. `turn` spreads reads over its holders.
     pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
-        let found = self.mapping.get(id);
+        let found = self.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)
         {
@@ -360,7 +395,12 @@ impl Cluster {
         if let Some(reason) = self.waiting_for() {
             return Located::Hidden(reason);
         }
-        let Some(found) = found else { return Located::NotFound };
+        let Some(found) = found.filter(|found| !found.set.deleted) else { return Located::NotFound };
+        if found.set.intact().next().is_none()
+            && self.surplus.of(id).any(|(_, version)| version == found.record.version)
+        {
+            return Located::Hidden("a copy on a node that was no holder is being taken in".to_owned());
+        }
         let (mut up, mut late, mut missed) =
             (SmallVec::<[NodeId; 7]>::new(), SmallVec::<[NodeId; 7]>::new(), SmallVec::new());
         for id in found.set.intact() {
@@ -383,9 +423,9 @@ impl Cluster {
         self.mapping.get(id).map(|found| found.set.holders.clone())
     }
 
-    /// A node was asked for this version, and its copy is missing or damaged.
-    pub fn note_bad_copy(&mut self, id: &MessageId, version: Version, node: NodeId) {
-        self.mapping.mark(id, version, node, false);
+    /// A holder's copy of this version was read or made: whether it is intact.
+    pub fn note_copy(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
+        self.mapping.mark(id, version, node, intact);
     }
 
     // ---- reporting ---------------------------------------------------------
@@ -399,7 +439,7 @@ impl Cluster {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { messages: self.mapping.len(), bytes: self.mapping.bytes(), ..Counts::default() };
         let live = |id: &NodeId| self.registry.get(*id).is_some_and(|node| node.state != NodeState::Down);
-        for (set, messages, _) in self.mapping.sets() {
+        for (set, messages, _) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
             let copies = set.intact().filter(live).count();
             counts.copies_live += messages * copies as u64;
             if set.intact().next().is_none() {

@@ -29,7 +29,7 @@ use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{MessageId, NodeId, Payload, checksum};
+use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
 use crate::wire::family;
 
 /// Requests that come this soon after the start wait for nodes that are still joining, up to then.
@@ -133,9 +133,19 @@ impl Drop for Room {
 #[derive(Debug, Default)]
 struct Batch {
     replies: Vec<Option<Reply>>,
-    sets: Vec<(usize, MessageId, Payload)>,
+    writes: Vec<Wanted>,
     gets: Vec<(usize, MessageId)>,
     read_bytes: usize,
+}
+
+/// A write that a client asks for.
+#[derive(Debug)]
+struct Wanted {
+    /// Its place among the requests.
+    at: usize,
+    id: MessageId,
+    /// The message; nothing: the id is to be deleted.
+    payload: Option<Payload>,
 }
 
 /// The ids of a batch so far.
@@ -149,7 +159,9 @@ impl Named {
     /// Whether a request can be worked on together with those before it: later requests of a connection see earlier ones.
     fn admits(&mut self, request: &Request) -> bool {
         match request {
-            Ok(Command::Set { id, .. }) => !self.read.contains(id) && self.written.insert(id.clone()),
+            Ok(Command::Set { id, .. } | Command::Delete(id)) => {
+                !self.read.contains(id) && self.written.insert(id.clone())
+            }
             Ok(Command::Get(id)) => {
                 let apart = !self.written.contains(id);
                 if apart {
@@ -251,8 +263,8 @@ impl Coordinator {
                 batch.replies[at] = Some(busy());
             }
         }
-        let (sets, gets) = (std::mem::take(&mut batch.sets), std::mem::take(&mut batch.gets));
-        let (written, read) = futures::future::join(self.set_all(sets), self.get_all(gets)).await;
+        let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
+        let (written, read) = futures::future::join(self.write(writes), self.get_all(gets)).await;
         for (at, reply) in written.into_iter().chain(read) {
             batch.replies[at] = Some(reply);
         }
@@ -271,11 +283,15 @@ impl Coordinator {
             let reply = match request {
                 Err(refusal) => Some(Reply::Refused(refusal)),
                 Ok(Command::Set { id, payload }) => {
-                    batch.sets.push((at, id, payload));
+                    batch.writes.push(Wanted { at, id, payload: Some(payload) });
+                    None
+                }
+                Ok(Command::Delete(id)) => {
+                    batch.writes.push(Wanted { at, id, payload: None });
                     None
                 }
                 Ok(Command::Get(id)) => {
-                    let length = self.cluster().mapping().get(&id).map_or(0, |found| found.record.length);
+                    let length = self.cluster().mapping().get(&id).map_or(0, |found| found.record.bytes());
                     batch.read_bytes += length as usize;
                     batch.gets.push((at, id));
                     None
@@ -283,13 +299,9 @@ impl Coordinator {
                 Ok(Command::Where(id)) => Some(self.holders(&id)),
                 Ok(Command::Count) => Some(Reply::Count(self.cluster().len())),
                 Ok(Command::Status) => Some(Reply::Status(self.status())),
-                Ok(
-                    Command::Delete(_)
-                    | Command::Verify
-                    | Command::Drain(_)
-                    | Command::Undrain(_)
-                    | Command::Rebalance(_),
-                ) => Some(Reply::Refused(Refusal::Unavailable("this leader cannot do that yet".to_owned()))),
+                Ok(Command::Verify | Command::Drain(_) | Command::Undrain(_) | Command::Rebalance(_)) => {
+                    Some(Reply::Refused(Refusal::Unavailable("this leader cannot do that yet".to_owned())))
+                }
                 Ok(Command::Ping) => Some(Reply::Pong),
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),
@@ -311,14 +323,15 @@ impl Coordinator {
         }
     }
 
-    // ---- SET ---------------------------------------------------------------
+    // ---- SET and DEL -------------------------------------------------------
 
-    async fn set_all(self: &Arc<Self>, sets: Vec<(usize, MessageId, Payload)>) -> Vec<(usize, Reply)> {
-        if sets.is_empty() {
+    async fn write(self: &Arc<Self>, writes: Vec<Wanted>) -> Vec<(usize, Reply)> {
+        if writes.is_empty() {
             return Vec::new();
         }
-        let all: Vec<usize> = sets.iter().map(|(at, ..)| *at).collect();
-        let bytes = sets.iter().map(|(_, _, payload)| payload.len() + REQUEST_COST).sum();
+        let all: Vec<usize> = writes.iter().map(|wanted| wanted.at).collect();
+        let cost = |wanted: &Wanted| wanted.payload.as_ref().map_or(0, Payload::len) + REQUEST_COST;
+        let bytes = writes.iter().map(cost).sum();
         let Some(room) = self.room(bytes) else {
             let busy = Refusal::Busy("too many bytes are under way in the leader");
             return all.into_iter().map(|at| (at, Reply::Refused(busy.clone()))).collect();
@@ -327,7 +340,7 @@ impl Coordinator {
         let leader = self.clone();
         let write = self.tasks.spawn(async move {
             let _room = room;
-            leader.write_all(sets).await
+            leader.write_all(writes).await
         });
         write.await.unwrap_or_else(|error| {
             let unknown = Refusal::Unknown(format!("the leader failed while it wrote: {error}"));
@@ -336,15 +349,15 @@ impl Coordinator {
     }
 
     /// Writes each message as soon as no other write of its id is under way.
-    async fn write_all(self: &Arc<Self>, sets: Vec<(usize, MessageId, Payload)>) -> Vec<(usize, Reply)> {
+    async fn write_all(self: &Arc<Self>, writes: Vec<Wanted>) -> Vec<(usize, Reply)> {
         let began = Instant::now();
-        let mut replies = Vec::with_capacity(sets.len());
-        let mut ready = Vec::with_capacity(sets.len());
+        let mut replies = Vec::with_capacity(writes.len());
+        let mut ready = Vec::with_capacity(writes.len());
         let mut waiting = FuturesUnordered::new();
-        for (at, id, payload) in sets {
-            match self.gate.enter(&id) {
-                Entry::Entered(pass) => ready.push((at, id, payload, pass)),
-                Entry::Wait(turn) => waiting.push(async move { (at, id, payload, turn.await) }),
+        for wanted in writes {
+            match self.gate.enter(&wanted.id) {
+                Entry::Entered(pass) => ready.push((wanted, pass)),
+                Entry::Wait(turn) => waiting.push(async move { (wanted, turn.await) }),
             }
         }
         loop {
@@ -356,15 +369,17 @@ impl Coordinator {
                 replies.extend(round);
             }
             match waiting.next().await {
-                Some((at, id, payload, Ok(pass))) => ready.push((at, id, payload, pass)),
-                Some((at, ..)) => replies.push((at, Reply::Refused(Refusal::Busy("the writer before was lost")))),
+                Some((wanted, Ok(pass))) => ready.push((wanted, pass)),
+                Some((wanted, Err(_))) => {
+                    replies.push((wanted.at, Reply::Refused(Refusal::Busy("the writer before was lost"))));
+                }
                 None => return replies,
             }
         }
     }
 
-    /// The order of a SET.
-    async fn write_round(self: &Arc<Self>, round: Vec<(usize, MessageId, Payload, Pass)>) -> Vec<(usize, Reply)> {
+    /// The order of a SET, and of a DEL, which writes a tombstone.
+    async fn write_round(self: &Arc<Self>, round: Vec<(Wanted, Pass)>) -> Vec<(usize, Reply)> {
         let (mut writes, mut replies) = self.admit(round).await;
         self.replicate(&mut writes).await;
         let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
@@ -379,31 +394,39 @@ impl Coordinator {
     }
 
     /// Gives each message a version and targets, waiting for nodes that are still joining after a start.
-    async fn admit(
-        self: &Arc<Self>,
-        mut round: Vec<(usize, MessageId, Payload, Pass)>,
-    ) -> (Vec<Write>, Vec<(usize, Reply)>) {
+    async fn admit(self: &Arc<Self>, mut round: Vec<(Wanted, Pass)>) -> (Vec<Write>, Vec<(usize, Reply)>) {
         let mut writes = Vec::with_capacity(round.len());
+        let mut replies = Vec::new();
         let mut changes = self.changes();
         loop {
             let mut refused = Vec::new();
             {
                 let mut cluster = self.cluster();
-                for (at, id, payload, pass) in round {
-                    match cluster.admit(&id, payload.len() as u32, checksum(&payload)) {
-                        Ok(ticket) => {
+                for (wanted, pass) in round {
+                    let admitted = match &wanted.payload {
+                        Some(payload) => cluster.admit(&wanted.id, payload.len() as u32, checksum(payload)).map(Some),
+                        None => cluster.admit_deletion(&wanted.id),
+                    };
+                    match admitted {
+                        Ok(Some(ticket)) => {
                             let promise = Promise::new(self.clone(), ticket);
-                            writes.push(Write::new(at, promise, payload, pass, cluster.tolerance()));
+                            let payload = wanted.payload.unwrap_or_default();
+                            writes.push(Write::new(wanted.at, promise, payload, pass, cluster.tolerance()));
                         }
-                        Err(reason) => refused.push((at, id, payload, pass, reason)),
+                        Ok(None) => replies.push((wanted.at, Reply::Done)),
+                        Err(reason) => refused.push((wanted, pass, reason)),
                     }
                 }
             }
-            if refused.is_empty() || timeout_at(self.joining_until(), changes.next()).await.is_err() {
-                let refuse = |(at, _, _, _, reason)| (at, Reply::Refused(refusal(reason)));
-                return (writes, refused.into_iter().map(refuse).collect());
+            if !replies.is_empty() {
+                self.served.store(true, Ordering::Relaxed);
             }
-            round = refused.into_iter().map(|(at, id, payload, pass, _)| (at, id, payload, pass)).collect();
+            if refused.is_empty() || timeout_at(self.joining_until(), changes.next()).await.is_err() {
+                let refuse = |(wanted, _, reason): (Wanted, _, _)| (wanted.at, Reply::Refused(refusal(reason)));
+                replies.extend(refused.into_iter().map(refuse));
+                return (writes, replies);
+            }
+            round = refused.into_iter().map(|(wanted, pass, _)| (wanted, pass)).collect();
         }
     }
 
@@ -434,26 +457,41 @@ impl Coordinator {
                 let Event::Commit(commit) = event else { continue };
                 let mut settle = |node: NodeId, keep: bool| {
                     let version = commit.record.version.0;
-                    settles.entry(node).or_default().push(family::Settle { id: commit.id.to_string(), version, keep });
+                    let settle = family::Settle { id: commit.id.to_string(), version, keep, trash: false };
+                    settles.entry(node).or_default().push(settle);
                 };
                 write.tally.surplus().for_each(|node| settle(node, false));
                 write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
                 cluster.release(&write.promise.keep());
+                let deleted = commit.record.is_tombstone();
+                let shown = if deleted { Holders::new() } else { commit.holders.clone() };
                 match cluster.apply(commit) {
                     Applied::Superseded => continue,
-                    Applied::New => changes.push((commit.id.clone(), commit.holders.clone())),
-                    Applied::Replaced { holders, .. } => {
-                        holders.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
-                        if holders != commit.holders {
-                            changes.push((commit.id.clone(), commit.holders.clone()));
+                    Applied::New if deleted => {}
+                    Applied::New => changes.push((commit.id.clone(), shown)),
+                    Applied::Replaced { holders, record } => {
+                        // Whoever stays a holder of the same version has nothing to publish.
+                        let same = record.version == commit.record.version;
+                        let stays = |node: &NodeId| commit.holders.contains(node);
+                        holders.iter().filter(|node| !same || !stays(node)).for_each(|node| settle(*node, stays(node)));
+                        if same {
+                            let made = commit.holders.iter().filter(|node| !write.sources.contains(node));
+                            made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
+                        }
+                        if holders != shown || record.is_tombstone() != deleted {
+                            changes.push((commit.id.clone(), shown));
                         }
                     }
+                }
+                if deleted {
+                    // The tombstone has its place beside what it deletes, which goes only now.
+                    commit.holders.iter().for_each(|&node| settle(node, true));
                 }
                 passes.push(write.pass);
             }
         }
         for (node, settles) in settles {
-            self.links.settle(node, settles);
+            drop(self.links.settle(node, settles));
         }
         if !changes.is_empty() {
             let _ = self.view.send(changes);

@@ -51,8 +51,18 @@ pub enum Event {
     },
     /// A node was accepted, or has a new address. Always synced.
     Member(Member),
-    /// A version of a message became true.
+    /// A version of a message became true, or its deletion.
     Commit(Commit),
+    /// Every member has confirmed a deletion: its tombstone is not needed any more. Always synced, since a power
+    /// cut may bring back what a member has removed, and then this says that it is old.
+    Forgotten {
+        /// The deleted id.
+        id: MessageId,
+        /// The deletion's version.
+        version: Version,
+    },
+    /// The newest version that a deletion was forgotten of; what a rewritten log keeps of them.
+    Horizon(Version),
     /// All that nodes had reported is in the log: it is whole again. Always synced.
     Whole,
     /// The leader ended after writing everything. Always synced.
@@ -93,6 +103,15 @@ impl Event {
             Self::Commit(commit) => encode_commit(&commit.id, &commit.record, &commit.holders, out),
             Self::Whole => out.push(4),
             Self::Closed => out.push(5),
+            Self::Forgotten { id, version } => {
+                out.push(6);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::Horizon(version) => {
+                out.push(7);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
         }
     }
 
@@ -134,6 +153,12 @@ impl Event {
             }
             4 => Ok(Self::Whole),
             5 => Ok(Self::Closed),
+            6 => {
+                let version = Version(u64::from_le_bytes(fields.array()?));
+                let id = MessageId::parse(fields.0).map_err(|bad| bad.to_string())?;
+                Ok(Self::Forgotten { id, version })
+            }
+            7 => Ok(Self::Horizon(Version(u64::from_le_bytes(fields.array()?)))),
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -224,6 +249,8 @@ impl Reading {
                 self.members.push(member);
             }
             Event::Commit(commit) => drop(self.mapping.apply(&commit)),
+            Event::Forgotten { id, version } => drop(self.mapping.forget(&id, version)),
+            Event::Horizon(version) => self.mapping.raise_horizon(version),
             Event::Whole => self.trust = Trust::Whole,
             Event::Closed => {}
         }
@@ -272,7 +299,7 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     };
     let runs = reading.began.iter().filter_map(run).collect();
     let mut log = opened.log;
-    let live = reading.mapping.len() + reading.members.len() as u64;
+    let live = reading.mapping.len() + reading.mapping.tombstones() + reading.members.len() as u64;
     if reading.records > COMPACT_FROM && reading.records > 2 * live {
         compact(&mut log, &reading, trust)?;
     }
@@ -299,12 +326,11 @@ fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), L
     for member in &reading.members {
         push(&Event::Member(member.clone()));
     }
-    for part in 0..SHARDS {
-        reading.mapping.for_each(part, |id, found| {
-            let mut record = Vec::new();
-            encode_commit(id, &found.record, &found.set.holders, &mut record);
-            records.push(record);
-        });
+    push(&Event::Horizon(reading.mapping.horizon()));
+    for (id, found) in (0..SHARDS).flat_map(|part| reading.mapping.records(part)) {
+        let mut record = Vec::new();
+        encode_commit(id, &found.record, &found.set.holders, &mut record);
+        records.push(record);
     }
     log.replace_with(records.iter().map(Vec::as_slice))
 }

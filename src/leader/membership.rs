@@ -338,6 +338,7 @@ impl Membership {
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
             coordinator.links.attach(member.id, dialled, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
+            cluster.ask_for_confirmations(member.id);
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.
                 coordinator.tell_members(&cluster);

@@ -16,6 +16,7 @@ pub mod report;
 pub mod service;
 pub mod view;
 
+mod deletion;
 mod read;
 mod recovery;
 mod write;
@@ -131,6 +132,7 @@ impl Leader {
         };
         seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
         tokio::spawn(stop.vital("recovery", coordinator.clone().recover(trust == Trust::Whole)));
+        tokio::spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         tokio::spawn(stop.vital("sweep", sweep(coordinator.clone())));
         Ok(Self { coordinator, membership, finish_view, view_done, _lock: lock })
     }

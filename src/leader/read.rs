@@ -105,9 +105,9 @@ impl Coordinator {
 
     /// Asks one node for some messages; gives each back with its payload, or with this node noted as tried.
     async fn ask(&self, node: NodeId, last: bool, gets: Vec<(Get, CopyRecord)>) -> Vec<(Get, Result<Payload, ()>)> {
-        let keys = gets.iter().map(|(get, record)| (get.id.clone(), record.version, record.length)).collect();
+        let keys: Vec<_> = gets.iter().map(|(get, record)| (get.id.clone(), *record)).collect();
         let patience = if last { DEADLINE } else { PATIENCE };
-        let answer = timeout(patience, self.links.fetch(node, keys)).await.ok().and_then(Result::ok);
+        let answer = timeout(patience, self.links.fetch(node, &keys)).await.ok().and_then(Result::ok);
         let mut said = read_answer(answer, gets.len()).into_iter();
         let mut bad = Vec::new();
         let each = gets.into_iter().map(|(mut get, record)| {
@@ -128,7 +128,7 @@ impl Coordinator {
             let mut cluster = self.cluster();
             for (id, version) in bad {
                 tracing::warn!("node {node} has no intact copy of {id:?} any more");
-                cluster.note_bad_copy(&id, version, node);
+                cluster.note_copy(&id, version, node, false);
             }
         }
         answered

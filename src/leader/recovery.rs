@@ -203,7 +203,7 @@ impl Coordinator {
         };
         drop(cluster);
         let need = ticket.targets.len();
-        let elsewhere = ticket.targets.iter().any(|node| !sources.contains(node));
+        let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !sources.contains(node));
         let mut write = Write::new(0, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = sources.into_iter().collect();
         write.adopt = foreign;
@@ -213,9 +213,10 @@ impl Coordinator {
     async fn fetch_bodies(&self, source: NodeId, members: &[(usize, Version)], writes: &mut [Write]) {
         let keys = members.iter().map(|&(i, version)| {
             let ticket = writes[i].promise.ticket();
-            (ticket.id.clone(), version, ticket.record.length)
+            (ticket.id.clone(), CopyRecord { version, ..ticket.record })
         });
-        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys.collect())).await.ok().and_then(Result::ok);
+        let keys: Vec<_> = keys.collect();
+        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, &keys)).await.ok().and_then(Result::ok);
         let answer = answer.unwrap_or_default();
         let mut bodies = answer.bodies.into_iter();
         for (k, &(i, version)) in members.iter().enumerate() {

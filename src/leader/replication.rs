@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
-use crate::types::{Epoch, MessageId, NodeId, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
 
@@ -202,14 +202,17 @@ impl Links {
         answer
     }
 
-    /// Tells a node which versions are committed. Nobody waits for it: what gets lost is told again after an inventory.
-    pub fn settle(&self, node: NodeId, settles: Vec<family::Settle>) {
+    /// Tells a node which versions are committed. The answer says of each settle whether what had to go is gone; it
+    /// does not come if the link is or gets broken. Nobody has to wait: what gets lost is told again after an inventory.
+    pub fn settle(&self, node: NodeId, settles: Vec<family::Settle>) -> oneshot::Receiver<Vec<bool>> {
+        let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
             let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);
-            if let Ok(room) = room {
-                let _ = link.writes.send(WriteJob::Settle(settles, room));
+            if let Ok(_room) = room {
+                let _ = link.writes.send(WriteJob::Settle { settles, _room, done });
             }
         }
+        answer
     }
 
     /// Tells every linked node who the members are.
@@ -220,14 +223,32 @@ impl Links {
         }
     }
 
-    /// Asks a node for copies. The answer has a status for each; it does not come if the link is or gets broken.
-    pub fn fetch(&self, node: NodeId, keys: Vec<(MessageId, Version, u32)>) -> oneshot::Receiver<family::ReadResult> {
+    /// Asks a node for copies, by id and record. The answer has a status for each; it does not come if the link
+    /// is or gets broken.
+    pub fn fetch(&self, node: NodeId, keys: &[(MessageId, CopyRecord)]) -> oneshot::Receiver<family::ReadResult> {
+        self.read(node, keys, false)
+    }
+
+    /// Has a node read copies and check them. The answer is as that of [`Links::fetch`], without bodies.
+    pub fn check(&self, node: NodeId, keys: &[(MessageId, CopyRecord)]) -> oneshot::Receiver<family::ReadResult> {
+        self.read(node, keys, true)
+    }
+
+    fn read(
+        &self,
+        node: NodeId,
+        keys: &[(MessageId, CopyRecord)],
+        check: bool,
+    ) -> oneshot::Receiver<family::ReadResult> {
         let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
-            let bytes = keys.iter().map(|(_, _, length)| *length as usize).sum();
-            let keys =
-                keys.into_iter().map(|(id, version, _)| family::CopyKey { id: id.to_string(), version: version.0 });
-            let _ = link.reads.send(ReadJob { keys: keys.collect(), bytes, done });
+            let bytes = keys.iter().map(|(_, record)| record.bytes() as usize).sum();
+            let key = |(id, record): &(MessageId, CopyRecord)| family::CopyKey {
+                id: id.to_string(),
+                version: record.version.0,
+                check,
+            };
+            let _ = link.reads.send(ReadJob { keys: keys.iter().map(key).collect(), check, bytes, done });
         }
         answer
     }
@@ -301,30 +322,39 @@ trait Traffic {
 #[derive(Debug)]
 enum WriteJob {
     Store { puts: Vec<family::Put>, done: oneshot::Sender<family::WriteResult> },
-    Settle(Vec<family::Settle>, OwnedSemaphorePermit),
+    Settle { settles: Vec<family::Settle>, _room: OwnedSemaphorePermit, done: oneshot::Sender<Vec<bool>> },
     Members(Vec<family::Member>),
 }
 
 struct Writes;
 
+/// Who waits for the answers to a frame of writes, with how many puts or settles in it.
+#[derive(Default)]
+struct WritesPending {
+    puts: Vec<(usize, oneshot::Sender<family::WriteResult>)>,
+    settles: Vec<(usize, oneshot::Sender<Vec<bool>>)>,
+}
+
 impl Traffic for Writes {
     type Job = WriteJob;
-    /// How many puts each waiting job has in the frame.
-    type Pending = Vec<(usize, oneshot::Sender<family::WriteResult>)>;
+    type Pending = WritesPending;
     const WINDOW: usize = 2;
 
     fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::WriteBatch::default();
-        let mut pending = Vec::new();
+        let mut pending = WritesPending::default();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
                 WriteJob::Members(members) => batch.members = Some(family::Members { members }),
-                WriteJob::Settle(settles, _room) => batch.settles.extend(settles),
+                WriteJob::Settle { settles, done, .. } => {
+                    pending.settles.push((settles.len(), done));
+                    batch.settles.extend(settles);
+                }
                 WriteJob::Store { puts, done } => {
                     bytes += puts.iter().map(|put| put.body.len()).sum::<usize>();
-                    pending.push((puts.len(), done));
+                    pending.puts.push((puts.len(), done));
                     batch.puts.extend(puts);
                 }
             }
@@ -338,9 +368,14 @@ impl Traffic for Writes {
     fn unpack(pending: Self::Pending, answer: from_node::Body) {
         let from_node::Body::Written(result) = answer else { return };
         let mut statuses = result.statuses.into_iter();
-        for (puts, done) in pending {
+        for (puts, done) in pending.puts {
             let statuses = statuses.by_ref().take(puts).collect();
-            let _ = done.send(family::WriteResult { statuses, error: result.error.clone() });
+            let (error, settled) = (result.error.clone(), Vec::new());
+            let _ = done.send(family::WriteResult { statuses, error, settled });
+        }
+        let mut settled = result.settled.into_iter().map(|status| status == family::CopyStatus::CopyStored as i32);
+        for (settles, done) in pending.settles {
+            let _ = done.send(settled.by_ref().take(settles).collect());
         }
     }
 }
@@ -348,6 +383,7 @@ impl Traffic for Writes {
 #[derive(Debug)]
 struct ReadJob {
     keys: Vec<family::CopyKey>,
+    check: bool,
     bytes: usize,
     done: oneshot::Sender<family::ReadResult>,
 }
@@ -356,7 +392,8 @@ struct Reads;
 
 impl Traffic for Reads {
     type Job = ReadJob;
-    type Pending = Vec<(usize, oneshot::Sender<family::ReadResult>)>;
+    /// How many keys each waiting job has in the frame, and whether it wants no bodies.
+    type Pending = Vec<(usize, bool, oneshot::Sender<family::ReadResult>)>;
     const WINDOW: usize = 4;
 
     fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Self::Pending) {
@@ -366,7 +403,7 @@ impl Traffic for Reads {
         let mut next = Some(first);
         while let Some(job) = next.take() {
             bytes += job.bytes;
-            pending.push((job.keys.len(), job.done));
+            pending.push((job.keys.len(), job.check, job.done));
             batch.keys.extend(job.keys);
             if bytes < BATCH_BYTES && batch.keys.len() < BATCH_ITEMS {
                 next = queue.try_recv().ok();
@@ -379,10 +416,11 @@ impl Traffic for Reads {
         let from_node::Body::Read(result) = answer else { return };
         let mut statuses = result.statuses.into_iter();
         let mut bodies = result.bodies.into_iter();
-        for (keys, done) in pending {
+        for (keys, check, done) in pending {
             let statuses: Vec<i32> = statuses.by_ref().take(keys).collect();
-            let stored = statuses.iter().filter(|&&status| status == family::CopyStatus::CopyStored as i32).count();
-            let bodies = bodies.by_ref().take(stored).collect();
+            let stored = |status: &&i32| **status == family::CopyStatus::CopyStored as i32;
+            let sent = if check { 0 } else { statuses.iter().filter(stored).count() };
+            let bodies = bodies.by_ref().take(sent).collect();
             let _ = done.send(family::ReadResult { statuses, bodies, error: result.error.clone() });
         }
     }

@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Where a file that is being written anew stands until it is whole.
 const BESIDE: &str = ".message_mapping.txt.new";
 
-/// A message whose holders are new or have changed.
+/// A message whose holders are new or have changed; without holders, one that was deleted.
 pub type Change = (MessageId, Holders);
 
 /// Keeps the view until `finish`, and then writes it once more, so that it is exact.
@@ -98,7 +98,7 @@ impl View {
         {
             let mut cluster = coordinator.cluster();
             for (id, holders) in changes {
-                if cluster.note_viewed(id) {
+                if holders.is_empty() || cluster.note_viewed(id) {
                     return Err(io::Error::other("a line has changed"));
                 }
                 line(&mut text, id, holders);

@@ -115,6 +115,7 @@ impl Write {
             body: if adopt { Payload::new() } else { self.payload.clone() },
             adopt,
             length: if adopt { ticket.record.length } else { 0 },
+            deleted: ticket.record.is_tombstone(),
         }
     }
 }

@@ -16,8 +16,12 @@ pub(crate) fn put(text: &str, sequence: u32, content: &[u8]) -> Put {
     Put { id: id(text), record: CopyRecord::of(v(sequence), content), body }
 }
 
+pub(crate) fn delete(text: &str, sequence: u32) -> Put {
+    Put { id: id(text), record: CopyRecord::tombstone(v(sequence)), body: Body::Deleted }
+}
+
 pub(crate) fn settle(text: &str, sequence: u32, keep: bool) -> Settle {
-    Settle { id: id(text), version: v(sequence), keep }
+    Settle { id: id(text), version: v(sequence), keep, trash: false }
 }
 
 pub(crate) fn inventory(store: &dyn Store) -> Vec<Entry> {
@@ -36,6 +40,7 @@ pub(crate) fn conformance<S: Store>(mut open_empty: impl FnMut() -> S) {
     newest_wins(&open_empty());
     a_newer_copy_waits_for_its_commit(&open_empty());
     removal_is_conditional(&open_empty());
+    a_tombstone_stands_in_the_way_of_what_is_older(&open_empty());
     any_id_and_any_content(&open_empty());
     readers_run_beside_the_writer(&open_empty());
 }
@@ -111,6 +116,34 @@ fn removal_is_conditional(store: &dyn Store) {
     store.write(&[settle("a", 4, false)], &[put("a", 1, b"again")]).unwrap();
     assert_eq!(store.read(&id("a"), v(1)).unwrap(), "again");
     assert_eq!(store.totals(), Totals { messages: 1, bytes: 5 });
+}
+
+fn a_tombstone_stands_in_the_way_of_what_is_older(store: &dyn Store) {
+    use PutOutcome::{Conflict, Stale, Stored};
+    outcomes(store, &[put("a", 1, b"one")]);
+    assert_eq!(outcomes(store, &[delete("a", 2), delete("b", 3)]), [Stored, Stored]);
+    assert_eq!(store.read(&id("a"), v(1)).unwrap(), "one", "until the deletion is committed");
+    assert_eq!(store.read(&id("a"), v(2)).unwrap(), "");
+    let settled = store.write(&[settle("a", 2, true), settle("b", 3, true)], &[]).unwrap().settled;
+    assert_eq!(settled, [true, true]);
+    assert_eq!(store.read(&id("a"), v(1)), Err(ReadFault::Absent));
+    let left = inventory(store);
+    assert!(left.len() == 2 && left.iter().all(|entry| entry.record.is_tombstone()), "{left:?}");
+    assert_eq!(store.totals(), Totals::default());
+    let late = [put("a", 1, b"one"), put("b", 3, b"message"), delete("b", 3)];
+    assert_eq!(outcomes(store, &late), [Stale, Conflict, Stored]);
+    // A newer message takes its place; until that is committed, the deletion stays.
+    assert_eq!(outcomes(store, &[put("a", 4, b"four")]), [Stored]);
+    assert_eq!(inventory(store).len(), 3);
+    assert_eq!(store.write(&[settle("a", 4, true)], &[]).unwrap().settled, [true]);
+    assert_eq!(store.read(&id("a"), v(4)).unwrap(), "four");
+    // Forgotten: nothing is left of it.
+    assert_eq!(store.write(&[settle("b", 3, false)], &[]).unwrap().settled, [true]);
+    assert_eq!(inventory(store).len(), 1);
+    // Whoever has something older, and not the deletion itself, does not confirm it.
+    assert_eq!(store.write(&[settle("a", 9, true), settle("none", 9, true)], &[]).unwrap().settled, [false, true]);
+    assert_eq!(store.write(&[settle("a", 9, false)], &[]).unwrap().settled, [true]);
+    assert!(inventory(store).is_empty());
 }
 
 fn any_id_and_any_content(store: &dyn Store) {

@@ -72,7 +72,7 @@ impl Slot {
     }
 
     fn counted(&self) -> (u64, u64) {
-        self.recorded().map_or((0, 0), |copy| (1, u64::from(copy.record.length)))
+        self.recorded().map_or((0, 0), |copy| (1, u64::from(copy.record.bytes())))
     }
 }
 

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
 use self::store::{INVENTORY_PARTS, Store};
-use self::work::{ReadWork, WriteWork, read_loop, write_loop};
+use self::work::{ReadKey, ReadWork, WriteWork, read_loop, write_loop};
 use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
@@ -200,7 +200,11 @@ impl Node {
                 let _ = self.writes.send(work).await;
             }
             to_node::Body::Read(batch) => {
-                let keys = batch.keys.into_iter().map(|key| Ok((id_of(&key.id)?, Version(key.version))));
+                let key = |key: family::CopyKey| {
+                    let (id, version) = (id_of(&key.id)?, Version(key.version));
+                    Ok(ReadKey { id, version, check: key.check })
+                };
+                let keys = batch.keys.into_iter().map(key);
                 let keys = keys.collect::<Result<_, String>>().map_err(|reason| malformed(&reason))?;
                 let _ = self.reads.send(ReadWork { fence, seq, keys, reply: reply.clone() }).await;
             }

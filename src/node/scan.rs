@@ -3,7 +3,7 @@
 //! The invariant: what cannot be listed or read fails the start, as unknown is not empty. Nothing is
 //! removed but our own staged copies that are torn; what bears a message's name is kept, whatever it is.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use super::index::{Copy, Index, Visible};
@@ -18,6 +18,9 @@ pub const STAGED: &str = ".staged-";
 
 /// Files that were in the way of a copy: `.aside-<number>-<stem>`.
 pub const ASIDE: &str = ".aside-";
+
+/// Copies that had become too many or too old while this node was away: `.trash-<number>-<stem>`.
+pub const TRASH: &str = ".trash-";
 
 /// Below this, a second thread costs more than it brings, and simulated disks see one order of calls.
 const TWO_THREADS_FROM: usize = 4096;
@@ -98,9 +101,18 @@ pub fn measure(file: &dyn DiskFile, buffer: &mut Vec<u8>) -> io::Result<(u64, u3
     }
 }
 
-/// The number of a file that was put aside.
-fn aside_number(name: &str) -> Option<u64> {
-    name.strip_prefix(ASIDE)?.split_once('-')?.0.parse().ok()
+/// The number of a file that was put aside or into the trash.
+fn number(name: &str, prefix: &str) -> Option<u64> {
+    name.strip_prefix(prefix)?.split_once('-')?.0.parse().ok()
+}
+
+/// Files of the folder that are copies no more.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// The number of the next one.
+    pub(super) next: u64,
+    /// Those in the trash, oldest first.
+    pub(super) trash: BTreeMap<u64, String>,
 }
 
 enum Item {
@@ -128,19 +140,22 @@ enum Seen {
 }
 
 impl Scan<'_> {
-    /// Fills the index; gives what was found and the next free number for putting files aside.
-    pub(super) fn run(&self) -> Result<(Found, u64), OpenError> {
+    /// Fills the index; gives what was found, and what was moved away before.
+    pub(super) fn run(&self) -> Result<(Found, Moved), OpenError> {
         let folder = self.folder.path().display().to_string();
         let mut listed =
             self.folder.list().map_err(|source| OpenError::Disk { what: "listing", file: folder, source })?;
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         let mut found = Found::default();
-        let mut next_aside = 0;
+        let mut moved = Moved::default();
         let mut items = Vec::with_capacity(listed.len());
         let mut stages = HashSet::new();
         for entry in listed {
-            if let Some(number) = aside_number(&entry.name) {
-                next_aside = next_aside.max(number.saturating_add(1));
+            if let Some(number) = number(&entry.name, ASIDE).or_else(|| number(&entry.name, TRASH)) {
+                moved.next = moved.next.max(number.saturating_add(1));
+            }
+            if let Some(number) = number(&entry.name, TRASH) {
+                moved.trash.insert(number, entry.name.clone());
             }
             match classify(&entry.name, entry.regular) {
                 Ok(Some(item)) => {
@@ -168,9 +183,9 @@ impl Scan<'_> {
             })?
         };
         for seen in seen {
-            self.note(seen, &mut found, &mut next_aside)?;
+            self.note(seen, &mut found, &mut moved.next)?;
         }
-        Ok((found, next_aside))
+        Ok((found, moved))
     }
 
     fn note(&self, seen: Seen, found: &mut Found, next_aside: &mut u64) -> Result<(), OpenError> {
@@ -255,7 +270,7 @@ impl Scan<'_> {
             }
         };
         let right = |id: &MessageId, record: &CopyRecord| {
-            let whole = content.is_some_and(|c| (c.length, c.crc) == (record.length, record.crc));
+            let whole = content.is_some_and(|c| record.fits(u64::from(c.length), c.crc));
             whole && file_names::stem(id) == *stem
         };
         if let Some(version) = staged {
@@ -272,7 +287,7 @@ impl Scan<'_> {
                 Seen::Visible(id, Visible::Damaged(record))
             }
             (Some(_), Some(id), content) => {
-                let unknown = CopyRecord { version: Version::FOREIGN, length: u32::MAX, crc: 0 };
+                let unknown = CopyRecord { version: Version::FOREIGN, length: u32::MAX, crc: u32::MAX };
                 Seen::Visible(id.clone(), Visible::Damaged(content.unwrap_or(unknown)))
             }
             (None, _, Some(content)) if content.length == 0 => Seen::Empty(stem.clone()),
@@ -292,7 +307,7 @@ impl Scan<'_> {
         stages: &HashSet<String>,
     ) -> Option<(MessageId, CopyRecord)> {
         let records = self.logged.by_id.get(id)?;
-        let fits = |r: &&CopyRecord| content.is_some_and(|c| (c.length, c.crc) == (r.length, r.crc));
+        let fits = |r: &&CopyRecord| content.is_some_and(|c| r.fits(u64::from(c.length), c.crc));
         let best = match staged {
             Some(version) => {
                 let of_version = || records.iter().filter(|record| record.version == version);

@@ -28,6 +28,8 @@ pub enum Body {
     Bytes(Payload),
     /// The foreign file of this id, if it has the length and checksum of the record: it is given its record.
     Adopt,
+    /// None: the record is a tombstone, which is kept beside the copies of the id until it is settled.
+    Deleted,
 }
 
 /// A committed version, told to a node that may hold others of the same id.
@@ -39,6 +41,8 @@ pub struct Settle {
     pub version: Version,
     /// Whether this node is one of its holders.
     pub keep: bool,
+    /// What has to go is not removed, but put into the trash: nobody asked for its end, the register concluded it.
+    pub trash: bool,
 }
 
 /// What became of a [`Put`].
@@ -61,6 +65,8 @@ pub enum PutOutcome {
 pub struct WriteReport {
     /// One for each put, in order.
     pub outcomes: Vec<PutOutcome>,
+    /// One for each settle, in order: whether no copy is left that it says should go.
+    pub settled: Vec<bool>,
     /// The first failure, for people.
     pub error: Option<String>,
     /// Time spent writing, and then syncing.

@@ -32,13 +32,23 @@ pub(super) struct WriteWork {
     reply: mpsc::Sender<FromNode>,
 }
 
+/// Which copy to read.
+#[derive(Debug)]
+pub(super) struct ReadKey {
+    pub(super) id: MessageId,
+    pub(super) version: Version,
+    /// Only whether it is whole, without its content.
+    pub(super) check: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct ReadWork {
     pub(super) fence: Fence,
     pub(super) seq: u64,
-    pub(super) keys: Vec<(MessageId, Version)>,
+    pub(super) keys: Vec<ReadKey>,
     pub(super) reply: mpsc::Sender<FromNode>,
 }
+
 impl WriteWork {
     /// Takes a batch off the wire.
     pub(super) fn read(
@@ -48,19 +58,29 @@ impl WriteWork {
         reply: mpsc::Sender<FromNode>,
     ) -> Result<Self, String> {
         let settle = |settle: family::Settle| {
-            Ok::<_, String>(Settle { id: id_of(&settle.id)?, version: Version(settle.version), keep: settle.keep })
+            Ok::<_, String>(Settle {
+                id: id_of(&settle.id)?,
+                version: Version(settle.version),
+                keep: settle.keep,
+                trash: settle.trash,
+            })
         };
         let put = |put: family::Put| {
-            let length = if put.adopt { put.length } else { put.body.len() as u32 };
-            let body = if put.adopt { Body::Adopt } else { Body::Bytes(put.body) };
-            let record = CopyRecord { version: Version(put.version), length, crc: put.crc };
+            let version = Version(put.version);
+            let (record, body) = if put.deleted {
+                (CopyRecord::tombstone(version), Body::Deleted)
+            } else if put.adopt {
+                (CopyRecord { version, length: put.length, crc: put.crc }, Body::Adopt)
+            } else {
+                (CopyRecord { version, length: put.body.len() as u32, crc: put.crc }, Body::Bytes(put.body))
+            };
             Ok::<_, String>(Put { id: id_of(&put.id)?, record, body })
         };
         let settles = batch.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
         let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
         let members = |members: family::Members| members.members.iter().map(Member::try_from).collect::<Result<_, _>>();
         let members = batch.members.map(members).transpose()?;
-        let bytes = puts.iter().map(|put| put.record.length as usize).sum();
+        let bytes = puts.iter().map(|put| put.record.bytes() as usize).sum();
         Ok(Self { fence, seq, members, settles, puts, bytes, arrived: Instant::now(), reply })
     }
 
@@ -144,11 +164,15 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     };
     node.note(&batch, &report);
     let mut outcomes = report.outcomes.into_iter();
+    let mut settled = report.settled.into_iter();
     for work in batch {
         let statuses: Vec<i32> =
             outcomes.by_ref().take(work.puts.len()).map(|outcome| status_of(outcome) as i32).collect();
         node.meters.stores.record(work.arrived.elapsed(), statuses.len() as u64);
-        let result = family::WriteResult { statuses, error: report.error.clone().unwrap_or_default() };
+        let of = |done| if done { CopyStatus::CopyStored } else { CopyStatus::CopyFailed };
+        let settled = settled.by_ref().take(work.settles.len()).map(|done| of(done) as i32).collect();
+        let error = report.error.clone().unwrap_or_default();
+        let result = family::WriteResult { statuses, error, settled };
         let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
     }
     true
@@ -183,13 +207,15 @@ pub(super) async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mps
     }
 }
 
-fn read_batch(node: &Node, keys: &[(MessageId, Version)]) -> family::ReadResult {
+fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
     let began = Instant::now();
     let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };
-    for (id, version) in keys {
+    for ReadKey { id, version, check } in keys {
         let status = match node.store.read(id, *version) {
             Ok(payload) => {
-                result.bodies.push(payload);
+                if !*check {
+                    result.bodies.push(payload);
+                }
                 CopyStatus::CopyStored
             }
             Err(ReadFault::Absent) => CopyStatus::CopyAbsent,
@@ -224,8 +250,8 @@ impl Node {
         self.meters.sync.record(report.sync_time, 1);
         let mut largest = self.meters.largest.lock().unwrap_or_else(PoisonError::into_inner);
         for put in work.iter().flat_map(|work| &work.puts) {
-            if largest.as_ref().is_none_or(|(bytes, _)| *bytes < u64::from(put.record.length)) {
-                *largest = Some((u64::from(put.record.length), put.id.to_string()));
+            if largest.as_ref().is_none_or(|(bytes, _)| *bytes < u64::from(put.record.bytes())) {
+                *largest = Some((u64::from(put.record.bytes()), put.id.to_string()));
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod cli;
 mod damage;
+mod deletes;
 mod disks;
 mod faults;
 mod files;

@@ -234,7 +234,7 @@ fn counts_see_what_is_lost_and_what_is_only_away() {
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (2, 2, 0));
     report(&mut cluster, 1, &[], &[]).unwrap();
-    cluster.note_bad_copy(&id("x"), Version::new(Epoch(1), 1), NodeId(2));
+    cluster.note_copy(&id("x"), Version::new(Epoch(1), 1), NodeId(2), false);
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (1, 1, 1));
 }

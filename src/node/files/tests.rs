@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::scan::TRASH;
 use super::*;
 use crate::durable::os::OsDisk;
 use crate::durable::sim::{Fault, MemDisk, Op, Survives, errno};
-use crate::node::conformance::{conformance, id, inventory, put, settle, v};
+use crate::node::conformance::{conformance, delete, id, inventory, put, settle, v};
+use crate::node::store::Body;
 
 fn path() -> &'static Path {
     Path::new("/storage_node_1")
@@ -119,7 +121,8 @@ fn damage_is_told_and_healed() {
             assert_eq!(store.read(&id(text), version), Err(ReadFault::Damaged), "remembered");
         }
         assert_eq!((store.totals(), store.newest(&id("a"))), (Totals::default(), None));
-        let (store, found) = open(&disk.after_kill(), IoMode::Buffered);
+        let after = disk.after_kill();
+        let (store, found) = open(&after, IoMode::Buffered);
         assert_eq!(found.damaged, 3);
         assert!(inventory(&store).iter().all(|entry| entry.damaged && entry.record.version >= v(1)));
         assert_eq!(
@@ -127,8 +130,38 @@ fn damage_is_told_and_healed() {
             [PutOutcome::Stored]
         );
         assert_eq!(store.read(&id("a"), v(1)).unwrap(), "hello");
-        assert_eq!(inventory(&store).len(), 3, "a damaged file is never removed");
+        assert_eq!(inventory(&store).len(), 2);
+        let kept = after.peek(path()).into_values().filter(|content| content.as_deref() == Some(&b"hello!"[..]));
+        assert_eq!(kept.count(), 1, "a damaged file is never destroyed");
     }
+}
+
+#[test]
+fn the_trash_keeps_the_newest_and_makes_room() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    let trashed = |disk: &MemDisk| -> Vec<String> {
+        disk.peek(path()).into_keys().filter(|name| name.starts_with(TRASH)).collect()
+    };
+    let throw = |store: &TextStore, n: u32| {
+        store.write(&[], &[put(&format!("m{n}"), n, b"old")]).unwrap();
+        let settle = Settle { trash: true, ..settle(&format!("m{n}"), n, false) };
+        assert_eq!(store.write(&[settle], &[]).unwrap().settled, [true]);
+        assert_eq!(store.read(&id(&format!("m{n}")), v(n)), Err(ReadFault::Absent));
+    };
+    (1..=1005).for_each(|n| throw(&store, n));
+    assert_eq!(trashed(&disk).len(), 1000);
+    assert!(!trashed(&disk).contains(&format!("{TRASH}4-m5")) && trashed(&disk).contains(&format!("{TRASH}5-m6")));
+    assert_eq!(disk.peek(path())[&format!("{TRASH}1004-m1005")].as_deref(), Some(&b"old"[..]));
+    // It is known after a restart, numbered on, and gives way when the disk is full.
+    let disk = disk.after_kill();
+    let (store, found) = open(&disk, IoMode::Buffered);
+    assert_eq!((found.messages, inventory(&store).len()), (0, 0));
+    throw(&store, 2000);
+    assert!(trashed(&disk).contains(&format!("{TRASH}1005-m2000")) && trashed(&disk).len() == 1000);
+    disk.fault_next(Op::Append, Fault::Fail(errno::ENOSPC));
+    assert_eq!(store.write(&[], &[put("x", 3000, b"x")]).unwrap().outcomes, [PutOutcome::Full]);
+    assert!(trashed(&disk).is_empty());
 }
 
 #[test]
@@ -203,7 +236,7 @@ struct Told {
 fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32), Vec<u8>>) -> Result<(), Fatal> {
     type Step = (Vec<Settle>, Vec<Put>);
     let long = "ü".repeat(100);
-    let steps: [Step; 7] = [
+    let steps: [Step; 12] = [
         (vec![], vec![put("a", 1, b"a-one"), put("b", 2, b"b-two"), put(&long, 3, b"long")]),
         (vec![], vec![put("a", 4, b"a-four, and longer"), put("f", 5, b"over a foreign file")]),
         (vec![settle("a", 4, true)], vec![put("c", 6, b""), put("b", 7, b"b-seven")]),
@@ -211,6 +244,11 @@ fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32),
         (vec![], vec![put("a", 9, b"a-nine")]),
         (vec![settle("a", 9, true), settle("c", 6, false)], vec![put("c", 10, b"c-ten"), put("d", 11, b"d")]),
         (vec![settle("d", 11, true)], vec![put("b", 12, b"b-twelve")]),
+        (vec![], vec![delete("a", 13), delete("new", 13)]),
+        (vec![settle("a", 13, true)], vec![put("e", 14, b"e")]),
+        (vec![Settle { trash: true, ..settle("b", 12, false) }], vec![put("a", 15, b"a-again")]),
+        (vec![settle("a", 15, true)], vec![delete("e", 16)]),
+        (vec![settle("e", 16, false)], vec![]),
     ];
     for (settles, puts) in steps {
         for settle in &settles {
@@ -219,9 +257,8 @@ fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32),
             });
         }
         for put in &puts {
-            if let Body::Bytes(content) = &put.body {
-                ever.insert((put.id.to_string(), put.record.version.sequence()), content.to_vec());
-            }
+            let content = if let Body::Bytes(content) = &put.body { content.to_vec() } else { Vec::new() };
+            ever.insert((put.id.to_string(), put.record.version.sequence()), content);
         }
         let report = store.write(&settles, &puts)?;
         for (put, outcome) in puts.iter().zip(report.outcomes) {

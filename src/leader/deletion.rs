@@ -1,0 +1,101 @@
+//! Every member confirms a deletion, and then its tombstone is forgotten.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::coordinator::Coordinator;
+use super::journal::Event;
+use crate::cluster::deletion::Ask;
+use crate::types::NodeId;
+use crate::wire::BATCH_ITEMS;
+use crate::wire::family::Settle;
+
+/// How often members are asked for what they have not confirmed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A member that does not answer by then is asked again.
+const ANSWER: Duration = Duration::from_secs(5);
+
+impl Coordinator {
+    /// Asks members for confirmations, and forgets deletions, for as long as the leader lives.
+    pub(super) async fn forget_deletions(self: Arc<Self>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = look.tick() => {}
+                () = self.stop.requested() => return,
+            }
+            // What a member could not do waits for the next look.
+            loop {
+                let any = self.ask_members().await;
+                self.forget_confirmed().await;
+                if !any {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One batch for each linked member; true if any confirmed something.
+    async fn ask_members(&self) -> bool {
+        let asks: Vec<(NodeId, Vec<Ask>)> = {
+            let mut cluster = self.cluster();
+            let linked = cluster.registry.nodes().iter().filter(|node| node.session.is_some());
+            let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();
+            linked.into_iter().map(|node| (node, cluster.asks(node, BATCH_ITEMS))).collect()
+        };
+        let each =
+            asks.into_iter().filter(|(_, asks)| !asks.is_empty()).map(|(node, asks)| self.ask_member(node, asks));
+        join_all(each).await.contains(&true)
+    }
+
+    async fn ask_member(&self, node: NodeId, asks: Vec<Ask>) -> bool {
+        let settle =
+            |ask: &Ask| Settle { id: ask.id.to_string(), version: ask.version.0, keep: ask.keep, trash: false };
+        let answer = timeout(ANSWER, self.links.settle(node, asks.iter().map(settle).collect())).await;
+        let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
+        let mut cluster = self.cluster();
+        let mut any = false;
+        for (i, ask) in asks.into_iter().enumerate() {
+            if answer.get(i) == Some(&true) {
+                any = true;
+                cluster.confirmed(node, &ask);
+            } else {
+                cluster.unconfirmed(node, ask);
+            }
+        }
+        any
+    }
+
+    async fn forget_confirmed(&self) {
+        let forgotten = self.cluster().forgettable(BATCH_ITEMS);
+        if forgotten.is_empty() {
+            return;
+        }
+        let event = |(id, version): &(_, _)| Event::Forgotten { id: Clone::clone(id), version: *version };
+        let events: Vec<Event> = forgotten.iter().map(event).collect();
+        if self.ledger().append(&events).await.is_err() {
+            let mut cluster = self.cluster();
+            forgotten.into_iter().for_each(|(id, _)| cluster.still_forgettable(id));
+            return;
+        }
+        let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
+        {
+            let mut cluster = self.cluster();
+            for (id, version) in &forgotten {
+                for node in cluster.forget(id, *version) {
+                    let settle = Settle { id: id.to_string(), version: version.0, keep: false, trash: false };
+                    settles.entry(node).or_default().push(settle);
+                }
+            }
+        }
+        // A tombstone that stays, because this gets lost, is found again by an inventory.
+        settles.into_iter().for_each(|(node, settles)| drop(self.links.settle(node, settles)));
+    }
+}

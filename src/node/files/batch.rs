@@ -1,0 +1,385 @@
+//! One call of `Store::write` under way: settles, then puts, then what makes them safe.
+//!
+//! A failed sync or rename is never tried again.
+
+use std::io::{self, IoSlice};
+use std::time::Instant;
+
+use super::super::index::{Copy, Slot, Visible};
+use super::super::scan::{ASIDE, Moved, TRASH, measure, staged_name};
+use super::super::store::{Body, Fatal, Put, PutOutcome, Settle, WriteReport};
+use super::TextStore;
+use crate::durable::{DiskFile, is_full};
+use crate::file_names::{self, SUFFIX};
+use crate::types::{IoMode, MessageId, Version};
+
+/// Files of one batch that are open at once, waiting for their sync; a larger batch syncs in turns.
+const OPEN_FILES: usize = 256;
+
+/// Files that the trash keeps; the oldest make room for the next.
+const TRASH_KEPT: usize = 1000;
+
+pub(super) struct Batch<'a> {
+    store: &'a TextStore,
+    moved: &'a mut Moved,
+    pub(super) report: WriteReport,
+    files: Vec<Box<dyn DiskFile>>,
+    fresh: Vec<MessageId>,
+    removed: Vec<(MessageId, Version)>,
+    names_changed: bool,
+}
+
+/// Why a copy was not written.
+enum Miss {
+    /// Its file is gone again.
+    Nothing(io::Error),
+    /// A part of it could not be removed.
+    Partial(io::Error),
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(store: &'a TextStore, moved: &'a mut Moved) -> Self {
+        let report = WriteReport::default();
+        Self { store, moved, report, files: Vec::new(), fresh: Vec::new(), removed: Vec::new(), names_changed: false }
+    }
+
+    pub(super) fn note(&mut self, error: impl std::fmt::Display) {
+        self.report.error.get_or_insert_with(|| error.to_string());
+    }
+
+    fn fatal(&self, what: &str, name: &str, source: io::Error) -> Fatal {
+        Fatal { what: format!("{what} {}", self.store.folder.path().join(name).display()), source }
+    }
+
+    /// False if there is no file `from`: of all errors, only this one leaves no doubt.
+    fn rename(&mut self, from: &str, to: &str) -> Result<bool, Fatal> {
+        match self.store.folder.rename(from, to) {
+            Ok(()) => {
+                self.names_changed = true;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.fatal("renaming", from, error)),
+        }
+    }
+
+    /// Moves whatever bears an id's name out of the way, and says where it is now.
+    fn put_aside(&mut self, stem: &str) -> Result<Option<String>, Fatal> {
+        let aside = format!("{ASIDE}{}-{stem}", self.moved.next);
+        let name = format!("{stem}{SUFFIX}");
+        if !self.rename(&name, &aside)? {
+            return Ok(None);
+        }
+        self.moved.next += 1;
+        tracing::warn!(file = name, aside, "a file that is no copy of ours was in the way and is put aside");
+        Ok(Some(aside))
+    }
+
+    /// Removes a file of ours; false if it is still there.
+    fn remove(&mut self, name: &str) -> bool {
+        self.names_changed = true;
+        match self.store.folder.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.note(format!("removing {name}: {error}"));
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Lets go of what a committed version made old; true if nothing of that is left.
+    pub(super) fn settle(&mut self, settle: &Settle) -> Result<bool, Fatal> {
+        let Settle { id, version, keep, .. } = settle;
+        let slot = self.store.index.get(id);
+        let stem = file_names::stem(id);
+        let visible = slot.recorded().map(|copy| copy.record.version);
+        match slot.staged(*version) {
+            _ if !keep => self.let_go(settle, &stem, *version),
+            // Its file stays hidden; what it deletes goes.
+            Some(copy) if copy.record.is_tombstone() => self.let_go(settle, &stem, Version(version.0 - 1)),
+            // Publishing never goes backward.
+            Some(copy) if visible.is_none_or(|visible| visible < *version) => {
+                Ok(self.publish(id, copy, &stem)? && self.remove_staged(id, &stem, *version))
+            }
+            Some(_) => Ok(self.remove_staged(id, &stem, *version)),
+            None if visible == Some(*version) => Ok(self.remove_staged(id, &stem, *version)),
+            // It is not here, so that what is older stays.
+            None => Ok(slot.copies().all(|copy| copy.record.version >= *version)),
+        }
+    }
+
+    /// Gives a staged copy the id's name; false if somebody removed it.
+    fn publish(&mut self, id: &MessageId, copy: Copy, stem: &str) -> Result<bool, Fatal> {
+        let version = copy.record.version;
+        let staged = staged_name(version, stem);
+        if self.store.index.get(id).recorded().is_none() && self.put_aside(stem)?.is_some() {
+            // Foreign, damaged, or dropped in: nothing of ours, and never overwritten.
+            self.store.index.change(id, |slot| slot.visible = None);
+        }
+        let renamed = self.rename(&staged, &format!("{stem}{SUFFIX}"))?;
+        if !renamed {
+            self.note(format!("{staged} is gone: somebody removed it"));
+        }
+        self.store.index.change(id, |slot| {
+            slot.staged.retain(|other| other.record.version != version);
+            if renamed {
+                slot.visible = Some(Visible::Recorded(copy));
+            }
+        });
+        Ok(renamed)
+    }
+
+    /// Lets go of every copy up to a version, damaged ones too; true if none is left.
+    fn let_go(&mut self, settle: &Settle, stem: &str, upto: Version) -> Result<bool, Fatal> {
+        let id = &settle.id;
+        let slot = self.store.index.get(id);
+        let old = |visible: Option<Visible>| match visible {
+            Some(Visible::Recorded(Copy { record, .. }) | Visible::Damaged(record)) => {
+                record.version != Version::FOREIGN && record.version <= upto
+            }
+            _ => false,
+        };
+        // What does not match its record may be anybody's work: it is never destroyed.
+        let trash = settle.trash || matches!(slot.visible, Some(Visible::Damaged(_)));
+        if old(slot.visible) && self.discard(&format!("{stem}{SUFFIX}"), stem, trash)? {
+            self.store.index.change(id, |slot| slot.visible = None);
+        }
+        for copy in slot.staged.iter().filter(|copy| copy.record.version <= upto) {
+            let trash = settle.trash && !copy.record.is_tombstone();
+            if self.discard(&staged_name(copy.record.version, stem), stem, trash)? {
+                self.store.index.change(id, |slot| slot.staged.retain(|other| other.record != copy.record));
+            }
+        }
+        let left = self.store.index.get(id);
+        let done = !old(left.visible) && left.copies().all(|copy| copy.record.version > upto);
+        // A record is struck out only if no file needs it any more: a damaged one without it would look foreign.
+        if done && (old(slot.visible) || slot.copies().next().is_some()) {
+            self.removed.push((id.clone(), upto));
+        }
+        Ok(done)
+    }
+
+    /// Removes a file of ours or puts it into the trash; false if it is still there.
+    fn discard(&mut self, name: &str, stem: &str, trash: bool) -> Result<bool, Fatal> {
+        if !trash {
+            return Ok(self.remove(name));
+        }
+        let number = self.moved.next;
+        let trashed = format!("{TRASH}{number}-{stem}");
+        match self.store.folder.rename(name, &trashed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            // The trash is a kindness, and a full disk has no room for it.
+            Err(error) if is_full(&error) => return Ok(self.remove(name)),
+            Err(error) => return Err(self.fatal("renaming", name, error)),
+        }
+        self.names_changed = true;
+        self.moved.next += 1;
+        self.moved.trash.insert(number, trashed);
+        while self.moved.trash.len() > TRASH_KEPT {
+            self.empty_trash_by_one();
+        }
+        Ok(true)
+    }
+
+    fn empty_trash_by_one(&mut self) {
+        if let Some((_, oldest)) = self.moved.trash.pop_first() {
+            // If it stays, the next start finds it again.
+            self.remove(&oldest);
+        }
+    }
+
+    /// Removes staged copies older than a version; true if none is left.
+    fn remove_staged(&mut self, id: &MessageId, stem: &str, than: Version) -> bool {
+        let mut done = true;
+        for copy in self.store.index.get(id).staged.into_iter().filter(|copy| copy.record.version < than) {
+            if self.remove(&staged_name(copy.record.version, stem)) {
+                self.store.index.change(id, |slot| slot.staged.retain(|other| other.record != copy.record));
+            } else {
+                done = false;
+            }
+        }
+        done
+    }
+
+    pub(super) fn put(&mut self, put: &Put) -> Result<PutOutcome, Fatal> {
+        let Put { id, record, body } = put;
+        if record.version == Version::FOREIGN || record.is_tombstone() != (*body == Body::Deleted) {
+            self.note("a copy without a version, or with the record of another kind, is not kept");
+            return Ok(PutOutcome::Failed);
+        }
+        let slot = self.store.index.get(id);
+        match slot.newest() {
+            Some(newest) if newest.version > record.version => return Ok(PutOutcome::Stale),
+            Some(newest) if newest == *record => return Ok(PutOutcome::Stored),
+            Some(newest) if newest.version == record.version => return Ok(PutOutcome::Conflict),
+            _ => {}
+        }
+        let stem = file_names::stem(id);
+        let adoptable =
+            matches!(slot.visible, Some(Visible::Foreign(f)) if (f.length, f.crc) == (record.length, record.crc));
+        match (body, slot.visible) {
+            (Body::Deleted, _) => self.stage(put, &[], &stem),
+            (_, Some(Visible::Foreign(_))) if adoptable => match self.adopt(put, &stem)? {
+                Some(outcome) => Ok(outcome),
+                // Somebody has changed it since.
+                None => match body {
+                    Body::Bytes(content) => self.in_place(put, content, &stem, true),
+                    Body::Adopt | Body::Deleted => Ok(self.nothing_to_adopt()),
+                },
+            },
+            (Body::Adopt, _) => Ok(self.nothing_to_adopt()),
+            (Body::Bytes(content), Some(Visible::Recorded(_))) => self.stage(put, content, &stem),
+            (Body::Bytes(content), visible) => self.in_place(put, content, &stem, visible.is_some()),
+        }
+    }
+
+    fn nothing_to_adopt(&mut self) -> PutOutcome {
+        self.note("no file of that content to adopt");
+        PutOutcome::Failed
+    }
+
+    /// Gives the foreign file its record; nothing if it has other content by now.
+    fn adopt(&mut self, put: &Put, stem: &str) -> Result<Option<PutOutcome>, Fatal> {
+        let adopted = self.store.folder.open(&format!("{stem}{SUFFIX}")).and_then(|mut file| {
+            if measure(&*file, &mut Vec::new())? != (u64::from(put.record.length), put.record.crc) {
+                return Ok(None);
+            }
+            self.store.records.attach(&mut *file, &put.id, put.record, stem)?;
+            Ok(Some(file))
+        });
+        match adopted {
+            Ok(Some(file)) => {
+                self.wrote(put, file, |slot, copy| slot.visible = Some(Visible::Recorded(copy))).map(Some)
+            }
+            Ok(None) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.store.index.change(&put.id, |slot| slot.visible = None);
+                Ok(None)
+            }
+            Err(error) => Ok(Some(self.missed(error))),
+        }
+    }
+
+    /// Creates the file of the id's name; first moves away what has no business there.
+    fn in_place(&mut self, put: &Put, content: &[u8], stem: &str, in_the_way: bool) -> Result<PutOutcome, Fatal> {
+        let name = format!("{stem}{SUFFIX}");
+        let before = self.store.index.get(&put.id).visible;
+        let mut aside = None;
+        if in_the_way && before.is_some() {
+            aside = self.put_aside(stem)?;
+        }
+        let mut written = self.write_file(&name, stem, put, content);
+        if aside.is_none() && matches!(&written, Err(Miss::Nothing(e)) if e.kind() == io::ErrorKind::AlreadyExists) {
+            // Dropped in while the node ran, or ignored at its start.
+            aside = self.put_aside(stem)?;
+            written = self.write_file(&name, stem, put, content);
+        }
+        match written {
+            Ok(file) => self.wrote(put, file, |slot, copy| slot.visible = Some(Visible::Recorded(copy))),
+            Err(Miss::Nothing(error)) => {
+                if let Some(aside) = aside {
+                    self.rename(&aside, &name)?; // as it was
+                }
+                Ok(self.missed(error))
+            }
+            Err(Miss::Partial(error)) => {
+                self.store.index.change(&put.id, |slot| slot.visible = Some(Visible::Damaged(put.record)));
+                Ok(self.missed(error))
+            }
+        }
+    }
+
+    /// Writes beside the visible copy, which stays untouched until the commit is known.
+    fn stage(&mut self, put: &Put, content: &[u8], stem: &str) -> Result<PutOutcome, Fatal> {
+        let name = staged_name(put.record.version, stem);
+        let mut written = self.write_file(&name, stem, put, content);
+        if matches!(&written, Err(Miss::Nothing(e)) if e.kind() == io::ErrorKind::AlreadyExists) {
+            // Left over from a write that failed: the index does not have it.
+            if self.remove(&name) {
+                written = self.write_file(&name, stem, put, content);
+            }
+        }
+        match written {
+            Ok(file) => self.wrote(put, file, |slot, copy| slot.stage(copy)),
+            Err(Miss::Nothing(error) | Miss::Partial(error)) => Ok(self.missed(error)),
+        }
+    }
+
+    fn missed(&mut self, error: io::Error) -> PutOutcome {
+        let full = is_full(&error);
+        self.note(error);
+        if !full {
+            return PutOutcome::Failed;
+        }
+        while !self.moved.trash.is_empty() {
+            self.empty_trash_by_one();
+        }
+        PutOutcome::Full
+    }
+
+    fn write_file(&mut self, name: &str, stem: &str, put: &Put, content: &[u8]) -> Result<Box<dyn DiskFile>, Miss> {
+        let mut file = self.store.folder.create_new(name).map_err(Miss::Nothing)?;
+        self.names_changed = true;
+        let written = self
+            .store
+            .records
+            .attach(&mut *file, &put.id, put.record, stem)
+            .and_then(|()| if content.is_empty() { Ok(()) } else { file.append(&[IoSlice::new(content)]) });
+        match written {
+            Ok(()) => Ok(file),
+            Err(error) => Err(if self.remove(name) { Miss::Nothing(error) } else { Miss::Partial(error) }),
+        }
+    }
+
+    fn wrote(
+        &mut self,
+        put: &Put,
+        file: Box<dyn DiskFile>,
+        change: impl FnOnce(&mut Slot, Copy),
+    ) -> Result<PutOutcome, Fatal> {
+        let unbuffered = self.store.io_mode == IoMode::Unbuffered;
+        self.store.index.change(&put.id, |slot| change(slot, Copy { record: put.record, fresh: unbuffered }));
+        if unbuffered {
+            self.fresh.push(put.id.clone());
+            self.files.push(file);
+            if self.files.len() >= OPEN_FILES {
+                self.sync_files()?;
+            }
+        }
+        Ok(PutOutcome::Stored)
+    }
+
+    fn sync_files(&mut self) -> Result<(), Fatal> {
+        for result in self.store.disk.sync_many(std::mem::take(&mut self.files)) {
+            result.map_err(|source| self.fatal("syncing a copy in", "", source))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything as safe as the IO mode says; only then is the batch's work shown to inventories.
+    pub(super) fn finish(mut self) -> Result<WriteReport, Fatal> {
+        if self.store.io_mode == IoMode::Unbuffered {
+            let start = Instant::now();
+            self.sync_files()?;
+            if self.names_changed {
+                self.store.folder.sync().map_err(|source| self.fatal("syncing", "", source))?;
+            }
+            for id in std::mem::take(&mut self.fresh) {
+                self.store.index.change(&id, |slot| {
+                    if let Some(Visible::Recorded(copy)) = &mut slot.visible {
+                        copy.fresh = false;
+                    }
+                    slot.staged.iter_mut().for_each(|copy| copy.fresh = false);
+                });
+            }
+            self.report.sync_time = start.elapsed();
+        }
+        if !self.removed.is_empty()
+            && let Err(error) = self.store.records.forget(&self.removed)
+        {
+            self.note(error); // a record without its file says nothing
+        }
+        Ok(self.report)
+    }
+}
