@@ -112,6 +112,9 @@ struct LeaderArgs {
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
     report_every: Duration,
+    /// Grace before the copies of a node that is down are made again on others
+    #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
+    repair_after: Duration,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
@@ -218,6 +221,9 @@ struct BenchArgs {
     /// IO mode of that cluster
     #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
     io_mode: IoMode,
+    /// Grace of that cluster before the copies of a node that is down are made again
+    #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
+    repair_after: Duration,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -290,6 +296,7 @@ impl LeaderArgs {
             io_mode: self.io_mode,
             max_message: self.max_message.0 as usize,
             report_every: self.report_every,
+            repair_after: self.repair_after,
             local_nodes: self.local_nodes,
             stop_with_stdin: self.stop_with_stdin,
             screen,
@@ -332,6 +339,7 @@ impl BenchArgs {
                 nodes: nodes as usize,
                 tolerance: self.tolerance as usize,
                 io_mode: self.io_mode,
+                repair_after: self.repair_after,
             }),
         }
     }

@@ -72,6 +72,12 @@ impl fmt::Display for MessageId {
     }
 }
 
+impl Serialize for MessageId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0.as_str())
@@ -269,6 +275,8 @@ pub enum NodeState {
     Suspect,
     /// Gone for longer than the heartbeat limit.
     Down,
+    /// Up, and what it holds moves to other nodes. Shown only: it is an order beside the state.
+    Draining,
 }
 
 impl fmt::Display for NodeState {
@@ -277,6 +285,7 @@ impl fmt::Display for NodeState {
             Self::Up => "up",
             Self::Suspect => "suspect",
             Self::Down => "down",
+            Self::Draining => "draining",
         })
     }
 }
@@ -330,6 +339,36 @@ pub struct NodeView {
     pub seen_s: f64,
 }
 
+/// How far repair is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RepairView {
+    /// Messages whose copies are too few, too many or on nodes that are being drained, and can be put right.
+    pub pending: u64,
+    /// Messages put right since there last was nothing to do.
+    pub done: u64,
+    /// Messages put right a second.
+    pub per_s: f64,
+    /// Seconds that the rest will take, once there is a rate.
+    pub eta_s: Option<f64>,
+    /// Copies are being evened out.
+    pub rebalancing: bool,
+    /// Messages that cannot be put right now.
+    pub blocked: Vec<BlockedView>,
+}
+
+/// Messages that cannot be repaired now, all for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BlockedView {
+    /// How many.
+    pub messages: u64,
+    /// Some of them.
+    pub ids: Vec<MessageId>,
+    /// What stands in the way.
+    pub why: String,
+    /// What would help.
+    pub help: String,
+}
+
 /// Everything that the leader's screen, its plain line and STATUS show.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
@@ -359,6 +398,8 @@ pub struct ClusterView {
     pub under_replicated: u64,
     /// Messages that no holder has an intact copy of.
     pub lost: u64,
+    /// How far repair is.
+    pub repair: RepairView,
     /// Why some answers are held back, where the leader does not know all yet.
     pub waiting_for: Option<String>,
     /// Open client connections.

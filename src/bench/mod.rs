@@ -15,6 +15,7 @@ pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -54,6 +55,8 @@ pub struct Local {
     pub tolerance: usize,
     /// Of leader and nodes.
     pub io_mode: IoMode,
+    /// Grace before the copies of a node that is down are made again.
+    pub repair_after: Duration,
 }
 
 /// What `hatokuse bench` was asked for.
@@ -144,6 +147,7 @@ fn launch(local: &Local) -> anyhow::Result<Cluster> {
         .nodes(local.nodes as u32)
         .tolerance(local.tolerance)
         .io_mode(local.io_mode)
+        .leader_args(["--repair-after".to_owned(), format!("{}ms", local.repair_after.as_millis())])
         .start()
         .context("the local cluster did not start")
 }
@@ -329,7 +333,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused() {
-        let local = |nodes| Some(Local { nodes, tolerance: 3, io_mode: IoMode::Buffered });
+        let local = |nodes| Some(Local { nodes, tolerance: 3, io_mode: IoMode::Buffered, repair_after: Duration::MAX });
         assert!(impossible(&settings(Op::Set)).is_none());
         assert!(impossible(&Settings { local: local(3), ..settings(Op::Set) }).is_none());
         assert!(impossible(&Settings { local: local(2), ..settings(Op::Set) }).is_some());

@@ -29,11 +29,36 @@ pub struct Unsettled {
 pub(super) struct Surplus(BTreeMap<MessageId, SmallVec<[(NodeId, Version); 2]>>);
 
 impl Surplus {
-    fn note(&mut self, id: &MessageId, node: NodeId, version: Version) {
+    pub(super) fn note(&mut self, id: &MessageId, node: NodeId, version: Version) {
         let copies = self.0.entry(id.clone()).or_default();
         if !copies.contains(&(node, version)) {
             copies.push((node, version));
         }
+    }
+
+    /// These nodes are holders of this version now.
+    pub(super) fn taken_in(&mut self, id: &MessageId, version: Version, holders: &Holders) {
+        if !self.0.is_empty() {
+            let Some(copies) = self.0.get_mut(id) else { return };
+            copies.retain(|(node, of)| *of != version || !holders.contains(node));
+            if copies.is_empty() {
+                self.0.remove(id);
+            }
+        }
+    }
+
+    /// Forgets copies on other nodes than these.
+    pub(super) fn retain(&mut self, id: &MessageId, stays: impl Fn(NodeId) -> bool) {
+        let Some(copies) = self.0.get_mut(id) else { return };
+        copies.retain(|(node, _)| stays(*node));
+        if copies.is_empty() {
+            self.0.remove(id);
+        }
+    }
+
+    /// All ids, ascending.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &MessageId> {
+        self.0.keys()
     }
 
     /// Those of an id.
@@ -69,6 +94,13 @@ pub struct Reported {
     pub differing: u64,
 }
 
+impl Reported {
+    /// Whether so much is missing at once that it is no usual loss.
+    pub fn is_alarming(&self) -> bool {
+        self.missing * ALARM_SHARE > self.expected
+    }
+}
+
 /// One line of an inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -79,6 +111,9 @@ pub struct Entry {
     /// The content does not match the record.
     pub damaged: bool,
 }
+
+/// More than one in so many copies of a node missing at once is no usual loss.
+const ALARM_SHARE: u64 = 10;
 
 const HASHER: FixedState = FixedState::with_seed(0x68_61_74_6f);
 
@@ -190,6 +225,10 @@ impl Cluster {
             reported.missing = self.mark_missing(node, &taking);
         }
         self.knowledge.report(node);
+        self.alarmed.remove(&node);
+        if reported.is_alarming() {
+            self.alarmed.insert(node);
+        }
         Some(reported)
     }
 

@@ -9,6 +9,7 @@ pub mod mapping;
 pub mod placement;
 pub mod quorum;
 pub mod registry;
+pub mod repair;
 
 mod inventory;
 
@@ -26,6 +27,7 @@ use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
+use self::repair::Obstacle;
 use crate::error::name_nodes;
 use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Uuid, Version};
 
@@ -121,6 +123,12 @@ pub struct Cluster {
     /// Copies that are too many or too old.
     surplus: Surplus,
     deletions: Deletions,
+    /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
+    alarmed: BTreeSet<NodeId>,
+    /// The operator wants the copies evened out.
+    rebalancing: bool,
+    /// Some of the messages that cannot be repaired now, for reports.
+    stuck_ids: Vec<(MessageId, Obstacle)>,
 }
 
 impl Cluster {
@@ -138,6 +146,9 @@ impl Cluster {
             taking: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
+            alarmed: BTreeSet::new(),
+            rebalancing: false,
+            stuck_ids: Vec::new(),
         }
     }
 
@@ -310,10 +321,15 @@ impl Cluster {
         if targets.len() < self.tolerance {
             return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
         }
+        Ok(self.promise_to(id, record, targets))
+    }
+
+    fn promise_to(&mut self, id: &MessageId, record: CopyRecord, targets: SmallVec<[NodeId; 7]>) -> Ticket {
+        let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
         self.under_way.insert(record.version);
         let ticket = Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held };
         self.weigh(&ticket, 1);
-        Ok(ticket)
+        ticket
     }
 
     /// Promises what a ticket will bring to nodes and take from them (or, with -1, takes the promise back).
@@ -371,6 +387,7 @@ impl Cluster {
         if !commit.record.is_tombstone() {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
+        self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         if self.mapping.tombstones() > 0 || self.deletions() > 0 {
             let linked = self.registry.nodes().iter().filter(|node| node.session.is_some());
             let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();

@@ -22,6 +22,9 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
 /// Without a beat (or without lanes) for this long a node is down.
 pub const DOWN_AFTER: Duration = Duration::from_secs(3);
 
+/// A node that is down for this long is missing, unless the leader is told another time: most restarts take less.
+pub const REPAIR_AFTER: Duration = Duration::from_secs(30);
+
 /// A leader that did not look for longer than this was itself away, and judges nobody by that time.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -79,6 +82,12 @@ pub struct Node {
     stalled: bool,
     /// Copies under way to it, less those that will leave it.
     promised: i64,
+    /// Since when it is down; without meaning in other states.
+    down_since: Duration,
+    /// Down for so long that its copies do not count any more: they are made again elsewhere.
+    pub missing: bool,
+    /// Its operator wants it empty: what it holds moves away, and nothing new comes if others can take it.
+    pub draining: bool,
 }
 
 impl Node {
@@ -88,8 +97,13 @@ impl Node {
     }
 
     /// Takes copies gladly.
-    fn placeable(&self) -> bool {
-        self.state == NodeState::Up && !self.full()
+    pub(super) fn placeable(&self) -> bool {
+        self.state == NodeState::Up && !self.full() && !self.draining
+    }
+
+    /// The state that reports show.
+    pub fn shown(&self) -> NodeState {
+        if self.draining && self.state == NodeState::Up { NodeState::Draining } else { self.state }
     }
 
     /// Can take copies, gladly or not.
@@ -101,6 +115,9 @@ impl Node {
         self.beat.is_some_and(|beat| beat.full)
     }
 }
+
+/// Why a node that is down is missing now.
+const MISSING: &str = "it stays away, and its copies are made again on other nodes";
 
 /// A change of a node's state that people want to hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,12 +139,14 @@ pub struct Registry {
     slots: HashMap<NodeId, Slot, FixedState>,
     ladder: Ladder,
     swept: Duration,
+    repair_after: Duration,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
-        Self { nodes: Vec::new(), slots, ladder: Ladder::default(), swept: Duration::ZERO }
+        let (ladder, repair_after) = (Ladder::default(), REPAIR_AFTER);
+        Self { nodes: Vec::new(), slots, ladder, swept: Duration::ZERO, repair_after }
     }
 }
 
@@ -165,6 +184,9 @@ impl Registry {
             lanes_lost: now,
             stalled: false,
             promised: 0,
+            down_since: now,
+            missing: false,
+            draining: false,
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
         self.nodes.insert(at, node);
@@ -185,7 +207,18 @@ impl Registry {
             node.beat = None;
             node.stalled = false;
             node.state = NodeState::Up;
+            node.missing = false;
         });
+    }
+
+    /// A node is missing when it is down for so long.
+    pub fn set_repair_after(&mut self, repair_after: Duration) {
+        self.repair_after = repair_after;
+    }
+
+    /// Begins or ends the draining of a node.
+    pub fn set_draining(&mut self, id: NodeId, draining: bool) {
+        self.change(id, |node| node.draining = draining);
     }
 
     /// The lanes of this session are closed; a newer session is not affected.
@@ -198,7 +231,10 @@ impl Registry {
             node.session = None;
             node.lanes_lost = now;
             // A node that was judged down is not brought back by the end of its connection.
-            node.state = if gone || node.state == NodeState::Down { NodeState::Down } else { NodeState::Suspect };
+            if node.state != NodeState::Down {
+                node.down_since = now;
+                node.state = if gone { NodeState::Down } else { NodeState::Suspect };
+            }
         });
         true
     }
@@ -242,13 +278,22 @@ impl Registry {
             if gap > OWN_PAUSE {
                 // It was us who were away: give everyone the time back.
                 let (beat, lost) = (self.nodes[slot].last_beat + gap, self.nodes[slot].lanes_lost + gap);
-                self.change(id, |node| (node.last_beat, node.lanes_lost) = (beat.min(now), lost.min(now)));
+                let down = (self.nodes[slot].down_since + gap).min(now);
+                self.change(id, |node| {
+                    (node.last_beat, node.lanes_lost, node.down_since) = (beat.min(now), lost.min(now), down);
+                });
             }
             let node = &self.nodes[slot];
             let silent = now.saturating_sub(node.last_beat);
             let parted = if node.session.is_some() { Duration::ZERO } else { now.saturating_sub(node.lanes_lost) };
             let (state, reason) = match node.state {
-                NodeState::Down => continue,
+                NodeState::Down => {
+                    if !node.missing && now.saturating_sub(node.down_since) >= self.repair_after {
+                        transitions.push(Transition { node: id, state: NodeState::Down, reason: MISSING });
+                        self.change(id, |node| node.missing = true);
+                    }
+                    continue;
+                }
                 _ if silent >= DOWN_AFTER => (NodeState::Down, "no heartbeat for 3 s"),
                 _ if parted >= DOWN_AFTER => (NodeState::Down, "its connection is lost"),
                 _ if node.session.is_none() => (NodeState::Suspect, "its connection is lost"),
@@ -258,7 +303,7 @@ impl Registry {
             };
             if state != node.state {
                 transitions.push(Transition { node: id, state, reason });
-                self.change(id, |node| node.state = state);
+                self.change(id, |node| (node.state, node.down_since) = (state, now));
             }
         }
         transitions

@@ -50,7 +50,11 @@ pub fn leader_frame(view: &ClusterView, clock: &str, ui: &Ui, frame: &mut Frame<
     let nodes = view.nodes.len().max(1);
     super::squeeze(&mut parts, room.saturating_sub(2 + nodes.min(4)), 4);
     super::squeeze(&mut parts, room, 3);
-    let left = room.saturating_sub(super::height(&parts));
+    // Events give way first, then this.
+    let repair = repair(view, columns, ui);
+    let fits = room.saturating_sub(super::height(&parts)) >= 2 + nodes.min(4) + repair.len();
+    let repair = if fits { repair } else { Vec::new() };
+    let left = room.saturating_sub(super::height(&parts) + repair.len());
     let for_events = if view.events.is_empty() || left < 3 {
         0
     } else {
@@ -59,6 +63,7 @@ pub fn leader_frame(view: &ClusterView, clock: &str, ui: &Ui, frame: &mut Frame<
     if left >= 3 {
         let rows = (left - 2 - for_events).min(nodes);
         parts.push(Part { rank: 1, rows: table(view, rows, columns, ui) });
+        parts.push(Part { rank: 1, rows: repair });
         parts.push(Part { rank: 1, rows: super::last_events(&view.events, for_events, columns, ui) });
     }
     super::paint(frame, &parts, KEYS, ui);
@@ -127,6 +132,36 @@ fn parts(view: &ClusterView, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> 
             ],
         },
     ]
+}
+
+/// How far repair is, and what it cannot do; nothing where all is well.
+fn repair(view: &ClusterView, columns: usize, ui: &Ui) -> Vec<Line<'static>> {
+    let repair = &view.repair;
+    let mut lines = Vec::new();
+    if repair.pending > 0 {
+        let all = repair.done + repair.pending;
+        let part = repair.done as f64 / all as f64;
+        let eta = repair.eta_s.map_or(String::new(), |eta| format!("  eta {}", words::age(eta)));
+        lines.push(Line::raw(format!(
+            " messages {}/{}  {}  {:.0}%  {}/s{eta}",
+            grouped(repair.done),
+            grouped(all),
+            words::bar(part, 20, ui.utf8),
+            part * 100.0,
+            words::rate(repair.per_s)
+        )));
+    } else if repair.rebalancing {
+        lines.push(Line::raw(format!(" evening out  {} moved  {}/s", grouped(repair.done), words::rate(repair.per_s))));
+    }
+    lines.extend(repair.blocked.iter().take(3).map(|blocked| {
+        let count = words::plural(blocked.messages, "message");
+        let text = format!(" {count} wait: {}; {}", blocked.why, blocked.help);
+        Line::styled(words::cut(&text, columns, ui.utf8), ui.style(Color::Yellow))
+    }));
+    if !lines.is_empty() {
+        lines.insert(0, super::title("repair", columns, ui));
+    }
+    lines
 }
 
 fn up(view: &ClusterView) -> usize {
@@ -276,7 +311,7 @@ fn table(view: &ClusterView, rows: usize, columns: usize, ui: &Ui) -> Rows {
     lines.extend(nodes.iter().zip(&all).skip(page * rows).take(rows).map(|(node, cells)| {
         let color = match node.state {
             NodeState::Up => Color::Green,
-            NodeState::Suspect => Color::Yellow,
+            NodeState::Suspect | NodeState::Draining => Color::Yellow,
             NodeState::Down => Color::Red,
         };
         row(cells, color, &widths, ui)

@@ -5,7 +5,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::types::{Epoch, IoMode, NodeId, NodeState, NodeView};
+use crate::types::{BlockedView, Epoch, IoMode, NodeId, NodeState, NodeView, RepairView};
 
 const CLOCK: &str = "12:41:07 UTC";
 
@@ -47,6 +47,7 @@ fn cluster() -> ClusterView {
         copies_wanted: 18_000,
         under_replicated: 3320,
         lost: 0,
+        repair: RepairView::default(),
         waiting_for: None,
         clients: 12,
         in_flight: (1200, 64 << 20),
@@ -67,6 +68,24 @@ fn cluster() -> ClusterView {
             event("12:40:31", "ERROR", "no copy of 7 is intact"),
         ],
     }
+}
+
+fn repairing() -> ClusterView {
+    let blocked = BlockedView {
+        messages: 12,
+        ids: vec!["7".parse().unwrap()],
+        why: "the only intact copies are on node 3, which cannot be asked".to_owned(),
+        help: "start node 3".to_owned(),
+    };
+    let repair = RepairView {
+        pending: 3320,
+        done: 1180,
+        per_s: 94.0,
+        eta_s: Some(36.0),
+        rebalancing: false,
+        blocked: vec![blocked],
+    };
+    ClusterView { repair, ..cluster() }
 }
 
 fn healthy() -> ClusterView {
@@ -160,6 +179,26 @@ fn the_leader_on_a_usual_terminal() {
  q quit   s sort   n next page   r refresh   ? help
 ",
     );
+}
+
+#[test]
+fn repair_has_its_own_lines_above_the_events() {
+    let text = screen(&LEADER, &repairing(), &plain(), 100, 30);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let at = lines.iter().position(|line| line.starts_with("-- repair --")).unwrap();
+    assert_eq!(lines[at + 1], " messages 1,180/4,500  #####...............  26%  94/s  eta 36s");
+    let blocked = " 12 messages wait: the only intact copies are on node 3, which cannot be asked; start node 3";
+    assert_eq!(lines[at + 2], blocked);
+    assert!(lines[at + 3].starts_with("-- last events --"), "{text}");
+    // Where there is little room, events go first, then repair, and the nodes stay.
+    let mut both = 0;
+    for rows in 5..40 {
+        let text = screen(&LEADER, &repairing(), &plain(), 100, rows);
+        let [events, repair, nodes] = ["-- last events --", "-- repair --", ":5558"].map(|part| text.contains(part));
+        assert!((!events || repair) && (!repair || nodes), "{text}");
+        both += usize::from(repair && !events);
+    }
+    assert!(both > 0);
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::gate::{Entry, Gate, Pass};
 use super::journal::{Event, Ledger};
+use super::repair::Progress;
 use super::replication::Links;
 use super::view::Change;
 use super::write::{Outcome, Promise, Write};
@@ -101,6 +102,8 @@ pub struct Coordinator {
     served: AtomicBool,
     /// What reports show.
     pub meters: Meters,
+    /// How far repair is.
+    pub(super) repair_progress: Progress,
 }
 
 /// What a leader measures.
@@ -114,6 +117,8 @@ pub struct Meters {
     pub not_found: AtomicU64,
     /// Open client connections.
     pub clients: AtomicUsize,
+    /// Batches of requests since the start.
+    pub requests: AtomicU64,
 }
 
 /// Room taken from [`IN_FLIGHT_BYTES`]; given back when dropped.
@@ -198,6 +203,7 @@ impl Coordinator {
             turn: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             meters: Meters::default(),
+            repair_progress: Progress::default(),
         }
     }
 
@@ -255,6 +261,10 @@ impl Coordinator {
     /// Works on requests from the front of `queue`: as many as can be worked on at once.
     /// Gives their replies in order, with the room that they take until they are sent.
     pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>) -> (Vec<Reply>, Option<Room>) {
+        self.meters.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(Ok(order)) = queue.pop_front_if(is_order) {
+            return (vec![self.order(order).await], None);
+        }
         let mut batch = self.next_batch(queue);
         let room = self.room(batch.read_bytes + batch.gets.len() * REQUEST_COST);
         let busy = || Reply::Refused(Refusal::Busy("too many bytes are under way in the leader"));
@@ -299,8 +309,9 @@ impl Coordinator {
                 Ok(Command::Where(id)) => Some(self.holders(&id)),
                 Ok(Command::Count) => Some(Reply::Count(self.cluster().len())),
                 Ok(Command::Status) => Some(Reply::Status(self.status())),
-                Ok(Command::Verify | Command::Drain(_) | Command::Undrain(_) | Command::Rebalance(_)) => {
-                    Some(Reply::Refused(Refusal::Unavailable("this leader cannot do that yet".to_owned())))
+                order @ Ok(Command::Verify | Command::Drain(_) | Command::Undrain(_) | Command::Rebalance(_)) => {
+                    queue.push_front(order);
+                    break;
                 }
                 Ok(Command::Ping) => Some(Reply::Pong),
                 Ok(Command::Help) => Some(Reply::Help),
@@ -437,7 +448,7 @@ impl Coordinator {
         }
         let commits = writes.iter().map(|write| {
             let ticket = write.promise.ticket();
-            Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.tally.holders() })
+            Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() })
         });
         let events: Vec<Event> = commits.collect();
         self.ledger.append(&events).await.map_err(|error| Refusal::Unknown(error.to_string()))?;
@@ -457,7 +468,7 @@ impl Coordinator {
                 let Event::Commit(commit) = event else { continue };
                 let mut settle = |node: NodeId, keep: bool| {
                     let version = commit.record.version.0;
-                    let settle = family::Settle { id: commit.id.to_string(), version, keep, trash: false };
+                    let settle = family::Settle { id: commit.id.to_string(), version, keep, trash: write.trims };
                     settles.entry(node).or_default().push(settle);
                 };
                 write.tally.surplus().for_each(|node| settle(node, false));
@@ -473,9 +484,16 @@ impl Coordinator {
                         // Whoever stays a holder of the same version has nothing to publish.
                         let same = record.version == commit.record.version;
                         let stays = |node: &NodeId| commit.holders.contains(node);
-                        holders.iter().filter(|node| !same || !stays(node)).for_each(|node| settle(*node, stays(node)));
+                        let told = |node: &&NodeId| !same || write.trims && !stays(node);
+                        holders.iter().filter(told).for_each(|node| settle(*node, stays(node)));
+                        if same && !write.trims {
+                            // Nobody has read the copies that stay: what goes is looked at once more.
+                            let goes = holders.iter().filter(|node| !stays(node));
+                            goes.for_each(|&node| cluster.note_surplus(&commit.id, record.version, node));
+                        }
                         if same {
-                            let made = commit.holders.iter().filter(|node| !write.sources.contains(node));
+                            let stayed = |node: &NodeId| write.sources.contains(node) || write.also.contains(node);
+                            let made = commit.holders.iter().filter(|node| !stayed(node));
                             made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
                         }
                         if holders != shown || record.is_tombstone() != deleted {
@@ -527,6 +545,11 @@ impl Coordinator {
         }
         replies
     }
+}
+
+/// Whether a request is worked on by itself, by [`Coordinator::order`].
+fn is_order(request: &mut Request) -> bool {
+    matches!(request, Ok(Command::Verify | Command::Drain(_) | Command::Undrain(_) | Command::Rebalance(_)))
 }
 
 /// How a client hears why its write was not admitted.

@@ -9,19 +9,22 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::coordinator::{Coordinator, Request, Room};
 use crate::error::Refusal;
 use crate::protocol::text::{CommandDecoder, encode_reply};
-use crate::protocol::{Decoded, Reply};
+use crate::protocol::{Command, Decoded, Reply};
 
 /// Clients connected at once; one more is told so, and cut off.
 pub const MOST_CLIENTS: usize = 10_000;
 
 /// Requests decoded ahead of their execution, on one connection.
 const QUEUED_REQUESTS: usize = 4096;
+
+/// Findings of VERIFY that wait for a slow client.
+const QUEUED_FINDINGS: usize = 64;
 
 /// Room made for each read.
 const READ_SIZE: usize = 32 << 10;
@@ -105,6 +108,10 @@ impl Connection {
         loop {
             self.decode();
             while !self.requests.is_empty() {
+                if self.requests.pop_front_if(|request| *request == Ok(Command::Verify)).is_some() {
+                    self.verify().await?;
+                    continue;
+                }
                 let (replies, room) = self.coordinator.execute(&mut self.requests).await;
                 self.rooms.extend(room);
                 for reply in replies {
@@ -135,6 +142,29 @@ impl Connection {
                 return Ok(());
             }
         }
+    }
+
+    /// The one command with many lines: findings are sent as they come, and the sum at the end.
+    async fn verify(&mut self) -> io::Result<()> {
+        let (tell, mut findings) = mpsc::channel(QUEUED_FINDINGS);
+        let coordinator = self.coordinator.clone();
+        let verify = coordinator.verify(tell);
+        tokio::pin!(verify);
+        let verified = loop {
+            tokio::select! {
+                biased;
+                Some(finding) = findings.recv() => encode_reply(&Reply::Finding(finding), &mut self.out),
+                verified = &mut verify => break verified,
+            }
+            if self.out.len() >= WRITE_SIZE || findings.is_empty() {
+                self.flush().await?;
+            }
+        };
+        while let Ok(finding) = findings.try_recv() {
+            encode_reply(&Reply::Finding(finding), &mut self.out);
+        }
+        encode_reply(&Reply::Verified(verified), &mut self.out);
+        Ok(())
     }
 
     /// Takes all whole requests out of the buffer, up to a bound.

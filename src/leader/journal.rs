@@ -6,7 +6,7 @@
 //! `durable::record_log`; here is what the records say and what follows from them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -65,6 +65,13 @@ pub enum Event {
     Horizon(Version),
     /// All that nodes had reported is in the log: it is whole again. Always synced.
     Whole,
+    /// A node is to be emptied, or not any more. Always synced.
+    Draining {
+        /// Which.
+        node: NodeId,
+        /// Whether.
+        on: bool,
+    },
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
@@ -111,6 +118,10 @@ impl Event {
             Self::Horizon(version) => {
                 out.push(7);
                 out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Self::Draining { node, on } => {
+                out.extend_from_slice(&[8, u8::from(*on)]);
+                out.extend_from_slice(&node.0.to_le_bytes());
             }
         }
     }
@@ -159,6 +170,7 @@ impl Event {
                 Ok(Self::Forgotten { id, version })
             }
             7 => Ok(Self::Horizon(Version(u64::from_le_bytes(fields.array()?)))),
+            8 => Ok(Self::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -203,6 +215,8 @@ pub struct Recovered {
     pub mapping: Mapping,
     /// The members, each as last told.
     pub members: Vec<Member>,
+    /// Members that are to be emptied.
+    pub draining: BTreeSet<NodeId>,
     /// The last reign, if there ever was one.
     pub last: Option<Reign>,
     /// The leader process of every epoch that this log began, from the last one that had to hear every node.
@@ -219,6 +233,7 @@ pub struct Recovered {
 struct Reading {
     mapping: Mapping,
     members: Vec<Member>,
+    draining: BTreeSet<NodeId>,
     last: Option<(Reign, String, IoMode)>,
     /// Every beginning, for [`Recovered::runs`] and a rewritten log.
     began: BTreeMap<Epoch, Event>,
@@ -251,6 +266,8 @@ impl Reading {
             Event::Commit(commit) => drop(self.mapping.apply(&commit)),
             Event::Forgotten { id, version } => drop(self.mapping.forget(&id, version)),
             Event::Horizon(version) => self.mapping.raise_horizon(version),
+            Event::Draining { node, on: true } => drop(self.draining.insert(node)),
+            Event::Draining { node, on: false } => drop(self.draining.remove(&node)),
             Event::Whole => self.trust = Trust::Whole,
             Event::Closed => {}
         }
@@ -278,6 +295,7 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     let reading = RefCell::new(Reading {
         mapping: Mapping::new(seed),
         members: Vec::new(),
+        draining: BTreeSet::new(),
         last: None,
         began: BTreeMap::new(),
         trust: Trust::Nothing,
@@ -303,8 +321,8 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     if reading.records > COMPACT_FROM && reading.records > 2 * live {
         compact(&mut log, &reading, trust)?;
     }
-    let Reading { mapping, members, records, .. } = reading;
-    Ok(Recovered { log, mapping, members, last, runs, trust, torn: opened.torn, records })
+    let Reading { mapping, members, draining, records, .. } = reading;
+    Ok(Recovered { log, mapping, members, draining, last, runs, trust, torn: opened.torn, records })
 }
 
 /// Rewrites the log without what is outdated.
@@ -325,6 +343,9 @@ fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), L
     }
     for member in &reading.members {
         push(&Event::Member(member.clone()));
+    }
+    for &node in &reading.draining {
+        push(&Event::Draining { node, on: true });
     }
     push(&Event::Horizon(reading.mapping.horizon()));
     for (id, found) in (0..SHARDS).flat_map(|part| reading.mapping.records(part)) {

@@ -19,6 +19,8 @@ pub mod view;
 mod deletion;
 mod read;
 mod recovery;
+mod repair;
+mod verify;
 mod write;
 
 use std::io;
@@ -64,6 +66,17 @@ pub struct Seams {
     pub chance: fastrand::Rng,
 }
 
+/// What a leader is told by its operator.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Copies a message.
+    pub tolerance: usize,
+    /// How safe the log is when a write is answered.
+    pub io_mode: IoMode,
+    /// A node that is down for this long is missing: its copies are made again.
+    pub repair_after: Duration,
+}
+
 /// A leader that has read its log and serves.
 #[derive(Debug)]
 pub struct Leader {
@@ -95,13 +108,7 @@ pub enum CannotStart {
 
 impl Leader {
     /// Opens the folder, reads the log, begins an epoch, and starts everything but listeners.
-    pub async fn start(
-        data_dir: &Path,
-        tolerance: usize,
-        io_mode: IoMode,
-        mut seams: Seams,
-        stop: Stop,
-    ) -> Result<Self, CannotStart> {
+    pub async fn start(data_dir: &Path, settings: Settings, mut seams: Seams, stop: Stop) -> Result<Self, CannotStart> {
         let path = data_dir.join(METADATA_FOLDER);
         let shown = path.display().to_string();
         let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
@@ -112,15 +119,18 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, mapping, members, last, runs, trust, .. } = recovered;
-        let mut cluster = Cluster::new(tolerance, mapping, trust);
+        let Recovered { log, mapping, members, draining, last, runs, trust, .. } = recovered;
+        let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
         cluster.restore_members(members);
-        let ledger = Ledger::start(log, io_mode, &seams.hands, &stop)
+        draining.into_iter().for_each(|node| cluster.registry.set_draining(node, true));
+        cluster.registry.set_repair_after(settings.repair_after);
+        let ledger = Ledger::start(log, settings.io_mode, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
         let (changes, view_queue) = mpsc::unbounded_channel();
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
-        let membership = Membership::new(coordinator.clone(), boot_id, io_mode, last, runs, seams.chance.fork());
+        let membership =
+            Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
         let finish_view = CancellationToken::new();
@@ -132,6 +142,9 @@ impl Leader {
         };
         seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
         tokio::spawn(stop.vital("recovery", coordinator.clone().recover(trust == Trust::Whole)));
+        let part = seams.chance.usize(..);
+        tokio::spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
+        tokio::spawn(stop.vital("repair", coordinator.clone().repair()));
         tokio::spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         tokio::spawn(stop.vital("sweep", sweep(coordinator.clone())));
         Ok(Self { coordinator, membership, finish_view, view_done, _lock: lock })

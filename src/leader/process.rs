@@ -48,6 +48,8 @@ pub struct Settings {
     pub max_message: usize,
     /// Time between two reports.
     pub report_every: Duration,
+    /// Grace before a missing node's copies are made again.
+    pub repair_after: Duration,
     /// Child nodes to start.
     pub local_nodes: u32,
     /// End when standard input does.
@@ -91,7 +93,8 @@ async fn serve(
         hands: Hands::Threads(Handle::current()),
         chance: fastrand::Rng::new(),
     };
-    let leader = Leader::start(&settings.data_dir, tolerance, settings.io_mode, seams, stop.clone()).await?;
+    let told = super::Settings { tolerance, io_mode: settings.io_mode, repair_after: settings.repair_after };
+    let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;
     let gateway = tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.max_message)));
@@ -163,7 +166,7 @@ fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator:
             drop(cluster);
             coordinator.notify();
             tracing::info!(
-                "tolerance is {tolerance} from here on (it was {before}); messages stored before keep their copies"
+                "tolerance is {tolerance} from here on (it was {before}); messages stored before follow through repair"
             );
         }
         Ok(_) => {}

@@ -33,9 +33,6 @@ const BATCH: usize = 1024;
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// More than this share of a node's copies missing at once is no usual loss.
-const ALARM_SHARE: u64 = 10;
-
 impl Coordinator {
     /// Tells all nodes who the members are; only a leader that knows the whole may.
     pub(super) fn tell_members(&self, cluster: &Cluster) {
@@ -100,7 +97,7 @@ impl Coordinator {
         }
         drop(cluster);
         tracing::info!("node {node} holds {} copies", reported.entries);
-        if reported.missing * ALARM_SHARE > reported.expected {
+        if reported.is_alarming() {
             let (missing, expected) = (reported.missing, reported.expected);
             tracing::error!(
                 "ALARM: {missing} of {expected} copies are missing on node {node}: is its disk mounted, its folder the right one?"
@@ -216,24 +213,35 @@ impl Coordinator {
             (ticket.id.clone(), CopyRecord { version, ..ticket.record })
         });
         let keys: Vec<_> = keys.collect();
-        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, &keys)).await.ok().and_then(Result::ok);
-        let answer = answer.unwrap_or_default();
-        let mut bodies = answer.bodies.into_iter();
-        for (k, &(i, version)) in members.iter().enumerate() {
-            let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
-            let body = if status == Some(CopyStatus::CopyStored) { bodies.next() } else { None };
+        for ((&(i, version), (id, _)), body) in members.iter().zip(&keys).zip(self.fetch(source, &keys).await) {
             match body {
-                Some(body) if writes[i].promise.ticket().record.matches(&body) => writes[i].payload = body,
-                _ => {
+                Ok(body) => writes[i].payload = body,
+                Err(surely_bad) => {
                     // Without the message there is nothing to send: leave it for another look, or another source.
                     writes[i].outcome = Outcome::Failed;
-                    if matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged)) {
-                        let id = writes[i].promise.ticket().id.clone();
-                        self.cluster().forget_unsettled(&id, version);
+                    if surely_bad {
+                        self.cluster().forget_unsettled(id, version);
                     }
                 }
             }
         }
+    }
+
+    /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole.
+    pub(super) async fn fetch(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<Result<Payload, bool>> {
+        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok().and_then(Result::ok);
+        let answer = answer.unwrap_or_default();
+        let mut bodies = answer.bodies.into_iter();
+        let each = keys.iter().enumerate().map(|(k, (_, record))| {
+            match answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok()) {
+                Some(CopyStatus::CopyStored) => match bodies.next() {
+                    Some(body) if record.matches(&body) => Ok(body),
+                    _ => Err(false),
+                },
+                status => Err(matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged))),
+            }
+        });
+        each.collect()
     }
 }
 

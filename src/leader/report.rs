@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
 use crate::VERSION;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{ClusterView, Epoch, NodeId, NodeState, NodeView};
+use crate::types::{ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -30,6 +30,7 @@ struct Status {
     /// Why answers are held back, while they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
+    repair: RepairView,
     nodes: Vec<StatusNode>,
 }
 
@@ -52,7 +53,7 @@ impl Coordinator {
         let nodes = cluster.registry.nodes().iter().map(|node| StatusNode {
             id: node.member.id,
             address: node.member.address.clone(),
-            state: node.state,
+            state: node.shown(),
             messages: node.committed,
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),
@@ -67,6 +68,7 @@ impl Coordinator {
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             waiting_for: cluster.waiting_for(),
+            repair: self.repair_progress.add_to(cluster.repair_view()),
             nodes: nodes.collect(),
         };
         drop(cluster);
@@ -117,7 +119,7 @@ impl Reporter {
         let nodes = cluster.registry.nodes().iter().map(|node| NodeView {
             id: node.member.id,
             address: node.member.address.clone(),
-            state: node.state,
+            state: node.shown(),
             messages: node.committed,
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),
@@ -140,6 +142,7 @@ impl Reporter {
             copies_wanted: counts.messages * cluster.tolerance() as u64,
             under_replicated: counts.under_replicated,
             lost: counts.lost,
+            repair: leader.repair_progress.add_to(cluster.repair_view()),
             waiting_for: cluster.waiting_for(),
             clients: leader.meters.clients.load(Ordering::Relaxed),
             in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),

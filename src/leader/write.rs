@@ -18,7 +18,7 @@ use super::gate::Pass;
 use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
-use crate::types::{NodeId, NodeState, Payload};
+use crate::types::{Holders, NodeId, NodeState, Payload};
 use crate::wire::family::{self, CopyStatus};
 
 /// How often stand-ins are looked for. A target gets one only if its node is late with its heartbeats or with
@@ -93,6 +93,10 @@ pub(super) struct Write {
     pub sources: SmallVec<[NodeId; 7]>,
     /// The sources hold it as a foreign file, which they are to adopt.
     pub adopt: bool,
+    /// For a repair: holders that stay on record beside those that answered.
+    pub also: SmallVec<[NodeId; 7]>,
+    /// For a repair: holders that are no targets let go of their copies, as those that stay were read and checked.
+    pub trims: bool,
     /// The first failure, for people.
     trouble: Option<String>,
 }
@@ -102,7 +106,27 @@ impl Write {
     pub(super) fn new(at: usize, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
         let (sources, outcome) = (SmallVec::new(), Outcome::Open);
-        Self { at, promise, payload, pass, tally, outcome, sources, adopt: false, trouble: None }
+        Self {
+            at,
+            promise,
+            payload,
+            pass,
+            tally,
+            outcome,
+            sources,
+            adopt: false,
+            also: SmallVec::new(),
+            trims: false,
+            trouble: None,
+        }
+    }
+
+    /// Who will be on record as a holder, ascending.
+    pub(super) fn holders(&self) -> Holders {
+        let mut holders = self.tally.holders();
+        holders.extend(self.also.iter().copied().filter(|node| !self.tally.holders().contains(node)));
+        holders.sort_unstable();
+        holders
     }
 
     fn put(&self, node: NodeId) -> family::Put {

@@ -16,5 +16,6 @@ mod modes;
 mod nodes;
 mod protocol;
 mod refusals;
+mod repair;
 mod support;
 mod support_load;

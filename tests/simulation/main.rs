@@ -17,7 +17,7 @@ use hatokuse::durable::Disk;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::error::{Certainty, Refusal};
-use hatokuse::leader::{Leader, METADATA_FOLDER, Seams};
+use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
 use hatokuse::node::identity::IdentityFile;
@@ -31,6 +31,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 const TOLERANCE: usize = 2;
 const NODES: u32 = 4;
+/// Longer than most faults here last, and shorter than some.
+const REPAIR_AFTER: Duration = Duration::from_secs(5);
 const CLIENTS: u32 = 3;
 /// Ids of each client: it alone writes them, and everyone reads them.
 const KEYS: u32 = 6;
@@ -104,7 +106,8 @@ impl Sim {
             hands: Hands::Inline,
             chance: self.chance.fork(),
         };
-        let leader = Leader::start(Path::new("/data"), TOLERANCE, self.io_mode, seams, stop.clone()).await.unwrap();
+        let settings = Settings { tolerance: TOLERANCE, io_mode: self.io_mode, repair_after: REPAIR_AFTER };
+        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await.unwrap();
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
         self.net.set_leader(Some(LeaderHere { coordinator, membership, life: life.clone() }));
         self.leader.running = Some((life, stop));

@@ -1,0 +1,386 @@
+//! Which messages have too few, too many or misplaced copies, and what is to be done about each.
+//!
+//! A copy counts if it is not known to be bad and its node is neither missing nor draining. What a message needs
+//! follows from its holder set alone, so a look at the few distinct sets tells how much there is to do; the ids
+//! are then found by passes over the index, most endangered first. Nothing is remembered between two looks: a
+//! node that returns, or an order that is taken back, cancels what was not done yet.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasher;
+
+use smallvec::SmallVec;
+
+use super::mapping::{Found, HolderSet};
+use super::registry::Node;
+use super::{Cluster, Ticket, Trust};
+use crate::error::name_nodes;
+use crate::types::{BlockedView, CopyRecord, MessageId, NodeId, NodeState, RepairView, Version};
+
+/// Ids of a stuck kind that reports name.
+const NAMED: usize = 5;
+
+/// How pressing it is: intact copies that can be read now; fewer are more pressing.
+pub type Urgency = usize;
+
+/// One step for one message. The version stays; its copies move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// Its targets: holders that stay, and nodes that get a copy.
+    pub ticket: Ticket,
+    /// Those of the targets that have a copy which counts.
+    pub keep: SmallVec<[NodeId; 7]>,
+    /// Holders that stay on record beside the targets, because these are fewer than tolerance asks for: their
+    /// copies are intact, if on nodes that are away or being drained.
+    pub also: SmallVec<[NodeId; 7]>,
+    /// Who can be asked for the content, best first.
+    pub sources: SmallVec<[NodeId; 7]>,
+    /// Copies that can be read will go: those that stay have to be read and checked first.
+    pub trims: bool,
+}
+
+/// What to do about the surplus copies of one id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trim {
+    /// The committed record; nothing where the id was deleted and forgotten.
+    pub committed: Option<CopyRecord>,
+    /// Holders that have to prove first that they have it.
+    pub check: SmallVec<[NodeId; 7]>,
+    /// Which nodes let go of what: everything up to this version, or (where they are holders) before it.
+    pub settles: SmallVec<[(NodeId, Version, bool); 2]>,
+}
+
+/// What stands in a message's way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Obstacle {
+    TooFewNodes,
+    Unreadable(Vec<NodeId>),
+    Lost,
+}
+
+/// What a holder set needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Step(Urgency),
+    Stuck(Obstacle),
+}
+
+impl Cluster {
+    fn node(&self, id: NodeId) -> Option<&Node> {
+        self.registry.get(id)
+    }
+
+    fn is_missing(&self, id: NodeId) -> bool {
+        self.node(id).is_none_or(|node| node.missing)
+    }
+
+    /// Holders whose copies count.
+    fn counting(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
+        set.intact().filter(|&id| self.node(id).is_some_and(|node| !node.missing && !node.draining)).collect()
+    }
+
+    /// Holders whose copies can be read now, steady ones first.
+    fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
+        let linked = |id: &NodeId| self.node(*id).is_some_and(|node| node.session.is_some());
+        let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(linked).collect();
+        all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
+        all
+    }
+
+    fn need(&self, set: &HolderSet) -> Need {
+        let counting = self.counting(set).len();
+        if counting == self.tolerance && set.holders.len() == self.tolerance {
+            return Need::Nothing;
+        }
+        let readable = self.readable(set);
+        if counting >= self.tolerance {
+            return Need::Step(readable.len());
+        }
+        if set.intact().next().is_none() {
+            return Need::Stuck(Obstacle::Lost);
+        }
+        if readable.is_empty() {
+            return Need::Stuck(Obstacle::Unreadable(set.intact().collect()));
+        }
+        let takes = |node: &&Node| node.placeable() && !(set.has_intact(node.member.id));
+        match self.registry.nodes().iter().any(|node| takes(&node)) {
+            true => Need::Step(readable.len()),
+            false => Need::Stuck(Obstacle::TooFewNodes),
+        }
+    }
+
+    /// Of the messages that need a step, how pressing are the most pressing.
+    pub fn most_urgent(&self) -> Option<Urgency> {
+        if self.trust() != Trust::Whole {
+            return None;
+        }
+        let urgency = |set: &HolderSet| match self.need(set) {
+            Need::Step(urgency) => Some(urgency),
+            _ => None,
+        };
+        self.mapping.sets().filter_map(|(set, ..)| urgency(set)).min()
+    }
+
+    /// Up to `limit` messages of one part of the index that need a step of this urgency.
+    pub fn urgent<S: BuildHasher>(
+        &self,
+        part: usize,
+        urgency: Urgency,
+        limit: usize,
+        skip: &HashSet<MessageId, S>,
+    ) -> Vec<MessageId> {
+        self.find(part, limit, |id, found| self.need(found.set) == Need::Step(urgency) && !skip.contains(id))
+    }
+
+    fn find(&self, part: usize, limit: usize, mut wanted: impl FnMut(&MessageId, Found<'_>) -> bool) -> Vec<MessageId> {
+        let all = self.mapping.records(part).filter(|(id, found)| wanted(id, *found));
+        all.take(limit).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Decides a message's step, and promises it. Nothing if it needs none any more, or none can be taken now.
+    pub fn admit_repair(&mut self, id: &MessageId) -> Option<Repair> {
+        let found = self.mapping.newest(id)?;
+        let (record, set) = (found.record, found.set.clone());
+        let mut keep = self.counting(&set);
+        let mut sources = self.readable(&set);
+        let had = keep.len();
+        if keep.len() > self.tolerance {
+            // The most loaded give theirs up.
+            keep.sort_by_key(|id| self.node(*id).map_or(u64::MAX, Node::load));
+            keep.truncate(self.tolerance);
+        }
+        let mut targets = keep.clone();
+        let spare = self.surplus.of(id).filter(|(_, version)| *version == record.version).map(|(node, _)| node);
+        let spare: SmallVec<[NodeId; 2]> = spare.filter(|id| self.node(*id).is_some_and(Node::placeable)).collect();
+        sources.extend(spare.iter().copied());
+        // A bad copy is made again where it is, and one that is there already is taken for what it is.
+        let bad = set.holders.iter().filter(|id| !set.has_intact(**id) && self.node(**id).is_some_and(Node::placeable));
+        for &node in spare.iter().chain(bad) {
+            if targets.len() < self.tolerance && !targets.contains(&node) {
+                targets.push(node);
+            }
+        }
+        let barred: SmallVec<[NodeId; 16]> = set.holders.iter().chain(&targets).copied().collect();
+        if targets.len() < self.tolerance {
+            let more = self.registry.choose(self.tolerance - targets.len(), &[], &barred);
+            targets.extend(more.into_iter().filter(|id| self.node(*id).is_some_and(Node::placeable)));
+        }
+        let gains = targets.len() > had;
+        let sheds = had >= self.tolerance && set.holders.len() > targets.len();
+        if sources.is_empty() || !(gains || sheds) {
+            return None;
+        }
+        Some(self.step(id, record, &set, keep, targets, sources))
+    }
+
+    fn step(
+        &mut self,
+        id: &MessageId,
+        record: CopyRecord,
+        set: &HolderSet,
+        keep: SmallVec<[NodeId; 7]>,
+        targets: SmallVec<[NodeId; 7]>,
+        sources: SmallVec<[NodeId; 7]>,
+    ) -> Repair {
+        let room = self.tolerance.saturating_sub(targets.len());
+        let also: SmallVec<[NodeId; 7]> = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
+        let goes = |node: NodeId| !targets.contains(&node) && !also.contains(&node) && !self.is_missing(node);
+        let trims = set.intact().any(goes);
+        let mut ticket = self.promise_to(id, record, targets);
+        // A holder that is to give its copy up must not stand in for a target.
+        ticket.tried.extend(set.holders.iter().copied());
+        Repair { ticket, keep, also, sources, trims }
+    }
+
+    // ---- evening out -------------------------------------------------------
+
+    /// Begins or ends evening out.
+    pub fn set_rebalancing(&mut self, rebalancing: bool) {
+        self.rebalancing = rebalancing;
+    }
+
+    /// Whether copies are being evened out.
+    pub fn is_rebalancing(&self) -> bool {
+        self.rebalancing
+    }
+
+    /// The most and the least loaded of the nodes that take copies, if it pays to move one from the one to the other.
+    pub fn uneven(&self) -> Option<(NodeId, NodeId)> {
+        let taking = || self.registry.nodes().iter().filter(|node| node.placeable());
+        let most = taking().max_by_key(|node| (node.load(), node.member.id))?;
+        let least = taking().min_by_key(|node| (node.load(), node.member.id))?;
+        (most.load() > least.load() + 1).then_some((most.member.id, least.member.id))
+    }
+
+    /// Up to `limit` messages of one part of the index with a copy to move from one node to another.
+    pub fn movable<S: BuildHasher>(
+        &self,
+        part: usize,
+        (from, to): (NodeId, NodeId),
+        limit: usize,
+        skip: &HashSet<MessageId, S>,
+    ) -> Vec<MessageId> {
+        self.find(part, limit, |id, found| {
+            !found.set.deleted && found.set.has_intact(from) && !found.set.holders.contains(&to) && !skip.contains(id)
+        })
+    }
+
+    /// Decides to move a copy, and promises it; nothing if that would even nothing out any more.
+    pub fn admit_move(&mut self, id: &MessageId, (from, to): (NodeId, NodeId)) -> Option<Repair> {
+        let found = self.mapping.get(id)?;
+        let (record, set) = (found.record, found.set.clone());
+        let load = |id: NodeId| self.node(id).map(Node::load);
+        let pays = load(from)? > load(to)? + 1 && self.node(to)?.placeable();
+        if !pays || self.need(&set) != Need::Nothing || !set.has_intact(from) || set.holders.contains(&to) {
+            return None;
+        }
+        let keep: SmallVec<[NodeId; 7]> = set.intact().filter(|node| *node != from).collect();
+        let targets = keep.iter().copied().chain([to]).collect();
+        let sources = self.readable(&set);
+        (!sources.is_empty()).then(|| self.step(id, record, &set, keep, targets, sources))
+    }
+
+    // ---- draining ----------------------------------------------------------
+
+    /// Whether a node could be emptied: how many nodes would be left to take copies.
+    pub fn left_without(&self, node: NodeId) -> usize {
+        let stays = |other: &&Node| other.member.id != node && !other.draining && other.state != NodeState::Down;
+        self.registry.nodes().iter().filter(stays).count()
+    }
+
+    /// Whether no message and no tombstone is held by a node.
+    pub fn is_empty_node(&self, node: NodeId) -> bool {
+        self.mapping.sets().all(|(set, ..)| !set.holders.contains(&node))
+    }
+
+    // ---- surplus -----------------------------------------------------------
+
+    /// Up to `limit` ids with copies that nobody needs. None while a node misses a large part of its copies: then
+    /// nothing at all is removed.
+    pub fn surplus<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
+        if self.trust() != Trust::Whole || !self.alarmed.is_empty() {
+            return Vec::new();
+        }
+        self.surplus.ids().filter(|id| !skip.contains(*id)).take(limit).cloned().collect()
+    }
+
+    /// Decides about the surplus copies of an id. Nothing: they wait, as its own copies are not as they should be.
+    pub fn trim(&mut self, id: &MessageId) -> Option<Trim> {
+        let linked = |node: NodeId| self.registry.get(node).is_some_and(|node| node.session.is_some());
+        // A node that went away lists what it has when it comes back.
+        self.surplus.retain(id, linked);
+        let found = self.mapping.newest(id);
+        let committed = found.map(|found| found.record);
+        let mut settles = SmallVec::new();
+        for (node, version) in self.surplus.of(id) {
+            match found {
+                Some(found) if found.record.version < version => {}
+                Some(found) => settles.push((node, found.record.version, found.set.holders.contains(&node))),
+                None if version <= self.mapping.horizon() => settles.push((node, version, false)),
+                None => {}
+            }
+        }
+        // What is too many now can be what a step needs in a moment.
+        if found.is_some_and(|found| self.need(found.set) != Need::Nothing) {
+            return None;
+        }
+        let check = found.map(|found| found.set.intact().collect()).unwrap_or_default();
+        Some(Trim { committed, check, settles })
+    }
+
+    /// A node has a copy of which it is no holder any more. One that is away lists it when it comes back.
+    pub fn note_surplus(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        if self.node(node).is_some_and(|node| node.session.is_some()) {
+            self.surplus.note(id, node, version);
+        }
+    }
+
+    /// The surplus copies of an id are dealt with; what is left of them, an inventory lists again.
+    pub fn trimmed(&mut self, id: &MessageId) {
+        self.surplus.retain(id, |_| false);
+    }
+
+    /// Ends the alarm over nodes whose missing copies are there again.
+    pub fn quiet_alarms(&mut self) {
+        let bad = |node: &NodeId| {
+            let lost = |set: &HolderSet| set.holders.contains(node) && !set.has_intact(*node);
+            self.mapping.sets().any(|(set, ..)| lost(set))
+        };
+        let still: Vec<NodeId> = self.alarmed.iter().filter(|node| bad(node)).copied().collect();
+        self.alarmed.retain(|node| still.contains(node));
+    }
+
+    // ---- reporting ---------------------------------------------------------
+
+    /// What is to be done and what cannot be; rates are left to whoever measures them.
+    pub fn repair_view(&self) -> RepairView {
+        let mut view = RepairView { rebalancing: self.rebalancing, ..RepairView::default() };
+        if self.trust() != Trust::Whole {
+            return view;
+        }
+        let steps = self.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));
+        view.pending = steps.map(|(_, messages, _)| messages).sum();
+        view.blocked = self.stuck().into_iter().map(|(obstacle, messages)| self.tell(&obstacle, messages)).collect();
+        view
+    }
+
+    /// What stands in the way of how many messages.
+    fn stuck(&self) -> BTreeMap<Obstacle, u64> {
+        let mut stuck = BTreeMap::new();
+        for (set, messages, _) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
+            if let Need::Stuck(obstacle) = self.need(set) {
+                *stuck.entry(obstacle).or_default() += messages;
+            }
+        }
+        stuck
+    }
+
+    fn tell(&self, obstacle: &Obstacle, messages: u64) -> BlockedView {
+        let (why, help) = match obstacle {
+            Obstacle::TooFewNodes => {
+                let have = self.registry.nodes().iter().filter(|node| node.placeable()).count();
+                (
+                    format!("{} copies are wanted and {have} nodes take any", self.tolerance),
+                    "start a node that is down, add one, or make room on a full one".to_owned(),
+                )
+            }
+            Obstacle::Unreadable(nodes) => (
+                format!("the only intact copies are on {}, which cannot be asked", name_nodes(nodes)),
+                format!("start {}", name_nodes(nodes)),
+            ),
+            Obstacle::Lost => (
+                "no holder has an intact copy".to_owned(),
+                "write them again, or put a good copy into a node's folder and restart it".to_owned(),
+            ),
+        };
+        let named = self.stuck_ids.iter().filter(|(_, other)| other == obstacle).map(|(id, _)| id.clone());
+        BlockedView { messages, why, help, ids: named.collect() }
+    }
+
+    /// Looks through one part of the index for ids to name in reports; the first part starts anew.
+    pub fn name_stuck(&mut self, part: usize) {
+        if part == 0 {
+            self.stuck_ids.clear();
+        }
+        let named = |obstacle: &Obstacle| self.stuck_ids.iter().filter(|(_, other)| other == obstacle).count();
+        let some = |(obstacle, messages): (Obstacle, u64)| {
+            let left = NAMED.min(messages as usize).saturating_sub(named(&obstacle));
+            (obstacle, left)
+        };
+        let mut left: Vec<(Obstacle, usize)> = self.stuck().into_iter().map(some).collect();
+        let mut found: Vec<(MessageId, Obstacle)> = Vec::new();
+        for (id, message) in self.mapping.records(part).filter(|(_, found)| !found.set.deleted) {
+            left.retain(|(_, count)| *count > 0);
+            if left.is_empty() {
+                break;
+            }
+            if let Need::Stuck(obstacle) = self.need(message.set)
+                && let Some((_, count)) = left.iter_mut().find(|(other, _)| *other == obstacle)
+            {
+                *count -= 1;
+                found.push((id.clone(), obstacle));
+            }
+        }
+        self.stuck_ids.extend(found);
+    }
+}

@@ -1,0 +1,427 @@
+//! The register heals itself: copies are made again, moved and trimmed, within a budget.
+//!
+//! What has to be done is decided by the cluster, anew for each message under the pass of its id, so that no
+//! write comes between the decision and the log record that makes it true. A message keeps its version; only
+//! its holders change. Nothing that can be read is let go of before those copies that stay were read and checked.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use futures::future::join_all;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::coordinator::Coordinator;
+use super::gate::{Entry, Pass};
+use super::journal::Event;
+use super::write::{Outcome, Promise, Write};
+use crate::cluster::mapping::SHARDS;
+use crate::cluster::repair::{Repair, Trim};
+use crate::error::{Refusal, name_nodes};
+use crate::protocol::{Command, Reply};
+use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
+use crate::wire::BATCH_ITEMS;
+use crate::wire::family::{CopyStatus, Settle};
+
+/// How often it is looked whether anything is to be done.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Messages under way at once: so few that a client's request never waits for many of them.
+const BATCH: usize = 64;
+
+/// Bytes of messages under way at once; one message at least.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// The most that repair moves in a second, in bytes: half of what a gigabit link carries.
+const BYTES_PER_S: u64 = 64 << 20;
+
+/// What could not be done is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A copy that is not read or checked by then is not counted on.
+const ANSWER: Duration = Duration::from_secs(5);
+
+type Ids = HashSet<MessageId, FixedState>;
+
+/// How far the present wave of repairs is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    done: AtomicU64,
+    /// When the wave began, if there is one.
+    since: Mutex<Option<Instant>>,
+}
+
+impl Progress {
+    fn note(&self, done: u64) {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    /// Nothing is left to do; gives how much was done, and in what time.
+    fn end(&self) -> Option<(u64, Duration)> {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some((self.done.swap(0, Ordering::Relaxed), since.elapsed()))
+    }
+
+    /// Adds what was done, the rate and the time that the rest will take.
+    pub(super) fn add_to(&self, mut view: RepairView) -> RepairView {
+        let Some(since) = *self.since.lock().unwrap_or_else(PoisonError::into_inner) else { return view };
+        view.done = self.done.load(Ordering::Relaxed);
+        let tenths = |x: f64| (x * 10.0).round() / 10.0;
+        let seconds = since.elapsed().as_secs_f64();
+        if seconds > 0.0 && view.done > 0 {
+            let rate = view.done as f64 / seconds;
+            (view.per_s, view.eta_s) = (tenths(rate), Some(tenths(view.pending as f64 / rate)));
+        }
+        view
+    }
+}
+
+/// What the repair remembers between its batches.
+#[derive(Default)]
+struct Round {
+    /// Where the last look at the index ended.
+    part: usize,
+    /// What could not be done, and is left alone for a while.
+    skip: Ids,
+    /// When to forget that.
+    retry: Option<Instant>,
+    /// Requests of clients when the last batch ended.
+    requests: u64,
+    /// When stuck messages were last looked for.
+    named: Option<Instant>,
+    /// Draining nodes that hold nothing.
+    empty: BTreeSet<NodeId>,
+}
+
+impl Coordinator {
+    /// Repairs for as long as the leader lives.
+    pub(super) async fn repair(self: Arc<Self>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = Round::default();
+        loop {
+            tokio::select! {
+                biased;
+                _ = look.tick() => {}
+                () = self.stop.requested() => return,
+            }
+            if round.retry.is_some_and(|at| Instant::now() >= at) {
+                (round.skip, round.retry) = (Ids::default(), None);
+            }
+            while !self.stop.is_requested() {
+                let began = Instant::now();
+                let Some(bytes) = self.repair_some(&mut round).await else { break };
+                self.pause(&mut round, began, bytes).await;
+            }
+            self.cluster().quiet_alarms();
+            self.tell_empty(&mut round);
+            if round.skip.is_empty() {
+                self.wave_ends();
+            } else {
+                round.retry.get_or_insert_with(|| Instant::now() + RETRY);
+            }
+            if round.named.is_none_or(|at| at.elapsed() >= RETRY) {
+                self.name_stuck();
+                round.named = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Leaves nodes to clients for as long as the batch took, if there are any, and keeps to the bytes a second.
+    async fn pause(&self, round: &mut Round, began: Instant, bytes: u64) {
+        let requests = self.meters.requests.load(Ordering::Relaxed);
+        let took = began.elapsed();
+        let share = if std::mem::replace(&mut round.requests, requests) == requests { Duration::ZERO } else { took };
+        let least = Duration::from_secs_f64(bytes as f64 / BYTES_PER_S as f64);
+        sleep(share.max(least.saturating_sub(took))).await;
+    }
+
+    fn wave_ends(&self) {
+        if let Some((done, took)) = self.repair_progress.end() {
+            tracing::info!(
+                "repair is done: the copies of {done} messages were put right in {:.1} s",
+                took.as_secs_f64()
+            );
+        }
+        let mut cluster = self.cluster();
+        if cluster.is_rebalancing() && cluster.uneven().is_none() {
+            cluster.set_rebalancing(false);
+            drop(cluster);
+            tracing::info!("the copies are even");
+        }
+    }
+
+    /// Says of each node that is being drained when nothing is left on it.
+    fn tell_empty(&self, round: &mut Round) {
+        let cluster = self.cluster();
+        let draining = cluster.registry.nodes().iter().filter(|node| node.draining).map(|node| node.member.id);
+        let empty: BTreeSet<NodeId> = draining.filter(|node| cluster.is_empty_node(*node)).collect();
+        drop(cluster);
+        for node in empty.difference(&round.empty) {
+            tracing::info!("node {node} is drained: it holds nothing any more, and can be stopped");
+        }
+        round.empty = empty;
+    }
+
+    /// Finds some ids of each kind of stuck messages, for reports.
+    fn name_stuck(&self) {
+        // The lock is let go between two parts, so that no request waits for all of them.
+        (0..SHARDS).for_each(|part| self.cluster().name_stuck(part));
+    }
+
+    /// One batch of the most pressing work; gives its bytes, or nothing if there was nothing to do.
+    async fn repair_some(self: &Arc<Self>, round: &mut Round) -> Option<u64> {
+        let urgency = self.cluster().most_urgent();
+        if let Some(urgency) = urgency {
+            let ids = self.scan(round, |cluster, part, skip| cluster.urgent(part, urgency, BATCH, skip));
+            if !ids.is_empty() {
+                return Some(self.step(round, ids, |cluster, id| cluster.admit_repair(id)).await);
+            }
+        }
+        let ids = self.cluster().surplus(BATCH_ITEMS, &round.skip);
+        if !ids.is_empty() {
+            self.trim(round, ids).await;
+            return Some(0);
+        }
+        let uneven = { Some(self.cluster()).filter(|cluster| cluster.is_rebalancing()).and_then(|c| c.uneven()) };
+        let way = uneven?;
+        let ids = self.scan(round, |cluster, part, skip| cluster.movable(part, way, BATCH, skip));
+        if ids.is_empty() {
+            return None;
+        }
+        Some(self.step(round, ids, |cluster, id| cluster.admit_move(id, way)).await)
+    }
+
+    /// Goes on through the index until some part has something.
+    fn scan(
+        &self,
+        round: &mut Round,
+        look: impl Fn(&crate::cluster::Cluster, usize, &Ids) -> Vec<MessageId>,
+    ) -> Vec<MessageId> {
+        for _ in 0..SHARDS {
+            let ids = look(&self.cluster(), round.part, &round.skip);
+            if !ids.is_empty() {
+                return ids;
+            }
+            round.part = (round.part + 1) % SHARDS;
+        }
+        Vec::new()
+    }
+
+    /// Takes a step for each of these messages; gives the bytes that were under way.
+    async fn step(
+        self: &Arc<Self>,
+        round: &mut Round,
+        ids: Vec<MessageId>,
+        admit: impl Fn(&mut crate::cluster::Cluster, &MessageId) -> Option<Repair>,
+    ) -> u64 {
+        let mut writes = Vec::new();
+        let mut wanted: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        let mut bytes = 0;
+        for id in ids {
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+            // Whoever writes it now gives it a new version and new holders. If not, it is here again later.
+            let Entry::Entered(pass) = self.gate.enter(&id) else {
+                round.skip.insert(id);
+                continue;
+            };
+            let Some(repair) = admit(&mut self.cluster(), &id) else {
+                round.skip.insert(id);
+                continue;
+            };
+            let record = repair.ticket.record;
+            let copies = repair.ticket.targets.len() - repair.keep.len();
+            if copies > 0 && !record.is_tombstone() {
+                bytes += u64::from(record.bytes()) * copies as u64;
+                wanted.entry(repair.sources[0]).or_default().push(writes.len());
+            }
+            writes.push(self.plan_repair(repair, pass));
+        }
+        let tried: Vec<MessageId> = writes.iter().map(|write| write.promise.ticket().id.clone()).collect();
+        self.check_stays(&mut writes).await;
+        for (source, members) in wanted {
+            self.fetch_again(source, &members, &mut writes).await;
+        }
+        self.replicate(&mut writes).await;
+        let kept: Vec<Write> = writes.into_iter().filter(|write| write.outcome == Outcome::Kept).collect();
+        let done: HashSet<MessageId> = kept.iter().map(|write| write.promise.ticket().id.clone()).collect();
+        let committed = self.commit(kept).await.is_ok();
+        if committed {
+            self.repair_progress.note(done.len() as u64);
+        }
+        round.skip.extend(tried.into_iter().filter(|id| !committed || !done.contains(id)));
+        bytes
+    }
+
+    fn plan_repair(self: &Arc<Self>, repair: Repair, pass: Pass) -> Write {
+        let Repair { ticket, keep, also, trims, .. } = repair;
+        let need = ticket.targets.len();
+        let mut write = Write::new(0, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        write.sources = keep;
+        (write.also, write.trims) = (also, trims);
+        write
+    }
+
+    /// Where copies are to go, reads those that stay; a write whose copies cannot all be read fails.
+    async fn check_stays(&self, writes: &mut [Write]) {
+        let checks = writes.iter().enumerate().filter(|(_, write)| write.trims);
+        let checks = checks.flat_map(|(i, write)| {
+            let ticket = write.promise.ticket();
+            write.sources.iter().map(move |&node| (i, node, ticket.id.clone(), ticket.record))
+        });
+        let checks: Vec<_> = checks.collect();
+        for (i, intact) in self.check(checks).await {
+            if !intact {
+                writes[i].outcome = Outcome::Failed;
+            }
+        }
+    }
+
+    /// Reads copies without their content, and notes bad ones; for each, whether it surely is intact.
+    async fn check(&self, checks: Vec<(usize, NodeId, MessageId, CopyRecord)>) -> Vec<(usize, bool)> {
+        let mut by_node: BTreeMap<NodeId, Vec<(usize, MessageId, CopyRecord)>> = BTreeMap::new();
+        for (i, node, id, record) in checks {
+            by_node.entry(node).or_default().push((i, id, record));
+        }
+        let each = by_node.into_iter().map(|(node, members)| async move {
+            let keys: Vec<_> = members.iter().map(|(_, id, record)| (id.clone(), *record)).collect();
+            let statuses = self.check_copies(node, &keys).await;
+            members.iter().zip(statuses).map(|((i, ..), status)| (*i, status == CopyStatus::CopyStored)).collect()
+        });
+        let all: Vec<Vec<(usize, bool)>> = join_all(each).await;
+        all.concat()
+    }
+
+    /// Has one node check copies, and notes what it says; one status for each, `CopyUnknown` where it said nothing.
+    pub(super) async fn check_copies(&self, node: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<CopyStatus> {
+        let answer = timeout(ANSWER, self.links.check(node, keys)).await.ok().and_then(Result::ok).unwrap_or_default();
+        let status = |k: usize| answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
+        let statuses: Vec<_> = (0..keys.len()).map(|k| status(k).unwrap_or(CopyStatus::CopyUnknown)).collect();
+        let mut cluster = self.cluster();
+        for ((id, record), status) in keys.iter().zip(&statuses) {
+            match status {
+                CopyStatus::CopyStored => cluster.note_copy(id, record.version, node, true),
+                CopyStatus::CopyAbsent | CopyStatus::CopyDamaged => {
+                    cluster.note_copy(id, record.version, node, false);
+                }
+                _ => {}
+            }
+        }
+        statuses
+    }
+
+    /// Gets the messages that have to go to other nodes; a write whose message does not come fails.
+    async fn fetch_again(&self, source: NodeId, members: &[usize], writes: &mut [Write]) {
+        let keys = members.iter().map(|&i| {
+            let ticket = writes[i].promise.ticket();
+            (ticket.id.clone(), ticket.record)
+        });
+        let keys: Vec<_> = keys.collect();
+        for ((&i, key), body) in members.iter().zip(&keys).zip(self.fetch(source, &keys).await) {
+            match body {
+                Ok(body) => writes[i].payload = body,
+                Err(surely_bad) => {
+                    writes[i].outcome = Outcome::Failed;
+                    if surely_bad {
+                        self.cluster().note_copy(&key.0, key.1.version, source, false);
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- orders ------------------------------------------------------------
+
+    /// Carries out what an operator asks for. It is in the log before it is answered, except for evening out,
+    /// which ends with the leader.
+    pub(super) async fn order(&self, command: Command) -> Reply {
+        let done = match command {
+            Command::Drain(node) => self.drain(node, true).await,
+            Command::Undrain(node) => self.drain(node, false).await,
+            Command::Rebalance(on) => {
+                self.cluster().set_rebalancing(on);
+                Ok(())
+            }
+            Command::Verify => {
+                let text =
+                    "VERIFY is answered with many lines, which are not to be had this way: use the text protocol";
+                Err(Refusal::BadCommand(text.to_owned()))
+            }
+            other => Err(Refusal::BadCommand(format!("{other:?} is no order"))),
+        };
+        done.map_or_else(Reply::Refused, |()| Reply::Done)
+    }
+
+    async fn drain(&self, node: NodeId, on: bool) -> Result<(), Refusal> {
+        {
+            let cluster = self.cluster();
+            let Some(member) = cluster.registry.get(node) else {
+                let members: Vec<NodeId> = cluster.registry.nodes().iter().map(|node| node.member.id).collect();
+                let known = if members.is_empty() { "none has joined".to_owned() } else { name_nodes(&members) };
+                return Err(Refusal::BadCommand(format!("there is no node {node}; members: {known}")));
+            };
+            let (need, live) = (cluster.tolerance(), cluster.left_without(node));
+            if on && !member.draining && live < need {
+                return Err(Refusal::TooFewNodes { need, live });
+            }
+            if member.draining == on {
+                return Ok(());
+            }
+        }
+        let logged = self.ledger().append(&[Event::Draining { node, on }]).await;
+        logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
+        self.cluster().registry.set_draining(node, on);
+        match on {
+            true => tracing::info!("node {node} is being drained: its copies move to others"),
+            false => tracing::info!("node {node} takes copies again"),
+        }
+        Ok(())
+    }
+
+    // ---- surplus -----------------------------------------------------------
+
+    /// Has nodes put away copies that are too old or too many, where enough others have proved that they have theirs.
+    async fn trim(&self, round: &mut Round, ids: Vec<MessageId>) {
+        let mut trims: Vec<(MessageId, Trim, Pass)> = Vec::new();
+        for id in ids {
+            let Entry::Entered(pass) = self.gate.enter(&id) else {
+                round.skip.insert(id);
+                continue;
+            };
+            let trim = self.cluster().trim(&id);
+            match trim {
+                Some(trim) => trims.push((id, trim, pass)),
+                None => drop(round.skip.insert(id)),
+            }
+        }
+        let checks = trims.iter().enumerate().flat_map(|(i, (id, trim, _))| {
+            trim.committed
+                .into_iter()
+                .flat_map(move |record| trim.check.iter().map(move |&node| (i, node, id.clone(), record)))
+        });
+        let checks: Vec<_> = checks.collect();
+        let failed: HashSet<usize> =
+            self.check(checks).await.into_iter().filter(|(_, intact)| !intact).map(|(i, _)| i).collect();
+        let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
+        for (i, (id, trim, _pass)) in trims.into_iter().enumerate() {
+            if failed.contains(&i) {
+                round.skip.insert(id);
+                continue;
+            }
+            for (node, version, keep) in trim.settles {
+                let settle = Settle { id: id.to_string(), version: version.0, keep, trash: true };
+                settles.entry(node).or_default().push(settle);
+            }
+            self.cluster().trimmed(&id);
+        }
+        for (node, settles) in settles {
+            tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
+            let _ = timeout(ANSWER, self.links.settle(node, settles)).await;
+        }
+    }
+}

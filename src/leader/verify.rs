@@ -1,0 +1,161 @@
+//! Every copy of every message is read and checked: at once on VERIFY, and once a day in the background.
+//!
+//! The background pass is what finds bit rot in messages that nobody reads (Bairavasundaram et al., "An Analysis
+//! of Data Corruption in the Storage Stack", FAST 2008). What either finds is noted, and repair makes it again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::coordinator::Coordinator;
+use crate::cluster::mapping::SHARDS;
+use crate::protocol::{CopyFault, Finding, Verified};
+use crate::types::{CopyRecord, MessageId, NodeId};
+use crate::wire::family::CopyStatus;
+
+/// The background pass over all copies takes so long.
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Messages checked at once.
+const BATCH: usize = 256;
+
+/// Messages that the background pass checks at once.
+const SCRUB_BATCH: usize = 32;
+
+/// Bytes of messages checked at once; one message at least.
+const BATCH_BYTES: u64 = 4 << 20;
+
+type Checked = (MessageId, CopyRecord, Vec<NodeId>);
+
+impl Coordinator {
+    /// Checks all copies now. Findings go to `findings` as they come; a client that goes ends it.
+    pub async fn verify(&self, findings: mpsc::Sender<Finding>) -> Verified {
+        let mut verified = Verified::default();
+        for part in 0..SHARDS {
+            for some in batches(self.copies_of(part), BATCH) {
+                for finding in self.check_messages(&some, &mut verified).await {
+                    if findings.send(finding).await.is_err() {
+                        return verified;
+                    }
+                }
+            }
+        }
+        verified
+    }
+
+    /// Checks all copies again and again, each once in [`SCRUB_EVERY`], for as long as the leader lives.
+    /// It begins at `part`, so that a leader that is restarted often does not check the same ones each time.
+    pub(super) async fn scrub(self: Arc<Self>, part: usize) {
+        let mut verified = Verified::default();
+        for part in (0..SHARDS).cycle().skip(part % SHARDS) {
+            let share = SCRUB_EVERY / SHARDS as u32;
+            let batches = batches(self.copies_of(part), SCRUB_BATCH);
+            let pause = share / (batches.len() as u32 + 1);
+            for some in batches {
+                tokio::select! {
+                    biased;
+                    () = self.stop.requested() => return,
+                    () = sleep(pause) => {}
+                }
+                for Finding { id, node, fault } in self.check_messages(&some, &mut verified).await {
+                    if fault != CopyFault::Unknown {
+                        tracing::warn!("the daily check found the copy of {id:?} on node {node} {fault:?}");
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.requested() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// The messages of one part of the index, with their holders.
+    fn copies_of(&self, part: usize) -> Vec<Checked> {
+        let cluster = self.cluster();
+        let mut all = Vec::new();
+        cluster.mapping().for_each(part, |id, found| all.push((id.clone(), found.record, found.set.holders.to_vec())));
+        all
+    }
+
+    async fn check_messages(&self, messages: &[Checked], verified: &mut Verified) -> Vec<Finding> {
+        let mut by_node: BTreeMap<NodeId, Vec<(MessageId, CopyRecord)>> = BTreeMap::new();
+        for (id, record, holders) in messages {
+            for node in holders {
+                by_node.entry(*node).or_default().push((id.clone(), *record));
+            }
+        }
+        verified.messages += messages.len() as u64;
+        let checked =
+            by_node.iter().map(|(node, keys)| async move { (*node, keys, self.check_copies(*node, keys).await) });
+        let mut findings = Vec::new();
+        for (node, keys, statuses) in join_all(checked).await {
+            let cluster = self.cluster();
+            for ((id, record), status) in keys.iter().zip(statuses) {
+                let fault = match status {
+                    CopyStatus::CopyStored => {
+                        verified.intact += 1;
+                        continue;
+                    }
+                    CopyStatus::CopyAbsent => CopyFault::Missing,
+                    CopyStatus::CopyDamaged => CopyFault::Damaged,
+                    _ => CopyFault::Unknown,
+                };
+                // Overwritten, deleted or moved meanwhile: that copy is nobody's any more.
+                let found = cluster.mapping().get(id);
+                if found.is_none_or(|found| found.record != *record || !found.set.holders.contains(&node)) {
+                    continue;
+                }
+                match fault {
+                    CopyFault::Unknown => verified.unknown += 1,
+                    _ => verified.bad += 1,
+                }
+                findings.push(Finding { id: id.clone(), node, fault });
+            }
+        }
+        findings
+    }
+}
+
+/// Cuts messages into batches of so many, and of [`BATCH_BYTES`].
+fn batches(messages: Vec<Checked>, most: usize) -> Vec<Vec<Checked>> {
+    let mut all: Vec<Vec<Checked>> = Vec::new();
+    let mut bytes = u64::MAX;
+    for message in messages {
+        let length = u64::from(message.1.bytes());
+        if bytes.saturating_add(length) > BATCH_BYTES || all.last().is_none_or(|last| last.len() >= most) {
+            all.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += length;
+        if let Some(last) = all.last_mut() {
+            last.push(message);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Version;
+
+    #[test]
+    fn batches_are_bounded_by_messages_and_bytes() {
+        let message = |bytes| {
+            let record = CopyRecord { version: Version(1), length: bytes, crc: 0 };
+            ("x".parse().unwrap(), record, vec![NodeId(1)])
+        };
+        let lengths = |all: &[u32], most| -> Vec<usize> {
+            batches(all.iter().map(|&bytes| message(bytes)).collect(), most).iter().map(Vec::len).collect()
+        };
+        assert_eq!(lengths(&[], 2), [0; 0]);
+        assert_eq!(lengths(&[1; 5], 2), [2, 2, 1]);
+        assert_eq!(lengths(&[5 << 20, 1, 4 << 20, 1, 1], 9), [1, 1, 1, 2]);
+    }
+}
