@@ -51,9 +51,9 @@ pub fn leader_frame(view: &ClusterView, clock: &str, ui: &Ui, frame: &mut Frame<
     super::squeeze(&mut parts, room.saturating_sub(2 + nodes.min(4)), 4);
     super::squeeze(&mut parts, room, 3);
     // Events give way first, then this.
-    let repair = repair(view, columns, ui);
-    let fits = room.saturating_sub(super::height(&parts)) >= 2 + nodes.min(4) + repair.len();
-    let repair = if fits { repair } else { Vec::new() };
+    let mut repair = repair(view, columns, ui);
+    let spare = room.saturating_sub(super::height(&parts) + 2 + nodes.min(4));
+    repair.truncate(if spare < 2 { 0 } else { spare });
     let left = room.saturating_sub(super::height(&parts) + repair.len());
     let for_events = if view.events.is_empty() || left < 3 {
         0
