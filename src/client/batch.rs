@@ -44,6 +44,7 @@ pub struct Batch<'a> {
 enum Kind {
     Set,
     Get,
+    Delete,
 }
 
 /// How one request of a [`Batch`] went.
@@ -52,6 +53,8 @@ enum Kind {
 pub enum Answer {
     /// The message is kept.
     Stored,
+    /// The message is gone, or never was.
+    Deleted,
     /// The message.
     Value(Bytes),
     /// Surely no such message.
@@ -84,6 +87,11 @@ impl<'a> Batch<'a> {
     pub fn set(self, id: &str, message: impl Into<Bytes>) -> Self {
         let payload = message.into();
         self.add(Kind::Set, id, |id| Command::Set { id, payload })
+    }
+
+    /// Adds a deletion. A bad id is told by [`run`](Self::run).
+    pub fn delete(self, id: &str) -> Self {
+        self.add(Kind::Delete, id, Command::Delete)
     }
 
     /// Adds a read, which sees the writes before it. A bad id is told by [`run`](Self::run).
@@ -156,10 +164,11 @@ impl<'a> Batch<'a> {
 fn answer(kind: Kind, reply: ReplyLine) -> Result<Answer, Error> {
     Ok(match (kind, reply) {
         (Kind::Set, ReplyLine::Ok) => Answer::Stored,
+        (Kind::Delete, ReplyLine::Ok) => Answer::Deleted,
         (Kind::Get, ReplyLine::Value(message)) => Answer::Value(message),
         (Kind::Get, ReplyLine::Error { code, .. }) if code == "NOT_FOUND" => Answer::NotFound,
         (_, ReplyLine::Error { code, explanation }) => Answer::Refused { code, explanation },
-        (Kind::Set, other) => return Err(unexpected("OK or ERROR", &other)),
+        (Kind::Set | Kind::Delete, other) => return Err(unexpected("OK or ERROR", &other)),
         (Kind::Get, other) => return Err(unexpected("VALUE or ERROR", &other)),
     })
 }

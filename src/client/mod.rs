@@ -47,10 +47,11 @@ pub use self::batch::{Answer, Batch};
 pub use self::connection::{Connection, MAX_REPLY_BYTES, Receiver, Sender};
 pub use self::error::Error;
 pub use crate::error::Certainty;
-pub use crate::protocol::Command;
 pub use crate::protocol::text::ReplyLine;
+pub use crate::protocol::{Command, CopyFault, Finding, Verified};
 
 use crate::error::printable;
+use crate::protocol::text::{decode_finding, decode_verified};
 use crate::types::{MessageId, NodeId};
 
 /// How long a call waits unless told otherwise.
@@ -167,6 +168,47 @@ impl Client {
         }
     }
 
+    /// Removes the message under `id`. `Ok` means that it is gone, or never was. As with [`set`](Self::set), only a
+    /// refusal with `BUSY` is tried again.
+    pub async fn delete(&mut self, id: &str) -> Result<(), Error> {
+        match self.request(&Command::Delete(parse_id(id)?)).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
+    /// Has every copy of every message read and checked, however long that takes; `each` gets what is wrong as it
+    /// is found.
+    pub async fn verify(&mut self, mut each: impl FnMut(Finding)) -> Result<Verified, Error> {
+        let mut reply = self.request(&Command::Verify).await?;
+        while let Some(finding) = after_word(&reply, "").and_then(decode_finding) {
+            each(finding);
+            reply = self.next_part().await?;
+        }
+        match after_word(&reply, "").and_then(decode_verified) {
+            Some(verified) => Ok(verified),
+            None => Err(self.refused("COPY, VERIFIED or ERROR", reply)),
+        }
+    }
+
+    /// Has everything moved off a node (or, with `false`, lets the node take copies again). `Ok` means that it has
+    /// begun: STATUS tells how far it is.
+    pub async fn drain(&mut self, node: NodeId, on: bool) -> Result<(), Error> {
+        let command = if on { Command::Drain(node) } else { Command::Undrain(node) };
+        match self.request(&command).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
+    /// Has the copies evened out (or, with `false`, ends that). `Ok` means that it has begun.
+    pub async fn rebalance(&mut self, on: bool) -> Result<(), Error> {
+        match self.request(&Command::Rebalance(on)).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
     /// The nodes that hold the message under `id`, ascending; empty when there is surely none.
     pub async fn where_is(&mut self, id: &str) -> Result<Vec<NodeId>, Error> {
         match self.request(&Command::Where(parse_id(id)?)).await? {
@@ -232,15 +274,17 @@ impl Client {
         }
     }
 
-    /// Sends one request, gives its reply line; a busy SET is sent again.
+    /// Sends one request, gives its reply line; a write that is refused as BUSY is sent again.
     async fn request(&mut self, command: &Command) -> Result<ReplyLine, Error> {
         self.check()?;
-        let deadline = Instant::now() + self.timeout;
+        // VERIFY reads the whole register before it says that all is well.
+        let patience = if *command == Command::Verify { LONGEST_TIMEOUT } else { self.timeout };
+        let deadline = Instant::now() + patience;
         let mut pause = FIRST_PAUSE;
         for _ in 0..BUSY_RETRIES {
             self.connection.send(command)?;
             let reply = self.exchange(deadline).await?;
-            let busy = matches!(command, Command::Set { .. })
+            let busy = matches!(command, Command::Set { .. } | Command::Delete(_))
                 && matches!(&reply, ReplyLine::Error { code, .. } if code == "BUSY");
             if !busy || Instant::now() + pause >= deadline || !self.stays_open(pause).await {
                 return Ok(reply);
@@ -257,6 +301,11 @@ impl Client {
         self.connection.sender.send_raw(line);
         self.connection.sender.send_raw(b"\n");
         self.exchange(Instant::now() + self.timeout).await
+    }
+
+    /// The next line of a reply of many.
+    async fn next_part(&mut self) -> Result<ReplyLine, Error> {
+        self.exchange(Instant::now() + LONGEST_TIMEOUT).await
     }
 
     /// Flushes one request and waits for its reply.

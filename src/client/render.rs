@@ -8,7 +8,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::protocol::text::ReplyLine;
+use crate::protocol::text::{ReplyLine, decode_finding, decode_verified};
+use crate::protocol::{Finding, Verified};
 
 /// How replies are shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,7 +68,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
 /// A reply as one JSON object on one line.
 ///
 /// `{"ok":true}`, `{"value":"..."}` (`{"value_base64":"..."}` where the message is not UTF-8),
-/// `{"nodes":[1,3]}`, `{"count":9000}`, STATUS as it is, `{"error":{"code":"..","message":".."}}`,
+/// `{"nodes":[1,3]}`, `{"count":9000}`, `{"copy":{...}}` and `{"verified":{...}}` of VERIFY, STATUS as it is, `{"error":{"code":"..","message":".."}}`,
 /// and `{"text":"..."}` for any other line.
 fn json(reply: &ReplyLine) -> String {
     let object = match reply {
@@ -89,11 +90,19 @@ fn json(reply: &ReplyLine) -> String {
     without_controls(&object.to_string())
 }
 
-/// The forms whose word is followed by numbers.
+/// The forms with a word and fields.
 fn numbers(line: &str) -> Option<Value> {
     if let Some(list) = line.strip_prefix("NODES ") {
         let nodes: Option<Vec<u32>> = list.split(',').map(|node| node.parse().ok()).collect();
         return nodes.map(|nodes| json!({"nodes": nodes}));
+    }
+    if let Some(Finding { id, node, fault }) = decode_finding(line) {
+        let fault = format!("{fault:?}").to_ascii_lowercase();
+        return Some(json!({"copy": {"id": id.as_str(), "node": node, "fault": fault}}));
+    }
+    if let Some(Verified { messages, intact, bad, unknown }) = decode_verified(line) {
+        let sums = json!({"messages": messages, "intact": intact, "bad": bad, "unknown": unknown});
+        return Some(json!({"verified": sums}));
     }
     let count: u64 = line.strip_prefix("COUNT ")?.parse().ok()?;
     Some(json!({"count": count}))
@@ -164,6 +173,11 @@ mod tests {
             (other("NODES x"), r#"{"text":"NODES x"}"#),
             (other("COUNT 9000"), r#"{"count":9000}"#),
             (other(r#"{"version":"1","epoch":7}"#), r#"{"version":"1","epoch":7}"#),
+            (other("COPY a/b 3 MISSING"), r#"{"copy":{"fault":"missing","id":"a/b","node":3}}"#),
+            (
+                other("VERIFIED messages=1 intact=2 bad=0 unknown=4"),
+                r#"{"verified":{"bad":0,"intact":2,"messages":1,"unknown":4}}"#,
+            ),
             (other("{no json"), r#"{"text":"{no json"}"#),
             (other("+PONG"), r#"{"ok":true}"#),
             (other("commands: SET"), r#"{"text":"commands: SET"}"#),

@@ -33,14 +33,33 @@ const HISTORY_LINES: usize = 1000;
 const HELP: &str = "\
 SET <id> <message>  keep a message (the rest of the line, byte for byte)
 GET <id>            read it
+DEL <id>            delete it
 WHERE <id>          which nodes hold it
 COUNT               how many messages there are
 STATUS              the register's state as JSON
+VERIFY              read and check every copy of every message now
+DRAIN <node>        move everything off a node; UNDRAIN <node> takes that back
+REBALANCE [STOP]    even out the copies, or stop doing so
 PING                is the leader there
 EXIT                leave; so do QUIT and Ctrl-D. Ctrl-C clears the line, Tab completes a command";
 
 /// Command words as they are completed: with a blank where something follows.
-const WORDS: [&str; 9] = ["SET ", "GET ", "WHERE ", "COUNT", "STATUS", "PING", "HELP", "EXIT", "QUIT"];
+const WORDS: [&str; 14] = [
+    "SET ",
+    "GET ",
+    "DEL ",
+    "WHERE ",
+    "COUNT",
+    "STATUS",
+    "VERIFY",
+    "DRAIN ",
+    "UNDRAIN ",
+    "REBALANCE",
+    "PING",
+    "HELP",
+    "EXIT",
+    "QUIT",
+];
 
 /// What comes from the editor's thread.
 enum Typed {
@@ -122,6 +141,7 @@ impl Session<'_> {
 
     /// Asks over the connection there is, or over a new one if that cannot be used any more.
     async fn ask(&mut self, request: &Request) -> Result<ReplyLine, Error> {
+        let style = Style { json: self.settings.json, terminal: true };
         let usable = self.client.as_mut().is_some_and(|client| client.check().is_ok());
         let client = match &mut self.client {
             Some(client) if usable => client,
@@ -134,7 +154,8 @@ impl Session<'_> {
                 self.connect().await?
             }
         };
-        shell::ask(client, request).await
+        // A terminal that is gone ends the prompt with the last line.
+        shell::ask(client, request, |part| drop(show(part, style))).await
     }
 }
 

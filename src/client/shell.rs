@@ -29,7 +29,7 @@ use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, repl};
 use crate::error::Refusal;
-use crate::protocol::text::{CommandDecoder, ReplyLine};
+use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
 use crate::protocol::{Command, Decoded};
 
 /// Exit codes, as `hatokuse --help` promises them.
@@ -109,7 +109,22 @@ pub(super) enum Request {
 
 /// Reads a line without its end; refuses a known command in a wrong form.
 pub(super) fn read_request(line: &[u8]) -> Result<Request, Refusal> {
-    const KNOWN: [&str; 9] = ["SET", "GET", "WHERE", "COUNT", "STATUS", "PING", "HELP", "EXIT", "QUIT"];
+    const KNOWN: [&str; 14] = [
+        "SET",
+        "GET",
+        "DEL",
+        "WHERE",
+        "COUNT",
+        "STATUS",
+        "VERIFY",
+        "DRAIN",
+        "UNDRAIN",
+        "REBALANCE",
+        "PING",
+        "HELP",
+        "EXIT",
+        "QUIT",
+    ];
     let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
     if !KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
         return Ok(Request::Other(Bytes::copy_from_slice(line)));
@@ -125,12 +140,28 @@ pub(super) fn read_request(line: &[u8]) -> Result<Request, Refusal> {
     }
 }
 
-/// Sends one request, gives its reply line.
-pub(super) async fn ask(client: &mut Client, request: &Request) -> Result<ReplyLine, Error> {
-    match request {
-        Request::Known(command) => client.request(command).await,
-        Request::Other(line) => client.request_line(line).await,
+/// Sends one request, gives its last reply line; those before it go to `part` as they come.
+pub(super) async fn ask(
+    client: &mut Client,
+    request: &Request,
+    mut part: impl FnMut(&ReplyLine),
+) -> Result<ReplyLine, Error> {
+    let mut reply = match request {
+        Request::Known(command) => client.request(command).await?,
+        Request::Other(line) => client.request_line(line).await?,
+    };
+    while reply.is_part() {
+        part(&reply);
+        reply = client.next_part().await?;
     }
+    Ok(reply)
+}
+
+/// Whether a reply is the end of a VERIFY that found something.
+fn found_faults(reply: &ReplyLine) -> bool {
+    let ReplyLine::Other(line) = reply else { return false };
+    let verified = std::str::from_utf8(line).ok().and_then(decode_verified);
+    verified.is_some_and(|verified| verified.bad + verified.unknown > 0)
 }
 
 /// Runs the command of the command line.
@@ -165,7 +196,8 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
     }
     let options = Options { timeout: settings.timeout };
     let reply = match Client::connect_with(&settings.addr, options).await {
-        Ok(mut client) => ask(&mut client, &request).await,
+        // An error of writing shows with the last line.
+        Ok(mut client) => ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await,
         Err(error) => Err(error),
     };
     let reply = match reply {
@@ -176,6 +208,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
     let code = match &reply {
         ReplyLine::Error { code, .. } if is_get && code == "NOT_FOUND" => EXIT_NOT_FOUND,
         ReplyLine::Error { .. } => EXIT_REFUSED,
+        reply if found_faults(reply) => EXIT_REFUSED,
         _ => EXIT_OK,
     };
     match &reply {
@@ -291,9 +324,9 @@ async fn print_replies(
                 return Ok(EXIT_NO_ANSWER);
             }
         };
-        answered += 1;
+        answered += u64::from(!reply.is_part());
         write_reply(&reply, style, out)?;
-        if matches!(reply, ReplyLine::Error { .. }) {
+        if matches!(reply, ReplyLine::Error { .. }) || found_faults(&reply) {
             code = EXIT_REFUSED;
         }
         // The answer to EXIT: the leader reads nothing after it.

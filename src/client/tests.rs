@@ -477,3 +477,30 @@ async fn nobody_there_is_told_with_what_to_do() {
     let error = Client::connect("no port").await.unwrap_err();
     assert!(error.to_string().contains("HOST:PORT"), "{error}");
 }
+
+#[tokio::test]
+async fn verify_gives_findings_as_they_come_and_the_sum() {
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("VERIFY").await;
+        peer.send("COPY a 1 MISSING\nCOPY b 2 UNKNOWN\n").await;
+        peer.send("VERIFIED messages=2 intact=2 bad=1 unknown=1\n").await;
+        peer.expect("DEL a").await;
+        peer.send("OK\n").await;
+        peer.expect("DRAIN 3").await;
+        peer.send("ERROR TOO_FEW_NODES need 3 live nodes, have 2\n").await;
+        peer.expect("REBALANCE STOP").await;
+        peer.send("OK\n").await;
+    })
+    .await;
+    let mut client = client(&addr).await;
+    let mut found = Vec::new();
+    let verified = client.verify(|finding| found.push((finding.id.to_string(), finding.fault))).await.unwrap();
+    assert_eq!(verified, Verified { messages: 2, intact: 2, bad: 1, unknown: 1 });
+    assert_eq!(found, [("a".to_owned(), CopyFault::Missing), ("b".to_owned(), CopyFault::Unknown)]);
+    client.delete("a").await.unwrap();
+    let refused = client.drain(NodeId(3), true).await.unwrap_err();
+    assert_eq!(refused.certainty(), Certainty::SurelyNot);
+    client.rebalance(false).await.unwrap();
+    server.await.unwrap();
+}

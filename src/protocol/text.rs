@@ -6,7 +6,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Command, CopyFault, Decoded, Reply};
+use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId};
 
@@ -257,6 +257,35 @@ pub enum ReplyLine {
     Other(Bytes),
 }
 
+impl ReplyLine {
+    /// Whether more lines of the same reply follow: so it is with the findings of VERIFY, and nothing else.
+    pub fn is_part(&self) -> bool {
+        matches!(self, Self::Other(line) if line.starts_with(b"COPY "))
+    }
+}
+
+/// Reads what [`encode_reply`] made of a finding.
+pub fn decode_finding(line: &str) -> Option<Finding> {
+    let mut words = line.strip_prefix("COPY ")?.split(' ');
+    let (id, node) = (words.next()?.parse().ok()?, NodeId(words.next()?.parse().ok()?));
+    let fault = match words.next()? {
+        "MISSING" => CopyFault::Missing,
+        "DAMAGED" => CopyFault::Damaged,
+        "UNKNOWN" => CopyFault::Unknown,
+        _ => return None,
+    };
+    words.next().is_none().then_some(Finding { id, node, fault })
+}
+
+/// Reads what [`encode_reply`] made of the end of VERIFY.
+pub fn decode_verified(line: &str) -> Option<Verified> {
+    let mut words = line.strip_prefix("VERIFIED ")?.split(' ');
+    let mut number = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+    let (messages, intact, bad) = (number("messages")?, number("intact")?, number("bad")?);
+    let unknown = number("unknown")?;
+    words.next().is_none().then_some(Verified { messages, intact, bad, unknown })
+}
+
 /// Takes the next reply line off the front of `buffer`, if it is there whole.
 pub fn decode_reply(buffer: &mut BytesMut) -> Option<ReplyLine> {
     let at = buffer.iter().position(|&byte| byte == b'\n')?;
@@ -384,6 +413,26 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(matches!(&lines[0], ReplyLine::Error { code, .. } if code == "NOT_A_LINE"));
         assert!(matches!(&lines[1], ReplyLine::Error { explanation, .. } if !explanation.contains(char::is_control)));
+    }
+
+    #[test]
+    fn what_verify_says_is_read_again() {
+        let finding = Finding { id: "a/b".parse().unwrap(), node: NodeId(3), fault: CopyFault::Damaged };
+        let verified = Verified { messages: 1, intact: 2, bad: 3, unknown: 4 };
+        let mut out = BytesMut::new();
+        encode_reply(&Reply::Finding(finding.clone()), &mut out);
+        encode_reply(&Reply::Verified(verified), &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(decode_finding(lines[0]), Some(finding));
+        assert_eq!(decode_verified(lines[1]), Some(verified));
+        assert!(decode_reply(&mut out).unwrap().is_part() && !decode_reply(&mut out).unwrap().is_part());
+        for bad in ["", "COPY", "COPY a 1", "COPY a x MISSING", "COPY a 1 GONE", "COPY a 1 MISSING x"] {
+            assert_eq!(decode_finding(bad), None, "{bad}");
+        }
+        for bad in ["VERIFIED", "VERIFIED messages=1", "VERIFIED messages=1 intact=2 bad=3 unknown=x"] {
+            assert_eq!(decode_verified(bad), None, "{bad}");
+        }
     }
 
     fn commands() -> impl Strategy<Value = Command> {

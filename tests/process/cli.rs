@@ -205,3 +205,30 @@ fn version_completions_and_manual_pages() {
         assert!(code == 0 && out.contains("HATOKUSE_") && out.contains("Examples:"), "{command}: {out}");
     }
 }
+
+#[test]
+fn operators_ask_with_the_client_as_well() {
+    let register = Register::start(3, 2);
+    let addr = register.addr().to_owned();
+    let ask = |args: &[&str]| client(&addr, args, b"");
+    let quiet = |code: i32, out: &str| (code, out.to_owned(), String::new());
+    register.fill("m", 5, "sound");
+    assert_eq!(ask(&["DEL", "m0"]), quiet(0, "OK\n"));
+    assert_eq!(ask(&["VERIFY"]), quiet(0, "VERIFIED messages=4 intact=8 bad=0 unknown=0\n"));
+    // What is found is one line each, also among other commands of a pipe, and tells by the exit code.
+    let holder = register.holders("m3")[0];
+    std::fs::remove_file(register.copy(holder, "m3")).unwrap();
+    let found = format!("COPY m3 {holder} MISSING\nVERIFIED messages=4 intact=7 bad=1 unknown=0\n");
+    let both = client(&addr, &[], b"VERIFY\nGET m4\n");
+    assert_eq!(both, quiet(1, &format!("{found}VALUE sound 4\n")));
+    let (code, json, _) = client(&addr, &["--json", "VERIFY"], b"");
+    assert!(code <= 1 && json.lines().last().unwrap().starts_with("{\"verified\":{"), "{code}: {json}");
+    assert_eq!(ask(&["DRAIN", "3"]), quiet(0, "OK\n"));
+    let (code, _, error) = ask(&["DRAIN", "2"]);
+    assert!(code == 1 && error.contains("TOO_FEW_NODES"), "{code}: {error}");
+    assert_eq!(ask(&["UNDRAIN", "3"]), quiet(0, "OK\n"));
+    assert_eq!(ask(&["REBALANCE"]), quiet(0, "OK\n"));
+    assert_eq!(ask(&["REBALANCE", "STOP"]), quiet(0, "OK\n"));
+    let (code, _, error) = ask(&["DRAIN", "all"]);
+    assert!(code == 2 && error.contains("DRAIN wants the number of a node"), "{code}: {error}");
+}
