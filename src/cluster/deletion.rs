@@ -144,7 +144,12 @@ impl Cluster {
         if self.deletions.graves.get(id).is_some_and(|grave| grave.version == version) {
             self.deletions.graves.remove(id);
         }
-        self.mapping.forget(id, version).unwrap_or_default()
+        let before = self.mapping.newest(id).filter(|found| found.record.version == version).map(|found| found.record);
+        let holders = self.mapping.forget(id, version).unwrap_or_default();
+        if let Some(message) = before.filter(|record| !record.is_tombstone()) {
+            self.registry.lose(&holders, message.bytes());
+        }
+        holders
     }
 
     /// How many deletions wait for a member's confirmation.

@@ -127,31 +127,19 @@ impl Cluster {
         self.taking.insert(node, Taking { session, watermark, floor, seen, entries: 0, differing: 0 });
     }
 
-    /// A page came. `in_flight` tells of ids that a write is under way for: their new copies speak for themselves.
-    pub fn inventory_page(
-        &mut self,
-        node: NodeId,
-        session: u64,
-        entries: &[Entry],
-        in_flight: impl Fn(&MessageId) -> bool,
-    ) {
+    /// A page came.
+    pub fn inventory_page(&mut self, node: NodeId, session: u64, entries: &[Entry]) {
         let Some(mut taking) = self.taking.remove(&node) else { return };
         if taking.session == session {
             taking.entries += entries.len() as u64;
             for entry in entries {
-                self.take_entry(node, &mut taking, entry, &in_flight);
+                self.take_entry(node, &mut taking, entry);
             }
         }
         self.taking.insert(node, taking);
     }
 
-    fn take_entry(
-        &mut self,
-        node: NodeId,
-        taking: &mut Taking,
-        entry: &Entry,
-        in_flight: &impl Fn(&MessageId) -> bool,
-    ) {
+    fn take_entry(&mut self, node: NodeId, taking: &mut Taking, entry: &Entry) {
         let version = entry.record.version;
         let found = self.mapping.newest(&entry.id);
         let committed = found.map(|found| found.record);
@@ -179,7 +167,10 @@ impl Cluster {
             self.surplus.note(&entry.id, node, version);
         }
         let newer = committed.is_none_or(|committed| committed.version < version);
-        if entry.damaged || outdated || !newer || version >= taking.watermark || in_flight(&entry.id) {
+        // A write of ours that is under way speaks for itself. One that merely waits for its turn does not: what
+        // it will replace has to be known until then, and after it if it fails.
+        let ours = version >= taking.watermark || self.under_way.contains(&version);
+        if entry.damaged || outdated || !newer || ours {
             return;
         }
         let noted = self
@@ -187,7 +178,12 @@ impl Cluster {
             .entry(entry.id.clone())
             .or_insert_with(|| Unsettled { record: entry.record, holders: Holders::new() });
         if noted.record.version < version {
-            *noted = Unsettled { record: entry.record, holders: Holders::new() };
+            let older = std::mem::replace(noted, Unsettled { record: entry.record, holders: Holders::new() });
+            if older.record.version != Version::FOREIGN {
+                older.holders.iter().for_each(|&node| self.surplus.note(&entry.id, node, older.record.version));
+            }
+        } else if noted.record.version > version && version != Version::FOREIGN {
+            self.surplus.note(&entry.id, node, version);
         }
         if noted.record.version == Version::FOREIGN && noted.record != entry.record {
             taking.differing += 1;

@@ -24,12 +24,18 @@ pub enum Trust {
 pub struct Knowledge {
     trust: Trust,
     reported: BTreeSet<NodeId>,
+    /// All that is known comes from a log that is believed to be whole.
+    from_log: bool,
+    /// The log was held against what enough nodes have seen, or nobody came to do that.
+    greeted: bool,
+    /// The log was found to be an old one.
+    old: bool,
 }
 
 impl Knowledge {
     /// What a leader knows at its start.
     pub fn new(trust: Trust) -> Self {
-        Self { trust, reported: BTreeSet::new() }
+        Self { trust, reported: BTreeSet::new(), from_log: trust == Trust::Whole, greeted: false, old: false }
     }
 
     /// How far the index can be believed now.
@@ -41,6 +47,27 @@ impl Knowledge {
     pub fn distrust(&mut self) {
         self.trust = Trust::Nothing;
         self.reported.clear();
+        (self.old, self.from_log) = (true, false);
+    }
+
+    /// Whether all that is known comes from a log that is believed to be whole.
+    pub fn is_from_log(&self) -> bool {
+        self.from_log
+    }
+
+    /// Whether the log is to be believed as soon as nodes had a chance to say that it is an old one.
+    pub fn is_greeting(&self) -> bool {
+        !self.greeted && self.from_log
+    }
+
+    /// Enough nodes have joined, or there was time enough.
+    pub fn greet(&mut self) {
+        self.greeted = true;
+    }
+
+    /// Whether the log was found to be an old one; only once.
+    pub fn take_old(&mut self) -> bool {
+        std::mem::take(&mut self.old)
     }
 
     /// A complete inventory of this node was taken in.

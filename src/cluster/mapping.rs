@@ -105,6 +105,7 @@ pub struct Mapping {
     bytes: u64,
     tombstones: u64,
     horizon: Version,
+    newest_committed: Version,
 }
 
 impl Mapping {
@@ -112,7 +113,16 @@ impl Mapping {
     pub fn new(seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         let shards = (0..SHARDS).map(|_| HashMap::with_hasher(FixedState::with_seed(seed))).collect();
-        Self { shards, hasher, sets: Sets::default(), len: 0, bytes: 0, tombstones: 0, horizon: Version::default() }
+        Self {
+            shards,
+            hasher,
+            sets: Sets::default(),
+            len: 0,
+            bytes: 0,
+            tombstones: 0,
+            horizon: Version::default(),
+            newest_committed: Version::default(),
+        }
     }
 
     /// How many messages are committed.
@@ -146,6 +156,16 @@ impl Mapping {
         self.horizon
     }
 
+    /// A version was committed, whatever became of it since.
+    pub fn note_committed(&mut self, version: Version) {
+        self.newest_committed = self.newest_committed.max(version);
+    }
+
+    /// The newest version that was ever committed.
+    pub fn newest_committed(&self) -> Version {
+        self.newest_committed
+    }
+
     /// The committed version of a message.
     pub fn get(&self, id: &MessageId) -> Option<Found<'_>> {
         self.newest(id).filter(|found| !found.set.deleted)
@@ -160,6 +180,7 @@ impl Mapping {
     /// Makes a commit true, unless a newer version is. Where the version is the same and only holders change, those
     /// that stay keep their marks.
     pub fn apply(&mut self, commit: &Commit) -> Applied {
+        self.note_committed(commit.record.version);
         let shard = self.shard(&commit.id);
         let length = u64::from(commit.record.bytes());
         let deleted = commit.record.is_tombstone();
@@ -203,12 +224,13 @@ impl Mapping {
         self.sets.leave(entry.set, length)
     }
 
-    /// Every member has confirmed this deletion: nothing of the id is left, and the tombstone goes. Gives its holders.
+    /// Nothing of an id is left anywhere up to this version, and it goes: a tombstone that every member has confirmed,
+    /// or a message that only an old log speaks of. Gives its holders.
     pub fn forget(&mut self, id: &MessageId, version: Version) -> Option<Holders> {
         self.raise_horizon(version);
         let shard = self.shard(id);
         let entry = self.shards[shard].get(id).copied()?;
-        if entry.record != CopyRecord::tombstone(version) {
+        if entry.record.version != version {
             return None;
         }
         self.shards[shard].remove(id);
@@ -218,6 +240,7 @@ impl Mapping {
     /// A deletion of this version was forgotten.
     pub fn raise_horizon(&mut self, version: Version) {
         self.horizon = self.horizon.max(version);
+        self.note_committed(version);
     }
 
     /// Notes that `node` has, or has lost, its copy of this very version.

@@ -211,6 +211,9 @@ impl Cluster {
     pub fn waiting_for(&self) -> Option<String> {
         let missing = || self.knowledge.missing(&self.member_ids());
         match self.knowledge.trust() {
+            Trust::Whole if self.knowledge.is_greeting() && !self.registry.nodes().is_empty() => {
+                Some(format!("the leader has just started, and {} have not joined yet", name_nodes(&self.away())))
+            }
             Trust::Whole => None,
             Trust::Nothing if self.registry.nodes().is_empty() => {
                 Some("no node has reported to this leader yet".to_owned())
@@ -223,6 +226,55 @@ impl Cluster {
                 name_nodes(&missing())
             )),
         }
+    }
+
+    fn away(&self) -> Vec<NodeId> {
+        let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
+        away.map(|node| node.member.id).collect()
+    }
+
+    /// Looks whether so many members have joined since the start that a commit which the log lacks, as an old copy
+    /// of it would, has a holder among them: each of them could have said so.
+    pub fn greet(&mut self) {
+        if self.away().len() < self.tolerance {
+            self.knowledge.greet();
+        }
+    }
+
+    /// Members had time enough to join: the log is believed as it is.
+    pub fn stop_greeting(&mut self) {
+        self.knowledge.greet();
+    }
+
+    /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.
+    pub fn hear_committed(&mut self, version: Version) -> bool {
+        let old = self.knowledge.is_from_log() && version > self.mapping.newest_committed();
+        if !old {
+            self.mapping.note_committed(version);
+        }
+        !old
+    }
+
+    /// The newest version that was ever committed.
+    pub fn newest_committed(&self) -> Version {
+        self.mapping.newest_committed()
+    }
+
+    /// What an old log speaks of and no node has any more: it was deleted after the log was copied. Told once, when
+    /// all nodes were heard.
+    pub fn vanished(&mut self) -> Vec<(MessageId, Version)> {
+        if self.knowledge.trust() != Trust::Whole || !self.knowledge.take_old() {
+            return Vec::new();
+        }
+        let mut all = Vec::new();
+        for (id, found) in (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part)) {
+            let here = |(_, version)| version == found.record.version;
+            let gone = found.set.intact().next().is_none() && !self.surplus.of(id).any(here);
+            if gone && !self.unsettled.contains_key(id) {
+                all.push((id.clone(), found.record.version));
+            }
+        }
+        all
     }
 
     fn member_ids(&self) -> Vec<NodeId> {
@@ -258,7 +310,7 @@ impl Cluster {
 
     /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete.
     pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
-        let whole = self.knowledge.trust() == Trust::Whole;
+        let whole = self.waiting_for().is_none();
         if whole && self.mapping.get(id).is_none() && !self.unsettled.contains_key(id) {
             return Ok(None);
         }

@@ -280,15 +280,16 @@ impl Cluster {
                 None => {}
             }
         }
-        // What is too many now can be what a step needs in a moment.
-        if found.is_some_and(|found| self.need(found.set) != Need::Nothing) {
+        // What is too many now can be what a step needs in a moment, and what is too old is so only in the end.
+        if self.unsettled.contains_key(id) || found.is_some_and(|found| self.need(found.set) != Need::Nothing) {
             return None;
         }
         let check = found.map(|found| found.set.intact().collect()).unwrap_or_default();
         Some(Trim { committed, check, settles })
     }
 
-    /// A node has a copy of which it is no holder any more. One that is away lists it when it comes back.
+    /// A node may have a copy of this version, or an older one, that should go. One that is away lists it when it
+    /// comes back.
     pub fn note_surplus(&mut self, id: &MessageId, version: Version, node: NodeId) {
         if self.node(node).is_some_and(|node| node.session.is_some()) {
             self.surplus.note(id, node, version);

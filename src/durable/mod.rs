@@ -98,16 +98,30 @@ pub trait DiskFile: Debug + Send {
 ///
 /// After an error the old file stands, or the new one; never a mixture.
 pub fn replace(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<()> {
-    let beside = format!("{}{name}.new", if name.starts_with('.') { "" } else { "." });
+    write_beside(folder, name, content)?.sync()?;
+    put_in_place(folder, name)?;
+    folder.sync()
+}
+
+/// Writes what is to become a file beside it, for [`put_in_place`].
+pub fn write_beside(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+    let beside = beside(name);
     match folder.remove(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = folder.create_new(&beside)?;
     file.append(&[io::IoSlice::new(content)])?;
-    file.sync()?;
-    folder.rename(&beside, name)?;
-    folder.sync()
+    Ok(file)
+}
+
+/// Gives what [`write_beside`] wrote its name.
+pub fn put_in_place(folder: &dyn Folder, name: &str) -> io::Result<()> {
+    folder.rename(&beside(name), name)
+}
+
+fn beside(name: &str) -> String {
+    format!("{}{name}.new", if name.starts_with('.') { "" } else { "." })
 }
 
 /// Whether an error means that the disk (or the quota) has no room left.

@@ -268,6 +268,13 @@ impl MemDisk {
         self.state().failing = errno;
     }
 
+    /// The disk works again: no call fails any more.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        (state.failing, state.faults) = (None, BTreeMap::new());
+        state.next_of.clear();
+    }
+
     /// Whether files keep records; where they do not, `set_record` and `record` are `Unsupported`.
     pub fn set_keeps_records(&self, keeps: bool) {
         self.state().keeps_records = keeps;
@@ -295,6 +302,14 @@ impl MemDisk {
     /// Puts something into a folder that is no regular file.
     pub fn plant_odd(&self, folder: &Path, name: &str) {
         self.state().plant(folder, name, Entry::Odd);
+    }
+
+    /// Gives a folder another path, as an operator would who moves a disk to another machine.
+    pub fn rename_folder(&self, from: &Path, to: &Path) {
+        let mut state = self.state();
+        if let Some(folder) = state.folders.remove(from) {
+            state.folders.insert(to.to_owned(), folder);
+        }
     }
 
     /// Changes the bytes of a file behind everybody's back, on the disk too: bit rot, or an editor.
@@ -345,17 +360,25 @@ impl MemDisk {
     }
 
     /// The disks after a power cut that each unsynced change survives whole, in part or not at all, by chance.
+    ///
+    /// A file's content survives only with the record that it was given before: both are part of one inode, whose
+    /// changes a journal keeps in order. (What no journal kept in order, [`Self::after_power_cut_with`] tries out.)
     pub fn after_power_cut(&self, chance: &mut fastrand::Rng) -> Self {
-        self.after_power_cut_with(|_| match chance.u8(..) {
+        let survives = |_| match chance.u8(..) {
             0..=99 => Survives::Whole,
             part @ 100..=129 => Survives::Part((part - 100) * 8),
             130..=159 => Survives::Zeros,
             _ => Survives::Nothing,
-        })
+        };
+        self.power_cut(true, survives)
     }
 
     /// The disks after a power cut; `survives` says it for each unsynced change, oldest first.
-    pub fn after_power_cut_with(&self, mut survives: impl FnMut(usize) -> Survives) -> Self {
+    pub fn after_power_cut_with(&self, survives: impl FnMut(usize) -> Survives) -> Self {
+        self.power_cut(false, survives)
+    }
+
+    fn power_cut(&self, records_first: bool, mut survives: impl FnMut(usize) -> Survives) -> Self {
         // The copy has inodes of its own, so that this one stays as it is.
         let copy = self.after_kill();
         let mut state = copy.state();
@@ -376,6 +399,7 @@ impl MemDisk {
                             let bytes = vec![0; bytes.len()];
                             inode.synced.change(&Change::Write { offset: *offset, bytes });
                         }
+                        (_, Change::Record(_)) if records_first => break,
                         _ => {}
                     }
                 }

@@ -30,7 +30,7 @@ use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
+use crate::types::{Holders, MessageId, NodeId, Payload, Version, checksum};
 use crate::wire::family;
 
 /// Requests that come this soon after the start wait for nodes that are still joining, up to then.
@@ -90,7 +90,7 @@ pub struct Coordinator {
     ledger: Ledger,
     /// One write at a time for each id.
     pub gate: Arc<Gate>,
-    view: mpsc::UnboundedSender<Vec<Change>>,
+    pub(super) view: mpsc::UnboundedSender<Vec<Change>>,
     changed: Arc<Changed>,
     /// Writes under way, which a stop waits for.
     pub tasks: TaskTracker,
@@ -442,7 +442,7 @@ impl Coordinator {
     }
 
     /// Makes writes true that are kept on enough nodes: first in the log, then in the index.
-    pub(super) async fn commit(&self, writes: Vec<Write>) -> Result<(), Refusal> {
+    pub(super) async fn commit(self: &Arc<Self>, writes: Vec<Write>) -> Result<(), Refusal> {
         if writes.is_empty() {
             return Ok(());
         }
@@ -458,7 +458,7 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    fn apply(&self, writes: Vec<Write>, events: &[Event]) {
+    fn apply(self: &Arc<Self>, writes: Vec<Write>, events: &[Event]) {
         let mut settles: BTreeMap<NodeId, Vec<family::Settle>> = BTreeMap::new();
         let mut changes: Vec<Change> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
@@ -508,12 +508,30 @@ impl Coordinator {
                 passes.push(write.pass);
             }
         }
-        for (node, settles) in settles {
-            drop(self.links.settle(node, settles));
-        }
+        self.settle(settles);
         if !changes.is_empty() {
             let _ = self.view.send(changes);
         }
+    }
+
+    /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.
+    pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<family::Settle>>) {
+        for (node, settles) in settles {
+            let (leader, told) = (self.clone(), told(&settles));
+            let answer = self.links.settle(node, settles);
+            tokio::spawn(async move { leader.note_undone(node, &told, &answer.await.unwrap_or_default()) });
+        }
+    }
+
+    /// Notes what a node was told and did not do, or did not say that it did; gives the ids.
+    pub(super) fn note_undone(&self, node: NodeId, told: &[(MessageId, Version)], done: &[bool]) -> Vec<MessageId> {
+        let undone = told.iter().enumerate().filter(|(i, _)| done.get(*i) != Some(&true));
+        let undone: Vec<&(MessageId, Version)> = undone.map(|(_, told)| told).collect();
+        if !undone.is_empty() {
+            let mut cluster = self.cluster();
+            undone.iter().for_each(|(id, version)| cluster.note_surplus(id, *version, node));
+        }
+        undone.into_iter().map(|(id, _)| id.clone()).collect()
     }
 
     /// Takes back the promises of a write that did not become true.
@@ -545,6 +563,11 @@ impl Coordinator {
         }
         replies
     }
+}
+
+/// Of which ids and versions settles speak.
+pub(super) fn told(settles: &[family::Settle]) -> Vec<(MessageId, Version)> {
+    settles.iter().filter_map(|settle| Some((settle.id.parse().ok()?, Version(settle.version)))).collect()
 }
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].

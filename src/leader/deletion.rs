@@ -73,7 +73,7 @@ impl Coordinator {
         any
     }
 
-    async fn forget_confirmed(&self) {
+    async fn forget_confirmed(self: &Arc<Self>) {
         let forgotten = self.cluster().forgettable(BATCH_ITEMS);
         if forgotten.is_empty() {
             return;
@@ -95,7 +95,6 @@ impl Coordinator {
                 }
             }
         }
-        // A tombstone that stays, because this gets lost, is found again by an inventory.
-        settles.into_iter().for_each(|(node, settles)| drop(self.links.settle(node, settles)));
+        self.settle(settles);
     }
 }

@@ -63,8 +63,9 @@ pub enum Event {
     },
     /// The newest version that a deletion was forgotten of; what a rewritten log keeps of them.
     Horizon(Version),
-    /// All that nodes had reported is in the log: it is whole again. Always synced.
-    Whole,
+    /// All that nodes had reported is in the log: it is whole again, and nodes were told of commits up to this
+    /// version. Always synced.
+    Whole(Version),
     /// A node is to be emptied, or not any more. Always synced.
     Draining {
         /// Which.
@@ -108,7 +109,10 @@ impl Event {
                 out.extend_from_slice(member.address.as_bytes());
             }
             Self::Commit(commit) => encode_commit(&commit.id, &commit.record, &commit.holders, out),
-            Self::Whole => out.push(4),
+            Self::Whole(version) => {
+                out.push(4);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
             Self::Closed => out.push(5),
             Self::Forgotten { id, version } => {
                 out.push(6);
@@ -162,7 +166,7 @@ impl Event {
                 let id = MessageId::parse(fields.0).map_err(|bad| bad.to_string())?;
                 Ok(Self::Commit(Commit { id, record, holders }))
             }
-            4 => Ok(Self::Whole),
+            4 => Ok(Self::Whole(Version(u64::from_le_bytes(fields.array()?)))),
             5 => Ok(Self::Closed),
             6 => {
                 let version = Version(u64::from_le_bytes(fields.array()?));
@@ -268,7 +272,10 @@ impl Reading {
             Event::Horizon(version) => self.mapping.raise_horizon(version),
             Event::Draining { node, on: true } => drop(self.draining.insert(node)),
             Event::Draining { node, on: false } => drop(self.draining.remove(&node)),
-            Event::Whole => self.trust = Trust::Whole,
+            Event::Whole(version) => {
+                self.trust = Trust::Whole;
+                self.mapping.note_committed(version);
+            }
             Event::Closed => {}
         }
     }

@@ -18,8 +18,8 @@ use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
-use crate::types::{Epoch, IoMode, NodeId, Uuid};
-use crate::wire::family::{HeartbeatRequest, RegisterNodeRequest, RegisterNodeResponse};
+use crate::types::{Epoch, IoMode, NodeId, Uuid, Version};
+use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, Fence};
 
 /// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
@@ -71,7 +71,8 @@ struct Joining<'a> {
 
 impl<'a> Joining<'a> {
     fn begin(all: &'a Mutex<BTreeSet<NodeId>>, id: NodeId) -> Option<Self> {
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id).then_some(Self { all, id })
+        // Made only if it is the first: one that is dropped takes the lock, and ends the other's.
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id).then(|| Self { all, id })
     }
 }
 
@@ -88,6 +89,7 @@ struct Announced {
     incarnation: u64,
     epoch_seen: Epoch,
     run_seen: u64,
+    committed: Version,
 }
 
 impl Membership {
@@ -224,6 +226,10 @@ impl Membership {
                 "its folder belongs to cluster {theirs}, and this leader leads cluster {}: start it with the leader of its cluster, or with an empty folder",
                 reign.cluster_id
             )),
+            Some(_) if !self.coordinator.cluster().hear_committed(announced.committed) => {
+                self.log_is_old(reign, announced).await;
+                not_now("the leader begins a later epoch")
+            }
             Some(_) if announced.epoch_seen > reign.epoch || self.is_strange(announced) => {
                 self.succeeded(reign, announced.epoch_seen.max(reign.epoch)).await;
                 not_now("the leader begins a later epoch")
@@ -239,6 +245,17 @@ impl Membership {
         runs.get(&announced.epoch_seen).is_some_and(|run| *run != announced.run_seen)
     }
 
+    /// A node was told of a commit that our log does not have: it is an old copy, even if no other leader was there
+    /// meanwhile. Whatever it says is held against what all nodes have.
+    async fn log_is_old(&self, reign: Reign, announced: &Announced) {
+        tracing::error!(
+            "node {} was told of version {}, later than anything in this leader's log: the log is an old copy; all nodes are heard before answers are given",
+            announced.member.id,
+            announced.committed
+        );
+        self.start_over(reign, announced.epoch_seen.max(reign.epoch)).await;
+    }
+
     /// Somebody has seen a later epoch than ours, or the same one of another leader. A leader that nobody has believed yet was started from an old
     /// log: it begins a later epoch, and hears everyone first. One that has served was succeeded, and stops.
     async fn succeeded(&self, reign: Reign, seen: Epoch) {
@@ -252,6 +269,11 @@ impl Membership {
         tracing::warn!(
             "nodes have seen epoch {seen}, later than this leader's log: it hears all of them before it answers"
         );
+        self.start_over(reign, seen).await;
+    }
+
+    /// Begins an epoch after `seen`, and hears everyone first.
+    async fn start_over(&self, reign: Reign, seen: Epoch) {
         self.coordinator.cluster().distrust();
         if let Err(error) = self.begin(reign.cluster_id, seen).await {
             return self.coordinator.stop.fail(error);
@@ -339,6 +361,7 @@ impl Membership {
             coordinator.links.attach(member.id, dialled, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
             cluster.ask_for_confirmations(member.id);
+            cluster.greet();
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.
                 coordinator.tell_members(&cluster);
@@ -351,15 +374,18 @@ impl Membership {
         Ok(())
     }
 
-    /// A node gives a sign of life; `false`: it has to register.
-    pub fn beat(&self, request: &HeartbeatRequest) -> bool {
-        let Some(uuid) = Uuid::from_bytes(&request.uuid) else { return false };
+    /// A node gives a sign of life; where the answer does not know it, it has to register.
+    pub fn beat(&self, request: &HeartbeatRequest) -> HeartbeatResponse {
         let id = NodeId(request.node_id);
-        let known =
-            self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(&request.incarnation);
+        let joined = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
         let beat = Beat { free: request.bytes_free, full: request.full };
         let now = self.coordinator.now();
-        known && self.coordinator.cluster().registry.beat(id, uuid, beat, now)
+        let mut cluster = self.coordinator.cluster();
+        let known = Uuid::from_bytes(&request.uuid)
+            .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
+        // A leader that does not trust its own log has nothing to tell.
+        let tells = known && cluster.trust() == Trust::Whole;
+        HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }
     }
 }
 
@@ -427,6 +453,7 @@ impl Announced {
             incarnation: request.incarnation,
             epoch_seen: Epoch(request.epoch_seen),
             run_seen: request.run_seen,
+            committed: Version(request.committed),
         })
     }
 }

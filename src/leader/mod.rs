@@ -205,6 +205,7 @@ fn say_recovered(recovered: &Recovered) {
 async fn sweep(coordinator: Arc<Coordinator>) {
     let mut tick = interval(SWEEP_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut greeted = false;
     loop {
         tokio::select! {
             biased;
@@ -213,6 +214,11 @@ async fn sweep(coordinator: Arc<Coordinator>) {
         }
         let now = coordinator.now();
         let transitions = coordinator.cluster().sweep(now);
+        if now >= coordinator::JOINING && !greeted {
+            greeted = true;
+            coordinator.cluster().stop_greeting();
+            coordinator.notify();
+        }
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {

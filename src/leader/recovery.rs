@@ -14,7 +14,7 @@ use super::replication::DialError;
 use super::write::{Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
-use crate::types::{CopyRecord, MessageId, NodeId, Payload, Version};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
 use crate::wire::family::{CopyStatus, InventoryEntry, from_node};
 
@@ -75,7 +75,7 @@ impl Coordinator {
             };
             let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(entry).collect();
             let entries = entries.map_err(|_| DialError::Strange("an entry with a bad id"))?;
-            self.cluster().inventory_page(node, fence.session, &entries, |id| self.gate.is_busy(id));
+            self.cluster().inventory_page(node, fence.session, &entries);
             if page.last {
                 return Ok(page.count);
             }
@@ -134,15 +134,35 @@ impl Coordinator {
                 }
                 self.notify();
             }
+            self.forget_vanished().await;
             let known = {
                 let cluster = self.cluster();
                 cluster.trust() == Trust::Whole && cluster.unsettled_len() == 0 && cluster.reign().is_some()
             };
-            if known && !whole && self.ledger().append(&[Event::Whole]).await.is_ok() {
+            let newest = self.cluster().newest_committed();
+            if known && !whole && self.ledger().append(&[Event::Whole(newest)]).await.is_ok() {
                 whole = true;
                 self.tell_members(&self.cluster());
             }
             whole &= self.cluster().trust() == Trust::Whole;
+        }
+    }
+
+    /// Forgets what only an old log speaks of.
+    async fn forget_vanished(self: &Arc<Self>) {
+        let vanished = self.cluster().vanished();
+        if vanished.is_empty() {
+            return;
+        }
+        tracing::warn!("{} messages of the old log are on no node: they were deleted since", vanished.len());
+        let event = |(id, version): &(MessageId, Version)| Event::Forgotten { id: id.clone(), version: *version };
+        // If the log does not take it, they are said to be lost, and the next start finds them again.
+        if self.ledger().append(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
+            let mut cluster = self.cluster();
+            vanished.iter().for_each(|(id, version)| drop(cluster.forget(id, *version)));
+            drop(cluster);
+            let _ = self.view.send(vanished.into_iter().map(|(id, _)| (id, Holders::new())).collect());
+            self.notify();
         }
     }
 

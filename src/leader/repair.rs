@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, told};
 use super::gate::{Entry, Pass};
 use super::journal::Event;
 use super::write::{Outcome, Promise, Write};
@@ -421,7 +421,9 @@ impl Coordinator {
         }
         for (node, settles) in settles {
             tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
-            let _ = timeout(ANSWER, self.links.settle(node, settles)).await;
+            let told = told(&settles);
+            let done = timeout(ANSWER, self.links.settle(node, settles)).await.ok().and_then(Result::ok);
+            round.skip.extend(self.note_undone(node, &told, &done.unwrap_or_default()));
         }
     }
 }

@@ -126,7 +126,7 @@ impl FamilyService for LeaderService {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        Ok(Response::new(HeartbeatResponse { known: self.membership.beat(request.get_ref()) }))
+        Ok(Response::new(self.membership.beat(request.get_ref())))
     }
 
     async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {

@@ -15,7 +15,7 @@ use super::Node;
 use crate::cluster::registry::BEAT_EVERY;
 use crate::durable::Folder;
 use crate::stop::Stop;
-use crate::types::Uuid;
+use crate::types::{Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, NodeInfo, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, LeaderPort, Network};
 
@@ -105,7 +105,7 @@ enum Ended {
 }
 
 async fn session(
-    node: &Node,
+    node: &Arc<Node>,
     announcement: &Announcement,
     network: &dyn Network,
     standing: &watch::Sender<Standing>,
@@ -146,6 +146,10 @@ async fn session(
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {
             Ok(Ok(response)) if response.known => {
                 standing.send_modify(|standing| standing.rtt = Some(sent.elapsed()));
+                let (node, committed) = (node.clone(), Version(response.committed));
+                if let Err(error) = node.hands.clone().run(move || node.identity.note_committed(committed)).await {
+                    tracing::debug!("what is committed could not be noted: {error}");
+                }
             }
             Ok(Ok(_)) => return lost("it does not know this node any more".to_owned(), true),
             Ok(Err(error)) => return lost(error.to_string(), true),
@@ -169,6 +173,7 @@ async fn register(
         incarnation: node.incarnation,
         epoch_seen: identity.seen.map_or(0, |(reign, _)| reign.epoch.0),
         run_seen: identity.seen.map_or(0, |(_, run)| run),
+        committed: node.identity.committed().0,
     };
     port.register(request).await
 }

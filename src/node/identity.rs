@@ -5,16 +5,21 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::Reign;
 use crate::cluster::registry::Member;
 use crate::durable::{self, Folder};
-use crate::types::{Epoch, NodeId, Uuid};
+use crate::types::{Epoch, NodeId, Uuid, Version};
 use crate::wire::Fence;
 
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
+
+/// Holds the newest version that a leader called committed, in decimal and with a checksum. It is not synced: that
+/// it is a second behind, or gone after a power cut, only means that a leader with an old log is not told so.
+pub const COMMITTED_FILE: &str = ".committed";
 
 /// The first line's word and format version.
 const HEADER: &str = "hatokuse-node 1";
@@ -110,6 +115,7 @@ pub struct IdentityFile {
     state: Mutex<State>,
     /// Held by whoever replaces the file: frames are checked meanwhile.
     writing: Mutex<()>,
+    committed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -144,7 +150,24 @@ impl IdentityFile {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()) })
+        let committed = AtomicU64::new(read_committed(folder.as_ref()).unwrap_or_default().0);
+        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
+    }
+
+    /// The newest version that a leader called committed, as far as is known.
+    pub fn committed(&self) -> Version {
+        Version(self.committed.load(Ordering::Relaxed))
+    }
+
+    /// The leader says what is committed. Blocks.
+    pub fn note_committed(&self, version: Version) -> io::Result<()> {
+        if self.committed.fetch_max(version.0, Ordering::Relaxed) >= version.0 {
+            return Ok(());
+        }
+        let number = version.0.to_string();
+        let text = format!("{number} {:08x}\n", crc32c::crc32c(number.as_bytes()));
+        durable::write_beside(self.folder.as_ref(), COMMITTED_FILE, text.as_bytes())?;
+        durable::put_in_place(self.folder.as_ref(), COMMITTED_FILE)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -217,6 +240,12 @@ impl IdentityFile {
         }
         self.replace(Identity { members, ..identity })
     }
+}
+
+fn read_committed(folder: &dyn Folder) -> Option<Version> {
+    let text = folder.open(COMMITTED_FILE).and_then(|mut file| file.read_all(64)).ok()?;
+    let (number, crc) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
+    (crc == format!("{:08x}", crc32c::crc32c(number.as_bytes()))).then(|| number.parse().ok().map(Version))?
 }
 
 #[cfg(test)]

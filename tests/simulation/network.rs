@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// Cancelled when the process is killed. What it does after that nobody sees.
 pub(crate) type Life = CancellationToken;
 
+/// How often it is looked whether somebody who is paused goes on.
+const STALL_LOOK: Duration = Duration::from_millis(20);
+
 /// A dial into a cut fails after this long, as the real one does.
 const DIAL: Duration = Duration::from_secs(2);
 
@@ -42,14 +45,24 @@ struct State {
     chance: fastrand::Rng,
     leader: Option<LeaderHere>,
     nodes: BTreeMap<String, (Arc<Node>, Life)>,
-    /// Addresses of nodes that the leader cannot reach, nor they the leader.
-    cut: BTreeSet<String>,
+    /// Links of nodes, by address, on which everything is lost in this direction.
+    cut: BTreeSet<(String, Way)>,
+    /// Those on which nothing moves; `leader` stands for all of them.
+    stalled: BTreeSet<String>,
+}
+
+/// A direction on the link of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    ToNode,
+    FromNode,
+    Both,
 }
 
 impl Net {
     pub(crate) fn new(chance: fastrand::Rng) -> Self {
-        let (nodes, cut) = (BTreeMap::new(), BTreeSet::new());
-        Self(Arc::new(Mutex::new(State { chance, leader: None, nodes, cut })))
+        let (nodes, cut, stalled) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self(Arc::new(Mutex::new(State { chance, leader: None, nodes, cut, stalled })))
     }
 
     pub(crate) fn leader(&self) -> Option<LeaderHere> {
@@ -68,24 +81,51 @@ impl Net {
         };
     }
 
-    pub(crate) fn set_cut(&self, address: &str, cut: bool) {
-        let cuts = &mut self.0.lock().unwrap().cut;
-        if cut {
-            cuts.insert(address.to_owned())
-        } else {
-            cuts.remove(address)
-        };
+    pub(crate) fn cut(&self, address: &str, way: Way) {
+        self.0.lock().unwrap().cut.insert((address.to_owned(), way));
+    }
+
+    pub(crate) fn stall(&self, address: &str) {
+        self.0.lock().unwrap().stalled.insert(address.to_owned());
+    }
+
+    /// Everything carries again; what was held up moves on.
+    pub(crate) fn heal(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.cut.clear();
+        state.stalled.clear();
+    }
+
+    /// Waits until whoever is behind this address goes on.
+    pub(crate) async fn wait_while_stalled(&self, address: &str) {
+        while self.0.lock().unwrap().stalled.contains(address) {
+            sleep(STALL_LOOK).await;
+        }
     }
 
     /// One way over the link of a node; `false`: it was cut, and what travelled is lost.
-    async fn travel(&self, node: &str) -> bool {
+    async fn travel(&self, node: &str, way: Way) -> bool {
         let delay = self.0.lock().unwrap().chance.u64(0..=4);
         sleep(Duration::from_millis(delay)).await;
-        !self.0.lock().unwrap().cut.contains(node)
+        self.wait_while_stalled(node).await;
+        self.wait_while_stalled("leader").await;
+        let state = self.0.lock().unwrap();
+        ![way, Way::Both].iter().any(|way| state.cut.contains(&(node.to_owned(), *way)))
+    }
+
+    /// There and back, as a dial goes.
+    async fn reaches(&self, node: &str) -> bool {
+        self.travel(node, Way::ToNode).await && self.travel(node, Way::FromNode).await
     }
 
     /// Carries frames one way, until an end lets go, a process dies or the link is cut.
-    fn pump<T: Send + 'static>(&self, node: &str, lives: [Life; 2], mut from: mpsc::Receiver<T>, to: mpsc::Sender<T>) {
+    fn pump<T: Send + 'static>(
+        &self,
+        (node, way): (&str, Way),
+        lives: [Life; 2],
+        mut from: mpsc::Receiver<T>,
+        to: mpsc::Sender<T>,
+    ) {
         let (net, node) = (self.clone(), node.to_owned());
         tokio::spawn(async move {
             let carry = async {
@@ -96,7 +136,7 @@ impl Net {
                         frame = from.recv() => frame,
                     };
                     let Some(frame) = frame else { return };
-                    if !net.travel(&node).await || to.send(frame).await.is_err() {
+                    if !net.travel(&node, way).await || to.send(frame).await.is_err() {
                         return;
                     }
                 }
@@ -124,7 +164,7 @@ impl Network for Plug {
     fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
         let plug = self.clone();
         Box::pin(async move {
-            if plug.life.is_cancelled() || !plug.net.travel(&address).await {
+            if plug.life.is_cancelled() || !plug.net.reaches(&address).await {
                 sleep(DIAL).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -135,8 +175,8 @@ impl Network for Plug {
             let (arrive, arrived) = mpsc::channel(LANE_FRAMES);
             let (reply, replies) = lane_queue();
             let (answer, frames_in) = mpsc::channel(LANE_FRAMES);
-            plug.net.pump(&address, lives.clone(), sent, arrive);
-            plug.net.pump(&address, lives, replies, answer);
+            plug.net.pump((&address, Way::ToNode), lives.clone(), sent, arrive);
+            plug.net.pump((&address, Way::FromNode), lives, replies, answer);
             tokio::spawn(node.serve_lane(ReceiverStream::new(arrived), reply));
             Ok(Lane { frames_out, frames_in })
         })
@@ -145,7 +185,7 @@ impl Network for Plug {
     fn leader(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
         let plug = self.clone();
         Box::pin(async move {
-            if plug.life.is_cancelled() || !plug.net.travel(&plug.home).await {
+            if plug.life.is_cancelled() || !plug.net.reaches(&plug.home).await {
                 sleep(DIAL).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -166,11 +206,11 @@ impl Port {
     async fn call<T>(&self, answer: impl Future<Output = T>) -> io::Result<T> {
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         let there_and_back = async {
-            if !self.plug.net.travel(&self.plug.home).await {
+            if !self.plug.net.travel(&self.plug.home, Way::FromNode).await {
                 return Err(reset());
             }
             let answer = answer.await;
-            if self.plug.net.travel(&self.plug.home).await { Ok(answer) } else { Err(reset()) }
+            if self.plug.net.travel(&self.plug.home, Way::ToNode).await { Ok(answer) } else { Err(reset()) }
         };
         tokio::select! {
             biased;
@@ -188,6 +228,6 @@ impl LeaderPort for Port {
 
     fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {
         let membership = &self.leader.membership;
-        Box::pin(self.call(async move { HeartbeatResponse { known: membership.beat(&request) } }))
+        Box::pin(self.call(async move { membership.beat(&request) }))
     }
 }

@@ -15,9 +15,9 @@ fn unknown(text: &str, sequence: u32) -> Entry {
 }
 
 /// A whole inventory of a node in the session of [`healthy`], while these ids are being written.
-fn report(cluster: &mut Cluster, node: u32, entries: &[Entry], in_flight: &[&str]) -> Option<Reported> {
+fn report(cluster: &mut Cluster, node: u32, entries: &[Entry]) -> Option<Reported> {
     cluster.inventory_begins(NodeId(node), u64::from(node));
-    cluster.inventory_page(NodeId(node), u64::from(node), entries, |id| in_flight.contains(&id.as_str()));
+    cluster.inventory_page(NodeId(node), u64::from(node), entries);
     cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64)
 }
 
@@ -45,9 +45,9 @@ fn a_newer_version_is_hidden_until_it_is_completed() {
     let mut cluster = healthy(2, 3);
     put_on(&mut cluster, "x", &[1, 2]);
     spend_versions(&mut cluster);
-    report(&mut cluster, 3, &[unknown("x", 4)], &[]).unwrap();
+    report(&mut cluster, 3, &[unknown("x", 4)]).unwrap();
     assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed");
-    report(&mut cluster, 2, &[unknown("x", 4)], &[]).unwrap();
+    report(&mut cluster, 2, &[unknown("x", 4)]).unwrap();
     let (_, newer) = cluster.unsettled(9).pop().unwrap();
     assert_eq!(newer.holders.to_vec(), [NodeId(2), NodeId(3)]);
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
@@ -60,10 +60,10 @@ fn a_newer_version_is_hidden_until_it_is_completed() {
 fn a_write_after_it_puts_a_found_version_in_the_past() {
     let mut cluster = healthy(2, 3);
     spend_versions(&mut cluster);
-    report(&mut cluster, 3, &[unknown("x", 2)], &[]).unwrap();
+    report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     set(&mut cluster, "x");
     assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("v6 on 1 2".to_owned(), 0));
-    report(&mut cluster, 3, &[unknown("x", 2)], &[]).unwrap();
+    report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     assert_eq!(cluster.unsettled_len(), 0, "an older version is nothing new");
 }
 
@@ -71,7 +71,7 @@ fn a_write_after_it_puts_a_found_version_in_the_past() {
 fn a_version_without_a_source_is_forgotten_but_not_a_newer_one() {
     let mut cluster = healthy(2, 3);
     spend_versions(&mut cluster);
-    report(&mut cluster, 3, &[unknown("x", 2), unknown("x", 3)], &[]).unwrap();
+    report(&mut cluster, 3, &[unknown("x", 2), unknown("x", 3)]).unwrap();
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 2));
     assert_eq!(cluster.unsettled_len(), 1);
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3));
@@ -85,11 +85,11 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     let foreign = |text| line(text, CopyRecord { version: Version::FOREIGN, length: 3, crc: 9 });
     let other = line("x", CopyRecord { version: Version::FOREIGN, length: 4, crc: 1 });
     cluster.inventory_begins(NodeId(2), 2);
-    report(&mut cluster, 1, &[foreign("x"), foreign("known")], &[]).unwrap();
+    report(&mut cluster, 1, &[foreign("x"), foreign("known")]).unwrap();
     assert!(cluster.unsettled(9).is_empty(), "node 2 may have it too");
-    cluster.inventory_page(NodeId(2), 2, &[foreign("x")], |_| false);
+    cluster.inventory_page(NodeId(2), 2, &[foreign("x")]);
     cluster.inventory_ends(NodeId(2), 2, 1).unwrap();
-    let reported = report(&mut cluster, 3, &[other], &[]).unwrap();
+    let reported = report(&mut cluster, 3, &[other]).unwrap();
     assert_eq!(reported.differing, 1, "it is said");
     let found = cluster.unsettled(9);
     assert_eq!(found.len(), 1, "a foreign file never beats a recorded copy");
@@ -97,12 +97,17 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
 }
 
 #[test]
-fn ids_that_are_being_written_and_versions_after_the_beginning_speak_for_themselves() {
+fn versions_under_way_and_after_the_beginning_speak_for_themselves() {
     let mut cluster = healthy(2, 3);
     let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
-    report(&mut cluster, 1, &[line("x", ticket.record)], &["x"]).unwrap();
-    report(&mut cluster, 1, &[unknown("y", 2)], &[]).unwrap();
+    report(&mut cluster, 1, &[line("x", ticket.record)]).unwrap();
+    report(&mut cluster, 1, &[unknown("y", 2)]).unwrap();
     assert_eq!(cluster.unsettled_len(), 0);
+    // What that write is about to replace is another thing: it is there until then.
+    let mut before = line("x", ticket.record);
+    before.record.version = Version::new(Epoch(0), 9);
+    report(&mut cluster, 1, &[before]).unwrap();
+    assert_eq!(cluster.unsettled_len(), 1);
 }
 
 #[test]
@@ -111,13 +116,13 @@ fn a_damaged_copy_is_no_source_and_no_evidence() {
     let record = put_on(&mut cluster, "x", &[1, 2]);
     spend_versions(&mut cluster);
     let damaged = |entry| Entry { damaged: true, ..entry };
-    report(&mut cluster, 1, &[damaged(line("x", record))], &[]).unwrap();
+    report(&mut cluster, 1, &[damaged(line("x", record))]).unwrap();
     assert_eq!(look(&cluster, "x"), "v1 on 2");
-    report(&mut cluster, 3, &[damaged(unknown("x", 4)), damaged(unknown("y", 5))], &[]).unwrap();
+    report(&mut cluster, 3, &[damaged(unknown("x", 4)), damaged(unknown("y", 5))]).unwrap();
     assert_eq!((look(&cluster, "x"), look(&cluster, "y")), ("v1 on 2".to_owned(), "not found".to_owned()));
-    report(&mut cluster, 1, &[line("x", record)], &[]).unwrap();
+    report(&mut cluster, 1, &[line("x", record)]).unwrap();
     assert_eq!(look(&cluster, "x"), "v1 on 1 2", "healed meanwhile");
-    report(&mut cluster, 1, &[line("x", CopyRecord { crc: 8, ..record })], &[]).unwrap();
+    report(&mut cluster, 1, &[line("x", CopyRecord { crc: 8, ..record })]).unwrap();
     assert_eq!(look(&cluster, "x"), "v1 on 2", "the same version with another checksum is no copy of it");
 }
 
@@ -130,14 +135,14 @@ fn absence_follows_only_from_a_whole_inventory() {
         ("wrong count", |cluster, _| assert!(cluster.inventory_ends(NodeId(1), 1, 2).is_none()), "v1 on 1 2"),
         ("broken off", |cluster, _| cluster.inventory_breaks(NodeId(1), 1), "v1 on 1 2"),
         ("another session", |cluster, _| assert!(cluster.inventory_ends(NodeId(1), 7, 1).is_none()), "v1 on 1 2"),
-        ("not ended", |cluster, page| cluster.inventory_page(NodeId(1), 7, page, |_| false), "v1 on 1 2"),
+        ("not ended", |cluster, page| cluster.inventory_page(NodeId(1), 7, page), "v1 on 1 2"),
     ];
     for (name, tell, expected) in table {
         let mut cluster = healthy(2, 2);
         put_on(&mut cluster, "x", &[1, 2]);
         let page = [line("y", put_on(&mut cluster, "y", &[1, 2]))];
         cluster.inventory_begins(NodeId(1), 1);
-        cluster.inventory_page(NodeId(1), 1, &page, |_| false);
+        cluster.inventory_page(NodeId(1), 1, &page);
         tell(&mut cluster, &page);
         assert_eq!(look(&cluster, "x"), expected, "{name}");
         assert_eq!(look(&cluster, "y"), "v2 on 1 2", "{name}");
@@ -151,7 +156,7 @@ fn the_missing_are_counted_exactly() {
     put_on(&mut cluster, "y", &[1, 2]);
     let surplus = put_on(&mut cluster, "z", &[2, 3]);
     // A copy too many stands for none of those that should be there.
-    let reported = report(&mut cluster, 1, &[line("x", x), line("z", surplus)], &[]).unwrap();
+    let reported = report(&mut cluster, 1, &[line("x", x), line("z", surplus)]).unwrap();
     assert_eq!(reported, Reported { entries: 2, missing: 1, expected: 2, differing: 0 });
     assert_eq!(look(&cluster, "y"), "v2 on 2");
 }
@@ -166,7 +171,7 @@ fn commits_during_an_inventory_neither_hide_a_loss_nor_look_like_one() {
         let x = put_on(&mut cluster, "x", &[1, 2]);
         put_on(&mut cluster, "lost", &[1, 2]);
         cluster.inventory_begins(NodeId(1), 1);
-        cluster.inventory_page(NodeId(1), 1, &[line("x", x)], |_| false);
+        cluster.inventory_page(NodeId(1), 1, &[line("x", x)]);
         for (text, nodes) in commits {
             put_on(&mut cluster, text, nodes);
         }
@@ -181,7 +186,7 @@ fn a_completion_during_an_inventory_is_no_loss() {
     // Version 2 was found elsewhere, and comes to node 1 after node 1 has listed that part of its copies.
     let mut cluster = healthy(2, 3);
     spend_versions(&mut cluster);
-    report(&mut cluster, 3, &[unknown("x", 2)], &[]).unwrap();
+    report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     cluster.inventory_begins(NodeId(1), 1);
     let (_, newer) = cluster.unsettled(9).pop().unwrap();
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
@@ -196,12 +201,12 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     let mut cluster = cluster(2, Trust::Nothing);
     assert_eq!(look(&cluster, "x"), "hidden: no node has reported to this leader yet");
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
-    report(&mut cluster, 1, &[unknown("x", 0)], &[]).unwrap();
-    report(&mut cluster, 2, &[], &[]).unwrap();
+    report(&mut cluster, 1, &[unknown("x", 0)]).unwrap();
+    report(&mut cluster, 2, &[]).unwrap();
     assert!(!cluster.settle_knowledge() && cluster.unsettled(9).is_empty());
     let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
-    report(&mut cluster, 3, &[], &[]).unwrap();
+    report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && cluster.unsettled(9).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     cluster.distrust();
@@ -217,9 +222,9 @@ fn a_log_that_may_lack_its_end_needs_all_but_tolerance_less_one() {
         !cluster.settle_knowledge() && look(&cluster, "x").starts_with("hidden: the leader's log may lack its end")
     );
     assert!(cluster.admit(&id("y"), 1, 1).is_ok(), "a new version is newer than whatever may be found");
-    report(&mut cluster, 1, &[line("x", x)], &[]).unwrap();
+    report(&mut cluster, 1, &[line("x", x)]).unwrap();
     assert!(!cluster.settle_knowledge());
-    report(&mut cluster, 3, &[], &[]).unwrap();
+    report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && !cluster.settle_knowledge(), "it is told once");
     assert_eq!(look(&cluster, "x"), "v1 on 1 2");
 }
@@ -233,7 +238,7 @@ fn counts_see_what_is_lost_and_what_is_only_away() {
     assert_eq!(cluster.registry.get(NodeId(2)).unwrap().state, NodeState::Down);
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (2, 2, 0));
-    report(&mut cluster, 1, &[], &[]).unwrap();
+    report(&mut cluster, 1, &[]).unwrap();
     cluster.note_copy(&id("x"), Version::new(Epoch(1), 1), NodeId(2), false);
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (1, 1, 1));

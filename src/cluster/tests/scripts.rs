@@ -130,6 +130,7 @@ impl Stage {
         self.cluster = Cluster::new(self.cluster.tolerance(), mapping, trust);
         self.cluster.restore_members(members);
         self.cluster.begin(Reign { epoch: Epoch(reign.epoch.0 + 1), ..reign });
+        self.cluster.stop_greeting();
         self.writes.clear();
     }
 
@@ -216,8 +217,7 @@ impl Stage {
         };
         let entries: Vec<Entry> = words.iter().map(entry).collect();
         self.cluster.inventory_begins(node, 0);
-        let writes = &self.writes;
-        self.cluster.inventory_page(node, 0, &entries, |id| writes.contains_key(id));
+        self.cluster.inventory_page(node, 0, &entries);
         let reported = self.cluster.inventory_ends(node, 0, entries.len() as u64).unwrap();
         let known = if self.cluster.settle_knowledge() { "; all is known" } else { "" };
         format!("node {node} misses {} of {}{known}", reported.missing, reported.expected)

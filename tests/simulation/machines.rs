@@ -1,0 +1,280 @@
+//! A leader and its nodes as they are, each on a machine whose disk outlives the process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hatokuse::durable::Disk;
+use hatokuse::durable::hands::Hands;
+use hatokuse::durable::sim::MemDisk;
+use hatokuse::error::Refusal;
+use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
+use hatokuse::node::files::TextStore;
+use hatokuse::node::heartbeat::{self, Announcement, Standing};
+use hatokuse::node::identity::IdentityFile;
+use hatokuse::node::{Node, Parts};
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::stop::Stop;
+use hatokuse::types::{IoMode, MessageId, NodeId, NodeState, Uuid};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::network::{LeaderHere, Life, Net, Plug};
+use crate::world::{World, ask, client, request};
+
+pub(crate) const TOLERANCE: usize = 2;
+pub(crate) const NODES: u32 = 4;
+const CLIENTS: u32 = 4;
+
+/// Longer than most troubles here last, and shorter than some.
+const REPAIR_AFTER: Duration = Duration::from_secs(4);
+
+/// More than any healing takes: dials, registrations, inventories, completions, and all repairs with their retries.
+const HEALING: Duration = Duration::from_secs(40);
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Crash {
+    /// Everything that it wrote is there.
+    Kill,
+    /// What was not synced is there, or not, or in part.
+    PowerCut,
+}
+
+/// What outlives a process: its disk.
+pub(crate) struct Machine {
+    pub(crate) disk: MemDisk,
+    running: Option<(Life, Stop)>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { disk: MemDisk::new(), running: None }
+    }
+
+    /// Ends the process; `false`: there was none. Its tasks may go on for a while, on disks and wires that lead nowhere.
+    fn crash(&mut self, how: Crash, chance: &mut fastrand::Rng) -> bool {
+        let Some((life, stop)) = self.running.take() else { return false };
+        self.disk = match how {
+            Crash::Kill => self.disk.after_kill(),
+            Crash::PowerCut => self.disk.after_power_cut(chance),
+        };
+        life.cancel();
+        stop.request();
+        true
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether it has ended by itself, as after a failed sync.
+    fn has_failed(&self) -> bool {
+        self.running.as_ref().is_some_and(|(_, stop)| stop.failure().is_some())
+    }
+}
+
+pub(crate) struct Sim {
+    pub(crate) net: Net,
+    pub(crate) chance: fastrand::Rng,
+    pub(crate) io_mode: IoMode,
+    pub(crate) tolerance: usize,
+    pub(crate) leader: Machine,
+    pub(crate) nodes: BTreeMap<u32, Machine>,
+    pub(crate) world: World,
+}
+
+pub(crate) fn address(node: u32) -> String {
+    format!("node-{node}:1")
+}
+
+pub(crate) fn folder(node: u32) -> PathBuf {
+    PathBuf::from(format!("/data/storage_node_{node}"))
+}
+
+impl Sim {
+    pub(crate) async fn start(seed: u64, io_mode: IoMode) -> Self {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let nodes = (1..=NODES).map(|node| (node, Machine::new())).collect();
+        let net = Net::new(chance.fork());
+        let (tolerance, leader) = (TOLERANCE, Machine::new());
+        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, world: World::new() };
+        sim.start_leader().await.unwrap();
+        (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
+        sim
+    }
+
+    /// Fails where the disk does.
+    pub(crate) async fn start_leader(&mut self) -> Result<(), String> {
+        let (life, stop) = (Life::new(), Stop::new());
+        let seams = Seams {
+            disk: Arc::new(self.leader.disk.clone()),
+            network: Arc::new(Plug { net: self.net.clone(), home: String::new(), life: life.clone() }),
+            hands: Hands::Inline,
+            chance: self.chance.fork(),
+        };
+        let settings = Settings { tolerance: self.tolerance, io_mode: self.io_mode, repair_after: REPAIR_AFTER };
+        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
+        let leader = leader.map_err(|error| error.to_string())?;
+        let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
+        self.net.set_leader(Some(LeaderHere { coordinator, membership, life: life.clone() }));
+        self.leader.running = Some((life, stop));
+        Ok(())
+    }
+
+    pub(crate) fn crash_leader(&mut self, how: Crash) -> bool {
+        self.net.set_leader(None);
+        self.leader.crash(how, &mut self.chance)
+    }
+
+    /// Fails where the disk does.
+    pub(crate) fn start_node(&mut self, number: u32) -> Result<(), String> {
+        let disk = self.nodes[&number].disk.clone();
+        let running = self.start_node_at(number, &address(number), &disk)?;
+        self.nodes.get_mut(&number).unwrap().running = Some(running);
+        Ok(())
+    }
+
+    /// Starts a node of this number on any disk, at any address.
+    pub(crate) fn start_node_at(&mut self, number: u32, home: &str, disk: &MemDisk) -> Result<(Life, Stop), String> {
+        let (life, stop) = (Life::new(), Stop::new());
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let folder = disk.folder(&folder(number)).map_err(|error| error.to_string())?;
+        let (id, uuid) = (NodeId(number), Uuid::random(&mut self.chance));
+        let identity = IdentityFile::open(folder.clone(), id, uuid).map_err(|error| error.to_string())?;
+        let opened = TextStore::open(disk, folder.clone(), self.io_mode);
+        let (store, _) = opened.map_err(|error| error.to_string())?;
+        let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
+        let node = Node::start(parts, Hands::Inline, stop.clone()).map_err(|error| error.to_string())?;
+        let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
+        let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };
+        let (standing, _) = watch::channel(Standing::default());
+        let beats =
+            heartbeat::run(node.clone(), announcement, Arc::new(plug), self.chance.fork(), standing, stop.clone());
+        tokio::spawn(stop.vital("heartbeat", beats));
+        self.net.set_node(home, Some((node, life.clone())));
+        Ok((life, stop))
+    }
+
+    pub(crate) fn crash_node(&mut self, number: u32, how: Crash) -> bool {
+        self.net.set_node(&address(number), None);
+        self.nodes.get_mut(&number).unwrap().crash(how, &mut self.chance)
+    }
+
+    /// Clients work beside `story` until `until`; then everything heals, and what there is has to be right.
+    pub(crate) async fn live(&mut self, until: Duration, story: impl AsyncFnOnce(&mut Self)) {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|n| tokio::spawn(client(n, self.net.clone(), self.chance.fork(), self.world.clone(), until)))
+            .collect();
+        story(self).await;
+        tokio::time::sleep_until(self.world.began() + until).await;
+        // A client may wait for somebody who is paused.
+        self.start_all().await;
+        for client in clients {
+            client.await.unwrap();
+        }
+        self.heal().await;
+        self.check().await;
+    }
+
+    /// What failed is over: disks work, links carry, processes run.
+    pub(crate) async fn start_all(&mut self) {
+        self.net.heal();
+        for machine in self.nodes.values().chain([&self.leader]) {
+            machine.disk.heal();
+        }
+        if self.leader.has_failed() {
+            self.crash_leader(Crash::Kill);
+        }
+        if !self.leader.is_running() {
+            self.start_leader().await.unwrap();
+        }
+        for node in 1..=NODES {
+            if self.nodes[&node].has_failed() {
+                self.crash_node(node, Crash::Kill);
+            }
+            if !self.nodes[&node].is_running() {
+                self.start_node(node).unwrap();
+            }
+        }
+    }
+
+    /// Starts everything and waits until nothing is left to repair.
+    pub(crate) async fn heal(&mut self) {
+        self.start_all().await;
+        for node in 1..=NODES {
+            while ask(&self.net, Command::Undrain(NodeId(node))).await != Some(Reply::Done) {
+                sleep(Duration::from_millis(100)).await;
+                // A leader that was started from an old log may end when it meets its successor's nodes.
+                self.start_all().await;
+            }
+        }
+        sleep(HEALING).await;
+        for machine in self.nodes.values().chain([&self.leader]) {
+            let (_, stop) = machine.running.as_ref().unwrap();
+            assert_eq!(stop.failure(), None, "nothing that was healed stops by itself");
+        }
+    }
+
+    /// Every answer fits one order, the register is whole, and the disks hold exactly what they should.
+    async fn check(&self) {
+        let ids: BTreeSet<String> = self.world.record().history.ids();
+        for id in &ids {
+            let reply = request(99, &self.net, &self.world, id, None).await;
+            let found = matches!(reply, Some(Reply::Value(_) | Reply::Refused(Refusal::NotFound)));
+            assert!(found, "{id} after healing: {reply:?}");
+            self.check_copies(id, reply);
+        }
+        let leader = self.net.leader().unwrap();
+        let cluster = leader.coordinator.cluster();
+        assert_eq!((cluster.waiting_for(), cluster.unsettled_len(), cluster.deletions()), (None, 0, 0));
+        let states: Vec<NodeState> = cluster.registry.nodes().iter().map(|node| node.state).collect();
+        assert_eq!(states, [NodeState::Up; NODES as usize]);
+        let counts = cluster.counts();
+        assert_eq!((counts.under_replicated, counts.lost), (0, 0), "{:?}", cluster.repair_view());
+        drop(cluster);
+        if let Err(violation) = self.world.record().history.check() {
+            panic!("{violation}");
+        }
+    }
+
+    /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.
+    fn check_copies(&self, id: &str, reply: Option<Reply>) {
+        let files: BTreeMap<u32, Vec<u8>> = (1..=NODES)
+            .filter_map(|node| Some((node, self.nodes[&node].disk.peek(&folder(node)).remove(&format!("{id}.txt"))??)))
+            .collect();
+        let Some(Reply::Value(value)) = reply else {
+            assert!(files.is_empty(), "{id} is deleted and lies on {:?}", files.keys());
+            return;
+        };
+        let nodes: Vec<u32> = files.keys().copied().collect();
+        let leader = self.net.leader().unwrap();
+        let holders = leader.coordinator.cluster().holders(&id.parse::<MessageId>().unwrap()).unwrap();
+        let holders: Vec<u32> = holders.iter().map(|node| node.0).collect();
+        let told: Vec<_> =
+            files.iter().map(|(node, content)| (node, self.has_record(*node, id), content.len())).collect();
+        assert_eq!((nodes.len(), &nodes), (self.tolerance, &holders), "{id} (node, record, bytes): {told:?}");
+        assert!(files.values().all(|content| *content == value[..]), "a copy of {id} differs");
+    }
+
+    fn has_record(&self, node: u32, id: &str) -> bool {
+        let file = self.nodes[&node].disk.folder(&folder(node)).and_then(|folder| folder.open(&format!("{id}.txt")));
+        file.and_then(|file| file.record()).is_ok_and(|record| record.is_some())
+    }
+
+    /// Everybody's answers, and every byte on every disk.
+    pub(crate) fn bytes(&self) -> String {
+        let mut all = self.world.record().trace.clone();
+        let leader = (Path::new("/data").join(METADATA_FOLDER), &self.leader.disk);
+        for (path, disk) in self.nodes.iter().map(|(node, machine)| (folder(*node), &machine.disk)).chain([leader]) {
+            let folder = disk.folder(&path).unwrap();
+            for (name, content) in disk.peek(&path) {
+                let record = folder.open(&name).and_then(|file| file.record()).ok().flatten();
+                let _ = writeln!(all, "{}/{name} {record:?} {content:?}", path.display());
+            }
+        }
+        all
+    }
+}

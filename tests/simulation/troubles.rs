@@ -1,0 +1,268 @@
+//! What goes wrong in a life: troubles by chance, each counted when it takes effect.
+
+use std::time::Duration;
+
+use hatokuse::durable::sim::{Fault, Op, errno};
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::types::{IoMode, NodeId};
+use tokio::time::{sleep_until, timeout};
+
+use crate::machines::{Crash, NODES, Sim, TOLERANCE, address, folder};
+use crate::network::Way;
+use crate::world::ask;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trouble {
+    Node(u32, Crash),
+    Leader(Crash),
+    /// The leader's folder is gone.
+    LeaderWithoutFolder,
+    /// The leader's folder is that of some time ago.
+    LeaderFromBackup,
+    /// Frames of a node's link are lost, in one direction or both.
+    Cut(u32, Way),
+    /// Frames of a node's link do not move, as if it, or the leader, were paused.
+    NodeStalls(u32),
+    LeaderStalls,
+    /// Whatever changes a disk fails with this error: of a node, or (0) of the leader.
+    DiskFails(u32, i32),
+    /// The next so many openings of files on a node fail with this error.
+    OpenFails(u32, i32),
+    /// One bit of some copy on this node is not what it was.
+    Rot(u32),
+    /// Two nodes come back with each other's disks.
+    Swap(u32, u32),
+    /// Another process with a copy of this node's folder.
+    Double(u32),
+    Tolerance(usize),
+    Order(Order),
+    /// A backup of the leader's folder is made.
+    Backup,
+    /// Everything works and runs again.
+    Heal,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Order {
+    Drain(u32),
+    Undrain(u32),
+    Rebalance(bool),
+}
+
+/// What of all this may be in one life, so that nothing that was acknowledged is lost by right.
+struct Limits {
+    /// Buffered, a power cut of fewer machines than there are copies is survived.
+    power_cuts: usize,
+    /// Rot is on this node only, and not where power cuts take copies too.
+    rots: Option<u32>,
+    /// A lost log and copies lost in a power cut are one trouble too many, where nothing is synced.
+    leader_loses: bool,
+}
+
+impl Limits {
+    fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
+        let power_cuts = if io_mode == IoMode::Unbuffered { usize::MAX } else { TOLERANCE - 1 };
+        match (io_mode, chance.u8(..3)) {
+            (IoMode::Unbuffered, _) => {
+                Self { power_cuts, rots: chance.bool().then(|| chance.u32(1..=NODES)), leader_loses: true }
+            }
+            (IoMode::Buffered, 0) => Self { power_cuts, rots: None, leader_loses: false },
+            (IoMode::Buffered, 1) => Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false },
+            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true },
+        }
+    }
+
+    fn crash(&mut self, chance: &mut fastrand::Rng) -> Crash {
+        if self.power_cuts > 0 && chance.bool() {
+            self.power_cuts -= 1;
+            return Crash::PowerCut;
+        }
+        Crash::Kill
+    }
+
+    fn trouble(&mut self, chance: &mut fastrand::Rng) -> Trouble {
+        let node = chance.u32(1..=NODES);
+        let errno = [errno::EIO, errno::ENOSPC, errno::EROFS][chance.usize(..3)];
+        match chance.u8(..26) {
+            0..3 => Trouble::Node(node, self.crash(chance)),
+            3..6 => Trouble::Leader(self.crash(chance)),
+            6 if self.leader_loses => Trouble::LeaderWithoutFolder,
+            7 if self.leader_loses => Trouble::LeaderFromBackup,
+            8 => Trouble::Cut(node, Way::Both),
+            9 | 10 => Trouble::Cut(node, Way::ToNode),
+            11 | 12 => Trouble::Cut(node, Way::FromNode),
+            13 => Trouble::NodeStalls(node),
+            14 => Trouble::LeaderStalls,
+            15 | 16 => Trouble::DiskFails(node, errno),
+            17 => Trouble::DiskFails(0, errno),
+            18 => Trouble::OpenFails(node, [errno::EMFILE, errno::EIO, errno::EACCES][chance.usize(..3)]),
+            19 | 20 => self.rots.map_or(Trouble::Double(node), Trouble::Rot),
+            21 => Trouble::Swap(node, node % NODES + 1),
+            22 => Trouble::Double(node),
+            23 => Trouble::Tolerance(chance.usize(2..=3)),
+            24 => Trouble::Order(if chance.bool() { Order::Drain(node) } else { Order::Undrain(node) }),
+            25 => Trouble::Order(Order::Rebalance(chance.bool())),
+            _ => Trouble::Node(node, Crash::Kill),
+        }
+    }
+}
+
+/// Troubles by chance, in the order of their times.
+pub(crate) fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng, until: f64) -> Vec<(Duration, Trouble)> {
+    let mut limits = Limits::by_chance(io_mode, chance);
+    let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
+    for _ in 0..chance.usize(2..9) {
+        let at = chance.f64() * until * 0.8;
+        troubles.push((at, limits.trouble(chance)));
+        if chance.u8(..3) > 0 {
+            troubles.push((at + chance.f64() * until / 3.0, Trouble::Heal));
+        }
+    }
+    troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
+    troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
+}
+
+impl Sim {
+    /// Makes troubles at their times.
+    pub(crate) async fn suffer(&mut self, troubles: &[(Duration, Trouble)]) {
+        let mut backup = None;
+        for (at, trouble) in troubles {
+            sleep_until(self.world.began() + *at).await;
+            self.world.say(&format!("{trouble:?}"));
+            match trouble {
+                Trouble::Backup => backup = Some(self.leader.disk.after_kill()),
+                Trouble::LeaderFromBackup => {
+                    if let Some(backup) = backup.clone()
+                        && self.crash_leader(Crash::Kill)
+                    {
+                        self.leader.disk = backup;
+                        self.world.count("leader folder from a backup");
+                    }
+                }
+                Trouble::Heal => self.start_all().await,
+                other => self.make(*other).await,
+            }
+        }
+    }
+
+    async fn make(&mut self, trouble: Trouble) {
+        let effect = match trouble {
+            Trouble::Node(node, how) => self.crash_node(node, how).then_some(match how {
+                Crash::Kill => "node killed",
+                Crash::PowerCut => "node lost power",
+            }),
+            Trouble::Leader(how) => self.crash_leader(how).then_some(match how {
+                Crash::Kill => "leader killed",
+                Crash::PowerCut => "leader lost power",
+            }),
+            Trouble::LeaderWithoutFolder => {
+                let was = self.crash_leader(Crash::Kill);
+                self.leader.disk = hatokuse::durable::sim::MemDisk::new();
+                was.then_some("leader folder lost")
+            }
+            Trouble::Cut(node, way) => {
+                self.net.cut(&address(node), way);
+                Some(match way {
+                    Way::Both => "link cut both ways",
+                    Way::ToNode => "link cut towards the node",
+                    Way::FromNode => "link cut towards the leader",
+                })
+            }
+            Trouble::NodeStalls(node) => {
+                self.net.stall(&address(node));
+                Some("node paused")
+            }
+            Trouble::LeaderStalls => {
+                self.net.stall("leader");
+                Some("leader paused")
+            }
+            Trouble::DiskFails(node, error) => {
+                let machine = if node == 0 { &self.leader } else { &self.nodes[&node] };
+                machine.disk.set_failing(Some(error));
+                Some(match error {
+                    errno::EIO => "disk EIO",
+                    errno::ENOSPC => "disk ENOSPC",
+                    _ => "disk EROFS",
+                })
+            }
+            Trouble::OpenFails(node, error) => {
+                self.nodes[&node].disk.fault_next(Op::Open, Fault::Fail(error));
+                Some(if error == errno::EMFILE { "open EMFILE" } else { "open EIO or EACCES" })
+            }
+            Trouble::Rot(node) => self.rot(node).then_some("bit flipped"),
+            Trouble::Swap(one, other) => self.swap(one, other).then_some("disks swapped"),
+            Trouble::Double(node) => self.double(node).await.then_some("folder copied, node doubled"),
+            Trouble::Tolerance(tolerance) => self.change_tolerance(tolerance).then_some("tolerance changed"),
+            Trouble::Order(order) => {
+                let (command, what) = match order {
+                    Order::Drain(node) => (Command::Drain(NodeId(node)), "node drained"),
+                    Order::Undrain(node) => (Command::Undrain(NodeId(node)), "node undrained"),
+                    Order::Rebalance(on) => (Command::Rebalance(on), "rebalanced"),
+                };
+                // A leader that is paused does not keep the rest from happening.
+                let answer = timeout(Duration::from_secs(1), ask(&self.net, command)).await;
+                (answer == Ok(Some(Reply::Done))).then_some(what)
+            }
+            Trouble::Backup | Trouble::LeaderFromBackup | Trouble::Heal => None,
+        };
+        if let Some(effect) = effect {
+            self.world.count(effect);
+        }
+    }
+
+    fn rot(&mut self, node: u32) -> bool {
+        let disk = &self.nodes[&node].disk;
+        let files = disk.peek(&folder(node));
+        let whole = |(name, content): &(&String, &Option<Vec<u8>>)| {
+            name.ends_with(".txt") && content.as_ref().is_some_and(|content| !content.is_empty())
+        };
+        let copies: Vec<&String> = files.iter().filter(whole).map(|(name, _)| name).collect();
+        if copies.is_empty() {
+            return false;
+        }
+        let name = copies[self.chance.usize(..copies.len())];
+        let (at, bit) = (self.chance.usize(..), self.chance.u8(..8));
+        disk.rot(&folder(node), name, |bytes| {
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+        });
+        true
+    }
+
+    /// Neither may start on the other's disk; each gets its own back.
+    fn swap(&mut self, one: u32, other: u32) -> bool {
+        if !self.crash_node(one, Crash::Kill) {
+            return false;
+        }
+        let theirs = self.nodes[&other].disk.after_kill();
+        // The disk of another machine has another node's folder; an operator renames it to fit.
+        theirs.rename_folder(&folder(other), &folder(one));
+        let refused = self.start_node_at(one, &address(one), &theirs).is_err();
+        assert!(refused, "node {one} started with the folder of node {other}");
+        true
+    }
+
+    /// A second process with a copy of a node's folder must not be let in.
+    async fn double(&mut self, node: u32) -> bool {
+        if !self.nodes[&node].is_running() {
+            return false;
+        }
+        let copy = self.nodes[&node].disk.after_kill();
+        let home = format!("double-{node}:1");
+        let Ok((life, stop)) = self.start_node_at(node, &home, &copy) else { return false };
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        life.cancel();
+        stop.request();
+        self.net.set_node(&home, None);
+        true
+    }
+
+    fn change_tolerance(&mut self, tolerance: usize) -> bool {
+        let changes = self.tolerance != tolerance;
+        self.tolerance = tolerance;
+        if let Some(leader) = self.net.leader() {
+            leader.coordinator.cluster().set_tolerance(tolerance);
+        }
+        changes
+    }
+}

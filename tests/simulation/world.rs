@@ -1,0 +1,156 @@
+//! Clients, what they were told, and the record of it all.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hatokuse::error::{Certainty, Refusal};
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::types::checksum;
+use tokio::time::{Instant, sleep};
+
+use crate::checker::{Action, History, Outcome};
+use crate::network::Net;
+
+/// Everybody writes, reads and deletes all of these.
+pub(crate) const IDS: u32 = 6;
+
+/// What happened, in one order; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct World(Arc<Mutex<Record>>);
+
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) history: History,
+    pub(crate) trace: String,
+    /// Troubles that took effect, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    began: Instant,
+    values: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let (history, faults) = (History::new(), BTreeMap::new());
+        let record = Record { history, trace: String::new(), faults, began: Instant::now(), values: 0 };
+        Self(Arc::new(Mutex::new(record)))
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.record().began.elapsed()
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.record().began
+    }
+
+    pub(crate) fn say(&self, line: &str) {
+        let mut record = self.record();
+        let at = record.began.elapsed().as_millis();
+        let _ = writeln!(record.trace, "{at} {line}");
+        tracing::info!("{at} {line}");
+    }
+
+    /// A trouble took effect.
+    pub(crate) fn count(&self, fault: &'static str) {
+        *self.record().faults.entry(fault).or_default() += 1;
+    }
+}
+
+/// One request; nothing: the leader went before it answered.
+pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
+    let Some(leader) = net.leader() else {
+        return Some(Reply::Refused(Refusal::Unavailable("nobody listens".to_owned())));
+    };
+    let mut queue = VecDeque::from([Ok(command)]);
+    let answer = async {
+        net.wait_while_stalled("leader").await;
+        let answer = leader.coordinator.execute(&mut queue).await;
+        net.wait_while_stalled("leader").await;
+        answer
+    };
+    tokio::select! {
+        biased;
+        () = leader.life.cancelled() => None,
+        (mut replies, _room) = answer => replies.pop(),
+    }
+}
+
+/// Works until `until`.
+pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: World, until: Duration) {
+    while world.elapsed() < until {
+        sleep(Duration::from_millis(chance.u64(0..40))).await;
+        let id = format!("id{}", chance.u32(..IDS));
+        match chance.u8(..20) {
+            0..8 => drop(request(n, &net, &world, &id, Some(chance.usize(..300))).await),
+            8..10 => delete(n, &net, &world, &id).await,
+            _ => drop(request(n, &net, &world, &id, None).await),
+        }
+    }
+}
+
+/// A GET, or a SET of a new value that is so much longer than its number.
+pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding: Option<usize>) -> Option<Reply> {
+    let (op, command) = {
+        let mut record = world.record();
+        match padding {
+            Some(padding) => {
+                record.values += 1;
+                let value = record.values;
+                let payload = format!("{id}={value}={}", "x".repeat(padding)).into();
+                let set = Command::Set { id: id.parse().unwrap(), payload };
+                (record.history.invoke(n, id, Action::Set(value)), set)
+            }
+            None => (record.history.invoke(n, id, Action::Get), Command::Get(id.parse().unwrap())),
+        }
+    };
+    let reply = ask(net, command).await;
+    let shown = match &reply {
+        Some(Reply::Value(payload)) => format!("{} bytes, {:08x}", payload.len(), checksum(payload)),
+        other => format!("{other:?}"),
+    };
+    world.say(&format!("{} {id} {op} -> {shown}", if padding.is_some() { "SET" } else { "GET" }));
+    let outcome = match &reply {
+        Some(Reply::Done) => Outcome::Done,
+        Some(Reply::Value(payload)) => Outcome::Found(value_of(id, payload)),
+        Some(Reply::Refused(Refusal::NotFound)) => Outcome::NotFound,
+        Some(Reply::Refused(Refusal::Lost(_))) => panic!("{id} is said to be lost"),
+        Some(Reply::Refused(refusal)) => certain(refusal),
+        None => Outcome::Unknown,
+        other => panic!("{id} was answered with {other:?}"),
+    };
+    world.record().history.complete(op, outcome);
+    reply
+}
+
+async fn delete(n: u32, net: &Net, world: &World, id: &str) {
+    let op = world.record().history.invoke(n, id, Action::Delete);
+    let reply = ask(net, Command::Delete(id.parse().unwrap())).await;
+    world.say(&format!("DEL {id} {op} -> {reply:?}"));
+    let outcome = match &reply {
+        Some(Reply::Done) => Outcome::Done,
+        Some(Reply::Refused(refusal)) => certain(refusal),
+        None => Outcome::Unknown,
+        other => panic!("a DEL was answered with {other:?}"),
+    };
+    world.record().history.complete(op, outcome);
+}
+
+fn certain(refusal: &Refusal) -> Outcome {
+    match refusal.certainty() {
+        Certainty::SurelyNot => Outcome::SurelyNot,
+        Certainty::Maybe => Outcome::Unknown,
+    }
+}
+
+fn value_of(id: &str, payload: &[u8]) -> u64 {
+    let text = std::str::from_utf8(payload).unwrap();
+    let mut fields = text.split('=');
+    assert_eq!(fields.next(), Some(id), "a value of another id");
+    fields.next().unwrap().parse().unwrap()
+}
