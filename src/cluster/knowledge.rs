@@ -28,14 +28,20 @@ pub struct Knowledge {
     from_log: bool,
     /// The log was held against what enough nodes have seen, or nobody came to do that.
     greeted: bool,
-    /// The log was found to be an old one.
+    /// The log was found to be an old one, or one that nobody vouched for, by this leader or the one before it.
     old: bool,
 }
 
 impl Knowledge {
     /// What a leader knows at its start.
     pub fn new(trust: Trust) -> Self {
-        Self { trust, reported: BTreeSet::new(), from_log: trust == Trust::Whole, greeted: false, old: false }
+        Self {
+            trust,
+            reported: BTreeSet::new(),
+            from_log: trust == Trust::Whole,
+            greeted: false,
+            old: trust == Trust::Nothing,
+        }
     }
 
     /// How far the index can be believed now.
@@ -65,9 +71,14 @@ impl Knowledge {
         self.greeted = true;
     }
 
-    /// Whether the log was found to be an old one; only once.
-    pub fn take_old(&mut self) -> bool {
-        std::mem::take(&mut self.old)
+    /// Whether the log was found to be an old one, and what it alone speaks of is not forgotten yet.
+    pub fn is_old(&self) -> bool {
+        self.old
+    }
+
+    /// What only an old log speaks of is forgotten.
+    pub fn is_new(&mut self) {
+        self.old = false;
     }
 
     /// A complete inventory of this node was taken in.

@@ -260,12 +260,19 @@ impl Cluster {
         self.mapping.newest_committed()
     }
 
-    /// What an old log speaks of and no node has any more: it was deleted after the log was copied. Told once, when
-    /// all nodes were heard.
-    pub fn vanished(&mut self) -> Vec<(MessageId, Version)> {
-        if self.knowledge.trust() != Trust::Whole || !self.knowledge.take_old() {
-            return Vec::new();
-        }
+    /// Whether all nodes were heard since the log was found to be an old one, so that what it alone speaks of can be
+    /// forgotten.
+    pub fn has_vanished(&self) -> bool {
+        self.knowledge.trust() == Trust::Whole && self.knowledge.is_old()
+    }
+
+    /// What only an old log spoke of is forgotten.
+    pub fn forgot_vanished(&mut self) {
+        self.knowledge.is_new();
+    }
+
+    /// What an old log speaks of and no node has any more: it was deleted after the log was copied.
+    pub fn vanished(&self) -> Vec<(MessageId, Version)> {
         let mut all = Vec::new();
         for (id, found) in (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part)) {
             let here = |(_, version)| version == found.record.version;
@@ -445,8 +452,12 @@ impl Cluster {
             let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();
             self.deletions.hear(commit, &linked);
         }
-        if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version) {
-            self.unsettled.remove(&commit.id);
+        if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version)
+            && let Some(older) = self.unsettled.remove(&commit.id)
+            && !matches!(older.record.version, Version::FOREIGN)
+        {
+            // Whoever has it has to publish or to let go; those that the commit knows of are told twice.
+            older.holders.iter().for_each(|&node| self.note_surplus(&commit.id, older.record.version, node));
         }
         applied
     }
@@ -465,6 +476,9 @@ impl Cluster {
             return Located::Hidden(reason);
         }
         let Some(found) = found.filter(|found| !found.set.deleted) else { return Located::NotFound };
+        if found.set.intact().next().is_none() && self.knowledge.is_old() {
+            return Located::Hidden("only an old log speaks of it, and the nodes are just heard".to_owned());
+        }
         if found.set.intact().next().is_none()
             && self.surplus.of(id).any(|(_, version)| version == found.record.version)
         {

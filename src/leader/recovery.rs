@@ -150,16 +150,21 @@ impl Coordinator {
 
     /// Forgets what only an old log speaks of.
     async fn forget_vanished(self: &Arc<Self>) {
+        if !self.cluster().has_vanished() {
+            return;
+        }
         let vanished = self.cluster().vanished();
         if vanished.is_empty() {
+            self.cluster().forgot_vanished();
             return;
         }
         tracing::warn!("{} messages of the old log are on no node: they were deleted since", vanished.len());
         let event = |(id, version): &(MessageId, Version)| Event::Forgotten { id: id.clone(), version: *version };
-        // If the log does not take it, they are said to be lost, and the next start finds them again.
+        // If the log does not take it, it is tried again.
         if self.ledger().append(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
             let mut cluster = self.cluster();
             vanished.iter().for_each(|(id, version)| drop(cluster.forget(id, *version)));
+            cluster.forgot_vanished();
             drop(cluster);
             let _ = self.view.send(vanished.into_iter().map(|(id, _)| (id, Holders::new())).collect());
             self.notify();

@@ -84,6 +84,12 @@ impl History {
         self.ops.len()
     }
 
+    /// Whether a SET of this value ended without anybody knowing what became of it.
+    pub(crate) fn is_in_doubt(&self, value: u64) -> bool {
+        let of = |op: &&Op| op.action == Action::Set(value);
+        self.ops.iter().find(of).is_some_and(|op| matches!(op.ended, None | Some((_, Outcome::Unknown))))
+    }
+
     /// Every id that was named.
     pub(crate) fn ids(&self) -> BTreeSet<String> {
         self.ops.iter().map(|op| op.id.clone()).collect()

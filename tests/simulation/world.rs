@@ -148,7 +148,8 @@ fn certain(refusal: &Refusal) -> Outcome {
     }
 }
 
-fn value_of(id: &str, payload: &[u8]) -> u64 {
+/// The number of a value.
+pub(crate) fn value_of(id: &str, payload: &[u8]) -> u64 {
     let text = std::str::from_utf8(payload).unwrap();
     let mut fields = text.split('=');
     assert_eq!(fields.next(), Some(id), "a value of another id");
