@@ -137,6 +137,22 @@ fn damage_is_told_and_healed() {
 }
 
 #[test]
+fn a_number_that_nobody_counted_up_to_does_not_come_round() {
+    for prefix in [".aside-", TRASH] {
+        let disk = MemDisk::new();
+        disk.plant(path(), &format!("{prefix}{}-x", u64::MAX), b"planted");
+        disk.plant(path(), ".aside-0-a", b"put aside before");
+        disk.plant(path(), "a.txt", b"foreign");
+        let (store, _) = open(&disk, IoMode::Buffered);
+        assert_eq!(store.write(&[], &[put("a", 1, b"ours")]).unwrap().outcomes, [PutOutcome::Stored]);
+        let contents: Vec<_> = disk.peek(path()).into_values().flatten().collect();
+        for kept in ["planted", "put aside before", "foreign", "ours"] {
+            assert!(contents.iter().any(|content| content == kept.as_bytes()), "{kept} is gone");
+        }
+    }
+}
+
+#[test]
 fn the_trash_keeps_the_newest_and_makes_room() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk, IoMode::Buffered);
