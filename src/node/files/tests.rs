@@ -242,6 +242,17 @@ fn a_failed_sync_or_rename_is_fatal() {
     }
 }
 
+#[test]
+fn a_failed_sync_of_the_index_log_is_fatal_too() {
+    let disk = MemDisk::new();
+    disk.set_keeps_records(false);
+    let (store, _) = open(&disk, IoMode::Unbuffered);
+    disk.fault_next(Op::Sync, Fault::Fail(errno::EIO));
+    let fatal = store.write(&[], &[put("a", 1, b"one")]).unwrap_err();
+    assert!(fatal.to_string().contains("this node stops"), "{fatal}");
+    assert!(store.write(&[], &[put("b", 2, b"two")]).is_err(), "and no later OK");
+}
+
 /// What a script was told: for each id what must be readable, oldest settled value first.
 #[derive(Debug, Default, Clone)]
 struct Told {
