@@ -193,6 +193,10 @@ impl TryFrom<&family::Member> for Member {
 
     fn try_from(member: &family::Member) -> Result<Self, &'static str> {
         let uuid = Uuid::from_bytes(&member.uuid).ok_or("a member without a uuid")?;
+        if member.address.chars().any(char::is_control) {
+            // It ends up in files of lines, where it could forge one.
+            return Err("a member with a control character in its address");
+        }
         Ok(Self { id: NodeId(member.node_id), uuid, address: member.address.clone() })
     }
 }
