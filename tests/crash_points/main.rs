@@ -4,4 +4,6 @@
 //! The counts are printed: `cargo test --test crash_points -- --nocapture`.
 
 mod harness;
+mod identity;
+mod leader;
 mod node;
