@@ -12,9 +12,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
-use crate::cluster::Reign;
 use crate::cluster::registry::Member;
-use crate::types::{BadId, Epoch, MessageId, NodeId, Payload, Uuid};
+use crate::cluster::{Entry, Reign};
+use crate::types::{BadId, CopyRecord, Epoch, MessageId, NodeId, Payload, Uuid, Version};
 
 /// Messages and services of `proto/family.proto`.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all)]
@@ -193,7 +193,20 @@ impl TryFrom<&family::Member> for Member {
 
     fn try_from(member: &family::Member) -> Result<Self, &'static str> {
         let uuid = Uuid::from_bytes(&member.uuid).ok_or("a member without a uuid")?;
+        if member.address.chars().any(char::is_control) {
+            // It ends up in files of lines, where it could forge one.
+            return Err("a member with a control character in its address");
+        }
         Ok(Self { id: NodeId(member.node_id), uuid, address: member.address.clone() })
+    }
+}
+
+impl TryFrom<family::InventoryEntry> for Entry {
+    type Error = BadId;
+
+    fn try_from(entry: family::InventoryEntry) -> Result<Self, BadId> {
+        let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
+        Ok(Self { id: entry.id.parse()?, record, damaged: entry.damaged })
     }
 }
 

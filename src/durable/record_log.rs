@@ -273,8 +273,10 @@ impl RecordLog {
             return Ok(first);
         }
         if let Err(source) = self.file.append(&[IoSlice::new(&buffer)]) {
-            // A partial batch must not stay: later good records behind it would be unreadable.
-            if self.file.truncate(self.length).is_err() {
+            // A partial batch must not stay: later good records behind it would be unreadable. A disk that took
+            // nothing (it may be read-only for a while) leaves nothing to cut.
+            let untouched = self.file.len().is_ok_and(|length| length == self.length);
+            if !untouched && self.file.truncate(self.length).is_err() {
                 self.poisoned = true;
             }
             return Err(self.io("appending to", source));

@@ -16,7 +16,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
-use crate::wire::family::{CopyStatus, InventoryEntry, from_node};
+use crate::wire::family::{CopyStatus, from_node};
 
 /// An inventory without a page for this long has broken off.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl Coordinator {
                 Some(_) => return Err(DialError::Strange("a frame that is no page")),
                 None => return Err(DialError::Strange("no page came")),
             };
-            let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(entry).collect();
+            let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(Entry::try_from).collect();
             let entries = entries.map_err(|_| DialError::Strange("an entry with a bad id"))?;
             self.cluster().inventory_page(node, fence.session, &entries);
             if page.last {
@@ -268,9 +268,4 @@ impl Coordinator {
         });
         each.collect()
     }
-}
-
-fn entry(entry: InventoryEntry) -> Result<Entry, crate::types::BadId> {
-    let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
-    Ok(Entry { id: entry.id.parse()?, record, damaged: entry.damaged })
 }

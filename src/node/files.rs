@@ -122,6 +122,11 @@ impl Store for TextStore {
         }
         let announced =
             self.records.announce(puts.iter().map(|put| (&put.id, put.record)), self.io_mode == IoMode::Unbuffered);
+        if let Err(error) = &announced
+            && self.records.is_poisoned()
+        {
+            return Err(Fatal { what: "announcing copies".to_owned(), source: io::Error::other(error.to_string()) });
+        }
         for put in puts {
             let outcome = match &announced {
                 Ok(()) => batch.put(put)?,

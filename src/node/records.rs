@@ -167,6 +167,14 @@ impl Records {
         if sync { log.sync() } else { Ok(()) }
     }
 
+    /// Whether an earlier failure has ended the index log: nobody knows what is on the disk.
+    pub fn is_poisoned(&self) -> bool {
+        match self {
+            Self::Attributes => false,
+            Self::Log(log) => log.lock().unwrap_or_else(PoisonError::into_inner).is_poisoned(),
+        }
+    }
+
     /// Gives a new file its record, where files have them.
     pub fn attach(&self, file: &mut dyn DiskFile, id: &MessageId, record: CopyRecord, stem: &str) -> io::Result<()> {
         match self {

@@ -101,9 +101,10 @@ pub fn measure(file: &dyn DiskFile, buffer: &mut Vec<u8>) -> io::Result<(u64, u3
     }
 }
 
-/// The number of a file that was put aside or into the trash.
+/// The number of a file that was put aside or into the trash. One that we cannot have counted up to is nobody's:
+/// counting on from it would come round to names that are taken.
 fn number(name: &str, prefix: &str) -> Option<u64> {
-    name.strip_prefix(prefix)?.split_once('-')?.0.parse().ok()
+    name.strip_prefix(prefix)?.split_once('-')?.0.parse().ok().filter(|&number| number <= u64::MAX / 2)
 }
 
 /// Files of the folder that are copies no more.

@@ -157,10 +157,13 @@ fn only_id(rest: Option<Bytes>, usage: &str) -> Result<MessageId, Refusal> {
     parse_id(&rest)
 }
 
+/// A number as it is written out: with a sign or zeros before it, a line of any length could be one.
 fn only_node(rest: Option<Bytes>, usage: &str) -> Result<NodeId, Refusal> {
-    let number = rest.and_then(|rest| std::str::from_utf8(&rest).ok()?.parse().ok());
+    let number = rest.as_ref().and_then(|rest| std::str::from_utf8(rest).ok()?.parse::<u32>().ok());
     match number {
-        Some(number) if number > 0 => Ok(NodeId(number)),
+        Some(number) if number > 0 && rest.is_some_and(|rest| *rest == *number.to_string().as_bytes()) => {
+            Ok(NodeId(number))
+        }
         _ => Err(Refusal::BadCommand(format!("{usage}, 1 to {}", u32::MAX))),
     }
 }
@@ -376,6 +379,8 @@ mod tests {
             "DRAIN\n",
             "DRAIN x\n",
             "DRAIN 0\n",
+            "DRAIN +1\n",
+            "DRAIN 01\n",
             "UNDRAIN 4294967296\n",
             "REBALANCE NOW\n",
             "VERIFY 1\n",

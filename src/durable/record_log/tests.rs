@@ -217,6 +217,21 @@ fn a_full_disk_leaves_no_half_batch() {
 }
 
 #[test]
+fn a_disk_that_takes_nothing_for_a_while_ends_no_log() {
+    for errno in [errno::EROFS, errno::ENOSPC, errno::EIO] {
+        let disk = MemDisk::new();
+        let (mut log, _, _) = open(&disk, false).unwrap();
+        log.append([&b"a"[..]]).unwrap();
+        disk.set_failing(Some(errno)); // cutting, too
+        assert!(log.append([&b"b"[..]]).is_err());
+        assert!(!log.is_poisoned(), "nothing was written, so nothing has to be cut");
+        disk.set_failing(None);
+        log.append([&b"c"[..]]).unwrap();
+        assert_eq!(payloads(&open(&disk, false).unwrap().1), [b"a", b"c"]);
+    }
+}
+
+#[test]
 fn compaction_is_all_or_nothing_at_every_call() {
     let mut points = 0;
     for call in 0.. {

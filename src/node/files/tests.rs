@@ -137,6 +137,22 @@ fn damage_is_told_and_healed() {
 }
 
 #[test]
+fn a_number_that_nobody_counted_up_to_does_not_come_round() {
+    for prefix in [".aside-", TRASH] {
+        let disk = MemDisk::new();
+        disk.plant(path(), &format!("{prefix}{}-x", u64::MAX), b"planted");
+        disk.plant(path(), ".aside-0-a", b"put aside before");
+        disk.plant(path(), "a.txt", b"foreign");
+        let (store, _) = open(&disk, IoMode::Buffered);
+        assert_eq!(store.write(&[], &[put("a", 1, b"ours")]).unwrap().outcomes, [PutOutcome::Stored]);
+        let contents: Vec<_> = disk.peek(path()).into_values().flatten().collect();
+        for kept in ["planted", "put aside before", "foreign", "ours"] {
+            assert!(contents.iter().any(|content| content == kept.as_bytes()), "{kept} is gone");
+        }
+    }
+}
+
+#[test]
 fn the_trash_keeps_the_newest_and_makes_room() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk, IoMode::Buffered);
@@ -224,6 +240,17 @@ fn a_failed_sync_or_rename_is_fatal() {
         assert!(fatal.to_string().contains("this node stops"), "{fatal}");
         assert!(inventory(&store).iter().all(|entry| entry.id != id("b")), "not safe, not listed");
     }
+}
+
+#[test]
+fn a_failed_sync_of_the_index_log_is_fatal_too() {
+    let disk = MemDisk::new();
+    disk.set_keeps_records(false);
+    let (store, _) = open(&disk, IoMode::Unbuffered);
+    disk.fault_next(Op::Sync, Fault::Fail(errno::EIO));
+    let fatal = store.write(&[], &[put("a", 1, b"one")]).unwrap_err();
+    assert!(fatal.to_string().contains("this node stops"), "{fatal}");
+    assert!(store.write(&[], &[put("b", 2, b"two")]).is_err(), "and no later OK");
 }
 
 /// What a script was told: for each id what must be readable, oldest settled value first.

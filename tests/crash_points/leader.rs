@@ -1,0 +1,295 @@
+//! The leader's log and its view. A new path is a row of [`rows`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hatokuse::cluster::Reign;
+use hatokuse::cluster::knowledge::Trust;
+use hatokuse::cluster::mapping::Commit;
+use hatokuse::cluster::registry::Member;
+use hatokuse::durable::hands::Hands;
+use hatokuse::durable::sim::MemDisk;
+use hatokuse::durable::{Disk, Folder};
+use hatokuse::leader::journal::{self, Event, Ledger};
+use hatokuse::leader::view::VIEW_FILE;
+use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
+use hatokuse::stop::Stop;
+use hatokuse::types::{CopyRecord, Epoch, IoMode, MessageId, NodeId, Uuid, Version};
+use hatokuse::wire::{Lane, LeaderPort, Network};
+
+use crate::harness::{Counts, Ending, crashes, errors, synced};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The leader starts, and begins the next epoch.
+    Begin,
+    Append(Vec<Event>),
+}
+use Step::{Append, Begin};
+
+/// One path: what the log holds, and what is done while the disk fails.
+struct Row {
+    name: &'static str,
+    before: Vec<Step>,
+    path: Vec<Step>,
+}
+
+fn rows() -> Vec<Row> {
+    let row = |name, before, path| Row { name, before, path };
+    let some = || vec![Begin, Append(vec![Event::Whole, member(1), member(2), commit("a", 1), commit("b", 2)])];
+    let closed = || [some(), vec![Append(vec![Event::Closed])]].concat();
+    let outdated = Append((0..10_001).map(|n| commit("a", 10 + n)).collect());
+    let deleted = Append(vec![delete("a", 3)]);
+    let forgotten = Event::Forgotten { id: id("a"), version: v(3) };
+    vec![
+        row("journal, first start", vec![], vec![Begin]),
+        row("journal, start", closed(), vec![Begin]),
+        row("journal, start after a crash", some(), vec![Begin]),
+        row("journal, append", closed(), vec![Begin, Append(vec![commit("a", 5)]), Append(vec![commit("c", 6)])]),
+        row("journal, batch of several", closed(), vec![Begin, Append((0..5).map(|n| commit("m", 10 + n)).collect())]),
+        row("journal, registration", closed(), vec![Begin, Append(vec![commit("c", 4), member(3)])]),
+        row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
+        row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
+        row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Event::Closed])]),
+        row(
+            "journal, compaction",
+            [some(), vec![deleted, outdated]].concat(),
+            vec![Begin, Append(vec![commit("c", 9)])],
+        ),
+    ]
+}
+
+fn id(text: &str) -> MessageId {
+    text.parse().unwrap()
+}
+
+fn v(sequence: u32) -> Version {
+    Version::new(Epoch(1), sequence)
+}
+
+fn member(node: u32) -> Event {
+    Event::Member(Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address: format!("node-{node}:1") })
+}
+
+fn commit(text: &str, sequence: u32) -> Event {
+    let record = CopyRecord::of(v(sequence), text.as_bytes());
+    Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() })
+}
+
+fn delete(text: &str, sequence: u32) -> Event {
+    let record = CopyRecord::tombstone(v(sequence));
+    Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() })
+}
+
+/// What was asked of the log, and what it acknowledged.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    asked: Vec<Event>,
+    acknowledged: Vec<Event>,
+    epoch: Epoch,
+}
+
+const PATH: &str = "/data";
+
+fn folder(disk: &MemDisk) -> io::Result<Arc<dyn Folder>> {
+    disk.folder(&Path::new(PATH).join(METADATA_FOLDER))
+}
+
+/// Runs a story in a runtime whose clock only jumps.
+fn simulate<T>(story: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(story)
+}
+
+impl Told {
+    fn run(&mut self, disk: &MemDisk, io_mode: IoMode, steps: &[Step]) {
+        simulate(async {
+            let stop = Stop::new();
+            let mut ledger = None;
+            for step in steps {
+                let events = match step {
+                    Begin => {
+                        let Ok(folder) = folder(disk) else { return };
+                        let Ok(recovered) = journal::open(&folder, &disk.boot_id(), 1) else { return };
+                        let epoch = Epoch(recovered.last.map_or(0, |last| last.epoch.0) + 1);
+                        assert!(epoch > self.epoch, "epoch {epoch} begins a second time");
+                        let reign = Reign { cluster_id: Uuid([7; 16]), epoch };
+                        let (boot_id, trust) = (disk.boot_id(), recovered.trust);
+                        ledger = Some(Ledger::start(recovered.log, io_mode, &Hands::Inline, &stop).unwrap());
+                        vec![Event::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
+                    }
+                    Append(events) => events.clone(),
+                };
+                let Some(ledger) = &ledger else { return };
+                self.asked.extend(events.iter().cloned());
+                let failed = stop.failure().is_some();
+                let logged = ledger.append(&events).await.is_ok();
+                assert!(!(failed && logged), "an OK after the log had failed");
+                if !logged && matches!(step, Begin) {
+                    return;
+                }
+                if logged {
+                    self.acknowledged.extend(events.iter().cloned());
+                    if let [Event::Began { reign, .. }] = events.as_slice() {
+                        self.epoch = reign.epoch;
+                    }
+                }
+            }
+            // Unless it ended for good, a log that failed once takes the next record.
+            if let (Some(ledger), None) = (&ledger, stop.failure()) {
+                let again = commit("again", 20_000);
+                self.asked.push(again.clone());
+                if ledger.append(std::slice::from_ref(&again)).await.is_ok()
+                    || (stop.failure().is_none() && ledger.append(std::slice::from_ref(&again)).await.is_ok())
+                {
+                    self.acknowledged.push(again);
+                } else {
+                    assert!(disk.crashed() || stop.failure().is_some(), "it does not go on");
+                }
+            }
+        });
+    }
+
+    /// The newest record of each id.
+    fn newest(events: &[Event]) -> BTreeMap<MessageId, CopyRecord> {
+        let mut newest = BTreeMap::new();
+        for event in events {
+            match event {
+                Event::Commit(commit) => drop(newest.insert(commit.id.clone(), commit.record)),
+                Event::Forgotten { id, .. } => drop(newest.remove(id)),
+                _ => {}
+            }
+        }
+        newest
+    }
+
+    /// A restart: everything acknowledged is there, or the log says that it may lack its end; nothing is made up.
+    fn check(&self, disk: &MemDisk, io_mode: IoMode, ending: Ending, what: &str) {
+        let folder = folder(disk).unwrap();
+        let found = journal::open(&folder, &disk.boot_id(), 1).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let unsafe_end = ending != Ending::Kill && io_mode == IoMode::Buffered && found.trust != Trust::Whole;
+        let is_commit = |event: &Event| matches!(event, Event::Commit(_));
+        for event in self.acknowledged.iter().filter(|event| !(unsafe_end && is_commit(event))) {
+            let there = match event {
+                Event::Began { reign, .. } => found.last.is_some_and(|last| last.epoch >= reign.epoch),
+                Event::Member(member) => found.members.contains(member),
+                Event::Draining { node, on } => found.draining.contains(node) == *on,
+                Event::Horizon(version) | Event::Forgotten { version, .. } => found.mapping.horizon() >= *version,
+                Event::Commit(commit) => {
+                    let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
+                    newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
+                }
+                Event::Whole => found.trust != Trust::Nothing,
+                Event::Closed => true,
+            };
+            assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
+        }
+        let asked = |id: &MessageId, record: CopyRecord| {
+            self.asked.iter().any(|event| matches!(event, Event::Commit(c) if c.id == *id && c.record == record))
+        };
+        for id in Self::newest(&self.asked).keys() {
+            if let Some(newest) = found.mapping.newest(id) {
+                assert!(asked(id, newest.record), "{what}: {id} is made up");
+            }
+        }
+        assert!(found.last.is_none_or(|last| last.epoch <= Epoch(self.epoch.0 + 1)), "{what}");
+    }
+}
+
+impl Row {
+    fn enumerate(&self, io_mode: IoMode) -> Counts {
+        let (disk, mut told) = (MemDisk::new(), Told::default());
+        told.run(&disk, io_mode, &self.before);
+        let before = synced(&disk);
+        let act = |disk: &MemDisk| {
+            let mut told = told.clone();
+            told.run(disk, io_mode, &self.path);
+            told
+        };
+        let check = |disk: &MemDisk, told: &Told, ending: Ending, what: &str| {
+            told.check(disk, io_mode, ending, &format!("{}, {io_mode}, {ending:?}, {what}", self.name));
+        };
+        let mut counts = crashes(&before, act, check);
+        counts.add(errors(&before, |disk, _, _| act(disk), check));
+        counts
+    }
+}
+
+#[test]
+fn no_crash_and_no_error_on_the_journals_path_loses_a_record() {
+    for row in rows() {
+        let mut counts = row.enumerate(IoMode::Buffered);
+        counts.add(row.enumerate(IoMode::Unbuffered));
+        counts.say(row.name);
+    }
+}
+
+/// Nobody answers.
+#[derive(Debug)]
+struct NoNetwork;
+
+impl Network for NoNetwork {
+    fn open_lane(&self, _: String) -> BoxFuture<'static, io::Result<Lane>> {
+        async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed()
+    }
+
+    fn leader(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
+        async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed()
+    }
+}
+
+/// A leader's life of two seconds; true: it started, and nothing stopped it.
+fn live(disk: &MemDisk) -> bool {
+    simulate(async {
+        let stop = Stop::new();
+        let chance = fastrand::Rng::with_seed(1);
+        let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
+        let settings = Settings { tolerance: 2, io_mode: IoMode::Unbuffered, repair_after: Duration::from_secs(30) };
+        let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await else {
+            return false;
+        };
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stop.request();
+        leader.close().await;
+        stop.failure().is_none()
+    })
+}
+
+/// The view's lines, sorted.
+fn view(disk: &MemDisk) -> Vec<String> {
+    let files = disk.peek(&Path::new(PATH).join(METADATA_FOLDER));
+    let text = String::from_utf8(files[VIEW_FILE].clone().unwrap()).unwrap();
+    let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn the_view_is_the_old_or_the_new_one_and_in_the_end_exact() {
+    let disk = MemDisk::new();
+    let many = (0..40).map(|n| commit(&format!("m/{n}"), 10 + n)).collect();
+    Told::default().run(&disk, IoMode::Unbuffered, &[Begin, Append(vec![Event::Whole, member(1)]), Append(many)]);
+    disk.plant(&Path::new(PATH).join(METADATA_FOLDER), VIEW_FILE, b"old:9\n");
+    let before = synced(&disk);
+    let exact = {
+        let disk = before.after_kill();
+        assert!(live(&disk));
+        view(&disk)
+    };
+    assert!(exact.len() == 41 && exact.contains(&"m%2F7:1,2\n".to_owned()), "{exact:?}");
+    let check = |disk: &MemDisk, lived: &bool, ending: Ending, what: &str| {
+        if ending == Ending::Kill {
+            let found = view(disk);
+            assert!(found == exact || (!lived && found == ["old:9\n"]), "{what}, lived {lived}: {found:?}");
+        }
+        assert!(live(disk), "{what}: the next leader does not live");
+        assert_eq!(view(disk), exact, "{what}: the next leader's view");
+    };
+    let mut counts = crashes(&before, live, check);
+    counts.add(errors(&before, |disk, _, _| live(disk), check));
+    counts.say("a leader's start, its view's rewriting and its stop");
+}
