@@ -71,7 +71,7 @@ pub(super) fn inventory(data: &[u8]) {
             }
             2 | 3 => match page(&mut script) {
                 Some(entries) => {
-                    cluster.inventory_page(node, session, &entries, |id| id.as_str() == "d");
+                    cluster.inventory_page(node, session, &entries);
                     *counts.entry(node).or_default() += entries.len() as u64;
                 }
                 None => cluster.inventory_breaks(node, session),
