@@ -30,6 +30,8 @@ pub struct Knowledge {
     greeted: bool,
     /// The log was found to be an old one, or one that nobody vouched for, by this leader or the one before it.
     old: bool,
+    /// Nodes of this cluster that announced themselves and are no members yet.
+    announced: BTreeSet<NodeId>,
 }
 
 impl Knowledge {
@@ -38,6 +40,7 @@ impl Knowledge {
         Self {
             trust,
             reported: BTreeSet::new(),
+            announced: BTreeSet::new(),
             from_log: trust == Trust::Whole,
             greeted: false,
             old: trust == Trust::Nothing,
@@ -81,6 +84,12 @@ impl Knowledge {
         self.old = false;
     }
 
+    /// A node says that it belongs to this cluster. If the log is lost, only such a one knows who else does:
+    /// those that are new know nothing, and what they report proves nothing.
+    pub fn announce(&mut self, node: NodeId) {
+        self.announced.insert(node);
+    }
+
     /// A complete inventory of this node was taken in.
     pub fn report(&mut self, node: NodeId) {
         self.reported.insert(node);
@@ -107,13 +116,25 @@ impl Knowledge {
 
     /// The members whose inventories have not come.
     pub fn missing(&self, members: &[NodeId]) -> Vec<NodeId> {
-        members.iter().copied().filter(|node| !self.reported.contains(node)).collect()
+        let announced = self.announced.iter().filter(|_| self.trust == Trust::Nothing);
+        let members: BTreeSet<NodeId> = members.iter().chain(announced).copied().collect();
+        members.into_iter().filter(|node| !self.reported.contains(node)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_of_the_cluster_has_to_report_before_a_new_one_proves_anything() {
+        let mut knowledge = Knowledge::new(Trust::Nothing);
+        knowledge.announce(NodeId(2));
+        knowledge.report(NodeId(1));
+        assert!(!knowledge.settle(&nodes(&[1]), 3), "node 2 knows who else there is");
+        knowledge.report(NodeId(2));
+        assert!(!knowledge.settle(&nodes(&[1, 2, 3]), 3) && knowledge.settle(&nodes(&[1, 2]), 3));
+    }
 
     fn nodes(ids: &[u32]) -> Vec<NodeId> {
         ids.iter().copied().map(NodeId).collect()

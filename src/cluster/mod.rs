@@ -201,6 +201,11 @@ impl Cluster {
         self.knowledge.distrust();
     }
 
+    /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.
+    pub fn announce(&mut self, node: NodeId) {
+        self.knowledge.announce(node);
+    }
+
     /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
     pub fn settle_knowledge(&mut self) -> bool {
         let members = self.member_ids();

@@ -180,6 +180,9 @@ impl Membership {
     async fn admit(self: &Arc<Self>, announced: Announced) -> Result<(), Refused> {
         let reign = self.reign_for(&announced).await?;
         self.check_pins(&announced, reign).await?;
+        if announced.cluster_id.is_some() {
+            self.coordinator.cluster().announce(announced.member.id);
+        }
         let member = announced.member;
         let fence = self.fence(reign);
         let dialled = self.coordinator.links.dial(member.id, &member.address, fence).await;
