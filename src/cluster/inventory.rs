@@ -267,9 +267,11 @@ impl Cluster {
         self.unsettled.len()
     }
 
-    /// No source has this version any more: forget it, unless something newer is noted.
-    pub fn forget_unsettled(&mut self, id: &MessageId, version: Version) {
-        if self.unsettled.get(id).is_some_and(|newer| newer.record.version == version) {
+    /// A node has this version no more. When none has it, it is forgotten, unless something newer is noted.
+    pub fn forget_unsettled(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        let Some(noted) = self.unsettled.get_mut(id).filter(|noted| noted.record.version == version) else { return };
+        noted.holders.retain(|holder| *holder != node);
+        if noted.holders.is_empty() {
             self.unsettled.remove(id);
         }
     }

@@ -245,7 +245,7 @@ impl Coordinator {
                     // Without the message there is nothing to send: leave it for another look, or another source.
                     writes[i].outcome = Outcome::Failed;
                     if surely_bad {
-                        self.cluster().forget_unsettled(id, version);
+                        self.cluster().forget_unsettled(id, version, source);
                     }
                 }
             }
