@@ -205,11 +205,11 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     assert_eq!(look(&cluster, "x"), "hidden: no node has reported to this leader yet");
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     report(&mut cluster, 1, &[unknown("x", 0)]).unwrap();
-    report(&mut cluster, 2).unwrap();
+    report(&mut cluster, 2, &[]).unwrap();
     assert!(!cluster.settle_knowledge() && cluster.unsettled(9).is_empty());
     let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
-    report(&mut cluster, 3).unwrap();
+    report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && cluster.unsettled(9).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     cluster.distrust();
@@ -227,7 +227,7 @@ fn a_log_that_may_lack_its_end_needs_all_but_tolerance_less_one() {
     assert!(cluster.admit(&id("y"), 1, 1).is_ok(), "a new version is newer than whatever may be found");
     report(&mut cluster, 1, &[line("x", x)]).unwrap();
     assert!(!cluster.settle_knowledge());
-    report(&mut cluster, 3).unwrap();
+    report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && !cluster.settle_knowledge(), "it is told once");
     assert_eq!(look(&cluster, "x"), "v1 on 1 2");
 }
@@ -241,7 +241,7 @@ fn counts_see_what_is_lost_and_what_is_only_away() {
     assert_eq!(cluster.registry.get(NodeId(2)).unwrap().state, NodeState::Down);
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (2, 2, 0));
-    report(&mut cluster, 1).unwrap();
+    report(&mut cluster, 1, &[]).unwrap();
     cluster.note_copy(&id("x"), Version::new(Epoch(1), 1), NodeId(2), false);
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (1, 1, 1));
