@@ -47,6 +47,11 @@ impl Surplus {
         }
     }
 
+    /// Takes out those of an id.
+    pub(super) fn take(&mut self, id: &MessageId) -> SmallVec<[(NodeId, Version); 2]> {
+        if self.0.is_empty() { SmallVec::new() } else { self.0.remove(id).unwrap_or_default() }
+    }
+
     /// Forgets copies on other nodes than these.
     pub(super) fn retain(&mut self, id: &MessageId, stays: impl Fn(NodeId) -> bool) {
         let Some(copies) = self.0.get_mut(id) else { return };
@@ -170,6 +175,10 @@ impl Cluster {
         // A write of ours that is under way speaks for itself. One that merely waits for its turn does not: what
         // it will replace has to be known until then, and after it if it fails.
         let ours = version >= taking.watermark || self.under_way.contains(&version);
+        if self.under_way.contains(&version) {
+            // If it is none of the holders in the end, it has a copy too many.
+            self.surplus.note(&entry.id, node, version);
+        }
         if entry.damaged || outdated || !newer || ours {
             return;
         }

@@ -122,6 +122,8 @@ pub struct Cluster {
     unsettled: BTreeMap<MessageId, Unsettled>,
     /// Copies that are too many or too old.
     surplus: Surplus,
+    /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
+    in_doubt: Surplus,
     deletions: Deletions,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
@@ -146,6 +148,7 @@ impl Cluster {
             taking: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
+            in_doubt: Surplus::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
             stuck_ids: Vec::new(),
@@ -209,7 +212,12 @@ impl Cluster {
     /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
     pub fn settle_knowledge(&mut self) -> bool {
         let members = self.member_ids();
-        self.knowledge.settle(&members, self.tolerance)
+        self.knowledge.settle(&members, self.least_holders())
+    }
+
+    /// On how many nodes the least kept message is: the tolerance may have been raised since.
+    fn least_holders(&self) -> usize {
+        self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance).min(self.tolerance)
     }
 
     /// Why answers are held back, as long as they are.
@@ -241,7 +249,7 @@ impl Cluster {
     /// Looks whether so many members have joined since the start that a commit which the log lacks, as an old copy
     /// of it would, has a holder among them: each of them could have said so.
     pub fn greet(&mut self) {
-        if self.away().len() < self.tolerance {
+        if self.away().len() < self.least_holders() {
             self.knowledge.greet();
         }
     }
@@ -434,6 +442,20 @@ impl Cluster {
         self.under_way.remove(&ticket.record.version);
     }
 
+    /// A write ended without becoming true: whoever was asked for a copy may have one.
+    pub fn note_in_doubt(&mut self, ticket: &Ticket) {
+        if self.mapping.newest(&ticket.id).is_none_or(|found| found.record.version < ticket.record.version) {
+            ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, ticket.record.version));
+        }
+    }
+
+    /// A write became true on these holders: whoever else was asked for a copy may have one.
+    pub fn note_left_over(&mut self, ticket: &Ticket, holders: &Holders) {
+        for &node in ticket.tried.iter().filter(|node| !holders.contains(node)) {
+            self.note_surplus(&ticket.id, ticket.record.version, node);
+        }
+    }
+
     /// Makes a durable commit true. Whoever holds a ticket for it releases that first.
     pub fn apply(&mut self, commit: &Commit) -> Applied {
         let applied = self.mapping.apply(commit);
@@ -452,6 +474,11 @@ impl Cluster {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
+        for (node, version) in self.in_doubt.take(&commit.id) {
+            if version < commit.record.version {
+                self.note_surplus(&commit.id, version, node);
+            }
+        }
         if self.mapping.tombstones() > 0 || self.deletions() > 0 {
             let linked = self.registry.nodes().iter().filter(|node| node.session.is_some());
             let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();

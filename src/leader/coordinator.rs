@@ -394,6 +394,7 @@ impl Coordinator {
         let (mut writes, mut replies) = self.admit(round).await;
         self.replicate(&mut writes).await;
         let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        self.note_in_doubt(&failed);
         replies.extend(failed.into_iter().map(|write| (write.at, Reply::Refused(self.why(&write)))));
         let at: Vec<usize> = kept.iter().map(|write| write.at).collect();
         let reply = match self.commit(kept).await {
@@ -451,10 +452,21 @@ impl Coordinator {
             Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() })
         });
         let events: Vec<Event> = commits.collect();
-        self.ledger.append(&events).await.map_err(|error| Refusal::Unknown(error.to_string()))?;
+        if let Err(error) = self.ledger.append(&events).await {
+            self.note_in_doubt(&writes);
+            return Err(Refusal::Unknown(error.to_string()));
+        }
         self.apply(writes, &events);
         self.served.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Remembers where writes that did not become true may have left copies.
+    fn note_in_doubt(&self, writes: &[Write]) {
+        if !writes.is_empty() {
+            let mut cluster = self.cluster();
+            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));
+        }
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
@@ -473,7 +485,8 @@ impl Coordinator {
                 };
                 write.tally.surplus().for_each(|node| settle(node, false));
                 write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
-                cluster.release(&write.promise.keep());
+                let ticket = write.promise.keep();
+                cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
                 let shown = if deleted { Holders::new() } else { commit.holders.clone() };
                 match cluster.apply(commit) {
@@ -505,6 +518,7 @@ impl Coordinator {
                     // The tombstone has its place beside what it deletes, which goes only now.
                     commit.holders.iter().for_each(|&node| settle(node, true));
                 }
+                cluster.note_left_over(&ticket, &commit.holders);
                 passes.push(write.pass);
             }
         }

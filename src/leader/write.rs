@@ -230,6 +230,12 @@ impl Coordinator {
                 None => Answer::Silent,
             };
             full |= status == Some(CopyStatus::CopyFull);
+            if status == Some(CopyStatus::CopyStale) {
+                // It holds a version that we have not heard of, or have passed over: its next inventory tells.
+                let ticket = writes[i].promise.ticket();
+                tracing::warn!("node {node} holds something newer than {} of {:?}", ticket.record.version, ticket.id);
+                self.links.cut(node);
+            }
             if status == Some(CopyStatus::CopyConflict) {
                 let ticket = writes[i].promise.ticket();
                 tracing::error!("node {node} holds another message as {} of {:?}", ticket.record.version, ticket.id);
