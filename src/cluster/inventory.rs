@@ -52,10 +52,10 @@ impl Surplus {
         if self.0.is_empty() { SmallVec::new() } else { self.0.remove(id).unwrap_or_default() }
     }
 
-    /// Forgets copies on other nodes than these.
-    pub(super) fn retain(&mut self, id: &MessageId, stays: impl Fn(NodeId) -> bool) {
+    /// Forgets other copies than these.
+    pub(super) fn retain(&mut self, id: &MessageId, stays: impl Fn((NodeId, Version)) -> bool) {
         let Some(copies) = self.0.get_mut(id) else { return };
-        copies.retain(|(node, _)| stays(*node));
+        copies.retain(|copy| stays(*copy));
         if copies.is_empty() {
             self.0.remove(id);
         }

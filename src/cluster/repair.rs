@@ -47,6 +47,8 @@ pub struct Trim {
     pub check: SmallVec<[NodeId; 7]>,
     /// Which nodes let go of what: everything up to this version, or (where they are holders) before it.
     pub settles: SmallVec<[(NodeId, Version, bool); 2]>,
+    /// The copies that were looked at.
+    pub copies: SmallVec<[(NodeId, Version); 2]>,
 }
 
 /// What stands in a message's way.
@@ -268,11 +270,12 @@ impl Cluster {
     pub fn trim(&mut self, id: &MessageId) -> Option<Trim> {
         let linked = |node: NodeId| self.registry.get(node).is_some_and(|node| node.session.is_some());
         // A node that went away lists what it has when it comes back.
-        self.surplus.retain(id, linked);
+        self.surplus.retain(id, |(node, _)| linked(node));
         let found = self.mapping.newest(id);
         let committed = found.map(|found| found.record);
+        let copies: SmallVec<[(NodeId, Version); 2]> = self.surplus.of(id).collect();
         let mut settles = SmallVec::new();
-        for (node, version) in self.surplus.of(id) {
+        for &(node, version) in &copies {
             match found {
                 Some(found) if found.record.version < version => {}
                 Some(found) => settles.push((node, found.record.version, found.set.holders.contains(&node))),
@@ -285,7 +288,7 @@ impl Cluster {
             return None;
         }
         let check = found.map(|found| found.set.intact().collect()).unwrap_or_default();
-        Some(Trim { committed, check, settles })
+        Some(Trim { committed, check, settles, copies })
     }
 
     /// A node may have a copy of this version, or an older one, that should go. One that is away lists it when it
@@ -296,9 +299,9 @@ impl Cluster {
         }
     }
 
-    /// The surplus copies of an id are dealt with; what is left of them, an inventory lists again.
-    pub fn trimmed(&mut self, id: &MessageId) {
-        self.surplus.retain(id, |_| false);
+    /// These surplus copies of an id are dealt with. Others may have been noted meanwhile.
+    pub fn trimmed(&mut self, id: &MessageId, copies: &[(NodeId, Version)]) {
+        self.surplus.retain(id, |copy| !copies.contains(&copy));
     }
 
     /// Ends the alarm over nodes whose missing copies are there again.

@@ -417,7 +417,7 @@ impl Coordinator {
                 let settle = Settle { id: id.to_string(), version: version.0, keep, trash: true };
                 settles.entry(node).or_default().push(settle);
             }
-            self.cluster().trimmed(&id);
+            self.cluster().trimmed(&id, &trim.copies);
         }
         for (node, settles) in settles {
             tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
