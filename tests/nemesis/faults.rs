@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     CutToLeader,
     CutFromLeader,
     CutLeader,
+    SilenceNode,
+    IsolateNode,
     LoseFolder,
     OldFolder,
 }
@@ -35,8 +37,16 @@ const PROCESSES: [Fault; 6] =
     [Fault::KillNode, Fault::KillLeader, Fault::PauseNode, Fault::PauseLeader, Fault::LoseFolder, Fault::OldFolder];
 
 /// The leader dials a node's port to write and read; nodes dial the leader's to register and to beat.
-const LINKS: [Fault; 6] =
-    [Fault::CutToNode, Fault::CutFromNode, Fault::CutNode, Fault::CutToLeader, Fault::CutFromLeader, Fault::CutLeader];
+const LINKS: [Fault; 8] = [
+    Fault::CutToNode,
+    Fault::CutFromNode,
+    Fault::CutNode,
+    Fault::CutToLeader,
+    Fault::CutFromLeader,
+    Fault::CutLeader,
+    Fault::SilenceNode,
+    Fault::IsolateNode,
+];
 
 impl Fault {
     fn name(self) -> &'static str {
@@ -51,6 +61,8 @@ impl Fault {
             Self::CutToLeader => "beats cut",
             Self::CutFromLeader => "answers to beats cut",
             Self::CutLeader => "beats and answers cut",
+            Self::SilenceNode => "nodes silenced",
+            Self::IsolateNode => "nodes isolated",
             Self::LoseFolder => "leader's folder lost",
             Self::OldFolder => "leader's folder old",
         }
@@ -90,7 +102,9 @@ impl Nemesis {
         self.rng.shuffle(&mut faults);
         for fault in faults {
             self.begin(fault);
-            std::thread::sleep(Duration::from_millis(self.rng.u64(100..2000)));
+            // Some last until nodes count as down, and repair begins.
+            let lasts = if self.rng.u32(0..8) == 0 { 4000..6000 } else { 100..2000 };
+            std::thread::sleep(Duration::from_millis(self.rng.u64(lasts)));
             // Otherwise the next one comes on top.
             if self.dead.len() + self.paused.len() > 1 || self.rng.u32(0..3) > 0 {
                 self.heal();
@@ -162,6 +176,8 @@ impl Nemesis {
             Fault::CutToNode => self.cut_node(fault, true, false),
             Fault::CutFromNode => self.cut_node(fault, false, true),
             Fault::CutNode => self.cut_node(fault, true, true),
+            Fault::SilenceNode => self.isolate_node(fault, false),
+            Fault::IsolateNode => self.isolate_node(fault, true),
             Fault::CutToLeader => self.cut_leader(fault, true, false),
             Fault::CutFromLeader => self.cut_leader(fault, false, true),
             Fault::CutLeader => self.cut_leader(fault, true, true),
@@ -184,6 +200,15 @@ impl Nemesis {
         let node = self.some_node();
         if let Some(links) = &mut self.links {
             links.cut(fault, &self.ports[&node], to, from);
+        }
+    }
+
+    /// Beats and answers of a node are lost; with `deaf`, requests to it too.
+    fn isolate_node(&mut self, fault: Fault, deaf: bool) {
+        let node = self.some_node();
+        if let Some(links) = &mut self.links {
+            links.silence(fault, node);
+            links.cut(fault, &self.ports[&node], deaf, false);
         }
     }
 

@@ -1,7 +1,12 @@
 //! Links of this machine's loopback that are cut, in one direction or both, by the packet filter.
 //!
+//! A connection that a node opens has any port, so that what a node sends is told by its group: `wrapper` starts
+//! each node in one of its own. What is dropped is dropped where it is sent, as only there the group is known.
+//!
 //! Rules live in a chain of their own that goes with this value; nobody else's rules are touched.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::faults::Fault;
@@ -20,16 +25,43 @@ impl Links {
         remove_chains_of_the_dead()?;
         let links = Self { chain: format!("{PREFIX}{}", std::process::id()), rules: Vec::new() };
         iptables(&["-N", &links.chain])?;
-        iptables(&["-I", "INPUT", "-i", "lo", "-p", "tcp", "-j", &links.chain])?;
+        iptables(&["-I", "OUTPUT", "-o", "lo", "-p", "tcp", "-j", &links.chain])?;
         Ok(links)
+    }
+
+    /// Makes a program in this folder that is `binary`, but runs every node in a group of its own.
+    pub(crate) fn wrapper(folder: &Path, binary: &str) -> PathBuf {
+        let script = format!(
+            r#"#!/bin/sh
+for word; do
+    [ "$before" = --id ] && exec setpriv --regid $(({first} + word)) --clear-groups "{binary}" "$@"
+    before=$word
+done
+exec "{binary}" "$@"
+"#,
+            first = first_group()
+        );
+        let path = folder.join("hatokuse");
+        std::fs::write(&path, script).expect("a script");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        path
+    }
+
+    /// From now on nothing that this node sends arrives anywhere.
+    pub(crate) fn silence(&mut self, fault: Fault, node: u32) {
+        self.drop_all(fault, &["-m", "owner", "--gid-owner", &(first_group() + node).to_string()]);
     }
 
     /// From now on nothing arrives at this port, or nothing from it, or both.
     pub(crate) fn cut(&mut self, fault: Fault, port: &str, to: bool, from: bool) {
         for (side, _) in [("--dport", to), ("--sport", from)].iter().filter(|(_, cut)| *cut) {
-            iptables(&["-A", &self.chain, "-p", "tcp", side, port, "-j", "DROP"]).expect("a rule");
-            self.rules.push(fault);
+            self.drop_all(fault, &["-p", "tcp", side, port]);
         }
+    }
+
+    fn drop_all(&mut self, fault: Fault, which: &[&str]) {
+        iptables(&[&["-A", &self.chain], which, &["-j", "DROP"]].concat()).expect("a rule");
+        self.rules.push(fault);
     }
 
     /// Everything arrives again; gives the kinds of cuts that really stopped something.
@@ -57,18 +89,23 @@ impl Drop for Links {
 
 const PREFIX: &str = "hatokuse-";
 
+/// Node `n` runs in this group plus `n`. Other runs at the same time have others, and no user is in any.
+fn first_group() -> u32 {
+    1_000_000 + std::process::id() % 1_000_000 * 100
+}
+
 /// A run that was killed could not clean up.
 fn remove_chains_of_the_dead() -> Result<(), String> {
     let listing = iptables(&["-S"])?;
     let chains = listing.lines().filter_map(|line| line.strip_prefix("-N ")?.strip_prefix(PREFIX));
-    for pid in chains.filter(|pid| !std::path::Path::new("/proc").join(pid).exists()) {
+    for pid in chains.filter(|pid| !Path::new("/proc").join(pid).exists()) {
         remove(&format!("{PREFIX}{pid}"))?;
     }
     Ok(())
 }
 
 fn remove(chain: &str) -> Result<(), String> {
-    iptables(&["-D", "INPUT", "-i", "lo", "-p", "tcp", "-j", chain])?;
+    iptables(&["-D", "OUTPUT", "-o", "lo", "-p", "tcp", "-j", chain])?;
     iptables(&["-F", chain])?;
     iptables(&["-X", chain]).map(drop)
 }

@@ -87,7 +87,9 @@ fn histories_under_a_nemesis_are_linearizable() {
     let seed: u64 = setting("NEMESIS_SEED", fastrand::u64(..));
     say(&format!("nemesis: NEMESIS_SEED={seed} chooses faults and requests (threads and processes run as they like)"));
     let home = folder();
-    let cluster = Cluster::builder(BINARY)
+    let links = Links::open().inspect_err(|why| say(&format!("nemesis: no links are cut: {why}"))).ok();
+    let program = links.as_ref().map_or_else(|| BINARY.into(), |_| Links::wrapper(home.path(), BINARY));
+    let cluster = Cluster::builder(program)
         .nodes(NODES)
         .tolerance(TOLERANCE)
         .dir(home.path())
@@ -95,7 +97,6 @@ fn histories_under_a_nemesis_are_linearizable() {
         .leader_args(["--repair-after", "1s"])
         .start()
         .expect("the cluster starts");
-    let links = Links::open().inspect_err(|why| say(&format!("nemesis: no links are cut: {why}"))).ok();
     let load = Load::start(cluster.addr(), CLIENTS, seed);
     let began = Instant::now();
     let mut nemesis = Nemesis::new(cluster, links, seed);
