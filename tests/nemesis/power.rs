@@ -48,6 +48,11 @@ impl Volume {
         &self.mount_point
     }
 
+    /// Writes everything to the image.
+    pub(crate) fn sync(&self) {
+        run("sync", &["-f".as_ref(), self.path()]).expect("a sync");
+    }
+
     /// Cuts the power, under whoever writes.
     pub(crate) fn cut(&self) {
         File::create(self.path().join("synced")).and_then(|file| file.sync_all()).expect("a synced file");
