@@ -81,6 +81,21 @@ fn all_copies_are_good(cluster: &Cluster) {
 }
 
 #[test]
+fn clients_that_meet_alarm_nobody() {
+    let _alone = alone();
+    let home = folder();
+    let cluster =
+        Cluster::builder(BINARY).nodes(3).tolerance(2).dir(home.path()).patience(PATIENCE).start().expect("a cluster");
+    let load = Load::start(cluster.addr(), CLIENTS, setting("NEMESIS_SEED", 1));
+    load.goes_on(5_000);
+    let told = load.finish();
+    told.read_everything(PATIENCE).check().unwrap_or_else(|violation| panic!("{violation}"));
+    // A read that an overwriting overtakes is no damage, and a log that cries wolf is not read any more.
+    let said = cluster.leader_stderr();
+    assert!(!said.contains("no intact copy"), "{said}");
+}
+
+#[test]
 fn histories_under_a_nemesis_are_linearizable() {
     let _alone = alone();
     let wanted: u64 = setting("NEMESIS_OPS", 20_000);
