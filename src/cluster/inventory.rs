@@ -253,6 +253,11 @@ impl Cluster {
         missing.len() as u64
     }
 
+    /// Whether an inventory of this node is coming in.
+    pub fn is_listing(&self, node: NodeId) -> bool {
+        self.taking.contains_key(&node)
+    }
+
     /// The inventory broke off: what it said so far is true, and nothing follows from what it did not say.
     pub fn inventory_breaks(&mut self, node: NodeId, session: u64) {
         if self.taking.get(&node).is_some_and(|taking| taking.session == session) {

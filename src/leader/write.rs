@@ -231,10 +231,13 @@ impl Coordinator {
             };
             full |= status == Some(CopyStatus::CopyFull);
             if status == Some(CopyStatus::CopyStale) {
-                // It holds a version that we have not heard of, or have passed over: its next inventory tells.
+                // It holds a version that we have not heard of, or have passed over: its inventory tells, the one that
+                // is coming in or else that of its next session.
                 let ticket = writes[i].promise.ticket();
-                tracing::warn!("node {node} holds something newer than {} of {:?}", ticket.record.version, ticket.id);
-                self.links.cut(node);
+                if !self.cluster().is_listing(node) {
+                    tracing::warn!("node {node} has something newer than {} of {:?}", ticket.record.version, ticket.id);
+                    self.links.cut(node);
+                }
             }
             if status == Some(CopyStatus::CopyConflict) {
                 let ticket = writes[i].promise.ticket();

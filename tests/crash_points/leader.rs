@@ -41,7 +41,8 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let row = |name, before, path| Row { name, before, path };
-    let some = || vec![Begin, Append(vec![Event::Whole(Version(0)), member(1), member(2), commit("a", 1), commit("b", 2)])];
+    let some =
+        || vec![Begin, Append(vec![Event::Whole(Version(0)), member(1), member(2), commit("a", 1), commit("b", 2)])];
     let closed = || [some(), vec![Append(vec![Event::Closed])]].concat();
     let outdated = Append((0..10_001).map(|n| commit("a", 10 + n)).collect());
     let deleted = Append(vec![delete("a", 3)]);
@@ -272,7 +273,11 @@ fn view(disk: &MemDisk) -> Vec<String> {
 fn the_view_is_the_old_or_the_new_one_and_in_the_end_exact() {
     let disk = MemDisk::new();
     let many = (0..40).map(|n| commit(&format!("m/{n}"), 10 + n)).collect();
-    Told::default().run(&disk, IoMode::Unbuffered, &[Begin, Append(vec![Event::Whole(Version(0)), member(1)]), Append(many)]);
+    Told::default().run(
+        &disk,
+        IoMode::Unbuffered,
+        &[Begin, Append(vec![Event::Whole(Version(0)), member(1)]), Append(many)],
+    );
     disk.plant(&Path::new(PATH).join(METADATA_FOLDER), VIEW_FILE, b"old:9\n");
     let before = synced(&disk);
     let exact = {
