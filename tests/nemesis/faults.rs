@@ -269,6 +269,6 @@ fn ports(cluster: &Cluster) -> BTreeMap<u32, String> {
     status["nodes"].as_array().expect("nodes").iter().map(|node| port(node).expect("id and address")).collect()
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp").success());
 }

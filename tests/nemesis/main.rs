@@ -184,3 +184,34 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
         told.summary()
     ));
 }
+
+/// Nobody has told it yet that its log is old; then it must not claim that there is no such message.
+#[test]
+fn an_old_leaders_folder_claims_nothing_before_nodes_are_heard() {
+    let _alone = alone();
+    let home = folder();
+    let mut cluster =
+        Cluster::builder(BINARY).nodes(3).tolerance(2).dir(home.path()).patience(PATIENCE).start().expect("a cluster");
+    for line in ["SET later w", "DEL later"] {
+        assert_eq!(cluster.request(line).expect("a reply"), "OK");
+    }
+    let (folder, backup) = (home.path().join("leader_metadata"), home.path().join("backup"));
+    cluster.kill_leader().expect("the leader's end");
+    std::fs::rename(&folder, &backup).expect("a backup");
+    faults::copy(&backup, &folder);
+    cluster.start_leader().expect("the leader starts again");
+    cluster.wait_up(3).expect("all nodes");
+    assert_eq!(cluster.request("SET later x").expect("a reply"), "OK");
+    cluster.kill_leader().expect("the leader's end");
+    (1..=3).for_each(|node| cluster.kill_node(node).expect("a node's end"));
+    std::fs::remove_dir_all(&folder).expect("no folder");
+    std::fs::rename(&backup, &folder).expect("the backup");
+    cluster.start_leader().expect("the leader starts again");
+    let reply = cluster.request("GET later").expect("a reply");
+    assert!(reply.starts_with("ERROR UNAVAILABLE "), "{reply}");
+    let reply = cluster.request("DEL later").expect("a reply");
+    assert!(reply.starts_with("ERROR "), "{reply}");
+    cluster.start_nodes(&[1, 2, 3]).expect("the nodes start again");
+    cluster.wait_up(3).expect("all nodes");
+    assert_eq!(cluster.request("GET later").expect("a reply"), "VALUE x");
+}
