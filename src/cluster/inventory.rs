@@ -165,6 +165,7 @@ impl Cluster {
         let outdated = match committed {
             Some(committed) => committed.version > version,
             // Deleted everywhere, or never read by anybody; the log would know it otherwise.
+            None if self.unsettled.contains_key(&entry.id) => false,
             None => version <= self.mapping.horizon() && self.knowledge.trust() == Trust::Whole,
         };
         let outdated = outdated && version != Version::FOREIGN;

@@ -254,9 +254,14 @@ impl Cluster {
         }
     }
 
-    /// Members had time enough to join: the log is believed as it is.
-    pub fn stop_greeting(&mut self) {
-        self.knowledge.greet();
+    /// Members had time enough to join: the log is believed as it is, if any of them has looked at it. `false`: none
+    /// has, and without one nothing could be read anyway.
+    pub fn stop_greeting(&mut self) -> bool {
+        let any = self.registry.nodes().iter().any(|node| node.session.is_some());
+        if any {
+            self.knowledge.greet();
+        }
+        any
     }
 
     /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.

@@ -31,7 +31,7 @@ fn uuid(node: u32) -> Uuid {
 fn cluster(tolerance: usize, trust: Trust) -> Cluster {
     let mut cluster = Cluster::new(tolerance, Mapping::new(1), trust);
     cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
-    cluster.stop_greeting();
+    cluster.greet();
     cluster
 }
 

@@ -214,9 +214,8 @@ async fn sweep(coordinator: Arc<Coordinator>) {
         }
         let now = coordinator.now();
         let transitions = coordinator.cluster().sweep(now);
-        if now >= coordinator::JOINING && !greeted {
+        if now >= coordinator::JOINING && !greeted && coordinator.cluster().stop_greeting() {
             greeted = true;
-            coordinator.cluster().stop_greeting();
             coordinator.notify();
         }
         for transition in &transitions {

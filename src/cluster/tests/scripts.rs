@@ -106,6 +106,7 @@ impl Stage {
             "join" => {
                 self.session += 1;
                 join_as(&mut self.cluster, node.0, self.session, ms(0));
+                self.cluster.greet();
             }
             "part" => {
                 let session = self.cluster.registry.get(node).and_then(|node| node.session).unwrap();
@@ -130,7 +131,6 @@ impl Stage {
         self.cluster = Cluster::new(self.cluster.tolerance(), mapping, trust);
         self.cluster.restore_members(members);
         self.cluster.begin(Reign { epoch: Epoch(reign.epoch.0 + 1), ..reign });
-        self.cluster.stop_greeting();
         self.writes.clear();
     }
 
