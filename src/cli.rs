@@ -109,6 +109,21 @@ struct LeaderArgs {
     /// Largest message that is taken
     #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB")]
     max_message: ByteSize,
+    /// Clients connected at once; one more is told BUSY
+    #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_clients: u32,
+    /// Cut off a client that asks nothing for this long (0: never)
+    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "10m", value_parser = duration_or_never)]
+    idle_timeout: Duration,
+    /// Cut off a client whose line neither ends nor grows by 1 KiB a second in this time
+    #[arg(long, env = "HATOKUSE_LINE_TIMEOUT", default_value = "30s", value_parser = duration)]
+    line_timeout: Duration,
+    /// Cut off a client that takes less than 1 KiB a second of its replies in this time
+    #[arg(long, env = "HATOKUSE_WRITE_DEADLINE", default_value = "30s", value_parser = duration)]
+    write_deadline: Duration,
+    /// Bytes of unfinished lines held for all clients together
+    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "256MiB")]
+    max_partial_bytes: ByteSize,
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
     report_every: Duration,
@@ -234,6 +249,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn duration_or_never(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -295,6 +314,13 @@ impl LeaderArgs {
             tolerance_conf: self.tolerance_conf,
             io_mode: self.io_mode,
             max_message: self.max_message.0 as usize,
+            limits: leader::gateway::Limits {
+                max_clients: self.max_clients as usize,
+                idle_timeout: self.idle_timeout,
+                line_timeout: self.line_timeout,
+                write_deadline: self.write_deadline,
+                max_partial_bytes: self.max_partial_bytes.0 as usize,
+            },
             report_every: self.report_every,
             repair_after: self.repair_after,
             local_nodes: self.local_nodes,

@@ -37,6 +37,11 @@ impl CommandDecoder {
         self.max_message + MAX_ID_BYTES + FRAMING
     }
 
+    /// Whether a line has begun and not ended, after [`decode`](Self::decode) wanted more.
+    pub fn is_inside_line(&self, buffer: &BytesMut) -> bool {
+        self.swallowing || !buffer.is_empty()
+    }
+
     /// Takes the next request off the front of `buffer`.
     ///
     /// `Bad` has used up its line, or stands for one whose rest will be swallowed.

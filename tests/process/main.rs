@@ -11,6 +11,7 @@ mod faults;
 mod files;
 mod foreign;
 mod grpc;
+mod hostile;
 mod leader_faults;
 mod modes;
 mod nodes;
