@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::mapping::SHARDS;
 use super::{Cluster, Trust};
+use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 
 /// A version that nodes hold and no log record speaks of.
@@ -165,6 +166,7 @@ impl Cluster {
         let outdated = match committed {
             Some(committed) => committed.version > version,
             // Deleted everywhere, or never read by anybody; the log would know it otherwise.
+            None if seeded::active(Bug::HorizonIgnored) => false,
             None => version <= self.mapping.horizon() && self.knowledge.trust() == Trust::Whole,
         };
         let outdated = outdated && version != Version::FOREIGN;
@@ -179,7 +181,7 @@ impl Cluster {
             // If it is none of the holders in the end, it has a copy too many.
             self.surplus.note(&entry.id, node, version);
         }
-        if entry.damaged || outdated || !newer || ours {
+        if entry.damaged || outdated || !newer || ours || seeded::active(Bug::UnsettledDropped) {
             return;
         }
         let noted = self
@@ -220,7 +222,7 @@ impl Cluster {
     /// add up or belongs to another session, and concludes nothing.
     pub fn inventory_ends(&mut self, node: NodeId, session: u64, count: u64) -> Option<Reported> {
         let taking = self.taking.remove(&node)?;
-        if taking.session != session || taking.entries != count {
+        if taking.session != session || (taking.entries != count && !seeded::active(Bug::InventoryNotCounted)) {
             return None;
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
@@ -242,7 +244,8 @@ impl Cluster {
         for part in 0..SHARDS {
             for (id, found) in self.mapping.records(part) {
                 let listed = || taking.seen.contains(&HASHER.hash_one(id));
-                if found.record.version < taking.floor && found.set.holders.contains(&node) && !listed() {
+                let before = found.record.version < taking.floor || seeded::active(Bug::AbsenceAboveFloor);
+                if before && found.set.holders.contains(&node) && !listed() {
                     missing.push((id.clone(), found.record.version));
                 }
             }
