@@ -74,8 +74,6 @@ bugs! {
     8 ReadErrorIsAbsent;
     /// An inventory concludes whatever its count says.
     8 InventoryNotCounted;
-    /// A write that is younger than an inventory's beginning is missing from it.
-    8 AbsenceAboveFloor;
     /// A failed sync of the log is passed over.
     9 FailedLogSyncIgnored;
     /// A failed sync of copies is passed over.
@@ -84,22 +82,10 @@ bugs! {
     9 NotFoundAtOnce;
     /// A leader without its log needs to hear only one of its members.
     9 OneReportIsEnough;
-    /// A node's number is not held to one folder.
-    10 UuidNotPinned;
-    /// A copied folder is let in under another number.
-    10 CopiedFolderAdmitted;
-    /// Whoever answers at a node's address is taken for it.
-    10 DialBackNotCompared;
     /// A node serves the leader of another cluster.
     10 ForeignLeaderServed;
     /// A tombstone goes when one member has confirmed it.
     5 TombstoneForgottenEarly;
-    /// What a forgotten deletion had deleted is taken in again.
-    8 HorizonIgnored;
-    /// Copies too many go without a look at those that stay.
-    8 TrimmedUnchecked;
-    /// What is copied from another node is not held against its checksum.
-    4 SourceNotChecked;
 }
 
 impl Bug {

@@ -27,8 +27,8 @@ struct Suite {
 
 /// What costs least comes first.
 const SUITES: &[Suite] = &[
-    Suite { binary: "simulation", arguments: &["campaign"], from: 1, seeds: 40 },
     Suite { binary: "hatokuse", arguments: &[], from: 0, seeds: 0 },
+    Suite { binary: "simulation", arguments: &["campaign"], from: 1, seeds: 40 },
     Suite { binary: "crash_points", arguments: &[], from: 0, seeds: 0 },
     Suite { binary: "simulation", arguments: &["campaign"], from: 41, seeds: 460 },
 ];

@@ -166,7 +166,6 @@ impl Cluster {
         let outdated = match committed {
             Some(committed) => committed.version > version,
             // Deleted everywhere, or never read by anybody; the log would know it otherwise.
-            None if seeded::active(Bug::HorizonIgnored) => false,
             None => version <= self.mapping.horizon() && self.knowledge.trust() == Trust::Whole,
         };
         let outdated = outdated && version != Version::FOREIGN;
@@ -244,8 +243,7 @@ impl Cluster {
         for part in 0..SHARDS {
             for (id, found) in self.mapping.records(part) {
                 let listed = || taking.seen.contains(&HASHER.hash_one(id));
-                let before = found.record.version < taking.floor || seeded::active(Bug::AbsenceAboveFloor);
-                if before && found.set.holders.contains(&node) && !listed() {
+                if found.record.version < taking.floor && found.set.holders.contains(&node) && !listed() {
                     missing.push((id.clone(), found.record.version));
                 }
             }

@@ -201,8 +201,7 @@ impl Membership {
                 ));
             }
         };
-        let answers = (dialled.welcome.uuid, dialled.welcome.incarnation);
-        if answers != (member.uuid, announced.incarnation) && !seeded::active(Bug::DialBackNotCompared) {
+        if (dialled.welcome.uuid, dialled.welcome.incarnation) != (member.uuid, announced.incarnation) {
             let address = &member.address;
             return refuse(format!(
                 "another node answers at {address}; check --advertise: each node has an address of its own"
@@ -311,14 +310,14 @@ impl Membership {
                 .find(|node| node.member.uuid == member.uuid && node.member.id != member.id);
             (cluster.registry.get(member.id).cloned(), other.map(|node| node.member.id))
         };
-        if let Some(other) = other.filter(|_| !seeded::active(Bug::CopiedFolderAdmitted)) {
+        if let Some(other) = other {
             return refuse(format!(
                 "its folder is a copy of node {other}'s: give node {} a folder of its own",
                 member.id
             ));
         }
         let Some(pinned) = pinned else { return Ok(()) };
-        if pinned.member.uuid != member.uuid && !seeded::active(Bug::UuidNotPinned) {
+        if pinned.member.uuid != member.uuid {
             return refuse(format!(
                 "number {} belongs to another folder (uuid {}, last at {}): start this node with another --id, or with the folder that has this number",
                 member.id, pinned.member.uuid, pinned.member.address

@@ -14,7 +14,6 @@ use super::replication::DialError;
 use super::write::{Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
-use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
 use crate::wire::family::{CopyStatus, from_node};
@@ -261,7 +260,7 @@ impl Coordinator {
         let each = keys.iter().enumerate().map(|(k, (_, record))| {
             match answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok()) {
                 Some(CopyStatus::CopyStored) => match bodies.next() {
-                    Some(body) if record.matches(&body) || seeded::active(Bug::SourceNotChecked) => Ok(body),
+                    Some(body) if record.matches(&body) => Ok(body),
                     _ => Err(false),
                 },
                 status => Err(matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged))),

@@ -21,7 +21,6 @@ use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
-use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
 use crate::wire::BATCH_ITEMS;
 use crate::wire::family::{CopyStatus, Settle};
@@ -410,7 +409,7 @@ impl Coordinator {
             self.check(checks).await.into_iter().filter(|(_, intact)| !intact).map(|(i, _)| i).collect();
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         for (i, (id, trim, _pass)) in trims.into_iter().enumerate() {
-            if failed.contains(&i) && !seeded::active(Bug::TrimmedUnchecked) {
+            if failed.contains(&i) {
                 round.skip.insert(id);
                 continue;
             }
