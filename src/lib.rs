@@ -46,6 +46,8 @@ pub mod process;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
+pub mod seeded;
+#[doc(hidden)]
 pub mod stop;
 #[doc(hidden)]
 pub mod telemetry;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::seeded::{self, Bug};
 use crate::types::NodeId;
 
 /// How far the log can be believed.
@@ -106,6 +107,7 @@ impl Knowledge {
         let enough = match self.trust {
             Trust::Whole => true,
             Trust::MayLackItsEnd => missing < tolerance,
+            Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
             Trust::Nothing => missing == 0 && !members.is_empty(),
         };
         if enough {

@@ -17,6 +17,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::{DiskFile, Folder};
+use crate::seeded::{self, Bug};
 
 /// The longest record; a longer length in a file is damage.
 pub const MAX_RECORD: usize = 64 * 1024;
@@ -229,11 +230,13 @@ impl RecordLog {
         let mut torn = None;
         if offset < size {
             let damage = reader.search(offset).map_err(io("reading"))?;
-            if judge(&damage) == Verdict::Refuse {
+            if judge(&damage) == Verdict::Refuse && !seeded::active(Bug::DamageCutOff) {
                 return Err(LogError::Damaged { file: path, offset });
             }
             let _ = save_tail(&*folder, &beside(name, &format!("torn-{offset}")), &*file, offset);
-            file.truncate(offset).map_err(io("cutting the torn end of"))?;
+            if !seeded::active(Bug::TornTailKept) {
+                file.truncate(offset).map_err(io("cutting the torn end of"))?;
+            }
             file.sync().map_err(io("syncing"))?;
             torn = Some(Torn { offset, bytes: size - offset });
         }
@@ -293,7 +296,9 @@ impl RecordLog {
     /// Puts all records on stable storage. After an error the log takes nothing any more.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check()?;
-        if let Err(source) = self.file.sync_data() {
+        if let Err(source) = self.file.sync_data()
+            && !seeded::active(Bug::FailedLogSyncIgnored)
+        {
             self.poisoned = true;
             return Err(self.io("syncing", source));
         }

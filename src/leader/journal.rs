@@ -18,6 +18,7 @@ use crate::cluster::registry::Member;
 use crate::durable::Folder;
 use crate::durable::hands::Hands;
 use crate::durable::record_log::{LogError, RecordLog, Torn, judge};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::types::{CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, MessageId, NodeId, Uuid, Version};
 
@@ -80,7 +81,11 @@ pub enum Event {
 impl Event {
     /// Whether it is put on stable storage even in buffered mode.
     fn is_synced(&self) -> bool {
-        !matches!(self, Self::Commit(_))
+        match self {
+            Self::Commit(_) => false,
+            Self::Began { .. } => !seeded::active(Bug::EpochNotSynced),
+            _ => true,
+        }
     }
 
     /// Appends the record's bytes: a kind, then fixed fields in little endian, then text to the end.
@@ -288,6 +293,7 @@ impl Reading {
     fn trust(&self, boot_id: &str) -> Trust {
         match &self.last {
             None => Trust::Nothing,
+            Some(_) if seeded::active(Bug::BufferedLogBelieved) => self.trust,
             Some((_, _, IoMode::Buffered)) if !self.closed && self.power_cut_possible(boot_id) => match self.trust {
                 Trust::Nothing => Trust::Nothing,
                 Trust::Whole | Trust::MayLackItsEnd => Trust::MayLackItsEnd,
@@ -406,7 +412,11 @@ impl Ledger {
             job.sync |= event.is_synced();
         }
         let ended = || NotLogged("its thread has ended".to_owned());
+        let waits = job.sync || !seeded::active(Bug::OkBeforeLog);
         self.jobs.send(job).map_err(|_| ended())?;
+        if !waits {
+            return Ok(());
+        }
         answer.await.map_err(|_| ended())?
     }
 }
@@ -443,7 +453,8 @@ fn write_batch(log: &mut RecordLog, io_mode: IoMode, batch: &[Job]) -> Result<()
         starts.zip(&job.ends).map(|(from, &to)| &job.records[from..to])
     });
     log.append(records)?;
-    if io_mode == IoMode::Unbuffered || batch.iter().any(|job| job.sync) {
+    let unbuffered = io_mode == IoMode::Unbuffered && !seeded::active(Bug::LogNotSynced);
+    if unbuffered || batch.iter().any(|job| job.sync) {
         log.sync()?;
     }
     Ok(())

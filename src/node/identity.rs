@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cluster::Reign;
 use crate::cluster::registry::Member;
 use crate::durable::{self, Folder};
+use crate::seeded::{self, Bug};
 use crate::types::{Epoch, NodeId, Uuid, Version};
 use crate::wire::Fence;
 
@@ -193,12 +194,12 @@ impl IdentityFile {
         let (identity, current) = (self.get(), self.state().current);
         let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
         if let Some((seen, run)) = identity.seen {
-            if seen.cluster_id != fence.reign.cluster_id {
+            if seen.cluster_id != fence.reign.cluster_id && !seeded::active(Bug::ForeignLeaderServed) {
                 let reason =
                     format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
                 return refuse(seen.epoch, reason);
             }
-            if seen.epoch > fence.reign.epoch {
+            if seen.epoch > fence.reign.epoch && !seeded::active(Bug::LowerEpochAccepted) {
                 return refuse(
                     seen.epoch,
                     format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch),
@@ -211,11 +212,17 @@ impl IdentityFile {
         if let Some(current) = current
             && current.reign == fence.reign
             && current.session > fence.session
+            && !seeded::active(Bug::LateSessionAccepted)
         {
             return refuse(fence.reign.epoch, "a later session is open".to_owned());
         }
         if identity.seen != Some((fence.reign, fence.run)) {
-            self.replace(Identity { seen: Some((fence.reign, fence.run)), ..identity })?;
+            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
+            if seeded::active(Bug::EpochSeenNotKept) {
+                self.state().identity = identity;
+            } else {
+                self.replace(identity)?;
+            }
         }
         self.state().current = Some(fence);
         Ok(Ok(()))
@@ -224,7 +231,7 @@ impl IdentityFile {
     /// Whether a frame with this fence counts now.
     pub fn check(&self, fence: Fence) -> Result<(), Fenced> {
         let state = self.state();
-        if state.current == Some(fence) {
+        if state.current == Some(fence) || seeded::active(Bug::FenceNotChecked) {
             return Ok(());
         }
         let epoch = state.identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch);

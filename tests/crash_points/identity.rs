@@ -115,3 +115,35 @@ fn an_identity_is_whole_and_never_goes_back() {
         counts.say(name);
     }
 }
+
+#[test]
+fn only_the_latest_session_of_the_latest_epoch_commands() {
+    let ours = |epoch: u32, run: u64, session: u64| {
+        let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(epoch) };
+        Fence { reign, run, session }
+    };
+    let foreign = Reign { cluster_id: Uuid([8; 16]), epoch: Epoch(9) };
+    // (who, whether it is let in)
+    let table = [
+        (ours(2, 20, 5), true),
+        (ours(2, 20, 4), false),
+        (ours(2, 21, 6), false),
+        (ours(1, 10, 7), false),
+        (Fence { reign: foreign, run: 90, session: 8 }, false),
+        (ours(2, 20, 6), true),
+        (ours(3, 30, 1), true),
+        (ours(2, 20, 7), false),
+    ];
+    let disk = MemDisk::new();
+    let file = open(&disk, 1).unwrap();
+    let mut commands = None;
+    for (fence, enters) in table {
+        assert_eq!(file.admit(fence).unwrap().is_ok(), enters, "{fence:?}");
+        if enters {
+            commands = Some(fence);
+        }
+        for (other, _) in table {
+            assert_eq!(file.check(other).is_ok(), commands == Some(other), "{other:?} after {fence:?}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hatokuse::durable::sim::{Fault, MemDisk, Survives};
+use hatokuse::durable::sim::{Fault, MemDisk, Op, Survives, errno};
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::scan::OpenError;
@@ -339,4 +339,20 @@ fn no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy() {
         }
         counts.say(row.name);
     }
+}
+
+#[test]
+fn a_late_settle_publishes_nothing_older() {
+    let disk = MemDisk::new();
+    let store = open(&disk, &Setup { io_mode: IoMode::Buffered, attributes: true }).unwrap();
+    for (sequence, content) in [(1, "one"), (2, "two"), (3, "three")] {
+        assert_eq!(store.write(&[], &[put("a", sequence, content)]).unwrap().outcomes, [PutOutcome::Stored]);
+    }
+    // Version 2 outlives the settle of version 3.
+    disk.fault_next(Op::Remove, Fault::Fail(errno::EIO));
+    assert_eq!(store.write(&[settle("a", 3, true)], &[]).unwrap().settled, [false]);
+    assert_eq!(store.read(&id("a"), v(2)).as_deref(), Ok(&b"two"[..]));
+    assert_eq!(store.write(&[settle("a", 2, true)], &[]).unwrap().settled, [true]);
+    assert_eq!(store.read(&id("a"), v(3)).as_deref(), Ok(&b"three"[..]));
+    assert_eq!(disk.peek(Path::new(PATH))["a.txt"].as_deref(), Some(&b"three"[..]));
 }

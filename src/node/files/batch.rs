@@ -11,6 +11,7 @@ use super::super::store::{Body, Fatal, Put, PutOutcome, Settle, WriteReport};
 use super::TextStore;
 use crate::durable::{DiskFile, is_full};
 use crate::file_names::{self, SUFFIX};
+use crate::seeded::{self, Bug};
 use crate::types::{IoMode, MessageId, Version};
 
 /// Files of one batch that are open at once, waiting for their sync; a larger batch syncs in turns.
@@ -98,7 +99,9 @@ impl<'a> Batch<'a> {
             // Its file stays hidden; what it deletes goes.
             Some(copy) if copy.record.is_tombstone() => self.let_go(settle, &stem, Version(version.0 - 1)),
             // Publishing never goes backward.
-            Some(copy) if visible.is_none_or(|visible| visible < *version) => {
+            Some(copy)
+                if visible.is_none_or(|visible| visible < *version) || seeded::active(Bug::PublishedBackward) =>
+            {
                 Ok(self.publish(id, copy, &stem)? && self.remove_staged(id, &stem, *version))
             }
             Some(_) => Ok(self.remove_staged(id, &stem, *version)),
@@ -132,6 +135,7 @@ impl<'a> Batch<'a> {
     /// Lets go of every copy up to a version, damaged ones too; true if none is left.
     fn let_go(&mut self, settle: &Settle, stem: &str, upto: Version) -> Result<bool, Fatal> {
         let id = &settle.id;
+        let upto = if seeded::active(Bug::DeletedUnconditionally) { Version(u64::MAX) } else { upto };
         let slot = self.store.index.get(id);
         let old = |visible: Option<Visible>| match visible {
             Some(Visible::Recorded(Copy { record, .. }) | Visible::Damaged(record)) => {
@@ -210,9 +214,21 @@ impl<'a> Batch<'a> {
         }
         let slot = self.store.index.get(id);
         match slot.newest() {
-            Some(newest) if newest.version > record.version => return Ok(PutOutcome::Stale),
+            Some(newest) if newest.version > record.version => {
+                return Ok(if seeded::active(Bug::StaleAnsweredStored) {
+                    PutOutcome::Stored
+                } else {
+                    PutOutcome::Stale
+                });
+            }
             Some(newest) if newest == *record => return Ok(PutOutcome::Stored),
-            Some(newest) if newest.version == record.version => return Ok(PutOutcome::Conflict),
+            Some(newest) if newest.version == record.version => {
+                return Ok(if seeded::active(Bug::ConflictAnsweredStored) {
+                    PutOutcome::Stored
+                } else {
+                    PutOutcome::Conflict
+                });
+            }
             _ => {}
         }
         let stem = file_names::stem(id);
@@ -321,11 +337,14 @@ impl<'a> Batch<'a> {
     fn write_file(&mut self, name: &str, stem: &str, put: &Put, content: &[u8]) -> Result<Box<dyn DiskFile>, Miss> {
         let mut file = self.store.folder.create_new(name).map_err(Miss::Nothing)?;
         self.names_changed = true;
-        let written = self
-            .store
-            .records
-            .attach(&mut *file, &put.id, put.record, stem)
-            .and_then(|()| if content.is_empty() { Ok(()) } else { file.append(&[IoSlice::new(content)]) });
+        let early = seeded::active(Bug::ContentBeforeRecord);
+        let write = |file: &mut dyn DiskFile| match content {
+            [] => Ok(()),
+            content => file.append(&[IoSlice::new(content)]),
+        };
+        let written = if early { write(&mut *file) } else { Ok(()) }
+            .and_then(|()| self.store.records.attach(&mut *file, &put.id, put.record, stem))
+            .and_then(|()| if early { Ok(()) } else { write(&mut *file) });
         match written {
             Ok(()) => Ok(file),
             Err(error) => Err(if self.remove(name) { Miss::Nothing(error) } else { Miss::Partial(error) }),
@@ -351,7 +370,14 @@ impl<'a> Batch<'a> {
     }
 
     fn sync_files(&mut self) -> Result<(), Fatal> {
-        for result in self.store.disk.sync_many(std::mem::take(&mut self.files)) {
+        let files = std::mem::take(&mut self.files);
+        if seeded::active(Bug::CopiesNotSynced) {
+            return Ok(());
+        }
+        for result in self.store.disk.sync_many(files) {
+            if seeded::active(Bug::FailedCopySyncIgnored) {
+                continue;
+            }
             result.map_err(|source| self.fatal("syncing a copy in", "", source))?;
         }
         Ok(())
@@ -362,7 +388,7 @@ impl<'a> Batch<'a> {
         if self.store.io_mode == IoMode::Unbuffered {
             let start = Instant::now();
             self.sync_files()?;
-            if self.names_changed {
+            if self.names_changed && !seeded::active(Bug::NamesNotSynced) {
                 self.store.folder.sync().map_err(|source| self.fatal("syncing", "", source))?;
             }
             for id in std::mem::take(&mut self.fresh) {
