@@ -24,9 +24,9 @@ pub struct Limits {
     pub max_clients: usize,
     /// A client that asks nothing for this long is cut off; zero: never.
     pub idle_timeout: Duration,
-    /// In each such time an unfinished line has to end or to grow by [`SLOWEST`], or is cut off.
+    /// In each such time an unfinished line has to end or to grow by 1 KiB a second, or is cut off.
     pub line_timeout: Duration,
-    /// In each such time a client has to take [`SLOWEST`] of its replies, or all, or is cut off.
+    /// In each such time a client has to take 1 KiB a second of its replies, or all, or is cut off.
     pub write_deadline: Duration,
     /// Bytes of unfinished lines that are held for all clients together.
     pub max_partial_bytes: usize,
