@@ -29,7 +29,7 @@ pub struct Knowledge {
     from_log: bool,
     /// The log was held against what enough nodes have seen, or nobody came to do that.
     greeted: bool,
-    /// The log was found to be an old one, or one that nobody vouched for, by this leader or the one before it.
+    /// The log was found to be an old one, by this leader or the one before it.
     old: bool,
     /// Nodes of this cluster that announced themselves and are no members yet.
     announced: BTreeSet<NodeId>,
@@ -44,7 +44,7 @@ impl Knowledge {
             announced: BTreeSet::new(),
             from_log: trust == Trust::Whole,
             greeted: false,
-            old: trust == Trust::Nothing,
+            old: false,
         }
     }
 
@@ -73,6 +73,11 @@ impl Knowledge {
     /// Enough nodes have joined, or there was time enough.
     pub fn greet(&mut self) {
         self.greeted = true;
+    }
+
+    /// The log was found to be an old one by the leader before, which did not come to forget what it alone speaks of.
+    pub fn inherit_old(&mut self) {
+        self.old = true;
     }
 
     /// Whether the log was found to be an old one, and what it alone speaks of is not forgotten yet.

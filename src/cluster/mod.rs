@@ -285,6 +285,11 @@ impl Cluster {
         self.knowledge.trust() == Trust::Whole && self.knowledge.is_old()
     }
 
+    /// The leader before found the log to be an old one, and did not come to forget what it alone speaks of.
+    pub fn inherit_old_log(&mut self) {
+        self.knowledge.inherit_old();
+    }
+
     /// What only an old log spoke of is forgotten.
     pub fn forgot_vanished(&mut self) {
         self.knowledge.is_new();

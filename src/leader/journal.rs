@@ -226,6 +226,8 @@ pub struct Recovered {
     pub members: Vec<Member>,
     /// Members that are to be emptied.
     pub draining: BTreeSet<NodeId>,
+    /// The last leader found what was in the log before it to be old, and did not come to settle that.
+    pub old: bool,
     /// The last reign, if there ever was one.
     pub last: Option<Reign>,
     /// The leader process of every epoch that this log began, from the last one that had to hear every node.
@@ -243,6 +245,7 @@ struct Reading {
     mapping: Mapping,
     members: Vec<Member>,
     draining: BTreeSet<NodeId>,
+    old: bool,
     last: Option<(Reign, String, IoMode)>,
     /// Every beginning, for [`Recovered::runs`] and a rewritten log.
     began: BTreeMap<Epoch, Event>,
@@ -265,6 +268,7 @@ impl Reading {
         }
         match event {
             Event::Began { reign, boot_id, io_mode, trust, .. } => {
+                self.old |= trust == Trust::Nothing && !self.mapping.is_empty();
                 self.last = Some((reign, boot_id, io_mode));
                 self.trust = trust;
             }
@@ -278,7 +282,7 @@ impl Reading {
             Event::Draining { node, on: true } => drop(self.draining.insert(node)),
             Event::Draining { node, on: false } => drop(self.draining.remove(&node)),
             Event::Whole(version) => {
-                self.trust = Trust::Whole;
+                (self.trust, self.old) = (Trust::Whole, false);
                 self.mapping.note_committed(version);
             }
             Event::Closed => {}
@@ -309,6 +313,7 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
         mapping: Mapping::new(seed),
         members: Vec::new(),
         draining: BTreeSet::new(),
+        old: false,
         last: None,
         began: BTreeMap::new(),
         trust: Trust::Nothing,
@@ -334,8 +339,8 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     if reading.records > COMPACT_FROM && reading.records > 2 * live {
         compact(&mut log, &reading, trust)?;
     }
-    let Reading { mapping, members, draining, records, .. } = reading;
-    Ok(Recovered { log, mapping, members, draining, last, runs, trust, torn: opened.torn, records })
+    let Reading { mapping, members, draining, old, records, .. } = reading;
+    Ok(Recovered { log, mapping, members, draining, old, last, runs, trust, torn: opened.torn, records })
 }
 
 /// Rewrites the log without what is outdated.

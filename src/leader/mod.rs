@@ -119,9 +119,12 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, mapping, members, draining, last, runs, trust, .. } = recovered;
+        let Recovered { log, mapping, members, draining, old, last, runs, trust, .. } = recovered;
         let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
         cluster.restore_members(members);
+        if old {
+            cluster.inherit_old_log();
+        }
         draining.into_iter().for_each(|node| cluster.registry.set_draining(node, true));
         cluster.registry.set_repair_after(settings.repair_after);
         let ledger = Ledger::start(log, settings.io_mode, &seams.hands, &stop)
