@@ -36,6 +36,15 @@ impl Stop {
         self.token.cancelled().await;
     }
 
+    /// Waits for this, unless the end is asked for before it comes.
+    pub async fn unless<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            value = what => Some(value),
+            () = self.requested() => None,
+        }
+    }
+
     /// Whether the end was asked for.
     pub fn is_requested(&self) -> bool {
         self.token.is_cancelled()

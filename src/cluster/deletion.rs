@@ -61,14 +61,14 @@ impl Deletions {
     }
 
     /// A commit became true. The `linked` members are asked to confirm a deletion; others will be when they join.
-    pub(super) fn hear(&mut self, commit: &Commit, linked: &[NodeId]) {
+    pub(super) fn hear(&mut self, commit: &Commit, linked: impl Iterator<Item = NodeId>) {
         let version = commit.record.version;
         if !commit.record.is_tombstone() {
             self.graves.remove(&commit.id);
         } else if self.graves.get(&commit.id).is_none_or(|grave| grave.version != version) {
             self.graves.insert(commit.id.clone(), Grave { version, confirmed: SmallVec::new() });
             for node in linked {
-                self.asks.entry(*node).or_default().push_back(commit.id.clone());
+                self.asks.entry(node).or_default().push_back(commit.id.clone());
             }
         }
     }

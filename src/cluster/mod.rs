@@ -258,7 +258,7 @@ impl Cluster {
     /// Members had time enough to join: the log is believed as it is, if any of them has looked at it. `false`: none
     /// has, and without one nothing could be read anyway.
     pub fn stop_greeting(&mut self) -> bool {
-        let any = self.registry.nodes().iter().any(|node| node.session.is_some());
+        let any = self.registry.linked().next().is_some();
         if any {
             self.knowledge.greet();
         }
@@ -490,11 +490,7 @@ impl Cluster {
                 self.note_surplus(&commit.id, version, node);
             }
         }
-        if self.mapping.tombstones() > 0 || self.deletions() > 0 {
-            let linked = self.registry.nodes().iter().filter(|node| node.session.is_some());
-            let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();
-            self.deletions.hear(commit, &linked);
-        }
+        self.deletions.hear(commit, self.registry.linked());
         if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version)
             && let Some(older) = self.unsettled.remove(&commit.id)
             && !matches!(older.record.version, Version::FOREIGN)
@@ -548,6 +544,12 @@ impl Cluster {
     /// The holders of a committed message, ascending.
     pub fn holders(&self, id: &MessageId) -> Option<Holders> {
         self.mapping.get(id).map(|found| found.set.holders.clone())
+    }
+
+    /// Whether a node is a holder of this very version: else what it has of it is nobody's copy any more.
+    pub fn is_holder(&self, id: &MessageId, version: Version, node: NodeId) -> bool {
+        let found = self.mapping.get(id);
+        found.is_some_and(|found| found.record.version == version && found.set.holders.contains(&node))
     }
 
     /// A holder's copy of this version was read or made: whether it is intact.

@@ -161,6 +161,16 @@ impl Registry {
         &self.nodes
     }
 
+    /// Whether our lanes to a member are open.
+    pub fn is_linked(&self, id: NodeId) -> bool {
+        self.get(id).is_some_and(|node| node.session.is_some())
+    }
+
+    /// The members that our lanes are open to, ascending.
+    pub fn linked(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| node.session.is_some()).map(|node| node.member.id)
+    }
+
     /// How many nodes can take a copy now.
     pub fn usable(&self) -> usize {
         self.nodes.iter().filter(|node| node.usable()).count()
@@ -248,7 +258,7 @@ impl Registry {
             node.last_beat = now;
             node.beat = Some(beat);
         });
-        self.get(id).is_some_and(|node| node.session.is_some())
+        self.is_linked(id)
     }
 
     /// A node refused a copy for want of room: no more until it reports room again.

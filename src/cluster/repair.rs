@@ -83,8 +83,7 @@ impl Cluster {
 
     /// Holders whose copies can be read now, steady ones first.
     fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
-        let linked = |id: &NodeId| self.node(*id).is_some_and(|node| node.session.is_some());
-        let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(linked).collect();
+        let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
         all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
         all
     }
@@ -268,9 +267,8 @@ impl Cluster {
 
     /// Decides about the surplus copies of an id. Nothing: they wait, as its own copies are not as they should be.
     pub fn trim(&mut self, id: &MessageId) -> Option<Trim> {
-        let linked = |node: NodeId| self.registry.get(node).is_some_and(|node| node.session.is_some());
         // A node that went away lists what it has when it comes back.
-        self.surplus.retain(id, |(node, _)| linked(node));
+        self.surplus.retain(id, |(node, _)| self.registry.is_linked(node));
         let found = self.mapping.newest(id);
         let committed = found.map(|found| found.record);
         let copies: SmallVec<[(NodeId, Version); 2]> = self.surplus.of(id).collect();
@@ -294,7 +292,7 @@ impl Cluster {
     /// A node may have a copy of this version, or an older one, that should go. One that is away lists it when it
     /// comes back.
     pub fn note_surplus(&mut self, id: &MessageId, version: Version, node: NodeId) {
-        if self.node(node).is_some_and(|node| node.session.is_some()) {
+        if self.registry.is_linked(node) {
             self.surplus.note(id, node, version);
         }
     }
@@ -361,8 +359,9 @@ impl Cluster {
         BlockedView { messages, why, help, ids: named.collect() }
     }
 
-    /// Looks through one part of the index for ids to name in reports; the first part starts anew.
-    pub fn name_stuck(&mut self, part: usize) {
+    /// Looks through one part of the index for ids to name in reports; the first part starts anew. `true`: there are
+    /// enough, and no other part has to be looked through.
+    pub fn name_stuck(&mut self, part: usize) -> bool {
         if part == 0 {
             self.stuck_ids.clear();
         }
@@ -386,5 +385,6 @@ impl Cluster {
             }
         }
         self.stuck_ids.extend(found);
+        left.iter().all(|(_, count)| *count == 0)
     }
 }

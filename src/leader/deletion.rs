@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
+use super::every;
 use super::journal::Event;
 use crate::cluster::deletion::Ask;
 use crate::types::NodeId;
@@ -23,14 +24,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 impl Coordinator {
     /// Asks members for confirmations, and forgets deletions, for as long as the leader lives.
     pub(super) async fn forget_deletions(self: Arc<Self>) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                _ = look.tick() => {}
-                () = self.stop.requested() => return,
-            }
+        let mut look = every(LOOK);
+        while self.stop.unless(look.tick()).await.is_some() {
             // What a member could not do waits for the next look.
             loop {
                 let any = self.ask_members().await;
@@ -46,8 +41,7 @@ impl Coordinator {
     async fn ask_members(&self) -> bool {
         let asks: Vec<(NodeId, Vec<Ask>)> = {
             let mut cluster = self.cluster();
-            let linked = cluster.registry.nodes().iter().filter(|node| node.session.is_some());
-            let linked: Vec<NodeId> = linked.map(|node| node.member.id).collect();
+            let linked: Vec<NodeId> = cluster.registry.linked().collect();
             linked.into_iter().map(|node| (node, cluster.asks(node, BATCH_ITEMS))).collect()
         };
         let each =

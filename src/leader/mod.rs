@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::coordinator::Coordinator;
@@ -205,16 +205,17 @@ fn say_recovered(recovered: &Recovered) {
     }
 }
 
+/// Ticks of this period; late ones are put off, not made up for.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 async fn sweep(coordinator: Arc<Coordinator>) {
-    let mut tick = interval(SWEEP_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = every(SWEEP_EVERY);
     let mut greeted = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = tick.tick() => {}
-            () = coordinator.stop.requested() => return,
-        }
+    while coordinator.stop.unless(tick.tick()).await.is_some() {
         let now = coordinator.now();
         let transitions = coordinator.cluster().sweep(now);
         if now >= coordinator::JOINING && !greeted && coordinator.cluster().stop_greeting() {

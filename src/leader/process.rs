@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::coordinator::Coordinator;
+use super::every;
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::{Leader, Seams, gateway};
@@ -142,8 +142,7 @@ fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
 
 /// Takes up a changed tolerance.conf, at SIGHUP and by itself; illegal content keeps the old value, and that is said once.
 async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
-    let mut look = interval(TOLERANCE_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = every(TOLERANCE_EVERY);
     let mut hang_up = signal(SignalKind::hangup()).ok();
     let mut seen = std::fs::read(&path).ok();
     loop {

@@ -128,8 +128,7 @@ impl Coordinator {
             let mut cluster = self.cluster();
             for (id, version) in bad {
                 // Overwritten, deleted or moved meanwhile: that copy is nobody's any more.
-                let found = cluster.mapping().get(&id);
-                if found.is_some_and(|found| found.record.version == version && found.set.holders.contains(&node)) {
+                if cluster.is_holder(&id, version, node) {
                     tracing::warn!("node {node} has no intact copy of {id:?} any more");
                     cluster.note_copy(&id, version, node, false);
                 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
+use super::every;
 use super::gate::Entry as GateEntry;
 use super::journal::Event;
 use super::replication::DialError;
@@ -119,14 +120,8 @@ impl Coordinator {
 
     /// Completes unsettled versions for as long as the leader lives. `whole`: the log says that it is whole.
     pub async fn recover(self: Arc<Self>, mut whole: bool) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                _ = look.tick() => {}
-                () = self.stop.requested() => return,
-            }
+        let mut look = every(LOOK);
+        while self.stop.unless(look.tick()).await.is_some() {
             loop {
                 let unsettled = self.cluster().unsettled(BATCH);
                 if unsettled.is_empty() || self.complete(unsettled).await == 0 {
@@ -185,7 +180,8 @@ impl Coordinator {
             writes.push(write);
         }
         for (source, members) in wanted {
-            self.fetch_bodies(source, &members, &mut writes).await;
+            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.forget_unsettled(id, version, source);
+            self.fetch_bodies(source, &members, &mut writes, none_here).await;
         }
         self.replicate(&mut writes).await;
         let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
@@ -214,8 +210,8 @@ impl Coordinator {
         let foreign = newer.record.version == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();
-        let linked = |node: &&NodeId| cluster.registry.get(**node).is_some_and(|node| node.session.is_some());
-        let sources: Vec<NodeId> = newer.holders.iter().filter(linked).copied().collect();
+        let linked = newer.holders.iter().filter(|node| cluster.registry.is_linked(**node));
+        let sources: Vec<NodeId> = linked.copied().collect();
         let source = *sources.first()?;
         let version = if foreign { cluster.next_version()? } else { newer.record.version };
         let record = CopyRecord { version, ..newer.record };
@@ -232,7 +228,15 @@ impl Coordinator {
         Some((write, elsewhere.then_some(source)))
     }
 
-    async fn fetch_bodies(&self, source: NodeId, members: &[(usize, Version)], writes: &mut [Write]) {
+    /// Gets messages from one node for writes that bring them to others, each by the version that it has there. A
+    /// write whose message does not come fails; `none_here` hears of those that the node surely has no whole copy of.
+    pub(super) async fn fetch_bodies(
+        &self,
+        source: NodeId,
+        members: &[(usize, Version)],
+        writes: &mut [Write],
+        none_here: impl Fn(&mut Cluster, &MessageId, Version),
+    ) {
         let keys = members.iter().map(|&(i, version)| {
             let ticket = writes[i].promise.ticket();
             (ticket.id.clone(), CopyRecord { version, ..ticket.record })
@@ -245,7 +249,7 @@ impl Coordinator {
                     // Without the message there is nothing to send: leave it for another look, or another source.
                     writes[i].outcome = Outcome::Failed;
                     if surely_bad {
-                        self.cluster().forget_unsettled(id, version, source);
+                        none_here(&mut self.cluster(), id, version);
                     }
                 }
             }
@@ -253,7 +257,7 @@ impl Coordinator {
     }
 
     /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole.
-    pub(super) async fn fetch(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<Result<Payload, bool>> {
+    async fn fetch(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<Result<Payload, bool>> {
         let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok().and_then(Result::ok);
         let answer = answer.unwrap_or_default();
         let mut bodies = answer.bodies.into_iter();

@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use futures::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::{Coordinator, told};
+use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
 use super::write::{Outcome, Promise, Write};
+use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
-use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
+use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView, Version};
 use crate::wire::BATCH_ITEMS;
 use crate::wire::family::{CopyStatus, Settle};
 
@@ -99,15 +101,9 @@ struct Round {
 impl Coordinator {
     /// Repairs for as long as the leader lives.
     pub(super) async fn repair(self: Arc<Self>) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = every(LOOK);
         let mut round = Round::default();
-        loop {
-            tokio::select! {
-                biased;
-                _ = look.tick() => {}
-                () = self.stop.requested() => return,
-            }
+        while self.stop.unless(look.tick()).await.is_some() {
             if round.retry.is_some_and(|at| Instant::now() >= at) {
                 (round.skip, round.retry) = (Ids::default(), None);
             }
@@ -169,7 +165,7 @@ impl Coordinator {
     /// Finds some ids of each kind of stuck messages, for reports.
     fn name_stuck(&self) {
         // The lock is let go between two parts, so that no request waits for all of them.
-        (0..SHARDS).for_each(|part| self.cluster().name_stuck(part));
+        (0..SHARDS).any(|part| self.cluster().name_stuck(part));
     }
 
     /// One batch of the most pressing work; gives its bytes, or nothing if there was nothing to do.
@@ -196,11 +192,7 @@ impl Coordinator {
     }
 
     /// Goes on through the index until some part has something.
-    fn scan(
-        &self,
-        round: &mut Round,
-        look: impl Fn(&crate::cluster::Cluster, usize, &Ids) -> Vec<MessageId>,
-    ) -> Vec<MessageId> {
+    fn scan(&self, round: &mut Round, look: impl Fn(&Cluster, usize, &Ids) -> Vec<MessageId>) -> Vec<MessageId> {
         for _ in 0..SHARDS {
             let ids = look(&self.cluster(), round.part, &round.skip);
             if !ids.is_empty() {
@@ -216,10 +208,10 @@ impl Coordinator {
         self: &Arc<Self>,
         round: &mut Round,
         ids: Vec<MessageId>,
-        admit: impl Fn(&mut crate::cluster::Cluster, &MessageId) -> Option<Repair>,
+        admit: impl Fn(&mut Cluster, &MessageId) -> Option<Repair>,
     ) -> u64 {
         let mut writes = Vec::new();
-        let mut wanted: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
         let mut bytes = 0;
         for id in ids {
             if bytes >= BATCH_BYTES {
@@ -238,14 +230,15 @@ impl Coordinator {
             let copies = repair.ticket.targets.len() - repair.keep.len();
             if copies > 0 && !record.is_tombstone() {
                 bytes += u64::from(record.bytes()) * copies as u64;
-                wanted.entry(repair.sources[0]).or_default().push(writes.len());
+                wanted.entry(repair.sources[0]).or_default().push((writes.len(), record.version));
             }
             writes.push(self.plan_repair(repair, pass));
         }
         let tried: Vec<MessageId> = writes.iter().map(|write| write.promise.ticket().id.clone()).collect();
         self.check_stays(&mut writes).await;
         for (source, members) in wanted {
-            self.fetch_again(source, &members, &mut writes).await;
+            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.note_copy(id, version, source, false);
+            self.fetch_bodies(source, &members, &mut writes, none_here).await;
         }
         self.replicate(&mut writes).await;
         let kept: Vec<Write> = writes.into_iter().filter(|write| write.outcome == Outcome::Kept).collect();
@@ -313,26 +306,6 @@ impl Coordinator {
             }
         }
         statuses
-    }
-
-    /// Gets the messages that have to go to other nodes; a write whose message does not come fails.
-    async fn fetch_again(&self, source: NodeId, members: &[usize], writes: &mut [Write]) {
-        let keys = members.iter().map(|&i| {
-            let ticket = writes[i].promise.ticket();
-            (ticket.id.clone(), ticket.record)
-        });
-        let keys: Vec<_> = keys.collect();
-        for ((&i, key), body) in members.iter().zip(&keys).zip(self.fetch(source, &keys).await) {
-            match body {
-                Ok(body) => writes[i].payload = body,
-                Err(surely_bad) => {
-                    writes[i].outcome = Outcome::Failed;
-                    if surely_bad {
-                        self.cluster().note_copy(&key.0, key.1.version, source, false);
-                    }
-                }
-            }
-        }
     }
 
     // ---- orders ------------------------------------------------------------

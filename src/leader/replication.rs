@@ -13,9 +13,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::every;
 use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
@@ -440,8 +441,7 @@ impl Owner {
         let mut pending: BTreeMap<u64, (Instant, T::Pending)> = BTreeMap::new();
         let mut seq = 0;
         let mut stalled = false;
-        let mut look = interval(STALL / 6);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = every(STALL / 6);
         loop {
             tokio::select! {
                 biased;

@@ -56,10 +56,8 @@ impl Coordinator {
             let batches = batches(self.copies_of(part), SCRUB_BATCH);
             let pause = share / (batches.len() as u32 + 1);
             for some in batches {
-                tokio::select! {
-                    biased;
-                    () = self.stop.requested() => return,
-                    () = sleep(pause) => {}
+                if self.stop.unless(sleep(pause)).await.is_none() {
+                    return;
                 }
                 for Finding { id, node, fault } in self.check_messages(&some, &mut verified).await {
                     if fault != CopyFault::Unknown {
@@ -67,10 +65,8 @@ impl Coordinator {
                     }
                 }
             }
-            tokio::select! {
-                biased;
-                () = self.stop.requested() => return,
-                () = sleep(pause) => {}
+            if self.stop.unless(sleep(pause)).await.is_none() {
+                return;
             }
         }
     }
@@ -107,8 +103,7 @@ impl Coordinator {
                     _ => CopyFault::Unknown,
                 };
                 // Overwritten, deleted or moved meanwhile: that copy is nobody's any more.
-                let found = cluster.mapping().get(id);
-                if found.is_none_or(|found| found.record != *record || !found.set.holders.contains(&node)) {
+                if !cluster.is_holder(id, record.version, node) {
                     continue;
                 }
                 match fault {
