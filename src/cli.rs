@@ -130,6 +130,9 @@ struct LeaderArgs {
     /// Grace before the copies of a node that is down are made again on others
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
+    /// Memory for recent messages, which GETs then read without asking a node (0: none)
+    #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
+    cache: ByteSize,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
@@ -323,6 +326,7 @@ impl LeaderArgs {
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
+            cache_bytes: self.cache.0,
             local_nodes: self.local_nodes,
             stop_with_stdin: self.stop_with_stdin,
             screen,

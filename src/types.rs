@@ -339,6 +339,21 @@ pub struct NodeView {
     pub seen_s: f64,
 }
 
+/// What the leader keeps in memory of recent messages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CacheView {
+    /// Messages in it.
+    pub messages: u64,
+    /// Their bytes, with what an entry costs.
+    pub bytes: u64,
+    /// The most that these may be.
+    pub max_bytes: u64,
+    /// GETs that it answered since the start.
+    pub hits: u64,
+    /// GETs that went to nodes.
+    pub misses: u64,
+}
+
 /// How far repair is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct RepairView {

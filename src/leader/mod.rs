@@ -16,10 +16,13 @@ pub mod report;
 pub mod service;
 pub mod view;
 
+mod cache;
 mod deletion;
 mod read;
 mod recovery;
 mod repair;
+mod rounds;
+mod set;
 mod verify;
 mod write;
 
@@ -32,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::cache::MessageCache;
 use self::coordinator::Coordinator;
 use self::journal::{Event, Ledger, Recovered};
 use self::membership::Membership;
@@ -75,6 +79,8 @@ pub struct Settings {
     pub io_mode: IoMode,
     /// A node that is down for this long is missing: its copies are made again.
     pub repair_after: Duration,
+    /// Bytes of recent messages that are kept in memory; 0: none.
+    pub cache_bytes: u64,
 }
 
 /// A leader that has read its log and serves.
@@ -130,8 +136,9 @@ impl Leader {
         let ledger = Ledger::start(log, settings.io_mode, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
+        let cache = MessageCache::new(settings.cache_bytes);
         let (changes, view_queue) = mpsc::unbounded_channel();
-        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
+        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes, stop.clone()));
         let membership =
             Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
