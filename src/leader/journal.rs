@@ -368,7 +368,7 @@ fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), L
     push(&Event::Horizon(reading.mapping.horizon()));
     for (id, found) in (0..SHARDS).flat_map(|part| reading.mapping.records(part)) {
         let mut record = Vec::new();
-        encode_commit(id, &found.record, &found.set.holders, &mut record);
+        encode_commit(&id.id(), &found.record, &found.set.holders, &mut record);
         records.push(record);
     }
     log.replace_with(records.iter().map(Vec::as_slice))
