@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
+use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::SHARDS;
 use crate::durable::{DiskFile, Folder};
@@ -63,7 +64,7 @@ pub async fn keep(
     finish: CancellationToken,
     mut hold: bool,
 ) {
-    let mut view = View { folder, file: None, said: false, base: 0, end: 0, cuts: Vec::new() };
+    let mut view = View::new(folder);
     // What is there may be behind the log: begin with a whole one.
     let mut anew = true;
     let mut pending: BTreeSet<MessageId> = BTreeSet::new();
@@ -82,17 +83,28 @@ pub async fn keep(
         let began = Instant::now();
         hold &= coordinator.cluster().trust() == Trust::Nothing;
         if !anew && !pending.is_empty() {
-            anew = view.take(&coordinator, &pending).is_err();
+            anew = view.take(&*coordinator, &pending).is_err();
         }
         pending.clear();
         if anew && !hold {
-            let result = view.rewrite(&coordinator);
+            let result = view.rewrite(&*coordinator);
             anew = view.note(result);
         }
         if ending {
             return;
         }
         next = Instant::now() + EVERY.max(began.elapsed() * REST);
+    }
+}
+
+/// Where the messages are looked up. The lock is never held for long, and not while a disk is waited for.
+trait Index {
+    fn cluster(&self) -> MutexGuard<'_, Cluster>;
+}
+
+impl Index for Coordinator {
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        Coordinator::cluster(self)
     }
 }
 
@@ -123,6 +135,10 @@ struct Line {
 }
 
 impl View {
+    fn new(folder: Arc<dyn Folder>) -> Self {
+        Self { folder, file: None, said: false, base: 0, end: 0, cuts: Vec::new() }
+    }
+
     /// Says a failure once; `true`: the view has to be written anew.
     fn note(&mut self, result: io::Result<()>) -> bool {
         let failed = result.is_err();
@@ -138,9 +154,9 @@ impl View {
     }
 
     /// Takes up changes. An error: the disk failed, or it is better to begin anew.
-    fn take(&mut self, coordinator: &Coordinator, ids: &BTreeSet<MessageId>) -> io::Result<()> {
+    fn take(&mut self, index: &impl Index, ids: &BTreeSet<MessageId>) -> io::Result<()> {
         let mut text = String::with_capacity(ids.len() * 24);
-        let result = self.change(coordinator, ids, &mut text);
+        let result = self.change(index, ids, &mut text);
         if result.is_err() {
             // These numbers were given out.
             self.end += text.len() as u64;
@@ -148,10 +164,10 @@ impl View {
         result
     }
 
-    fn change(&mut self, coordinator: &Coordinator, ids: &BTreeSet<MessageId>, text: &mut String) -> io::Result<()> {
-        let mut lines = self.look(coordinator, ids, text);
+    fn change(&mut self, index: &impl Index, ids: &BTreeSet<MessageId>, text: &mut String) -> io::Result<()> {
+        let mut lines = self.look(index, ids, text);
         let mut cuts: Vec<Range> = Vec::new();
-        for number in coordinator.cluster().take_stale_lines().into_iter().filter(|number| *number >= self.base) {
+        for number in index.cluster().take_stale_lines().into_iter().filter(|number| *number >= self.base) {
             cuts.push((number, self.line_at(number)?.len() as u64));
         }
         lines.sort_unstable_by_key(|line| line.number);
@@ -159,7 +175,7 @@ impl View {
             let before = self.line_at(number)?;
             let same = before == wanted.as_bytes();
             let next = if same { number } else { self.end + text.len() as u64 };
-            let keeps = !wanted.is_empty() && coordinator.cluster().place_line(&id, |_, _| Some(next));
+            let keeps = !wanted.is_empty() && index.cluster().place_line(&id, |_, _| Some(next));
             if !same || !keeps {
                 cuts.push((number, before.len() as u64));
             }
@@ -171,7 +187,7 @@ impl View {
             return self.append(text);
         }
         let remembered = self.cuts.len() + cuts.len();
-        if remembered > MAX_CUTS && remembered as u64 > coordinator.cluster().len() / 4 {
+        if remembered > MAX_CUTS && remembered as u64 > index.cluster().len() / 4 {
             return Err(io::Error::other("too many lines have changed"));
         }
         cuts.sort_unstable();
@@ -182,11 +198,11 @@ impl View {
 
     /// Looks messages up. The lines of those that have none yet are added to `text`; the others are given, and are
     /// noted as having none.
-    fn look(&self, coordinator: &Coordinator, ids: &BTreeSet<MessageId>, text: &mut String) -> Vec<Line> {
+    fn look(&self, index: &impl Index, ids: &BTreeSet<MessageId>, text: &mut String) -> Vec<Line> {
         let mut lines = Vec::new();
         let mut ids = ids.iter().peekable();
         while ids.peek().is_some() {
-            let mut cluster = coordinator.cluster();
+            let mut cluster = index.cluster();
             for id in ids.by_ref().take(LOOKS) {
                 cluster.place_line(id, |number, holders| {
                     let number = number.filter(|number| *number >= self.base);
@@ -286,12 +302,12 @@ impl View {
     }
 
     /// Writes all of it.
-    fn rewrite(&mut self, coordinator: &Coordinator) -> io::Result<()> {
+    fn rewrite(&mut self, index: &impl Index) -> io::Result<()> {
         self.file = None;
         // Numbers are not used twice: lines of the file before are told by theirs.
         (self.base, self.cuts) = (self.end, Vec::new());
         let mut text = String::new();
-        let result = self.beside().and_then(|file| self.write_all(file, coordinator, &mut text));
+        let result = self.beside().and_then(|file| self.write_all(file, index, &mut text));
         self.end += text.len() as u64;
         self.file = Some(result?);
         Ok(())
@@ -300,14 +316,13 @@ impl View {
     fn write_all(
         &mut self,
         mut file: Box<dyn DiskFile>,
-        coordinator: &Coordinator,
+        index: &impl Index,
         text: &mut String,
     ) -> io::Result<Box<dyn DiskFile>> {
         for part in 0..SHARDS {
             let mut slice = 0;
             // The lock is let go between two slices, so that no request waits for long.
-            while let Some(mut cluster) =
-                Some(coordinator.cluster()).filter(|cluster| slice < cluster.mapping().slices(part))
+            while let Some(mut cluster) = Some(index.cluster()).filter(|cluster| slice < cluster.mapping().slices(part))
             {
                 cluster.place_lines(part, slice, |id, holders| {
                     let number = self.end + text.len() as u64;
@@ -374,3 +389,6 @@ fn nodes_of(line: &str, nodes: &mut BTreeSet<NodeId>) {
         nodes.extend(holders.into_iter().flatten().map(NodeId));
     }
 }
+
+#[cfg(test)]
+mod tests;
