@@ -343,6 +343,13 @@ impl Mapping {
         self.sets.iter()
     }
 
+    /// Counts messages on these holders that have no ids: for models of registers that are larger than this machine.
+    #[doc(hidden)]
+    pub fn count_in(&mut self, holders: Holders, messages: u64, bytes: u64) {
+        self.sets.enter_many(HolderSet { holders, ..HolderSet::default() }, messages, bytes);
+        (self.len, self.bytes) = (self.len + messages, self.bytes + bytes);
+    }
+
     /// Calls `each` for every committed message of one of [`SHARDS`] parts.
     pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
         for (key, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {

@@ -159,7 +159,8 @@ impl Cluster {
     }
 
     /// Takes up the members and loads that the log speaks of.
-    pub fn restore_members(&mut self, members: Vec<registry::Member>) {
+    pub fn restore_members(&mut self, mut members: Vec<registry::Member>) {
+        members.sort_unstable_by_key(|member| member.id);
         for member in members {
             self.registry.remember(member, Duration::ZERO);
         }

@@ -95,7 +95,8 @@ impl Cluster {
         }
         let readable = self.readable(set);
         if counting >= self.tolerance {
-            return Need::Step(readable.len());
+            // Too many copies wait until some of them can be asked.
+            return if readable.is_empty() { Need::Nothing } else { Need::Step(readable.len()) };
         }
         if set.intact().next().is_none() {
             return Need::Stuck(Obstacle::Lost);

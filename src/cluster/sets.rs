@@ -68,6 +68,11 @@ impl Sets {
 
     /// One more message of `length` bytes has this set; gives the set's number.
     pub(super) fn enter(&mut self, key: HolderSet, length: u64) -> u32 {
+        self.enter_many(key, 1, length)
+    }
+
+    /// So many more messages of so many bytes in all have this set.
+    pub(super) fn enter_many(&mut self, key: HolderSet, messages: u64, bytes: u64) -> u32 {
         let hashed = hash(&key);
         let number = match self.numbers.find(hashed, |&number| self.all[number as usize].key == key) {
             Some(&number) => number,
@@ -83,8 +88,8 @@ impl Sets {
             }
         };
         let set = &mut self.all[number as usize];
-        set.messages += 1;
-        set.bytes += length;
+        set.messages += messages;
+        set.bytes += bytes;
         number
     }
 
