@@ -55,6 +55,11 @@ impl MessageId {
         Ok(Self(CompactString::new(text)))
     }
 
+    /// An id whose bytes [`MessageId::parse`] has accepted before.
+    pub(crate) fn known(bytes: &[u8]) -> Self {
+        Self(CompactString::from_utf8_lossy(bytes))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
