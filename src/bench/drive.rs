@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fd::OwnedFd;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::machine;
 use super::progress::Progress;
@@ -29,6 +30,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Time between two looks at the progress.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What the clock's events are named by; no connection has this number.
+const CLOCK: u64 = u64::MAX;
 
 /// Room for one read.
 const READ_BYTES: usize = 256 << 10;
@@ -93,9 +97,10 @@ pub(super) fn drive(
 ) -> io::Result<Outcome> {
     let mut load = Load::new(rules, values.clone(), plan);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let clock = ticking(&epoll, TICK.min(target.patience))?;
     let links = connect_all(target, &mut load, &epoll)?;
     let open = links.iter().filter(|link| link.stream.is_some()).count();
-    let mut driver = Driver { load, epoll, links, open, next_due: 0, started: Instant::now() };
+    let mut driver = Driver { load, epoll, clock, links, open, next_due: 0, started: Instant::now() };
     let cpu = driver.run(target, progress)?;
     progress.update(&driver.load, driver.started.elapsed());
     let elapsed = driver.started.elapsed().saturating_sub(Duration::from_nanos(driver.load.rules.warm));
@@ -119,6 +124,9 @@ pub(super) fn drive(
 struct Driver {
     load: Load,
     epoll: OwnedFd,
+    /// Wakes us every tick, so that a wait needs no time limit of its own: that would set and clear a timer in the
+    /// kernel for every request.
+    clock: OwnedFd,
     links: Vec<Link>,
     /// Links that have a socket.
     open: usize,
@@ -189,21 +197,18 @@ impl Driver {
 
     /// Waits for sockets, for the next request's moment, and at most a tick.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
-        let mut limit = TICK;
+        let mut at_once = None;
         if let Some(pace) = self.load.rules.pace {
-            limit = limit.min(Duration::from_nanos(pace.due(self.next_due).saturating_sub(self.now())));
-        }
-        // epoll alone counts in milliseconds; a moment has to be met more closely than that.
-        let precise = limit < TICK;
-        if precise {
-            let limit = Timespec { tv_sec: 0, tv_nsec: limit.subsec_nanos().into() };
+            let left = Duration::from_nanos(pace.due(self.next_due).saturating_sub(self.now())).min(TICK);
+            // epoll alone counts in milliseconds; a moment has to be met more closely than that.
+            let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&limit)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
                 result => result?,
             };
+            at_once = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
-        let limit = Timespec { tv_sec: 0, tv_nsec: if precise { 0 } else { TICK.subsec_nanos().into() } };
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&limit)) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), at_once.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -211,7 +216,13 @@ impl Driver {
 
     /// Something happened at a socket.
     fn attend(&mut self, event: epoll::Event, room: &mut [u8]) {
-        let (number, flags) = (event.data.u64() as usize, event.flags);
+        let (number, flags) = (event.data.u64(), event.flags);
+        if number == CLOCK {
+            // How many ticks there were is of no interest; whether it was time to look is seen by the time.
+            let _ = rustix::io::read(&self.clock, &mut [0; 8]);
+            return;
+        }
+        let number = number as usize;
         let link = &mut self.links[number];
         let Some(stream) = &mut link.stream else { return };
         if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
@@ -271,6 +282,15 @@ impl Driver {
 
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// A clock that wakes the epoll every so often.
+fn ticking(epoll: &OwnedFd, every: Duration) -> io::Result<OwnedFd> {
+    let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let every = Timespec { tv_sec: every.as_secs() as i64, tv_nsec: every.subsec_nanos().into() };
+    timerfd_settime(&clock, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: every, it_value: every })?;
+    epoll::add(epoll, &clock, epoll::EventData::new_u64(CLOCK), epoll::EventFlags::IN)?;
+    Ok(clock)
 }
 
 fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<Vec<Link>> {

@@ -17,7 +17,7 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 40.0;
 
-/// More points than this of a line are not dotted.
+/// Seconds of a run that are shown as points too.
 const DOTS: usize = 40;
 
 /// Text that is safe between tags and in attributes; control characters are shown as such.
@@ -82,7 +82,7 @@ pub fn latency(lines: &[Line<'_>]) -> String {
     for (name, points) in lines {
         let placed = points.iter().filter(|point| point.1 > 0.0);
         let placed: Vec<_> = placed.map(|point| (x.at(nines(point.0)), y.at(point.1.log10()))).collect();
-        put_line(&mut out, name, &placed);
+        put_line(&mut out, name, &placed, false);
     }
     out + "</svg>"
 }
@@ -110,7 +110,7 @@ pub fn rate(lines: &[Line<'_>]) -> String {
     put_axis_title(&mut out, "seconds since the warm-up");
     for (name, points) in lines {
         let placed: Vec<_> = points.iter().map(|point| (x.at(point.0), y.at(point.1))).collect();
-        put_line(&mut out, name, &placed);
+        put_line(&mut out, name, &placed, true);
     }
     out + "</svg>"
 }
@@ -179,11 +179,11 @@ fn put_axis_title(out: &mut String, text: &str) {
     let _ = write!(out, r#"<text class="tick quiet" x="{x}" y="{y}" text-anchor="middle">{text}</text>"#);
 }
 
-fn put_line(out: &mut String, name: &str, points: &[(f64, f64)]) {
+fn put_line(out: &mut String, name: &str, points: &[(f64, f64)], dots: bool) {
     let name = escape(name);
     let path: String = points.iter().map(|(x, y)| format!("{x:.1},{y:.1} ")).collect();
     let _ = write!(out, r#"<polyline class="line {name}" points="{}"/>"#, path.trim_end());
-    if points.len() <= DOTS {
+    if dots && points.len() <= DOTS {
         for (x, y) in points {
             let _ = write!(out, r#"<circle class="dot {name}" cx="{x:.1}" cy="{y:.1}" r="2.5"/>"#);
         }
