@@ -179,7 +179,8 @@ async fn start_without_log(disk: &MemDisk, view: &str, heard: u32) -> (Option<St
 async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
     let chance = fastrand::Rng::with_seed(1);
     let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
-    let settings = Settings { tolerance: 1, io_mode: IoMode::Buffered, repair_after: Duration::from_secs(30) };
+    let (io_mode, repair_after) = (IoMode::Buffered, Duration::from_secs(30));
+    let settings = Settings { tolerance: 1, io_mode, repair_after, cache_bytes: 0 };
     let stop = Stop::new();
     let leader = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await.unwrap();
     let waiting_for = {
