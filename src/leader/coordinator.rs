@@ -1,5 +1,5 @@
 //! What clients ask, in batches as they come from a connection: what the index can answer is answered here, and the
-//! rest goes its way through [`set`](super::set) and [`read`](super::read), together with that of other connections.
+//! rest goes its way through `set` and `read`, together with that of other connections.
 //!
 //! The one lock over the [`Cluster`] is never held across an await.
 

@@ -1,7 +1,7 @@
 //! The order of a SET and of a DEL is read here, and nowhere else.
 //!
 //! Admit (version, targets, reservation), copies on as many nodes as tolerance says, a log record, the index,
-//! `OK`. Writes of all connections go together in [`rounds`](super::rounds): each step is taken once for the whole
+//! `OK`. Writes of all connections go together in `rounds`: each step is taken once for the whole
 //! round, and each write is decided by itself. An admitted write runs to its decision even if its client has gone.
 
 use std::collections::BTreeMap;

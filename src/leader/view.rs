@@ -7,7 +7,7 @@
 //!
 //! The index remembers where each message's line is, counted over all that was ever
 //! written: a line keeps its number when lines before it are cut out, and
-//! [`View::place`] finds it by the sum of these cuts.
+//! `View::place` finds it by the sum of these cuts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
