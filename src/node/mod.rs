@@ -37,7 +37,7 @@ use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::types::{Epoch, IoMode, MessageId, NodeId, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES};
+use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES, id_bytes};
 
 /// Threads that read copies: enough that one slow read does not hold up all others.
 const READERS: usize = 2;
@@ -301,8 +301,8 @@ fn from(seq: u64, body: from_node::Body) -> FromNode {
     FromNode { seq, body: Some(body) }
 }
 
-fn id_of(text: &str) -> Result<MessageId, String> {
-    text.parse().map_err(|reason| format!("a frame with a bad id: {reason}"))
+fn id_of(bytes: &[u8]) -> Result<MessageId, String> {
+    MessageId::from_bytes(bytes).map_err(|reason| format!("a frame with a bad id: {reason}"))
 }
 
 /// Replies that wait on a lane.
@@ -313,7 +313,7 @@ pub fn lane_queue() -> (mpsc::Sender<FromNode>, mpsc::Receiver<FromNode>) {
 impl From<store::Entry> for family::InventoryEntry {
     fn from(entry: store::Entry) -> Self {
         Self {
-            id: entry.id.to_string(),
+            id: id_bytes(&entry.id),
             version: entry.record.version.0,
             length: entry.record.length,
             crc: entry.record.crc,

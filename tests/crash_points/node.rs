@@ -309,7 +309,10 @@ impl Row {
                 // A copy that lost its record, and nothing else, looks foreign. That needs a file system that keeps a
                 // file's later length and not its earlier attribute; none with a journal does.
                 let lost = ending == Ending::OneLost;
-                assert!(lost || (entry.id.as_str(), &content[..]) == ("f", b"foreign"), "{what}: {entry:?} is served");
+                assert!(
+                    lost || (entry.id.as_bytes(), &content[..]) == (b"f", b"foreign"),
+                    "{what}: {entry:?} is served"
+                );
                 continue;
             }
             let asked = told.asked.get(&(entry.id.clone(), entry.record.version));

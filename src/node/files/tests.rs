@@ -345,8 +345,8 @@ fn check(disk: &MemDisk, io_mode: IoMode, told: &Told, ever: &BTreeMap<(String, 
         let content = store.read(&entry.id, entry.record.version).unwrap();
         if entry.record.version == Version::FOREIGN {
             assert_eq!(
-                (entry.id.as_str(), &content[..]),
-                ("f", &b"foreign"[..]),
+                (entry.id.as_bytes(), &content[..]),
+                (&b"f"[..], &b"foreign"[..]),
                 "{what}: only what was foreign before"
             );
         } else {
