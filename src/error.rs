@@ -50,8 +50,17 @@ pub enum Refusal {
     #[error("{0}")]
     Lost(String),
     /// The value holds a line break, so that no answer line can carry it.
-    #[error("the value holds a line break, which an answer line cannot carry; read it over gRPC (GetMessage)")]
+    #[error("the value holds a line break, which an answer line cannot carry; read it through the Redis protocol")]
     NotALine,
+    /// The password was not given.
+    #[error("this register asks for a password; nothing was done, send AUTH <password> first")]
+    NoAuth,
+    /// Another password is right.
+    #[error("the password is not the right one")]
+    WrongPassword,
+    /// A line of HTTP. Nobody is told: the connection closes.
+    #[error("this is no web server")]
+    OtherProtocol,
 }
 
 impl Refusal {
@@ -67,6 +76,9 @@ impl Refusal {
             Self::Unavailable(_) => "UNAVAILABLE",
             Self::Lost(_) => "LOST",
             Self::NotALine => "NOT_A_LINE",
+            Self::NoAuth => "NOAUTH",
+            Self::WrongPassword => "WRONGPASS",
+            Self::OtherProtocol => "BAD_COMMAND",
         }
     }
 
@@ -80,7 +92,7 @@ impl Refusal {
 pub fn certainty_of(code: &str) -> Certainty {
     match code {
         "BAD_COMMAND" | "TOO_LARGE" | "TOO_FEW_NODES" | "BUSY" | "UNAVAILABLE" | "NOT_FOUND" | "NOT_A_LINE"
-        | "LOST" => Certainty::SurelyNot,
+        | "LOST" | "NOAUTH" | "WRONGPASS" => Certainty::SurelyNot,
         _ => Certainty::Maybe,
     }
 }

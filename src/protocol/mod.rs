@@ -1,5 +1,7 @@
 //! What clients ask and what they are told, apart from how it is spelled.
 
+pub mod resp;
+pub mod table;
 pub mod text;
 
 use crate::error::Refusal;
@@ -33,6 +35,8 @@ pub enum Command {
     Undrain(NodeId),
     /// Even out the copies (or, with `false`, stop doing so).
     Rebalance(bool),
+    /// Give the password.
+    Auth(Payload),
     /// Are you there.
     Ping,
     /// Which commands there are.

@@ -6,12 +6,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::table::{self, Op};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId};
-
-/// The answer to HELP.
-pub const HELP: &str = "commands: SET <id> <message>, GET <id>, DEL <id>, WHERE <id>, COUNT, STATUS, VERIFY, DRAIN <node>, UNDRAIN <node>, REBALANCE [STOP], PING, HELP, EXIT (one a line)";
 
 /// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
 const FRAMING: usize = 16;
@@ -35,6 +33,11 @@ impl CommandDecoder {
     /// The most bytes that the buffer ever needs to hold for one line.
     pub fn line_limit(&self) -> usize {
         self.max_message + MAX_ID_BYTES + FRAMING
+    }
+
+    /// Whether the front of the buffer is the beginning of a line.
+    pub fn is_between_lines(&self) -> bool {
+        !self.swallowing
     }
 
     /// Whether a line has begun and not ended, after [`decode`](Self::decode) wanted more.
@@ -90,54 +93,60 @@ impl CommandDecoder {
 fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
     let (word, rest) = split_blank(line);
     let bad = |text: &str| Err(Refusal::BadCommand(text.to_owned()));
-    if word.eq_ignore_ascii_case(b"SET") {
-        let Some(rest) = rest else { return bad("SET wants an id and a message: SET <id> <message>") };
-        let (id, message) = split_blank(&rest);
-        let id = parse_id(&id)?;
-        let Some(payload) = message else {
-            return bad("SET wants a message after the id; for an empty one, end the line with a blank");
+    let Some(spec) = table::find(&word).filter(|spec| spec.line.is_some() || spec.op == Op::OtherProtocol) else {
+        return match word.is_empty() {
+            true => bad("the line starts with no command word; HELP lists the commands"),
+            false => bad(&format!("unknown command {:?}; HELP lists the commands", printable(&word, 32))),
         };
-        if payload.len() > max_message {
-            return Err(Refusal::TooLarge { limit: max_message });
+    };
+    let command = match spec.op {
+        Op::Set => return parse_set(rest, max_message),
+        Op::Get => return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?)),
+        Op::Where => return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?)),
+        Op::Del => return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?)),
+        Op::Drain => return Ok(Command::Drain(only_node(rest, "DRAIN wants the number of a node: DRAIN <node>")?)),
+        Op::Undrain => {
+            return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
         }
-        return Ok(Command::Set { id, payload });
-    }
-    if word.eq_ignore_ascii_case(b"GET") {
-        return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?));
-    }
-    if word.eq_ignore_ascii_case(b"WHERE") {
-        return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?));
-    }
-    if word.eq_ignore_ascii_case(b"DEL") {
-        return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?));
-    }
-    if word.eq_ignore_ascii_case(b"DRAIN") {
-        return Ok(Command::Drain(only_node(rest, "DRAIN wants the number of a node: DRAIN <node>")?));
-    }
-    if word.eq_ignore_ascii_case(b"UNDRAIN") {
-        return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
-    }
-    if word.eq_ignore_ascii_case(b"REBALANCE") {
-        return match rest {
-            None => Ok(Command::Rebalance(true)),
-            Some(stop) if stop.eq_ignore_ascii_case(b"STOP") => Ok(Command::Rebalance(false)),
-            Some(_) => bad("REBALANCE stands alone on its line, or with STOP"),
-        };
-    }
-    let command = match word.to_ascii_uppercase().as_slice() {
-        b"COUNT" => Command::Count,
-        b"STATUS" => Command::Status,
-        b"VERIFY" => Command::Verify,
-        b"PING" => Command::Ping,
-        b"HELP" => Command::Help,
-        b"EXIT" | b"QUIT" => Command::Exit,
-        b"" => return bad("the line starts with no command word; HELP lists the commands"),
-        _ => return bad(&format!("unknown command {:?}; HELP lists the commands", printable(&word, 32))),
+        Op::Rebalance => {
+            return match rest {
+                None => Ok(Command::Rebalance(true)),
+                Some(stop) if stop.eq_ignore_ascii_case(b"STOP") => Ok(Command::Rebalance(false)),
+                Some(_) => bad("REBALANCE stands alone on its line, or with STOP"),
+            };
+        }
+        Op::Auth => {
+            return match rest {
+                Some(password) if !password.is_empty() => Ok(Command::Auth(password)),
+                _ => bad("AUTH wants the password: AUTH <password>"),
+            };
+        }
+        Op::OtherProtocol => return Err(Refusal::OtherProtocol),
+        Op::Count => Command::Count,
+        Op::Status => Command::Status,
+        Op::Verify => Command::Verify,
+        Op::Ping => Command::Ping,
+        Op::Help => Command::Help,
+        _ => Command::Exit,
     };
     match rest {
         None => Ok(command),
-        Some(_) => bad(&format!("{} stands alone on its line", String::from_utf8_lossy(&word).to_ascii_uppercase())),
+        Some(_) => bad(&format!("{} stands alone on its line", spec.name)),
     }
+}
+
+fn parse_set(rest: Option<Bytes>, max_message: usize) -> Result<Command, Refusal> {
+    let bad = |text: &str| Err(Refusal::BadCommand(text.to_owned()));
+    let Some(rest) = rest else { return bad("SET wants an id and a message: SET <id> <message>") };
+    let (id, message) = split_blank(&rest);
+    let id = parse_id(&id)?;
+    let Some(payload) = message else {
+        return bad("SET wants a message after the id; for an empty one, end the line with a blank");
+    };
+    if payload.len() > max_message {
+        return Err(Refusal::TooLarge { limit: max_message });
+    }
+    Ok(Command::Set { id, payload })
 }
 
 /// The bytes before the first blank, and those after it if there is one; both share the line's memory.
@@ -194,6 +203,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::Count => put(out, &[b"COUNT"]),
         Command::Status => put(out, &[b"STATUS"]),
+        Command::Auth(password) => put(out, &[b"AUTH ", password]),
         Command::Ping => put(out, &[b"PING"]),
         Command::Help => put(out, &[b"HELP"]),
         Command::Exit => put(out, &[b"EXIT"]),
@@ -231,7 +241,7 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             put(out, &[text.as_bytes()]);
         }
         Reply::Pong => put(out, &[b"+PONG"]),
-        Reply::Help => put(out, &[HELP.as_bytes()]),
+        Reply::Help => put(out, &[table::help().as_bytes()]),
         Reply::Bye => put(out, &[b"BYE"]),
         Reply::Refused(refusal) => {
             let text = printable(refusal.to_string().as_bytes(), 400);

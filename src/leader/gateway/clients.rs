@@ -1,0 +1,110 @@
+//! Who is connected: for CLIENT LIST, and so that one connection can end another.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// All connections, by the number that each was given.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    last: AtomicU64,
+    all: Mutex<BTreeMap<u64, Arc<Seat>>>,
+}
+
+/// One connection, as others see it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) number: u64,
+    pub(super) peer: SocketAddr,
+    pub(super) own: SocketAddr,
+    began: Instant,
+    /// Ends the connection.
+    pub(super) kill: CancellationToken,
+    pub(super) said: Mutex<Said>,
+}
+
+/// What a connection said of itself, and did last.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    pub(super) name: String,
+    pub(super) library: String,
+    pub(super) library_version: String,
+    pub(super) version: u8,
+    pub(super) command: &'static str,
+    pub(super) at: Instant,
+}
+
+/// A [`Seat`] that is taken; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) seat: Arc<Seat>,
+    clients: Arc<Clients>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.clients.all().remove(&self.seat.number);
+    }
+}
+
+impl Clients {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Seat>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a seat for a connection.
+    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr, own: SocketAddr) -> Taken {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        let said = Said {
+            name: String::new(),
+            library: String::new(),
+            library_version: String::new(),
+            version: 2,
+            command: "",
+            at: now,
+        };
+        let kill = CancellationToken::new();
+        let seat = Arc::new(Seat { number, peer, own, began: now, kill, said: Mutex::new(said) });
+        self.all().insert(number, seat.clone());
+        Taken { seat, clients: self.clone() }
+    }
+
+    /// The seats for which this holds, in the order of their numbers.
+    pub(super) fn which(&self, is: impl Fn(&Seat) -> bool) -> Vec<Arc<Seat>> {
+        self.all().values().filter(|seat| is(seat)).cloned().collect()
+    }
+}
+
+impl Seat {
+    pub(super) fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The line of CLIENT LIST.
+    pub(super) fn line(&self) -> String {
+        let said = self.said().clone();
+        let mut line = String::new();
+        // A string takes everything.
+        let _ = write!(
+            line,
+            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 cmd={} user=default resp={} lib-name={} lib-ver={}",
+            self.number,
+            self.peer,
+            self.own,
+            said.name,
+            self.began.elapsed().as_secs(),
+            said.at.elapsed().as_secs(),
+            said.command.to_lowercase(),
+            said.version,
+            said.library,
+            said.library_version
+        );
+        line
+    }
+}

@@ -1,0 +1,444 @@
+//! What the data commands of Redis do to messages, as plain functions over the ids that they name.
+//!
+//! Nothing here waits or knows a socket: the messages are handed in, and what is to be written is handed back, by
+//! [`Ids`]. A command alone and one of a transaction are the same here. The texts of errors are Redis's.
+
+use bytes::Bytes;
+use rust_decimal::Decimal;
+
+use crate::leader::transaction::Need;
+use crate::protocol::resp::{Value, Words, number};
+use crate::protocol::table::Op;
+use crate::types::{MessageId, Payload};
+
+/// Messages by id, as they are at one moment, and what becomes of them.
+pub(super) trait Ids {
+    /// The message of an id, for commands whose [`need`] is the message.
+    fn get(&self, id: &MessageId) -> Option<Payload>;
+    /// The length of a message, if there is one.
+    fn length(&self, id: &MessageId) -> Option<usize>;
+    /// Whether an id has a message.
+    fn exists(&self, id: &MessageId) -> bool {
+        self.length(id).is_some()
+    }
+    /// Keeps a message.
+    fn set(&mut self, id: &MessageId, payload: Payload);
+    /// Deletes a message.
+    fn delete(&mut self, id: &MessageId);
+}
+
+/// What a command needs to know of its ids.
+pub(super) fn need(op: Op, words: &Words) -> Need {
+    match op {
+        Op::Mset => Need::Nothing,
+        Op::Exists | Op::Touch | Op::Type | Op::Ttl | Op::Pttl | Op::Strlen => Need::Version,
+        Op::Del | Op::MsetNx | Op::SetNx => Need::Version,
+        Op::Set if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET")) => Need::Message,
+        Op::Set => Need::Version,
+        _ => Need::Message,
+    }
+}
+
+/// Whether [`run`] carries a command out.
+pub(super) fn is_data(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Append
+            | Op::Copy
+            | Op::Decr
+            | Op::DecrBy
+            | Op::Del
+            | Op::Exists
+            | Op::Get
+            | Op::GetDel
+            | Op::GetRange
+            | Op::GetSet
+            | Op::Incr
+            | Op::IncrBy
+            | Op::IncrByFloat
+            | Op::Mget
+            | Op::Mset
+            | Op::MsetNx
+            | Op::Pttl
+            | Op::Rename
+            | Op::RenameNx
+            | Op::Set
+            | Op::SetNx
+            | Op::SetRange
+            | Op::Strlen
+            | Op::Touch
+            | Op::Ttl
+            | Op::Type
+    )
+}
+
+const OK: Value = Value::Simple("OK");
+const SYNTAX: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+const NOT_A_FLOAT: &str = "ERR value is not a valid float";
+const OVERFLOW: &str = "ERR increment or decrement would overflow";
+const NO_SUCH_KEY: &str = "ERR no such key";
+
+type Result<T> = std::result::Result<T, String>;
+
+fn error<T>(text: &str) -> Result<T> {
+    Err(text.to_owned())
+}
+
+/// Carries out a command whose number of words was checked. `keys` are the ids that its table row names, in order.
+/// On an error nothing was handed to `ids`.
+pub(super) fn run(op: Op, words: &Words, keys: &[MessageId], max_message: usize, ids: &mut dyn Ids) -> Value {
+    let context = Context { words, keys, max_message, ids };
+    context.run(op).unwrap_or_else(Value::Error)
+}
+
+struct Context<'a> {
+    words: &'a Words,
+    keys: &'a [MessageId],
+    max_message: usize,
+    ids: &'a mut dyn Ids,
+}
+
+impl Context<'_> {
+    fn run(mut self, op: Op) -> Result<Value> {
+        let key = &self.keys[0];
+        Ok(match op {
+            Op::Get => self.message(0),
+            Op::Mget => Value::Array((0..self.keys.len()).map(|place| self.message(place)).collect()),
+            Op::Exists | Op::Touch => self.count(|ids, id| ids.exists(id)),
+            Op::Strlen => Value::Integer(self.ids.length(key).unwrap_or(0) as i64),
+            Op::Type => Value::Simple(if self.ids.exists(key) { "string" } else { "none" }),
+            // -1: it is there and does not expire; -2: it is not there.
+            Op::Ttl | Op::Pttl => Value::Integer(if self.ids.exists(key) { -1 } else { -2 }),
+            Op::GetRange => self.get_range()?,
+            Op::Set => self.set()?,
+            Op::SetNx => self.set_if(!self.ids.exists(key))?,
+            Op::GetSet => {
+                let before = self.message(0);
+                self.keep(0, self.words[2].clone())?;
+                before
+            }
+            Op::GetDel => {
+                let before = self.message(0);
+                self.ids.delete(key);
+                before
+            }
+            Op::Del => self.count(|ids, id| {
+                let was_there = ids.exists(id);
+                ids.delete(id);
+                was_there
+            }),
+            Op::Mset => self.set_all()?,
+            Op::MsetNx if self.keys.iter().any(|id| self.ids.exists(id)) => self.pairs().map(|()| Value::Integer(0))?,
+            Op::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
+            Op::Append => {
+                let mut message = self.ids.get(key).map_or_else(Vec::new, Vec::from);
+                message.extend_from_slice(&self.words[2]);
+                self.keep_with_length(message)?
+            }
+            Op::SetRange => self.set_range()?,
+            Op::Incr => self.add(1, 1)?,
+            Op::Decr => self.add(1, -1)?,
+            Op::IncrBy => self.add(self.integer(2)?, 1)?,
+            Op::DecrBy => {
+                let by = self.integer(2)?;
+                if by == i64::MIN {
+                    return error("ERR decrement would overflow");
+                }
+                self.add(by, -1)?
+            }
+            Op::IncrByFloat => self.add_decimal()?,
+            Op::Rename => self.rename(true).map(|_| OK)?,
+            Op::RenameNx => self.rename(false)?,
+            Op::Copy => self.copy()?,
+            _ => return error(SYNTAX),
+        })
+    }
+
+    fn message(&self, place: usize) -> Value {
+        self.ids.get(&self.keys[place]).map_or(Value::Nil, Value::Bulk)
+    }
+
+    fn count(&mut self, mut is: impl FnMut(&mut dyn Ids, &MessageId) -> bool) -> Value {
+        Value::Integer(self.keys.iter().filter(|id| is(self.ids, id)).count() as i64)
+    }
+
+    fn integer(&self, place: usize) -> Result<i64> {
+        number(&self.words[place]).map_or_else(|| error(NOT_AN_INTEGER), Ok)
+    }
+
+    fn fits(&self, length: usize) -> Result<()> {
+        match length <= self.max_message {
+            true => Ok(()),
+            false => Err(format!("ERR a message of {length} bytes is over the limit of {} (--max-message)", self.max_message)),
+        }
+    }
+
+    fn keep(&mut self, place: usize, message: Bytes) -> Result<()> {
+        self.fits(message.len())?;
+        self.ids.set(&self.keys[place], message);
+        Ok(())
+    }
+
+    fn keep_with_length(&mut self, message: Vec<u8>) -> Result<Value> {
+        let length = message.len() as i64;
+        self.keep(0, message.into())?;
+        Ok(Value::Integer(length))
+    }
+
+    fn set(&mut self) -> Result<Value> {
+        let (mut only_new, mut only_old, mut give) = (false, false, false);
+        for word in &self.words[3..] {
+            match word.to_ascii_uppercase().as_slice() {
+                b"NX" => only_new = true,
+                b"XX" => only_old = true,
+                b"GET" => give = true,
+                // Nothing expires, so that there is nothing to keep or to lose.
+                b"KEEPTTL" => {}
+                b"EX" | b"PX" | b"EXAT" | b"PXAT" => {
+                    return error("ERR messages do not expire here: SET without EX, PX, EXAT and PXAT; nothing was written");
+                }
+                _ => return error(SYNTAX),
+            }
+        }
+        if only_new && only_old {
+            return error(SYNTAX);
+        }
+        let exists = self.ids.exists(&self.keys[0]);
+        let before = if give { self.message(0) } else { Value::Nil };
+        let does = !(only_new && exists || only_old && !exists);
+        if does {
+            self.keep(0, self.words[2].clone())?;
+        }
+        Ok(if does && !give { OK } else { before })
+    }
+
+    fn set_if(&mut self, does: bool) -> Result<Value> {
+        if does {
+            self.keep(0, self.words[2].clone())?;
+        }
+        Ok(Value::Integer(does.into()))
+    }
+
+    /// Checks that ids and messages come in pairs, and that all messages fit.
+    fn pairs(&self) -> Result<()> {
+        if self.words.len().is_multiple_of(2) {
+            return Err(format!("ERR wrong number of arguments for '{}' command", String::from_utf8_lossy(&self.words[0]).to_lowercase()));
+        }
+        self.words.iter().skip(2).step_by(2).try_for_each(|message| self.fits(message.len()))
+    }
+
+    fn set_all(&mut self) -> Result<Value> {
+        self.pairs()?;
+        for (place, id) in self.keys.iter().enumerate() {
+            self.ids.set(id, self.words[2 + 2 * place].clone());
+        }
+        Ok(OK)
+    }
+
+    fn get_range(&mut self) -> Result<Value> {
+        let (start, end) = (self.integer(2)?, self.integer(3)?);
+        let message = self.ids.get(&self.keys[0]).unwrap_or_default();
+        let length = message.len() as i64;
+        if start < 0 && end < 0 && start > end {
+            return Ok(Value::Bulk(Bytes::new()));
+        }
+        let from_end = |place: i64| if place < 0 { (length.saturating_add(place)).max(0) } else { place };
+        let (start, end) = (from_end(start), from_end(end).min(length - 1));
+        let part = if start > end { Bytes::new() } else { message.slice(start as usize..=end as usize) };
+        Ok(Value::Bulk(part))
+    }
+
+    fn set_range(&mut self) -> Result<Value> {
+        let start = self.integer(2)?;
+        let Ok(start) = usize::try_from(start) else { return error("ERR offset is out of range") };
+        let part = &self.words[3];
+        let before = self.ids.get(&self.keys[0]);
+        if part.is_empty() {
+            return Ok(Value::Integer(before.map_or(0, |message| message.len()) as i64));
+        }
+        let end = start.checked_add(part.len()).filter(|end| *end <= self.max_message);
+        let Some(end) = end else {
+            return error("ERR string exceeds maximum allowed size (--max-message)");
+        };
+        let mut message = before.map_or_else(Vec::new, Vec::from);
+        message.resize(message.len().max(end), 0);
+        message[start..end].copy_from_slice(part);
+        self.keep_with_length(message)
+    }
+
+    fn add(&mut self, by: i64, sign: i64) -> Result<Value> {
+        let before = match self.ids.get(&self.keys[0]) {
+            Some(message) => number(&message).map_or_else(|| error(NOT_AN_INTEGER), Ok)?,
+            None => 0,
+        };
+        let sum = by.checked_mul(sign).and_then(|by| before.checked_add(by));
+        let sum = sum.map_or_else(|| error(OVERFLOW), Ok)?;
+        self.keep(0, sum.to_string().into())?;
+        Ok(Value::Integer(sum))
+    }
+
+    fn add_decimal(&mut self) -> Result<Value> {
+        let by = decimal(&self.words[2])?;
+        let before = self.ids.get(&self.keys[0]).map_or(Ok(Number::Exact(Decimal::ZERO)), |message| decimal(&message))?;
+        let sum = match (before, by) {
+            (Number::Exact(a), Number::Exact(b)) => a.checked_add(b).map(|sum| sum.normalize().to_string()),
+            _ => None,
+        };
+        let sum = match sum {
+            Some(sum) => sum,
+            None => {
+                let sum = before.float() + by.float();
+                if !sum.is_finite() {
+                    return error("ERR increment would produce NaN or Infinity");
+                }
+                sum.to_string()
+            }
+        };
+        self.keep(0, sum.clone().into())?;
+        Ok(Value::text(sum))
+    }
+
+    fn rename(&mut self, over: bool) -> Result<Value> {
+        let Some(message) = self.ids.get(&self.keys[0]) else { return error(NO_SUCH_KEY) };
+        let taken = self.ids.exists(&self.keys[1]);
+        if taken && !over {
+            return Ok(Value::Integer(0));
+        }
+        if self.keys[0] != self.keys[1] {
+            self.ids.delete(&self.keys[0]);
+            self.ids.set(&self.keys[1], message);
+        }
+        Ok(Value::Integer(1))
+    }
+
+    fn copy(&mut self) -> Result<Value> {
+        let (mut over, mut options) = (false, self.words[3..].iter());
+        while let Some(word) = options.next() {
+            match word.to_ascii_uppercase().as_slice() {
+                b"REPLACE" => over = true,
+                b"DB" => match options.next().map(|word| number(word)) {
+                    Some(Some(0)) => {}
+                    Some(Some(_)) => return error("ERR DB index is out of range"),
+                    Some(None) => return error(NOT_AN_INTEGER),
+                    None => return error(SYNTAX),
+                },
+                _ => return error(SYNTAX),
+            }
+        }
+        if self.keys[0] == self.keys[1] {
+            return error("ERR source and destination objects are the same");
+        }
+        let Some(message) = self.ids.get(&self.keys[0]) else { return Ok(Value::Integer(0)) };
+        if self.ids.exists(&self.keys[1]) && !over {
+            return Ok(Value::Integer(0));
+        }
+        self.ids.set(&self.keys[1], message);
+        Ok(Value::Integer(1))
+    }
+}
+
+/// A number with a fraction: exact if 28 digits are enough for it.
+#[derive(Debug, Clone, Copy)]
+enum Number {
+    Exact(Decimal),
+    Float(f64),
+}
+
+impl Number {
+    fn float(self) -> f64 {
+        match self {
+            Self::Exact(decimal) => f64::try_from(decimal).unwrap_or(f64::NAN),
+            Self::Float(float) => float,
+        }
+    }
+}
+
+fn decimal(text: &[u8]) -> Result<Number> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 64 && !text.starts_with('+'));
+    let Some(text) = text else { return error(NOT_A_FLOAT) };
+    if let Ok(exact) = text.parse().or_else(|_| Decimal::from_scientific(text)) {
+        return Ok(Number::Exact(exact));
+    }
+    match text.parse::<f64>() {
+        Ok(float) if !float.is_nan() => Ok(Number::Float(float)),
+        _ => error(NOT_A_FLOAT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::protocol::table;
+
+    #[derive(Default)]
+    struct Map(BTreeMap<MessageId, Payload>);
+
+    impl Ids for Map {
+        fn get(&self, id: &MessageId) -> Option<Payload> {
+            self.0.get(id).cloned()
+        }
+        fn length(&self, id: &MessageId) -> Option<usize> {
+            self.0.get(id).map(Payload::len)
+        }
+        fn set(&mut self, id: &MessageId, payload: Payload) {
+            self.0.insert(id.clone(), payload);
+        }
+        fn delete(&mut self, id: &MessageId) {
+            self.0.remove(id);
+        }
+    }
+
+    /// Runs one request after the other; gives their replies as version 2 writes them, on one line each.
+    fn talk(requests: &str) -> Vec<String> {
+        let mut map = Map::default();
+        let run = |request: &str| {
+            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let spec = table::find(&words[0]).unwrap();
+            assert!(spec.takes(words.len()) && is_data(spec.op), "{request}");
+            let key = |place: usize| MessageId::from_bytes(&words[place]).unwrap();
+            let keys: Vec<MessageId> = spec.key_places(words.len()).map(key).collect();
+            let mut out = bytes::BytesMut::new();
+            super::run(spec.op, &words, &keys, 30, &mut map).encode(2, &mut out);
+            String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
+        };
+        requests.split('|').map(run).collect()
+    }
+
+    #[test]
+    fn commands_do_what_clients_of_redis_expect() {
+        for (requests, replies) in [
+            ("SET a 1|GET a|GET b|STRLEN a|TYPE a|TYPE b", "+OK|$1 1|$-1|:1|+string|+none"),
+            ("SET a 1 NX|SET a 2 NX|GET a|SET b 1 XX|SET a 3 xx get|SET b 4 GET|GET b", "+OK|$-1|$1 1|$-1|$1 1|$-1|$1 4"),
+            ("SET a 1 NX XX|SET a 1 nonsense|SET a 1 KEEPTTL", "-ERR syntax error|-ERR syntax error|+OK"),
+            ("SETNX a 1|SETNX a 2|GETSET a 3|GETDEL a|GETDEL a|EXISTS a", ":1|:0|$1 1|$1 3|$-1|:0"),
+            ("MSET a 1 b 2|MGET a x b|MSETNX c 1 a 2|EXISTS c|MSETNX c 1 d 2|DEL a b b x", "+OK|*3 $1 1 $-1 $1 2|:0|:0|:1|:2"),
+            ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command"),
+            ("EXISTS a a|SET a 1|EXISTS a a|TOUCH a b|TTL a|PTTL b", ":0|+OK|:2|:1|:-1|:-2"),
+            ("INCR n|INCRBY n 5|DECR n|DECRBY n 10|GET n", ":1|:6|:5|:-5|$2 -5"),
+            ("SET n 9223372036854775807|INCR n|GET n", "+OK|-ERR increment or decrement would overflow|$19 9223372036854775807"),
+            ("SET n 01|INCR n|INCRBY x y", "+OK|-ERR value is not an integer or out of range|-ERR value is not an integer or out of range"),
+            ("DECRBY n -9223372036854775808", "-ERR decrement would overflow"),
+            ("SET n 1|INCRBYFLOAT n -1.1|INCRBYFLOAT n 0.1|INCRBYFLOAT n 5.0e3|INCRBYFLOAT n x", "+OK|$4 -0.1|$1 0|$4 5000|-ERR value is not a valid float"),
+            ("APPEND a 12|APPEND a 345|GETRANGE a 1 2|GETRANGE a -2 -1|GETRANGE a 3 1|GETRANGE a -9 99", ":2|:5|$2 23|$2 45|$0|$5 12345"),
+            ("SETRANGE a 3 x|STRLEN a|SETRANGE a -1 x|SETRANGE a 30 x", ":4|:4|-ERR offset is out of range|-ERR string exceeds maximum allowed size (--max-message)"),
+            ("SET a 1|RENAME a b|GET b|RENAME a c|RENAMENX b b|SET c 2|RENAMENX b c|RENAME b b", "+OK|+OK|$1 1|-ERR no such key|:0|+OK|:0|+OK"),
+            ("SET a 1|COPY a b|COPY a b|SET a 2|COPY a b REPLACE DB 0|GET b|COPY a a|COPY a c DB 1", "+OK|:1|:0|+OK|:1|$1 2|-ERR source and destination objects are the same|-ERR DB index is out of range"),
+        ] {
+            assert_eq!(talk(requests).join("|"), replies, "{requests}");
+        }
+    }
+
+    #[test]
+    fn what_expires_and_what_is_too_long_is_refused() {
+        assert!(talk("SET a 1 EX 10")[0].starts_with("-ERR messages do not expire"));
+        let long = "x".repeat(31);
+        for request in [format!("SET a {long}"), format!("MSET b 1 a {long}"), format!("APPEND a {long}")] {
+            let replies = talk(&format!("{request}|EXISTS a b"));
+            assert!(replies[0].contains("over the limit of 30"), "{replies:?}");
+            assert_eq!(replies[1], ":0");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! What clients of Redis ask of a server itself: who it is, what it can, who is connected.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::clients::Seat;
+use super::session::{Session, error, told, wrong_number};
+use crate::VERSION;
+use crate::protocol::resp::{Value, Words, number};
+use crate::protocol::table::{self, COMMANDS, Op, Spec};
+
+/// The Redis whose commands these are: clients choose by it what they may send.
+const REDIS_VERSION: &str = "7.0.15";
+
+/// The longest name that a connection may have.
+const LONGEST_NAME: usize = 1024;
+
+const OK: Value = Value::Simple("OK");
+
+impl Session {
+    pub(super) async fn tell_of_server(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
+        match spec.op {
+            Op::Hello => self.hello(words),
+            Op::Auth => {
+                if words.len() > 3 {
+                    return error("ERR syntax error");
+                }
+                self.authenticate(if words.len() == 3 { &words[1] } else { b"default" }, &words[words.len() - 1])
+            }
+            Op::Client => self.client(words),
+            Op::Command => command(words),
+            Op::Config => self.config(words),
+            Op::Info => Ok(Value::Text(self.info(words))),
+            Op::Dbsize => Ok(Value::Integer(self.coordinator.len() as i64)),
+            Op::Time => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let part = |number: u64| Value::text(number.to_string());
+                Ok(Value::Array(vec![part(now.as_secs()), part(now.subsec_micros().into())]))
+            }
+            Op::Help => Ok(Value::text(table::help())),
+            _ => self.register(spec, words).await,
+        }
+    }
+
+    fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Result<Value, String> {
+        if self.door.settings.password.is_none() {
+            return error(
+                "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            );
+        }
+        // There is one user, as in a Redis without access lists.
+        if user != b"default" {
+            return error("WRONGPASS invalid username-password pair or user is disabled.");
+        }
+        self.door.check_password(password).map_err(|_| "WRONGPASS invalid username-password pair or user is disabled.")?;
+        self.allowed = true;
+        Ok(OK)
+    }
+
+    fn hello(&mut self, words: &Words) -> Result<Value, String> {
+        let version = match words.get(1).map(|word| number(word)) {
+            None => self.version,
+            Some(Some(version @ (2 | 3))) => version as u8,
+            Some(Some(_)) => return error("NOPROTO unsupported protocol version"),
+            Some(None) => return error("ERR Protocol version is not an integer or out of range"),
+        };
+        let (mut at, mut name) = (2, None);
+        while let Some(option) = words.get(at) {
+            match option.to_ascii_uppercase().as_slice() {
+                b"AUTH" if words.len() > at + 2 => {
+                    self.authenticate(&words[at + 1], &words[at + 2])?;
+                    at += 3;
+                }
+                b"SETNAME" if words.len() > at + 1 => {
+                    name = Some(plain_text(&words[at + 1], "Client names")?);
+                    at += 2;
+                }
+                _ => return Err(format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option))),
+            }
+        }
+        if !self.allowed {
+            return error(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+            );
+        }
+        self.version = version;
+        let mut said = self.taken.seat.said();
+        said.version = version;
+        if let Some(name) = name {
+            said.name = name;
+        }
+        let text = |text: &str| Value::text(text);
+        Ok(Value::Map(vec![
+            (text("server"), text("redis")),
+            (text("version"), text(REDIS_VERSION)),
+            (text("proto"), Value::Integer(version.into())),
+            (text("id"), Value::Integer(self.taken.seat.number as i64)),
+            (text("mode"), text("standalone")),
+            (text("role"), text("master")),
+            (text("modules"), Value::Array(Vec::new())),
+        ]))
+    }
+
+    fn client(&mut self, words: &Words) -> Result<Value, String> {
+        let seat = &self.taken.seat;
+        let clients = &self.door.clients;
+        Ok(match (words[1].to_ascii_uppercase().as_slice(), words.len()) {
+            (b"ID", 2) => Value::Integer(seat.number as i64),
+            (b"GETNAME", 2) => {
+                let name = seat.said().name.clone();
+                if name.is_empty() { Value::Nil } else { Value::text(name) }
+            }
+            (b"SETNAME", 3) => {
+                seat.said().name = plain_text(&words[2], "Client names")?;
+                OK
+            }
+            (b"SETINFO", 4) => {
+                let value = plain_text(&words[3], "lib-name and lib-ver")?;
+                match words[2].to_ascii_lowercase().as_slice() {
+                    b"lib-name" => seat.said().library = value,
+                    b"lib-ver" => seat.said().library_version = value,
+                    _ => return Err(format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(&words[2]))),
+                }
+                OK
+            }
+            (b"INFO", 2) => Value::Text(seat.line() + "\n"),
+            (b"LIST", 2) => Value::Text(clients.which(|_| true).iter().map(|seat| seat.line() + "\n").collect()),
+            (b"LIST", 4..) if words[2].eq_ignore_ascii_case(b"ID") => {
+                let numbers: Option<Vec<i64>> = words[3..].iter().map(|word| number(word)).collect();
+                let numbers = numbers.ok_or("ERR Invalid client ID")?;
+                let seats = clients.which(|seat| numbers.contains(&(seat.number as i64)));
+                Value::Text(seats.iter().map(|seat| seat.line() + "\n").collect())
+            }
+            (b"LIST", 4) if words[2].eq_ignore_ascii_case(b"TYPE") => {
+                let normal = words[3].eq_ignore_ascii_case(b"normal");
+                Value::Text(clients.which(|_| normal).iter().map(|seat| seat.line() + "\n").collect())
+            }
+            (b"NO-EVICT" | b"NO-TOUCH", 3) => match words[2].to_ascii_uppercase().as_slice() {
+                b"ON" | b"OFF" => OK,
+                _ => return error("ERR syntax error"),
+            },
+            (b"KILL", 3..) => self.kill(words)?,
+            (b"ID" | b"GETNAME" | b"SETNAME" | b"SETINFO" | b"INFO" | b"NO-EVICT" | b"NO-TOUCH" | b"KILL", _) => {
+                return Err(wrong_number(&format!("client|{}", String::from_utf8_lossy(&words[1]))));
+            }
+            (b"LIST", _) => return error("ERR syntax error"),
+            _ => return Err(unknown_subcommand("CLIENT", words)),
+        })
+    }
+
+    /// The old form names an address, and the new one filters, which all have to hold.
+    fn kill(&self, words: &Words) -> Result<Value, String> {
+        let text = |place: usize| String::from_utf8_lossy(&words[place]).into_owned();
+        let own = self.taken.seat.number;
+        if words.len() == 3 {
+            let address = text(2);
+            let seats = self.door.clients.which(|seat| seat.peer.to_string() == address);
+            let seat = seats.first().ok_or("ERR No such client")?;
+            seat.kill.cancel();
+            return Ok(OK);
+        }
+        let (mut filters, mut skips_own): (Vec<Box<dyn Fn(&Seat) -> bool>>, bool) = (Vec::new(), true);
+        for place in (2..words.len()).step_by(2) {
+            if place + 1 == words.len() {
+                return error("ERR syntax error");
+            }
+            let value = text(place + 1);
+            match words[place].to_ascii_uppercase().as_slice() {
+                b"ID" => {
+                    let number = number(&words[place + 1]).filter(|number| *number > 0);
+                    let number = number.ok_or("ERR client-id should be greater than 0")? as u64;
+                    filters.push(Box::new(move |seat| seat.number == number));
+                }
+                b"ADDR" => filters.push(Box::new(move |seat| seat.peer.to_string() == value)),
+                b"LADDR" => filters.push(Box::new(move |seat| seat.own.to_string() == value)),
+                b"USER" => filters.push(Box::new(move |_| value == "default")),
+                b"TYPE" => filters.push(Box::new(move |_| value.eq_ignore_ascii_case("normal"))),
+                b"SKIPME" => skips_own = !value.eq_ignore_ascii_case("no"),
+                _ => return error("ERR syntax error"),
+            }
+        }
+        let goes = |seat: &Seat| !(skips_own && seat.number == own) && filters.iter().all(|holds| holds(seat));
+        let seats = self.door.clients.which(goes);
+        seats.iter().for_each(|seat| seat.kill.cancel());
+        Ok(Value::Integer(seats.len() as i64))
+    }
+
+    /// Settings under the names that Redis has for them. They are read here, and changed where the leader is started.
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let settings = &self.door.settings;
+        let max_message = settings.max_message.to_string();
+        vec![
+            ("appendonly", "yes".to_owned()),
+            ("databases", "1".to_owned()),
+            ("maxclients", settings.limits.max_clients.to_string()),
+            ("maxmemory", "0".to_owned()),
+            ("proto-max-bulk-len", max_message),
+            ("save", String::new()),
+            ("timeout", settings.limits.idle_timeout.as_secs().to_string()),
+        ]
+    }
+
+    fn config(&self, words: &Words) -> Result<Value, String> {
+        Ok(match (words[1].to_ascii_uppercase().as_slice(), words.len()) {
+            (b"GET", 3..) => {
+                let patterns: Vec<_> = words[2..].iter().map(|word| word.to_ascii_lowercase()).collect();
+                let asked = |name: &str| patterns.iter().any(|pattern| super::glob::matches(pattern, name.as_bytes()));
+                let settings = self.settings().into_iter().filter(|(name, _)| asked(name));
+                Value::Map(settings.map(|(name, value)| (Value::text(name), Value::text(value))).collect())
+            }
+            (b"SET", 4..) => {
+                return Err(format!(
+                    "ERR Unknown option or number of arguments for CONFIG SET - '{}': settings are flags of hatokuse leader",
+                    String::from_utf8_lossy(&words[2])
+                ));
+            }
+            (b"RESETSTAT", 2) => OK,
+            (b"GET" | b"SET" | b"RESETSTAT", _) => {
+                return Err(wrong_number(&format!("config|{}", String::from_utf8_lossy(&words[1]))));
+            }
+            _ => return Err(unknown_subcommand("CONFIG", words)),
+        })
+    }
+
+    /// The sections of INFO that are asked for, or all.
+    fn info(&self, words: &Words) -> String {
+        let coordinator = &self.coordinator;
+        let (messages, epoch) = {
+            let cluster = coordinator.cluster();
+            (cluster.len(), cluster.reign().map_or(0, |reign| reign.epoch.0))
+        };
+        let uptime = coordinator.now().as_secs();
+        let clients = self.door.clients.which(|_| true).len();
+        let keyspace = if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
+        let sections = [
+            (
+                "Server",
+                format!(
+                    "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nhatokuse_version:{VERSION}\r\nos:{} {}\r\nprocess_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nepoch:{epoch}\r\n",
+                    std::env::consts::OS,
+                    std::env::consts::ARCH,
+                    std::process::id(),
+                    self.taken.seat.own.port(),
+                    uptime / 86_400
+                ),
+            ),
+            (
+                "Clients",
+                format!("connected_clients:{clients}\r\nmaxclients:{}\r\nblocked_clients:0\r\n", self.door.settings.limits.max_clients),
+            ),
+            ("Memory", format!("maxmemory:0\r\nin_flight_bytes:{}\r\n", coordinator.in_flight())),
+            ("Persistence", "loading:0\r\nasync_loading:0\r\naof_enabled:1\r\n".to_owned()),
+            ("Stats", format!("instantaneous_ops_per_sec:0\r\nrequest_batches:{}\r\n", coordinator.batches())),
+            ("Replication", "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\n".to_owned()),
+            ("Cluster", "cluster_enabled:0\r\n".to_owned()),
+            ("Keyspace", keyspace),
+        ];
+        let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+        let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&name.as_str()));
+        let shown = sections.iter().filter(|(name, _)| all || asked.contains(&name.to_lowercase()));
+        let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
+        parts.join("\r\n")
+    }
+}
+
+/// Names that end up in lists must not forge lines there.
+fn plain_text(bytes: &[u8], what: &str) -> Result<String, String> {
+    let plain = bytes.iter().all(u8::is_ascii_graphic) && bytes.len() <= LONGEST_NAME;
+    match plain {
+        true => Ok(String::from_utf8_lossy(bytes).into_owned()),
+        false => Err(format!("ERR {what} cannot contain spaces, newlines or special characters.")),
+    }
+}
+
+fn unknown_subcommand(command: &str, words: &Words) -> String {
+    let shown = crate::error::printable(&words[1], 128);
+    format!("ERR unknown subcommand '{shown}'. Try {command} HELP.")
+}
+
+fn command(words: &Words) -> Result<Value, String> {
+    let named = |from: usize| words[from.min(words.len())..].iter().map(|name| table::find(name));
+    let Some(sub) = words.get(1) else { return Ok(Value::Array(COMMANDS.iter().map(info_of).collect())) };
+    Ok(match (sub.to_ascii_uppercase().as_slice(), words.len()) {
+        (b"COUNT", 2) => Value::Integer(COMMANDS.len() as i64),
+        (b"LIST", 2) => Value::Array(COMMANDS.iter().map(|spec| Value::text(spec.name.to_lowercase())).collect()),
+        (b"INFO", 2) => Value::Array(COMMANDS.iter().map(info_of).collect()),
+        (b"INFO", _) => Value::Array(named(2).map(|spec| spec.map_or(Value::NilArray, info_of)).collect()),
+        (b"DOCS", 2) => Value::Map(COMMANDS.iter().map(docs_of).collect()),
+        (b"DOCS", _) => Value::Map(named(2).flatten().map(docs_of).collect()),
+        (b"GETKEYS", 3..) => {
+            let spec = table::find(&words[2]).ok_or("ERR Invalid command specified")?;
+            if !spec.takes(words.len() - 2) {
+                return error("ERR Invalid number of arguments specified for command");
+            }
+            let keys: Vec<Value> =
+                spec.key_places(words.len() - 2).map(|place| Value::Bulk(words[2 + place].clone())).collect();
+            if keys.is_empty() {
+                return error("ERR The command has no key arguments");
+            }
+            Value::Array(keys)
+        }
+        _ => return Err(unknown_subcommand("COMMAND", words)),
+    })
+}
+
+/// Name, arity, flags, places of the ids, and nothing of what access lists need.
+fn info_of(spec: &Spec) -> Value {
+    let (first, last, step) = spec.keys;
+    let number = |number: i32| Value::Integer(number.into());
+    Value::Array(vec![
+        Value::text(spec.name.to_lowercase()),
+        number(spec.arity),
+        Value::Set(spec.flags.iter().map(|flag| Value::Simple(flag)).collect()),
+        number(first),
+        number(last),
+        number(step),
+        Value::Set(vec![]),
+        Value::Array(vec![]),
+        Value::Array(vec![]),
+        Value::Array(vec![]),
+    ])
+}
+
+fn docs_of(spec: &Spec) -> (Value, Value) {
+    let text = |text: &str| Value::text(text);
+    let mut docs = vec![(text("summary"), text(spec.summary)), (text("group"), text(spec.group))];
+    if let Some(line) = spec.line {
+        docs.push((text("text_protocol"), text(line)));
+    }
+    (Value::text(spec.name.to_lowercase()), Value::Map(docs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Refusal;
+
+    #[test]
+    fn refusals_have_the_classes_that_clients_know() {
+        let few = Refusal::TooFewNodes { need: 3, live: 2 };
+        assert!(told(few).starts_with("NOREPLICAS need 3 live nodes, have 2"));
+        assert!(told(Refusal::Unavailable("wait".into())).starts_with("TRYAGAIN "));
+        assert!(told(Refusal::Busy("full")).starts_with("OOM "));
+    }
+
+    #[test]
+    fn names_cannot_forge_lines() {
+        assert!(plain_text(b"ab-1", "x").is_ok());
+        for bad in [&b"a b"[..], b"a\nid=1", b"\xff", &[b'x'; LONGEST_NAME + 1]] {
+            assert!(plain_text(bad, "x").is_err());
+        }
+    }
+}

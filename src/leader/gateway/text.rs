@@ -1,0 +1,96 @@
+//! One connection that speaks the text protocol: its requests in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::{Door, Flow, Outbox, QUEUED_REQUESTS};
+use crate::error::Refusal;
+use crate::leader::coordinator::{Coordinator, Request};
+use crate::protocol::text::{CommandDecoder, encode_reply};
+use crate::protocol::{Command, Decoded, Reply};
+
+/// Requests of one connection, decoded ahead of their execution.
+#[derive(Debug)]
+pub(super) struct TextTalk {
+    decoder: CommandDecoder,
+    requests: VecDeque<Request>,
+    /// The password was given, or none is asked for.
+    pub(super) allowed: bool,
+    /// The next line begins a request of the Redis protocol.
+    pub(super) turns_to_resp: bool,
+}
+
+impl TextTalk {
+    pub(super) fn new(door: &Door) -> Self {
+        Self {
+            decoder: CommandDecoder::new(door.settings.max_message),
+            requests: VecDeque::new(),
+            allowed: door.settings.password.is_none(),
+            turns_to_resp: false,
+        }
+    }
+
+    /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
+    pub(super) fn decode(&mut self, door: &Door, buffer: &mut BytesMut) -> Result<bool, ()> {
+        while self.requests.len() < QUEUED_REQUESTS && !self.turns_to_resp {
+            if buffer.first() == Some(&b'*') && self.decoder.is_between_lines() {
+                self.turns_to_resp = true;
+                break;
+            }
+            let request = match self.decoder.decode(buffer) {
+                Decoded::Item(command) => self.admit(door, command),
+                // Whatever came before it has been asked by the same page in somebody's browser.
+                Decoded::Bad(Refusal::OtherProtocol) => return Err(()),
+                Decoded::Bad(refusal) => Err(refusal),
+                Decoded::Need => break,
+            };
+            self.requests.push_back(request);
+        }
+        Ok(!self.turns_to_resp && self.decoder.is_inside_line(buffer))
+    }
+
+    fn admit(&mut self, door: &Door, command: Command) -> Request {
+        match &command {
+            Command::Auth(password) => {
+                door.check_password(password)?;
+                self.allowed = true;
+            }
+            Command::Exit => {}
+            _ if !self.allowed => return Err(Refusal::NoAuth),
+            _ => {}
+        }
+        Ok(command)
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether the next request is the one with many lines for an answer.
+    pub(super) fn takes_verify(&mut self) -> bool {
+        self.requests.pop_front_if(|request| *request == Ok(Command::Verify)).is_some()
+    }
+
+    /// Works on the next requests, as many as go together.
+    pub(super) async fn work(&mut self, coordinator: &Arc<Coordinator>, to: &mut Outbox) -> Flow {
+        let (replies, room) = coordinator.execute(&mut self.requests).await;
+        to.rooms.extend(room);
+        for reply in replies {
+            encode_reply(&reply, &mut to.out);
+            if reply == Reply::Bye {
+                return Flow::Close;
+            }
+        }
+        Flow::On
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.requests.shrink_to(4);
+    }
+}

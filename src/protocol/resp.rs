@@ -1,0 +1,441 @@
+//! The Redis protocol, versions 2 and 3 (RESP2, RESP3): requests are arrays of byte strings, replies are values.
+//!
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>. Lengths are checked before anything is kept for
+//! them, and what is kept grows only with the bytes that came. The texts of faults are Redis's own, which clients know.
+
+use std::fmt::Write as _;
+
+use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
+
+/// The words of a request, the command's name first; there is at least one.
+pub type Words = SmallVec<[Bytes; 4]>;
+
+/// The longest line that tells a length, or is a request of its own.
+const LONGEST_LINE: usize = 64 << 10;
+
+/// The most words of one request.
+const MOST_WORDS: i64 = 1 << 20;
+
+/// Bytes that one request may have, besides what its longest word may have.
+const SPARE_BYTES: usize = 16 << 20;
+
+/// After these bytes nobody knows where the next request begins: the connection closes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The number of words is none, or too large.
+    #[error("Protocol error: invalid multibulk length")]
+    WordCount,
+    /// The length of a word is none, or too large.
+    #[error("Protocol error: invalid bulk length")]
+    WordLength,
+    /// A word begins otherwise.
+    #[error("Protocol error: expected '$', got '{0}'")]
+    NotAWord(char),
+    /// The line of a number of words does not end.
+    #[error("Protocol error: too big mbulk count string")]
+    LongCount,
+    /// The line of a length does not end.
+    #[error("Protocol error: too big bulk count string")]
+    LongLength,
+    /// A request on a line of its own does not end.
+    #[error("Protocol error: too big inline request")]
+    LongLine,
+    /// Quotes that are not closed, or closed in the middle of a word.
+    #[error("Protocol error: unbalanced quotes in request")]
+    Quotes,
+    /// All words together are too long.
+    #[error("Protocol error: the request is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Reads requests from a byte stream that may be split anywhere.
+#[derive(Debug)]
+pub struct RequestDecoder {
+    longest_word: usize,
+    words: Words,
+    /// Words of the request that are still to come; 0 between requests.
+    missing: usize,
+    /// The length of the word that is coming.
+    length: Option<usize>,
+    /// Bytes of the words so far.
+    kept: usize,
+    /// Bytes at the front of the buffer that are known to hold no line end.
+    scanned: usize,
+}
+
+impl RequestDecoder {
+    /// A decoder that takes words of up to `longest_word` bytes.
+    pub fn new(longest_word: usize) -> Self {
+        Self { longest_word, words: Words::new(), missing: 0, length: None, kept: 0, scanned: 0 }
+    }
+
+    /// Whether a request has begun and not ended, after [`decode`](Self::decode) wanted more.
+    pub fn is_inside_request(&self, buffer: &BytesMut) -> bool {
+        self.missing > 0 || !buffer.is_empty()
+    }
+
+    /// Bytes that are kept of an unfinished request, besides those in the buffer.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Takes the next request off the front of `buffer`; nothing: more bytes are needed.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Words>, ProtocolError> {
+        loop {
+            if self.missing == 0 {
+                match buffer.first() {
+                    None => return Ok(None),
+                    Some(b'*') => {
+                        let Some(line) = self.line(buffer, ProtocolError::LongCount)? else { return Ok(None) };
+                        let count = number(&line[1..]).filter(|count| *count <= MOST_WORDS);
+                        // None and less than none are requests for nothing.
+                        self.missing = count.ok_or(ProtocolError::WordCount)?.max(0) as usize;
+                    }
+                    Some(_) => {
+                        let Some(line) = self.line(buffer, ProtocolError::LongLine)? else { return Ok(None) };
+                        let words = split_line(&line)?;
+                        if !words.is_empty() {
+                            return Ok(Some(words));
+                        }
+                    }
+                }
+                continue;
+            }
+            let Some(length) = self.length else {
+                if let Some(&other) = buffer.first().filter(|first| **first != b'$') {
+                    let shown = if other.is_ascii_graphic() { char::from(other) } else { '?' };
+                    return Err(ProtocolError::NotAWord(shown));
+                }
+                let Some(line) = self.line(buffer, ProtocolError::LongLength)? else { return Ok(None) };
+                let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
+                let length = length.filter(|length| *length <= self.longest_word).ok_or(ProtocolError::WordLength)?;
+                let most = self.longest_word + SPARE_BYTES;
+                if self.kept + length > most {
+                    return Err(ProtocolError::TooLong(most));
+                }
+                self.length = Some(length);
+                continue;
+            };
+            if buffer.len() < length + 2 {
+                return Ok(None);
+            }
+            self.words.push(buffer.split_to(length).freeze());
+            buffer.advance(2);
+            self.kept += length;
+            self.length = None;
+            self.missing -= 1;
+            if self.missing == 0 {
+                self.kept = 0;
+                return Ok(Some(std::mem::take(&mut self.words)));
+            }
+        }
+    }
+
+    /// The next line without its end.
+    fn line(&mut self, buffer: &mut BytesMut, too_long: ProtocolError) -> Result<Option<BytesMut>, ProtocolError> {
+        match buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
+            Some(at) => {
+                let mut line = buffer.split_to(self.scanned + at);
+                buffer.advance(1);
+                self.scanned = 0;
+                if line.last() == Some(&b'\r') {
+                    line.truncate(line.len() - 1);
+                }
+                Ok(Some(line))
+            }
+            None if buffer.len() > LONGEST_LINE => Err(too_long),
+            None => {
+                self.scanned = buffer.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A number as it is written out: no sign but `-`, no zeros before it, no blanks.
+pub fn number(text: &[u8]) -> Option<i64> {
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    let plain = match text {
+        [b'0'] => true,
+        [b'-', b'1'..=b'9', ..] | [b'1'..=b'9', ..] => true,
+        _ => false,
+    };
+    plain.then_some(number)
+}
+
+/// The words of a request on a line of its own, with the quotes of a shell.
+fn split_line(line: &[u8]) -> Result<Words, ProtocolError> {
+    let mut words = Words::new();
+    let mut at = 0;
+    loop {
+        while line.get(at).is_some_and(u8::is_ascii_whitespace) {
+            at += 1;
+        }
+        if at == line.len() {
+            return Ok(words);
+        }
+        let mut word = Vec::new();
+        match line[at] {
+            quote @ (b'"' | b'\'') => at = quoted(line, at + 1, quote, &mut word)?,
+            _ => {
+                while let Some(&byte) = line.get(at).filter(|byte| !byte.is_ascii_whitespace()) {
+                    if byte == b'"' || byte == b'\'' {
+                        at = quoted(line, at + 1, byte, &mut word)?;
+                        break;
+                    }
+                    word.push(byte);
+                    at += 1;
+                }
+            }
+        }
+        words.push(word.into());
+    }
+}
+
+/// Reads up to the closing quote; gives the place behind it, where a blank or the end has to follow.
+fn quoted(line: &[u8], mut at: usize, quote: u8, word: &mut Vec<u8>) -> Result<usize, ProtocolError> {
+    let hex = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16));
+    loop {
+        match *line.get(at).ok_or(ProtocolError::Quotes)? {
+            byte if byte == quote => {
+                let ends = line.get(at + 1).is_none_or(u8::is_ascii_whitespace);
+                return if ends { Ok(at + 1) } else { Err(ProtocolError::Quotes) };
+            }
+            b'\\' if quote == b'"' => {
+                let escaped = *line.get(at + 1).ok_or(ProtocolError::Quotes)?;
+                if let (b'x', Some(high), Some(low)) = (escaped, hex(line.get(at + 2)), hex(line.get(at + 3))) {
+                    word.push((high << 4 | low) as u8);
+                    at += 4;
+                    continue;
+                }
+                word.push(match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => other,
+                });
+                at += 2;
+            }
+            b'\\' if line.get(at + 1) == Some(&b'\'') => {
+                word.push(b'\'');
+                at += 2;
+            }
+            byte => {
+                word.push(byte);
+                at += 1;
+            }
+        }
+    }
+}
+
+/// A reply. What version 2 has no form for goes in the nearest one that it has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A short text without line breaks.
+    Simple(&'static str),
+    /// A class word and an explanation.
+    Error(String),
+    /// A number.
+    Integer(i64),
+    /// Bytes.
+    Bulk(Bytes),
+    /// No such thing.
+    Nil,
+    /// No such list: a transaction that was not run.
+    NilArray,
+    /// A list.
+    Array(Vec<Value>),
+    /// Pairs; a list of names and values in version 2.
+    Map(Vec<(Value, Value)>),
+    /// A list without order.
+    Set(Vec<Value>),
+    /// Text for people.
+    Text(String),
+}
+
+impl Value {
+    /// Text as bytes.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Bulk(text.into().into())
+    }
+
+    /// Appends the reply in this version of the protocol, 2 or 3.
+    pub fn encode(&self, version: u8, out: &mut BytesMut) {
+        match self {
+            Self::Simple(text) => put(out, &[b"+", text.as_bytes(), b"\r\n"]),
+            Self::Error(text) => {
+                let text: String = text.chars().map(|c| if c == '\r' || c == '\n' { ' ' } else { c }).collect();
+                put(out, &[b"-", text.as_bytes(), b"\r\n"]);
+            }
+            Self::Integer(number) => line(out, ':', *number),
+            Self::Bulk(bytes) => bulk(bytes, out),
+            Self::Nil => put(out, &[if version == 3 { b"_\r\n" } else { b"$-1\r\n" }]),
+            Self::NilArray => put(out, &[if version == 3 { b"_\r\n" } else { b"*-1\r\n" }]),
+            Self::Array(values) => many('*', values, version, out),
+            Self::Set(values) => many(if version == 3 { '~' } else { '*' }, values, version, out),
+            Self::Map(pairs) => {
+                let (mark, length) = if version == 3 { ('%', pairs.len()) } else { ('*', pairs.len() * 2) };
+                line(out, mark, length as i64);
+                for (name, value) in pairs {
+                    name.encode(version, out);
+                    value.encode(version, out);
+                }
+            }
+            Self::Text(text) if version == 3 => {
+                line(out, '=', text.len() as i64 + 4);
+                put(out, &[b"txt:", text.as_bytes(), b"\r\n"]);
+            }
+            Self::Text(text) => bulk(text.as_bytes(), out),
+        }
+    }
+}
+
+/// Appends bytes as a reply.
+pub fn bulk(bytes: &[u8], out: &mut BytesMut) {
+    line(out, '$', bytes.len() as i64);
+    out.reserve(bytes.len() + 2);
+    put(out, &[bytes, b"\r\n"]);
+}
+
+fn many(mark: char, values: &[Value], version: u8, out: &mut BytesMut) {
+    line(out, mark, values.len() as i64);
+    values.iter().for_each(|value| value.encode(version, out));
+}
+
+fn line(out: &mut BytesMut, mark: char, number: i64) {
+    // A buffer in memory takes everything.
+    let _ = write!(out, "{mark}{number}\r\n");
+}
+
+fn put(out: &mut BytesMut, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode_all(pieces: &[&[u8]]) -> (Vec<Vec<Vec<u8>>>, Option<ProtocolError>) {
+        let (mut decoder, mut buffer, mut all) = (RequestDecoder::new(1000), BytesMut::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buffer) {
+                    Ok(Some(words)) => all.push(words.iter().map(|word| word.to_vec()).collect()),
+                    Ok(None) => break,
+                    Err(error) => return (all, Some(error)),
+                }
+            }
+        }
+        (all, None)
+    }
+
+    fn words(bytes: &[u8]) -> Vec<Vec<String>> {
+        let (all, error) = decode_all(&[bytes]);
+        assert_eq!(error, None);
+        let text = |word: Vec<u8>| String::from_utf8_lossy(&word).into_owned();
+        all.into_iter().map(|words| words.into_iter().map(text).collect()).collect()
+    }
+
+    fn fault(bytes: &[u8]) -> String {
+        decode_all(&[bytes]).1.expect("a fault").to_string()
+    }
+
+    #[test]
+    fn requests_are_arrays_or_lines() {
+        assert_eq!(words(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n"), [vec!["GET", "a"], vec!["PING"]]);
+        assert_eq!(words(b"\r\n*-10\r\n*0\r\nPING\r\n"), [["PING"]], "requests for nothing are passed over");
+        assert_eq!(words(b"*2\r\n$1\r\n\n\r\n$0\r\n\r\n"), [["\n", ""]]);
+        assert_eq!(words(b"set  a 'it\\'s' \"\\x41\\n\"\r\n"), [["set", "a", "it's", "A\n"]]);
+        assert_eq!(words(b"*2\r\n$3\r\nGET\r\n$1\r\n"), [[""; 0]; 0], "not whole");
+    }
+
+    #[test]
+    fn faults_have_the_texts_that_clients_know() {
+        assert_eq!(fault(b"*3000000000\r\n"), "Protocol error: invalid multibulk length");
+        assert_eq!(fault(b"*x\r\n"), "Protocol error: invalid multibulk length");
+        assert_eq!(fault(b"*1\r\nfoo\r\n"), "Protocol error: expected '$', got 'f'");
+        for length in ["-10", "2000000000", "blabla", "1001", "01", "+1", ""] {
+            assert_eq!(fault(format!("*1\r\n${length}\r\n").as_bytes()), "Protocol error: invalid bulk length");
+        }
+        assert_eq!(fault(b"set \"\"\"key\"\"\" x\r\n"), "Protocol error: unbalanced quotes in request");
+        assert_eq!(fault(&[b'*'; LONGEST_LINE + 1]), "Protocol error: too big mbulk count string");
+        assert_eq!(fault(&[b'x'; LONGEST_LINE + 1]), "Protocol error: too big inline request");
+        assert_eq!(
+            fault(&[&b"*1\r\n"[..], &[b'$'; LONGEST_LINE + 1]].concat()),
+            "Protocol error: too big bulk count string"
+        );
+    }
+
+    #[test]
+    fn a_request_is_bounded_as_a_whole() {
+        let mut decoder = RequestDecoder::new(SPARE_BYTES);
+        let word = [&b"$16777216\r\n"[..], &vec![b'x'; SPARE_BYTES], b"\r\n"].concat();
+        let mut buffer = BytesMut::from(&b"*9\r\n"[..]);
+        let fault = (0..4).find_map(|_| {
+            buffer.extend_from_slice(&word);
+            decoder.decode(&mut buffer).err()
+        });
+        assert_eq!(fault, Some(ProtocolError::TooLong(2 * SPARE_BYTES)));
+    }
+
+    #[test]
+    fn replies_in_both_versions() {
+        let all = Value::Array(vec![
+            Value::Simple("OK"),
+            Value::Error("ERR a\r\nb".into()),
+            Value::Integer(-7),
+            Value::text("x"),
+            Value::Nil,
+            Value::NilArray,
+            Value::Map(vec![(Value::text("k"), Value::Integer(1))]),
+            Value::Set(vec![]),
+            Value::Text("hi".into()),
+        ]);
+        let encoded = |version| {
+            let mut out = BytesMut::new();
+            all.encode(version, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        assert_eq!(
+            encoded(2),
+            "*9\r\n+OK\r\n-ERR a  b\r\n:-7\r\n$1\r\nx\r\n$-1\r\n*-1\r\n*2\r\n$1\r\nk\r\n:1\r\n*0\r\n$2\r\nhi\r\n"
+        );
+        assert_eq!(
+            encoded(3),
+            "*9\r\n+OK\r\n-ERR a  b\r\n:-7\r\n$1\r\nx\r\n_\r\n_\r\n%1\r\n$1\r\nk\r\n:1\r\n~0\r\n=6\r\ntxt:hi\r\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same(
+            requests in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..4), 1..5),
+            cuts in prop::collection::vec(0usize..200, 0..5),
+        ) {
+            let mut bytes = Vec::new();
+            for request in &requests {
+                bytes.extend_from_slice(format!("*{}\r\n", request.len()).as_bytes());
+                for word in request {
+                    bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+                    bytes.extend_from_slice(word);
+                    bytes.extend_from_slice(b"\r\n");
+                }
+            }
+            let mut places: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).chain([0, bytes.len()]).collect();
+            places.sort_unstable();
+            let pieces: Vec<&[u8]> = places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(decode_all(&pieces), (requests, None));
+        }
+
+        #[test]
+        fn no_bytes_make_it_fail(bytes in prop::collection::vec(prop_oneof![Just(b'*'), Just(b'$'), Just(b'\r'), Just(b'\n'), b'0'..=b'9', any::<u8>()], 0..200)) {
+            let _ = decode_all(&[&bytes]);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Every command there is, of both protocols: a new one is a row here, and an arm where its [`Op`] is carried out.
+//!
+//! What is found by name, counted, listed, completed and explained (HELP, COMMAND DOCS) comes from this table.
+//! Names, arities, flags and key positions are those of Redis where Redis has the command (its `COMMAND INFO`).
+
+/// What a command does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum Op {
+    Append,
+    Auth,
+    Client,
+    Command,
+    Config,
+    Copy,
+    Count,
+    Dbsize,
+    Decr,
+    DecrBy,
+    Del,
+    Discard,
+    Drain,
+    Echo,
+    Exec,
+    Exists,
+    Exit,
+    Flush,
+    Get,
+    GetDel,
+    GetRange,
+    GetSet,
+    Hello,
+    Help,
+    Incr,
+    IncrBy,
+    IncrByFloat,
+    Info,
+    Keys,
+    Mget,
+    Mset,
+    MsetNx,
+    Multi,
+    /// A line of HTTP: somebody makes a browser talk to us.
+    OtherProtocol,
+    Ping,
+    Pttl,
+    RandomKey,
+    Rebalance,
+    Rename,
+    RenameNx,
+    Reset,
+    Scan,
+    Select,
+    Set,
+    SetNx,
+    SetRange,
+    Status,
+    Strlen,
+    Time,
+    Touch,
+    Ttl,
+    Type,
+    Undrain,
+    Unwatch,
+    Verify,
+    Watch,
+    Where,
+}
+
+/// One command.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// In upper case.
+    pub name: &'static str,
+    /// What it does.
+    pub op: Op,
+    /// Words with the name, or, if negative, at least so many.
+    pub arity: i32,
+    /// As `COMMAND INFO` gives them.
+    pub flags: &'static [&'static str],
+    /// The first word that is an id, the last (negative: counted from the end), and the step; zeros: none is.
+    pub keys: (i32, i32, i32),
+    /// As `COMMAND DOCS` groups them.
+    pub group: &'static str,
+    /// What it does, for people.
+    pub summary: &'static str,
+    /// How it is written on a line of the text protocol; none: it is not of that protocol.
+    pub line: Option<&'static str>,
+}
+
+impl Spec {
+    /// Whether a request of so many words, the name among them, can be this command.
+    pub fn takes(&self, words: usize) -> bool {
+        let least = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 { words >= least } else { words == least }
+    }
+
+    /// The places of the ids in a request of so many words.
+    pub fn key_places(&self, words: usize) -> impl Iterator<Item = usize> {
+        let (first, last, step) = self.keys;
+        let last = if last < 0 { words as i32 + last } else { last };
+        let none = first == 0;
+        (first..=last).step_by(step.max(1) as usize).filter(move |_| !none).map(|place| place as usize)
+    }
+
+    /// Whether it changes messages.
+    pub fn writes(&self) -> bool {
+        self.flags.contains(&"write")
+    }
+
+    const fn line(self, line: &'static str) -> Self {
+        Self { line: Some(line), ..self }
+    }
+}
+
+const READ: &[&str] = &["readonly", "fast"];
+const SLOW_READ: &[&str] = &["readonly"];
+const WRITE: &[&str] = &["write", "denyoom"];
+const FREES: &[&str] = &["write"];
+const SELF: &[&str] = &["loading", "stale", "fast"];
+const ADMIN: &[&str] = &["admin", "loading", "stale"];
+const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
+
+const NONE: (i32, i32, i32) = (0, 0, 0);
+const ONE: (i32, i32, i32) = (1, 1, 1);
+const TWO: (i32, i32, i32) = (1, 2, 1);
+const ALL: (i32, i32, i32) = (1, -1, 1);
+const PAIRS: (i32, i32, i32) = (1, -1, 2);
+
+const fn row(
+    name: &'static str,
+    op: Op,
+    arity: i32,
+    flags: &'static [&'static str],
+    keys: (i32, i32, i32),
+    group: &'static str,
+    summary: &'static str,
+) -> Spec {
+    Spec { name, op, arity, flags, keys, group, summary, line: None }
+}
+
+/// All commands; those of the text protocol in the order in which HELP shows them.
+pub const COMMANDS: &[Spec] = &[
+    row("SET", Op::Set, -3, WRITE, ONE, "string", "Keeps a message under an id.").line("SET <id> <message>"),
+    row("GET", Op::Get, 2, READ, ONE, "string", "Gives the message of an id.").line("GET <id>"),
+    row("DEL", Op::Del, -2, FREES, ALL, "generic", "Deletes messages.").line("DEL <id>"),
+    row("WHERE", Op::Where, 2, READ, ONE, "register", "Tells which nodes hold a message.").line("WHERE <id>"),
+    row("COUNT", Op::Count, 1, READ, NONE, "register", "Tells how many messages there are.").line("COUNT"),
+    row("STATUS", Op::Status, 1, SELF, NONE, "register", "Gives the register's state as JSON.").line("STATUS"),
+    row("VERIFY", Op::Verify, 1, SLOW_READ, NONE, "register", "Checks every copy of every message now.").line("VERIFY"),
+    row("DRAIN", Op::Drain, 2, ADMIN, NONE, "register", "Moves everything off a node.").line("DRAIN <node>"),
+    row("UNDRAIN", Op::Undrain, 2, ADMIN, NONE, "register", "Lets a node take copies again.").line("UNDRAIN <node>"),
+    row("REBALANCE", Op::Rebalance, -1, ADMIN, NONE, "register", "Evens out the copies, or stops that.")
+        .line("REBALANCE [STOP]"),
+    row("AUTH", Op::Auth, -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),
+    row("PING", Op::Ping, -1, SELF, NONE, "connection", "Answers, if the leader is there.").line("PING"),
+    row("HELP", Op::Help, 1, SELF, NONE, "connection", "Names the commands.").line("HELP"),
+    row("EXIT", Op::Exit, 1, LOGIN, NONE, "connection", "Closes the connection.").line("EXIT"),
+    row("QUIT", Op::Exit, -1, LOGIN, NONE, "connection", "Closes the connection.").line("QUIT"),
+    row("APPEND", Op::Append, 3, WRITE, ONE, "string", "Appends to a message."),
+    row("CLIENT", Op::Client, -2, ADMIN, NONE, "connection", "Names, tells of and ends connections."),
+    row("COMMAND", Op::Command, -1, SELF, NONE, "server", "Tells of commands."),
+    row("CONFIG", Op::Config, -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for."),
+    row("COPY", Op::Copy, -3, WRITE, TWO, "generic", "Copies a message to another id."),
+    row("DBSIZE", Op::Dbsize, 1, READ, NONE, "server", "Tells how many messages there are."),
+    row("DECR", Op::Decr, 2, WRITE, ONE, "string", "Takes one from a number."),
+    row("DECRBY", Op::DecrBy, 3, WRITE, ONE, "string", "Takes a number from a number."),
+    row("DISCARD", Op::Discard, 1, LOGIN, NONE, "transactions", "Forgets what was queued since MULTI."),
+    row("ECHO", Op::Echo, 2, SELF, NONE, "connection", "Answers with its word."),
+    row("EXEC", Op::Exec, 1, LOGIN, NONE, "transactions", "Runs what was queued since MULTI, all or nothing."),
+    row("EXISTS", Op::Exists, -2, READ, ALL, "generic", "Counts the ids that have a message."),
+    row("FLUSHALL", Op::Flush, -1, FREES, NONE, "server", "Deletes everything, where --allow-flush allows it."),
+    row("FLUSHDB", Op::Flush, -1, FREES, NONE, "server", "Deletes everything, where --allow-flush allows it."),
+    row("GETDEL", Op::GetDel, 2, FREES, ONE, "string", "Gives a message and deletes it."),
+    row("GETRANGE", Op::GetRange, 4, SLOW_READ, ONE, "string", "Gives a part of a message."),
+    row("GETSET", Op::GetSet, 3, WRITE, ONE, "string", "Keeps a message and gives the one before."),
+    row("HELLO", Op::Hello, -1, LOGIN, NONE, "connection", "Chooses the protocol's version."),
+    row("HOST:", Op::OtherProtocol, -1, LOGIN, NONE, "server", "A line of HTTP, which closes the connection."),
+    row("INCR", Op::Incr, 2, WRITE, ONE, "string", "Adds one to a number."),
+    row("INCRBY", Op::IncrBy, 3, WRITE, ONE, "string", "Adds a number to a number."),
+    row("INCRBYFLOAT", Op::IncrByFloat, 3, WRITE, ONE, "string", "Adds a decimal number to a number."),
+    row("INFO", Op::Info, -1, SELF, NONE, "server", "Tells of the server, in Redis's form."),
+    row("KEYS", Op::Keys, 2, SLOW_READ, NONE, "generic", "Gives all ids that match a pattern."),
+    row("MGET", Op::Mget, -2, READ, ALL, "string", "Gives several messages, as they were at one moment."),
+    row("MSET", Op::Mset, -3, WRITE, PAIRS, "string", "Keeps several messages, all or none."),
+    row("MSETNX", Op::MsetNx, -3, WRITE, PAIRS, "string", "Keeps several messages if none of the ids has one."),
+    row("MULTI", Op::Multi, 1, LOGIN, NONE, "transactions", "Queues the commands that follow, until EXEC."),
+    row("POST", Op::OtherProtocol, -1, LOGIN, NONE, "server", "A line of HTTP, which closes the connection."),
+    row("PTTL", Op::Pttl, 2, READ, ONE, "generic", "Tells when a message expires: none does."),
+    row("RANDOMKEY", Op::RandomKey, 1, SLOW_READ, NONE, "generic", "Gives any id that has a message."),
+    row("RENAME", Op::Rename, 3, WRITE, TWO, "generic", "Moves a message to another id."),
+    row("RENAMENX", Op::RenameNx, 3, WRITE, TWO, "generic", "Moves a message to an id that has none."),
+    row("RESET", Op::Reset, 1, LOGIN, NONE, "connection", "Makes the connection like new."),
+    row("SCAN", Op::Scan, -2, SLOW_READ, NONE, "generic", "Gives ids in steps."),
+    row("SELECT", Op::Select, 2, SELF, NONE, "connection", "Chooses a database: there is only 0."),
+    row("SETNX", Op::SetNx, 3, WRITE, ONE, "string", "Keeps a message if the id has none."),
+    row("SETRANGE", Op::SetRange, 4, WRITE, ONE, "string", "Overwrites a part of a message."),
+    row("STRLEN", Op::Strlen, 2, READ, ONE, "string", "Tells the length of a message in bytes."),
+    row("TIME", Op::Time, 1, SELF, NONE, "server", "Tells the leader's clock."),
+    row("TOUCH", Op::Touch, -2, READ, ALL, "generic", "Counts the ids that have a message."),
+    row("TTL", Op::Ttl, 2, READ, ONE, "generic", "Tells when a message expires: none does."),
+    row("TYPE", Op::Type, 2, READ, ONE, "generic", "Tells the type of a message: string, or none."),
+    row("UNLINK", Op::Del, -2, FREES, ALL, "generic", "Deletes messages."),
+    row("UNWATCH", Op::Unwatch, 1, LOGIN, NONE, "transactions", "Forgets what is watched."),
+    row("WATCH", Op::Watch, -2, LOGIN, ALL, "transactions", "Lets EXEC fail if one of these ids is written before."),
+];
+
+/// The command of this name, in any case.
+pub fn find(name: &[u8]) -> Option<&'static Spec> {
+    let is = |spec: &&Spec| spec.name.as_bytes().eq_ignore_ascii_case(name);
+    COMMANDS.iter().find(is)
+}
+
+/// How the commands of the text protocol are written, in the order of HELP.
+pub fn lines() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().filter_map(|spec| spec.line)
+}
+
+/// The answer to HELP.
+pub fn help() -> String {
+    let lines: Vec<&str> = lines().collect();
+    format!("commands: {} (one a line)", lines.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_name_and_say_where_their_ids_are() {
+        assert_eq!(find(b"mSeT").map(|spec| spec.op), Some(Op::Mset));
+        assert!(find(b"").is_none() && find(b"EXPIRE").is_none());
+        let places = |name: &[u8], words| find(name).unwrap().key_places(words).collect::<Vec<_>>();
+        assert_eq!(places(b"GET", 2), [1]);
+        assert_eq!(places(b"DEL", 4), [1, 2, 3]);
+        assert_eq!(places(b"MSET", 5), [1, 3]);
+        assert_eq!(places(b"COPY", 4), [1, 2]);
+        assert_eq!(places(b"PING", 2), [0; 0]);
+        assert!(find(b"SET").unwrap().takes(5) && !find(b"SET").unwrap().takes(2) && !find(b"GET").unwrap().takes(3));
+    }
+
+    #[test]
+    fn no_name_is_there_twice_and_each_is_explained() {
+        let mut names: Vec<&str> = COMMANDS.iter().map(|spec| spec.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+        assert!(COMMANDS.iter().all(|spec| spec.summary.ends_with('.') && spec.name == spec.name.to_uppercase()));
+        assert!(help().starts_with("commands: SET <id> <message>, GET <id>, "));
+    }
+}
