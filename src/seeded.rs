@@ -56,6 +56,8 @@ bugs! {
     5 PublishedBackward;
     /// Letting go of a version lets go of newer ones too.
     5 DeletedUnconditionally;
+    /// What is left of a transaction that was never logged is completed id by id.
+    6 TransactionTorn;
     /// A version that is being completed does not hold back the older answer.
     6 UnsettledNotHidden;
     /// A newer version that an inventory lists is passed over.

@@ -110,6 +110,16 @@ impl Arena {
         self.free[units] = at;
     }
 
+    /// The chunk that an address lies in.
+    pub(super) fn chunk_of(at: u32) -> usize {
+        (at / UNITS_IN_CHUNK) as usize
+    }
+
+    /// The address at which a chunk begins.
+    pub(super) fn chunk_start(chunk: usize) -> u32 {
+        chunk as u32 * UNITS_IN_CHUNK
+    }
+
     /// How many chunks there are.
     pub(super) fn chunks(&self) -> usize {
         self.chunks.len()

@@ -181,7 +181,12 @@ impl Cluster {
             // If it is none of the holders in the end, it has a copy too many.
             self.surplus.note(&entry.id, node, version);
         }
-        if entry.damaged || outdated || !newer || ours || seeded::active(Bug::UnsettledDropped) {
+        let void = self.transactions.is_void(&entry.id, version);
+        if void {
+            // It goes when something newer stands before it.
+            self.in_doubt.note(&entry.id, node, version);
+        }
+        if entry.damaged || outdated || !newer || ours || void || seeded::active(Bug::UnsettledDropped) {
             return;
         }
         let noted = self
@@ -271,7 +276,7 @@ impl Cluster {
     /// Up to `limit` unsettled versions that can be completed now, because all that may be newer has been heard of.
     /// Foreign files wait until no inventory is coming in, so that equal ones on several nodes become one message.
     pub fn unsettled(&self, limit: usize) -> Vec<(MessageId, Unsettled)> {
-        if self.knowledge.trust() != Trust::Whole {
+        if self.knowledge.trust() != Trust::Whole || self.transactions.any_open() {
             return Vec::new();
         }
         let ready = |newer: &Unsettled| newer.record.version != Version::FOREIGN || self.taking.is_empty();

@@ -25,6 +25,13 @@ use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 /// long, and a pass over all ids can let others have the lock between two parts.
 pub const SHARDS: usize = 64;
 
+/// Slices that one step of a walk looks at.
+const SCANNED_SLICES: usize = 4;
+
+fn cursor_at(part: usize, at: u32) -> u64 {
+    (part as u64) << 32 | u64::from(at)
+}
+
 /// A version of a message became true on these nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -370,6 +377,43 @@ impl Mapping {
     /// Everything committed of a slice of a part, tombstones too. An id stays in its slice until it is forgotten.
     pub fn slice(&self, part: usize, slice: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
         self.shards[part].arena.slots(slice).map(|(_, slot)| (Key(&slot[HEAD..]), self.found(&Entry::read(slot))))
+    }
+
+    /// A step of a walk over the ids of all messages, which begins and ends with the cursor 0: up to `count` ids, and
+    /// where the next step goes on. A message that is there all the time keeps its slot, so it is passed once; a step
+    /// looks at no more than [`SCANNED_SLICES`] slices.
+    pub fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<MessageId>) {
+        let (mut part, mut from) = ((cursor >> 32) as usize, cursor as u32);
+        let (mut ids, mut slices) = (Vec::new(), 0);
+        while part < SHARDS {
+            let (arena, slice) = (&self.shards[part].arena, Arena::chunk_of(from));
+            if slice >= arena.chunks() {
+                (part, from) = (part + 1, 0);
+                continue;
+            }
+            if slices == SCANNED_SLICES {
+                return (cursor_at(part, from), ids);
+            }
+            slices += 1;
+            for (at, slot) in arena.slots(slice).filter(|(at, _)| *at >= from) {
+                if self.found(&Entry::read(slot)).set.deleted {
+                    continue;
+                }
+                if ids.len() >= count {
+                    return (cursor_at(part, at), ids);
+                }
+                ids.push(Key(&slot[HEAD..]).id());
+            }
+            from = Arena::chunk_start(slice + 1);
+        }
+        (0, ids)
+    }
+
+    /// Somewhere in the index.
+    pub fn cursor_by_chance(&self, chance: u64) -> u64 {
+        let part = chance as usize % SHARDS;
+        let slots = Arena::chunk_start(self.slices(part)).max(1);
+        cursor_at(part, (chance >> 32) as u32 % slots)
     }
 
     // ---- where the lines of the readable view are --------------------------

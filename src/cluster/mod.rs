@@ -10,6 +10,7 @@ pub mod placement;
 pub mod quorum;
 pub mod registry;
 pub mod repair;
+pub mod transactions;
 
 mod arena;
 mod inventory;
@@ -30,6 +31,7 @@ use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
 use self::repair::Obstacle;
+use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Uuid, Version};
@@ -128,6 +130,7 @@ pub struct Cluster {
     /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
     in_doubt: Surplus,
     deletions: Deletions,
+    transactions: Transactions,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
     /// The operator wants the copies evened out.
@@ -152,6 +155,7 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            transactions: Transactions::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
             stuck_ids: Vec::new(),
@@ -206,6 +210,7 @@ impl Cluster {
     /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
     pub fn distrust(&mut self) {
         self.knowledge.distrust();
+        self.transactions.forget_undecided();
     }
 
     /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.
@@ -216,7 +221,11 @@ impl Cluster {
     /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
     pub fn settle_knowledge(&mut self) -> bool {
         let members = self.member_ids();
-        self.knowledge.settle(&members, self.least_holders())
+        let settled = self.knowledge.settle(&members, self.least_holders());
+        if settled {
+            self.decide_transactions();
+        }
+        settled
     }
 
     /// On how many nodes the least kept message is: the tolerance may have been raised since.
@@ -254,7 +263,7 @@ impl Cluster {
     /// of it would, has a holder among them: each of them could have said so.
     pub fn greet(&mut self) {
         if self.away().len() < self.least_holders() {
-            self.knowledge.greet();
+            self.believe();
         }
     }
 
@@ -263,9 +272,16 @@ impl Cluster {
     pub fn stop_greeting(&mut self) -> bool {
         let any = self.registry.linked().next().is_some();
         if any {
-            self.knowledge.greet();
+            self.believe();
         }
         any
+    }
+
+    fn believe(&mut self) {
+        self.knowledge.greet();
+        if self.knowledge.is_from_log() {
+            self.decide_transactions();
+        }
     }
 
     /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.
@@ -360,10 +376,34 @@ impl Cluster {
     /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete.
     pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
         let whole = self.waiting_for().is_none();
-        if whole && self.mapping.get(id).is_none() && !self.unsettled.contains_key(id) {
+        let nowhere = self.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
+        if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
         }
         self.admit_next(id, CopyRecord::tombstone).map(Some)
+    }
+
+    /// Admits several writes (of length and checksum, or deletions) or none of them; nothing in the place of a
+    /// deletion of what surely is not there.
+    pub fn admit_together(
+        &mut self,
+        writes: &[(&MessageId, Option<(u32, u32)>)],
+    ) -> Result<Vec<Option<Ticket>>, NotAdmitted> {
+        let mut tickets = Vec::with_capacity(writes.len());
+        for &(id, message) in writes {
+            let ticket = match message {
+                Some((length, crc)) => self.admit(id, length, crc).map(Some),
+                None => self.admit_deletion(id),
+            };
+            match ticket {
+                Ok(ticket) => tickets.push(ticket),
+                Err(refused) => {
+                    tickets.iter().flatten().for_each(|ticket| self.release(ticket));
+                    return Err(refused);
+                }
+            }
+        }
+        Ok(tickets)
     }
 
     fn admit_next(
@@ -502,6 +542,7 @@ impl Cluster {
         if !commit.record.is_tombstone() {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
+        self.transactions.hear(commit);
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
             if version < commit.record.version {
@@ -529,6 +570,9 @@ impl Cluster {
             && !seeded::active(Bug::UnsettledNotHidden)
         {
             return Located::Hidden(format!("a version found on {} is being completed", name_nodes(&newer.holders)));
+        }
+        if self.transactions.holds_back(id) {
+            return Located::Hidden("a transaction that did not come to its end is being taken back".to_owned());
         }
         if let Some(reason) = self.waiting_for().filter(|_| !seeded::active(Bug::NotFoundAtOnce)) {
             return Located::Hidden(reason);

@@ -15,6 +15,7 @@ use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::{Commit, Mapping, SHARDS};
 use crate::cluster::registry::Member;
+use crate::cluster::transactions::Transactions;
 use crate::durable::Folder;
 use crate::durable::hands::Hands;
 use crate::durable::record_log::{LogError, RecordLog, Torn, judge};
@@ -30,6 +31,9 @@ const MAGIC: [u8; 8] = *b"HTKSLOG\n";
 
 /// A log with more records than this and mostly outdated ones is rewritten at the start.
 const COMPACT_FROM: u64 = 10_000;
+
+/// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) long ids on many nodes.
+const LONGEST: usize = 1 << 20;
 
 /// Records of one batch.
 const BATCH_RECORDS: usize = 16_384;
@@ -54,6 +58,20 @@ pub enum Event {
     Member(Member),
     /// A version of a message became true, or its deletion.
     Commit(Commit),
+    /// Several versions became true at once: a transaction.
+    Commits(Vec<Commit>),
+    /// A transaction is about to send copies: none of these versions is true until all of them are.
+    Prepared {
+        /// Its name: the first of its versions.
+        name: Version,
+        /// Its ids with their versions.
+        writes: Vec<(MessageId, Version)>,
+    },
+    /// A transaction never becomes true. Always synced, since what was true before is written again behind it.
+    Aborted {
+        /// Its name.
+        name: Version,
+    },
     /// Every member has confirmed a deletion: its tombstone is not needed any more. Always synced, since a power
     /// cut may bring back what a member has removed, and then this says that it is old.
     Forgotten {
@@ -82,7 +100,7 @@ impl Event {
     /// Whether it is put on stable storage even in buffered mode.
     fn is_synced(&self) -> bool {
         match self {
-            Self::Commit(_) => false,
+            Self::Commit(_) | Self::Commits(_) | Self::Prepared { .. } => false,
             Self::Began { .. } => !seeded::active(Bug::EpochNotSynced),
             _ => true,
         }
@@ -132,6 +150,25 @@ impl Event {
                 out.extend_from_slice(&[8, u8::from(*on)]);
                 out.extend_from_slice(&node.0.to_le_bytes());
             }
+            Self::Commits(commits) => {
+                out.push(9);
+                for commit in commits {
+                    encode_record(&commit.record, &commit.holders, out);
+                    encode_short_id(&commit.id, out);
+                }
+            }
+            Self::Prepared { name, writes } => {
+                out.push(10);
+                out.extend_from_slice(&name.0.to_le_bytes());
+                for (id, version) in writes {
+                    out.extend_from_slice(&version.0.to_le_bytes());
+                    encode_short_id(id, out);
+                }
+            }
+            Self::Aborted { name } => {
+                out.push(11);
+                out.extend_from_slice(&name.0.to_le_bytes());
+            }
         }
     }
 
@@ -161,25 +198,36 @@ impl Event {
                 address: fields.text()?.to_owned(),
             })),
             3 => {
-                let version = Version(u64::from_le_bytes(fields.array()?));
-                let record = CopyRecord { version, length: fields.u32()?, crc: fields.u32()? };
-                let count = fields.array::<1>()?[0] as usize;
-                if count == 0 || count > MAX_TOLERANCE {
-                    return Err(format!("a commit on {count} nodes"));
-                }
-                let holders = (0..count).map(|_| Ok(NodeId(fields.u32()?))).collect::<Result<Holders, String>>()?;
+                let (record, holders) = fields.record()?;
                 let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
                 Ok(Self::Commit(Commit { id, record, holders }))
             }
-            4 => Ok(Self::Whole(Version(u64::from_le_bytes(fields.array()?)))),
+            4 => Ok(Self::Whole(fields.version()?)),
             5 => Ok(Self::Closed),
             6 => {
-                let version = Version(u64::from_le_bytes(fields.array()?));
+                let version = fields.version()?;
                 let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
                 Ok(Self::Forgotten { id, version })
             }
-            7 => Ok(Self::Horizon(Version(u64::from_le_bytes(fields.array()?)))),
+            7 => Ok(Self::Horizon(fields.version()?)),
             8 => Ok(Self::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
+            9 => {
+                let mut commits = Vec::new();
+                while !fields.0.is_empty() {
+                    let (record, holders) = fields.record()?;
+                    commits.push(Commit { id: fields.short_id()?, record, holders });
+                }
+                Ok(Self::Commits(commits))
+            }
+            10 => {
+                let (name, mut writes) = (fields.version()?, Vec::new());
+                while !fields.0.is_empty() {
+                    let version = fields.version()?;
+                    writes.push((fields.short_id()?, version));
+                }
+                Ok(Self::Prepared { name, writes })
+            }
+            11 => Ok(Self::Aborted { name: fields.version()? }),
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -187,6 +235,11 @@ impl Event {
 
 fn encode_commit(id: &MessageId, record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
     out.push(3);
+    encode_record(record, holders, out);
+    out.extend_from_slice(id.as_bytes());
+}
+
+fn encode_record(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
     out.extend_from_slice(&record.version.0.to_le_bytes());
     out.extend_from_slice(&record.length.to_le_bytes());
     out.extend_from_slice(&record.crc.to_le_bytes());
@@ -194,6 +247,11 @@ fn encode_commit(id: &MessageId, record: &CopyRecord, holders: &[NodeId], out: &
     for node in holders {
         out.extend_from_slice(&node.0.to_le_bytes());
     }
+}
+
+/// An id that is not the end of its record.
+fn encode_short_id(id: &MessageId, out: &mut Vec<u8>) {
+    out.push(id.as_bytes().len() as u8);
     out.extend_from_slice(id.as_bytes());
 }
 
@@ -210,6 +268,27 @@ impl<'a> Fields<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    fn version(&mut self) -> Result<Version, String> {
+        Ok(Version(u64::from_le_bytes(self.array()?)))
+    }
+
+    fn record(&mut self) -> Result<(CopyRecord, Holders), String> {
+        let record = CopyRecord { version: self.version()?, length: self.u32()?, crc: self.u32()? };
+        let count = self.array::<1>()?[0] as usize;
+        if count == 0 || count > MAX_TOLERANCE {
+            return Err(format!("a commit on {count} nodes"));
+        }
+        let holders = (0..count).map(|_| Ok(NodeId(self.u32()?))).collect::<Result<Holders, String>>()?;
+        Ok((record, holders))
+    }
+
+    fn short_id(&mut self) -> Result<MessageId, String> {
+        let length = usize::from(self.array::<1>()?[0]);
+        let (id, rest) = self.0.split_at_checked(length).ok_or("a record that is too short")?;
+        self.0 = rest;
+        MessageId::from_bytes(id).map_err(|bad| bad.to_string())
+    }
+
     fn text(&mut self) -> Result<&'a str, String> {
         std::str::from_utf8(std::mem::take(&mut self.0)).map_err(|_| "a record with bad text".to_owned())
     }
@@ -224,6 +303,8 @@ pub struct Recovered {
     pub mapping: Mapping,
     /// The members, each as last told.
     pub members: Vec<Member>,
+    /// Transactions without an end.
+    pub transactions: Transactions,
     /// Members that are to be emptied.
     pub draining: BTreeSet<NodeId>,
     /// The last leader found what was in the log before it to be old, and did not come to settle that.
@@ -243,6 +324,7 @@ pub struct Recovered {
 /// What is read along the way.
 struct Reading {
     mapping: Mapping,
+    transactions: Transactions,
     members: Vec<Member>,
     draining: BTreeSet<NodeId>,
     old: bool,
@@ -263,6 +345,7 @@ impl Reading {
             if *trust == Trust::Nothing {
                 // That leader heard everyone: who had the epochs before does not matter any more.
                 self.began.clear();
+                self.transactions.forget_undecided();
             }
             self.began.insert(reign.epoch, event.clone());
         }
@@ -276,7 +359,10 @@ impl Reading {
                 self.members.retain(|known| known.id != member.id);
                 self.members.push(member);
             }
-            Event::Commit(commit) => drop(self.mapping.apply(&commit)),
+            Event::Commit(commit) => self.commit(&commit),
+            Event::Commits(commits) => commits.iter().for_each(|commit| self.commit(commit)),
+            Event::Prepared { name, writes } => self.transactions.prepare(name, writes),
+            Event::Aborted { name } => self.transactions.abort(name),
             Event::Forgotten { id, version } => drop(self.mapping.forget(&id, version)),
             Event::Horizon(version) => self.mapping.raise_horizon(version),
             Event::Draining { node, on: true } => drop(self.draining.insert(node)),
@@ -287,6 +373,11 @@ impl Reading {
             }
             Event::Closed => {}
         }
+    }
+
+    fn commit(&mut self, commit: &Commit) {
+        self.mapping.apply(commit);
+        self.transactions.hear(commit);
     }
 
     /// Whether the last writes were left to the page cache of another boot.
@@ -311,6 +402,7 @@ impl Reading {
 pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recovered, LogError> {
     let reading = RefCell::new(Reading {
         mapping: Mapping::new(seed),
+        transactions: Transactions::default(),
         members: Vec::new(),
         draining: BTreeSet::new(),
         old: false,
@@ -325,7 +417,7 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
         Ok(())
     };
     let verdict = |damage: &_| judge(damage, reading.borrow().power_cut_possible(boot_id));
-    let opened = RecordLog::open(folder.clone(), LOG_FILE, MAGIC, &mut visit, &verdict)?;
+    let opened = RecordLog::open_with(folder.clone(), LOG_FILE, MAGIC, LONGEST, &mut visit, &verdict)?;
     let reading = reading.into_inner();
     let trust = reading.trust(boot_id);
     let last = reading.last.as_ref().map(|(reign, _, _)| *reign);
@@ -339,8 +431,8 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     if reading.records > COMPACT_FROM && reading.records > 2 * live {
         compact(&mut log, &reading, trust)?;
     }
-    let Reading { mapping, members, draining, old, records, .. } = reading;
-    Ok(Recovered { log, mapping, members, draining, old, last, runs, trust, torn: opened.torn, records })
+    let Reading { mapping, transactions, members, draining, old, records, .. } = reading;
+    Ok(Recovered { log, mapping, transactions, members, draining, old, last, runs, trust, torn: opened.torn, records })
 }
 
 /// Rewrites the log without what is outdated. Its messages are never in memory as records all at once.
@@ -357,6 +449,10 @@ fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), L
     head.extend(reading.members.iter().cloned().map(Event::Member));
     head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
     head.push(Event::Horizon(reading.mapping.horizon()));
+    for (name, writes, aborted) in reading.transactions.told() {
+        head.push(Event::Prepared { name, writes });
+        head.extend(aborted.then_some(Event::Aborted { name }));
+    }
     let head = head.into_iter().map(|event| {
         let mut record = Vec::new();
         event.encode(&mut record);

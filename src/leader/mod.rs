@@ -14,15 +14,18 @@ pub mod process;
 pub mod replication;
 pub mod report;
 pub mod service;
+pub mod transaction;
 pub mod view;
 
 mod cache;
 mod deletion;
+mod query;
 mod read;
 mod recovery;
 mod repair;
 mod rounds;
 mod set;
+mod undo;
 mod verify;
 mod write;
 
@@ -126,9 +129,10 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, mapping, members, draining, old, last, runs, trust, .. } = recovered;
+        let Recovered { log, mapping, transactions, members, draining, old, last, runs, trust, .. } = recovered;
         let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
         cluster.restore_members(members);
+        cluster.restore_transactions(transactions);
         // A view that names nodes is all that is left to say whom a leader without its log has to hear.
         let hold_view = !named.is_empty();
         named.into_iter().for_each(|node| cluster.announce(node));
@@ -159,6 +163,7 @@ impl Leader {
         let part = seams.chance.usize(..);
         tokio::spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         tokio::spawn(stop.vital("repair", coordinator.clone().repair()));
+        tokio::spawn(stop.vital("undo", coordinator.clone().undo()));
         tokio::spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         tokio::spawn(stop.vital("sweep", sweep(coordinator.clone())));
         Ok(Self { coordinator, membership, finish_view, view_done, _lock: lock })

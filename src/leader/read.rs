@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::coordinator::{Changes, Coordinator};
+use super::query::COMPLETION;
 use super::rounds::Item;
 use super::write::Asker;
 use crate::cluster::Located;
@@ -26,9 +27,6 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A GET that is not answered by then ends as UNAVAILABLE.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long a GET waits for a version that is being completed.
-const COMPLETION: Duration = Duration::from_secs(2);
 
 /// A GET of a client that takes a node: its place among the requests of a connection, its id, and how many bytes its
 /// message seems to have.
@@ -82,6 +80,21 @@ impl Coordinator {
         if gets.is_empty() {
             return Vec::new();
         }
+        let (began, count) = (Instant::now(), gets.len() as u64);
+        let all = self.fetch_all(gets).await;
+        let is = |refused: fn(&Refusal) -> bool| {
+            all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(refusal) if refused(refusal))).count() as u64
+        };
+        let failed = is(|refusal| *refusal != Refusal::NotFound);
+        self.note_gets(began, count - failed, is(|refusal| *refusal == Refusal::NotFound), failed);
+        all
+    }
+
+    /// Asks nodes for messages; gives the replies as they come.
+    pub(super) async fn fetch_all(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
+        if gets.is_empty() {
+            return Vec::new();
+        }
         let (began, count) = (Instant::now(), gets.len());
         let (replies, mut told) = mpsc::unbounded_channel();
         let get = |(at, id, bytes)| {
@@ -92,11 +105,6 @@ impl Coordinator {
         drop(replies);
         let mut all = Vec::with_capacity(count);
         while told.recv_many(&mut all, count).await > 0 {}
-        let is = |refused: fn(&Refusal) -> bool| {
-            all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(refusal) if refused(refusal))).count() as u64
-        };
-        let failed = is(|refusal| *refusal != Refusal::NotFound);
-        self.note_gets(began, count as u64 - failed, is(|refusal| *refusal == Refusal::NotFound), failed);
         all
     }
 

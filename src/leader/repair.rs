@@ -173,7 +173,7 @@ impl Coordinator {
     async fn repair_some(self: &Arc<Self>, round: &mut Round) -> Option<u64> {
         let urgency = self.cluster().most_urgent();
         if let Some(urgency) = urgency {
-            let ids = self.scan(round, |cluster, part, skip| cluster.urgent(part, urgency, BATCH, skip));
+            let ids = self.search(round, |cluster, part, skip| cluster.urgent(part, urgency, BATCH, skip));
             if !ids.is_empty() {
                 return Some(self.step(round, ids, |cluster, id| cluster.admit_repair(id)).await);
             }
@@ -185,7 +185,7 @@ impl Coordinator {
         }
         let uneven = { Some(self.cluster()).filter(|cluster| cluster.is_rebalancing()).and_then(|c| c.uneven()) };
         let way = uneven?;
-        let ids = self.scan(round, |cluster, part, skip| cluster.movable(part, way, BATCH, skip));
+        let ids = self.search(round, |cluster, part, skip| cluster.movable(part, way, BATCH, skip));
         if ids.is_empty() {
             return None;
         }
@@ -193,7 +193,7 @@ impl Coordinator {
     }
 
     /// Goes on through the index until some part has something.
-    fn scan(&self, round: &mut Round, look: impl Fn(&Cluster, usize, &Ids) -> Vec<MessageId>) -> Vec<MessageId> {
+    fn search(&self, round: &mut Round, look: impl Fn(&Cluster, usize, &Ids) -> Vec<MessageId>) -> Vec<MessageId> {
         for _ in 0..SHARDS {
             let ids = look(&self.cluster(), round.part, &round.skip);
             if !ids.is_empty() {
@@ -382,7 +382,9 @@ impl Coordinator {
         let failed: HashSet<usize> =
             self.check(checks).await.into_iter().filter(|(_, intact)| !intact).map(|(i, _)| i).collect();
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        for (i, (id, trim, _pass)) in trims.into_iter().enumerate() {
+        let mut passes = Vec::with_capacity(trims.len());
+        for (i, (id, trim, pass)) in trims.into_iter().enumerate() {
+            passes.push(pass);
             if failed.contains(&i) {
                 round.skip.insert(id);
                 continue;
@@ -393,9 +395,16 @@ impl Coordinator {
             }
             self.cluster().trimmed(&id, &trim.copies);
         }
-        for (node, settles) in settles {
+        let told = settles.into_iter().map(|(node, settles)| {
             tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
-            let done = timeout(ANSWER, self.links.settle(node, &settles)).await.ok().and_then(Result::ok);
+            (node, self.links.settle(node, &settles), settles)
+        });
+        let told: Vec<_> = told.collect();
+        // On their way before the next write of these ids: its copy would be staged beside what then goes, and nobody
+        // would tell the node to publish it.
+        drop(passes);
+        for (node, answer, settles) in told {
+            let done = timeout(ANSWER, answer).await.ok().and_then(Result::ok);
             round.skip.extend(self.note_undone(node, &settles, &done.unwrap_or_default()));
         }
     }

@@ -32,10 +32,14 @@ pub(super) type Wanted = (usize, MessageId, Option<Payload>);
 /// A write that has its turn.
 #[derive(Debug)]
 pub(super) struct Turn {
-    asker: Asker,
-    id: MessageId,
-    payload: Option<Payload>,
-    pass: Pass,
+    /// Who asked for it.
+    pub asker: Asker,
+    /// Of which id.
+    pub id: MessageId,
+    /// The message, or nothing if the id is to be deleted.
+    pub payload: Option<Payload>,
+    /// The right to write it.
+    pub pass: Pass,
 }
 
 impl Item for Turn {
@@ -88,7 +92,7 @@ impl Coordinator {
         all
     }
 
-    fn take_turns(self: &Arc<Self>, turns: impl IntoIterator<Item = Turn>) {
+    pub(super) fn take_turns(self: &Arc<Self>, turns: impl IntoIterator<Item = Turn>) {
         let leader = self.clone();
         self.writes.add(turns, &self.tasks, move |turns| leader.clone().write_round(turns));
     }
@@ -178,7 +182,11 @@ impl Coordinator {
         let askers: Vec<Asker> = writes.iter_mut().filter_map(|write| write.asker.take()).collect();
         let result = match self.ledger().append(&events).await {
             Ok(()) => {
-                self.apply(writes, &events);
+                let commits = events.iter().filter_map(|event| match event {
+                    Event::Commit(commit) => Some(commit),
+                    _ => None,
+                });
+                self.apply(writes, commits);
                 self.served.store(true, Ordering::Relaxed);
                 Ok(())
             }
@@ -201,14 +209,13 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    fn apply(self: &Arc<Self>, writes: Vec<Write>, events: &[Event]) {
+    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit>) {
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<Change> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
         {
             let mut cluster = self.cluster();
-            for (write, event) in writes.into_iter().zip(events) {
-                let Event::Commit(commit) = event else { continue };
+            for (write, commit) in writes.into_iter().zip(commits) {
                 let mut settle = |node: NodeId, keep: bool| {
                     let (id, version) = (commit.id.clone(), commit.record.version);
                     let settle = Settle { id, version, keep, trash: write.trims, lasting: false };

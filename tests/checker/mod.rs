@@ -1,4 +1,5 @@
-//! Is this history of SETs, GETs and DELs one of registers that change at one instant between request and answer?
+//! Is this history of SETs, GETs, DELs and swaps (reads and writes at one instant) one of registers that change at one
+//! instant between request and answer?
 //!
 //! Exact: it answers yes if and only if there is an order of all operations that fits every answer (Herlihy and
 //! Wing, "Linearizability", 1990). Registers are independent, so each id is checked by itself. The check goes
@@ -14,6 +15,8 @@ pub(crate) enum Action {
     Set(u64),
     Get,
     Delete,
+    /// Reads the value and writes another one, at one instant.
+    Swap(u64),
 }
 
 /// How it ended.
@@ -21,6 +24,8 @@ pub(crate) enum Action {
 pub(crate) enum Outcome {
     /// The write happened.
     Done,
+    /// The swap happened, and this is what was there before it.
+    Swapped(Option<u64>),
     /// The value that was read.
     Found(u64),
     /// Nothing was there.
@@ -86,7 +91,7 @@ impl History {
 
     /// Whether a SET of this value ended without anybody knowing what became of it.
     pub(crate) fn is_in_doubt(&self, value: u64) -> bool {
-        let of = |op: &&Op| op.action == Action::Set(value);
+        let of = |op: &&Op| matches!(op.action, Action::Set(written) | Action::Swap(written) if written == value);
         self.ops.iter().find(of).is_some_and(|op| matches!(op.ended, None | Some((_, Outcome::Unknown))))
     }
 
@@ -127,6 +132,8 @@ enum Kind {
     Write(Option<u64>),
     /// It holds this here.
     Read(Option<u64>),
+    /// It holds the one here, and the other from here on.
+    Swap(Option<u64>, u64),
 }
 
 /// One explanation of the events so far.
@@ -167,7 +174,7 @@ fn check_register(ops: &[&Op]) -> Result<(), usize> {
 fn steps(ops: &[&Op]) -> Vec<Step> {
     let mut first_read: BTreeMap<u64, usize> = BTreeMap::new();
     for op in ops {
-        if let Some((at, Outcome::Found(value))) = op.ended {
+        if let Some((at, Outcome::Found(value) | Outcome::Swapped(Some(value)))) = op.ended {
             let first = first_read.entry(value).or_insert(at);
             *first = at.min(*first);
         }
@@ -180,6 +187,9 @@ fn steps(ops: &[&Op]) -> Vec<Step> {
         let (kind, until) = match (op.action, outcome) {
             (Action::Set(value), Outcome::Done) => (Kind::Write(Some(value)), end),
             (Action::Set(value), Outcome::Unknown) => (Kind::Write(Some(value)), Some(*first_read.get(&value)?)),
+            (Action::Swap(value), Outcome::Swapped(before)) => (Kind::Swap(before, value), end),
+            // What it read is not known.
+            (Action::Swap(value), Outcome::Unknown) => (Kind::Write(Some(value)), Some(*first_read.get(&value)?)),
             (Action::Delete, Outcome::Done) => (Kind::Write(None), end),
             (Action::Delete, Outcome::Unknown) => (Kind::Write(None), None),
             (Action::Get, Outcome::Found(value)) => (Kind::Read(Some(value)), end),
@@ -210,7 +220,8 @@ fn place(steps: &[Step], open: &BTreeSet<usize>, states: BTreeSet<State>, i: usi
         let others = open.difference(&state.placed).filter(|i| !optional(i));
         for &next in others.chain(deletion) {
             let value = match steps[next].kind {
-                Kind::Read(value) if value != state.value => continue,
+                Kind::Read(value) | Kind::Swap(value, _) if value != state.value => continue,
+                Kind::Swap(_, value) => Some(value),
                 Kind::Read(value) | Kind::Write(value) => value,
             };
             let mut placed = state.placed.clone();
@@ -277,6 +288,7 @@ mod tests {
                 "set" => Some(Action::Set(words[2].parse().unwrap())),
                 "get" => Some(Action::Get),
                 "del" => Some(Action::Delete),
+                "swap" => Some(Action::Swap(words[2].parse().unwrap())),
                 _ => None,
             };
             if let Some(action) = action {
@@ -286,6 +298,7 @@ mod tests {
             let outcome = match words[1] {
                 "ok" => Outcome::Done,
                 "none" => Outcome::NotFound,
+                "was" => Outcome::Swapped(words[2].parse().ok()),
                 "not" => Outcome::SurelyNot,
                 "maybe" => Outcome::Unknown,
                 value => Outcome::Found(value.parse().unwrap()),
@@ -297,7 +310,10 @@ mod tests {
 
     #[test]
     fn good_histories_are_explained() {
-        let good: [&[&str]; 9] = [
+        let good: [&[&str]; 12] = [
+            &["1 swap 1", "1 was none", "1 swap 2", "1 was 1", "2 get", "2 2"],
+            &["1 swap 1", "2 swap 2", "1 was 2", "2 was none", "2 get", "2 1"],
+            &["1 swap 1", "1 maybe", "2 swap 2", "2 was none", "2 swap 3", "2 was 2"],
             &["1 get", "1 none", "1 set 1", "1 ok", "1 get", "1 1", "1 del", "1 ok", "1 get", "1 none"],
             // Two writers at once: either may be last.
             &["1 set 1", "2 set 2", "1 ok", "2 ok", "3 get", "3 1", "3 get", "3 1"],
@@ -318,7 +334,10 @@ mod tests {
 
     #[test]
     fn bad_histories_are_not() {
-        let bad: [(&str, &[&str]); 12] = [
+        let bad: [(&str, &[&str]); 15] = [
+            ("an update lost", &["1 swap 1", "2 swap 2", "1 was none", "2 was none"]),
+            ("an update of what is gone", &["1 set 1", "1 ok", "1 set 2", "1 ok", "2 swap 3", "2 was 1"]),
+            ("an update from nothing", &["1 set 1", "1 ok", "2 swap 3", "2 was none"]),
             ("a stale read", &["1 set 1", "1 ok", "1 set 2", "1 ok", "2 get", "2 1"]),
             ("a value un-read", &["1 set 1", "1 ok", "1 set 2", "2 get", "2 2", "3 get", "3 1", "1 ok"]),
             ("a lost write", &["1 set 1", "1 ok", "2 get", "2 none"]),
@@ -366,6 +385,9 @@ mod tests {
                 let next = match (op.action, op.ended.map(|(_, outcome)| outcome)) {
                     (_, Some(Outcome::SurelyNot)) | (Action::Get, None | Some(Outcome::Unknown)) => return false,
                     (Action::Set(value), _) => Some(value),
+                    (Action::Swap(to), Some(Outcome::Swapped(from))) if from == value => Some(to),
+                    (Action::Swap(to), None | Some(Outcome::Unknown)) => Some(to),
+                    (Action::Swap(_), _) => return false,
                     (Action::Delete, _) => None,
                     (Action::Get, Some(Outcome::Found(found))) if value == Some(found) => value,
                     (Action::Get, Some(Outcome::NotFound)) if value.is_none() => None,
@@ -381,7 +403,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn it_says_what_trying_every_order_says(
-            moves in proptest::collection::vec((0u32..3, 0u8..4, 0u8..6, 0u64..5), 1..16),
+            moves in proptest::collection::vec((0u32..3, 0u8..5, 0u8..6, 0u64..5), 1..16),
         ) {
             let mut history = History::new();
             let mut open: BTreeMap<u32, usize> = BTreeMap::new();
@@ -392,6 +414,7 @@ mod tests {
                         let action = match what {
                             0 | 1 => { written += 1; Action::Set(written) }
                             2 => Action::Get,
+                            3 => { written += 1; Action::Swap(written) }
                             _ => Action::Delete,
                         };
                         open.insert(client, history.invoke(client, "x", action));
@@ -402,6 +425,7 @@ mod tests {
                             (_, 1) => Outcome::SurelyNot,
                             (Action::Get, 2) => Outcome::NotFound,
                             (Action::Get, _) => Outcome::Found(value),
+                            (Action::Swap(_), _) => Outcome::Swapped(Some(value).filter(|value| *value > 0)),
                             _ => Outcome::Done,
                         };
                         history.complete(op, outcome);

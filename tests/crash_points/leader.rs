@@ -45,6 +45,11 @@ fn rows() -> Vec<Row> {
         || vec![Begin, Append(vec![Event::Whole(Version(0)), member(1), member(2), commit("a", 1), commit("b", 2)])];
     let closed = || [some(), vec![Append(vec![Event::Closed])]].concat();
     let outdated = Append((0..10_001).map(|n| commit("a", 10 + n)).collect());
+    let undecided = vec![
+        Append(vec![commits("t", 10), prepared("u", 30), prepared("w", 34)]),
+        Append(vec![Event::Aborted { name: v(34) }]),
+        Append((0..10_001).map(|n| commit("a", 100 + n)).collect()),
+    ];
     let deleted = Append(vec![delete("a", 3)]);
     let forgotten = Event::Forgotten { id: id("a"), version: v(3) };
     vec![
@@ -57,6 +62,26 @@ fn rows() -> Vec<Row> {
         row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
         row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
         row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Event::Closed])]),
+        row(
+            "journal, a transaction",
+            some(),
+            vec![Begin, Append(vec![prepared("t", 30)]), Append(vec![commits("t", 30)])],
+        ),
+        row(
+            "journal, a transaction that fails",
+            some(),
+            vec![
+                Begin,
+                Append(vec![prepared("t", 30)]),
+                Append(vec![Event::Aborted { name: v(30) }]),
+                Append(vec![commit("t0", 40)]),
+            ],
+        ),
+        row(
+            "journal, compaction with transactions",
+            [some(), undecided].concat(),
+            vec![Begin, Append(vec![commit("u0", 11_000)])],
+        ),
         row(
             "journal, compaction",
             [some(), vec![deleted, outdated]].concat(),
@@ -80,6 +105,23 @@ fn member(node: u32) -> Event {
 fn commit(text: &str, sequence: u32) -> Event {
     let record = CopyRecord::of(v(sequence), text.as_bytes());
     Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() })
+}
+
+const WRITES: u32 = 3;
+
+/// A transaction of several ids, from this version on.
+fn prepared(text: &str, sequence: u32) -> Event {
+    let write = |n| (id(&format!("{text}{n}")), v(sequence + n));
+    Event::Prepared { name: v(sequence), writes: (0..WRITES).map(write).collect() }
+}
+
+/// The end of [`prepared`].
+fn commits(text: &str, sequence: u32) -> Event {
+    let commits = (0..WRITES).map(|n| match commit(&format!("{text}{n}"), sequence + n) {
+        Event::Commit(commit) => commit,
+        other => panic!("{other:?}"),
+    });
+    Event::Commits(commits.collect())
 }
 
 fn delete(text: &str, sequence: u32) -> Event {
@@ -161,6 +203,9 @@ impl Told {
         for event in events {
             match event {
                 Event::Commit(commit) => drop(newest.insert(commit.id.clone(), commit.record)),
+                Event::Commits(commits) => {
+                    newest.extend(commits.iter().map(|commit| (commit.id.clone(), commit.record)));
+                }
                 Event::Forgotten { id, .. } => drop(newest.remove(id)),
                 _ => {}
             }
@@ -173,25 +218,47 @@ impl Told {
         let folder = folder(disk).unwrap();
         let found = journal::open(&folder, &disk.boot_id(), 1).unwrap_or_else(|error| panic!("{what}: {error}"));
         let unsafe_end = ending != Ending::Kill && io_mode == IoMode::Buffered && found.trust != Trust::Whole;
-        let is_commit = |event: &Event| matches!(event, Event::Commit(_));
+        let is_commit = |event: &Event| matches!(event, Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. });
+        let there = |commit: &Commit| {
+            let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
+            newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
+        };
+        let told = found.transactions.told();
         for event in self.acknowledged.iter().filter(|event| !(unsafe_end && is_commit(event))) {
             let there = match event {
                 Event::Began { reign, .. } => found.last.is_some_and(|last| last.epoch >= reign.epoch),
                 Event::Member(member) => found.members.contains(member),
                 Event::Draining { node, on } => found.draining.contains(node) == *on,
                 Event::Horizon(version) | Event::Forgotten { version, .. } => found.mapping.horizon() >= *version,
-                Event::Commit(commit) => {
-                    let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
-                    newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
+                Event::Commit(commit) => there(commit),
+                Event::Commits(commits) => commits.iter().all(there),
+                // Until it has an end, or all that it writes is behind something newer.
+                Event::Prepared { name, writes } => {
+                    let is_told = told.iter().any(|(told, ..)| told == name);
+                    let newest = |id| found.mapping.newest(id).map(|newest| newest.record.version);
+                    is_told || writes.iter().all(|(id, version)| newest(id) >= Some(*version))
                 }
+                Event::Aborted { name } => told.iter().all(|(told, _, aborted)| told != name || *aborted),
                 Event::Whole(_) => found.trust != Trust::Nothing,
                 Event::Closed => true,
             };
             assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
         }
         let asked = |id: &MessageId, record: CopyRecord| {
-            self.asked.iter().any(|event| matches!(event, Event::Commit(c) if c.id == *id && c.record == record))
+            self.asked.iter().any(|event| match event {
+                Event::Commit(commit) => commit.id == *id && commit.record == record,
+                Event::Commits(commits) => commits.iter().any(|commit| commit.id == *id && commit.record == record),
+                _ => false,
+            })
         };
+        // A transaction is true as a whole, or not at all.
+        for commits in self.asked.iter().filter_map(|event| match event {
+            Event::Commits(commits) => Some(commits),
+            _ => None,
+        }) {
+            let all = commits.iter().filter(|commit| there(commit)).count();
+            assert!(all == 0 || all == commits.len(), "{what}: {all} of a transaction's {} writes", commits.len());
+        }
         for id in Self::newest(&self.asked).keys() {
             if let Some(newest) = found.mapping.newest(id) {
                 assert!(asked(id, newest.record), "{what}: {id} is made up");

@@ -159,6 +159,7 @@ impl Client {
             Action::Set(value) => format!("SET {id} {}\n", message(value)),
             Action::Get => format!("GET {id}\n"),
             Action::Delete => format!("DEL {id}\n"),
+            Action::Swap(_) => unreachable!("no line of text swaps"),
         };
         let op = lock(&self.shared.history).invoke(self.number, id, action);
         let reply = self.exchange(&line);
@@ -186,9 +187,10 @@ impl Client {
             Action::Set(_) => "SET",
             Action::Get => "GET",
             Action::Delete => "DEL",
+            Action::Swap(_) => "SWAP",
         };
         let what = match outcome {
-            Outcome::Done => "done".to_owned(),
+            Outcome::Done | Outcome::Swapped(_) => "done".to_owned(),
             Outcome::Found(_) => "found".to_owned(),
             Outcome::NotFound => "not found".to_owned(),
             Outcome::SurelyNot | Outcome::Unknown => match reply {

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::network::{LeaderHere, Life, Net, Plug};
+use crate::together::{self, HALVES, PAIR};
 use crate::world::{World, ask, client, request, value_of};
 
 pub(crate) const TOLERANCE: usize = 2;
@@ -84,6 +85,8 @@ pub(crate) struct Sim {
     pub(crate) leader: Machine,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     pub(crate) world: World,
+    /// Whether clients write several ids at once.
+    pub(crate) pairs: bool,
 }
 
 pub(crate) fn address(node: u32) -> String {
@@ -100,7 +103,7 @@ impl Sim {
         let nodes = (1..=NODES).map(|node| (node, Machine::new())).collect();
         let net = Net::new(chance.fork());
         let (tolerance, leader) = (TOLERANCE, Machine::new());
-        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, world: World::new() };
+        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, world: World::new(), pairs: true };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -171,11 +174,15 @@ impl Sim {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| tokio::spawn(client(n, self.net.clone(), self.chance.fork(), self.world.clone(), until)))
             .collect();
+        let (net, chance, world) = (self.net.clone(), self.chance.fork(), self.world.clone());
+        let together = tokio::spawn(together::client(CLIENTS, net, chance, world, until, self.pairs));
+        let (net, chance, world) = (self.net.clone(), self.chance.fork(), self.world.clone());
+        let beside = tokio::spawn(together::client(CLIENTS + 1, net, chance, world, until, self.pairs));
         story(self).await;
         tokio::time::sleep_until(self.world.began() + until).await;
         // A client may wait for somebody who is paused.
         self.start_all().await;
-        for client in clients {
+        for client in clients.into_iter().chain([together, beside]) {
             client.await.unwrap();
         }
         self.heal().await;
@@ -231,11 +238,17 @@ impl Sim {
             sleep(HEALING / 4).await;
         }
         let ids: BTreeSet<String> = self.world.record().history.ids();
-        for id in &ids {
+        for half in HALVES.iter().filter(|_| ids.contains(PAIR)) {
+            let reply = ask(&self.net, Command::Get(half.parse().unwrap())).await;
+            let found = matches!(reply, Some(Reply::Value(_) | Reply::Refused(Refusal::NotFound)));
+            assert!(found, "{half} after healing: {reply:?}");
+            self.check_copies(half, PAIR, reply);
+        }
+        for id in ids.iter().filter(|id| *id != PAIR) {
             let reply = request(99, &self.net, &self.world, id, None).await;
             let found = matches!(reply, Some(Reply::Value(_) | Reply::Refused(Refusal::NotFound)));
             assert!(found, "{id} after healing: {reply:?}");
-            self.check_copies(id, reply);
+            self.check_copies(id, id, reply);
         }
         let leader = self.net.leader().unwrap();
         let cluster = leader.coordinator.cluster();
@@ -251,13 +264,13 @@ impl Sim {
     }
 
     /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.
-    fn check_copies(&self, id: &str, reply: Option<Reply>) {
+    fn check_copies(&self, id: &str, register: &str, reply: Option<Reply>) {
         let files: BTreeMap<u32, Vec<u8>> = (1..=NODES)
             .filter_map(|node| Some((node, self.nodes[&node].disk.peek(&folder(node)).remove(&format!("{id}.txt"))??)))
             // A write of unknown outcome may lie on a node that has not been heard since: it may yet happen.
             .filter(|(_, content)| {
                 reply == Some(Reply::Value(content.clone().into()))
-                    || !self.world.record().history.is_in_doubt(value_of(id, content))
+                    || !self.world.record().history.is_in_doubt(value_of(register, content))
             })
             .collect();
         let Some(Reply::Value(value)) = reply else {

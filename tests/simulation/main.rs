@@ -12,6 +12,7 @@
 mod checker;
 mod machines;
 mod network;
+mod together;
 mod troubles;
 mod world;
 
@@ -60,6 +61,7 @@ async fn troubled(seed: u64) -> (String, Sum) {
     let began = Instant::now();
     let mut sim = Sim::start(seed, io_mode).await;
     let troubles = troubles::by_chance(io_mode, &mut chance, 15.0);
+    sim.pairs = troubles::leave_transactions_whole(io_mode, &troubles);
     sim.live(s(15.0), async |sim| sim.suffer(&troubles).await).await;
     let record = sim.world.record();
     let (operations, faults) = (record.history.len(), record.faults.clone());
@@ -125,7 +127,11 @@ fn healthy_nodes_hold_exactly_the_copies_that_they_should() {
 /// A life with just these troubles.
 fn life(seed: u64, io_mode: IoMode, troubles: &[(Duration, Trouble)]) {
     let until = troubles.last().map_or(s(1.0), |(at, _)| *at) + s(2.0);
-    simulate(async { Sim::start(seed, io_mode).await.live(until, async |sim| sim.suffer(troubles).await).await });
+    simulate(async {
+        let mut sim = Sim::start(seed, io_mode).await;
+        sim.pairs = troubles::leave_transactions_whole(io_mode, troubles);
+        sim.live(until, async |sim| sim.suffer(troubles).await).await;
+    });
 }
 
 #[test]

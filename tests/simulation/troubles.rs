@@ -59,18 +59,32 @@ struct Limits {
     /// and a second process with a copy of a node's folder: without the log nobody knows which of the two went on, and
     /// if the copy comes first, it brings back what was deleted since it was made.
     leader_loses: bool,
+    /// What a second process with a node's folder has taken goes with it: that node's newest copies are lost. Rot, or a
+    /// power cut where nothing is synced, may take the others.
+    doubles: bool,
 }
 
 impl Limits {
     fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
+        let limits = Self::of(io_mode, chance);
+        let takes_copies = limits.rots.is_some() || (io_mode == IoMode::Buffered && limits.power_cuts > 0);
+        Self { doubles: !limits.leader_loses && !takes_copies, ..limits }
+    }
+
+    fn of(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
+        let doubles = false;
         let power_cuts = if io_mode == IoMode::Unbuffered { usize::MAX } else { TOLERANCE - 1 };
         match (io_mode, chance.u8(..3)) {
             (IoMode::Unbuffered, n) => {
-                Self { power_cuts, rots: chance.bool().then(|| chance.u32(1..=NODES)), leader_loses: n > 0 }
+                Self { power_cuts, rots: chance.bool().then(|| chance.u32(1..=NODES)), leader_loses: n > 0, doubles }
             }
-            (IoMode::Buffered, 0) => Self { power_cuts, rots: None, leader_loses: false },
-            (IoMode::Buffered, 1) => Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false },
-            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true },
+            (IoMode::Buffered, 0) => {
+                Self { power_cuts: power_cuts * chance.usize(..2), rots: None, leader_loses: false, doubles }
+            }
+            (IoMode::Buffered, 1) => {
+                Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false, doubles }
+            }
+            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true, doubles },
         }
     }
 
@@ -100,13 +114,23 @@ impl Limits {
             18 => Trouble::OpenFails(node, [errno::EMFILE, errno::EIO, errno::EACCES][chance.usize(..3)]),
             19 | 20 if self.rots.is_some() => Trouble::Rot(self.rots.unwrap_or(node)),
             21 => Trouble::Swap(node, node % NODES + 1),
-            19..23 if !self.leader_loses => Trouble::Double(node),
+            19..23 if self.doubles => Trouble::Double(node),
             23 => Trouble::Tolerance(chance.usize(2..=3)),
             24 => Trouble::Order(if chance.bool() { Order::Drain(node) } else { Order::Undrain(node) }),
             25 => Trouble::Order(Order::Rebalance(chance.bool())),
             _ => Trouble::Node(node, Crash::Kill),
         }
     }
+}
+
+/// Whether a leader always finds the whole end of its log: without it, a transaction that was under way is settled id
+/// by id.
+pub(crate) fn leave_transactions_whole(io_mode: IoMode, troubles: &[(Duration, Trouble)]) -> bool {
+    !troubles.iter().any(|(_, trouble)| match trouble {
+        Trouble::LeaderWithoutFolder | Trouble::LeaderFromBackup => true,
+        Trouble::Leader(Crash::PowerCut) => io_mode == IoMode::Buffered,
+        _ => false,
+    })
 }
 
 /// Troubles by chance, in the order of their times.

@@ -62,6 +62,14 @@ impl World {
     }
 }
 
+impl Record {
+    /// One that nobody has written.
+    pub(crate) fn next_value(&mut self) -> u64 {
+        self.values += 1;
+        self.values
+    }
+}
+
 /// One request; nothing: the leader went before it answered.
 pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
     let Some(leader) = net.leader() else {
@@ -100,8 +108,7 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
         let mut record = world.record();
         match padding {
             Some(padding) => {
-                record.values += 1;
-                let value = record.values;
+                let value = record.next_value();
                 let payload = format!("{id}={value}={}", "x".repeat(padding)).into();
                 let set = Command::Set { id: id.parse().unwrap(), payload };
                 (record.history.invoke(n, id, Action::Set(value)), set)
@@ -141,7 +148,8 @@ async fn delete(n: u32, net: &Net, world: &World, id: &str) {
     world.record().history.complete(op, outcome);
 }
 
-fn certain(refusal: &Refusal) -> Outcome {
+/// Whether a write that was refused may happen.
+pub(crate) fn certain(refusal: &Refusal) -> Outcome {
     match refusal.certainty() {
         Certainty::SurelyNot => Outcome::SurelyNot,
         Certainty::Maybe => Outcome::Unknown,

@@ -1,0 +1,248 @@
+//! Transactions that were begun and not ended: whether the versions that they gave out can ever become true.
+//!
+//! A transaction of several ids is prepared in the log before any copy is sent, and committed there in one record. A
+//! copy says nothing of the others, so what is found of one that has no such record must not be completed by itself:
+//! it is taken back. That is a new version of what was true before (or a deletion, if there was nothing), which puts
+//! every copy of the transaction behind it, wherever it lies.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::mapping::Commit;
+use super::{Cluster, Ticket};
+use crate::seeded::{self, Bug};
+use crate::types::{MessageId, Version};
+
+/// Writes that wait to be taken back, above which no transaction is begun: what is to be remembered stays bounded.
+pub const MOST_TAKEN_BACK: usize = 65_536;
+
+/// Where a transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Prepared, and not known to be decided.
+    Open,
+    /// One of its writes is true, so all of them are or will be.
+    Forward,
+    /// It never becomes true, and the log does not say so yet.
+    Void,
+    /// It never becomes true.
+    Aborted,
+}
+
+#[derive(Debug, Clone)]
+struct Group {
+    standing: Standing,
+    /// Writes that no newer version stands before.
+    left: usize,
+}
+
+/// Transactions without an end, by name: the first version of each.
+#[derive(Debug, Clone, Default)]
+pub struct Transactions {
+    groups: BTreeMap<Version, Group>,
+    /// Which version of an id is part of which transaction.
+    writes: BTreeMap<MessageId, SmallVec<[(Version, Version); 1]>>,
+}
+
+/// What a log needs to say of one: its name, its writes, and whether it is known to be void.
+pub type Told = (Version, Vec<(MessageId, Version)>, bool);
+
+impl Transactions {
+    /// The log has a transaction with these writes.
+    pub fn prepare(&mut self, name: Version, writes: impl IntoIterator<Item = (MessageId, Version)>) {
+        if !seeded::active(Bug::TransactionTorn) {
+            self.begin(name, Standing::Open, writes);
+        }
+    }
+
+    fn begin(&mut self, name: Version, standing: Standing, writes: impl IntoIterator<Item = (MessageId, Version)>) {
+        let mut left = 0;
+        for (id, version) in writes {
+            self.writes.entry(id).or_default().push((version, name));
+            left += 1;
+        }
+        if left > 0 {
+            self.groups.insert(name, Group { standing, left });
+        }
+    }
+
+    /// The log says that it never becomes true.
+    pub fn abort(&mut self, name: Version) {
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.standing = Standing::Aborted;
+        }
+    }
+
+    /// A version became true.
+    pub fn hear(&mut self, commit: &Commit) {
+        if self.writes.is_empty() {
+            return;
+        }
+        let Some(writes) = self.writes.get_mut(&commit.id) else { return };
+        let committed = commit.record.version;
+        for &(version, name) in writes.iter().filter(|(version, _)| *version <= committed) {
+            let Some(group) = self.groups.get_mut(&name) else { continue };
+            if version == committed && group.standing == Standing::Open {
+                group.standing = Standing::Forward;
+            }
+            group.left -= 1;
+            if group.left == 0 {
+                self.groups.remove(&name);
+            }
+        }
+        writes.retain(|(version, _)| *version > committed);
+        if writes.is_empty() {
+            self.writes.remove(&commit.id);
+        }
+    }
+
+    /// A later leader may have decided what is open: nothing is known of it here.
+    pub fn forget_undecided(&mut self) {
+        self.forget(|standing| !matches!(standing, Standing::Aborted));
+    }
+
+    fn forget(&mut self, goes: impl Fn(Standing) -> bool) {
+        self.groups.retain(|_, group| !goes(group.standing));
+        let groups = &self.groups;
+        self.writes.retain(|_, writes| {
+            writes.retain(|(_, name)| groups.contains_key(name));
+            !writes.is_empty()
+        });
+    }
+
+    /// What a rewritten log has to keep.
+    pub fn told(&self) -> Vec<Told> {
+        let wanted = self.groups.iter().filter(|(_, group)| group.standing != Standing::Forward);
+        let told = |(name, group): (&Version, &Group)| (*name, self.of(*name), group.standing == Standing::Aborted);
+        wanted.map(told).collect()
+    }
+
+    fn of(&self, name: Version) -> Vec<(MessageId, Version)> {
+        let all = self.writes.iter().flat_map(|(id, writes)| writes.iter().map(move |write| (id, write)));
+        all.filter(|(_, (_, of))| *of == name).map(|(id, (version, _))| (id.clone(), *version)).collect()
+    }
+
+    fn names(&self, standing: Standing) -> Vec<Version> {
+        self.groups.iter().filter(|(_, group)| group.standing == standing).map(|(name, _)| *name).collect()
+    }
+
+    fn standing(&self, name: Version) -> Option<Standing> {
+        self.groups.get(&name).map(|group| group.standing)
+    }
+
+    fn any(&self, id: &MessageId, is: impl Fn(Version, Standing) -> bool) -> bool {
+        if self.writes.is_empty() {
+            return false;
+        }
+        let writes = self.writes.get(id).into_iter().flatten();
+        writes.filter_map(|(version, name)| Some((*version, self.standing(*name)?))).any(|(v, s)| is(v, s))
+    }
+
+    /// Whether this version never becomes true.
+    pub(super) fn is_void(&self, id: &MessageId, version: Version) -> bool {
+        self.any(id, |of, standing| of == version && matches!(standing, Standing::Void | Standing::Aborted))
+    }
+
+    /// Whether a version of this id is to be taken back.
+    pub(super) fn names_id(&self, id: &MessageId) -> bool {
+        self.any(id, |_, standing| standing != Standing::Forward)
+    }
+
+    /// Whether an answer about this id has to wait until the log says what became of a transaction.
+    pub(super) fn holds_back(&self, id: &MessageId) -> bool {
+        self.any(id, |_, standing| matches!(standing, Standing::Void | Standing::Open))
+    }
+
+    /// Whether any is not decided.
+    pub(super) fn any_open(&self) -> bool {
+        self.groups.values().any(|group| group.standing == Standing::Open)
+    }
+}
+
+impl Cluster {
+    /// Takes up what the log says of transactions without an end.
+    pub fn restore_transactions(&mut self, transactions: Transactions) {
+        self.transactions = transactions;
+    }
+
+    /// Whether so much waits to be taken back that no transaction is to be begun.
+    pub fn is_taking_back_much(&self) -> bool {
+        self.transactions.writes.len() >= MOST_TAKEN_BACK
+    }
+
+    /// Decides what a leader before has left open, as soon as the index is believed: with a whole log, that none of
+    /// it became true. A log that lacks its end may lack its commits; but then all of its writes are on nodes, and
+    /// are completed. If any is on none of them, nobody was told that it is true.
+    pub(super) fn decide_transactions(&mut self) {
+        for name in self.transactions.names(Standing::Open) {
+            let writes = self.transactions.of(name);
+            let found = |(id, version): &(MessageId, Version)| {
+                self.mapping.newest(id).is_some_and(|found| found.record.version >= *version)
+                    || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= *version)
+            };
+            if !self.knowledge.is_from_log() && writes.iter().all(found) {
+                self.transactions.forget_one(name);
+                continue;
+            }
+            self.transactions.set(name, Standing::Void);
+            for (id, version) in &writes {
+                self.set_void(id, *version);
+            }
+        }
+    }
+
+    /// A version that was noted as newer than what is committed never becomes true.
+    fn set_void(&mut self, id: &MessageId, version: Version) {
+        if self.unsettled.get(id).is_some_and(|newer| newer.record.version == version)
+            && let Some(found) = self.unsettled.remove(id)
+        {
+            found.holders.iter().for_each(|&node| self.in_doubt.note(id, node, version));
+        }
+    }
+
+    /// A transaction of this leader failed: it never becomes true, and whoever was asked for a copy may have one.
+    pub fn void<'a>(&mut self, tickets: impl Iterator<Item = &'a Ticket> + Clone) {
+        let Some(name) = tickets.clone().map(|ticket| ticket.record.version).min() else { return };
+        let writes = tickets.clone().map(|ticket| (ticket.id.clone(), ticket.record.version));
+        self.transactions.begin(name, Standing::Void, writes);
+        for ticket in tickets {
+            self.note_in_doubt(ticket);
+            self.set_void(&ticket.id, ticket.record.version);
+        }
+    }
+
+    /// Transactions that never become true, which the log does not say yet.
+    pub fn to_abort(&self) -> Vec<Version> {
+        self.transactions.names(Standing::Void)
+    }
+
+    /// The log says so now.
+    pub fn aborted(&mut self, names: &[Version]) {
+        names.iter().for_each(|name| self.transactions.abort(*name));
+    }
+
+    /// Up to `limit` ids with versions that never become true, and have to be put behind something newer.
+    pub fn to_take_back(&self, limit: usize) -> Vec<MessageId> {
+        let ids = self.transactions.writes.keys();
+        ids.filter(|id| self.takes_back(id)).take(limit).cloned().collect()
+    }
+
+    /// Whether something of this id is still to be taken back.
+    pub fn takes_back(&self, id: &MessageId) -> bool {
+        self.transactions.any(id, |_, standing| standing == Standing::Aborted)
+    }
+}
+
+impl Transactions {
+    fn set(&mut self, name: Version, standing: Standing) {
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.standing = standing;
+        }
+    }
+
+    fn forget_one(&mut self, name: Version) {
+        self.set(name, Standing::Forward);
+        self.forget(|standing| standing == Standing::Forward);
+    }
+}

@@ -1,0 +1,168 @@
+//! What is asked of several messages, or of all: snapshots, versions, and a walk over the ids.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::coordinator::{Coordinator, REQUEST_COST, Room};
+use super::transaction::{MOST_BYTES, MOST_IDS, Need};
+use crate::cluster::Located;
+use crate::error::Refusal;
+use crate::protocol::Reply;
+use crate::types::{CopyRecord, MessageId, Payload, Version};
+
+/// How long an answer waits for a version that is being completed.
+pub(super) const COMPLETION: Duration = Duration::from_secs(2);
+
+/// A snapshot that writers disturb is tried so often before it makes them wait.
+const TRIES: usize = 3;
+
+/// Ids that a step of a walk gives at most.
+const STEP: usize = 4096;
+
+impl Coordinator {
+    /// How many messages there are.
+    pub fn len(&self) -> u64 {
+        self.cluster().len()
+    }
+
+    /// Whether there are no messages.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What is known of messages at one instant, without asking any node: version and length, or that there is none.
+    pub async fn records(self: &Arc<Self>, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, Refusal> {
+        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        loop {
+            let changes = self.changes();
+            match self.look(ids) {
+                Ok(records) => {
+                    self.served.store(true, Ordering::Relaxed);
+                    return Ok(records);
+                }
+                Err(reason) => self.wait(changes, until, reason).await?,
+            }
+        }
+    }
+
+    /// The version of a message, or that there is none: for whoever wants to know later whether it is still the same.
+    pub async fn version(self: &Arc<Self>, id: &MessageId) -> Result<Option<Version>, Refusal> {
+        let records = self.records(std::slice::from_ref(id)).await?;
+        Ok(records[0].map(|record| record.version))
+    }
+
+    fn look(&self, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, String> {
+        let cluster = self.cluster();
+        let record = |id| match cluster.locate(id, 0) {
+            Located::Here { record, .. } => Ok(Some(record)),
+            Located::NotFound => Ok(None),
+            Located::Hidden(reason) => Err(reason),
+        };
+        ids.iter().map(record).collect()
+    }
+
+    /// Messages as they were at one instant, with the room that they take.
+    pub async fn read_many(self: &Arc<Self>, ids: &[MessageId]) -> Result<(Vec<Option<Payload>>, Room), Refusal> {
+        if ids.len() > MOST_IDS {
+            return Err(Refusal::BadCommand(format!("it names {} ids, and at most {MOST_IDS} go together", ids.len())));
+        }
+        let began = Instant::now();
+        for _ in 0..TRIES {
+            let before = self.records(ids).await?;
+            let here = ids.iter().zip(&before).filter_map(|(id, record)| Some((id.clone(), (*record)?)));
+            let here: Vec<(MessageId, CopyRecord)> = here.collect();
+            let read = self.messages(&here).await;
+            // Versions only grow: what they are after it they were all the time. What one instant does not show
+            // may be what an error came from.
+            if self.look(ids).is_ok_and(|after| after == before) {
+                let (messages, room) = read.inspect_err(|_| self.note_gets(began, 0, 0, 1))?;
+                let mut messages = messages.into_iter();
+                let all: Vec<_> = before.iter().map(|record| record.and_then(|_| messages.next().flatten())).collect();
+                self.note_gets(
+                    began,
+                    ids.len() as u64,
+                    before.iter().filter(|record| record.is_none()).count() as u64,
+                    0,
+                );
+                return Ok((all, room));
+            }
+        }
+        let wanted = ids.to_vec();
+        let all = self.transact(ids.iter().map(|id| (id.clone(), Need::Message)), move |transaction| {
+            wanted.iter().map(|id| transaction.get(id).cloned()).collect::<Vec<_>>()
+        });
+        let all = all.await?;
+        let room = self.room(all.iter().flatten().map(Payload::len).sum()).ok_or_else(under_way)?;
+        self.note_gets(began, ids.len() as u64, all.iter().filter(|message| message.is_none()).count() as u64, 0);
+        Ok((all, room))
+    }
+
+    /// Reads messages that are there, each as it is when its turn comes; with the room that they take.
+    pub(super) async fn messages(
+        self: &Arc<Self>,
+        wanted: &[(MessageId, CopyRecord)],
+    ) -> Result<(Vec<Option<Payload>>, Room), Refusal> {
+        let bytes: usize = wanted.iter().map(|(_, record)| record.bytes() as usize).sum();
+        if bytes > MOST_BYTES {
+            return Err(Refusal::Busy("these messages have too many bytes to be read at once"));
+        }
+        let room = self.room(bytes + wanted.len() * REQUEST_COST).ok_or_else(under_way)?;
+        let mut all: Vec<Option<Payload>> =
+            wanted.iter().map(|(id, record)| self.cache.get(id, record.version)).collect();
+        let absent = wanted.iter().enumerate().filter(|(at, _)| all[*at].is_none());
+        let absent = absent.map(|(at, (id, record))| (at, id.clone(), record.bytes() as usize)).collect();
+        for (at, reply) in self.fetch_all(absent).await {
+            match reply {
+                Reply::Value(payload) => all[at] = Some(payload),
+                Reply::Refused(Refusal::NotFound) => {}
+                Reply::Refused(refusal) => return Err(refusal),
+                other => return Err(Refusal::Unavailable(format!("an answer that fits no GET: {other:?}"))),
+            }
+        }
+        Ok((all, room))
+    }
+
+    /// Goes on with a walk over all ids that began with 0, for about `count` of them; gives where the next step goes
+    /// on (0: it is over). What is there from the beginning to the end of a walk is given, and only once; the walk
+    /// does not outlive the leader. A step takes bounded time.
+    pub async fn scan(self: &Arc<Self>, cursor: u64, count: usize) -> Result<(u64, Vec<MessageId>), Refusal> {
+        let until = self.joining_until();
+        loop {
+            let changes = self.changes();
+            let reason = {
+                let cluster = self.cluster();
+                match cluster.waiting_for() {
+                    None => return Ok(cluster.mapping().scan(cursor, count.clamp(1, STEP))),
+                    Some(reason) => reason,
+                }
+            };
+            self.wait(changes, until, reason).await?;
+        }
+    }
+
+    /// Some id, by `chance`; nothing if there is none. Those that follow a gap in the index come more often.
+    pub async fn random_id(self: &Arc<Self>, chance: u64) -> Result<Option<MessageId>, Refusal> {
+        let start = self.cluster().mapping().cursor_by_chance(chance);
+        for mut cursor in [start, 0] {
+            loop {
+                let (next, mut ids) = self.scan(cursor, 1).await?;
+                if let Some(id) = ids.pop() {
+                    return Ok(Some(id));
+                }
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn under_way() -> Refusal {
+    Refusal::Busy("too many bytes are under way in the leader")
+}

@@ -1,0 +1,376 @@
+//! Reading and writing several messages at one instant: what counters, appends, renames and MULTI are made of.
+//!
+//! The gates of all ids are taken in the order of their bytes, so that no two transactions wait for each other; what
+//! is to be known is read, `decide` says what to write, and that is made true in one record of the log. What writes
+//! one message goes the way of a SET, in a round with others. What writes more is prepared in the log before any copy
+//! is sent, so that a leader that comes after knows what must not become true by halves (`cluster::transactions`).
+//! Once it is admitted, a transaction runs to its decision even if its client has gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::coordinator::{Changes, Coordinator, REQUEST_COST};
+use super::gate::{Entry, Pass};
+use super::journal::Event;
+use super::query::COMPLETION;
+use super::set::{Turn, refusal};
+use super::write::{Asker, Outcome, Promise, Write};
+use crate::cluster::mapping::Commit;
+use crate::cluster::{Located, Ticket};
+use crate::error::Refusal;
+use crate::protocol::Reply;
+use crate::types::{CopyRecord, MessageId, Payload, Version, checksum};
+
+/// Ids of one transaction; more are refused as BAD_COMMAND. As much as one record of the log holds.
+pub const MOST_IDS: usize = 4096;
+
+/// Bytes that one transaction reads, and that it writes; more are refused as BUSY.
+pub const MOST_BYTES: usize = 64 << 20;
+
+/// What a transaction wants to know of an id before it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Nothing: it is at most written.
+    Nothing,
+    /// Whether there is a message, its version and its length.
+    Version,
+    /// The message too.
+    Message,
+}
+
+/// What a transaction sees, and what it is to do.
+#[derive(Debug)]
+pub struct Transaction {
+    entries: BTreeMap<MessageId, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    need: Need,
+    record: Option<CopyRecord>,
+    message: Option<Payload>,
+    /// The message that it is to have, or (inside) that it is to have none.
+    written: Option<Option<Payload>>,
+}
+
+impl Transaction {
+    fn known(&self, id: &MessageId, need: Need) -> &Known {
+        let known = self.entries.get(id).filter(|known| known.need >= need || known.written.is_some());
+        known.unwrap_or_else(|| panic!("{id:?} was not asked for as {need:?}"))
+    }
+
+    /// The message of an id, with what this transaction has written.
+    ///
+    /// # Panics
+    /// If the id was not named with [`Need::Message`], and not written before.
+    pub fn get(&self, id: &MessageId) -> Option<&Payload> {
+        let known = self.known(id, Need::Message);
+        known.written.as_ref().map_or(known.message.as_ref(), Option::as_ref)
+    }
+
+    /// Whether there is a message, with what this transaction has written.
+    ///
+    /// # Panics
+    /// If the id was not named with [`Need::Version`] or more, and not written before.
+    pub fn exists(&self, id: &MessageId) -> bool {
+        self.length(id).is_some()
+    }
+
+    /// How many bytes the message has, if there is one, with what this transaction has written.
+    ///
+    /// # Panics
+    /// As [`Transaction::exists`].
+    pub fn length(&self, id: &MessageId) -> Option<usize> {
+        let known = self.known(id, Need::Version);
+        let before = || known.record.map(|record| record.bytes() as usize);
+        known.written.as_ref().map_or_else(before, |written| written.as_ref().map(Payload::len))
+    }
+
+    /// The version that the message has before this transaction, if there is one.
+    ///
+    /// # Panics
+    /// If the id was not named with [`Need::Version`] or more.
+    pub fn version(&self, id: &MessageId) -> Option<Version> {
+        let known = self.entries.get(id).filter(|known| known.need >= Need::Version);
+        known.unwrap_or_else(|| panic!("{id:?} was not asked for")).record.map(|record| record.version)
+    }
+
+    /// Gives an id this message.
+    ///
+    /// # Panics
+    /// If the id was not named.
+    pub fn set(&mut self, id: &MessageId, message: Payload) {
+        self.write(id, Some(message));
+    }
+
+    /// Deletes the message of an id, if there is one.
+    ///
+    /// # Panics
+    /// If the id was not named.
+    pub fn delete(&mut self, id: &MessageId) {
+        self.write(id, None);
+    }
+
+    fn write(&mut self, id: &MessageId, message: Option<Payload>) {
+        let known = self.entries.get_mut(id);
+        known.unwrap_or_else(|| panic!("{id:?} is not part of the transaction")).written = Some(message);
+    }
+
+    /// Takes back everything that this transaction has written.
+    pub fn discard(&mut self) {
+        self.entries.values_mut().for_each(|known| known.written = None);
+    }
+}
+
+/// A write of a transaction: its id, the message or nothing for a deletion, and the right to write it.
+type Wanted = (MessageId, Option<Payload>, Pass);
+
+impl Coordinator {
+    /// Reads and writes the messages of `ids` at one instant. `decide` gets what was asked for, and says what is to be
+    /// written; it becomes true all at once or, if this is an error that says so, not at all. Without writes it is a
+    /// read of one instant.
+    pub async fn transact<R, F>(
+        self: &Arc<Self>,
+        ids: impl IntoIterator<Item = (MessageId, Need)>,
+        decide: F,
+    ) -> Result<R, Refusal>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Transaction) -> R + Send + 'static,
+    {
+        let mut needs: BTreeMap<MessageId, Need> = BTreeMap::new();
+        for (id, need) in ids {
+            let before = needs.entry(id).or_insert(need);
+            *before = need.max(*before);
+        }
+        if needs.len() > MOST_IDS {
+            return Err(Refusal::BadCommand(format!(
+                "it names {} ids, and at most {MOST_IDS} go together",
+                needs.len()
+            )));
+        }
+        let began = Instant::now();
+        let leader = self.clone();
+        let task = self.tasks.spawn(async move { leader.run(needs, decide).await });
+        let failed = |_| Err(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
+        let (told, writes) = match task.await.unwrap_or_else(failed) {
+            Ok(done) => done,
+            Err(refusal) => {
+                self.meters.sets.error(1);
+                return Err(refusal);
+            }
+        };
+        self.served.store(true, Ordering::Relaxed);
+        if writes > 0 {
+            self.meters.sets.record(began.elapsed(), writes);
+        }
+        Ok(told)
+    }
+
+    async fn run<R>(
+        self: Arc<Self>,
+        needs: BTreeMap<MessageId, Need>,
+        decide: impl FnOnce(&mut Transaction) -> R + Send,
+    ) -> Result<(R, u64), Refusal> {
+        let Some(_room) = self.room(needs.len() * REQUEST_COST) else { return Err(too_much_under_way()) };
+        let (passes, mut entries) = self.begin(needs).await?;
+        let _read = self.read_messages(&mut entries).await?;
+        let mut transaction = Transaction { entries };
+        let told = decide(&mut transaction);
+        let writes = transaction.entries.into_iter().zip(passes);
+        let writes: Vec<Wanted> =
+            writes.filter_map(|((id, known), pass)| known.written.map(|message| (id, message, pass))).collect();
+        let bytes = writes.iter().map(|(_, message, _)| message.as_ref().map_or(0, Payload::len)).sum();
+        if bytes > MOST_BYTES {
+            return Err(Refusal::Busy("a transaction writes too many bytes at once"));
+        }
+        let Some(_written) = self.room(bytes) else { return Err(too_much_under_way()) };
+        let count = writes.len() as u64;
+        self.write_together(writes).await?;
+        Ok((told, count))
+    }
+
+    /// Takes the gates of all ids, and looks them up. What is being completed needs the gate of its id for that, so
+    /// that it is waited for without any.
+    async fn begin(
+        self: &Arc<Self>,
+        needs: BTreeMap<MessageId, Need>,
+    ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
+        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        loop {
+            let mut passes = Vec::with_capacity(needs.len());
+            for id in needs.keys() {
+                passes.push(self.pass(id).await?);
+            }
+            let changes = self.changes();
+            let reason = match self.look_up(&needs) {
+                Ok(entries) => return Ok((passes, entries)),
+                Err(reason) => reason,
+            };
+            drop(passes);
+            self.wait(changes, until, reason).await?;
+        }
+    }
+
+    async fn pass(&self, id: &MessageId) -> Result<Pass, Refusal> {
+        match self.gate.enter(id) {
+            Entry::Entered(pass) => Ok(pass),
+            Entry::Wait(turn) => turn.await.map_err(|_| Refusal::Busy("the writer before was lost")),
+        }
+    }
+
+    fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
+        let cluster = self.cluster();
+        let known = |(id, &need): (&MessageId, &Need)| {
+            let record = match need {
+                Need::Nothing => None,
+                Need::Version | Need::Message => match cluster.locate(id, 0) {
+                    Located::Here { record, .. } => Some(record),
+                    Located::NotFound => None,
+                    Located::Hidden(reason) => return Err(reason),
+                },
+            };
+            Ok((id.clone(), Known { need, record, message: None, written: None }))
+        };
+        needs.iter().map(known).collect()
+    }
+
+    /// Waits for a change; once there was time enough, the reason for waiting is the answer.
+    pub(super) async fn wait(&self, mut changes: Changes, until: Instant, reason: String) -> Result<(), Refusal> {
+        if Instant::now() < until && timeout_at(until, changes.next()).await.is_ok() {
+            return Ok(());
+        }
+        Err(Refusal::Unavailable(format!("{reason}; nothing was written, try again in a moment")))
+    }
+
+    /// Reads the messages that are asked for; gives the room that they take.
+    async fn read_messages(
+        self: &Arc<Self>,
+        entries: &mut BTreeMap<MessageId, Known>,
+    ) -> Result<Option<super::coordinator::Room>, Refusal> {
+        let here = |known: &Known| known.record.filter(|_| known.need == Need::Message);
+        let wanted: Vec<(MessageId, CopyRecord)> =
+            entries.iter().filter_map(|(id, known)| Some((id.clone(), here(known)?))).collect();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let (messages, room) = self.messages(&wanted).await?;
+        for ((id, _), message) in wanted.into_iter().zip(messages) {
+            if let Some(known) = entries.get_mut(&id) {
+                known.message = message;
+            }
+        }
+        Ok(Some(room))
+    }
+
+    /// Makes all writes true at one instant, or none.
+    async fn write_together(self: &Arc<Self>, mut writes: Vec<Wanted>) -> Result<(), Refusal> {
+        if writes.len() > 1 {
+            return self.write_all(writes).await;
+        }
+        let Some((id, payload, pass)) = writes.pop() else { return Ok(()) };
+        self.write_alone(id, payload, pass).await
+    }
+
+    /// Writes one message as a SET does.
+    pub(super) async fn write_alone(
+        self: &Arc<Self>,
+        id: MessageId,
+        payload: Option<Payload>,
+        pass: Pass,
+    ) -> Result<(), Refusal> {
+        let (replies, mut told) = mpsc::unbounded_channel();
+        self.take_turns([Turn { asker: Asker { at: 0, replies }, id, payload, pass }]);
+        match told.recv().await {
+            Some((_, Reply::Done)) => Ok(()),
+            Some((_, Reply::Refused(refusal))) => Err(refusal),
+            _ => Err(Refusal::Unknown("the leader failed while it wrote".to_owned())),
+        }
+    }
+
+    /// Admit all, prepare, copies on as many nodes as tolerance says, one log record, the index.
+    async fn write_all(self: &Arc<Self>, wanted: Vec<Wanted>) -> Result<(), Refusal> {
+        let tickets = self.admit_together(&wanted).await?;
+        let mut writes = Vec::with_capacity(wanted.len());
+        let need = self.cluster().tolerance();
+        for ((_, payload, pass), ticket) in wanted.into_iter().zip(tickets) {
+            let Some(ticket) = ticket else { continue };
+            let promise = Promise::new(self.clone(), ticket);
+            writes.push(Write::new(None, promise, payload.unwrap_or_default(), pass, need));
+        }
+        let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
+        let prepared = writes.iter().map(|write| write.promise.ticket());
+        let prepared = prepared.map(|ticket| (ticket.id.clone(), ticket.record.version)).collect();
+        if let Err(error) = self.ledger().append(&[Event::Prepared { name, writes: prepared }]).await {
+            // No copy was sent: whatever the log has of it, nothing follows from that.
+            return Err(Refusal::Unavailable(format!("{error}; nothing was written, try again later")));
+        }
+        let writes = self.replicate(writes).await;
+        let failed =
+            writes.iter().find(|write| write.outcome != Outcome::Kept).map(|write| self.why(write).to_string());
+        let trouble = match failed {
+            Some(trouble) => trouble,
+            None => match self.commit_together(writes).await {
+                Ok(()) => return Ok(()),
+                Err((writes, error)) => return self.take_back(writes, error).await,
+            },
+        };
+        self.take_back(writes, trouble).await
+    }
+
+    /// Gives each write a version and targets, or none of them; waits for nodes that are still joining after a start.
+    async fn admit_together(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Vec<Option<Ticket>>, Refusal> {
+        let sum = |message: &Payload| (message.len() as u32, checksum(message));
+        let sums: Vec<_> = wanted.iter().map(|(id, message, _)| (id, message.as_ref().map(sum))).collect();
+        loop {
+            let mut changes = self.changes();
+            let refused = {
+                let mut cluster = self.cluster();
+                if cluster.is_taking_back_much() {
+                    return Err(Refusal::Busy("too many transactions that failed are still to be taken back"));
+                }
+                match cluster.admit_together(&sums) {
+                    Ok(tickets) => return Ok(tickets),
+                    Err(refused) => refused,
+                }
+            };
+            if timeout_at(self.joining_until(), changes.next()).await.is_err() {
+                return Err(refusal(refused));
+            }
+        }
+    }
+
+    async fn commit_together(self: &Arc<Self>, writes: Vec<Write>) -> Result<(), (Vec<Write>, String)> {
+        let commit = |write: &Write| {
+            let ticket = write.promise.ticket();
+            Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() }
+        };
+        let event = Event::Commits(writes.iter().map(commit).collect());
+        if let Err(error) = self.ledger().append(std::slice::from_ref(&event)).await {
+            return Err((writes, error.to_string()));
+        }
+        if let Event::Commits(commits) = &event {
+            self.apply(writes, commits.iter());
+        }
+        Ok(())
+    }
+
+    /// None of these becomes true: the log says so before anything else is written to these ids. What lies on nodes
+    /// is put behind newer versions later, see `undo`.
+    async fn take_back(self: &Arc<Self>, writes: Vec<Write>, trouble: String) -> Result<(), Refusal> {
+        let name = writes[0].promise.ticket().record.version;
+        self.cluster().void(writes.iter().map(|write| write.promise.ticket()));
+        if self.abort(&[name]).await {
+            return Err(Refusal::Unavailable(format!("{trouble}; all of it was taken back, try again")));
+        }
+        Err(Refusal::Unknown(trouble))
+    }
+}
+
+fn too_much_under_way() -> Refusal {
+    Refusal::Busy("too many bytes are under way in the leader")
+}
