@@ -1,10 +1,11 @@
 //! What can be typed, and what it means: flags to settings, subcommands to exit codes.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ByteSize;
@@ -124,6 +125,16 @@ struct LeaderArgs {
     /// Bytes of unfinished lines held for all clients together
     #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "256MiB")]
     max_partial_bytes: ByteSize,
+    /// File whose first line is the password that clients have to give (AUTH); without it none is asked for
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Let FLUSHALL and FLUSHDB of the Redis protocol delete every message
+    #[arg(long, env = "HATOKUSE_ALLOW_FLUSH")]
+    allow_flush: bool,
+    /// Run a line of text that has not ended once no more of it has come for this long (such as 50ms), as the original's
+    /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
+    #[arg(long, env = "HATOKUSE_UNTERMINATED", value_parser = duration, value_name = "TIME")]
+    unterminated: Option<Duration>,
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
     report_every: Duration,
@@ -315,7 +326,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Leader(args) => {
             let events = log(screen)?;
-            leader::process::run(args.settings(screen), events).map(|()| EXIT_OK)
+            leader::process::run(args.settings(screen)?, events).map(|()| EXIT_OK)
         }
         Command::Node(args) => {
             let events = log(screen)?;
@@ -346,22 +357,38 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
+/// The first line of a file.
+fn read_password(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --password-file {shown}"))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => anyhow::bail!("--password-file {shown} is empty; its first line has to be the password"),
+    }
+}
+
 impl LeaderArgs {
-    fn settings(self, screen: bool) -> leader::process::Settings {
-        leader::process::Settings {
+    fn settings(self, screen: bool) -> anyhow::Result<leader::process::Settings> {
+        let password = self.password_file.as_deref().map(read_password).transpose()?;
+        Ok(leader::process::Settings {
             host: self.host,
             port: self.port,
             grpc_port: self.grpc_port,
             data_dir: self.data_dir,
             tolerance_conf: self.tolerance_conf,
             io_mode: self.io_mode,
-            max_message: self.max_message.0 as usize,
-            limits: leader::gateway::Limits {
-                max_clients: self.max_clients as usize,
-                idle_timeout: self.idle_timeout,
-                line_timeout: self.line_timeout,
-                write_deadline: self.write_deadline,
-                max_partial_bytes: self.max_partial_bytes.0 as usize,
+            clients: leader::gateway::Settings {
+                max_message: self.max_message.0 as usize,
+                limits: leader::gateway::Limits {
+                    max_clients: self.max_clients as usize,
+                    idle_timeout: self.idle_timeout,
+                    line_timeout: self.line_timeout,
+                    write_deadline: self.write_deadline,
+                    max_partial_bytes: self.max_partial_bytes.0 as usize,
+                },
+                password,
+                allow_flush: self.allow_flush,
+                unterminated: self.unterminated,
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
@@ -369,7 +396,7 @@ impl LeaderArgs {
             local_nodes: self.local_nodes,
             stop_with_stdin: self.stop_with_stdin,
             screen,
-        }
+        })
     }
 }
 

@@ -310,6 +310,8 @@ impl Coordinator {
                     None
                 }
                 Ok(Command::Get(id)) => self.begin_get(&cluster, &mut batch, at, id),
+                // The gateway has looked at the password.
+                Ok(Command::Auth(_)) => Some(Reply::Done),
                 Ok(Command::Ping) => Some(Reply::Pong),
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),

@@ -44,10 +44,8 @@ pub struct Settings {
     pub tolerance_conf: PathBuf,
     /// Of the log, and of local nodes.
     pub io_mode: IoMode,
-    /// Largest message, bytes.
-    pub max_message: usize,
-    /// What clients may take.
-    pub limits: gateway::Limits,
+    /// How clients are served.
+    pub clients: gateway::Settings,
     /// Time between two reports.
     pub report_every: Duration,
     /// Grace before a missing node's copies are made again.
@@ -112,10 +110,9 @@ async fn serve(
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;
-    let gateway = tokio::spawn(
-        stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.max_message, settings.limits)),
-    );
-    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.max_message);
+    let gateway =
+        tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
+    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.clients.max_message);
     let service = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, stop.clone()));
     tokio::spawn(watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone()));
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));

@@ -156,11 +156,7 @@ impl RequestDecoder {
 /// A number as it is written out: no sign but `-`, no zeros before it, no blanks.
 pub fn number(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    let plain = match text {
-        [b'0'] => true,
-        [b'-', b'1'..=b'9', ..] | [b'1'..=b'9', ..] => true,
-        _ => false,
-    };
+    let plain = matches!(text, [b'0'] | [b'-', b'1'..=b'9', ..] | [b'1'..=b'9', ..]);
     plain.then_some(number)
 }
 

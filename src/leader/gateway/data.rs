@@ -170,7 +170,10 @@ impl Context<'_> {
     fn fits(&self, length: usize) -> Result<()> {
         match length <= self.max_message {
             true => Ok(()),
-            false => Err(format!("ERR a message of {length} bytes is over the limit of {} (--max-message)", self.max_message)),
+            false => Err(format!(
+                "ERR a message of {length} bytes is over the limit of {} (--max-message)",
+                self.max_message
+            )),
         }
     }
 
@@ -196,7 +199,9 @@ impl Context<'_> {
                 // Nothing expires, so that there is nothing to keep or to lose.
                 b"KEEPTTL" => {}
                 b"EX" | b"PX" | b"EXAT" | b"PXAT" => {
-                    return error("ERR messages do not expire here: SET without EX, PX, EXAT and PXAT; nothing was written");
+                    return error(
+                        "ERR messages do not expire here: SET without EX, PX, EXAT and PXAT; nothing was written",
+                    );
                 }
                 _ => return error(SYNTAX),
             }
@@ -223,7 +228,10 @@ impl Context<'_> {
     /// Checks that ids and messages come in pairs, and that all messages fit.
     fn pairs(&self) -> Result<()> {
         if self.words.len().is_multiple_of(2) {
-            return Err(format!("ERR wrong number of arguments for '{}' command", String::from_utf8_lossy(&self.words[0]).to_lowercase()));
+            return Err(format!(
+                "ERR wrong number of arguments for '{}' command",
+                String::from_utf8_lossy(&self.words[0]).to_lowercase()
+            ));
         }
         self.words.iter().skip(2).step_by(2).try_for_each(|message| self.fits(message.len()))
     }
@@ -280,7 +288,8 @@ impl Context<'_> {
 
     fn add_decimal(&mut self) -> Result<Value> {
         let by = decimal(&self.words[2])?;
-        let before = self.ids.get(&self.keys[0]).map_or(Ok(Number::Exact(Decimal::ZERO)), |message| decimal(&message))?;
+        let before =
+            self.ids.get(&self.keys[0]).map_or(Ok(Number::Exact(Decimal::ZERO)), |message| decimal(&message))?;
         let sum = match (before, by) {
             (Number::Exact(a), Number::Exact(b)) => a.checked_add(b).map(|sum| sum.normalize().to_string()),
             _ => None,
@@ -411,21 +420,48 @@ mod tests {
     fn commands_do_what_clients_of_redis_expect() {
         for (requests, replies) in [
             ("SET a 1|GET a|GET b|STRLEN a|TYPE a|TYPE b", "+OK|$1 1|$-1|:1|+string|+none"),
-            ("SET a 1 NX|SET a 2 NX|GET a|SET b 1 XX|SET a 3 xx get|SET b 4 GET|GET b", "+OK|$-1|$1 1|$-1|$1 1|$-1|$1 4"),
+            (
+                "SET a 1 NX|SET a 2 NX|GET a|SET b 1 XX|SET a 3 xx get|SET b 4 GET|GET b",
+                "+OK|$-1|$1 1|$-1|$1 1|$-1|$1 4",
+            ),
             ("SET a 1 NX XX|SET a 1 nonsense|SET a 1 KEEPTTL", "-ERR syntax error|-ERR syntax error|+OK"),
             ("SETNX a 1|SETNX a 2|GETSET a 3|GETDEL a|GETDEL a|EXISTS a", ":1|:0|$1 1|$1 3|$-1|:0"),
-            ("MSET a 1 b 2|MGET a x b|MSETNX c 1 a 2|EXISTS c|MSETNX c 1 d 2|DEL a b b x", "+OK|*3 $1 1 $-1 $1 2|:0|:0|:1|:2"),
+            (
+                "MSET a 1 b 2|MGET a x b|MSETNX c 1 a 2|EXISTS c|MSETNX c 1 d 2|DEL a b b x",
+                "+OK|*3 $1 1 $-1 $1 2|:0|:0|:1|:2",
+            ),
             ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command"),
             ("EXISTS a a|SET a 1|EXISTS a a|TOUCH a b|TTL a|PTTL b", ":0|+OK|:2|:1|:-1|:-2"),
             ("INCR n|INCRBY n 5|DECR n|DECRBY n 10|GET n", ":1|:6|:5|:-5|$2 -5"),
-            ("SET n 9223372036854775807|INCR n|GET n", "+OK|-ERR increment or decrement would overflow|$19 9223372036854775807"),
-            ("SET n 01|INCR n|INCRBY x y", "+OK|-ERR value is not an integer or out of range|-ERR value is not an integer or out of range"),
+            (
+                "SET n 9223372036854775807|INCR n|GET n",
+                "+OK|-ERR increment or decrement would overflow|$19 9223372036854775807",
+            ),
+            (
+                "SET n 01|INCR n|INCRBY x y",
+                "+OK|-ERR value is not an integer or out of range|-ERR value is not an integer or out of range",
+            ),
             ("DECRBY n -9223372036854775808", "-ERR decrement would overflow"),
-            ("SET n 1|INCRBYFLOAT n -1.1|INCRBYFLOAT n 0.1|INCRBYFLOAT n 5.0e3|INCRBYFLOAT n x", "+OK|$4 -0.1|$1 0|$4 5000|-ERR value is not a valid float"),
-            ("APPEND a 12|APPEND a 345|GETRANGE a 1 2|GETRANGE a -2 -1|GETRANGE a 3 1|GETRANGE a -9 99", ":2|:5|$2 23|$2 45|$0|$5 12345"),
-            ("SETRANGE a 3 x|STRLEN a|SETRANGE a -1 x|SETRANGE a 30 x", ":4|:4|-ERR offset is out of range|-ERR string exceeds maximum allowed size (--max-message)"),
-            ("SET a 1|RENAME a b|GET b|RENAME a c|RENAMENX b b|SET c 2|RENAMENX b c|RENAME b b", "+OK|+OK|$1 1|-ERR no such key|:0|+OK|:0|+OK"),
-            ("SET a 1|COPY a b|COPY a b|SET a 2|COPY a b REPLACE DB 0|GET b|COPY a a|COPY a c DB 1", "+OK|:1|:0|+OK|:1|$1 2|-ERR source and destination objects are the same|-ERR DB index is out of range"),
+            (
+                "SET n 1|INCRBYFLOAT n -1.1|INCRBYFLOAT n 0.1|INCRBYFLOAT n 5.0e3|INCRBYFLOAT n x",
+                "+OK|$4 -0.1|$1 0|$4 5000|-ERR value is not a valid float",
+            ),
+            (
+                "APPEND a 12|APPEND a 345|GETRANGE a 1 2|GETRANGE a -2 -1|GETRANGE a 3 1|GETRANGE a -9 99",
+                ":2|:5|$2 23|$2 45|$0|$5 12345",
+            ),
+            (
+                "SETRANGE a 3 x|STRLEN a|SETRANGE a -1 x|SETRANGE a 30 x",
+                ":4|:4|-ERR offset is out of range|-ERR string exceeds maximum allowed size (--max-message)",
+            ),
+            (
+                "SET a 1|RENAME a b|GET b|RENAME a c|RENAMENX b b|SET c 2|RENAMENX b c|RENAME b b",
+                "+OK|+OK|$1 1|-ERR no such key|:0|+OK|:0|+OK",
+            ),
+            (
+                "SET a 1|COPY a b|COPY a b|SET a 2|COPY a b REPLACE DB 0|GET b|COPY a a|COPY a c DB 1",
+                "+OK|:1|:0|+OK|:1|$1 2|-ERR source and destination objects are the same|-ERR DB index is out of range",
+            ),
         ] {
             assert_eq!(talk(requests).join("|"), replies, "{requests}");
         }

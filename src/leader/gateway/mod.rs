@@ -278,7 +278,9 @@ impl Connection {
             }
             let held = self.buffer.len() + self.talk.held();
             if self.held.set(held) > self.door.settings.limits.max_partial_bytes && held > 0 {
-                return Ok(self.tell(Refusal::Busy("too many bytes of unfinished lines are held; this connection ends")));
+                return Ok(
+                    self.tell(Refusal::Busy("too many bytes of unfinished lines are held; this connection ends"))
+                );
             }
             let read = tokio::select! {
                 biased;
@@ -311,11 +313,13 @@ impl Connection {
         while self.talk.is_asked() {
             // The time that requests take is not the client's.
             self.window = None;
+            if let Talk::Text(text) = &mut self.talk
+                && text.takes_verify()
+            {
+                self.verify().await?;
+                continue;
+            }
             let flow = match &mut self.talk {
-                Talk::Text(text) if text.takes_verify() => {
-                    self.verify().await?;
-                    Flow::On
-                }
                 Talk::Text(text) => text.work(&self.coordinator, &mut self.to).await,
                 Talk::Resp(session) => session.work(&mut self.to).await,
             };

@@ -1,9 +1,10 @@
 //! What clients of Redis ask of a server itself: who it is, what it can, who is connected.
 
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::Seat;
-use super::session::{Session, error, told, wrong_number};
+use super::session::{Session, error, wrong_number};
 use crate::VERSION;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, Op, Spec};
@@ -15,6 +16,9 @@ const REDIS_VERSION: &str = "7.0.15";
 const LONGEST_NAME: usize = 1024;
 
 const OK: Value = Value::Simple("OK");
+
+/// Which connections CLIENT KILL means.
+type Filter = Box<dyn Fn(&Seat) -> bool>;
 
 impl Session {
     pub(super) async fn tell_of_server(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
@@ -51,7 +55,9 @@ impl Session {
         if user != b"default" {
             return error("WRONGPASS invalid username-password pair or user is disabled.");
         }
-        self.door.check_password(password).map_err(|_| "WRONGPASS invalid username-password pair or user is disabled.")?;
+        self.door
+            .check_password(password)
+            .map_err(|_| "WRONGPASS invalid username-password pair or user is disabled.")?;
         self.allowed = true;
         Ok(OK)
     }
@@ -158,7 +164,7 @@ impl Session {
             seat.kill.cancel();
             return Ok(OK);
         }
-        let (mut filters, mut skips_own): (Vec<Box<dyn Fn(&Seat) -> bool>>, bool) = (Vec::new(), true);
+        let (mut filters, mut skips_own) = (Vec::<Filter>::new(), true);
         for place in (2..words.len()).step_by(2) {
             if place + 1 == words.len() {
                 return error("ERR syntax error");
@@ -230,7 +236,8 @@ impl Session {
         };
         let uptime = coordinator.now().as_secs();
         let clients = self.door.clients.which(|_| true).len();
-        let keyspace = if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
+        let keyspace =
+            if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
         let sections = [
             (
                 "Server",
@@ -245,17 +252,27 @@ impl Session {
             ),
             (
                 "Clients",
-                format!("connected_clients:{clients}\r\nmaxclients:{}\r\nblocked_clients:0\r\n", self.door.settings.limits.max_clients),
+                format!(
+                    "connected_clients:{clients}\r\nmaxclients:{}\r\nblocked_clients:0\r\n",
+                    self.door.settings.limits.max_clients
+                ),
             ),
             ("Memory", format!("maxmemory:0\r\nin_flight_bytes:{}\r\n", coordinator.in_flight())),
             ("Persistence", "loading:0\r\nasync_loading:0\r\naof_enabled:1\r\n".to_owned()),
-            ("Stats", format!("instantaneous_ops_per_sec:0\r\nrequest_batches:{}\r\n", coordinator.batches())),
+            (
+                "Stats",
+                format!(
+                    "instantaneous_ops_per_sec:0\r\nrequest_batches:{}\r\n",
+                    coordinator.meters.requests.load(Ordering::Relaxed)
+                ),
+            ),
             ("Replication", "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\n".to_owned()),
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
             ("Keyspace", keyspace),
         ];
         let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-        let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&name.as_str()));
+        let all =
+            asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&name.as_str()));
         let shown = sections.iter().filter(|(name, _)| all || asked.contains(&name.to_lowercase()));
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
         parts.join("\r\n")
@@ -331,6 +348,7 @@ fn docs_of(spec: &Spec) -> (Value, Value) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::told;
     use super::*;
     use crate::error::Refusal;
 

@@ -264,7 +264,8 @@ impl Session {
         let (op, words, max_message) = (spec.op, words.clone(), self.door.settings.max_message);
         let need = data::need(op, &words);
         let needs: Vec<(MessageId, Need)> = keys.iter().map(|id| (id.clone(), need)).collect();
-        let decide = move |transaction: &mut Transaction| data::run(op, &words, &keys, max_message, &mut View(transaction));
+        let decide =
+            move |transaction: &mut Transaction| data::run(op, &words, &keys, max_message, &mut View(transaction));
         self.coordinator.transact(needs, decide).await.map_err(told)
     }
 
@@ -378,7 +379,9 @@ impl Session {
             _ => return error("ERR syntax error"),
         }
         if !self.door.settings.allow_flush {
-            return error("ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant");
+            return error(
+                "ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant",
+            );
         }
         let mut cursor = 0;
         loop {
@@ -497,7 +500,9 @@ fn unknown(words: &Words) -> String {
 
 /// The ids that a request names.
 fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
-    let id = |place: usize| MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to 200 bytes"));
+    let id = |place: usize| {
+        MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to 200 bytes"))
+    };
     spec.key_places(words.len()).map(id).collect()
 }
 
