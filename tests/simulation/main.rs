@@ -8,6 +8,7 @@
 //! campaign: `FROM=1 SEEDS=20000 cargo test --release --test simulation campaign -- --nocapture`.
 #![allow(clippy::print_stdout, reason = "the counts of what was tried are part of the result")]
 
+mod asked;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod machines;

@@ -113,6 +113,20 @@ fn what_was_committed_or_overwritten_is_no_matter_any_more() {
 }
 
 #[test]
+fn what_is_to_be_taken_back_is_bounded() {
+    use crate::cluster::transactions::MOST_TAKEN_BACK;
+    let mut transactions = Transactions::default();
+    let write = |n: usize| (id(&n.to_string()), v(n as u32 + 1));
+    transactions.prepare(v(1), (1..MOST_TAKEN_BACK).map(write));
+    let mut cluster = healthy(2, 2);
+    cluster.restore_transactions(transactions.clone());
+    assert!(!cluster.is_taking_back_much());
+    transactions.prepare(v(0), [(id("last"), v(0))]);
+    cluster.restore_transactions(transactions);
+    assert!(cluster.is_taking_back_much());
+}
+
+#[test]
 fn several_writes_are_admitted_all_or_none() {
     let mut cluster = healthy(2, 2);
     let (a, b, c) = (id("a"), id("b"), id("c"));
