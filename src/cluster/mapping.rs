@@ -493,6 +493,43 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_walk_passes_what_stays_once(count in 1usize..300, seed in any::<u64>(), cursors in proptest::collection::vec(any::<u64>(), 8)) {
+            let mut mapping = Mapping::new(seed);
+            let text = |kind: &str, n: usize| format!("{kind}{n}{}", "x".repeat(n % 150));
+            (0..6000).for_each(|n| drop(mapping.apply(&commit(&text("stays", n), n as u32, &[1]))));
+            let (mut cursor, mut passed, mut step) = (0, Vec::new(), 0u32);
+            loop {
+                let (next, ids) = mapping.scan(cursor, count);
+                prop_assert!(ids.len() <= count);
+                passed.extend(ids.into_iter().map(|id| id.to_string()).filter(|id| id.starts_with("stays")));
+                // Others come and go meanwhile, and those that stay are overwritten.
+                let other = text("comes", step as usize);
+                mapping.apply(&commit(&other, 10_000 + step, &[2]));
+                if step % 3 == 0 {
+                    mapping.forget(&other.parse().unwrap(), Version::new(Epoch(1), 10_000 + step));
+                }
+                mapping.apply(&commit(&text("stays", step as usize % 6000), 100_000 + step, &[3]));
+                step += 1;
+                if next == 0 {
+                    break;
+                }
+                cursor = next;
+            }
+            passed.sort();
+            let mut wanted: Vec<String> = (0..6000).map(|n| text("stays", n)).collect();
+            wanted.sort();
+            prop_assert_eq!(passed, wanted);
+            // Whatever a client makes up is a place in the index, or behind it.
+            for cursor in cursors {
+                prop_assert!(mapping.scan(cursor, 1).1.len() <= 1);
+                prop_assert!(mapping.scan(cursor >> 20, 1).1.len() <= 1);
+                let (_, ids) = mapping.scan(mapping.cursor_by_chance(cursor), 1);
+                prop_assert!(ids.len() <= 1);
+            }
+        }
+
         #[test]
         fn the_highest_version_wins_in_any_order(
             events in proptest::collection::vec((0u32..6, proptest::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3)), 1..40),

@@ -4,6 +4,7 @@ mod inventories;
 mod judging;
 mod placing;
 mod scripts;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

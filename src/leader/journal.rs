@@ -556,3 +556,81 @@ fn write_batch(log: &mut RecordLog, io_mode: IoMode, batch: &[Job]) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::transaction::MOST_IDS;
+    use super::*;
+
+    fn there_and_back(event: &Event) -> Result<Event, String> {
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        Event::decode(&bytes)
+    }
+
+    fn ids() -> impl Strategy<Value = MessageId> {
+        proptest::collection::vec(any::<u8>(), 1..=200).prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
+    }
+
+    fn commits() -> impl Strategy<Value = Commit> {
+        let holders = proptest::collection::vec(any::<u32>(), 1..=MAX_TOLERANCE);
+        (ids(), any::<(u64, u32, u32)>(), holders).prop_map(|(id, (version, length, crc), holders)| {
+            let record = CopyRecord { version: Version(version), length, crc };
+            Commit { id, record, holders: holders.into_iter().map(NodeId).collect() }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn records_with_ids_of_any_bytes_are_read_as_they_were_written(
+            commits in proptest::collection::vec(commits(), 1..9),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let version = commits[0].record.version;
+            let writes = commits.iter().map(|commit| (commit.id.clone(), commit.record.version)).collect();
+            let events = [
+                Event::Commit(commits[0].clone()),
+                Event::Forgotten { id: commits[0].id.clone(), version },
+                Event::Prepared { name: version, writes },
+                Event::Aborted { name: version },
+                Event::Commits(commits),
+            ];
+            for event in events {
+                prop_assert_eq!(there_and_back(&event), Ok(event.clone()));
+                let mut bytes = Vec::new();
+                event.encode(&mut bytes);
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert_ne!(Event::decode(&bytes), Ok(event));
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(event) = Event::decode(&bytes) {
+                prop_assert_eq!(there_and_back(&event), Ok(event));
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_transaction_fits_into_a_record() {
+        let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1 };
+        let id = MessageId::from_bytes(&[0xff; 200]).unwrap();
+        let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
+        let mut bytes = Vec::new();
+        Event::Commits(vec![commit; MOST_IDS]).encode(&mut bytes);
+        assert!(bytes.len() <= LONGEST, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_read() {
+        let commit = |bytes: &[u8]| Event::decode(bytes);
+        let bytes = b"\x03\x07\0\0\0\x01\0\0\0\x05\0\0\0\x63\0\0\0\x02\x01\0\0\0\x02\0\0\0a/b";
+        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
+        let holders = [NodeId(1), NodeId(2)].into_iter().collect();
+        assert_eq!(commit(bytes), Ok(Event::Commit(Commit { id: "a/b".parse().unwrap(), record, holders })));
+        assert!(commit(b"\x0c").unwrap_err().contains("use a newer hatokuse"));
+    }
+}

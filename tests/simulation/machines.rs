@@ -229,7 +229,7 @@ impl Sim {
     }
 
     /// Every answer fits one order, the register is whole, and the disks hold exactly what they should.
-    async fn check(&self) {
+    pub(crate) async fn check(&self) {
         // What nobody reads rots unseen until it is looked for.
         let (tell, mut findings) = tokio::sync::mpsc::channel(1000);
         let leader = self.net.leader().unwrap();

@@ -8,6 +8,7 @@
 //! campaign: `FROM=1 SEEDS=20000 cargo test --release --test simulation campaign -- --nocapture`.
 #![allow(clippy::print_stdout, reason = "the counts of what was tried are part of the result")]
 
+mod asked;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod machines;
@@ -161,6 +162,43 @@ fn a_leader_comes_back_without_its_folder_or_with_an_old_one() {
 fn frames_that_are_lost_in_one_direction_only() {
     for way in [Way::ToNode, Way::FromNode, Way::Both] {
         life(8, IoMode::Buffered, &[(s(2.0), Trouble::Cut(1, way)), (s(9.0), Trouble::Heal)]);
+    }
+}
+
+/// What became of a transaction that `harm` met after so many milliseconds: the pair is as one or the other wrote it.
+async fn harmed(after: u64, io_mode: IoMode, harm: impl AsyncFnOnce(&mut Sim)) -> u64 {
+    let mut sim = Sim::start(after, io_mode).await;
+    sleep(s(5.0)).await;
+    together::write(1, &sim.net, &sim.world, 10).await;
+    let (net, world) = (sim.net.clone(), sim.world.clone());
+    let second = tokio::spawn(async move { together::write(2, &net, &world, 10).await });
+    sleep(Duration::from_millis(after)).await;
+    harm(&mut sim).await;
+    second.await.unwrap();
+    sim.heal().await;
+    sim.check().await;
+    together::read(3, &sim.net, &sim.world).await.expect("everything is healed")
+}
+
+#[test]
+fn a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing() {
+    for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+        let crash = async |sim: &mut Sim| assert!(sim.crash_leader(Crash::Kill));
+        let mut left: Vec<u64> = (0..24).map(|after| simulate(harmed(after, io_mode, crash))).collect();
+        left.sort_unstable();
+        left.dedup();
+        assert_eq!(left, [1, 2], "it died before the end and after it");
+    }
+}
+
+#[test]
+fn a_transaction_whose_nodes_go_silent_is_taken_back() {
+    for way in [Way::ToNode, Way::FromNode] {
+        let silence = async |sim: &mut Sim| (2..=NODES).for_each(|node| sim.net.cut(&machines::address(node), way));
+        let mut left: Vec<u64> = (0..16).map(|after| simulate(harmed(after, IoMode::Buffered, silence))).collect();
+        left.sort_unstable();
+        left.dedup();
+        assert_eq!(left, [1, 2], "they went silent before the end and after it");
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: W
             0..4 if pairs => write(n, &net, &world, padding).await,
             4..8 if pairs => swap(n, &net, &world, PAIR, &halves(), padding).await,
             8..10 if pairs => delete(n, &net, &world).await,
-            10..14 if pairs => read(n, &net, &world).await,
+            10..14 if pairs => drop(read(n, &net, &world).await),
             14..17 if pairs => read_half(n, &net, &world, HALVES[chance.usize(..2)]).await,
             _ => swap(n, &net, &world, &id, &[id.parse().unwrap()], padding).await,
         }
@@ -82,7 +82,8 @@ fn end(world: &World, what: &str, op: usize, outcome: Outcome) {
     world.record().history.complete(op, outcome);
 }
 
-async fn write(n: u32, net: &Net, world: &World, padding: usize) {
+/// Writes the next value to both halves.
+pub(crate) async fn write(n: u32, net: &Net, world: &World, padding: usize) {
     let (op, value) = begin(n, world, PAIR, Action::Set);
     let message = payload(PAIR, value, padding);
     let done = tell(net, async |leader| {
@@ -128,10 +129,16 @@ async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId
     end(world, &format!("swap {register}"), op, outcome(done.await, |messages| Outcome::Swapped(before(messages))));
 }
 
-async fn read(n: u32, net: &Net, world: &World) {
+/// Reads both halves; gives what is there.
+pub(crate) async fn read(n: u32, net: &Net, world: &World) -> Option<u64> {
     let op = world.record().history.invoke(n, PAIR, Action::Get);
     let read = tell(net, async |leader| Ok(leader.coordinator.read_many(&halves()).await?.0));
-    end(world, "read pair", op, outcome(read.await, |messages| found(value(&messages))));
+    let outcome = outcome(read.await, |messages| found(value(&messages)));
+    end(world, "read pair", op, outcome);
+    match outcome {
+        Outcome::Found(value) => Some(value),
+        _ => None,
+    }
 }
 
 async fn read_half(n: u32, net: &Net, world: &World, half: &str) {

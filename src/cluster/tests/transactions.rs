@@ -1,0 +1,144 @@
+//! What becomes of transactions that did not come to their end.
+
+use super::*;
+use crate::cluster::transactions::Transactions;
+use crate::cluster::{Entry, Located};
+use crate::types::Version;
+
+fn v(sequence: u32) -> Version {
+    Version::new(Epoch(1), sequence)
+}
+
+fn record(sequence: u32) -> CopyRecord {
+    CopyRecord { version: v(sequence), length: 10, crc: 7 }
+}
+
+/// A log that speaks of `x` on nodes 1 and 2, and of a transaction that was to write 5 to `x` and 6 to `y`; nodes
+/// come, and list these copies.
+fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
+    let mut transactions = Transactions::default();
+    transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
+    let mut cluster = Cluster::new(2, Mapping::new(1), trust);
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    cluster.apply(&Commit { id: id("x"), record: record(1), holders: [NodeId(1), NodeId(2)].into_iter().collect() });
+    cluster.restore_transactions(transactions);
+    (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
+    for node in 1..=3 {
+        let old = (node < 3).then(|| Entry { id: id("x"), record: record(1), damaged: false });
+        let new = found.iter().filter(|(on, ..)| *on == node);
+        let new = new.map(|(_, text, sequence)| Entry { id: id(text), record: record(*sequence), damaged: false });
+        let entries: Vec<Entry> = old.into_iter().chain(new).collect();
+        cluster.inventory_begins(NodeId(node), u64::from(node));
+        cluster.inventory_page(NodeId(node), u64::from(node), &entries);
+        cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64).unwrap();
+    }
+    assert!(trust == Trust::MayLackItsEnd || cluster.unsettled(9).is_empty(), "nothing is completed too early");
+    match trust {
+        Trust::Whole => cluster.greet(),
+        _ => assert!(cluster.settle_knowledge()),
+    }
+    cluster
+}
+
+fn is_hidden(cluster: &Cluster, text: &str) -> bool {
+    matches!(cluster.locate(&id(text), 0), Located::Hidden(_))
+}
+
+#[test]
+fn with_a_whole_log_it_is_void_and_put_behind_what_was_true() {
+    let mut cluster = restarted(Trust::Whole, &[(1, "x", 5), (3, "x", 5), (2, "y", 6), (3, "y", 6)]);
+    assert!(cluster.unsettled(9).is_empty() && cluster.unsettled_len() == 0, "none of it is completed");
+    assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![v(5)], vec![]));
+    assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"), "answers wait for the log");
+    cluster.aborted(&[v(5)]);
+    assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![], vec![id("x"), id("y")]));
+    assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { record: found, .. } if found == record(1)));
+    assert_eq!(cluster.locate(&id("y"), 0), Located::NotFound);
+    // A node that comes back with such a copy changes nothing.
+    let entry = Entry { id: id("y"), record: record(6), damaged: false };
+    cluster.inventory_begins(NodeId(1), 1);
+    cluster.inventory_page(NodeId(1), 1, &[entry]);
+    assert_eq!((cluster.unsettled_len(), cluster.locate(&id("y"), 0)), (0, Located::NotFound));
+    // Then what was true is written once more, and where nothing was a deletion.
+    set(&mut cluster, "x");
+    let deletion = cluster.admit_deletion(&id("y")).unwrap().expect("there may be copies");
+    commit(&mut cluster, &deletion);
+    assert!(cluster.to_take_back(9).is_empty() && !cluster.takes_back(&id("x")));
+    let skip: std::collections::HashSet<MessageId> = std::collections::HashSet::new();
+    assert_eq!(cluster.surplus(9, &skip), [id("x"), id("y")], "what lies on nodes goes");
+    assert_eq!(cluster.admit_deletion(&id("z")).unwrap(), None);
+}
+
+#[test]
+fn with_a_log_that_lacks_its_end_it_goes_forward_if_all_of_it_is_there() {
+    let cluster = restarted(Trust::MayLackItsEnd, &[(1, "x", 5), (3, "y", 6)]);
+    assert_eq!(cluster.to_abort(), []);
+    let completed: Vec<_> = cluster.unsettled(9).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
+    assert_eq!(completed, [(id("x"), v(5)), (id("y"), v(6))]);
+    for part in [&[(1, "x", 5), (3, "x", 5)][..], &[(3, "y", 6)], &[]] {
+        let cluster = restarted(Trust::MayLackItsEnd, part);
+        assert_eq!((cluster.to_abort(), cluster.unsettled_len()), (vec![v(5)], 0), "{part:?}");
+    }
+}
+
+#[test]
+fn what_was_committed_or_overwritten_is_no_matter_any_more() {
+    let commit = |text: &str, sequence| Commit {
+        id: id(text),
+        record: record(sequence),
+        holders: [NodeId(1)].into_iter().collect(),
+    };
+    let prepared = || {
+        let mut transactions = Transactions::default();
+        transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
+        transactions
+    };
+    let mut whole = prepared();
+    whole.hear(&commit("x", 5));
+    assert_eq!(whole.told(), [], "one of its writes is true, so it is");
+    whole.hear(&commit("y", 6));
+    let mut overwritten = prepared();
+    overwritten.hear(&commit("x", 7));
+    assert_eq!(overwritten.told(), [(v(5), vec![(id("y"), v(6))], false)]);
+    overwritten.abort(v(5));
+    overwritten.hear(&commit("y", 4));
+    assert_eq!(overwritten.told(), [(v(5), vec![(id("y"), v(6))], true)]);
+    overwritten.forget_undecided();
+    assert_eq!(overwritten.told().len(), 1, "what the log says of it stays true");
+    overwritten.hear(&commit("y", 8));
+    assert_eq!(overwritten.told(), []);
+    let mut undecided = prepared();
+    undecided.forget_undecided();
+    assert_eq!(undecided.told(), []);
+}
+
+#[test]
+fn what_is_to_be_taken_back_is_bounded() {
+    use crate::cluster::transactions::MOST_TAKEN_BACK;
+    let mut transactions = Transactions::default();
+    let write = |n: usize| (id(&n.to_string()), v(n as u32 + 1));
+    transactions.prepare(v(1), (1..MOST_TAKEN_BACK).map(write));
+    let mut cluster = healthy(2, 2);
+    cluster.restore_transactions(transactions.clone());
+    assert!(!cluster.is_taking_back_much());
+    transactions.prepare(v(0), [(id("last"), v(0))]);
+    cluster.restore_transactions(transactions);
+    assert!(cluster.is_taking_back_much());
+}
+
+#[test]
+fn several_writes_are_admitted_all_or_none() {
+    let mut cluster = healthy(2, 2);
+    let (a, b, c) = (id("a"), id("b"), id("c"));
+    let before = loads(&cluster);
+    set(&mut cluster, "b");
+    let tickets = cluster.admit_together(&[(&a, Some((1, 1))), (&b, None), (&c, None)]).unwrap();
+    let versions: Vec<_> = tickets.iter().map(|ticket| ticket.as_ref().map(|ticket| ticket.record.version)).collect();
+    assert_eq!(versions, [Some(v(2)), Some(v(3)), None], "there is nothing to delete at c");
+    cluster.void(tickets.iter().flatten());
+    tickets.iter().flatten().for_each(|ticket| cluster.release(ticket));
+    assert_eq!(cluster.to_abort(), [v(2)]);
+    cluster.registry.part(NodeId(2), 2, true, ms(0));
+    assert!(cluster.admit_together(&[(&a, Some((1, 1))), (&c, Some((1, 1)))]).is_err());
+    assert_eq!(loads(&cluster), before.iter().map(|load| load + 1).collect::<Vec<_>>(), "no promise is left");
+}
