@@ -16,6 +16,7 @@ use super::coordinator::{Coordinator, Request, Room};
 use crate::error::Refusal;
 use crate::protocol::text::{CommandDecoder, encode_reply};
 use crate::protocol::{Command, Decoded, Reply};
+use crate::telemetry::served::Protocol;
 
 /// What clients may take of the leader.
 #[derive(Debug, Clone, Copy)]
@@ -200,7 +201,7 @@ impl Connection {
                     self.verify().await?;
                     continue;
                 }
-                let (replies, room) = self.coordinator.execute(&mut self.requests).await;
+                let (replies, room) = self.coordinator.execute(&mut self.requests, Protocol::Text).await;
                 self.rooms.extend(room);
                 for reply in replies {
                     encode_reply(&reply, &mut self.out);
