@@ -8,6 +8,7 @@
 pub mod coordinator;
 pub mod gate;
 pub mod gateway;
+pub mod http;
 pub mod journal;
 pub mod membership;
 pub mod process;
