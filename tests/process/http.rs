@@ -311,6 +311,39 @@ fn events_tell_the_state_by_the_second() {
 }
 
 #[test]
+fn the_page_is_whole_as_it_is_sent() {
+    let register = register(3, 2);
+    let addr = http(&register);
+    eventually("a page that knows the nodes", || {
+        get(&addr, "/").body.contains("No messages yet. 3 nodes are ready to keep them, each on 2.").then_some(())
+    });
+    register.set("a/b", "secret");
+    register.fill("m", 8, "x");
+    let page = get(&addr, "/?id=a%2Fb");
+    assert_eq!((page.status, page.headers["content-type"].as_str()), (200, "text/html; charset=utf-8"));
+    tells(&page.body, &["All 9 messages have 2 copies on 3 nodes.", "value=\"a/b\"", "<dd>6 bytes</dd>", "2 of 2"]);
+    assert!(!page.body.contains("secret") && !page.body.contains("{{"));
+    for node in register.holders("a/b") {
+        tells(&page.body, &[&format!("Node <b>{node}</b> <span class=\"state\">up</span>")]);
+    }
+    // Its script and style are marked by a word of their own for each page; nothing else runs.
+    let nonce = |page: &Answer| {
+        let policy = &page.headers["content-security-policy"];
+        tells(policy, &["default-src 'none'", "frame-ancestors 'none'", "connect-src 'self'"]);
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let nonce = policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+        assert_eq!(page.body.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        nonce
+    };
+    assert_ne!(nonce(&page), nonce(&get(&addr, "/")));
+
+    let evil = get(&addr, "/?id=%3Cscript%3Ealert(1)%3C/script%3E%22%27");
+    assert!(!evil.body.contains("<script>") && evil.body.contains("&lt;script&gt;"), "{}", evil.body);
+    assert_eq!(get(&addr, "/?id=nobody&part=found").body, "<p>There is no message with this id.</p>");
+    tells(&get(&addr, "/?id=a+b&part=found").body, &["That is no id"]);
+}
+
+#[test]
 fn what_is_no_request_of_ours_is_refused() {
     let register = register(1, 1);
     let addr = http(&register);

@@ -5,8 +5,10 @@
 //! for a reader. Messages themselves are never shown, only where they are.
 
 mod api;
+mod charts;
 mod metrics;
 mod pace;
+mod page;
 mod site;
 
 use std::convert::Infallible;

@@ -1,5 +1,6 @@
 //! What is answered under which path, and to whom.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use tokio_stream::wrappers::WatchStream;
 use super::super::coordinator::Coordinator;
 use super::super::every;
 use super::super::report::Reporter;
-use super::{WATCHERS, api, metrics};
+use super::page::{self, Look};
+use super::{WATCHERS, api, charts, metrics};
 use crate::telemetry::Period;
 use crate::telemetry::served::{Second, Seconds};
 use crate::types::ClusterView;
@@ -32,6 +34,7 @@ const HISTORY: usize = 600;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 pub(super) type Body = BoxBody<Bytes, Infallible>;
 
@@ -104,17 +107,46 @@ impl Site {
         self.seconds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the report shows, with the rates of the last second.
+    /// What the report shows, with the rates of the last moment.
     pub(super) fn view(&self) -> ClusterView {
         let look = Period { elapsed: Duration::ZERO, full: false };
         let view = self.reporter.lock().unwrap_or_else(PoisonError::into_inner).view(look);
-        let last = self.seconds().last();
-        ClusterView { sets: last.writes, gets: last.reads, not_found: last.not_found, ..view }
+        let Second { writes: sets, reads: gets, not_found } = charts::latest(&self.seconds());
+        ClusterView { sets, gets, not_found, ..view }
     }
 
     /// What readers of `/events` are told.
     fn frame(&self) -> Bytes {
-        Bytes::from(event("status", &self.coordinator.status(&self.coordinator.cluster())))
+        let status = event("status", &self.coordinator.status(&self.coordinator.cluster()));
+        let view = self.view();
+        let parts = page::parts(&self.look(&view, &self.seconds()));
+        let parts: BTreeMap<_, _> = parts.into_iter().collect();
+        Bytes::from(status + &event("page", &serde_json::to_string(&parts).unwrap_or_default()))
+    }
+
+    fn look<'a>(&self, view: &'a ClusterView, seconds: &'a Seconds) -> Look<'a> {
+        Look { view, seconds, not_ready: self.coordinator.not_ready() }
+    }
+
+    /// The page, or the answer to a look-up for it.
+    fn page(&self, query: &str) -> Response<Body> {
+        let asked = parameter(query, "id");
+        let found = asked.as_deref().map(|id| api::look_up(&self.coordinator, id));
+        if let (Some(found), Some(b"found")) = (&found, parameter(query, "part").as_deref()) {
+            return reply(StatusCode::OK, HTML, page::found(found));
+        }
+        let nonce = nonce();
+        let view = self.view();
+        let html = page::page(&self.look(&view, &self.seconds()), &nonce, asked.as_deref().zip(found.as_ref()));
+        let mut response = reply(StatusCode::OK, HTML, html);
+        let policy = format!(
+            "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        );
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        response
     }
 
     /// Answers one request.
@@ -164,6 +196,7 @@ impl Site {
 
     fn route<B>(&self, request: &Request<B>) -> Response<Body> {
         match request.uri().path() {
+            "/" => self.page(request.uri().query().unwrap_or_default()),
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => match self.coordinator.not_ready() {
                 None => text(StatusCode::OK, "ok\n"),
@@ -184,7 +217,7 @@ impl Site {
                 }
                 None => text(
                     StatusCode::NOT_FOUND,
-                    "not here; there are /metrics /livez /readyz /api/status /api/history /api/message/ID /events\n",
+                    "not here; there are / /metrics /livez /readyz /api/status /api/history /api/message/ID /events\n",
                 ),
             },
         }
@@ -218,6 +251,21 @@ fn is_local(host: &str) -> bool {
     address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
+/// A value of a query, as forms write it.
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(percent_decode_str(&value.replace('+', " ")).collect())
+}
+
+/// What marks the page's own style and script, so that nothing else is run; new for each page.
+fn nonce() -> String {
+    let mut bytes = [0; 16];
+    // With no chance to be had the nonce is known, and the page still has no markup from outside.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One server-sent event.
 fn event(name: &str, data: &str) -> String {
     let lines: String = data.lines().map(|line| format!("data: {line}\n")).collect();
@@ -245,12 +293,20 @@ mod tests {
 
     #[test]
     fn hosts_that_name_this_machine() {
-        for host in ["localhost", "LocalHost:7666", "127.0.0.1:7666", "127.8.9.1", "[::1]:7666", "::1", "192.0.2.1"] {
+        for host in ["localhost", "LocalHost:7666", "127.0.0.1:7666", "127.8.9.1", "[::1]:7666", "[::1]", "192.0.2.1"] {
             assert!(is_local(host), "{host}");
         }
         for host in ["example.com", "example.com:7666", "localhost.example.com", "127.0.0.1.example.com", "", ":7666"] {
             assert!(!is_local(host), "{host}");
         }
+    }
+
+    #[test]
+    fn parameters_are_read_as_forms_write_them() {
+        let query = "x=1&id=a+b%2Fc%26%C3%BC&part=found&id=2";
+        assert_eq!(parameter(query, "id").as_deref(), Some("a b/c&\u{fc}".as_bytes()));
+        assert_eq!(parameter(query, "part").as_deref(), Some(&b"found"[..]));
+        assert_eq!((parameter("id", "id"), parameter("", "id"), parameter("id=", "id")), (None, None, Some(vec![])));
     }
 
     #[test]
