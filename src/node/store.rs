@@ -4,11 +4,16 @@
 //! and publishing never race; readers call the rest at any time.
 
 use std::io;
+use std::time::Duration;
 
 use crate::types::{CopyRecord, MessageId, Payload, Version};
 
 /// How many parts an inventory comes in; see [`Store::inventory`].
 pub const INVENTORY_PARTS: usize = 64;
+
+/// How often [`Store::tend`] is called. More often, and the folder's blocks are written more often than they need be;
+/// less often, and a start after a power cut takes longer.
+pub const TEND_EVERY: Duration = Duration::from_secs(2);
 
 /// A copy to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +78,9 @@ pub struct WriteReport {
     /// The first failure, for people.
     pub error: Option<String>,
     /// Time spent writing, and then syncing.
-    pub write_time: std::time::Duration,
+    pub write_time: Duration,
     /// See `write_time`; zero in buffered mode.
-    pub sync_time: std::time::Duration,
+    pub sync_time: Duration,
 }
 
 /// A sync or a rename failed: nobody knows any more what is on the disk, so the
@@ -129,6 +134,11 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// Executes `settles`, then `puts`, each in order, as one group commit: when it
     /// returns, every `Stored` copy and every settled name is as safe as the IO mode says.
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal>;
+
+    /// Housekeeping behind the writes, which go on meanwhile; called every [`TEND_EVERY`], and when the node stops.
+    fn tend(&self) -> Result<(), Fatal> {
+        Ok(())
+    }
 
     /// Reads one version of one message, and checks it against its record.
     /// `Version::FOREIGN` reads the foreign file of that id.

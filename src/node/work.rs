@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
+use super::store::{Body, Put, PutOutcome, ReadFault, Settle, TEND_EVERY, WriteReport};
 use super::{FULL_FOR, Node, from, id_of, identity_failed};
 use crate::cluster::registry::Member;
 use crate::durable;
@@ -124,6 +124,29 @@ pub(super) async fn write_loop(node: Arc<Node>, mut queue: mpsc::Receiver<WriteW
             }
         }
         if !write_batch(&node, batch).await {
+            return;
+        }
+    }
+}
+
+/// Tends the store until the stop, and once more when nothing is written any more.
+pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
+    let mut look = interval(TEND_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let stopped = stop.unless(look.tick()).await.is_none();
+        if stopped {
+            node.written.cancelled().await;
+        }
+        // After a failed sync the next one proves nothing, and what it stood for has to stay in the journal.
+        if node.stop.failure().is_some() {
+            return;
+        }
+        if let Err(fatal) = node.store.tend() {
+            node.stop.fail(fatal.to_string());
+            return;
+        }
+        if stopped {
             return;
         }
     }

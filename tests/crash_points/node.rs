@@ -127,6 +127,8 @@ struct Told {
 struct Setup {
     io_mode: IoMode,
     attributes: bool,
+    /// The file system syncs as a whole, so that the node keeps a journal.
+    whole: bool,
 }
 
 const PATH: &str = "/storage_node_1";
@@ -185,6 +187,7 @@ impl Row {
     fn prepare(&self, setup: &Setup) -> (MemDisk, Told) {
         let disk = MemDisk::new();
         disk.set_keeps_records(setup.attributes);
+        disk.set_syncs_as_a_whole(setup.whole);
         disk.plant(Path::new(PATH), "f.txt", b"foreign");
         let mut told = Told::default();
         assert!(told.run(&open(&disk, setup).unwrap(), &self.before));
@@ -278,8 +281,8 @@ impl Row {
 
     /// A restart: what was told is there, what was not is there wholly or not at all, nothing torn is served.
     fn check(&self, disk: &MemDisk, told: &Told, ending: Ending, setup: &Setup, what: &str) {
-        let Setup { io_mode, attributes } = setup;
-        let what = format!("{}, {io_mode}, attributes {attributes}, {what}", self.name);
+        let Setup { io_mode, attributes, whole } = setup;
+        let what = format!("{}, {io_mode}, attributes {attributes}, journal {whole}, {what}", self.name);
         let store = open(disk, setup).unwrap_or_else(|error| panic!("{what}: {error}"));
         let must = match (ending, io_mode) {
             (Ending::Kill, _) | (_, IoMode::Unbuffered) => &told.stored,
@@ -306,7 +309,10 @@ impl Row {
                 // A copy that lost its record, and nothing else, looks foreign. That needs a file system that keeps a
                 // file's later length and not its earlier attribute; none with a journal does.
                 let lost = ending == Ending::OneLost;
-                assert!(lost || (entry.id.as_str(), &content[..]) == ("f", b"foreign"), "{what}: {entry:?} is served");
+                assert!(
+                    lost || (entry.id.as_bytes(), &content[..]) == (b"f", b"foreign"),
+                    "{what}: {entry:?} is served"
+                );
                 continue;
             }
             let asked = told.asked.get(&(entry.id.clone(), entry.record.version));
@@ -334,9 +340,10 @@ fn no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy() {
         let mut counts = Counts::default();
         for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
             for attributes in [true, false] {
-                counts.add(row.enumerate(&Setup { io_mode, attributes }));
+                counts.add(row.enumerate(&Setup { io_mode, attributes, whole: false }));
             }
         }
+        counts.add(row.enumerate(&Setup { io_mode: IoMode::Unbuffered, attributes: true, whole: true }));
         counts.say(row.name);
     }
 }
@@ -344,7 +351,7 @@ fn no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy() {
 #[test]
 fn a_late_settle_publishes_nothing_older() {
     let disk = MemDisk::new();
-    let store = open(&disk, &Setup { io_mode: IoMode::Buffered, attributes: true }).unwrap();
+    let store = open(&disk, &Setup { io_mode: IoMode::Buffered, attributes: true, whole: false }).unwrap();
     for (sequence, content) in [(1, "one"), (2, "two"), (3, "three")] {
         assert_eq!(store.write(&[], &[put("a", sequence, content)]).unwrap().outcomes, [PutOutcome::Stored]);
     }
