@@ -124,7 +124,7 @@ def story(register, browser, pictures):
         assert listed == holders, (listed, holders)
         assert desktop.js("location.search") == "?id=m7"
         see(f"a click looks a message up: holders {','.join(holders)}")
-        desktop.js("document.querySelector('#id').value = 'nobody <b>'")
+        desktop.js("document.querySelector('#id').value = 'x'.repeat(201)")
         desktop.click("#look-up button")
         desktop.until("document.querySelector('#found').innerText.includes('That is no id')", "it says what is wrong")
         desktop.js("document.querySelector('#id').value = 'nobody'")

@@ -1,6 +1,6 @@
 //! The HTTP port and gRPC health, on real processes: what is told, who is refused, and what it may cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
@@ -248,8 +248,8 @@ fn a_message_is_looked_up_without_its_content() {
     for (path, status, code) in [
         ("nothing", 404, "NOT_FOUND"),
         ("", 400, "BAD_COMMAND"),
-        ("a%20b", 400, "BAD_COMMAND"),
-        ("%00", 400, "BAD_COMMAND"),
+        ("a%20b", 404, "NOT_FOUND"),
+        ("%FF%00", 404, "NOT_FOUND"),
         (&"x".repeat(201), 400, "BAD_COMMAND"),
     ] {
         let answer = get(&addr, &format!("/api/message/{path}"));
@@ -340,7 +340,19 @@ fn the_page_is_whole_as_it_is_sent() {
     let evil = get(&addr, "/?id=%3Cscript%3Ealert(1)%3C/script%3E%22%27");
     assert!(!evil.body.contains("<script>") && evil.body.contains("&lt;script&gt;"), "{}", evil.body);
     assert_eq!(get(&addr, "/?id=nobody&part=found").body, "<p>There is no message with this id.</p>");
-    tells(&get(&addr, "/?id=a+b&part=found").body, &["That is no id"]);
+    // Any bytes are an id: written as it is shown, or as it is.
+    tell(async {
+        use hatokuse::wire::family::family_service_client::FamilyServiceClient;
+        use hatokuse::wire::family::{ChatMessage, StoreRequest};
+        let message = ChatMessage { key: "with blanks".into(), body: "x".into(), ..Default::default() };
+        let mut leader = FamilyServiceClient::connect(format!("http://{}", register.grpc_addr())).await.unwrap();
+        let stored = leader.store_message(StoreRequest { chat_message: Some(message) }).await.unwrap();
+        assert!(stored.into_inner().success);
+    });
+    for id in ["with%2520blanks", "with+blanks", "with%20blanks"] {
+        tells(&get(&addr, &format!("/?id={id}&part=found")).body, &["<dd>1 byte</dd>"]);
+    }
+    tells(&get(&addr, &format!("/?id={}&part=found", "x".repeat(201))).body, &["That is no id"]);
 }
 
 #[test]
@@ -487,4 +499,40 @@ fn the_port_is_chosen_off_or_refused() {
     usual.says("leader ready");
     usual.stop();
     assert!(usual.ends().success());
+}
+
+/// The names of metrics in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    words.filter(|word| word.starts_with("hatokuse_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn examples_and_documentation_name_metrics_that_there_are() {
+    let register = register(1, 1);
+    let addr = http(&register);
+    register.set("1", "x");
+    let names = || {
+        let all = metrics(&addr);
+        let names: BTreeSet<String> = all.keys().map(|name| name.split('{').next().unwrap().to_owned()).collect();
+        names.contains("hatokuse_node_disk_free_bytes").then_some(names)
+    };
+    let names = eventually("a heartbeat", names);
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let board = read("examples/grafana/hatokuse.json");
+    let panels: Value = serde_json::from_str(&board).unwrap();
+    assert!(panels["panels"].as_array().unwrap().len() > 10);
+    for text in [&board, &read("examples/prometheus/alerts.yml")] {
+        let used = named(text);
+        assert!(used.len() > 5, "{used:?}");
+        let unknown: Vec<_> = used.difference(&names).collect();
+        assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
+    }
+    // The documentation has all of them, and no others. A histogram has one name for its three.
+    let histogram = "hatokuse_request_duration_seconds";
+    let parts = ["_bucket", "_sum", "_count"].map(|end| format!("{histogram}{end}"));
+    let mut wanted: BTreeSet<String> = names.into_iter().filter(|name| !parts.contains(name)).collect();
+    wanted.insert(histogram.to_owned());
+    assert_eq!(named(&read("docs/monitoring.md")), wanted);
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::super::coordinator::Coordinator;
 use crate::cluster::Located;
 use crate::telemetry::served::{Second, Seconds};
-use crate::types::{MessageId, NodeId, NodeState, RateView};
+use crate::types::{BadId, MessageId, NodeId, NodeState, RateView};
 
 /// Where a message is; its content is nobody's business here.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,9 +40,15 @@ pub(super) enum Found {
     BadId(String),
 }
 
+/// An id as people type it: as it is shown, or as it is.
+pub(super) fn typed(id: &[u8]) -> Result<MessageId, BadId> {
+    let shown = std::str::from_utf8(id).ok().and_then(|text| MessageId::from_shown(text).ok());
+    shown.map_or_else(|| MessageId::from_bytes(id), Ok)
+}
+
 /// Looks a message up in the index; asks no node.
-pub(super) fn look_up(leader: &Coordinator, id: &[u8]) -> Found {
-    let id = match MessageId::parse(id) {
+pub(super) fn look_up(leader: &Coordinator, id: Result<MessageId, BadId>) -> Found {
+    let id = match id {
         Ok(id) => id,
         Err(bad) => return Found::BadId(bad.to_string()),
     };
@@ -70,7 +76,7 @@ pub(super) fn look_up(leader: &Coordinator, id: &[u8]) -> Found {
 /// The answer to `/api/message/ID`.
 pub(super) fn message(leader: &Coordinator, id: &[u8]) -> (StatusCode, String) {
     let error = |code: &str, text: String| serde_json::json!({ "error": code, "message": text }).to_string();
-    let (status, body) = match look_up(leader, id) {
+    let (status, body) = match look_up(leader, MessageId::from_bytes(id)) {
         Found::Here(message) => (StatusCode::OK, serde_json::to_string(&message).unwrap_or_default()),
         Found::Nowhere => (StatusCode::NOT_FOUND, error("NOT_FOUND", "no message with this id".to_owned())),
         Found::Unknown(reason) => (StatusCode::SERVICE_UNAVAILABLE, error("UNAVAILABLE", reason)),

@@ -131,7 +131,7 @@ impl Site {
     /// The page, or the answer to a look-up for it.
     fn page(&self, query: &str) -> Response<Body> {
         let asked = parameter(query, "id");
-        let found = asked.as_deref().map(|id| api::look_up(&self.coordinator, id));
+        let found = asked.as_deref().map(|id| api::look_up(&self.coordinator, api::typed(id)));
         if let (Some(found), Some(b"found")) = (&found, parameter(query, "part").as_deref()) {
             return reply(StatusCode::OK, HTML, page::found(found));
         }
