@@ -3,7 +3,7 @@
 //! `process` puts the parts together; `coordinator` is the story; the rest are
 //! its hands. Disk, network, time and chance come in through `durable::Disk`,
 //! `wire::Network`, tokio's clock and a seeded generator, so that all but
-//! `process`, `gateway` and `service` can run in a simulation as they are.
+//! `process`, `gateway`, `http` and `service` can run in a simulation as they are.
 
 pub mod coordinator;
 pub mod gate;
