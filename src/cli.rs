@@ -98,6 +98,12 @@ struct LeaderArgs {
     /// Port for nodes and other gRPC callers (0: any free one)
     #[arg(long, env = "HATOKUSE_GRPC_PORT", default_value_t = 5550)]
     grpc_port: u16,
+    /// Port for metrics, health and the web page (0: any free one; off: none) [default: 7666, if it is free]
+    #[arg(long, env = "HATOKUSE_HTTP_PORT", value_name = "PORT|off")]
+    http_port: Option<leader::http::Port>,
+    /// Address to listen on for HTTP
+    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1")]
+    http_host: IpAddr,
     /// Folder that holds leader_metadata
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
     data_dir: PathBuf,
@@ -374,6 +380,8 @@ impl LeaderArgs {
             host: self.host,
             port: self.port,
             grpc_port: self.grpc_port,
+            http_port: self.http_port,
+            http_host: self.http_host,
             data_dir: self.data_dir,
             tolerance_conf: self.tolerance_conf,
             io_mode: self.io_mode,

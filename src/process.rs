@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
 
 use crate::stop::Stop;
 use crate::terminal;
@@ -35,10 +37,17 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
 }
 
 /// Serves gRPC until the process ends: the family service, health, and reflection.
-pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, stop: Stop) {
+///
+/// The health of the family service is what `ready` says; that of the whole server (the empty name) is that it answers.
+pub async fn serve_grpc<S: FamilyService>(
+    listener: tokio::net::TcpListener,
+    service: S,
+    ready: watch::Receiver<bool>,
+    stop: Stop,
+) {
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<FamilyServiceServer<S>>().await;
+        tokio::spawn(keep_health::<S>(health, ready));
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .build_v1()
@@ -53,6 +62,20 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
+    }
+}
+
+/// Tells the health of the family service until its server has ended.
+async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let serving = *ready.borrow_and_update();
+        match serving {
+            true => health.set_serving::<FamilyServiceServer<S>>().await,
+            false => health.set_not_serving::<FamilyServiceServer<S>>().await,
+        }
+        if ready.changed().await.is_err() {
+            return;
+        }
     }
 }
 

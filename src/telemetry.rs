@@ -4,6 +4,8 @@
 //! instructions under a plain lock that is never held while doing anything else.
 //! It never reads a clock: periods and times of day are handed in.
 
+pub mod served;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

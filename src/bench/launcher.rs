@@ -400,6 +400,8 @@ impl Cluster {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HATOKUSE_")) {
             command.env_remove(name);
         }
+        // Clusters run beside each other, and beside a register that is used.
+        command.env("HATOKUSE_HTTP_PORT", "off");
         command.envs(self.builder.env.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -7,7 +7,7 @@
 
 mod leader;
 mod node;
-mod words;
+pub mod words;
 
 use ratatui::Frame;
 use ratatui::style::{Color, Style};

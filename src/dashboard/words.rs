@@ -8,7 +8,7 @@ use ratatui::text::Span;
 use crate::telemetry::{escaped, grouped};
 
 /// Operations a second: whole ones, or one decimal where there are few.
-pub(super) fn rate(per_second: f64) -> String {
+pub fn rate(per_second: f64) -> String {
     if per_second > 0.0 && per_second < 9.95 {
         format!("{per_second:.1}")
     } else {
@@ -17,7 +17,7 @@ pub(super) fn rate(per_second: f64) -> String {
 }
 
 /// Bytes as `41.2 MiB`.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -33,7 +33,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A latency in milliseconds: `0.05ms`, `4.1ms`, `125ms`, `1.5s`.
-pub(super) fn latency(ms: f64) -> String {
+pub fn latency(ms: f64) -> String {
     match ms.max(0.0) {
         ms if ms < 0.995 => format!("{ms:.2}ms"),
         ms if ms < 9.95 => format!("{ms:.1}ms"),
@@ -43,7 +43,7 @@ pub(super) fn latency(ms: f64) -> String {
 }
 
 /// Seconds as people say them: `1.2s`, `41s`, `3m05s`, `2h14m`, `3d04h`.
-pub(super) fn age(seconds: f64) -> String {
+pub fn age(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     if seconds < 9.95 {
         return format!("{seconds:.1}s");
@@ -58,7 +58,7 @@ pub(super) fn age(seconds: f64) -> String {
 }
 
 /// A setting in seconds: as [`age`], but `5s` instead of `5.0s`.
-pub(super) fn interval(seconds: f64) -> String {
+pub fn interval(seconds: f64) -> String {
     let text = age(seconds);
     text.strip_suffix(".0s").map(|whole| format!("{whole}s")).unwrap_or(text)
 }

@@ -29,6 +29,7 @@ use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
+use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol, Served};
 use crate::types::MessageId;
 
 /// Requests that come this soon after the start wait for nodes that are still joining, up to then.
@@ -121,6 +122,8 @@ pub struct Meters {
     pub clients: AtomicUsize,
     /// Batches of requests since the start.
     pub requests: AtomicU64,
+    /// All of them, for metrics.
+    pub served: Served,
 }
 
 /// Room taken from [`IN_FLIGHT_BYTES`]; given back when dropped.
@@ -264,9 +267,9 @@ impl Coordinator {
         (before + bytes <= IN_FLIGHT_BYTES).then_some(room)
     }
 
-    /// Works on requests from the front of `queue`: as many as can be worked on at once.
+    /// Works on requests from the front of `queue`, which came by `via`: as many as can be worked on at once.
     /// Gives their replies in order, with the room that they take until they are sent.
-    pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>) -> (Vec<Reply>, Option<Room>) {
+    pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>, via: Protocol) -> (Vec<Reply>, Option<Room>) {
         self.meters.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(Ok(order)) = queue.pop_front_if(|request| request.as_ref().is_ok_and(is_order)) {
             return (vec![self.order(order).await], None);
@@ -274,19 +277,46 @@ impl Coordinator {
         let began = Instant::now();
         let mut batch = self.next_batch(queue);
         self.note_gets(began, batch.recalled, batch.missing, 0);
+        self.note_at_once(via, began, &batch);
         let room = self.room(batch.read_bytes + batch.gets.len() * REQUEST_COST);
         if room.is_none() {
             // Their replies stay open, which is BUSY below.
-            batch.gets.clear();
+            let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
+            self.meters.served.note(via, Operation::Read, Duration::ZERO, busy);
         }
         if !batch.writes.is_empty() || !batch.gets.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
-            let (written, read) = futures::future::join(self.write(writes), self.read(gets)).await;
+            let write = self.noted(via, Operation::Write, began, self.write(writes));
+            let read = self.noted(via, Operation::Read, began, self.read(gets));
+            let (written, read) = futures::future::join(write, read).await;
             for (at, reply) in written.into_iter().chain(read) {
                 batch.replies[at] = Some(reply);
             }
         }
         (batch.replies.into_iter().map(|reply| reply.unwrap_or_else(busy)).collect(), room)
+    }
+
+    /// Counts what was answered without a node: GETs, and refusals of what was no request.
+    fn note_at_once(&self, via: Protocol, began: Instant, batch: &Batch) {
+        let refused = |reply: &Reply| outcome(reply).filter(|code| *code != NOT_FOUND).map(Some);
+        let refusals = batch.replies.iter().flatten().filter_map(refused);
+        self.meters.served.note(via, Operation::Other, Duration::ZERO, refusals);
+        let found = batch.recalled - batch.missing;
+        let gets = (0..batch.recalled).map(|n| (n >= found).then_some(NOT_FOUND));
+        self.meters.served.note(via, Operation::Read, began.elapsed(), gets);
+    }
+
+    /// Counts the replies of this work.
+    async fn noted(
+        &self,
+        via: Protocol,
+        op: Operation,
+        began: Instant,
+        work: impl Future<Output = Vec<(usize, Reply)>>,
+    ) -> Vec<(usize, Reply)> {
+        let replies = work.await;
+        self.meters.served.note(via, op, began.elapsed(), replies.iter().map(|(_, reply)| outcome(reply)));
+        replies
     }
 
     fn next_batch(&self, queue: &mut VecDeque<Request>) -> Batch {
@@ -363,6 +393,14 @@ impl Coordinator {
         }
         self.meters.gets.error(failed);
         self.meters.not_found.fetch_add(missing, Ordering::Relaxed);
+    }
+}
+
+/// How a request ended, as metrics count it.
+fn outcome(reply: &Reply) -> Outcome {
+    match reply {
+        Reply::Refused(refusal) => Some(refusal.code()),
+        _ => None,
     }
 }
 

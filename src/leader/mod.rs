@@ -3,11 +3,12 @@
 //! `process` puts the parts together; `coordinator` is the story; the rest are
 //! its hands. Disk, network, time and chance come in through `durable::Disk`,
 //! `wire::Network`, tokio's clock and a seeded generator, so that all but
-//! `process`, `gateway` and `service` can run in a simulation as they are.
+//! `process`, `gateway`, `http` and `service` can run in a simulation as they are.
 
 pub mod coordinator;
 pub mod gate;
 pub mod gateway;
+pub mod http;
 pub mod journal;
 pub mod membership;
 pub mod process;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::coordinator::Coordinator;
 use super::every;
+use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::{Leader, Seams, gateway};
@@ -29,6 +31,9 @@ use crate::{dashboard, terminal};
 /// tolerance.conf is looked at this often: well within a report period.
 const TOLERANCE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often health looks whether the leader is ready.
+const READY_EVERY: Duration = Duration::from_millis(250);
+
 /// What `hatokuse leader` was asked for.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -38,6 +43,10 @@ pub struct Settings {
     pub port: u16,
     /// Port for nodes; 0 for any.
     pub grpc_port: u16,
+    /// Address to listen on, for HTTP.
+    pub http_host: IpAddr,
+    /// Port for HTTP; nothing: the usual one, unless another program has it.
+    pub http_port: Option<http::Port>,
     /// Holds `leader_metadata`.
     pub data_dir: PathBuf,
     /// Says the tolerance.
@@ -72,12 +81,13 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     let tolerance = read_tolerance(&settings.tolerance_conf)?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
+    let http = bind_http(settings.http_host, settings.http_port)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, tolerance, clients, nodes, stop.clone(), events))?;
+    runtime.block_on(serve(settings, tolerance, (clients, nodes, http), stop.clone(), events))?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -87,8 +97,7 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
 async fn serve(
     settings: Settings,
     tolerance: usize,
-    clients: TcpListener,
-    nodes: TcpListener,
+    (clients, nodes, http): (TcpListener, TcpListener, Option<TcpListener>),
     stop: Stop,
     events: EventRing,
 ) -> anyhow::Result<()> {
@@ -113,12 +122,23 @@ async fn serve(
     let gateway =
         tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
     let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.clients.max_message);
-    let service = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, stop.clone()));
+    let service = tokio::spawn(serve_grpc(
+        tokio::net::TcpListener::from_std(nodes)?,
+        service,
+        keep_ready(coordinator.clone()),
+        stop.clone(),
+    ));
     tokio::spawn(watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone()));
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));
-    let local = start_local(&settings, nodes_address)?;
     let addresses = (clients_address.to_string(), nodes_address.to_string());
-    let mut reporter = Reporter::new(coordinator.clone(), events, addresses, settings.report_every);
+    let reporter = || Reporter::new(coordinator.clone(), events.clone(), addresses.clone(), settings.report_every);
+    if let Some(listener) = http {
+        let address = listener.local_addr()?;
+        http::start(listener, Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address))?;
+        say_ready(&format!("leader http={address}"));
+    }
+    let local = start_local(&settings, nodes_address)?;
+    let mut reporter = reporter();
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::LEADER).await;
@@ -131,6 +151,36 @@ async fn serve(
     drop(local);
     service.abort();
     Ok(())
+}
+
+/// The listener for HTTP, if there is to be one. That another program has the usual port, which nobody asked for,
+/// stops no leader.
+fn bind_http(host: IpAddr, port: Option<http::Port>) -> anyhow::Result<Option<TcpListener>> {
+    match port {
+        Some(http::Port::Off) => Ok(None),
+        Some(http::Port::At(port)) => bind(host, port, "HTTP", "--http-port").map(Some),
+        None => match bind(host, http::DEFAULT_PORT, "HTTP", "--http-port") {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                tracing::warn!("no metrics and no page: {error:#}, or off");
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Tells, from now on, whether the leader is ready.
+fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
+    let (tell, ready) = watch::channel(coordinator.not_ready().is_none());
+    tokio::spawn(async move {
+        let mut look = every(READY_EVERY);
+        while !tell.is_closed() {
+            look.tick().await;
+            let now = coordinator.not_ready().is_none();
+            tell.send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
+    });
+    ready
 }
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {

@@ -49,6 +49,22 @@ struct StatusNode {
 }
 
 impl Coordinator {
+    /// Why messages cannot be written now; nothing if they can.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.stop.is_requested() {
+            return Some("the leader is stopping".to_owned());
+        }
+        let cluster = self.cluster();
+        let (need, live) = (cluster.tolerance(), cluster.registry.usable());
+        if live < need {
+            return Some(format!("need {need} live nodes, have {live}"));
+        }
+        match cluster.reign() {
+            None => Some("the leader has no epoch yet".to_owned()),
+            Some(_) => cluster.waiting_for(),
+        }
+    }
+
     /// One line of JSON.
     pub fn status(&self, cluster: &Cluster) -> String {
         let counts = cluster.counts();

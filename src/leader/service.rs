@@ -14,6 +14,7 @@ use super::membership::Membership;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
+use crate::telemetry::served::Protocol;
 use crate::types::{MessageId, NodeId, Payload};
 use crate::wire::family::family_service_server::FamilyService;
 use crate::wire::family::{
@@ -41,7 +42,7 @@ impl LeaderService {
 
     async fn ask(&self, command: Command) -> Reply {
         let mut queue = VecDeque::from([Ok(command)]);
-        let (mut replies, _room) = self.coordinator.execute(&mut queue).await;
+        let (mut replies, _room) = self.coordinator.execute(&mut queue, Protocol::Grpc).await;
         replies.pop().unwrap_or(Reply::Refused(Refusal::NotFound))
     }
 

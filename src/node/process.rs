@@ -130,6 +130,8 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let service = tokio::spawn(serve_grpc(
         tokio::net::TcpListener::from_std(listener)?,
         NodeService::new(node.clone()),
+        // It reads for anyone as long as it lives, with a leader or without.
+        tokio::sync::watch::channel(true).1,
         stop.clone(),
     ));
     let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());

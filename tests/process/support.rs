@@ -263,6 +263,7 @@ pub(crate) fn hatokuse(args: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HATOKUSE_")) {
         command.env_remove(name);
     }
+    command.env("HATOKUSE_HTTP_PORT", "off");
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -289,9 +290,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it; what it says goes into a file in `folder`.
     pub(crate) fn start(folder: &Path, args: &[&str]) -> Self {
+        Self::start_with(folder, args, |_| {})
+    }
+
+    /// As [`Server::start`], with a change to the command.
+    pub(crate) fn start_with(folder: &Path, args: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let said = folder.join(format!(".said-{}", fastrand::u64(..)));
         let log = std::fs::File::create(&said).expect("a file");
         let mut command = hatokuse(args);
+        change(&mut command);
         command.arg("--plain").arg("--stop-with-stdin").current_dir(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         Self { child: command.spawn().expect("it starts"), said }

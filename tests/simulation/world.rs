@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hatokuse::error::{Certainty, Refusal};
 use hatokuse::protocol::{Command, Reply};
+use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::checksum;
 use tokio::time::{Instant, sleep};
 
@@ -78,7 +79,7 @@ pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
     let mut queue = VecDeque::from([Ok(command)]);
     let answer = async {
         net.wait_while_stalled("leader").await;
-        let answer = leader.coordinator.execute(&mut queue).await;
+        let answer = leader.coordinator.execute(&mut queue, Protocol::Text).await;
         net.wait_while_stalled("leader").await;
         answer
     };

@@ -16,6 +16,7 @@ use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{ProtocolError, RequestDecoder, Value, Words, bulk, number};
 use crate::protocol::table::{self, Op, Spec};
 use crate::protocol::{Command, Reply};
+use crate::telemetry::served::Protocol;
 use crate::types::{MessageId, NodeId, Payload, Version};
 
 /// A word may be longer than any message by this much before it costs the connection: a message that is a little too
@@ -121,7 +122,7 @@ impl Session {
             self.plain.push_back(Ok(command));
         }
         if !self.plain.is_empty() {
-            let (replies, room) = self.coordinator.execute(&mut self.plain).await;
+            let (replies, room) = self.coordinator.execute(&mut self.plain, Protocol::Resp).await;
             to.rooms.extend(room);
             replies.into_iter().for_each(|reply| self.tell(reply, to));
             return Flow::On;
@@ -388,7 +389,7 @@ impl Session {
             let (next, ids) = self.coordinator.scan(cursor, KEYS_STEP).await.map_err(told)?;
             let mut deletes: VecDeque<Request> = ids.into_iter().map(|id| Ok(Command::Delete(id))).collect();
             while !deletes.is_empty() {
-                let (replies, _room) = self.coordinator.execute(&mut deletes).await;
+                let (replies, _room) = self.coordinator.execute(&mut deletes, Protocol::Resp).await;
                 let refused = replies.into_iter().find_map(|reply| match reply {
                     Reply::Refused(refusal) => Some(told(refusal)),
                     _ => None,
@@ -421,7 +422,7 @@ impl Session {
             },
             _ => return error("ERR this command is of the text protocol: try it with nc, or with hatokuse client"),
         };
-        let (mut replies, _room) = self.coordinator.execute(&mut VecDeque::from([Ok(command)])).await;
+        let (mut replies, _room) = self.coordinator.execute(&mut VecDeque::from([Ok(command)]), Protocol::Resp).await;
         Ok(replies.pop().map_or(Value::Nil, value_of))
     }
 }

@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::protocol::text::{CommandDecoder, encode_reply};
 use crate::protocol::{Command, Decoded, Reply};
+use crate::telemetry::served::Protocol;
 
 /// Requests of one connection, decoded ahead of their execution.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl TextTalk {
 
     /// Works on the next requests, as many as go together.
     pub(super) async fn work(&mut self, coordinator: &Arc<Coordinator>, to: &mut Outbox) -> Flow {
-        let (replies, room) = coordinator.execute(&mut self.requests).await;
+        let (replies, room) = coordinator.execute(&mut self.requests, Protocol::Text).await;
         to.rooms.extend(room);
         for reply in replies {
             encode_reply(&reply, &mut to.out);

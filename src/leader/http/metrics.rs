@@ -1,0 +1,294 @@
+//! The metrics page, as OpenMetrics text. `docs/monitoring.md` says what each of them means.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Mutex;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::super::coordinator::Coordinator;
+use crate::VERSION;
+use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView};
+use crate::types::{ClusterView, NodeState};
+
+/// Of the page.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The page of this moment.
+pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) -> String {
+    let cells = Protocol::ALL.into_iter().flat_map(|via| Operation::ALL.map(|op| (via, op)));
+    let facts = Facts {
+        view: view.clone(),
+        served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
+        ready: leader.not_ready().is_none(),
+        cache: leader.cache.view(),
+        disk: rustix::fs::statvfs(data_dir).ok().map(Disk::from),
+        process: Process::look(),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Once(Mutex::new(facts))));
+    let mut text = String::new();
+    // Writing into a String does not fail.
+    let _ = encode(&mut text, &registry);
+    text
+}
+
+/// Everything that the page is made of.
+#[derive(Debug)]
+struct Facts {
+    view: ClusterView,
+    served: Vec<(Protocol, Operation, ServedView)>,
+    ready: bool,
+    cache: Option<crate::types::CacheView>,
+    disk: Option<Disk>,
+    process: Process,
+}
+
+/// The disk of the leader's log.
+#[derive(Debug)]
+struct Disk {
+    free: u64,
+    size: u64,
+    free_inodes: u64,
+    inodes: u64,
+}
+
+impl From<rustix::fs::StatVfs> for Disk {
+    fn from(stat: rustix::fs::StatVfs) -> Self {
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        let (free, size) = (bytes(stat.f_bavail), bytes(stat.f_blocks));
+        Self { free, size, free_inodes: stat.f_favail, inodes: stat.f_files }
+    }
+}
+
+/// This process, as the system sees it; what cannot be read is left out.
+#[derive(Debug)]
+struct Process {
+    cpu_s: f64,
+    resident: Option<u64>,
+    open_files: Option<u64>,
+    most_files: Option<u64>,
+}
+
+impl Process {
+    fn look() -> Self {
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        Self {
+            cpu_s: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+            resident: kib.map(|kib| kib << 10),
+            open_files: std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64),
+            most_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+        }
+    }
+}
+
+/// A collector has to be shareable, and a page is made once.
+#[derive(Debug)]
+struct Once(Mutex<Facts>);
+
+impl Collector for Once {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let facts = self.0.lock().map_err(|_| fmt::Error)?;
+        let mut page = Page(encoder);
+        page.leader(&facts)?;
+        page.messages(&facts.view)?;
+        page.repair(&facts.view)?;
+        page.nodes(&facts.view)?;
+        page.requests(&facts.served)?;
+        page.cache(&facts)?;
+        page.machine(&facts)
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn info(&mut self, name: &str, help: &str, all: impl IntoIterator<Item = Labels>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
+        all.into_iter().try_for_each(|labels| metric.encode_info(&labels))
+    }
+
+    fn leader(&mut self, facts: &Facts) -> fmt::Result {
+        let view = &facts.view;
+        let (version, commit) = VERSION.split_once(' ').unwrap_or((VERSION, ""));
+        let commit = commit.trim_matches(['(', ')']).to_owned();
+        self.info("hatokuse_build", "This build", [vec![("version", version.to_owned()), ("commit", commit)]])?;
+        self.gauge("hatokuse_uptime_seconds", "Time since the leader started", view.uptime_s)?;
+        self.gauge(
+            "hatokuse_ready",
+            "Whether messages can be written and read (1) or not (0)",
+            f64::from(facts.ready),
+        )?;
+        self.gauge("hatokuse_epoch", "This life of the leader; 0 while it has none yet", f64::from(view.epoch.0))?;
+        self.gauge("hatokuse_tolerance", "Copies that a message should have", view.tolerance as f64)?;
+        self.gauge("hatokuse_clients", "Open client connections", view.clients as f64)?;
+        self.gauge("hatokuse_in_flight_bytes", "Bytes of requests under way", view.in_flight.0 as f64)?;
+        self.gauge(
+            "hatokuse_in_flight_limit_bytes",
+            "Beyond this requests are refused as BUSY",
+            view.in_flight.1 as f64,
+        )
+    }
+
+    fn messages(&mut self, view: &ClusterView) -> fmt::Result {
+        self.gauge("hatokuse_messages", "Messages", view.messages as f64)?;
+        self.gauge("hatokuse_message_bytes", "Bytes of all messages, each counted once", view.bytes as f64)?;
+        self.gauge("hatokuse_copies_live", "Intact copies on nodes that are not down", view.copies_live as f64)?;
+        self.gauge("hatokuse_copies_wanted", "Messages times tolerance", view.copies_wanted as f64)?;
+        self.gauge(
+            "hatokuse_under_replicated_messages",
+            "Messages with fewer live copies than tolerance, but at least one",
+            view.under_replicated as f64,
+        )?;
+        self.gauge("hatokuse_lost_messages", "Messages that no holder has an intact copy of", view.lost as f64)
+    }
+
+    fn repair(&mut self, view: &ClusterView) -> fmt::Result {
+        let repair = &view.repair;
+        let blocked: u64 = repair.blocked.iter().map(|blocked| blocked.messages).sum();
+        self.gauge(
+            "hatokuse_repair_pending_messages",
+            "Messages that are to be put right, and can be",
+            repair.pending as f64,
+        )?;
+        self.gauge("hatokuse_repair_blocked_messages", "Messages that cannot be put right now", blocked as f64)?;
+        self.gauge(
+            "hatokuse_repair_done_messages",
+            "Messages put right since there last was nothing to do",
+            repair.done as f64,
+        )?;
+        self.gauge("hatokuse_repair_rate", "Messages put right a second", repair.per_s)?;
+        self.gauge("hatokuse_rebalancing", "Whether copies are being evened out", f64::from(repair.rebalancing))
+    }
+
+    fn nodes(&mut self, view: &ClusterView) -> fmt::Result {
+        let states = [NodeState::Up, NodeState::Suspect, NodeState::Down, NodeState::Draining];
+        let count = |state| view.nodes.iter().filter(|node| node.state == state).count() as f64;
+        self.gauges(
+            "hatokuse_nodes",
+            "Members by state",
+            states.map(|state| (vec![("state", state.to_string())], count(state))),
+        )?;
+        let name = |id: crate::types::NodeId| vec![("node", id.to_string())];
+        let each = |value: fn(&crate::types::NodeView) -> Option<f64>| {
+            let values: Vec<_> = view.nodes.iter().filter_map(|node| Some((name(node.id), value(node)?))).collect();
+            values
+        };
+        self.gauges(
+            "hatokuse_node_up",
+            "Whether a node is up or draining (1), or not (0)",
+            each(|node| Some(f64::from(matches!(node.state, NodeState::Up | NodeState::Draining)))),
+        )?;
+        self.gauges("hatokuse_node_messages", "Copies on a node", each(|node| Some(node.messages as f64)))?;
+        self.gauges("hatokuse_node_bytes", "Bytes of these copies", each(|node| Some(node.bytes as f64)))?;
+        self.gauges(
+            "hatokuse_node_disk_free_bytes",
+            "Free bytes of a node's disk, as it last reported",
+            each(|node| node.disk_free.map(|free| free as f64)),
+        )?;
+        self.gauges(
+            "hatokuse_node_silent_seconds",
+            "Time since a node's last heartbeat",
+            each(|node| Some(node.seen_s)),
+        )?;
+        let described = view.nodes.iter().map(|node| {
+            let (address, io_mode) = (node.address.clone(), node.io_mode.clone());
+            vec![
+                ("node", node.id.to_string()),
+                ("address", address),
+                ("io_mode", io_mode),
+                ("layout", node.layout.clone()),
+            ]
+        });
+        self.info("hatokuse_node", "Where a node is, and how it stores", described)
+    }
+
+    fn requests(&mut self, served: &[(Protocol, Operation, ServedView)]) -> fmt::Result {
+        let labels =
+            |via: Protocol, op: Operation| vec![("op", op.name().to_owned()), ("protocol", via.name().to_owned())];
+        let mut family =
+            self.0.encode_descriptor("hatokuse_requests", "Requests, by how they ended", None, MetricType::Counter)?;
+        for (via, op, view) in served {
+            let good = (*op != Operation::Other).then_some(("ok", view.good));
+            for (result, n) in good.into_iter().chain(view.refused.iter().map(|(code, n)| (*code, *n))) {
+                let mut labels = labels(*via, *op);
+                labels.push(("result", result.to_ascii_lowercase()));
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;
+            }
+        }
+        let mut family = self.0.encode_descriptor(
+            "hatokuse_request_duration_seconds",
+            "Time from a request to its answer; refusals but NOT_FOUND left out",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (via, op, view) in served.iter().filter(|(_, op, _)| *op != Operation::Other) {
+            let ends = BUCKET_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = ends.zip(view.buckets.iter().copied()).collect();
+            let count = view.buckets.iter().sum();
+            let labels = labels(*via, *op);
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(view.sum_s, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn cache(&mut self, facts: &Facts) -> fmt::Result {
+        let cache = facts.cache.clone().unwrap_or_default();
+        self.counter("hatokuse_cache_hits", "GETs answered from memory", cache.hits as f64)?;
+        self.counter("hatokuse_cache_misses", "GETs that the cache did not have", cache.misses as f64)?;
+        self.gauge("hatokuse_cache_messages", "Messages in the cache", cache.messages as f64)?;
+        self.gauge("hatokuse_cache_bytes", "Memory that they take", cache.bytes as f64)?;
+        self.gauge("hatokuse_cache_limit_bytes", "Memory that they may take; 0 without --cache", cache.max_bytes as f64)
+    }
+
+    fn machine(&mut self, facts: &Facts) -> fmt::Result {
+        if let Some(disk) = &facts.disk {
+            self.gauge("hatokuse_disk_free_bytes", "Free bytes of the disk of the leader's log", disk.free as f64)?;
+            self.gauge("hatokuse_disk_size_bytes", "Size of that disk", disk.size as f64)?;
+            self.gauge("hatokuse_disk_free_inodes", "Files that can still be made there", disk.free_inodes as f64)?;
+            self.gauge(
+                "hatokuse_disk_inodes",
+                "Files that it can hold; 0 where there is no such limit",
+                disk.inodes as f64,
+            )?;
+        }
+        let process = &facts.process;
+        self.counter("process_cpu_seconds", "Processor time of the leader", process.cpu_s)?;
+        if let Some(resident) = process.resident {
+            self.gauge("process_resident_memory_bytes", "Memory of the leader", resident as f64)?;
+        }
+        if let Some(open) = process.open_files {
+            self.gauge("process_open_fds", "Open files and connections of the leader", open as f64)?;
+        }
+        if let Some(most) = process.most_files {
+            self.gauge("process_max_fds", "The most that there may be", most as f64)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! The leader's HTTP port: metrics, health, and a page to look at. It reads, and changes nothing.
+//!
+//! It has a thread of its own, so that no scraper and no browser takes a turn from clients. Everything about a
+//! connection is bounded: how many there are, what a request may be, how long it may take, and how long replies wait
+//! for a reader. Messages themselves are never shown, only where they are.
+
+mod api;
+mod charts;
+mod metrics;
+mod pace;
+mod page;
+mod site;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use self::pace::Paced;
+pub(super) use self::site::Site;
+
+/// The port, unless another one is asked for.
+pub const DEFAULT_PORT: u16 = 7666;
+
+/// A port that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// None at all.
+    Off,
+    /// This one; 0: any free one.
+    At(u16),
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            port => port.parse().map(Self::At).map_err(|_| format!("{text:?} is no port; write a number, or off")),
+        }
+    }
+}
+
+/// Connections at once; one more is told so, and closed.
+const CONNECTIONS: usize = 64;
+
+/// Of these, readers of `/events`, which stay: the rest is for those who come and go.
+const WATCHERS: usize = 32;
+
+/// A request line with its headers.
+const HEADER_BYTES: usize = 8 << 10;
+
+/// Headers of a request.
+const HEADERS: usize = 64;
+
+/// By then a request has to be there, or the next one on its connection.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// What the system keeps of replies for a reader that does not read.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// A pause after an accept that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 43\r\n\
+    Connection: close\r\n\r\nas many connections as are served are open\n";
+
+/// Starts the thread that serves `site`. It ends with the leader; if it fails, the leader goes on without it.
+pub(super) fn start(listener: TcpListener, site: Site) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = move || {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(serve(listener, site))));
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the HTTP port is not served any more: {error}"),
+            Err(_) => tracing::error!("the HTTP port is not served any more: its thread failed"),
+        }
+    };
+    std::thread::Builder::new().name("http".to_owned()).spawn(serve).map(drop)
+}
+
+async fn serve(listener: TcpListener, site: Site) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (site, places) = (Arc::new(site), Arc::new(Semaphore::new(CONNECTIONS)));
+    let stop = site.coordinator.stop.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(site.clone().sample());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next() => continue,
+            // What is under way ends with the set of tasks.
+            () = stop.requested() => return Ok(()),
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("cannot accept an HTTP connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let site = site.clone();
+                tasks.spawn(async move {
+                    connection(stream, site).await;
+                    drop(place);
+                });
+            }
+            // Who is not told finds a closed connection.
+            Err(_) => drop(stream.try_write(FULL)),
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, site: Arc<Site>) {
+    let service = service_fn(move |request| {
+        let answer = site.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_header_size(HEADER_BYTES).max_headers(HEADERS);
+    // An error here is the other side's: it went, was too slow, or sent what is no request and was told so.
+    if let Err(error) = http.serve_connection(TokioIo::new(Paced::new(stream)), service).await {
+        tracing::debug!("an HTTP connection ended: {error}");
+    }
+}

@@ -1,0 +1,316 @@
+//! What is answered under which path, and to whom.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body as _, Frame};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+
+use super::super::coordinator::Coordinator;
+use super::super::every;
+use super::super::report::Reporter;
+use super::page::{self, Look};
+use super::{WATCHERS, api, charts, metrics};
+use crate::telemetry::Period;
+use crate::telemetry::served::{Second, Seconds};
+use crate::types::ClusterView;
+
+/// Seconds that charts and `/api/history` go back.
+const HISTORY: usize = 600;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+/// What the HTTP port shows.
+#[derive(Debug)]
+pub(in crate::leader) struct Site {
+    pub(super) coordinator: Arc<Coordinator>,
+    reporter: Mutex<Reporter>,
+    seconds: Mutex<Seconds>,
+    /// What readers of `/events` are told once a second.
+    frames: watch::Sender<Bytes>,
+    watchers: Arc<AtomicUsize>,
+    /// Whoever names this port by a name is refused, unless that is localhost.
+    local: bool,
+    data_dir: PathBuf,
+}
+
+/// A reader of `/events`; counted out when dropped.
+struct Watcher(Arc<AtomicUsize>);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Site {
+    /// The site of a leader, served at this address.
+    pub(in crate::leader) fn new(
+        coordinator: Arc<Coordinator>,
+        reporter: Reporter,
+        data_dir: PathBuf,
+        address: SocketAddr,
+    ) -> Self {
+        Self {
+            coordinator,
+            reporter: Mutex::new(reporter),
+            seconds: Mutex::new(Seconds::new(HISTORY)),
+            frames: watch::Sender::new(Bytes::new()),
+            watchers: Arc::default(),
+            local: address.ip().is_loopback(),
+            data_dir,
+        }
+    }
+
+    /// Ends a second after the other.
+    pub(super) async fn sample(self: Arc<Self>) {
+        let mut tick = every(Duration::from_secs(1));
+        tick.tick().await;
+        let mut before = Instant::now();
+        loop {
+            tick.tick().await;
+            let elapsed = before.elapsed();
+            before = Instant::now();
+            let second = self.coordinator.meters.served.roll(elapsed);
+            {
+                let mut seconds = self.seconds();
+                // A process that was stopped for a while has no history of that time.
+                let missed = (elapsed.as_secs_f64().round() as usize).saturating_sub(1).min(HISTORY);
+                (0..missed).for_each(|_| seconds.push(Second::default()));
+                seconds.push(second);
+            }
+            if self.frames.receiver_count() > 0 {
+                self.frames.send_replace(self.frame());
+            }
+        }
+    }
+
+    pub(super) fn seconds(&self) -> MutexGuard<'_, Seconds> {
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the report shows, with the rates of the last moment.
+    pub(super) fn view(&self) -> ClusterView {
+        let look = Period { elapsed: Duration::ZERO, full: false };
+        let view = self.reporter.lock().unwrap_or_else(PoisonError::into_inner).view(look);
+        let Second { writes: sets, reads: gets, not_found } = charts::latest(&self.seconds());
+        ClusterView { sets, gets, not_found, ..view }
+    }
+
+    /// What readers of `/events` are told.
+    fn frame(&self) -> Bytes {
+        let status = event("status", &self.coordinator.status(&self.coordinator.cluster()));
+        let view = self.view();
+        let parts = page::parts(&self.look(&view, &self.seconds()));
+        let parts: BTreeMap<_, _> = parts.into_iter().collect();
+        Bytes::from(status + &event("page", &serde_json::to_string(&parts).unwrap_or_default()))
+    }
+
+    fn look<'a>(&self, view: &'a ClusterView, seconds: &'a Seconds) -> Look<'a> {
+        Look { view, seconds, not_ready: self.coordinator.not_ready() }
+    }
+
+    /// The page, or the answer to a look-up for it.
+    fn page(&self, query: &str) -> Response<Body> {
+        let asked = parameter(query, "id");
+        let found = asked.as_deref().map(|id| api::look_up(&self.coordinator, api::typed(id)));
+        if let (Some(found), Some(b"found")) = (&found, parameter(query, "part").as_deref()) {
+            return reply(StatusCode::OK, HTML, page::found(found));
+        }
+        let nonce = nonce();
+        let view = self.view();
+        let html = page::page(&self.look(&view, &self.seconds()), &nonce, asked.as_deref().zip(found.as_ref()));
+        let mut response = reply(StatusCode::OK, HTML, html);
+        let policy = format!(
+            "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
+             form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        );
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        response
+    }
+
+    /// Answers one request.
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        let mut response = self.judge(request).unwrap_or_else(|| self.route(request));
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::CACHE_CONTROL, "no-store"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+            (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
+        if request.method() == Method::HEAD {
+            let length = response.body().size_hint().exact();
+            if let Some(length) = length {
+                response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            }
+            *response.body_mut() = full("");
+        }
+        response
+    }
+
+    /// The answer to a request that is none of ours.
+    fn judge<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: this port changes nothing\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(response);
+        }
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        match (hosts.next().map(|host| host.to_str().unwrap_or_default()), hosts.next()) {
+            (Some(_), Some(_)) => Some(text(StatusCode::BAD_REQUEST, "more than one Host\n")),
+            (None, _) if request.version() == Version::HTTP_11 => Some(text(StatusCode::BAD_REQUEST, "no Host\n")),
+            (Some(host), None) if self.local && !is_local(host) => Some(text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this port is for this machine: name it localhost or by its address (a proxy has to send such a Host)\n",
+            )),
+            _ => None,
+        }
+    }
+
+    fn route<B>(&self, request: &Request<B>) -> Response<Body> {
+        match request.uri().path() {
+            "/" => self.page(request.uri().query().unwrap_or_default()),
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.coordinator.not_ready() {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+            },
+            "/metrics" => {
+                let page = metrics::page(&self.view(), &self.coordinator, &self.data_dir);
+                reply(StatusCode::OK, metrics::CONTENT_TYPE, page)
+            }
+            "/api/status" => reply(StatusCode::OK, JSON, self.coordinator.status(&self.coordinator.cluster()) + "\n"),
+            "/api/history" => reply(StatusCode::OK, JSON, api::history(&self.seconds())),
+            "/events" if request.method() == Method::HEAD => reply(StatusCode::OK, "text/event-stream", ""),
+            "/events" => self.events(),
+            path => match path.strip_prefix("/api/message/") {
+                Some(id) => {
+                    let (status, body) = api::message(&self.coordinator, &percent_decode_str(id).collect::<Vec<u8>>());
+                    reply(status, JSON, body)
+                }
+                None => text(
+                    StatusCode::NOT_FOUND,
+                    "not here; there are / /metrics /livez /readyz /api/status /api/history /api/message/ID /events\n",
+                ),
+            },
+        }
+    }
+
+    /// A stream of server-sent events: the state, now and once a second. A reader that is slow misses some.
+    fn events(&self) -> Response<Body> {
+        let watcher = Watcher(self.watchers.clone());
+        if watcher.0.fetch_add(1, Ordering::Relaxed) >= WATCHERS {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "as many readers of /events as are served are there\n");
+        }
+        let frames = WatchStream::from_changes(self.frames.subscribe()).map(move |frame| {
+            let _counted = &watcher;
+            Ok(Frame::data(frame))
+        });
+        let first = self.frame();
+        let body = StreamBody::new(futures::stream::once(async { Ok(Frame::data(first)) }).chain(frames));
+        let mut response = Response::new(BodyExt::boxed(body));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response
+    }
+}
+
+/// Whether a `Host` is an address, or localhost: no name that somebody could point here.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+/// A value of a query, as forms write it.
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(percent_decode_str(&value.replace('+', " ")).collect())
+}
+
+/// What marks the page's own style and script, so that nothing else is run; new for each page.
+fn nonce() -> String {
+    let mut bytes = [0; 16];
+    // With no chance to be had the nonce is known, and the page still has no markup from outside.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One server-sent event.
+fn event(name: &str, data: &str) -> String {
+    let lines: String = data.lines().map(|line| format!("data: {line}\n")).collect();
+    format!("event: {name}\n{lines}\n")
+}
+
+fn full(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed()
+}
+
+pub(super) fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    reply(status, TEXT, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_name_this_machine() {
+        for host in ["localhost", "LocalHost:7666", "127.0.0.1:7666", "127.8.9.1", "[::1]:7666", "[::1]", "192.0.2.1"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["example.com", "example.com:7666", "localhost.example.com", "127.0.0.1.example.com", "", ":7666"] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_as_forms_write_them() {
+        let query = "x=1&id=a+b%2Fc%26%C3%BC&part=found&id=2";
+        assert_eq!(parameter(query, "id").as_deref(), Some("a b/c&\u{fc}".as_bytes()));
+        assert_eq!(parameter(query, "part").as_deref(), Some(&b"found"[..]));
+        assert_eq!((parameter("id", "id"), parameter("", "id"), parameter("id=", "id")), (None, None, Some(vec![])));
+    }
+
+    #[test]
+    fn an_event_is_framed_line_by_line() {
+        assert_eq!(event("page", "a\nb"), "event: page\ndata: a\ndata: b\n\n");
+    }
+}
