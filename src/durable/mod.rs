@@ -67,7 +67,7 @@ pub struct Listed {
 }
 
 /// An open file.
-pub trait DiskFile: Debug + Send {
+pub trait DiskFile: Debug + Send + Sync {
     /// Appends all of `parts` at the end, in as few calls as the system allows.
     fn append(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
     /// Reads the whole file from its start; `limit` bytes and one more at most, so

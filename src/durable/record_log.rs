@@ -19,7 +19,7 @@ use std::sync::Arc;
 use super::{DiskFile, Folder};
 use crate::seeded::{self, Bug};
 
-/// The longest record; a longer length in a file is damage.
+/// The longest record of a log that does not ask for longer ones; a longer length in a file is damage.
 pub const MAX_RECORD: usize = 64 * 1024;
 
 /// The format that is written, and the newest that is read.
@@ -32,6 +32,15 @@ const MARKER_PAYLOAD: usize = 8;
 
 /// How much is read at once while opening, and written at once while compacting.
 const CHUNK: usize = 1 << 20;
+
+/// A body from here on is written from where it lies; a shorter one costs less to copy than a part of its own.
+const OWN_PART: usize = 2048;
+
+/// Bytes of a frame besides its payload.
+pub const FRAME_BYTES: u64 = FRAME_HEAD as u64;
+
+/// Where the first frame of a log begins.
+pub const FIRST_FRAME: u64 = HEADER;
 
 /// Bytes of checksums that the search for records behind a damaged place may cost, for each byte
 /// that it looks at, and at least: hostile bytes can make every place look like the start of a long frame.
@@ -136,13 +145,15 @@ pub enum LogError {
         /// What the reader said.
         reason: String,
     },
-    /// A record of no bytes, or of more than [`MAX_RECORD`].
-    #[error("a record of {length} bytes does not fit into {file}: 1 to {MAX_RECORD} are allowed")]
+    /// A record of no bytes, or of more than the log takes.
+    #[error("a record of {length} bytes does not fit into {file}: 1 to {longest} are allowed")]
     Length {
         /// The file's path.
         file: String,
         /// Of the record.
         length: usize,
+        /// The longest that is allowed.
+        longest: usize,
     },
     /// An earlier sync failed: nobody knows what is on the disk.
     #[error("{file} takes no more records, as an earlier sync or cut of it failed: check the disk, then start again")]
@@ -165,6 +176,7 @@ pub struct RecordLog {
     folder: Arc<dyn Folder>,
     name: String,
     magic: [u8; 8],
+    longest: usize,
     file: Box<dyn DiskFile>,
     length: u64,
     /// Synced up to here by this process, or so a marker said.
@@ -187,12 +199,26 @@ impl RecordLog {
         visit: &mut Visit<'_>,
         judge: &dyn Fn(&Damage) -> Verdict,
     ) -> Result<Opened, LogError> {
+        Self::open_with(folder, name, magic, MAX_RECORD, visit, judge)
+    }
+
+    /// As [`Self::open`], of a log whose records have up to `longest` bytes.
+    pub fn open_with(
+        folder: Arc<dyn Folder>,
+        name: &str,
+        magic: [u8; 8],
+        longest: usize,
+        visit: &mut Visit<'_>,
+        judge: &dyn Fn(&Damage) -> Verdict,
+    ) -> Result<Opened, LogError> {
         let path = folder.path().join(name).display().to_string();
         let io = |what| {
             let file = path.clone();
             move |source| LogError::Io { what, file, source }
         };
         match folder.remove(&beside(name, "new")) {
+            // It harms nobody, and a disk that takes nothing can still be read.
+            Err(error) if super::is_full(&error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("clearing a left-over of")(error)),
             _ => {}
         }
@@ -207,7 +233,7 @@ impl RecordLog {
         let size = file.len().map_err(io("reading"))?;
         check_header(&*file, magic, &path)?;
 
-        let mut reader = Reader { file: &*file, size, start: 0, window: Vec::new() };
+        let mut reader = Reader { file: &*file, size, longest, start: 0, window: Vec::new() };
         let mut offset = HEADER;
         let mut marked = HEADER;
         while offset < size {
@@ -245,6 +271,7 @@ impl RecordLog {
             folder,
             name: name.to_owned(),
             magic,
+            longest,
             file,
             length: offset,
             durable: if torn.is_some() { offset } else { marked },
@@ -258,24 +285,34 @@ impl RecordLog {
     /// Appends a batch in one call and returns the offset of its first record. After an error none of it
     /// is in the log, and a later batch may succeed, unless the log is poisoned.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<u64, LogError> {
+        self.append_parts(records.into_iter().map(|record| (record, &[][..])))
+    }
+
+    /// As [`Self::append`], of records that lie in two parts each: their head, and a body that is not copied if it is long.
+    /// They follow one another without gaps, so that the offsets of all follow from that of the first.
+    pub fn append_parts<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<u64, LogError> {
         self.check()?;
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
+        let mut batch = Frames { buffer: std::mem::take(&mut self.buffer), base: self.length, ..Frames::default() };
+        batch.buffer.clear();
         if self.durable > self.marked {
-            push_frame(&mut buffer, self.length, MARKER, &self.durable.to_le_bytes());
+            batch.push(MARKER, &self.durable.to_le_bytes(), &[]);
         }
-        let first = self.length + buffer.len() as u64;
-        for record in records {
-            if record.is_empty() || record.len() > MAX_RECORD {
-                return Err(LogError::Length { file: self.path(), length: record.len() });
+        let first = batch.end();
+        for (head, body) in records {
+            let length = head.len() + body.len();
+            if length == 0 || length > self.longest {
+                return Err(LogError::Length { file: self.path(), length, longest: self.longest });
             }
-            push_frame(&mut buffer, self.length, 0, record);
+            batch.push(0, head, body);
         }
-        let end = self.length + buffer.len() as u64;
+        let end = batch.end();
         if end == first {
             return Ok(first);
         }
-        if let Err(source) = self.file.append(&[IoSlice::new(&buffer)]) {
+        if let Err(source) = self.file.append(&batch.parts()) {
             // A partial batch must not stay: later good records behind it would be unreadable. A disk that took
             // nothing (it may be read-only for a while) leaves nothing to cut.
             let untouched = self.file.len().is_ok_and(|length| length == self.length);
@@ -288,8 +325,8 @@ impl RecordLog {
             self.marked = self.durable;
         }
         self.length = end;
-        buffer.shrink_to(CHUNK);
-        self.buffer = buffer;
+        batch.buffer.shrink_to(CHUNK);
+        self.buffer = batch.buffer;
         Ok(first)
     }
 
@@ -339,21 +376,19 @@ impl RecordLog {
             _ => {}
         }
         let mut file = self.folder.create_new(beside).map_err(|error| self.io("replacing", error))?;
-        let mut buffer = header(self.magic).to_vec();
-        let mut written = 0;
+        let mut batch = Frames { buffer: header(self.magic).to_vec(), ..Frames::default() };
         for record in records {
-            if record.is_empty() || record.len() > MAX_RECORD {
-                return Err(LogError::Length { file: self.path(), length: record.len() });
+            if record.is_empty() || record.len() > self.longest {
+                return Err(LogError::Length { file: self.path(), length: record.len(), longest: self.longest });
             }
-            push_frame(&mut buffer, written, 0, record);
-            if buffer.len() >= CHUNK {
-                file.append(&[IoSlice::new(&buffer)]).map_err(|error| self.io("replacing", error))?;
-                written += buffer.len() as u64;
-                buffer.clear();
+            batch.push(0, record, &[]);
+            if batch.buffer.len() >= CHUNK {
+                file.append(&batch.parts()).map_err(|error| self.io("replacing", error))?;
+                batch = Frames { base: batch.end(), ..Frames::default() };
             }
         }
-        file.append(&[IoSlice::new(&buffer)]).map_err(|error| self.io("replacing", error))?;
-        Ok((file, written + buffer.len() as u64))
+        file.append(&batch.parts()).map_err(|error| self.io("replacing", error))?;
+        Ok((file, batch.end()))
     }
 
     /// Bytes in the log.
@@ -430,20 +465,116 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// Adds a frame to `buffer`, whose first byte will lie at `base` of the file.
-fn push_frame(buffer: &mut Vec<u8>, base: u64, flag: u32, payload: &[u8]) {
-    let offset = base + buffer.len() as u64;
-    let length = (payload.len() as u32 | flag).to_le_bytes();
-    buffer.extend_from_slice(&length);
-    buffer.extend_from_slice(&frame_crc(offset, length, payload).to_le_bytes());
-    buffer.extend_from_slice(payload);
+/// Frames on their way to the end of a file.
+#[derive(Default)]
+struct Frames<'a> {
+    buffer: Vec<u8>,
+    /// Where the first byte will lie in the file.
+    base: u64,
+    /// Bodies that are written from where they lie, and before which byte of the buffer.
+    apart: Vec<(usize, &'a [u8])>,
+    apart_bytes: usize,
 }
 
-fn frame_crc(offset: u64, length: [u8; 4], payload: &[u8]) -> u32 {
-    let mut head = [0; 12];
-    head[..8].copy_from_slice(&offset.to_le_bytes());
-    head[8..].copy_from_slice(&length);
-    crc32c::crc32c_append(crc32c::crc32c(&head), payload)
+impl<'a> Frames<'a> {
+    fn end(&self) -> u64 {
+        self.base + (self.buffer.len() + self.apart_bytes) as u64
+    }
+
+    fn push(&mut self, flag: u32, head: &[u8], body: &'a [u8]) {
+        let offset = self.end();
+        let length = ((head.len() + body.len()) as u32 | flag).to_le_bytes();
+        self.buffer.extend_from_slice(&length);
+        self.buffer.extend_from_slice(&frame_crc(offset, length, head, body).to_le_bytes());
+        self.buffer.extend_from_slice(head);
+        if body.len() < OWN_PART {
+            self.buffer.extend_from_slice(body);
+        } else {
+            self.apart.push((self.buffer.len(), body));
+            self.apart_bytes += body.len();
+        }
+    }
+
+    fn parts(&self) -> Vec<IoSlice<'_>> {
+        let mut parts = Vec::with_capacity(1 + 2 * self.apart.len());
+        let mut from = 0;
+        for (until, body) in &self.apart {
+            parts.extend([IoSlice::new(&self.buffer[from..*until]), IoSlice::new(body)]);
+            from = *until;
+        }
+        parts.push(IoSlice::new(&self.buffer[from..]));
+        parts
+    }
+}
+
+fn frame_crc(offset: u64, length: [u8; 4], head: &[u8], body: &[u8]) -> u32 {
+    let mut place = [0; 12];
+    place[..8].copy_from_slice(&offset.to_le_bytes());
+    place[8..].copy_from_slice(&length);
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&place), head), body)
+}
+
+/// What [`walk`] meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met<'a> {
+    /// A whole record.
+    Record(&'a [u8]),
+    /// A place that is none, up to the next that is. If its length can be believed, these are the bytes of the record.
+    Damaged(Option<&'a [u8]>),
+}
+
+/// Shows `visit` what lies in a log from the frame at `from` on, for at least `most` bytes, and gives the place of the next
+/// frame, or nothing at the end. Changes nothing and stops at no damage: this is for logs of which one damaged
+/// record costs no other.
+pub fn walk(
+    file: &dyn DiskFile,
+    longest: usize,
+    from: u64,
+    most: u64,
+    visit: &mut dyn FnMut(u64, Met<'_>),
+) -> io::Result<Option<u64>> {
+    let size = file.len()?;
+    let mut reader = Reader { file, size, longest, start: 0, window: Vec::new() };
+    let mut offset = from;
+    while offset < size {
+        if offset - from >= most {
+            return Ok(Some(offset));
+        }
+        let claimed = reader.plausible(offset)?.map(|(length, _)| length);
+        match reader.frame(offset)? {
+            Some(Frame::Record { payload }) => {
+                visit(offset, Met::Record(payload));
+                offset += (FRAME_HEAD + payload.len()) as u64;
+                continue;
+            }
+            Some(Frame::Marker { .. }) => {
+                offset += (FRAME_HEAD + MARKER_PAYLOAD) as u64;
+                continue;
+            }
+            None => {}
+        }
+        // A length that leads to a good frame, or to the end, is believed.
+        if let Some(length) = claimed {
+            let next = offset + (FRAME_HEAD + length) as u64;
+            if next == size || (next < size && reader.frame(next)?.is_some()) {
+                let frame = reader.bytes(offset, FRAME_HEAD + length)?;
+                visit(offset, Met::Damaged(Some(&frame[FRAME_HEAD..])));
+                offset = next;
+                continue;
+            }
+        }
+        visit(offset, Met::Damaged(None));
+        match reader.next_good(offset + 1)? {
+            Some(next) => offset = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the file begins as a log of this kind does.
+pub fn check(file: &dyn DiskFile, magic: [u8; 8], path: &str) -> Result<(), LogError> {
+    check_header(file, magic, path)
 }
 
 enum Frame<'a> {
@@ -455,6 +586,7 @@ enum Frame<'a> {
 struct Reader<'a> {
     file: &'a dyn DiskFile,
     size: u64,
+    longest: usize,
     start: u64,
     window: Vec<u8>,
 }
@@ -488,7 +620,7 @@ impl Reader<'_> {
         let word = u32_at(head, 0);
         let (length, marker) = ((word & !MARKER) as usize, word & MARKER != 0);
         let fits = offset + (FRAME_HEAD + length) as u64 <= size;
-        let right = if marker { length == MARKER_PAYLOAD } else { (1..=MAX_RECORD).contains(&length) };
+        let right = if marker { length == MARKER_PAYLOAD } else { (1..=self.longest).contains(&length) };
         Ok((fits && right).then_some((length, marker)))
     }
 
@@ -497,7 +629,7 @@ impl Reader<'_> {
         let Some((length, marker)) = self.plausible(offset)? else { return Ok(None) };
         let frame = self.bytes(offset, FRAME_HEAD + length)?;
         let (head, payload) = frame.split_at(FRAME_HEAD);
-        if u32_at(head, 4) != frame_crc(offset, head[..4].try_into().expect("four bytes"), payload) {
+        if u32_at(head, 4) != frame_crc(offset, head[..4].try_into().expect("four bytes"), payload, &[]) {
             return Ok(None);
         }
         Ok(Some(if marker {
@@ -505,6 +637,22 @@ impl Reader<'_> {
         } else {
             Frame::Record { payload }
         }))
+    }
+
+    /// The next valid frame from `offset` on, if bounded work finds one.
+    fn next_good(&mut self, mut offset: u64) -> io::Result<Option<u64>> {
+        let mut budget = SEARCH_LEAST.max((self.size - offset.min(self.size)).saturating_mul(SEARCH_FACTOR));
+        while offset < self.size {
+            if let Some((length, _)) = self.plausible(offset)? {
+                let Some(left) = budget.checked_sub(length as u64) else { return Ok(None) };
+                budget = left;
+                if self.frame(offset)?.is_some() {
+                    return Ok(Some(offset));
+                }
+            }
+            offset += 1;
+        }
+        Ok(None)
     }
 
     /// Looks at everything behind the bad place `bad` for valid frames.

@@ -304,3 +304,47 @@ fn a_million_records_open_fast_and_a_long_search_ends() {
     assert!(matches!(open(&mut |_, _| Ok(())), Err(LogError::Damaged { .. })));
     println!("8 MiB of hostile bytes searched in {:?}", start.elapsed());
 }
+
+#[test]
+fn long_bodies_are_written_from_where_they_lie_and_damage_costs_one_record() {
+    let disk = MemDisk::new();
+    let open = |disk: &MemDisk| {
+        let mut none = |_: u64, _: &[u8]| Ok(());
+        RecordLog::open_with(folder(disk), NAME, MAGIC, 1 << 20, &mut none, &|damage| judge(damage, false))
+    };
+    let bodies = [vec![1; 10], vec![2; 200_000], vec![], vec![3; OWN_PART], vec![4; 5]];
+    let mut log = open(&disk).unwrap().log;
+    let first = log.append_parts(bodies.iter().map(|body| (&b"head"[..], body.as_slice()))).unwrap();
+    let all = |disk: &MemDisk| {
+        let (file, mut met) = (folder(disk).open(NAME).unwrap(), Vec::new());
+        let mut from = Some(FIRST_FRAME);
+        while let Some(at) = from {
+            from = walk(&*file, 1 << 20, at, 1, &mut |offset, what| {
+                met.push((offset, if let Met::Record(payload) = what { Some(payload.to_vec()) } else { None }));
+            })
+            .unwrap();
+        }
+        met
+    };
+    let mut expected = Vec::new();
+    let mut offset = first;
+    for body in &bodies {
+        expected.push((offset, Some([b"head", body.as_slice()].concat())));
+        offset += FRAME_BYTES + 4 + body.len() as u64;
+    }
+    assert_eq!((all(&disk), log.len()), (expected.clone(), offset));
+    // Rot in each record in turn, in its head and in its content.
+    for (place, (offset, payload)) in expected.iter().enumerate() {
+        let length = FRAME_BYTES as usize + payload.as_ref().unwrap().len();
+        for at in [0, 4, length - 1] {
+            let rotten = disk.after_kill();
+            rotten.rot(Path::new("/log"), NAME, |bytes| bytes[*offset as usize + at] ^= 1);
+            let met = all(&rotten);
+            let whole: Vec<_> = met.iter().filter(|(_, payload)| payload.is_some()).cloned().collect();
+            let mut left = expected.clone();
+            left.remove(place);
+            assert_eq!(whole, left, "byte {at} of record {place}");
+            assert_eq!(met.len(), expected.len(), "and it is told");
+        }
+    }
+}
