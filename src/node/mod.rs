@@ -15,6 +15,7 @@ pub mod index;
 pub mod process;
 pub mod records;
 pub mod scan;
+pub mod segments;
 pub mod service;
 pub mod store;
 
