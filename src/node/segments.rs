@@ -14,7 +14,8 @@
 //! and go with it; a live copy has outlived all drops, and none moves past it. Removals are synced one by one,
 //! or an older segment could come back without the drops of a later one. It happens in slices beside writes, once
 //! more than half is garbage, so that on average one byte is moved for each that is taken back. An idle store makes
-//! no garbage. There is no trash: what is let go of stays in its segment until that is taken back.
+//! no garbage. (Sealing and taking back are designed here and not built yet: there is one segment, and it grows.)
+//! There is no trash: what is let go of stays in its segment until that is taken back.
 
 mod op;
 mod places;
@@ -28,19 +29,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use self::op::{Kind, Op, head_bytes, push_head, push_hint, read_head};
+use self::op::{Kind, Op, head_bytes, push_head, read_head};
 use self::places::{NOWHERE, Place, Places, Slot};
 use super::scan::{Found, OpenError};
 use super::store::{Body, Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, FRAME_BYTES, LogError, Met, RecordLog, check, judge, walk};
-use crate::durable::{self, DiskFile, Folder};
+use crate::durable::{DiskFile, Folder};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
-/// A segment is sealed at this size: large enough that sealing is rare, small enough that scanning the newest at a start,
-/// and moving the oldest, take well under a second.
-const SEGMENT: u64 = 64 << 20;
-/// How much of the oldest segment is looked at at once.
-const SLICE: u64 = 1 << 20;
 /// The longest record.
 const LONGEST: usize = (64 << 20) + 1024;
 const MAGIC: [u8; 8] = *b"hatoseg1";
@@ -50,8 +46,6 @@ const MAGIC: [u8; 8] = *b"hatoseg1";
 pub struct SegmentStore {
     folder: Arc<dyn Folder>,
     io_mode: IoMode,
-    segment: u64,
-    slice: u64,
     places: Places,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     writer: Mutex<Writer>,
@@ -60,7 +54,6 @@ pub struct SegmentStore {
 #[derive(Debug)]
 struct Segment {
     file: Box<dyn DiskFile>,
-    bytes: AtomicU64,
     live: AtomicU64,
 }
 
@@ -68,9 +61,6 @@ struct Segment {
 struct Writer {
     log: RecordLog,
     number: u32,
-    hint: Vec<u8>,
-    credit: u64,
-    cleaning: Option<(u32, u64)>,
 }
 
 /// A record that is to be written.
@@ -109,15 +99,6 @@ fn read_exactly(file: &dyn DiskFile, offset: u64, length: usize) -> io::Result<V
 impl SegmentStore {
     /// Reads what the folder holds, which nobody else may use.
     pub fn open(folder: Arc<dyn Folder>, io_mode: IoMode) -> Result<(Self, Found), OpenError> {
-        Self::open_sized(folder, io_mode, SEGMENT, SLICE)
-    }
-
-    fn open_sized(
-        folder: Arc<dyn Folder>,
-        io_mode: IoMode,
-        segment: u64,
-        slice: u64,
-    ) -> Result<(Self, Found), OpenError> {
         let path = folder.path().display().to_string();
         let failed = |what| {
             let file = path.clone();
@@ -157,17 +138,14 @@ impl SegmentStore {
             // A process killed between a write and its sync left copies that only look safe.
             folder.sync_all().map_err(failed("syncing"))?;
         }
-        let mut hint = Vec::new();
-        newest.iter().for_each(|op| push_hint(&mut hint, op));
         let mut segments = BTreeMap::new();
         for number in sealed.iter().map(|(number, _)| *number).chain([number]) {
             let file = folder.open(&log_name(number)).map_err(failed("opening"))?;
-            let bytes = AtomicU64::new(file.len().map_err(failed("reading"))?);
-            segments.insert(number, Arc::new(Segment { file, bytes, live: AtomicU64::new(0) }));
+            segments.insert(number, Arc::new(Segment { file, live: AtomicU64::new(0) }));
         }
-        let writer = Writer { log: opened.log, number, hint, credit: 0, cleaning: None };
+        let writer = Writer { log: opened.log, number };
         let (segments, writer) = (RwLock::new(segments), Mutex::new(writer));
-        let store = Self { folder, io_mode, segment, slice, places: Places::default(), segments, writer };
+        let store = Self { folder, io_mode, places: Places::default(), segments, writer };
         sealed.push((number, newest));
         for (number, ops) in sealed {
             ops.iter().for_each(|op| store.apply(op, number));

@@ -73,12 +73,14 @@ pub(super) fn read_head(bytes: &[u8], at: u64) -> Option<Op> {
 }
 
 /// Adds what a hint says of one record.
+#[cfg(test)]
 pub(super) fn push_hint(entries: &mut Vec<u8>, op: &Op) {
     entries.extend_from_slice(&op.body_at.to_le_bytes());
     push_head(entries, op.kind, &op.id, op.record);
 }
 
 /// The hint of a segment of `length` bytes.
+#[cfg(test)]
 pub(super) fn hint(length: u64, entries: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HINT_HEAD + entries.len() + CRC);
     bytes.extend_from_slice(&HINT_MAGIC);

@@ -136,17 +136,6 @@ impl Places {
         result
     }
 
-    /// Every id that has a copy in a segment.
-    pub(super) fn of_segment(&self, segment: u32) -> Vec<MessageId> {
-        let mut ids = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let here = shard.iter().filter(|(_, slot)| slot.0.iter().any(|place| place.segment == segment));
-            ids.extend(here.map(|(id, _)| id.clone()));
-        }
-        ids
-    }
-
     /// Everything of one part, ascending by id.
     pub(super) fn part(&self, part: usize) -> Vec<Entry> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };
