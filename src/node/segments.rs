@@ -44,7 +44,6 @@ const MAGIC: [u8; 8] = *b"hatoseg1";
 /// Copies in segments.
 #[derive(Debug)]
 pub struct SegmentStore {
-    folder: Arc<dyn Folder>,
     io_mode: IoMode,
     places: Places,
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
@@ -145,7 +144,7 @@ impl SegmentStore {
         }
         let writer = Writer { log: opened.log, number };
         let (segments, writer) = (RwLock::new(segments), Mutex::new(writer));
-        let store = Self { folder, io_mode, places: Places::default(), segments, writer };
+        let store = Self { io_mode, places: Places::default(), segments, writer };
         sealed.push((number, newest));
         for (number, ops) in sealed {
             ops.iter().for_each(|op| store.apply(op, number));
