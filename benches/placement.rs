@@ -1,4 +1,4 @@
-//! What it costs to admit and commit one message, over nodes and over committed messages.
+//! What it costs to admit and commit one message, and to find one, over nodes and over committed messages.
 //!
 //! The claim: it grows with neither. Every measurement writes ids that are there already, so that the index keeps
 //! its size while it is measured, and the nodes' loads keep the shape that a register in use has.
@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping};
 use hatokuse::cluster::registry::{Member, Traits};
-use hatokuse::cluster::{Cluster, Reign};
+use hatokuse::cluster::{Cluster, Located, Reign};
 use hatokuse::types::{Epoch, Holders, MessageId, NodeId, Uuid};
 
 const TOLERANCE: usize = 3;
@@ -37,6 +37,7 @@ fn register(nodes: u32, messages: u32) -> Cluster {
         cluster.registry.remember(Member { id: NodeId(n), uuid, address: format!("host-{n}:1") }, Duration::ZERO);
         cluster.registry.join(NodeId(n), u64::from(n), Traits::default(), Duration::ZERO);
     }
+    cluster.greet();
     renew(&mut cluster);
     (0..messages).for_each(|n| set(&mut cluster, &id(n)));
     cluster
@@ -48,23 +49,32 @@ fn renew(cluster: &mut Cluster) {
     cluster.begin(Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) });
 }
 
-fn admit_and_commit(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("admit_and_commit");
-    group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    for (nodes, messages) in [(10, 1_000), (100, 1_000), (1_000, 1_000), (10, 1_000_000), (1_000, 1_000_000)] {
+/// Nodes and committed messages of what is measured; `examples/scale_model.rs` goes on to ten million.
+const SIZES: [(u32, u32); 5] = [(3, 1_000), (100, 1_000), (1_000, 1_000), (3, 1_000_000), (1_000, 1_000_000)];
+
+fn decisions(criterion: &mut Criterion) {
+    for (nodes, messages) in SIZES {
         let mut cluster = register(nodes, messages);
-        // Ids in no order, as clients write them; made outside of what is measured.
+        // Ids in no order, as clients name them; made outside of what is measured.
         let mut chance = fastrand::Rng::with_seed(1);
         let ids: Vec<MessageId> = (0..65_536).map(|_| id(chance.u32(..messages))).collect();
-        let name = BenchmarkId::from_parameter(format!("{nodes} nodes, {messages} messages"));
-        group.bench_function(name, |bencher| {
-            renew(&mut cluster);
-            let mut next = ids.iter().cycle();
-            bencher.iter(|| set(black_box(&mut cluster), next.next().expect("it has no end")));
+        let mut measure = |name: &str, decide: &mut dyn FnMut(&mut Cluster, &MessageId)| {
+            let mut group = criterion.benchmark_group(name);
+            group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+            let size = BenchmarkId::from_parameter(format!("{nodes} nodes, {messages} messages"));
+            group.bench_function(size, |bencher| {
+                renew(&mut cluster);
+                let mut next = ids.iter().cycle();
+                bencher.iter(|| decide(black_box(&mut cluster), next.next().expect("it has no end")));
+            });
+            group.finish();
+        };
+        measure("admit_and_commit", &mut set);
+        measure("locate", &mut |cluster, id| {
+            assert!(matches!(black_box(cluster.locate(id, 0)), Located::Here { .. }));
         });
     }
-    group.finish();
 }
 
-criterion_group!(placement, admit_and_commit);
+criterion_group!(placement, decisions);
 criterion_main!(placement);

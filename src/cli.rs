@@ -69,7 +69,7 @@ enum Command {
     Client(ClientArgs),
     /// Measure a register under load
     #[command(
-        after_help = "Examples:\n  hatokuse bench --count 9000\n  hatokuse bench --local-nodes 6 --tolerance 3 --count 9000 --verify --json\n  hatokuse bench --op get --connections 32 --pipeline 64"
+        after_help = "Examples:\n  hatokuse bench --count 9000\n  hatokuse bench --local-nodes 6 --tolerance 3 --count 9000 --verify --json\n  hatokuse bench --op get --connections 32 --pipeline 64\n  hatokuse bench --rate 5000 --duration 10s --warmup 2s --html report.html\n  hatokuse bench --op mixed --mix 20:80 --keys 100000 --distribution zipf --size 50-4096\n  hatokuse bench --protocol resp --addr 127.0.0.1:6379 --wait 2 --json >> redis.json\n  hatokuse bench --compare redis.json hatokuse.json"
     )]
     Bench(BenchArgs),
     /// Print a completion script for a shell
@@ -130,6 +130,9 @@ struct LeaderArgs {
     /// Grace before the copies of a node that is down are made again on others
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
+    /// Memory for recent messages, which GETs then read without asking a node (0: none)
+    #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
+    cache: ByteSize,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
@@ -197,36 +200,69 @@ struct ClientArgs {
 
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// The leader's address for clients
+    /// The server's address for clients
     #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
     addr: String,
-    /// Operations in all
-    #[arg(long, env = "HATOKUSE_COUNT", default_value_t = 9000)]
-    count: u64,
+    /// How to speak to it; resp measures any Redis server
+    #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
+    protocol: bench::Dialect,
+    /// Operations in all [default: 9000, unless --duration is given]
+    #[arg(long, env = "HATOKUSE_COUNT", conflicts_with = "duration")]
+    count: Option<u64>,
+    /// How long to measure, instead of --count
+    #[arg(long, env = "HATOKUSE_DURATION", value_parser = duration)]
+    duration: Option<Duration>,
+    /// How long to run before what is measured begins (0: not at all)
+    #[arg(long, env = "HATOKUSE_WARMUP", default_value = "0", value_parser = duration_or_never)]
+    warmup: Duration,
+    /// Open loop: requests a second over all connections, latency counted from when each was due
+    #[arg(long, env = "HATOKUSE_RATE", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: Option<u64>,
     /// Connections
     #[arg(long, env = "HATOKUSE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// Requests in flight on each connection
     #[arg(long, env = "HATOKUSE_PIPELINE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pipeline: u32,
-    /// Bytes of each message
-    #[arg(long, env = "HATOKUSE_SIZE", default_value = "100")]
-    size: ByteSize,
+    /// Bytes of each message, or a range: 50-4096
+    #[arg(long, env = "HATOKUSE_SIZE", default_value = "100", value_name = "SIZE|MIN-MAX")]
+    size: bench::workload::Sizes,
     /// What to do
     #[arg(long, env = "HATOKUSE_OP", default_value = "set")]
     op: bench::Op,
+    /// SETs to GETs of --op mixed [default: 1:1]
+    #[arg(long, env = "HATOKUSE_MIX", value_name = "SETS:GETS")]
+    mix: Option<bench::workload::Mix>,
+    /// Choose ids among this many [default: a new id for each SET; as many as --count, or 9000, for GETs]
+    #[arg(long, env = "HATOKUSE_KEYS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    keys: Option<u64>,
+    /// How ids are chosen [default: sequential for SET, shuffled for GET, uniform for mixed with --keys]
+    #[arg(long, env = "HATOKUSE_DISTRIBUTION")]
+    distribution: Option<bench::workload::Distribution>,
+    /// Exponent of --distribution zipf [default: 0.99]
+    #[arg(long, env = "HATOKUSE_THETA")]
+    theta: Option<f64>,
     /// What every id starts with
     #[arg(long, env = "HATOKUSE_KEY_PREFIX", default_value = "bench-")]
     key_prefix: String,
-    /// Makes messages and the order of reads
+    /// Makes messages, their sizes and the choice of ids
     #[arg(long, env = "HATOKUSE_SEED", default_value_t = 1)]
     seed: u64,
     /// Read back every value written, and compare
     #[arg(long, env = "HATOKUSE_VERIFY")]
     verify: bool,
+    /// Redis: a SET ends when WAIT says that this many replicas have it
+    #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
+    wait: u32,
     /// Print the report as JSON
     #[arg(long, env = "HATOKUSE_JSON")]
     json: bool,
+    /// Write the report as a page too
+    #[arg(long, env = "HATOKUSE_HTML", value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure nothing; compare two files of --json lines, several runs by their medians
+    #[arg(long, env = "HATOKUSE_COMPARE", num_args = 2, value_delimiter = ',', value_names = ["A", "B"])]
+    compare: Option<Vec<PathBuf>>,
     /// Start a throw-away cluster with this many nodes for this run
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", value_parser = clap::value_parser!(u32).range(1..=64))]
     local_nodes: Option<u32>,
@@ -236,6 +272,9 @@ struct BenchArgs {
     /// IO mode of that cluster
     #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
     io_mode: IoMode,
+    /// How copies lie on that cluster's disks
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
     /// Grace of that cluster before the copies of a node that is down are made again
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
@@ -290,7 +329,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         }),
         Command::Bench(args) => {
             log(false)?;
-            bench::run(args.settings())
+            match args.compare.as_deref() {
+                Some([a, b]) => bench::compare(a, b),
+                _ => bench::run(args.settings()),
+            }
         }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "hatokuse", &mut std::io::stdout());
@@ -323,6 +365,7 @@ impl LeaderArgs {
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
+            cache_bytes: self.cache.0,
             local_nodes: self.local_nodes,
             stop_with_stdin: self.stop_with_stdin,
             screen,
@@ -350,21 +393,33 @@ impl NodeArgs {
 
 impl BenchArgs {
     fn settings(self) -> bench::Settings {
+        let layout = self.layout.to_possible_value().map(|value| value.get_name().to_owned());
         bench::Settings {
             addr: self.addr,
+            protocol: self.protocol,
             count: self.count,
+            duration: self.duration,
+            warmup: self.warmup,
+            rate: self.rate,
             connections: self.connections as usize,
             pipeline: self.pipeline as usize,
-            size: self.size.0 as usize,
+            sizes: self.size,
             op: self.op,
+            mix: self.mix,
+            keys: self.keys,
+            distribution: self.distribution,
+            theta: self.theta,
             key_prefix: self.key_prefix,
             seed: self.seed,
             verify: self.verify,
+            wait: self.wait,
             json: self.json,
+            html: self.html,
             local: self.local_nodes.map(|nodes| bench::Local {
                 nodes: nodes as usize,
                 tolerance: self.tolerance as usize,
                 io_mode: self.io_mode,
+                layout: layout.unwrap_or_default(),
                 repair_after: self.repair_after,
             }),
         }

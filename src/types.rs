@@ -55,6 +55,11 @@ impl MessageId {
         Ok(Self(CompactString::new(text)))
     }
 
+    /// An id whose bytes [`MessageId::parse`] has accepted before.
+    pub(crate) fn known(bytes: &[u8]) -> Self {
+        Self(CompactString::from_utf8_lossy(bytes))
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -337,6 +342,21 @@ pub struct NodeView {
     pub p99_ms: Option<f64>,
     /// Seconds since its last heartbeat.
     pub seen_s: f64,
+}
+
+/// What the leader keeps in memory of recent messages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CacheView {
+    /// Messages in it.
+    pub messages: u64,
+    /// Their bytes, with what an entry costs.
+    pub bytes: u64,
+    /// The most that these may be.
+    pub max_bytes: u64,
+    /// GETs that it answered since the start.
+    pub hits: u64,
+    /// GETs that went to nodes.
+    pub misses: u64,
 }
 
 /// How far repair is.

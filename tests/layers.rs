@@ -24,7 +24,9 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("cluster", 1, &["error", "seeded", "types"]),
     ("dashboard", 1, &["telemetry", "types"]),
     ("bench/workload", 1, &[]),
-    ("bench/report", 1, &["telemetry", "VERSION"]),
+    ("bench/dialect", 1, &["bench/workload"]),
+    ("bench/report", 1, &["bench/workload", "telemetry"]),
+    ("bench/session", 1, &["bench/dialect", "bench/report", "bench/workload", "error"]),
     ("durable", 2, &["seeded"]),
     ("wire", 2, &["cluster", "types"]),
     ("stop", 2, &[]),
@@ -73,7 +75,20 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         ],
     ),
     ("client", 3, &["error", "protocol", "types"]),
-    ("bench", 4, &["bench/report", "bench/workload", "error", "telemetry", "types"]),
+    (
+        "bench",
+        4,
+        &[
+            "bench/dialect",
+            "bench/report",
+            "bench/session",
+            "bench/workload",
+            "config",
+            "telemetry",
+            "types",
+            "VERSION",
+        ],
+    ),
     ("cli", 5, &["bench", "client", "config", "leader", "logs", "node", "telemetry", "terminal", "types", "VERSION"]),
     ("main", 5, &["cli"]),
 ];
@@ -95,13 +110,16 @@ const FORBIDDEN_TO_THOUGHT: &[&str] = &[
     "rustix",
 ];
 
+/// The parts of `bench` that are thought: rooms of their own, with the files below them.
+const BENCH_THOUGHT: &[&str] = &["bench/dialect", "bench/report", "bench/session", "bench/workload"];
+
 /// Rooms of thought under their full name of files, relative to `src`.
 fn room_of(path: &str) -> &str {
     let path = path.strip_suffix(".rs").unwrap_or(path);
-    match path {
-        "bench/workload" | "bench/report" => path,
-        _ => path.split('/').next().unwrap_or(path),
-    }
+    let part = BENCH_THOUGHT
+        .iter()
+        .find(|part| path.strip_prefix(**part).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    part.copied().unwrap_or_else(|| path.split('/').next().unwrap_or(path))
 }
 
 /// All Rust files below `src`, with their paths relative to it.
@@ -178,12 +196,13 @@ fn imports(text: &str) -> BTreeSet<String> {
 fn bench_imports(path: &str, text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if path.starts_with("bench/") {
-        for part in ["workload", "report"] {
+        for room in BENCH_THOUGHT {
+            let part = room.trim_start_matches("bench/");
             if text.contains(&format!("self::{part}")) || text.contains(&format!("super::{part}")) {
-                found.insert(format!("bench/{part}"));
+                found.insert((*room).to_owned());
             }
         }
-        for part in ["child", "connection", "drive", "launcher", "progress"] {
+        for part in ["child", "drive", "launcher", "machine", "progress", "settings"] {
             if text.contains(&format!("super::{part}")) {
                 found.insert("bench".to_owned());
             }

@@ -1,24 +1,26 @@
-//! Drives one phase of requests at a register, and checks every reply.
+//! Drives one phase of requests at a server: sockets, the clock, and the moment of each request.
 //!
-//! Closed loop: each connection keeps up to `pipeline` requests in flight all
-//! the time. All connections live on the caller's one thread, because a bench
-//! shares its machine with the servers it measures.
+//! One thread owns all connections and asks the system what is ready (epoll),
+//! because a bench shares its machine with the servers it measures: a batch of requests
+//! costs one write, its replies one read into one buffer that all connections share, and
+//! nothing is allocated for a request. What is sent and whether a reply is right is
+//! `session`'s; nothing here knows a protocol.
 //!
-//! Never retries and never reconnects: what went wrong is what is to be seen.
+//! Never reconnects: what went wrong is what is to be seen.
 
-use std::cell::RefCell;
-use std::io;
-use std::rc::Rc;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::fd::OwnedFd;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-use super::connection::{Connection, Shared, closed};
+use super::machine;
 use super::progress::Progress;
 use super::report::Samples;
-use super::workload::{Lane, Plan, Values};
+use super::session::{Load, Rules, Session};
+use super::workload::{Plan, Values};
 
 /// How long to wait for any reply at all before giving up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,17 +31,24 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time between two looks at the progress.
 const TICK: Duration = Duration::from_millis(100);
 
+/// What the clock's events are named by; no connection has this number.
+const CLOCK: u64 = u64::MAX;
+
+/// Room for one read.
+const READ_BYTES: usize = 256 << 10;
+
+/// Sockets that are looked at in one go.
+const EVENTS: usize = 1024;
+
 /// Where and how to send.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    /// The leader.
+    /// The server.
     pub(super) addr: String,
-    /// Connections.
-    pub(super) connections: usize,
-    /// Requests in flight on each.
-    pub(super) pipeline: usize,
     /// See [`PATIENCE`].
     pub(super) patience: Duration,
+    /// Processes of the server on this machine, for their CPU time.
+    pub(super) pids: Vec<u32>,
 }
 
 /// What came of a phase.
@@ -51,10 +60,16 @@ pub(super) struct Outcome {
     pub(super) gets: Samples,
     /// Errors that belong to no request: connections that were refused or lost while idle.
     pub(super) connection_errors: u64,
+    /// Requests that were due and never sent.
+    pub(super) unsent: u64,
     /// What went wrong first.
     pub(super) first_error: Option<String>,
-    /// From the first request to the last reply, connecting not included.
+    /// From the first request after the warm-up to the last reply, connecting not included.
     pub(super) elapsed: Duration,
+    /// CPU time of this thread in that time, and of the server's processes.
+    pub(super) cpu: (Duration, Duration),
+    /// What is left of the plan.
+    pub(super) plan: Plan,
 }
 
 impl Outcome {
@@ -64,205 +79,279 @@ impl Outcome {
     }
 }
 
+/// A connection and its socket; no socket once it has ended.
+struct Link {
+    stream: Option<TcpStream>,
+    session: Session,
+    /// The socket was full: wait until it is not.
+    blocked: bool,
+}
+
 /// Sends everything in the plan. Fails only if not a single connection could be made.
-///
-/// Must run inside a [`tokio::task::LocalSet`].
-pub(super) async fn drive(target: &Target, values: &Values, plan: Plan, mut progress: Progress) -> io::Result<Outcome> {
-    let lanes: Vec<Lane> = (0..target.connections).map(|number| plan.lane(number)).collect();
-    let shared = Rc::new(RefCell::new(Shared::new(plan)));
-    let streams = connect_all(target, &shared).await?;
-    let started = Instant::now();
-    let connections = join_all(streams.into_iter().zip(lanes).map(|(stream, lane)| {
-        let connection = Connection::new(shared.clone(), values.clone(), lane, target.pipeline);
-        // Dropped with this future, so that a stalled phase leaves no task behind.
-        AbortOnDrop(tokio::task::spawn_local(connection.run(stream)))
-    }));
-    tokio::select! {
-        _ = connections => {}
-        () = watch(&shared, &mut progress, target.patience) => {}
-    }
-    let elapsed = started.elapsed();
-    let mut shared = shared.borrow_mut();
-    let shared = &mut *shared;
+pub(super) fn drive(
+    target: &Target,
+    rules: Rules,
+    values: &Values,
+    plan: Plan,
+    progress: &mut Progress,
+) -> io::Result<Outcome> {
+    let mut load = Load::new(rules, values.clone(), plan);
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let clock = ticking(&epoll, TICK.min(target.patience))?;
+    let links = connect_all(target, &mut load, &epoll)?;
+    let open = links.iter().filter(|link| link.stream.is_some()).count();
+    let mut driver = Driver { load, epoll, clock, links, open, next_due: 0, started: Instant::now() };
+    let cpu = driver.run(target, progress)?;
+    progress.update(&driver.load, driver.started.elapsed());
+    let elapsed = driver.started.elapsed().saturating_sub(Duration::from_nanos(driver.load.rules.warm));
     // Only after a stall is anything still open.
-    shared.sets.errors += shared.open_sets;
-    shared.gets.errors += shared.open_gets;
-    progress.update(&shared.sets, &shared.gets);
+    for link in driver.links.iter_mut().filter(|link| link.stream.is_some()) {
+        link.session.lose(&mut driver.load, None);
+    }
+    let (unsent, load) = (driver.load.unsent(), driver.load);
     Ok(Outcome {
-        sets: std::mem::take(&mut shared.sets),
-        gets: std::mem::take(&mut shared.gets),
-        connection_errors: shared.connection_errors,
-        first_error: shared.first_error.take(),
+        sets: load.sets,
+        gets: load.gets,
+        connection_errors: load.connection_errors,
+        unsent,
+        first_error: load.first_error,
         elapsed,
+        cpu,
+        plan: load.plan,
     })
 }
 
-async fn connect_all(target: &Target, shared: &RefCell<Shared>) -> io::Result<Vec<TcpStream>> {
-    let mut streams = Vec::with_capacity(target.connections);
-    let mut refused = None;
-    for result in join_all((0..target.connections).map(|_| connect(&target.addr, target.patience))).await {
-        match result {
-            Ok(stream) => streams.push(stream),
-            Err(error) => {
-                shared.borrow_mut().lost(std::iter::empty(), &error);
-                refused = Some(error);
+struct Driver {
+    load: Load,
+    epoll: OwnedFd,
+    /// Wakes us every tick, so that a wait needs no time limit of its own: that would set and clear a timer in the
+    /// kernel for every request.
+    clock: OwnedFd,
+    links: Vec<Link>,
+    /// Links that have a socket.
+    open: usize,
+    /// Open loop: the request whose moment comes next.
+    next_due: u64,
+    started: Instant,
+}
+
+impl Driver {
+    /// Until all connections are done or nothing comes any more; gives the CPU time since the warm-up.
+    fn run(&mut self, target: &Target, progress: &mut Progress) -> io::Result<(Duration, Duration)> {
+        let mut room = vec![0; READ_BYTES];
+        let mut events = Vec::with_capacity(EVENTS);
+        let cpu = || (machine::cpu_of_this_thread(), machine::cpu_of(&target.pids));
+        let (mut cpu_before, mut is_warm) = (cpu(), self.load.rules.warm == 0);
+        let (mut seen, mut since, mut ticked) = (0, Instant::now(), Instant::now());
+        for number in 0..self.links.len() {
+            self.serve(number, 0);
+        }
+        while self.open > 0 && !self.all_ended() {
+            let now = self.now();
+            if !is_warm && now >= self.load.rules.warm {
+                (cpu_before, is_warm) = (cpu(), true);
+            }
+            self.start_due(now);
+            self.wait(&mut events)?;
+            for event in events.drain(..) {
+                self.attend(event, &mut room);
+            }
+            if self.load.replies > seen || self.load.in_flight == 0 {
+                (seen, since) = (self.load.replies, Instant::now());
+            }
+            if ticked.elapsed() < TICK.min(target.patience) {
+                continue;
+            }
+            ticked = Instant::now();
+            progress.update(&self.load, self.started.elapsed());
+            if since.elapsed() >= target.patience {
+                let (open, patience) = (self.load.in_flight, target.patience);
+                self.load.note(|| format!("no reply for {patience:?}; {open} requests were left unanswered"));
+                break;
             }
         }
+        let after = cpu();
+        Ok((after.0.saturating_sub(cpu_before.0), after.1.saturating_sub(cpu_before.1)))
     }
-    match refused {
-        Some(error) if streams.is_empty() => Err(error),
-        _ => Ok(streams),
+
+    /// The count is used up and answered: nobody waits for a moment at which nothing is left to do.
+    fn all_ended(&self) -> bool {
+        self.load.in_flight == 0 && self.load.plan.left() == Some(0)
     }
-}
 
-async fn connect(addr: &str, patience: Duration) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(patience.min(CONNECT), TcpStream::connect(addr)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
 
-/// One request that stands alone, such as STATUS; the reply line without its end.
-pub(super) async fn ask(addr: &str, line: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = connect(addr, patience).await?;
-    let answer = async {
-        stream.write_all(format!("{line}\n").as_bytes()).await?;
-        let mut input = Vec::new();
-        while !input.ends_with(b"\n") {
-            if stream.read_buf(&mut input).await? == 0 {
-                return Err(closed());
-            }
+    /// Open loop: lets the connections whose requests have become due make them.
+    fn start_due(&mut self, now: u64) {
+        let Some(pace) = self.load.rules.pace else { return };
+        let connections = self.links.len() as u64;
+        let from = self.next_due;
+        self.next_due = pace.before(now.saturating_add(1)).max(from);
+        // After a pause of ours each connection is served once, however many fell due on it.
+        for number in from..self.next_due.min(from + connections) {
+            self.serve((number % connections) as usize, now);
         }
-        input.pop();
-        Ok(String::from_utf8_lossy(&input).into_owned())
-    };
-    tokio::time::timeout(patience, answer).await?
-}
+    }
 
-/// Shows the progress, and returns once no reply has come for too long.
-async fn watch(shared: &RefCell<Shared>, progress: &mut Progress, patience: Duration) {
-    let mut seen = 0;
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep(TICK.min(patience)).await;
-        let mut shared = shared.borrow_mut();
-        progress.update(&shared.sets, &shared.gets);
-        if shared.ended() > seen {
-            (seen, since) = (shared.ended(), Instant::now());
-        } else if since.elapsed() >= patience {
-            let open = shared.open_sets + shared.open_gets;
-            shared.note(|| format!("no reply for {patience:?}; {open} requests were left unanswered"));
+    /// Waits for sockets, for the next request's moment, and at most a tick.
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        let mut at_once = None;
+        if let Some(pace) = self.load.rules.pace {
+            let left = Duration::from_nanos(pace.due(self.next_due).saturating_sub(self.now())).min(TICK);
+            // epoll alone counts in milliseconds; a moment has to be met more closely than that.
+            let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&limit)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+                result => result?,
+            };
+            at_once = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), at_once.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Something happened at a socket.
+    fn attend(&mut self, event: epoll::Event, room: &mut [u8]) {
+        let (number, flags) = (event.data.u64(), event.flags);
+        if number == CLOCK {
+            // How many ticks there were is of no interest; whether it was time to look is seen by the time.
+            let _ = rustix::io::read(&self.clock, &mut [0; 8]);
             return;
         }
+        let number = number as usize;
+        let link = &mut self.links[number];
+        let Some(stream) = &mut link.stream else { return };
+        if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+            match stream.read(room) {
+                Ok(0) => return self.lose(number, &"the server closed it"),
+                Ok(bytes) => {
+                    let now = self.started.elapsed().as_nanos() as u64;
+                    if let Err(error) = link.session.receive(&mut self.load, &room[..bytes], now) {
+                        return self.lose(number, &error);
+                    }
+                    return self.serve(number, now);
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return self.lose(number, &error),
+            }
+        }
+        let now = self.now();
+        self.serve(number, now);
+    }
+
+    /// Makes what may start, sends what can be sent, and ends what is finished.
+    fn serve(&mut self, number: usize, now: u64) {
+        let link = &mut self.links[number];
+        let Some(stream) = &mut link.stream else { return };
+        link.session.fill(&mut self.load, now);
+        let mut full = false;
+        while !full && !link.session.outgoing().is_empty() {
+            match stream.write(link.session.outgoing()) {
+                Ok(bytes) => link.session.advance(bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => full = true,
+                // Replies that came before the break still count: reading tells of it after them.
+                Err(_) => link.session.stop_sending(),
+            }
+        }
+        if full != link.blocked {
+            link.blocked = full;
+            let flags = if full { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+            if let Err(error) = epoll::modify(&self.epoll, &*stream, epoll::EventData::new_u64(number as u64), flags) {
+                return self.lose(number, &error);
+            }
+        }
+        if link.session.is_finished() {
+            // Closing it takes it off the epoll too.
+            link.stream = None;
+            self.open -= 1;
+        }
+    }
+
+    fn lose(&mut self, number: usize, error: &dyn std::fmt::Display) {
+        let link = &mut self.links[number];
+        link.stream = None;
+        link.session.lose(&mut self.load, Some(error));
+        self.open -= 1;
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
 
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+/// A clock that wakes the epoll every so often.
+fn ticking(epoll: &OwnedFd, every: Duration) -> io::Result<OwnedFd> {
+    let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let every = Timespec { tv_sec: every.as_secs() as i64, tv_nsec: every.subsec_nanos().into() };
+    timerfd_settime(&clock, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: every, it_value: every })?;
+    epoll::add(epoll, &clock, epoll::EventData::new_u64(CLOCK), epoll::EventFlags::IN)?;
+    Ok(clock)
+}
+
+fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<Vec<Link>> {
+    let mut links = Vec::with_capacity(load.rules.connections);
+    let mut refused: Option<io::Error> = None;
+    for number in 0..load.rules.connections {
+        let mut session = Session::new(number, &load.plan);
+        // One that does not answer at all is not waited for a thousand times.
+        let stream = match &refused {
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => Err(io::ErrorKind::TimedOut.into()),
+            _ => connect(&target.addr, target.patience),
+        };
+        let stream = match stream {
+            Ok(stream) => {
+                stream.set_nonblocking(true)?;
+                let data = epoll::EventData::new_u64(number as u64);
+                epoll::add(epoll, &stream, data, epoll::EventFlags::IN)?;
+                Some(stream)
+            }
+            Err(error) => {
+                session.lose(load, Some(&error));
+                refused = Some(error);
+                None
+            }
+        };
+        links.push(Link { stream, session, blocked: false });
+    }
+    match refused {
+        Some(error) if links.iter().all(|link| link.stream.is_none()) => Err(error),
+        _ => Ok(links),
     }
 }
 
-impl Future for AbortOnDrop {
-    type Output = ();
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        std::pin::Pin::new(&mut self.0).poll(cx).map(|_| ())
+fn connect(addr: &str, patience: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&addr, patience.min(CONNECT)) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// One request line that stands alone, such as STATUS; the reply line without its end.
+pub(super) fn ask(addr: &str, line: &str, patience: Duration) -> io::Result<String> {
+    let mut stream = connect(addr, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    let mut reply = String::new();
+    io::BufRead::read_line(&mut io::BufReader::new(stream), &mut reply)?;
+    match reply.strip_suffix('\n') {
+        Some(reply) => Ok(reply.to_owned()),
+        None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fake::{Fake, Fault};
-    use super::super::{Op, fake};
-    use super::*;
-
-    fn values(size: usize) -> Values {
-        Values::new("k-", 1, size)
-    }
-
-    fn target(fake: &Fake, connections: usize, pipeline: usize) -> Target {
-        Target { addr: fake.addr(), connections, pipeline, patience: Duration::from_millis(400) }
-    }
-
-    /// Runs phases against a fake server with this fault.
-    fn phases(fault: Fault, connections: usize, pipeline: usize, size: usize, plans: Vec<Plan>) -> Vec<Outcome> {
-        fake::run(async move {
-            let fake = Fake::start(fault).await;
-            let mut all = Vec::new();
-            for plan in plans {
-                let target = target(&fake, connections, pipeline);
-                all.push(drive(&target, &values(size), plan, Progress::hidden()).await.unwrap());
-            }
-            all
-        })
-    }
-
-    #[test]
-    fn what_was_written_is_read_back() {
-        for (connections, pipeline, size) in [(1, 1, 0), (3, 1, 1), (4, 16, 100), (2, 5000, 9), (3, 7, 300_000)] {
-            let count = if size > 1000 { 40 } else { 1000 };
-            let plans = vec![
-                Plan::measured(Op::Set, count, 1),
-                Plan::measured(Op::Get, count, 1),
-                Plan::read_back(count),
-                Plan::measured(Op::Mixed, count, 1),
-                Plan::load(0),
-            ];
-            let all = phases(Fault::None, connections, pipeline, size, plans);
-            let ended: Vec<_> = all.iter().map(|o| (o.sets.right(), o.gets.right(), o.errors())).collect();
-            let half = count / 2;
-            assert_eq!(ended, [(count, 0, 0), (0, count, 0), (0, count, 0), (half, half, 0), (0, 0, 0)], "{all:?}");
-            assert!(all[0].sets.quantile(1.0) <= all[0].elapsed);
-        }
-    }
-
-    #[test]
-    fn wrong_bytes_and_refusals_are_errors() {
-        let plans = || vec![Plan::load(100), Plan::read_back(100)];
-        let all = phases(Fault::WrongValue(7), 2, 8, 20, plans());
-        assert_eq!((all[0].errors(), all[1].errors(), all[1].gets.right()), (0, 1, 99));
-        let error = all[1].first_error.as_deref().unwrap();
-        assert!(error.starts_with("GET k-7: not the message that this seed and size give, but 20 bytes: "), "{error}");
-
-        let all = phases(Fault::Refuse(7), 2, 8, 20, plans());
-        assert_eq!((all[0].errors(), all[0].sets.right(), all[1].errors()), (1, 99, 1));
-        assert!(all[0].first_error.as_deref().unwrap().starts_with("SET k-7: ERROR BUSY "));
-        assert!(all[1].first_error.as_deref().unwrap().starts_with("GET k-7: ERROR NOT_FOUND "));
-    }
-
-    #[test]
-    fn a_lost_connection_counts_what_it_left_open() {
-        // The connection breaks instead of answering request 10: that one and the 7 behind it are lost.
-        let all = phases(Fault::HangUpAt(10), 1, 8, 5, vec![Plan::load(100)]);
-        assert_eq!((all[0].sets.right(), all[0].errors()), (10, 8));
-        assert!(all[0].first_error.as_deref().unwrap().starts_with("connection: "));
-    }
-
-    #[test]
-    fn silence_ends_a_phase() {
-        let all = phases(Fault::SilentAt(10), 1, 8, 5, vec![Plan::load(100)]);
-        assert_eq!((all[0].sets.right(), all[0].errors()), (10, 8));
-        assert!(all[0].first_error.as_deref().unwrap().contains("8 requests were left unanswered"));
-    }
-
-    #[test]
-    fn no_connection_at_all_is_a_failure() {
-        let error = fake::run(async {
-            let addr = Fake::start(Fault::None).await.addr();
-            tokio::task::yield_now().await;
-            let target = Target { addr, connections: 2, pipeline: 1, patience: PATIENCE };
-            drive(&target, &values(1), Plan::load(1), Progress::hidden()).await.unwrap_err()
-        });
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    }
-
-    #[test]
-    fn a_single_question_gets_its_line() {
-        let reply = fake::run(async {
-            let fake = Fake::start(Fault::None).await;
-            ask(&fake.addr(), "GET nothing", PATIENCE).await.unwrap()
-        });
-        assert_eq!(reply, "ERROR NOT_FOUND no message with this id");
-    }
-}
+#[path = "drive_tests.rs"]
+mod tests;

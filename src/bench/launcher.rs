@@ -319,6 +319,12 @@ impl Cluster {
         self.node(id).ok().map(Process::pid)
     }
 
+    /// Every process of it that was started and not stopped.
+    pub fn pids(&self) -> Vec<u32> {
+        let nodes = self.nodes.values().filter_map(|node| node.process.as_ref());
+        self.leader.iter().chain(nodes).map(Process::pid).collect()
+    }
+
     /// What the leader said on stderr last, over all its starts.
     pub fn leader_stderr(&self) -> String {
         self.leader_tail.text()

@@ -1,30 +1,46 @@
 //! `hatokuse bench`: load a register, measure it, and check what it says.
 //!
 //! This file orders the steps: launch, load, measure, read back, report.
-//! Standard output carries the report and nothing else.
+//! Standard output carries the report and nothing else. The parts, from thought to hands:
+//!
+//! - `workload`: which request comes next and what its reply must be, from a seed;
+//! - `dialect`: both as bytes, in the text protocol and in Redis's;
+//! - `session`: one connection without its socket: closed and open loop, latencies, checks;
+//! - `drive`: sockets and clock, one thread for all connections;
+//! - `report`: figures as text, JSON, a page, and two runs compared.
+//!
+//! docs/bench.md says what is measured and how; the load generator must stay cheap,
+//! because it shares its cores with what it measures.
 
 mod child;
-mod connection;
+mod dialect;
 mod drive;
 #[cfg(test)]
 mod fake;
 pub mod launcher;
+mod machine;
 mod progress;
 pub mod report;
+mod session;
+pub mod settings;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
+pub use self::dialect::Dialect;
 use self::drive::{Outcome, PATIENCE, Target};
 use self::launcher::Cluster;
-use self::progress::Progress;
-use self::report::{Register, Report};
-use self::workload::{Plan, Values};
-use crate::types::{IoMode, MessageId};
+use self::progress::{Goal, Progress};
+use self::report::{Cpu, Register, Report, compare, html};
+use self::session::{Pace, Rules};
+pub use self::settings::{Local, Op, Settings};
+use self::workload::{Order, Plan, Values};
+use crate::VERSION;
 
 /// Everything was right.
 const EXIT_OK: u8 = 0;
@@ -35,75 +51,21 @@ const EXIT_USAGE: u8 = 2;
 /// No connection.
 const EXIT_NO_ANSWER: u8 = 4;
 
-/// What a bench does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Op {
-    /// Write.
-    Set,
-    /// Read what was written before.
-    Get,
-    /// Half of each.
-    Mixed,
-}
-
-/// A cluster that lives for one run.
-#[derive(Debug, Clone)]
-pub struct Local {
-    /// Nodes.
-    pub nodes: usize,
-    /// Copies a message.
-    pub tolerance: usize,
-    /// Of leader and nodes.
-    pub io_mode: IoMode,
-    /// Grace before the copies of a node that is down are made again.
-    pub repair_after: Duration,
-}
-
-/// What `hatokuse bench` was asked for.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The leader's address for clients; not used with `local`.
-    pub addr: String,
-    /// Operations in all.
-    pub count: u64,
-    /// Connections.
-    pub connections: usize,
-    /// Requests in flight on each.
-    pub pipeline: usize,
-    /// Bytes a message.
-    pub size: usize,
-    /// What to do.
-    pub op: Op,
-    /// What every id starts with.
-    pub key_prefix: String,
-    /// Makes messages and the order of reads.
-    pub seed: u64,
-    /// Read back and compare.
-    pub verify: bool,
-    /// Report as JSON.
-    pub json: bool,
-    /// Start a cluster for this run.
-    pub local: Option<Local>,
-}
-
 /// Runs the bench; gives the exit code.
 pub fn run(settings: Settings) -> anyhow::Result<u8> {
-    if let Some(reason) = impossible(&settings) {
+    if let Some(reason) = settings.impossible() {
         tell(&reason);
         return Ok(EXIT_USAGE);
     }
     // Lives until the end of this function, and its processes with it.
     let cluster = settings.local.as_ref().map(launch).transpose()?;
     let addr = cluster.as_ref().map_or(settings.addr.clone(), |cluster| cluster.addr().to_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::select! {
-            result = measure(&settings, &addr) => result,
-            // Returning is what stops a local cluster and removes its folder.
-            _ = tokio::signal::ctrl_c() => Err(Stop::Because(anyhow::anyhow!("interrupted before the end"))),
-        }
-    });
-    let report = match measured {
+    let pids = cluster.as_ref().map(Cluster::pids).unwrap_or_default();
+    let target = Target { addr: addr.clone(), patience: PATIENCE, pids };
+    let report = match until_ctrl_c({
+        let settings = settings.clone();
+        move || measure(&settings, &target)
+    })? {
         Ok(report) => report,
         Err(Stop::NoConnection(error)) => {
             tell(&format!(
@@ -116,12 +78,34 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     };
     let text = if settings.json { report.json() + "\n" } else { report.text() };
     std::io::stdout().lock().write_all(text.as_bytes())?;
+    if let Some(path) = &settings.html {
+        std::fs::write(path, html::page(&report)).with_context(|| format!("{} was not written", path.display()))?;
+    }
     if report.is_clean() {
         return Ok(EXIT_OK);
     }
     let first = report.first_error.as_deref().unwrap_or("see the report");
     tell(&format!("not everything was right; first: {first}"));
     Ok(EXIT_FAILED)
+}
+
+/// Prints how two files of `--json` lines compare; gives the exit code.
+pub fn compare(a: &Path, b: &Path) -> anyhow::Result<u8> {
+    let read = |path: &Path| {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+        compare::Set::read(&name, &text)
+    };
+    match read(a).and_then(|a| Ok((a, read(b)?))) {
+        Ok((a, b)) => {
+            std::io::stdout().lock().write_all(compare::table(&a, &b).as_bytes())?;
+            Ok(EXIT_OK)
+        }
+        Err(reason) => {
+            tell(&reason);
+            Ok(EXIT_USAGE)
+        }
+    }
 }
 
 /// Why a bench ended without a report.
@@ -131,14 +115,17 @@ enum Stop {
     Because(anyhow::Error),
 }
 
-fn impossible(settings: &Settings) -> Option<String> {
-    let longest = format!("{}{}", settings.key_prefix, settings.count.saturating_sub(1));
-    if let Err(reason) = MessageId::parse(longest.as_bytes()) {
-        return Some(format!("--key-prefix {:?} makes no ids: {reason}", settings.key_prefix));
-    }
-    let local = settings.local.as_ref()?;
-    (local.nodes < local.tolerance)
-        .then(|| format!("--tolerance {0} wants at least {0} nodes; give --local-nodes {0} or more", local.tolerance))
+/// Works on a thread of its own: returning is what stops a local cluster and removes its folder.
+fn until_ctrl_c<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("bench".to_owned()).spawn(move || drop(done.send(work())))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = result => result.context("the bench failed inside"),
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted before the end"),
+        }
+    })
 }
 
 fn launch(local: &Local) -> anyhow::Result<Cluster> {
@@ -148,29 +135,35 @@ fn launch(local: &Local) -> anyhow::Result<Cluster> {
         .tolerance(local.tolerance)
         .io_mode(local.io_mode)
         .leader_args(["--repair-after".to_owned(), format!("{}ms", local.repair_after.as_millis())])
+        .node_args(["--layout", &local.layout])
         .start()
         .context("the local cluster did not start")
 }
 
-async fn measure(settings: &Settings, addr: &str) -> Result<Report, Stop> {
-    let values = Values::new(&settings.key_prefix, settings.seed, settings.size);
-    let target = Target {
-        addr: addr.to_owned(),
+fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
+    let values = Values::new(&settings.key_prefix, settings.seed, settings.sizes);
+    let warm = settings.warmup.as_nanos() as u64;
+    let rules = Rules {
+        dialect: settings.protocol,
         connections: settings.connections,
         pipeline: settings.pipeline,
-        patience: PATIENCE,
+        pace: settings.rate.map(Pace),
+        wait: settings.wait,
+        warm,
+        end: settings.duration.map(|duration| warm.saturating_add(duration.as_nanos() as u64)),
     };
-    let count = settings.count;
-    if settings.op == Op::Get {
-        load(&target, &values, count).await?;
+    let order = settings.order();
+    load(target, &rules, &values, order.needs())?;
+    let mut plan = Plan::new(order, settings.count(), settings.seed);
+    if settings.verify && matches!(order, Order::Overwrite(_)) {
+        plan = plan.remember();
     }
     let name = match settings.op {
         Op::Set => "SET",
         Op::Get => "GET",
         Op::Mixed => "SET+GET",
     };
-    let plan = Plan::measured(settings.op, count, settings.seed);
-    let mut outcome = phase(&target, &values, plan, name).await?;
+    let mut outcome = phase(target, rules.clone(), &values, plan, name)?;
     // An error that belongs to no request must show all the same.
     let alone = std::mem::take(&mut outcome.connection_errors);
     (if settings.op == Op::Get { &mut outcome.gets } else { &mut outcome.sets }).errors += alone;
@@ -182,44 +175,69 @@ async fn measure(settings: &Settings, addr: &str) -> Result<Report, Stop> {
     if settings.op != Op::Set {
         results.push(outcome.gets.result("get", outcome.elapsed));
     }
+    let cpu_per_op = cpu_per_op(&outcome, settings.local.is_some());
     let mut first_error = outcome.first_error;
-    let to_verify = if settings.op == Op::Mixed { count.div_ceil(2) } else { count };
-    let mut verified = None;
+    let (mut verified, mut to_verify) = (None, 0);
     if settings.verify {
-        let read = phase(&target, &values, Plan::read_back(to_verify), "verify").await?;
+        let plan = match order {
+            Order::Write | Order::MixedNew(_) => Plan::read_all(outcome.plan.sets_given()),
+            Order::Overwrite(_) => Plan::read_these(outcome.plan.written()),
+            Order::Read(choice) | Order::Mixed(_, choice) => Plan::read_all(choice.keys),
+        };
+        to_verify = plan.left().unwrap_or(0);
+        let read = phase(target, rules.unmeasured(), &values, plan, "verify")?;
         verified = Some(read.gets.right());
         first_error = first_error.or(read.first_error);
     }
-    let (nodes, register) = ask_status(addr).await;
+    let (nodes, register) = ask_status(&target.addr);
     Ok(Report {
-        addr: addr.to_owned(),
-        protocol: "text",
+        addr: target.addr.clone(),
+        protocol: settings.protocol.name(),
         connections: settings.connections,
         pipeline: settings.pipeline,
-        size: settings.size,
+        size: settings.sizes.max,
         results,
         verified,
         nodes,
         first_error,
+        settings: settings.asked(),
+        unsent: outcome.unsent,
+        cpu_per_op,
+        machine: machine::describe(),
+        version: VERSION,
         to_verify,
         register,
     })
 }
 
-async fn phase(target: &Target, values: &Values, plan: Plan, name: &'static str) -> Result<Outcome, Stop> {
-    let progress = Progress::on_stderr(name, plan.total());
-    drive::drive(target, values, plan, progress).await.map_err(Stop::NoConnection)
+/// What an operation cost, shared out over all that ended.
+fn cpu_per_op(outcome: &Outcome, servers: bool) -> Cpu {
+    let ended = (outcome.sets.ended() + outcome.gets.ended()).max(1) as f64;
+    let micros = |time: Duration| time.as_secs_f64() * 1e6 / ended;
+    Cpu { bench_us: micros(outcome.cpu.0), servers_us: servers.then(|| micros(outcome.cpu.1)) }
 }
 
-/// Sees to it that every id holds its message before reads are measured.
-async fn load(target: &Target, values: &Values, count: u64) -> Result<(), Stop> {
-    // Both ends right: an earlier run with the same prefix, seed and size got through.
-    let one = Target { connections: 1, ..target.clone() };
-    let probe = drive::drive(&one, values, Plan::probe(count), Progress::hidden()).await.map_err(Stop::NoConnection)?;
-    if probe.errors() == 0 {
+fn phase(target: &Target, rules: Rules, values: &Values, plan: Plan, name: &'static str) -> Result<Outcome, Stop> {
+    let goal = match (rules.end, plan.left()) {
+        (Some(end), _) => Goal::Time(Duration::from_nanos(end)),
+        (None, left) => Goal::Count(left.unwrap_or(0)),
+    };
+    let mut progress = Progress::on_stderr(name, goal);
+    drive::drive(target, rules, values, plan, &mut progress).map_err(Stop::NoConnection)
+}
+
+/// Sees to it that every id below `count` holds its message before reads are measured.
+fn load(target: &Target, rules: &Rules, values: &Values, count: u64) -> Result<(), Stop> {
+    if count == 0 {
         return Ok(());
     }
-    let loaded = phase(target, values, Plan::load(count), "loading").await?;
+    // Both ends right: an earlier run with the same prefix, seed and size got through.
+    let one = Rules { connections: 1, ..rules.unmeasured() };
+    let probe = drive::drive(target, one, values, Plan::probe(count), &mut Progress::hidden());
+    if probe.map_err(Stop::NoConnection)?.errors() == 0 {
+        return Ok(());
+    }
+    let loaded = phase(target, rules.unmeasured(), values, Plan::load(count), "loading")?;
     if loaded.errors() == 0 {
         return Ok(());
     }
@@ -231,8 +249,8 @@ async fn load(target: &Target, values: &Values, count: u64) -> Result<(), Stop> 
 }
 
 /// Copies per node and what else STATUS says; empty if the server has no such command.
-async fn ask_status(addr: &str) -> (BTreeMap<u32, u64>, Option<Register>) {
-    match drive::ask(addr, "STATUS", PATIENCE).await {
+fn ask_status(addr: &str) -> (BTreeMap<u32, u64>, Option<Register>) {
+    match drive::ask(addr, "STATUS", PATIENCE) {
         Ok(line) => read_status(&line).unwrap_or_default(),
         Err(_) => Default::default(),
     }
@@ -262,29 +280,16 @@ fn tell(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::fake::{Fake, Fault};
+    use super::settings::tests::settings;
+    use super::workload::{Distribution, Mix, Sizes};
     use super::*;
 
-    fn settings(op: Op) -> Settings {
-        Settings {
-            addr: String::new(),
-            count: 101,
-            connections: 3,
-            pipeline: 4,
-            size: 30,
-            op,
-            key_prefix: "k-".to_owned(),
-            seed: 1,
-            verify: true,
-            json: true,
-            local: None,
-        }
+    fn target(fake: &Fake) -> Target {
+        Target { addr: fake.addr(), patience: PATIENCE, pids: Vec::new() }
     }
 
     fn measured(fault: Fault, op: Op) -> Report {
-        fake::run(async move {
-            let fake = Fake::start(fault).await;
-            measure(&settings(op), &fake.addr()).await.unwrap()
-        })
+        measure(&settings(op), &target(&Fake::start(fault))).unwrap()
     }
 
     #[test]
@@ -313,32 +318,52 @@ mod tests {
 
     #[test]
     fn reads_are_not_loaded_twice() {
-        fake::run(async {
-            let fake = Fake::start(Fault::Refuse(50)).await;
-            // What stands there already must not be written again, or this would be refused.
-            for index in [0, 100] {
-                let mut line = bytes::BytesMut::from(format!("SET k-{index} ").as_bytes());
-                Values::new("k-", 1, 30).put_message(index, &mut line);
-                let line = String::from_utf8(line.to_vec()).unwrap();
-                assert_eq!(drive::ask(&fake.addr(), &line, PATIENCE).await.unwrap(), "OK");
-            }
-            let report = measure(&settings(Op::Get), &fake.addr()).await.unwrap();
-            assert_eq!((report.results[0].count, report.results[0].errors), (101, 99));
-            // With other messages the ids have to be loaded, and that fails here.
-            let other = Settings { seed: 2, ..settings(Op::Get) };
-            let Err(Stop::Because(error)) = measure(&other, &fake.addr()).await else { panic!("should not load") };
-            assert!(error.to_string().starts_with("1 of 101 messages could not be stored"), "{error}");
-        });
+        let fake = Fake::start(Fault::Refuse(50));
+        // What stands there already must not be written again, or this would be refused.
+        for index in [0, 100] {
+            let mut line = format!("SET k-{index} ").into_bytes();
+            Values::new("k-", 1, Sizes::only(30)).put_message(index, &mut line);
+            let line = String::from_utf8(line).unwrap();
+            assert_eq!(drive::ask(&fake.addr(), &line, PATIENCE).unwrap(), "OK");
+        }
+        let report = measure(&settings(Op::Get), &target(&fake)).unwrap();
+        assert_eq!((report.results[0].count, report.results[0].errors), (101, 99));
+        // With other messages the ids have to be loaded, and that fails here.
+        let other = Settings { seed: 2, ..settings(Op::Get) };
+        let Err(Stop::Because(error)) = measure(&other, &target(&fake)) else { panic!("should not load") };
+        assert!(error.to_string().starts_with("1 of 101 messages could not be stored"), "{error}");
     }
 
     #[test]
-    fn settings_that_cannot_work_are_refused() {
-        let local = |nodes| Some(Local { nodes, tolerance: 3, io_mode: IoMode::Buffered, repair_after: Duration::MAX });
-        assert!(impossible(&settings(Op::Set)).is_none());
-        assert!(impossible(&Settings { local: local(3), ..settings(Op::Set) }).is_none());
-        assert!(impossible(&Settings { local: local(2), ..settings(Op::Set) }).is_some());
-        assert!(impossible(&Settings { key_prefix: "a b".to_owned(), ..settings(Op::Set) }).is_some());
-        assert!(impossible(&Settings { key_prefix: "x".repeat(198), ..settings(Op::Set) }).is_some());
+    fn a_choice_of_keys_is_loaded_measured_and_verified() {
+        let choice = Settings { keys: Some(40), distribution: Some(Distribution::Zipf), ..settings(Op::Mixed) };
+        for protocol in [Dialect::Text, Dialect::Resp] {
+            for op in [Op::Set, Op::Get, Op::Mixed] {
+                let mix = (op == Op::Mixed).then_some(Mix { sets: 1, gets: 3 });
+                let settings = Settings { protocol, op, mix, sizes: Sizes { min: 0, max: 90 }, ..choice.clone() };
+                let report = measure(&settings, &target(&Fake::start(Fault::None))).unwrap();
+                assert!(report.is_clean(), "{report:?}");
+                let counts: Vec<_> = report.results.iter().map(|result| result.count).collect();
+                assert_eq!(counts, if op == Op::Mixed { vec![26, 75] } else { vec![101] });
+                // A zipf of 101 draws leaves some of 40 keys out; the others are all there.
+                assert_eq!(report.verified == Some(40), op != Op::Set);
+                assert_eq!((report.protocol, report.nodes.is_empty()), (protocol.name(), false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_ends_a_run_and_a_warm_up_is_in_no_result() {
+        let [warmup, duration] = [50, 100].map(Duration::from_millis);
+        let timed = Settings { count: None, duration: Some(duration), warmup, ..settings(Op::Set) };
+        let report = measure(&timed, &target(&Fake::start(Fault::None))).unwrap();
+        let result = &report.results[0];
+        assert!(report.is_clean() && result.elapsed_s >= 0.09, "{report:?}");
+        assert!(report.to_verify > result.count && result.count > 0, "what the warm-up wrote is read back too");
+        let paced = Settings { rate: Some(1000), ..timed };
+        let report = measure(&paced, &target(&Fake::start(Fault::None))).unwrap();
+        // Requests 50 to 149 are due in the time that is measured.
+        assert_eq!((report.results[0].count, report.unsent, report.settings.rate), (100, 0, Some(1000)), "{report:?}");
     }
 
     #[test]

@@ -3,19 +3,28 @@
 //! Never writes to stdout, which belongs to the report.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::report::{Samples, short_time};
+use super::report::short_time;
+use super::session::Load;
 use crate::telemetry::grouped;
+
+/// When a phase is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// With so many requests.
+    Count(u64),
+    /// After this time, warm-up included.
+    Time(Duration),
+}
 
 /// The progress of one phase.
 #[derive(Debug)]
 pub(super) struct Progress {
     name: &'static str,
-    total: u64,
-    started: Instant,
+    goal: Goal,
     shown: Shown,
 }
 
@@ -29,13 +38,17 @@ enum Shown {
 
 impl Progress {
     /// A bar or lines, by what stderr is.
-    pub(super) fn on_stderr(name: &'static str, total: u64) -> Self {
+    pub(super) fn on_stderr(name: &'static str, goal: Goal) -> Self {
+        let (total, template) = match goal {
+            Goal::Count(count) => {
+                (count, " {prefix:<8} [{bar:36}] {human_pos}/{human_len} {percent}%  eta {eta}\n          {msg}")
+            }
+            Goal::Time(time) => (time.as_millis() as u64, " {prefix:<8} [{bar:36}] {percent}%\n          {msg}"),
+        };
         let shown = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             // The template is a constant; the default one is as good if it were wrong.
-            if let Ok(style) = ProgressStyle::with_template(
-                " {prefix:<8} [{bar:36}] {human_pos}/{human_len} {percent}%  eta {eta}\n          {msg}",
-            ) {
+            if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("#>-"));
             }
             bar.set_prefix(name);
@@ -43,35 +56,37 @@ impl Progress {
         } else {
             Shown::Lines(0)
         };
-        Self { name, total, started: Instant::now(), shown }
+        Self { name, goal, shown }
     }
 
     /// Tells nobody.
     pub(super) fn hidden() -> Self {
-        Self { name: "", total: 0, started: Instant::now(), shown: Shown::Nothing }
+        Self { name: "", goal: Goal::Count(0), shown: Shown::Nothing }
     }
 
-    /// What has ended so far.
-    pub(super) fn update(&mut self, sets: &Samples, gets: &Samples) {
-        let done = sets.ended() + gets.ended();
+    /// What has ended so far, and how long it took, warm-up included.
+    pub(super) fn update(&mut self, load: &Load, elapsed: Duration) {
+        let (done, total) = match self.goal {
+            Goal::Count(count) => (load.sets.ended() + load.gets.ended(), count),
+            Goal::Time(time) => (elapsed.min(time).as_millis() as u64, time.as_millis() as u64),
+        };
         match &mut self.shown {
             Shown::Bar(bar) => {
                 bar.set_position(done);
-                bar.set_message(line(done, self.started.elapsed(), sets, gets));
+                bar.set_message(line(load, elapsed));
             }
             Shown::Lines(told) => {
-                let tenths = done * 10 / self.total.max(1);
+                let tenths = done * 10 / total.max(1);
                 if tenths > *told {
                     *told = tenths;
-                    let rest = line(done, self.started.elapsed(), sets, gets);
+                    let rest = line(load, elapsed);
+                    let requests = grouped(load.sets.ended() + load.gets.ended());
                     // Nobody to tell is no reason to stop measuring.
                     let _ = writeln!(
                         std::io::stderr().lock(),
-                        "bench: {} {}% {}/{}  {rest}",
+                        "bench: {} {}% {requests} requests  {rest}",
                         self.name,
                         tenths * 10,
-                        grouped(done),
-                        grouped(self.total)
                     );
                 }
             }
@@ -88,8 +103,13 @@ impl Drop for Progress {
     }
 }
 
-fn line(done: u64, elapsed: Duration, sets: &Samples, gets: &Samples) -> String {
-    let rate = done as f64 / elapsed.as_secs_f64().max(1e-3);
+fn line(load: &Load, elapsed: Duration) -> String {
+    let (sets, gets) = (&load.sets, &load.gets);
+    let measured = elapsed.saturating_sub(Duration::from_nanos(load.rules.warm));
+    if measured.is_zero() {
+        return "warming up".to_owned();
+    }
+    let rate = (sets.ended() + gets.ended()) as f64 / measured.as_secs_f64().max(1e-3);
     let busier = if sets.right() >= gets.right() { sets } else { gets };
     format!(
         "{}/s   p50 {}   p99 {}   errors {}",

@@ -10,8 +10,12 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
 
-use crate::VERSION;
+use super::workload::Sizes;
 use crate::telemetry::grouped;
+
+pub mod charts;
+pub mod compare;
+pub mod html;
 
 /// Longer than any answer is waited for.
 const LONGEST_NS: u64 = 600_000_000_000;
@@ -23,6 +27,8 @@ const BAR: usize = 20;
 #[derive(Debug, Clone)]
 pub struct Samples {
     latency_ns: Histogram<u64>,
+    /// Right answers in each second since the warm-up ended.
+    per_second: Vec<u64>,
     /// Requests whose answer was wrong, or never came.
     pub errors: u64,
 }
@@ -32,12 +38,17 @@ impl Samples {
     pub fn new() -> Self {
         // Fixed bounds: recording never allocates.
         let latency_ns = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("1 < longest, 3 digits");
-        Self { latency_ns, errors: 0 }
+        Self { latency_ns, per_second: Vec::new(), errors: 0 }
     }
 
-    /// One right answer.
-    pub fn record(&mut self, latency: Duration) {
+    /// One right answer, and when it came, counted from the end of the warm-up.
+    pub fn record(&mut self, latency: Duration, at: Duration) {
         self.latency_ns.saturating_record(latency.as_nanos() as u64);
+        let second = at.as_secs() as usize;
+        if second >= self.per_second.len() {
+            self.per_second.resize(second + 1, 0);
+        }
+        self.per_second[second] += 1;
     }
 
     /// Right answers.
@@ -71,8 +82,22 @@ impl Samples {
                 p999: millis(self.quantile(0.999)),
                 max: millis(Duration::from_nanos(self.latency_ns.max())),
             },
+            per_second: self.per_second.clone(),
             steps: self.steps(),
+            curve: self.curve(),
         }
+    }
+
+    /// Latency over quantile, closer and closer to 1, as far as there are answers to tell them apart.
+    fn curve(&self) -> Vec<(f64, f64)> {
+        let mut curve = Vec::new();
+        let mut rest = 1.0f64;
+        while self.right() > 0 && rest * self.right() as f64 >= 0.5 {
+            curve.push((1.0 - rest, millis(self.quantile(1.0 - rest))));
+            // Ten points a decade.
+            rest *= 0.1f64.powf(0.1);
+        }
+        curve
     }
 
     /// Right answers by latency, in steps that double, from the first to the last that has any.
@@ -113,9 +138,14 @@ pub struct OpResult {
     pub ops_per_s: f64,
     /// Of right answers.
     pub latency_ms: Latency,
+    /// Right answers in each second.
+    pub per_second: Vec<u64>,
     /// Right answers by latency, for people.
     #[serde(skip)]
     pub steps: Vec<(Duration, u64)>,
+    /// Quantiles and their latency in milliseconds, for the picture.
+    #[serde(skip)]
+    pub curve: Vec<(f64, f64)>,
 }
 
 /// Percentiles, milliseconds.
@@ -145,18 +175,68 @@ pub struct Register {
     pub io_modes: Vec<String>,
 }
 
+/// What the run was asked for, beside what the contract has at the top.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Asked {
+    /// `set`, `get` or `mixed`.
+    pub op: &'static str,
+    /// Operations, if it was to end with those.
+    pub count: Option<u64>,
+    /// Seconds, if it was to end with those.
+    pub duration_s: Option<f64>,
+    /// Seconds before that, which are in no result.
+    pub warmup_s: f64,
+    /// Requests a second of an open loop.
+    pub rate: Option<u64>,
+    /// Keys to choose from; nothing: new ones all the time.
+    pub keys: Option<u64>,
+    /// How they are chosen, with Zipf's exponent.
+    pub distribution: Option<String>,
+    /// SETs to GETs.
+    pub mix: Option<String>,
+    /// The shortest message; `size` is the longest.
+    pub size_min: usize,
+    /// Where messages and chance come from.
+    pub seed: u64,
+    /// Replicas that Redis is asked to wait for.
+    pub wait: u32,
+}
+
+/// The machine that the bench ran on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Machine {
+    /// What this process may use.
+    pub cores: usize,
+    /// Its name.
+    pub cpu: String,
+    /// Memory.
+    pub memory_mib: u64,
+    /// Its release.
+    pub kernel: String,
+}
+
+/// CPU time for each operation that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Cpu {
+    /// Microseconds of the bench itself.
+    #[serde(serialize_with = "rounded")]
+    pub bench_us: f64,
+    /// Microseconds of leader and nodes together, where the bench started them.
+    pub servers_us: Option<f64>,
+}
+
 /// How a bench went; serializes as contract section 4 says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The leader.
     pub addr: String,
-    /// `text`.
+    /// `text` or `resp`.
     pub protocol: &'static str,
     /// Connections.
     pub connections: usize,
     /// Requests in flight on each.
     pub pipeline: usize,
-    /// Bytes a message.
+    /// Bytes of the longest message.
     pub size: usize,
     /// One a kind of request.
     pub results: Vec<OpResult>,
@@ -167,6 +247,16 @@ pub struct Report {
     /// What went wrong first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_error: Option<String>,
+    /// What was asked for.
+    pub settings: Asked,
+    /// Requests of an open loop that were due and never sent: the rate was too much.
+    pub unsent: u64,
+    /// What an operation cost.
+    pub cpu_per_op: Cpu,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Version of the bench.
+    pub version: &'static str,
     /// Values that should have been read back right.
     #[serde(skip)]
     pub to_verify: u64,
@@ -191,20 +281,35 @@ impl Report {
     pub fn text(&self) -> String {
         // Writing to a String cannot fail.
         let mut out = String::new();
+        let way = match self.settings.rate {
+            Some(rate) => format!("open loop at {}/s", grouped(rate)),
+            None => "closed loop".to_owned(),
+        };
+        let connections = plural(self.connections as u64, "connection");
         let _ = writeln!(
             out,
-            "hatokuse bench  {VERSION}   {}   closed loop, {} x {} in flight",
-            self.addr,
-            plural(self.connections as u64, "connection"),
-            self.pipeline
+            "hatokuse bench  {}   {}   {way}, {connections} x {} in flight",
+            self.version, self.addr, self.pipeline
         );
-        let _ = write!(out, "messages of {} B, {} protocol", grouped(self.size as u64), self.protocol);
+        let _ = write!(out, "messages of {} B, {} protocol", self.sizes_in_words(), self.protocol);
         if let Some(register) = &self.register {
             let nodes = plural(self.nodes.len() as u64, "node");
             let _ = write!(out, ", tolerance {}, {nodes}, io {}", register.tolerance, register.io_modes.join("+"));
         }
         out.push('\n');
+        if let Some(line) = self.choice_in_words() {
+            let _ = writeln!(out, "{line}");
+        }
         self.put_results(&mut out);
+        if self.unsent > 0 {
+            let unsent = grouped(self.unsent);
+            let _ = writeln!(out, "unsent    {unsent} requests were due and not sent: the server does not keep up");
+        }
+        let _ = write!(out, "cpu/op    bench {:.1}us", self.cpu_per_op.bench_us);
+        if let Some(servers) = self.cpu_per_op.servers_us {
+            let _ = write!(out, ", leader and nodes {servers:.1}us");
+        }
+        out.push('\n');
         if let Some(verified) = self.verified {
             let _ = writeln!(out, "verified  {} of {} read back equal", grouped(verified), grouped(self.to_verify));
         }
@@ -216,6 +321,24 @@ impl Report {
         }
         self.put_nodes(&mut out);
         out
+    }
+
+    /// `100`, or `50 to 4,096`.
+    fn sizes_in_words(&self) -> String {
+        let (min, max) = (self.settings.size_min as u64, self.size as u64);
+        if min == max { grouped(max) } else { format!("{} to {}", grouped(min), grouped(max)) }
+    }
+
+    /// What was chosen beyond the usual, if anything was.
+    fn choice_in_words(&self) -> Option<String> {
+        let asked = &self.settings;
+        let mut words = Vec::new();
+        words.extend(asked.keys.map(|keys| plural(keys, "key")));
+        words.extend(asked.distribution.clone());
+        words.extend(asked.mix.as_ref().map(|mix| format!("set:get {mix}")));
+        words.extend((asked.warmup_s > 0.0).then(|| format!("after {} s of warm-up", asked.warmup_s)));
+        words.extend((asked.wait > 0).then(|| format!("WAIT {}", asked.wait)));
+        (!words.is_empty()).then(|| words.join(", "))
     }
 
     fn put_results(&self, out: &mut String) {
@@ -233,7 +356,7 @@ impl Report {
                 grouped(result.count),
                 grouped(result.errors),
                 grouped(result.ops_per_s.round() as u64),
-                result.ops_per_s * self.size as f64 / f64::from(1 << 20),
+                result.ops_per_s * Sizes { min: self.settings.size_min, max: self.size }.mean() / f64::from(1 << 20),
             );
             for ms in [latency.p50, latency.p90, latency.p99, latency.p999, latency.max] {
                 let _ = write!(out, " {:>6}", short_time(Duration::from_secs_f64(ms / 1e3)));
@@ -296,94 +419,5 @@ fn rounded<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn samples(errors: u64) -> Samples {
-        let mut samples = Samples::new();
-        for ms in 1..=1000 {
-            samples.record(Duration::from_millis(ms) / 100);
-        }
-        samples.errors = errors;
-        samples
-    }
-
-    fn report(results: Vec<OpResult>) -> Report {
-        Report {
-            addr: "127.0.0.1:6666".to_owned(),
-            protocol: "text",
-            connections: 16,
-            pipeline: 1,
-            size: 1 << 20,
-            results,
-            verified: Some(1000),
-            nodes: [(1, 501), (2, 500), (3, 499), (10, 500)].into(),
-            first_error: None,
-            to_verify: 1000,
-            register: Some(Register { tolerance: 2, messages: 1000, io_modes: vec!["buffered".to_owned()] }),
-        }
-    }
-
-    #[test]
-    fn a_clean_report_as_text() {
-        let report = report(vec![samples(0).result("set", Duration::from_millis(2500))]);
-        assert!(report.is_clean());
-        let text = report.text().replace(VERSION, "VERSION");
-        assert_eq!(text, include_str!("golden/clean.txt"), "\n{text}");
-    }
-
-    #[test]
-    fn a_report_of_trouble_as_text() {
-        let mut report = report(vec![
-            samples(12_345).result("set", Duration::from_secs(1)),
-            Samples::new().result("get", Duration::ZERO),
-        ]);
-        report.first_error = Some("SET bench-7: ERROR BUSY too much".to_owned());
-        report.verified = Some(999);
-        report.nodes.clear();
-        report.register = None;
-        assert!(!report.is_clean());
-        let text = report.text().replace(VERSION, "VERSION");
-        assert_eq!(text, include_str!("golden/trouble.txt"), "\n{text}");
-    }
-
-    #[test]
-    fn errors_and_wrong_values_are_not_clean() {
-        let mut report = report(vec![samples(1).result("set", Duration::from_secs(1))]);
-        assert!(!report.is_clean());
-        report.results[0].errors = 0;
-        assert!(report.is_clean());
-        report.verified = Some(999);
-        assert!(!report.is_clean());
-        report.verified = None;
-        assert!(report.is_clean());
-    }
-
-    #[test]
-    fn json_is_as_promised() {
-        let mut report = report(vec![samples(0).result("set", Duration::from_micros(1_234_567))]);
-        report.verified = None;
-        assert_eq!(
-            report.json(),
-            concat!(
-                r#"{"addr":"127.0.0.1:6666","protocol":"text","connections":16,"pipeline":1,"size":1048576,"#,
-                r#""results":[{"op":"set","count":1000,"errors":0,"elapsed_s":1.235,"ops_per_s":810.001,"#,
-                r#""latency_ms":{"p50":5.001,"p90":9.003,"p99":9.904,"p999":9.994,"max":10.002}}],"#,
-                r#""verified":null,"nodes":{"1":501,"2":500,"3":499,"10":500}}"#
-            )
-        );
-        report.verified = Some(9);
-        report.first_error = Some("it \"broke\"".to_owned());
-        let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
-        assert_eq!(value["verified"], 9);
-        assert_eq!(value["first_error"], "it \"broke\"");
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        let times = [0, 99_000, 100_000, 3_449_000, 9_960_000, 31_000_000, 999_600_000, 12_300_000_000];
-        let shown: Vec<_> = times.iter().map(|ns| short_time(Duration::from_nanos(*ns))).collect();
-        assert_eq!(shown, ["0us", "99us", "100us", "3.4ms", "10ms", "31ms", "1.0s", "12.3s"]);
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-    }
-}
+#[path = "report_tests.rs"]
+mod tests;

@@ -2,11 +2,13 @@
 //!
 //! Everything is a pure function of the seed and a number, so that a reply can
 //! be checked without keeping what was sent. Nothing here knows a socket, a
-//! clock or hidden chance.
+//! clock or hidden chance. `keys` draws ids, `plan` deals requests to connections.
 
-use bytes::BytesMut;
+mod keys;
+mod plan;
 
-use super::Op;
+pub use self::keys::Distribution;
+pub use self::plan::{Choice, Lane, Mix, Order, Plan};
 
 /// Digits of 6 bits that spell any index.
 const INDEX_DIGITS: usize = 11;
@@ -29,56 +31,81 @@ pub struct Operation {
     pub index: u64,
 }
 
+/// How long messages are: each length in between as likely as the others, fixed for an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// The shortest.
+    pub min: usize,
+    /// The longest.
+    pub max: usize,
+}
+
+impl Sizes {
+    /// All of one length.
+    pub fn only(size: usize) -> Self {
+        Self { min: size, max: size }
+    }
+
+    /// What messages are long in the mean.
+    pub fn mean(self) -> f64 {
+        (self.min as f64 + self.max as f64) / 2.0
+    }
+}
+
 /// Ids and messages by number.
 #[derive(Debug, Clone)]
 pub struct Values {
     prefix: String,
     /// Where messages begin, so that two seeds give different ones.
     key: u64,
-    size: usize,
+    sizes: Sizes,
 }
 
 impl Values {
-    /// Ids that start with `prefix`, messages of `size` bytes made from `seed`.
-    pub fn new(prefix: &str, seed: u64, size: usize) -> Self {
-        Self { prefix: prefix.to_owned(), key: mix(seed ^ 0x6861_746f_6b75_7365), size }
+    /// Ids that start with `prefix`, messages of these sizes made from `seed`.
+    pub fn new(prefix: &str, seed: u64, sizes: Sizes) -> Self {
+        Self { prefix: prefix.to_owned(), key: mix(seed ^ 0x6861_746f_6b75_7365), sizes }
     }
 
-    /// Bytes of every message.
-    pub fn size(&self) -> usize {
-        self.size
+    /// Bytes of the longest message.
+    pub fn longest(&self) -> usize {
+        self.sizes.max
+    }
+
+    /// Bytes of the message of the id with this number.
+    pub fn size(&self, index: u64) -> usize {
+        let Sizes { min, max } = self.sizes;
+        if min == max {
+            return min;
+        }
+        min + keys::below(mix(!self.key.wrapping_add(index)), (max - min) as u64 + 1) as usize
+    }
+
+    /// Bytes of the id with this number.
+    pub fn id_len(&self, index: u64) -> usize {
+        self.prefix.len() + digits_of(index)
     }
 
     /// Appends the id with this number.
-    pub fn put_id(&self, index: u64, out: &mut BytesMut) {
+    pub fn put_id(&self, index: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(self.prefix.as_bytes());
-        let mut digits = [0; 20];
-        let mut from = digits.len();
-        let mut rest = index;
-        loop {
-            from -= 1;
-            digits[from] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        out.extend_from_slice(&digits[from..]);
+        put_number(index, out);
     }
 
     /// Appends the message of the id with this number: printable, without blanks.
     ///
     /// It opens with the index itself, spelled so that two of them differ as
     /// early as they can, because a wrong reply has to be caught at any size.
-    pub fn put_message(&self, index: u64, out: &mut BytesMut) {
+    pub fn put_message(&self, index: u64, out: &mut Vec<u8>) {
+        let size = self.size(index);
         let start = out.len();
         let mut name = index ^ self.key;
-        for _ in 0..INDEX_DIGITS.min(self.size) {
-            out.extend_from_slice(&[b'0' + (name & 0x3f) as u8]);
+        for _ in 0..INDEX_DIGITS.min(size) {
+            out.push(b'0' + (name & 0x3f) as u8);
             name >>= 6;
         }
         let mut state = mix(self.key.wrapping_add(index));
-        let end = start + self.size;
+        let end = start + size;
         out.reserve(end - out.len());
         while out.len() < end {
             state = state.wrapping_add(GOLDEN);
@@ -89,163 +116,25 @@ impl Values {
     }
 }
 
-/// The requests of one phase, handed out one by one to whichever connection has room.
-#[derive(Debug)]
-pub struct Plan {
-    order: Order,
-    seed: u64,
-    total: u64,
-    sets_given: u64,
-    gets_given: u64,
-}
-
-#[derive(Debug)]
-enum Order {
-    /// Every id once, ascending.
-    Write,
-    /// Every id once, shuffled.
-    ReadShuffled(Permutation),
-    /// These ids, in this order.
-    ReadThese(Vec<u64>),
-    /// Every id once, ascending.
-    ReadBack,
-    /// SETs of fresh ids and GETs of ids that the same connection wrote before.
-    Mixed { sets: u64 },
-}
-
-/// What one connection remembers of its part of a [`Plan`].
-#[derive(Debug)]
-pub struct Lane {
-    chance: u64,
-    /// Ids that it wrote; only kept where its GETs need them.
-    written: Vec<u64>,
-    wrote_last: bool,
-}
-
-impl Plan {
-    /// The measured phase of a bench with `count` operations.
-    pub fn measured(op: Op, count: u64, seed: u64) -> Self {
-        let order = match op {
-            Op::Set => Order::Write,
-            Op::Get => Order::ReadShuffled(Permutation::new(count, seed)),
-            Op::Mixed => Order::Mixed { sets: count.div_ceil(2) },
-        };
-        Self::of(order, count, seed)
-    }
-
-    /// Writes every id below `count`.
-    pub fn load(count: u64) -> Self {
-        Self::of(Order::Write, count, 0)
-    }
-
-    /// Reads every id below `count`.
-    pub fn read_back(count: u64) -> Self {
-        Self::of(Order::ReadBack, count, 0)
-    }
-
-    /// Reads the first and the last id below `count`.
-    pub fn probe(count: u64) -> Self {
-        let ids: Vec<u64> = match count {
-            0 => Vec::new(),
-            1 => vec![0],
-            _ => vec![0, count - 1],
-        };
-        let total = ids.len() as u64;
-        Self::of(Order::ReadThese(ids), total, 0)
-    }
-
-    fn of(order: Order, total: u64, seed: u64) -> Self {
-        Self { order, seed, total, sets_given: 0, gets_given: 0 }
-    }
-
-    /// Requests in all.
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// What the `number`-th connection starts with.
-    pub fn lane(&self, number: usize) -> Lane {
-        Lane { chance: mix(self.seed.wrapping_add(number as u64)), written: Vec::new(), wrote_last: false }
-    }
-
-    /// The next request for the connection of this lane; nothing when its work is done.
-    pub fn next(&mut self, lane: &mut Lane) -> Option<Operation> {
-        let Order::Mixed { sets } = self.order else {
-            return self.next_of_one_kind();
-        };
-        let sets_left = self.sets_given < sets;
-        let gets_left = self.gets_given < self.total - sets;
-        // A connection reads what itself wrote, which a register must show it even
-        // if both requests are in flight: no GET has to wait for another's SET.
-        if gets_left && !lane.written.is_empty() && (lane.wrote_last || !sets_left) {
-            self.gets_given += 1;
-            lane.wrote_last = false;
-            lane.chance = lane.chance.wrapping_add(GOLDEN);
-            let pick = mix(lane.chance) % lane.written.len() as u64;
-            return Some(Operation { kind: Kind::Get, index: lane.written[pick as usize] });
-        }
-        if !sets_left {
-            return None;
-        }
-        lane.wrote_last = true;
-        lane.written.push(self.sets_given);
-        Some(self.next_set())
-    }
-
-    fn next_of_one_kind(&mut self) -> Option<Operation> {
-        if self.sets_given + self.gets_given == self.total {
-            return None;
-        }
-        let index = match &self.order {
-            Order::Write | Order::Mixed { .. } => return Some(self.next_set()),
-            Order::ReadBack => self.gets_given,
-            Order::ReadShuffled(permutation) => permutation.at(self.gets_given),
-            Order::ReadThese(ids) => ids[self.gets_given as usize],
-        };
-        self.gets_given += 1;
-        Some(Operation { kind: Kind::Get, index })
-    }
-
-    fn next_set(&mut self) -> Operation {
-        let index = self.sets_given;
-        self.sets_given += 1;
-        Operation { kind: Kind::Set, index }
-    }
-}
-
-/// All numbers below `len` in a seeded order, without a table: a Feistel network
-/// over the next even power of two, walked until it lands below `len`.
-#[derive(Debug, Clone)]
-struct Permutation {
-    len: u64,
-    half_bits: u32,
-    key: u64,
-}
-
-impl Permutation {
-    fn new(len: u64, seed: u64) -> Self {
-        let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
-        Self { len, half_bits: bits.div_ceil(2).max(1), key: mix(!seed) }
-    }
-
-    fn at(&self, number: u64) -> u64 {
-        let mut value = number;
-        loop {
-            value = self.step(value);
-            if value < self.len {
-                return value;
-            }
+/// Appends a number in decimal, without an allocation.
+pub fn put_number(number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut from = digits.len();
+    let mut rest = number;
+    loop {
+        from -= 1;
+        digits[from] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
         }
     }
+    out.extend_from_slice(&digits[from..]);
+}
 
-    fn step(&self, value: u64) -> u64 {
-        let mask = (1 << self.half_bits) - 1;
-        let (mut left, mut right) = (value >> self.half_bits, value & mask);
-        for round in 0..4 {
-            (left, right) = (right, left ^ (mix(self.key.wrapping_add(right << 3 | round)) & mask));
-        }
-        left << self.half_bits | right
-    }
+/// How many digits a number has in decimal.
+fn digits_of(number: u64) -> usize {
+    number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
 /// The step of the generator, 2^64 divided by the golden ratio.
@@ -261,43 +150,25 @@ fn mix(mut x: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
 
-    fn message(seed: u64, size: usize, index: u64) -> BytesMut {
-        let mut out = BytesMut::from(&b"SET "[..]);
-        Values::new("k-", seed, size).put_message(index, &mut out);
+    fn message(seed: u64, size: usize, index: u64) -> Vec<u8> {
+        let mut out = b"SET ".to_vec();
+        Values::new("k-", seed, Sizes::only(size)).put_message(index, &mut out);
         out.split_off(4)
-    }
-
-    /// Deals a plan to `lanes` connections in turn.
-    fn deal(mut plan: Plan, lanes: usize) -> Vec<(usize, Operation)> {
-        let mut all = Vec::new();
-        let mut open: Vec<_> = (0..lanes).map(|number| (number, plan.lane(number))).collect();
-        while !open.is_empty() {
-            open.retain_mut(|(number, lane)| match plan.next(lane) {
-                Some(operation) => {
-                    all.push((*number, operation));
-                    true
-                }
-                None => false,
-            });
-        }
-        all
     }
 
     #[test]
     fn messages_stay_the_same_from_version_to_version() {
-        assert_eq!(message(1, 32, 7).as_ref(), MESSAGE_7_OF_SEED_1);
-        assert_eq!(message(1, 0, 7).as_ref(), b"");
+        assert_eq!(message(1, 32, 7), MESSAGE_7_OF_SEED_1);
+        assert_eq!(message(1, 0, 7), b"");
         assert_ne!(message(2, 32, 7), message(1, 32, 7), "another seed, another message");
-        let mut id = BytesMut::new();
-        Values::new("bench-", 1, 0).put_id(0, &mut id);
-        Values::new(",", 1, 0).put_id(u64::MAX, &mut id);
-        assert_eq!(id.as_ref(), b"bench-0,18446744073709551615");
+        let mut id = Vec::new();
+        Values::new("bench-", 1, Sizes::only(0)).put_id(0, &mut id);
+        Values::new(",", 1, Sizes::only(0)).put_id(u64::MAX, &mut id);
+        assert_eq!(id, b"bench-0,18446744073709551615");
     }
 
     const MESSAGE_7_OF_SEED_1: &[u8] = br"^gF\787bQE5IO4d5`VS?W^[LoJ8W\VDB";
@@ -322,42 +193,22 @@ mod tests {
         }
 
         #[test]
-        fn sets_go_through_the_ids_in_order(count in 0u64..500, lanes in 1usize..9) {
-            let dealt = deal(Plan::measured(Op::Set, count, 1), lanes);
-            let wanted: Vec<_> = (0..count).map(|index| Operation { kind: Kind::Set, index }).collect();
-            prop_assert_eq!(dealt.into_iter().map(|(_, o)| o).collect::<Vec<_>>(), wanted);
-        }
-
-        #[test]
-        fn gets_read_every_id_once_in_an_order_of_the_seed(count in 0u64..3000, seed: u64, lanes in 1usize..9) {
-            let dealt = deal(Plan::measured(Op::Get, count, seed), lanes);
-            prop_assert!(dealt.iter().all(|(_, o)| o.kind == Kind::Get && o.index < count));
-            prop_assert_eq!(dealt.iter().map(|(_, o)| o.index).collect::<HashSet<_>>().len() as u64, count);
-            prop_assert_eq!(&dealt, &deal(Plan::measured(Op::Get, count, seed), lanes));
-            if count > 50 {
-                prop_assert!(!dealt.is_sorted_by_key(|(_, o)| o.index));
-                prop_assert_ne!(dealt, deal(Plan::measured(Op::Get, count, !seed), lanes));
-            }
-        }
-
-        #[test]
-        fn mixed_is_half_fresh_sets_and_half_gets_of_own_ids(count in 0u64..500, seed: u64, lanes in 1usize..9) {
-            let dealt = deal(Plan::measured(Op::Mixed, count, seed), lanes);
-            prop_assert_eq!(dealt.len() as u64, count);
-            let mut written = HashSet::new();
-            for (lane, operation) in dealt {
-                match operation.kind {
-                    Kind::Set => prop_assert!(written.insert((operation.index, lane))),
-                    Kind::Get => prop_assert!(written.contains(&(operation.index, lane))),
-                }
-            }
-            prop_assert_eq!(written.len() as u64, count.div_ceil(2));
+        fn a_range_of_sizes_is_kept_to_and_fixed_for_an_id(seed: u64, index: u64, min in 0usize..50, more in 0usize..50) {
+            let values = Values::new("k-", seed, Sizes { min, max: min + more });
+            let mut out = Vec::new();
+            values.put_message(index, &mut out);
+            prop_assert_eq!(out.len(), values.size(index));
+            prop_assert!((min..=min + more).contains(&out.len()));
+            out.clear();
+            values.put_id(index, &mut out);
+            prop_assert_eq!(out.len(), values.id_len(index));
         }
     }
 
     #[test]
-    fn a_probe_looks_at_both_ends() {
-        let ids = |count| deal(Plan::probe(count), 1).into_iter().map(|(_, o)| o.index).collect::<Vec<_>>();
-        assert_eq!((ids(0), ids(1), ids(9000)), (vec![], vec![0], vec![0, 8999]));
+    fn every_size_of_a_range_comes() {
+        let values = Values::new("k-", 1, Sizes { min: 5, max: 8 });
+        let seen: std::collections::BTreeSet<_> = (0..100).map(|index| values.size(index)).collect();
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [5, 6, 7, 8]);
     }
 }

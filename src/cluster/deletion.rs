@@ -54,8 +54,9 @@ impl Deletions {
         if mapping.tombstones() == 0 {
             return deletions;
         }
-        for (id, found) in (0..SHARDS).flat_map(|part| mapping.records(part)).filter(|(_, found)| found.set.deleted) {
-            deletions.graves.insert(id.clone(), Grave { version: found.record.version, confirmed: SmallVec::new() });
+        let records = (0..SHARDS).flat_map(|part| mapping.records(part));
+        for (key, found) in records.filter(|(_, found)| found.set.deleted) {
+            deletions.graves.insert(key.id(), Grave { version: found.record.version, confirmed: SmallVec::new() });
         }
         deletions
     }

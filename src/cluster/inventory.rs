@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
-use super::mapping::SHARDS;
+use super::mapping::{Found, SHARDS};
 use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
@@ -242,10 +242,11 @@ impl Cluster {
     fn mark_missing(&mut self, node: NodeId, taking: &Taking) -> u64 {
         let mut missing = Vec::new();
         for part in 0..SHARDS {
-            for (id, found) in self.mapping.records(part) {
-                let listed = || taking.seen.contains(&HASHER.hash_one(id));
-                if found.record.version < taking.floor && found.set.holders.contains(&node) && !listed() {
-                    missing.push((id.clone(), found.record.version));
+            let held = |found: &Found<'_>| found.set.holders.contains(&node) && found.record.version < taking.floor;
+            for (key, found) in self.mapping.records(part).filter(|(_, found)| held(found)) {
+                let id = key.id();
+                if !taking.seen.contains(&HASHER.hash_one(&id)) {
+                    missing.push((id, found.record.version));
                 }
             }
         }

@@ -3,16 +3,21 @@
 //! [`Mapping::apply`] is deterministic, and the highest version of an id wins in
 //! any order of events, so a log can be replayed and events may overtake each other.
 //!
-//! An id costs a key, a record and the number of its holder set: the sets
-//! themselves are few, are shared, and carry the counts that reports are made of.
+//! An id costs a slot of 27 bytes and its own in an arena, and 9 bytes in a hash table that holds no keys but
+//! their hashes and where the slots are: a table that doubles moves little, and looks at no id. `docs/scale.md`
+//! has the sums.
 //!
 //! A deletion is a commit too, of a tombstone. It stands in the way of every older
 //! copy until it is forgotten, and counts as no message.
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use std::hash::BuildHasher;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use super::arena::{Arena, HEAD, LENGTH_AT};
+pub use super::sets::HolderSet;
+use super::sets::Sets;
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 
@@ -56,50 +61,103 @@ pub struct Found<'a> {
     pub set: &'a HolderSet,
 }
 
-/// Holders of some messages, with the holders known to have lost their copy marked.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct HolderSet {
-    /// Ascending.
-    pub holders: Holders,
-    /// Bit i: the copy of `holders[i]` is known to be missing or damaged.
-    pub bad: u8,
-    /// They hold tombstones.
-    pub deleted: bool,
-}
-
-impl HolderSet {
-    /// The holders that are not known to have lost their copy.
-    pub fn intact(&self) -> impl Iterator<Item = NodeId> {
-        self.holders.iter().enumerate().filter(|(i, _)| self.bad & (1 << i) == 0).map(|(_, node)| *node)
-    }
-
-    /// Whether this node holds a copy that is not known to be missing or damaged.
-    pub fn has_intact(&self, node: NodeId) -> bool {
-        self.intact().any(|holder| holder == node)
-    }
-
-    /// Takes over what was known of the copies that stay.
-    fn inherit(&mut self, before: &Self) {
-        for (i, node) in self.holders.iter().enumerate() {
-            if before.holders.contains(node) && !before.has_intact(*node) {
-                self.bad |= 1 << i;
-            }
-        }
-    }
-}
-
+/// What is kept of an id beside the id.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     record: CopyRecord,
     set: u32,
-    /// A line of the readable view stands for this id.
-    in_view: bool,
+    /// Where its line of the readable view begins, or [`NO_LINE`].
+    line: u64,
+}
+
+/// The longest that 48 bits hold.
+const NO_LINE: u64 = (1 << 48) - 1;
+
+impl Entry {
+    fn read(head: &[u8]) -> Self {
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let version = Version(u64::from_le_bytes(head[..8].try_into().expect("eight bytes")));
+        let record = CopyRecord { version, length: u32_at(8), crc: u32_at(12) };
+        let mut line = [0; 8];
+        line[..6].copy_from_slice(&head[20..LENGTH_AT]);
+        Self { record, set: u32_at(16), line: u64::from_le_bytes(line) }
+    }
+
+    fn write(&self, head: &mut [u8]) {
+        head[..8].copy_from_slice(&self.record.version.0.to_le_bytes());
+        head[8..12].copy_from_slice(&self.record.length.to_le_bytes());
+        head[12..16].copy_from_slice(&self.record.crc.to_le_bytes());
+        head[16..20].copy_from_slice(&self.set.to_le_bytes());
+        head[20..LENGTH_AT].copy_from_slice(&self.line.to_le_bytes()[..6]);
+    }
+}
+
+/// Where an id's slot is, and enough of its hash to tell most others.
+#[derive(Debug, Clone, Copy)]
+struct Pointer {
+    hash: u32,
+    at: u32,
+}
+
+impl Pointer {
+    /// The table takes the low bits for the place and the top bits for the first comparison.
+    fn spread(self) -> u64 {
+        u64::from(self.hash) << 32 | u64::from(self.hash)
+    }
+}
+
+/// Part of the index.
+#[derive(Debug, Default)]
+struct Shard {
+    table: HashTable<Pointer>,
+    arena: Arena,
+}
+
+impl Shard {
+    fn find(&self, hash: u32, id: &[u8]) -> Option<u32> {
+        let same = |other: &Pointer| other.hash == hash && &self.arena.get(other.at)[HEAD..] == id;
+        self.table.find(Pointer { hash, at: 0 }.spread(), same).map(|pointer| pointer.at)
+    }
+
+    fn insert(&mut self, hash: u32, id: &[u8], entry: Entry) -> bool {
+        let Some(at) = self.arena.add(id) else { return false };
+        entry.write(self.arena.head_mut(at));
+        let pointer = Pointer { hash, at };
+        self.table.insert_unique(pointer.spread(), pointer, |other| other.spread());
+        true
+    }
+
+    fn remove(&mut self, hash: u32, at: u32) {
+        if let Ok(pointer) = self.table.find_entry(Pointer { hash, at }.spread(), |other| other.at == at) {
+            pointer.remove();
+            self.arena.remove(at);
+        }
+    }
+}
+
+/// An id's place: its shard, its hash there, and its slot if it has one.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    shard: usize,
+    hash: u32,
+    at: Option<u32>,
+}
+
+/// An id as it lies in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<'a>(&'a [u8]);
+
+impl Key<'_> {
+    /// The id itself.
+    pub fn id(&self) -> MessageId {
+        MessageId::known(self.0)
+    }
 }
 
 /// All committed messages.
 #[derive(Debug)]
 pub struct Mapping {
-    shards: Vec<HashMap<MessageId, Entry, FixedState>>,
+    shards: Vec<Shard>,
     hasher: FixedState,
     sets: Sets,
     len: u64,
@@ -107,22 +165,23 @@ pub struct Mapping {
     tombstones: u64,
     horizon: Version,
     newest_committed: Version,
+    /// Lines of the readable view whose ids are forgotten.
+    stale_lines: Vec<u64>,
 }
 
 impl Mapping {
     /// An empty one. `seed` keeps others from choosing ids that collide.
     pub fn new(seed: u64) -> Self {
-        let hasher = FixedState::with_seed(seed);
-        let shards = (0..SHARDS).map(|_| HashMap::with_hasher(FixedState::with_seed(seed))).collect();
         Self {
-            shards,
-            hasher,
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            hasher: FixedState::with_seed(seed),
             sets: Sets::default(),
             len: 0,
             bytes: 0,
             tombstones: 0,
             horizon: Version::default(),
             newest_committed: Version::default(),
+            stale_lines: Vec::new(),
         }
     }
 
@@ -139,11 +198,6 @@ impl Mapping {
     /// Bytes of all messages, each counted once.
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    fn shard(&self, id: &MessageId) -> usize {
-        // The low and the top bits steer the map inside the shard, so take some between.
-        (self.hasher.hash_one(id) >> 40) as usize % SHARDS
     }
 
     /// How many tombstones there are.
@@ -167,6 +221,26 @@ impl Mapping {
         self.newest_committed
     }
 
+    fn place(&self, id: &MessageId) -> Place {
+        let hash = self.hasher.hash_one(id.as_bytes());
+        let (shard, hash) = (hash as usize % SHARDS, (hash >> 32) as u32);
+        Place { shard, hash, at: self.shards[shard].find(hash, id.as_bytes()) }
+    }
+
+    fn entry(&self, id: &MessageId) -> Option<(Entry, usize, u32)> {
+        let place = self.place(id);
+        let at = place.at?;
+        Some((Entry::read(self.shards[place.shard].arena.get(at)), place.shard, at))
+    }
+
+    fn put(&mut self, shard: usize, at: u32, entry: Entry) {
+        entry.write(self.shards[shard].arena.head_mut(at));
+    }
+
+    fn found(&self, entry: &Entry) -> Found<'_> {
+        Found { record: entry.record, set: self.sets.get(entry.set) }
+    }
+
     /// The committed version of a message.
     pub fn get(&self, id: &MessageId) -> Option<Found<'_>> {
         self.newest(id).filter(|found| !found.set.deleted)
@@ -174,20 +248,19 @@ impl Mapping {
 
     /// The committed version of an id, which may be a tombstone.
     pub fn newest(&self, id: &MessageId) -> Option<Found<'_>> {
-        let entry = self.shards[self.shard(id)].get(id)?;
-        Some(Found { record: entry.record, set: self.sets.get(entry.set) })
+        self.entry(id).map(|(entry, ..)| self.found(&entry))
     }
 
     /// Makes a commit true, unless a newer version is. Where the version is the same and only holders change, those
     /// that stay keep their marks.
     pub fn apply(&mut self, commit: &Commit) -> Applied {
         self.note_committed(commit.record.version);
-        let shard = self.shard(&commit.id);
+        let place = self.place(&commit.id);
         let length = u64::from(commit.record.bytes());
         let deleted = commit.record.is_tombstone();
         let mut key = HolderSet { holders: commit.holders.clone(), bad: 0, deleted };
-        let before = self.shards[shard].get(&commit.id).copied();
-        if let Some(entry) = before {
+        let before = place.at.map(|at| (at, Entry::read(self.shards[place.shard].arena.get(at))));
+        if let Some((_, entry)) = before {
             if commit.record.version < entry.record.version && !seeded::active(Bug::ReplayIgnoresVersions) {
                 return Applied::Superseded;
             }
@@ -195,22 +268,21 @@ impl Mapping {
                 key.inherit(self.sets.get(entry.set));
             }
         }
-        let holders = before.map(|entry| self.discount(entry));
+        let holders = before.map(|(_, entry)| self.discount(entry));
         let set = self.sets.enter(key, length);
-        let in_view = before.is_some_and(|entry| entry.in_view) && !deleted;
-        let entry = Entry { record: commit.record, set, in_view };
+        let entry = Entry { record: commit.record, set, line: before.map_or(NO_LINE, |(_, entry)| entry.line) };
         match deleted {
             true => self.tombstones += 1,
             false => self.len += 1,
         }
         self.bytes += length;
-        if let (Some(before), Some(holders)) = (before, holders) {
-            if let Some(place) = self.shards[shard].get_mut(&commit.id) {
-                *place = entry;
-            }
+        if let (Some((at, before)), Some(holders)) = (before, holders) {
+            self.put(place.shard, at, entry);
             return Applied::Replaced { record: before.record, holders };
         }
-        self.shards[shard].insert(commit.id.clone(), entry);
+        // 16 GiB of ids in one of the parts: no machine comes there before its memory is used up.
+        let inserted = self.shards[place.shard].insert(place.hash, commit.id.as_bytes(), entry);
+        assert!(inserted, "the index is full");
         Applied::New
     }
 
@@ -229,12 +301,16 @@ impl Mapping {
     /// or a message that only an old log speaks of. Gives its holders.
     pub fn forget(&mut self, id: &MessageId, version: Version) -> Option<Holders> {
         self.raise_horizon(version);
-        let shard = self.shard(id);
-        let entry = self.shards[shard].get(id).copied()?;
+        let place = self.place(id);
+        let at = place.at?;
+        let entry = Entry::read(self.shards[place.shard].arena.get(at));
         if entry.record.version != version {
             return None;
         }
-        self.shards[shard].remove(id);
+        if entry.line != NO_LINE {
+            self.stale_lines.push(entry.line);
+        }
+        self.shards[place.shard].remove(place.hash, at);
         Some(self.discount(entry))
     }
 
@@ -246,99 +322,87 @@ impl Mapping {
 
     /// Notes that `node` has, or has lost, its copy of this very version.
     pub fn mark(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
-        let shard = self.shard(id);
-        let Some(entry) = self.shards[shard].get_mut(id) else { return };
-        if entry.record.version != version {
+        let Some((entry, shard, at)) = self.entry(id).filter(|(entry, ..)| entry.record.version == version) else {
             return;
-        }
+        };
         let set = self.sets.get(entry.set);
-        let Some(at) = set.holders.iter().position(|&holder| holder == node) else { return };
-        let bad = if intact { set.bad & !(1 << at) } else { set.bad | 1 << at };
+        let Some(bit) = set.holders.iter().position(|&holder| holder == node) else { return };
+        let bad = if intact { set.bad & !(1 << bit) } else { set.bad | 1 << bit };
         if bad == set.bad {
             return;
         }
         let marked = HolderSet { bad, ..set.clone() };
         let length = u64::from(entry.record.bytes());
         self.sets.leave(entry.set, length);
-        entry.set = self.sets.enter(marked, length);
+        let set = self.sets.enter(marked, length);
+        self.put(shard, at, Entry { set, ..entry });
     }
 
     /// Every holder set in use, with its messages (or tombstones) and their bytes.
     pub fn sets(&self) -> impl Iterator<Item = (&HolderSet, u64, u64)> {
-        self.sets.all.iter().filter(|set| set.messages > 0).map(|set| (&set.key, set.messages, set.bytes))
+        self.sets.iter()
+    }
+
+    /// Counts messages on these holders that have no ids: for models of registers that are larger than this machine.
+    #[doc(hidden)]
+    pub fn count_in(&mut self, holders: Holders, messages: u64, bytes: u64) {
+        self.sets.enter_many(HolderSet { holders, ..HolderSet::default() }, messages, bytes);
+        (self.len, self.bytes) = (self.len + messages, self.bytes + bytes);
     }
 
     /// Calls `each` for every committed message of one of [`SHARDS`] parts.
     pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
-        for (id, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {
-            each(id, found);
+        for (key, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {
+            each(&key.id(), found);
         }
     }
 
     /// Everything committed of one of [`SHARDS`] parts, tombstones too.
-    pub fn records(&self, part: usize) -> impl Iterator<Item = (&MessageId, Found<'_>)> {
-        let found = |entry: &Entry| Found { record: entry.record, set: self.sets.get(entry.set) };
-        self.shards[part].iter().map(move |(id, entry)| (id, found(entry)))
+    pub fn records(&self, part: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
+        (0..self.slices(part)).flat_map(move |slice| self.slice(part, slice))
     }
 
-    /// Notes that the readable view has a line for this id; tells whether it had one before.
-    pub fn note_viewed(&mut self, id: &MessageId) -> bool {
-        let shard = self.shard(id);
-        self.shards[shard].get_mut(id).is_some_and(|entry| std::mem::replace(&mut entry.in_view, true))
-    }
-}
-
-/// Holder sets by number, with how much each is used.
-#[derive(Debug, Default)]
-struct Sets {
-    all: Vec<SetUse>,
-    numbers: HashMap<HolderSet, u32, FixedState>,
-    free: Vec<u32>,
-}
-
-#[derive(Debug, Default)]
-struct SetUse {
-    key: HolderSet,
-    messages: u64,
-    bytes: u64,
-}
-
-impl Sets {
-    fn get(&self, number: u32) -> &HolderSet {
-        &self.all[number as usize].key
+    /// Into how many slices of some thousand ids a part is divided.
+    pub fn slices(&self, part: usize) -> usize {
+        self.shards[part].arena.chunks()
     }
 
-    /// One more message of `length` bytes has this set; gives the set's number.
-    fn enter(&mut self, key: HolderSet, length: u64) -> u32 {
-        let number = match self.numbers.get(&key) {
-            Some(&number) => number,
-            None => {
-                let number = self.free.pop().unwrap_or_else(|| {
-                    self.all.push(SetUse::default());
-                    (self.all.len() - 1) as u32
-                });
-                self.all[number as usize].key = key.clone();
-                self.numbers.insert(key, number);
-                number
-            }
-        };
-        let set = &mut self.all[number as usize];
-        set.messages += 1;
-        set.bytes += length;
-        number
+    /// Everything committed of a slice of a part, tombstones too. An id stays in its slice until it is forgotten.
+    pub fn slice(&self, part: usize, slice: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
+        self.shards[part].arena.slots(slice).map(|(_, slot)| (Key(&slot[HEAD..]), self.found(&Entry::read(slot))))
     }
 
-    /// One message fewer has this set; gives its holders.
-    fn leave(&mut self, number: u32, length: u64) -> Holders {
-        let set = &mut self.all[number as usize];
-        set.messages -= 1;
-        set.bytes -= length;
-        let holders = set.key.holders.clone();
-        if set.messages == 0 {
-            self.numbers.remove(&set.key);
-            self.free.push(number);
+    // ---- where the lines of the readable view are --------------------------
+
+    /// Shows where the readable view has this id's line, and who is to stand there (nobody, if the id is deleted),
+    /// and notes where it is from now on. `false`: the id is not known any more.
+    pub fn place_line(
+        &mut self,
+        id: &MessageId,
+        place: impl FnOnce(Option<u64>, Option<&Holders>) -> Option<u64>,
+    ) -> bool {
+        let Some((entry, shard, at)) = self.entry(id) else { return false };
+        let set = self.sets.get(entry.set);
+        let line = place(Some(entry.line).filter(|line| *line != NO_LINE), Some(&set.holders).filter(|_| !set.deleted));
+        self.put(shard, at, Entry { line: line.unwrap_or(NO_LINE), ..entry });
+        true
+    }
+
+    /// Notes where the readable view has the lines of a slice's messages.
+    pub fn place_lines(&mut self, part: usize, slice: usize, mut place: impl FnMut(&MessageId, &Holders) -> u64) {
+        let mut lines = Vec::new();
+        for (at, slot) in self.shards[part].arena.slots(slice) {
+            let entry = Entry::read(slot);
+            let set = self.sets.get(entry.set);
+            let line = if set.deleted { NO_LINE } else { place(&Key(&slot[HEAD..]).id(), &set.holders) };
+            lines.push((at, Entry { line, ..entry }));
         }
-        holders
+        lines.into_iter().for_each(|(at, entry)| self.put(part, at, entry));
+    }
+
+    /// Takes the lines whose ids were forgotten.
+    pub fn take_stale_lines(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.stale_lines)
     }
 }
 
@@ -405,6 +469,95 @@ mod tests {
             let (_, sets) = state(&in_order);
             prop_assert_eq!(sets.iter().map(|set| set.1).sum::<u64>(), in_order.len());
             prop_assert_eq!(sets.iter().map(|set| set.2).sum::<u64>(), in_order.bytes());
+        }
+    }
+
+    /// What a plain map of ids would hold.
+    #[derive(Debug, Default)]
+    struct Model {
+        ids: std::collections::BTreeMap<String, (CopyRecord, Vec<u32>, Option<u64>)>,
+        stale: Vec<u64>,
+    }
+
+    impl Model {
+        fn apply(&mut self, commit: &Commit) {
+            let line = self.ids.get(commit.id.as_str()).and_then(|(.., line)| *line);
+            if self.ids.get(commit.id.as_str()).is_none_or(|(record, ..)| record.version <= commit.record.version) {
+                let holders = commit.holders.iter().map(|node| node.0).collect();
+                self.ids.insert(commit.id.to_string(), (commit.record, holders, line));
+            }
+        }
+
+        fn forget(&mut self, id: &MessageId, version: Version) {
+            if self.ids.get(id.as_str()).is_some_and(|(record, ..)| record.version == version) {
+                self.stale.extend(self.ids.remove(id.as_str()).and_then(|(.., line)| line));
+            }
+        }
+    }
+
+    /// Short ids, ids of every length, and enough of them that slots and tables grow and are used again.
+    fn some_id(n: u16) -> MessageId {
+        let text = n.to_string();
+        format!("{text}{}", "x".repeat(usize::from(n) * 7 % (201 - text.len()))).parse().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_index_is_a_map(
+            steps in proptest::collection::vec((0u8..10, 0u16..600, proptest::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3)), 1..1500),
+        ) {
+            let (mut mapping, mut model) = (Mapping::new(3), Model::default());
+            for (sequence, (what, n, nodes)) in (1u32..).zip(steps) {
+                let id = some_id(n);
+                let holders: Holders = nodes.iter().copied().map(NodeId).collect();
+                let version = Version::new(Epoch(1), sequence);
+                match what {
+                    0..=4 => {
+                        let commit = Commit { record: CopyRecord { version, length: sequence, crc: sequence }, id, holders };
+                        mapping.apply(&commit);
+                        model.apply(&commit);
+                    }
+                    5 => {
+                        let commit = Commit { record: CopyRecord::tombstone(version), id, holders };
+                        mapping.apply(&commit);
+                        model.apply(&commit);
+                    }
+                    6 => {
+                        let line = u64::from(sequence) << 14;
+                        let known = mapping.place_line(&id, |_, _| Some(line));
+                        prop_assert_eq!(known, model.ids.contains_key(id.as_str()));
+                        if let Some((.., place)) = model.ids.get_mut(id.as_str()) {
+                            *place = Some(line);
+                        }
+                    }
+                    _ => {
+                        let version = model.ids.get(id.as_str()).map_or(version, |(record, ..)| record.version);
+                        mapping.forget(&id, version);
+                        model.forget(&id, version);
+                    }
+                }
+            }
+            prop_assert_eq!(mapping.take_stale_lines(), std::mem::take(&mut model.stale));
+            let mut all = Vec::new();
+            for (key, found) in (0..SHARDS).flat_map(|part| mapping.records(part)) {
+                all.push((key.id().to_string(), found.record, found.set.holders.iter().map(|node| node.0).collect::<Vec<_>>()));
+            }
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            let wanted: Vec<_> = model.ids.iter().map(|(id, (record, holders, _))| (id.clone(), *record, holders.clone())).collect();
+            prop_assert_eq!(all, wanted);
+            let of = |deleted: bool| model.ids.values().filter(|(record, ..)| record.is_tombstone() == deleted).count() as u64;
+            prop_assert_eq!((mapping.len(), mapping.tombstones()), (of(false), of(true)));
+            prop_assert_eq!(mapping.bytes(), model.ids.values().map(|(record, ..)| u64::from(record.bytes())).sum::<u64>());
+            prop_assert_eq!(mapping.sets().map(|set| set.1).sum::<u64>(), model.ids.len() as u64);
+            for n in 0..600 {
+                let id = some_id(n);
+                let known = model.ids.get(id.as_str());
+                prop_assert_eq!(mapping.newest(&id).map(|found| found.record), known.map(|(record, ..)| *record));
+                let mut line = None;
+                mapping.place_line(&id, |number, _| { line = number; number });
+                prop_assert_eq!(line, known.and_then(|(.., line)| *line));
+            }
         }
     }
 }

@@ -11,7 +11,9 @@ pub mod quorum;
 pub mod registry;
 pub mod repair;
 
+mod arena;
 mod inventory;
+mod sets;
 
 #[cfg(test)]
 mod tests;
@@ -157,7 +159,8 @@ impl Cluster {
     }
 
     /// Takes up the members and loads that the log speaks of.
-    pub fn restore_members(&mut self, members: Vec<registry::Member>) {
+    pub fn restore_members(&mut self, mut members: Vec<registry::Member>) {
+        members.sort_unstable_by_key(|member| member.id);
         for member in members {
             self.registry.remember(member, Duration::ZERO);
         }
@@ -298,11 +301,12 @@ impl Cluster {
     /// What an old log speaks of and no node has any more: it was deleted after the log was copied.
     pub fn vanished(&self) -> Vec<(MessageId, Version)> {
         let mut all = Vec::new();
-        for (id, found) in (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part)) {
+        let records = (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part));
+        for (key, found) in records.filter(|(_, found)| found.set.intact().next().is_none()) {
+            let id = key.id();
             let here = |(_, version)| version == found.record.version;
-            let gone = found.set.intact().next().is_none() && !self.surplus.of(id).any(here);
-            if gone && !self.unsettled.contains_key(id) {
-                all.push((id.clone(), found.record.version));
+            if !self.surplus.of(&id).any(here) && !self.unsettled.contains_key(&id) {
+                all.push((id, found.record.version));
             }
         }
         all
@@ -327,9 +331,23 @@ impl Cluster {
         &self.mapping
     }
 
-    /// Notes that the readable view has a line for this id; see [`Mapping::note_viewed`].
-    pub fn note_viewed(&mut self, id: &MessageId) -> bool {
-        self.mapping.note_viewed(id)
+    /// Notes where the readable view has this id's line; see [`Mapping::place_line`].
+    pub fn place_line(
+        &mut self,
+        id: &MessageId,
+        place: impl FnOnce(Option<u64>, Option<&Holders>) -> Option<u64>,
+    ) -> bool {
+        self.mapping.place_line(id, place)
+    }
+
+    /// Notes where the readable view has the lines of some messages; see [`Mapping::place_lines`].
+    pub fn place_lines(&mut self, part: usize, slice: usize, place: impl FnMut(&MessageId, &Holders) -> u64) {
+        self.mapping.place_lines(part, slice, place);
+    }
+
+    /// Takes the lines of the readable view whose ids were forgotten.
+    pub fn take_stale_lines(&mut self) -> Vec<u64> {
+        self.mapping.take_stale_lines()
     }
 
     // ---- writing -----------------------------------------------------------

@@ -199,6 +199,12 @@ impl Registry {
             draining: false,
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
+        if at == self.nodes.len() {
+            // No other slot moves, and a node that is down stands on no rung: members in order cost the same each.
+            self.slots.insert(node.member.id, at);
+            self.nodes.push(node);
+            return;
+        }
         self.nodes.insert(at, node);
         self.slots.clear();
         self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));

@@ -95,7 +95,8 @@ impl Cluster {
         }
         let readable = self.readable(set);
         if counting >= self.tolerance {
-            return Need::Step(readable.len());
+            // Too many copies wait until some of them can be asked.
+            return if readable.is_empty() { Need::Nothing } else { Need::Step(readable.len()) };
         }
         if set.intact().next().is_none() {
             return Need::Stuck(Obstacle::Lost);
@@ -130,12 +131,18 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, |id, found| self.need(found.set) == Need::Step(urgency) && !skip.contains(id))
+        self.find(part, limit, skip, |found| self.need(found.set) == Need::Step(urgency))
     }
 
-    fn find(&self, part: usize, limit: usize, mut wanted: impl FnMut(&MessageId, Found<'_>) -> bool) -> Vec<MessageId> {
-        let all = self.mapping.records(part).filter(|(id, found)| wanted(id, *found));
-        all.take(limit).map(|(id, _)| id.clone()).collect()
+    fn find<S: BuildHasher>(
+        &self,
+        part: usize,
+        limit: usize,
+        skip: &HashSet<MessageId, S>,
+        mut wanted: impl FnMut(Found<'_>) -> bool,
+    ) -> Vec<MessageId> {
+        let all = self.mapping.records(part).filter(|(_, found)| wanted(*found)).map(|(key, _)| key.id());
+        all.filter(|id| !skip.contains(id)).take(limit).collect()
     }
 
     /// Decides a message's step, and promises it. Nothing if it needs none any more, or none can be taken now.
@@ -221,8 +228,8 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, |id, found| {
-            !found.set.deleted && found.set.has_intact(from) && !found.set.holders.contains(&to) && !skip.contains(id)
+        self.find(part, limit, skip, |found| {
+            !found.set.deleted && found.set.has_intact(from) && !found.set.holders.contains(&to)
         })
     }
 
@@ -372,7 +379,7 @@ impl Cluster {
         };
         let mut left: Vec<(Obstacle, usize)> = self.stuck().into_iter().map(some).collect();
         let mut found: Vec<(MessageId, Obstacle)> = Vec::new();
-        for (id, message) in self.mapping.records(part).filter(|(_, found)| !found.set.deleted) {
+        for (key, message) in self.mapping.records(part).filter(|(_, found)| !found.set.deleted) {
             left.retain(|(_, count)| *count > 0);
             if left.is_empty() {
                 break;
@@ -381,7 +388,7 @@ impl Cluster {
                 && let Some((_, count)) = left.iter_mut().find(|(other, _)| *other == obstacle)
             {
                 *count -= 1;
-                found.push((id.clone(), obstacle));
+                found.push((key.id(), obstacle));
             }
         }
         self.stuck_ids.extend(found);

@@ -346,7 +346,7 @@ impl RecordLog {
     /// Replaces all records by `records`, at once or not at all, and goes on appending to the new file.
     ///
     /// After an error before the new file was synced the old log goes on; a failed sync or rename poisons it.
-    pub fn replace_with<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> Result<(), LogError> {
+    pub fn replace_with<R: AsRef<[u8]>>(&mut self, records: impl IntoIterator<Item = R>) -> Result<(), LogError> {
         self.check()?;
         let beside = beside(&self.name, "new");
         let (file, length) = match self.write_beside(&beside, records) {
@@ -366,10 +366,10 @@ impl RecordLog {
         Ok(())
     }
 
-    fn write_beside<'a>(
+    fn write_beside<R: AsRef<[u8]>>(
         &self,
         beside: &str,
-        records: impl IntoIterator<Item = &'a [u8]>,
+        records: impl IntoIterator<Item = R>,
     ) -> Result<(Box<dyn DiskFile>, u64), LogError> {
         match self.folder.remove(beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("replacing", error)),
@@ -378,6 +378,7 @@ impl RecordLog {
         let mut file = self.folder.create_new(beside).map_err(|error| self.io("replacing", error))?;
         let mut batch = Frames { buffer: header(self.magic).to_vec(), ..Frames::default() };
         for record in records {
+            let record = record.as_ref();
             if record.is_empty() || record.len() > self.longest {
                 return Err(LogError::Length { file: self.path(), length: record.len(), longest: self.longest });
             }

@@ -10,10 +10,10 @@ use tokio::time::timeout;
 use super::coordinator::Coordinator;
 use super::every;
 use super::journal::Event;
+use super::replication::Settle;
 use crate::cluster::deletion::Ask;
 use crate::types::NodeId;
 use crate::wire::BATCH_ITEMS;
-use crate::wire::family::Settle;
 
 /// How often members are asked for what they have not confirmed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -50,9 +50,15 @@ impl Coordinator {
     }
 
     async fn ask_member(&self, node: NodeId, asks: Vec<Ask>) -> bool {
-        let settle =
-            |ask: &Ask| Settle { id: ask.id.to_string(), version: ask.version.0, keep: ask.keep, trash: false };
-        let answer = timeout(ANSWER, self.links.settle(node, asks.iter().map(settle).collect())).await;
+        let settle = |ask: &Ask| Settle {
+            id: ask.id.clone(),
+            version: ask.version,
+            keep: ask.keep,
+            trash: false,
+            lasting: true,
+        };
+        let settles: Vec<Settle> = asks.iter().map(settle).collect();
+        let answer = timeout(ANSWER, self.links.settle(node, &settles)).await;
         let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
         let mut cluster = self.cluster();
         let mut any = false;
@@ -84,7 +90,8 @@ impl Coordinator {
             let mut cluster = self.cluster();
             for (id, version) in &forgotten {
                 for node in cluster.forget(id, *version) {
-                    let settle = Settle { id: id.to_string(), version: version.0, keep: false, trash: false };
+                    let settle =
+                        Settle { id: id.clone(), version: *version, keep: false, trash: false, lasting: false };
                     settles.entry(node).or_default().push(settle);
                 }
             }

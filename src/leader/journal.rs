@@ -343,35 +343,31 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     Ok(Recovered { log, mapping, members, draining, old, last, runs, trust, torn: opened.torn, records })
 }
 
-/// Rewrites the log without what is outdated.
+/// Rewrites the log without what is outdated. Its messages are never in memory as records all at once.
 fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), LogError> {
-    let mut records: Vec<Vec<u8>> = Vec::new();
-    let mut push = |event: &Event| {
-        let mut record = Vec::new();
-        event.encode(&mut record);
-        records.push(record);
-    };
+    let mut head = Vec::new();
     for mut began in reading.began.values().cloned() {
         if let Event::Began { reign, trust: before, .. } = &mut began
             && reading.last.as_ref().is_some_and(|(last, ..)| last == reign)
         {
             *before = trust;
         }
-        push(&began);
+        head.push(began);
     }
-    for member in &reading.members {
-        push(&Event::Member(member.clone()));
-    }
-    for &node in &reading.draining {
-        push(&Event::Draining { node, on: true });
-    }
-    push(&Event::Horizon(reading.mapping.horizon()));
-    for (id, found) in (0..SHARDS).flat_map(|part| reading.mapping.records(part)) {
+    head.extend(reading.members.iter().cloned().map(Event::Member));
+    head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
+    head.push(Event::Horizon(reading.mapping.horizon()));
+    let head = head.into_iter().map(|event| {
         let mut record = Vec::new();
-        encode_commit(id, &found.record, &found.set.holders, &mut record);
-        records.push(record);
-    }
-    log.replace_with(records.iter().map(Vec::as_slice))
+        event.encode(&mut record);
+        record
+    });
+    let commits = (0..SHARDS).flat_map(|part| reading.mapping.records(part)).map(|(key, found)| {
+        let mut record = Vec::new();
+        encode_commit(&key.id(), &found.record, &found.set.holders, &mut record);
+        record
+    });
+    log.replace_with(head.chain(commits))
 }
 
 /// The log did not take an event: whether it did is not known, and it is not true.

@@ -16,13 +16,17 @@ pub mod report;
 pub mod service;
 pub mod view;
 
+mod cache;
 mod deletion;
 mod read;
 mod recovery;
 mod repair;
+mod rounds;
+mod set;
 mod verify;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::cache::MessageCache;
 use self::coordinator::Coordinator;
 use self::journal::{Event, Ledger, Recovered};
 use self::membership::Membership;
@@ -41,7 +46,7 @@ use crate::cluster::knowledge::Trust;
 use crate::durable::hands::Hands;
 use crate::durable::{Disk, Folder};
 use crate::stop::Stop;
-use crate::types::{IoMode, NodeState};
+use crate::types::{IoMode, NodeId, NodeState};
 use crate::wire::Network;
 
 /// The folder of the log and its view.
@@ -75,6 +80,8 @@ pub struct Settings {
     pub io_mode: IoMode,
     /// A node that is down for this long is missing: its copies are made again.
     pub repair_after: Duration,
+    /// Bytes of recent messages that are kept in memory; 0: none.
+    pub cache_bytes: u64,
 }
 
 /// A leader that has read its log and serves.
@@ -113,7 +120,7 @@ impl Leader {
         let shown = path.display().to_string();
         let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
         let opened = seams.hands.run(move || open(disk.as_ref(), &path, seed)).await;
-        let (folder, lock, boot_id, recovered) = opened.map_err(|error| match error {
+        let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
             OpenError::Locked => CannotStart::Locked(shown.clone()),
             OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
             OpenError::Log(error) => CannotStart::Log(error),
@@ -122,6 +129,9 @@ impl Leader {
         let Recovered { log, mapping, members, draining, old, last, runs, trust, .. } = recovered;
         let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
         cluster.restore_members(members);
+        // A view that names nodes is all that is left to say whom a leader without its log has to hear.
+        let hold_view = !named.is_empty();
+        named.into_iter().for_each(|node| cluster.announce(node));
         if old {
             cluster.inherit_old_log();
         }
@@ -130,15 +140,16 @@ impl Leader {
         let ledger = Ledger::start(log, settings.io_mode, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
+        let cache = MessageCache::new(settings.cache_bytes);
         let (changes, view_queue) = mpsc::unbounded_channel();
-        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, changes, stop.clone()));
+        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes, stop.clone()));
         let membership =
             Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
-        let view = view::keep(folder, coordinator.clone(), view_queue, finish_view.clone());
+        let view = view::keep(folder, coordinator.clone(), view_queue, finish_view.clone(), hold_view);
         let view = async move {
             view.await;
             let _ = done.send(());
@@ -172,7 +183,14 @@ enum OpenError {
     Log(crate::durable::record_log::LogError),
 }
 
-type Opened = (Arc<dyn Folder>, Box<dyn std::fmt::Debug + Send + Sync>, String, Recovered);
+struct Opened {
+    folder: Arc<dyn Folder>,
+    lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    boot_id: String,
+    recovered: Recovered,
+    /// The nodes that the readable view names, where the log says nothing.
+    named: BTreeSet<NodeId>,
+}
 
 fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
     let folder = disk.folder(path).map_err(OpenError::Folder)?;
@@ -182,7 +200,11 @@ fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
     })?;
     let boot_id = disk.boot_id();
     let recovered = journal::open(&folder, &boot_id, seed).map_err(OpenError::Log)?;
-    Ok((folder, lock, boot_id, recovered))
+    let named = match recovered.trust {
+        Trust::Nothing => view::named_nodes(&*folder).map_err(OpenError::Folder)?,
+        Trust::Whole | Trust::MayLackItsEnd => BTreeSet::new(),
+    };
+    Ok(Opened { folder, lock, boot_id, recovered, named })
 }
 
 fn say_recovered(recovered: &Recovered) {

@@ -52,6 +52,8 @@ pub struct Settings {
     pub report_every: Duration,
     /// Grace before a missing node's copies are made again.
     pub repair_after: Duration,
+    /// Bytes of recent messages that are kept in memory; 0: none.
+    pub cache_bytes: u64,
     /// Child nodes to start.
     pub local_nodes: u32,
     /// End when standard input does.
@@ -60,13 +62,19 @@ pub struct Settings {
     pub screen: bool,
 }
 
+/// Threads that serve clients and lanes. The log, the view and local nodes have threads of their own, and on few cores
+/// a second one mostly wakes the first.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
 /// Runs a leader until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     raise_file_limit();
     let tolerance = read_tolerance(&settings.tolerance_conf)?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
@@ -95,7 +103,12 @@ async fn serve(
         hands: Hands::Threads(Handle::current()),
         chance: fastrand::Rng::new(),
     };
-    let told = super::Settings { tolerance, io_mode: settings.io_mode, repair_after: settings.repair_after };
+    let told = super::Settings {
+        tolerance,
+        io_mode: settings.io_mode,
+        repair_after: settings.repair_after,
+        cache_bytes: settings.cache_bytes,
+    };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;

@@ -1,4 +1,4 @@
-//! Reads of a batch of messages from their holders, until each is answered.
+//! GETs that take a node: in rounds with those of other connections, each until it is answered.
 //!
 //! A holder that fails or is late is passed over for the next. A copy is
 //! returned only if it is the committed version and matches its checksum.
@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 use smallvec::SmallVec;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Changes, Coordinator};
+use super::rounds::Item;
+use super::write::Asker;
 use crate::cluster::Located;
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::Reply;
@@ -27,15 +30,31 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a GET waits for a version that is being completed.
 const COMPLETION: Duration = Duration::from_secs(2);
 
+/// A GET of a client that takes a node: its place among the requests of a connection, its id, and how many bytes its
+/// message seems to have.
+pub(super) type Sought = (usize, MessageId, usize);
+
+/// A GET under way.
 #[derive(Debug)]
-struct Get {
-    at: usize,
+pub(super) struct Get {
+    asker: Asker,
     id: MessageId,
+    bytes: usize,
+    began: Instant,
     /// The version that the holders below were asked for.
     version: Version,
     /// Holders that were asked, and whether they surely have no intact copy.
     tried: SmallVec<[(NodeId, bool); 7]>,
 }
+
+impl Item for Get {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// GETs by the node that they are asked of, and whether there is nobody to ask after it.
+type ByHolder = BTreeMap<(NodeId, bool), Vec<(Get, CopyRecord)>>;
 
 /// A step on the way of one GET.
 enum Step {
@@ -58,62 +77,97 @@ enum Said {
 }
 
 impl Coordinator {
-    pub(super) async fn read_all(self: &Arc<Self>, gets: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
-        let began = Instant::now();
+    /// Carries out the GETs of one connection; gives their replies.
+    pub(super) async fn read(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
+        if gets.is_empty() {
+            return Vec::new();
+        }
+        let (began, count) = (Instant::now(), gets.len());
+        let (replies, mut told) = mpsc::unbounded_channel();
+        let get = |(at, id, bytes)| {
+            let asker = Asker { at, replies: replies.clone() };
+            Get { asker, id, bytes, began, version: Version::FOREIGN, tried: SmallVec::new() }
+        };
+        self.take_gets(gets.into_iter().map(get));
+        drop(replies);
+        let mut all = Vec::with_capacity(count);
+        while told.recv_many(&mut all, count).await > 0 {}
+        let is = |refused: fn(&Refusal) -> bool| {
+            all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(refusal) if refused(refusal))).count() as u64
+        };
+        let failed = is(|refusal| *refusal != Refusal::NotFound);
+        self.note_gets(began, count as u64 - failed, is(|refusal| *refusal == Refusal::NotFound), failed);
+        all
+    }
+
+    fn take_gets(self: &Arc<Self>, gets: impl IntoIterator<Item = Get>) {
+        let leader = self.clone();
+        self.reads.add(gets, &self.tasks, move |gets| leader.clone().read_round(gets));
+    }
+
+    /// Asks one holder after the other, until each GET is answered.
+    async fn read_round(self: Arc<Self>, gets: Vec<Get>) {
         let turn = self.turn();
-        let mut replies = Vec::with_capacity(gets.len());
-        let start = |(at, id)| Get { at, id, version: Version::FOREIGN, tried: SmallVec::new() };
-        let mut open: Vec<Get> = gets.into_iter().map(start).collect();
-        let mut changes = self.changes();
-        while !open.is_empty() {
-            let mut asked: BTreeMap<(NodeId, bool), Vec<(Get, CopyRecord)>> = BTreeMap::new();
-            let mut waiting = Vec::new();
-            {
-                let cluster = self.cluster();
-                for mut get in open.drain(..) {
-                    let located = cluster.locate(&get.id, turn);
-                    match step(&mut get, located) {
-                        Step::Answer(reply) => replies.push((get.at, reply)),
-                        Step::Ask { node, record, last } => asked.entry((node, last)).or_default().push((get, record)),
-                        Step::Wait(refusal) => waiting.push((get, refusal)),
-                    }
-                }
+        let mut asks = FuturesUnordered::new();
+        let mut open = gets;
+        loop {
+            for ((node, last), gets) in self.next_holders(open, turn) {
+                asks.push(self.ask(node, last, gets));
             }
-            if !asked.is_empty() {
-                let answered = join_all(asked.into_iter().map(|((node, last), gets)| self.ask(node, last, gets))).await;
-                for (get, said) in answered.into_iter().flatten() {
-                    match said {
-                        Ok(payload) => replies.push((get.at, Reply::Value(payload))),
-                        Err(()) => open.push(get),
-                    }
-                }
-                open.extend(waiting.into_iter().map(|(get, _)| get));
-            } else if !waiting.is_empty() {
-                let until = self.joining_until().max(began + COMPLETION);
-                if timeout_at(until, changes.next()).await.is_ok() {
-                    open.extend(waiting.into_iter().map(|(mut get, _)| {
-                        get.tried.clear();
-                        get
-                    }));
-                } else {
-                    replies.extend(waiting.into_iter().map(|(get, refusal)| (get.at, Reply::Refused(refusal))));
+            match asks.next().await {
+                Some(unanswered) => open = unanswered,
+                None => return,
+            }
+        }
+    }
+
+    /// Answers what can be answered, and tells whom to ask for the rest, and whether there is nobody after it. What
+    /// can only wait comes back by itself.
+    fn next_holders(self: &Arc<Self>, gets: Vec<Get>, turn: usize) -> ByHolder {
+        let mut asked = ByHolder::new();
+        let mut waiting = Vec::new();
+        let changes = self.changes();
+        {
+            let cluster = self.cluster();
+            for mut get in gets {
+                let located = cluster.locate(&get.id, turn);
+                match step(&mut get, located) {
+                    Step::Answer(reply) => get.asker.tell(reply),
+                    Step::Ask { node, record, last } => asked.entry((node, last)).or_default().push((get, record)),
+                    Step::Wait(refusal) => waiting.push((get, refusal)),
                 }
             }
         }
-        replies
+        if !waiting.is_empty() {
+            self.tasks.spawn(self.clone().wait_for_change(waiting, changes));
+        }
+        asked
     }
 
-    /// Asks one node for some messages; gives each back with its payload, or with this node noted as tried.
-    async fn ask(&self, node: NodeId, last: bool, gets: Vec<(Get, CopyRecord)>) -> Vec<(Get, Result<Payload, ()>)> {
+    async fn wait_for_change(self: Arc<Self>, waiting: Vec<(Get, Refusal)>, mut changes: Changes) {
+        let began = waiting.iter().map(|(get, _)| get.began).min().unwrap_or_else(Instant::now);
+        let until = self.joining_until().max(began + COMPLETION);
+        if timeout_at(until, changes.next()).await.is_ok() {
+            self.take_gets(waiting.into_iter().map(|(get, _)| Get { tried: SmallVec::new(), ..get }));
+        } else {
+            waiting.into_iter().for_each(|(get, refusal)| get.asker.tell(Reply::Refused(refusal)));
+        }
+    }
+
+    /// Asks one node for some messages; gives back those that it did not answer, with this node noted as tried.
+    async fn ask(&self, node: NodeId, last: bool, gets: Vec<(Get, CopyRecord)>) -> Vec<Get> {
         let keys: Vec<_> = gets.iter().map(|(get, record)| (get.id.clone(), *record)).collect();
         let patience = if last { DEADLINE } else { PATIENCE };
         let answer = timeout(patience, self.links.fetch(node, &keys)).await.ok().and_then(Result::ok);
         let mut said = read_answer(answer, gets.len()).into_iter();
-        let mut bad = Vec::new();
-        let each = gets.into_iter().map(|(mut get, record)| {
-            let said = said.next().unwrap_or(Said::Silent);
-            let surely_bad = match said {
-                Said::Here(payload) if record.matches(&payload) => return (get, Ok(payload)),
+        let (mut bad, mut unanswered) = (Vec::new(), Vec::new());
+        for (mut get, record) in gets {
+            let surely_bad = match said.next().unwrap_or(Said::Silent) {
+                Said::Here(payload) if record.matches(&payload) => {
+                    self.cache.put(&get.id, record.version, &payload);
+                    get.asker.tell(Reply::Value(payload));
+                    continue;
+                }
                 Said::Here(_) | Said::Bad => {
                     bad.push((get.id.clone(), record.version));
                     true
@@ -121,20 +175,23 @@ impl Coordinator {
                 Said::Silent => false,
             };
             get.tried.push((node, surely_bad));
-            (get, Err(()))
-        });
-        let answered = each.collect();
+            unanswered.push(get);
+        }
         if !bad.is_empty() {
-            let mut cluster = self.cluster();
-            for (id, version) in bad {
-                // Overwritten, deleted or moved meanwhile: that copy is nobody's any more.
-                if cluster.is_holder(&id, version, node) {
-                    tracing::warn!("node {node} has no intact copy of {id:?} any more");
-                    cluster.note_copy(&id, version, node, false);
-                }
+            self.note_bad(node, &bad);
+        }
+        unanswered
+    }
+
+    fn note_bad(&self, node: NodeId, bad: &[(MessageId, Version)]) {
+        let mut cluster = self.cluster();
+        for (id, version) in bad {
+            // Overwritten, deleted or moved meanwhile: that copy is nobody's any more.
+            if cluster.is_holder(id, *version, node) {
+                tracing::warn!("node {node} has no intact copy of {id:?} any more");
+                cluster.note_copy(id, *version, node, false);
             }
         }
-        answered
     }
 }
 

@@ -183,8 +183,8 @@ impl Coordinator {
             let none_here = |cluster: &mut Cluster, id: &_, version| cluster.forget_unsettled(id, version, source);
             self.fetch_bodies(source, &members, &mut writes, none_here).await;
         }
-        self.replicate(&mut writes).await;
-        let (kept, failed): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        let decided = self.replicate(writes).await;
+        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
         if let Some(write) = failed.first() {
             let id = &write.promise.ticket().id;
             tracing::warn!(
@@ -222,7 +222,7 @@ impl Coordinator {
         drop(cluster);
         let need = ticket.targets.len();
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !sources.contains(node));
-        let mut write = Write::new(0, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(None, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = sources.into_iter().collect();
         write.adopt = foreign;
         Some((write, elsewhere.then_some(source)))

@@ -13,10 +13,11 @@ use foldhash::fast::FixedState;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::coordinator::{Coordinator, told};
+use super::coordinator::Coordinator;
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
+use super::replication::Settle;
 use super::write::{Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
@@ -25,7 +26,7 @@ use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView, Version};
 use crate::wire::BATCH_ITEMS;
-use crate::wire::family::{CopyStatus, Settle};
+use crate::wire::family::CopyStatus;
 
 /// How often it is looked whether anything is to be done.
 const LOOK: Duration = Duration::from_millis(200);
@@ -240,8 +241,8 @@ impl Coordinator {
             let none_here = |cluster: &mut Cluster, id: &_, version| cluster.note_copy(id, version, source, false);
             self.fetch_bodies(source, &members, &mut writes, none_here).await;
         }
-        self.replicate(&mut writes).await;
-        let kept: Vec<Write> = writes.into_iter().filter(|write| write.outcome == Outcome::Kept).collect();
+        let kept: Vec<Write> =
+            self.replicate(writes).await.into_iter().filter(|write| write.outcome == Outcome::Kept).collect();
         let done: HashSet<MessageId> = kept.iter().map(|write| write.promise.ticket().id.clone()).collect();
         let committed = self.commit(kept).await.is_ok();
         if committed {
@@ -254,7 +255,7 @@ impl Coordinator {
     fn plan_repair(self: &Arc<Self>, repair: Repair, pass: Pass) -> Write {
         let Repair { ticket, keep, also, trims, .. } = repair;
         let need = ticket.targets.len();
-        let mut write = Write::new(0, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(None, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = keep;
         (write.also, write.trims) = (also, trims);
         write
@@ -387,16 +388,15 @@ impl Coordinator {
                 continue;
             }
             for (node, version, keep) in trim.settles {
-                let settle = Settle { id: id.to_string(), version: version.0, keep, trash: true };
+                let settle = Settle { id: id.clone(), version, keep, trash: true, lasting: false };
                 settles.entry(node).or_default().push(settle);
             }
             self.cluster().trimmed(&id, &trim.copies);
         }
         for (node, settles) in settles {
             tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
-            let told = told(&settles);
-            let done = timeout(ANSWER, self.links.settle(node, settles)).await.ok().and_then(Result::ok);
-            round.skip.extend(self.note_undone(node, &told, &done.unwrap_or_default()));
+            let done = timeout(ANSWER, self.links.settle(node, &settles)).await.ok().and_then(Result::ok);
+            round.skip.extend(self.note_undone(node, &settles, &done.unwrap_or_default()));
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::every;
 use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
 
@@ -80,6 +80,28 @@ pub trait LinkEvents: Debug + Send + Sync {
     fn stalled(&self, node: NodeId, session: u64, stalled: bool);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
+}
+
+/// What a node is told of an id: this version is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// Of which id.
+    pub id: MessageId,
+    /// The committed version.
+    pub version: Version,
+    /// Whether the node is one of its holders.
+    pub keep: bool,
+    /// What has to go goes into the trash: nobody asked for its end, the register concluded it.
+    pub trash: bool,
+    /// The answer may come only when a power cut cannot undo it.
+    pub lasting: bool,
+}
+
+impl From<&Settle> for family::Settle {
+    fn from(settle: &Settle) -> Self {
+        let Settle { id, version, keep, trash, lasting } = settle;
+        Self { id: id.to_string(), version: version.0, keep: *keep, trash: *trash, lasting: *lasting }
+    }
 }
 
 /// All links, by node.
@@ -205,11 +227,12 @@ impl Links {
 
     /// Tells a node which versions are committed. The answer says of each settle whether what had to go is gone; it
     /// does not come if the link is or gets broken. Nobody has to wait: what gets lost is told again after an inventory.
-    pub fn settle(&self, node: NodeId, settles: Vec<family::Settle>) -> oneshot::Receiver<Vec<bool>> {
+    pub fn settle(&self, node: NodeId, settles: &[Settle]) -> oneshot::Receiver<Vec<bool>> {
         let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
             let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);
             if let Ok(_room) = room {
+                let settles = settles.iter().map(family::Settle::from).collect();
                 let _ = link.writes.send(WriteJob::Settle { settles, _room, done });
             }
         }

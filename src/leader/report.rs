@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
 use crate::VERSION;
+use crate::cluster::Cluster;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -31,6 +32,8 @@ struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
     repair: RepairView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<CacheView>,
     nodes: Vec<StatusNode>,
 }
 
@@ -47,8 +50,7 @@ struct StatusNode {
 
 impl Coordinator {
     /// One line of JSON.
-    pub fn status(&self) -> String {
-        let cluster = self.cluster();
+    pub fn status(&self, cluster: &Cluster) -> String {
         let counts = cluster.counts();
         let nodes = cluster.registry.nodes().iter().map(|node| StatusNode {
             id: node.member.id,
@@ -69,9 +71,9 @@ impl Coordinator {
             lost: counts.lost,
             waiting_for: cluster.waiting_for(),
             repair: self.repair_progress.add_to(cluster.repair_view()),
+            cache: self.cache.view(),
             nodes: nodes.collect(),
         };
-        drop(cluster);
         serde_json::to_string(&status).unwrap_or_default()
     }
 }

@@ -5,12 +5,14 @@
 //! makes a write true: that is the log's part.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::coordinator::Coordinator;
@@ -18,6 +20,7 @@ use super::gate::Pass;
 use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
+use crate::protocol::Reply;
 use crate::types::{Holders, NodeId, NodeState, Payload};
 use crate::wire::family::{self, CopyStatus};
 
@@ -25,6 +28,9 @@ use crate::wire::family::{self, CopyStatus};
 /// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
 /// copies would end up unevenly spread.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The decided writes of a round wait at least this long for the others, and at most as long as they took themselves.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// A write that is not decided by then ends as UNKNOWN. Nodes that are gone are noticed far sooner;
 /// this is for disks so slow that a long queue takes its time.
@@ -74,11 +80,27 @@ pub(super) enum Outcome {
     Failed,
 }
 
+/// Who waits for the outcome of a request.
+#[derive(Debug)]
+pub(super) struct Asker {
+    /// The request's place among those of its connection.
+    pub at: usize,
+    /// Where its connection waits.
+    pub replies: mpsc::UnboundedSender<(usize, Reply)>,
+}
+
+impl Asker {
+    /// Says what became of the request. One that has gone does not hear it.
+    pub(super) fn tell(self, reply: Reply) {
+        let _ = self.replies.send((self.at, reply));
+    }
+}
+
 /// One admitted write under way.
 #[derive(Debug)]
 pub(super) struct Write {
-    /// Its place among the requests.
-    pub at: usize,
+    /// Who asked for it; nobody: the register itself.
+    pub asker: Option<Asker>,
     /// Version and targets.
     pub promise: Promise,
     /// The message.
@@ -103,11 +125,11 @@ pub(super) struct Write {
 
 impl Write {
     /// A write that was just admitted.
-    pub(super) fn new(at: usize, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
+    pub(super) fn new(asker: Option<Asker>, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
         let (sources, outcome) = (SmallVec::new(), Outcome::Open);
         Self {
-            at,
+            asker,
             promise,
             payload,
             pass,
@@ -129,6 +151,13 @@ impl Write {
         holders
     }
 
+    /// Looks whether enough nodes keep it by now.
+    fn settle(&mut self) {
+        if self.outcome == Outcome::Open && self.tally.verdict() == Verdict::Reached {
+            self.outcome = Outcome::Kept;
+        }
+    }
+
     fn put(&self, node: NodeId) -> family::Put {
         let ticket = self.promise.ticket();
         let adopt = self.adopt && self.sources.contains(&node);
@@ -144,131 +173,173 @@ impl Write {
     }
 }
 
-/// Copies sent to one node together, and the answer to them.
-type Flight = (NodeId, Vec<usize>, Instant, Result<family::WriteResult, oneshot::error::RecvError>);
+/// Copies sent to one node together, until the answer to them comes.
+#[derive(Debug)]
+struct Flight {
+    node: NodeId,
+    /// Their places among the writes.
+    members: Vec<usize>,
+    sent: Instant,
+    answer: oneshot::Receiver<family::WriteResult>,
+}
+
+/// A flight that has landed: its node, its members, and the answer, if one came.
+type Landed = (NodeId, Vec<usize>, Option<family::WriteResult>);
+
+impl Future for Flight {
+    type Output = Landed;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Landed> {
+        let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
+        Poll::Ready((self.node, std::mem::take(&mut self.members), answer.ok()))
+    }
+}
 
 type ByNode = BTreeMap<NodeId, Vec<usize>>;
 
-impl Coordinator {
-    /// Runs every write to its decision: [`Outcome::Kept`] or [`Outcome::Failed`].
-    pub(super) async fn replicate(&self, writes: &mut [Write]) {
-        let began = Instant::now();
+/// A round of writes on its way to nodes.
+pub(super) struct Replication {
+    leader: Arc<Coordinator>,
+    /// Nothing in the place of one that was handed out.
+    writes: Vec<Option<Write>>,
+    flights: FuturesUnordered<Flight>,
+    began: Instant,
+    next_look: Instant,
+}
+
+impl Replication {
+    /// Sends writes to their targets.
+    pub(super) fn start(leader: Arc<Coordinator>, mut writes: Vec<Write>) -> Self {
         let mut by_node = ByNode::new();
-        for (i, write) in writes.iter().enumerate().filter(|(_, write)| write.outcome == Outcome::Open) {
+        for (i, write) in writes.iter_mut().enumerate().filter(|(_, write)| write.outcome == Outcome::Open) {
             for &node in &write.promise.ticket().targets {
                 if write.adopt || !write.sources.contains(&node) {
                     by_node.entry(node).or_default().push(i);
                 }
             }
-        }
-        for write in writes.iter_mut().filter(|write| !write.adopt) {
-            for node in std::mem::take(&mut write.sources) {
-                write.tally.record(node, Answer::Stored);
-                write.sources.push(node);
-            }
-        }
-        let mut flights = FuturesUnordered::new();
-        // What is in the air, for finding who is late: the flights themselves only tell when they land.
-        let mut in_air: Vec<(NodeId, Vec<usize>, Instant)> = Vec::new();
-        let send = |by_node: ByNode, writes: &[Write], in_air: &mut Vec<_>, flights: &FuturesUnordered<_>| {
-            for (node, members) in by_node {
-                let puts = members.iter().map(|&i| writes[i].put(node)).collect();
-                let (answer, sent) = (self.links.store(node, puts), Instant::now());
-                in_air.push((node, members.clone(), sent));
-                flights.push(land(node, members, sent, answer));
-            }
-        };
-        send(by_node, writes, &mut in_air, &flights);
-        let mut open = settle(writes);
-        let patience = sleep_until(began + PATIENCE);
-        let deadline = sleep_until(began + DEADLINE);
-        tokio::pin!(patience, deadline);
-        while open > 0 {
-            let again = tokio::select! {
-                biased;
-                landed = flights.next() => match landed {
-                    Some((node, members, sent, answer)) => {
-                        in_air.retain(|(other, _, at)| (*other, *at) != (node, sent));
-                        self.land(writes, node, &members, answer)
-                    }
-                    None => break,
-                },
-                () = &mut patience => {
-                    patience.as_mut().reset(Instant::now() + PATIENCE);
-                    self.stand_in(writes, &in_air)
+            if !write.adopt {
+                for &node in &write.sources {
+                    write.tally.record(node, Answer::Stored);
                 }
-                () = &mut deadline => break,
-            };
-            send(again, writes, &mut in_air, &flights);
-            open = settle(writes);
+            }
+            write.settle();
         }
-        for write in writes.iter_mut().filter(|write| write.outcome == Outcome::Open) {
+        let (flights, began) = (FuturesUnordered::new(), Instant::now());
+        let writes = writes.into_iter().map(Some).collect();
+        let replication = Self { leader, writes, flights, began, next_look: began + PATIENCE };
+        replication.send(by_node);
+        replication
+    }
+
+    /// Writes that were decided meanwhile: [`Outcome::Kept`] or [`Outcome::Failed`]. Nothing: all were handed out.
+    ///
+    /// Usually that is all of them at once. When some take far longer, those that are decided do not wait for them.
+    pub(super) async fn decided(&mut self) -> Option<Vec<Write>> {
+        let mut first = None;
+        loop {
+            let left = || self.writes.iter().flatten();
+            let open = left().filter(|write| write.outcome == Outcome::Open).count();
+            if open == 0 {
+                let all = self.hand_out();
+                return (!all.is_empty()).then_some(all);
+            }
+            if open < left().count() && first.is_none() {
+                first = Some(Instant::now());
+            }
+            let linger = first.map(|first| first + (first - self.began).max(LINGER));
+            let deadline = self.began + DEADLINE;
+            let wake = self.next_look.min(deadline).min(linger.unwrap_or(deadline));
+            tokio::select! {
+                biased;
+                landed = self.flights.next() => match landed {
+                    Some(landed) => self.land(landed),
+                    None => self.give_up(),
+                },
+                () = sleep_until(wake) => {
+                    let now = Instant::now();
+                    if now >= deadline {
+                        self.give_up();
+                    } else if now >= self.next_look {
+                        self.next_look = now + PATIENCE;
+                        self.stand_in();
+                    } else {
+                        return Some(self.hand_out());
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self) -> Vec<Write> {
+        let decided = |write: &mut Write| write.outcome != Outcome::Open;
+        self.writes.iter_mut().filter_map(|place| place.take_if(decided)).collect()
+    }
+
+    fn give_up(&mut self) {
+        for write in self.writes.iter_mut().flatten().filter(|write| write.outcome == Outcome::Open) {
             write.trouble.get_or_insert_with(|| "its nodes did not answer in time".to_owned());
             write.outcome = Outcome::Failed;
         }
     }
 
-    /// Counts a node's answers; gives what has to be sent to others instead.
-    fn land(
-        &self,
-        writes: &mut [Write],
-        node: NodeId,
-        members: &[usize],
-        answer: Result<family::WriteResult, oneshot::error::RecvError>,
-    ) -> ByNode {
-        let (statuses, trouble) = match answer {
-            Ok(result) => (result.statuses, result.error),
-            Err(_) => (Vec::new(), "the connection broke".to_owned()),
-        };
+    fn send(&self, by_node: ByNode) {
+        for (node, members) in by_node {
+            let puts = members.iter().filter_map(|&i| Some(self.writes[i].as_ref()?.put(node))).collect();
+            let answer = self.leader.links.store(node, puts);
+            self.flights.push(Flight { node, members, sent: Instant::now(), answer });
+        }
+    }
+
+    /// Counts a node's answers, and sends to others what it did not keep.
+    fn land(&mut self, (node, members, answer): Landed) {
+        let answer = answer
+            .unwrap_or_else(|| family::WriteResult { error: "the connection broke".to_owned(), ..Default::default() });
         let mut short = Vec::new();
         let mut full = false;
         for (k, &i) in members.iter().enumerate() {
-            let status = statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
-            let answer = match status {
+            let Some(write) = &mut self.writes[i] else { continue };
+            let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
+            full |= status == Some(CopyStatus::CopyFull);
+            let said = match status {
                 Some(CopyStatus::CopyStored) => Answer::Stored,
-                Some(_) => Answer::Refused,
+                Some(status) => {
+                    self.leader.note_refused(node, status, write.promise.ticket());
+                    Answer::Refused
+                }
                 None => Answer::Silent,
             };
-            full |= status == Some(CopyStatus::CopyFull);
-            if status == Some(CopyStatus::CopyStale) {
-                // It holds a version that we have not heard of, or have passed over: its inventory tells, the one that
-                // is coming in or else that of its next session.
-                let ticket = writes[i].promise.ticket();
-                if !self.cluster().is_listing(node) {
-                    tracing::warn!("node {node} has something newer than {} of {:?}", ticket.record.version, ticket.id);
-                    self.links.cut(node);
-                }
+            if said != Answer::Stored {
+                let said = status.map(|status| format!("{} ({})", status.as_str_name(), answer.error));
+                write.trouble.get_or_insert_with(|| format!("node {node}: {}", said.as_ref().unwrap_or(&answer.error)));
             }
-            if status == Some(CopyStatus::CopyConflict) {
-                let ticket = writes[i].promise.ticket();
-                tracing::error!("node {node} holds another message as {} of {:?}", ticket.record.version, ticket.id);
-            }
-            if answer != Answer::Stored {
-                let what =
-                    status.map_or_else(|| trouble.clone(), |status| format!("{} ({trouble})", status.as_str_name()));
-                writes[i].trouble.get_or_insert_with(|| format!("node {node}: {what}"));
-            }
-            let verdict = writes[i].tally.record(node, answer);
-            if writes[i].outcome == Outcome::Open && matches!(verdict, Verdict::Short(_)) {
+            let verdict = write.tally.record(node, said);
+            write.settle();
+            if write.outcome == Outcome::Open && matches!(verdict, Verdict::Short(_)) {
                 short.push(i);
             }
         }
-        let mut again = ByNode::new();
-        if short.is_empty() && !full {
-            return again;
+        if !short.is_empty() || full {
+            let again = self.replace(node, &short, full);
+            self.send(again);
         }
-        let mut cluster = self.cluster();
+    }
+
+    /// Finds other targets for writes that a node did not keep.
+    fn replace(&mut self, node: NodeId, short: &[usize], full: bool) -> ByNode {
+        let mut again = ByNode::new();
+        let mut cluster = self.leader.cluster();
         if full {
             cluster.registry.note_full(node);
         }
-        for i in short {
-            while let Verdict::Short(_) = writes[i].tally.verdict() {
-                let Some(ticket) = writes[i].promise.ticket.as_mut() else { break };
+        for &i in short {
+            let Some(write) = &mut self.writes[i] else { continue };
+            while let Verdict::Short(_) = write.tally.verdict() {
+                let Some(ticket) = write.promise.ticket.as_mut() else { break };
                 let Some(next) = cluster.replace(ticket, node, false) else {
-                    writes[i].outcome = Outcome::Failed;
+                    write.outcome = Outcome::Failed;
                     break;
                 };
-                writes[i].tally.ask(next);
+                write.tally.ask(next);
                 again.entry(next).or_default().push(i);
             }
         }
@@ -276,25 +347,54 @@ impl Coordinator {
     }
 
     /// Finds stand-ins for nodes that are late, where there are any.
-    fn stand_in(&self, writes: &mut [Write], in_air: &[(NodeId, Vec<usize>, Instant)]) -> ByNode {
+    fn stand_in(&mut self) {
         let mut again = ByNode::new();
-        let mut cluster = self.cluster();
-        for (node, members, _) in in_air.iter().filter(|(_, _, sent)| sent.elapsed() >= PATIENCE) {
-            if cluster.registry.get(*node).is_some_and(|node| node.state == NodeState::Up) {
-                continue;
-            }
-            for &i in members {
-                if writes[i].outcome != Outcome::Open {
+        {
+            let mut cluster = self.leader.cluster();
+            for flight in self.flights.iter().filter(|flight| flight.sent.elapsed() >= PATIENCE) {
+                if cluster.registry.get(flight.node).is_some_and(|node| node.state == NodeState::Up) {
                     continue;
                 }
-                let Some(ticket) = writes[i].promise.ticket.as_mut() else { continue };
-                if let Some(next) = cluster.replace(ticket, *node, true) {
-                    writes[i].tally.ask(next);
-                    again.entry(next).or_default().push(i);
+                for &i in &flight.members {
+                    let Some(write) = self.writes[i].as_mut().filter(|write| write.outcome == Outcome::Open) else {
+                        continue;
+                    };
+                    let Some(ticket) = write.promise.ticket.as_mut() else { continue };
+                    if let Some(next) = cluster.replace(ticket, flight.node, true) {
+                        write.tally.ask(next);
+                        again.entry(next).or_default().push(i);
+                    }
                 }
             }
         }
-        again
+        self.send(again);
+    }
+}
+
+impl Coordinator {
+    /// Runs every write to its decision.
+    pub(super) async fn replicate(self: &Arc<Self>, writes: Vec<Write>) -> Vec<Write> {
+        let mut replication = Replication::start(self.clone(), writes);
+        let mut all = Vec::new();
+        while let Some(decided) = replication.decided().await {
+            all.extend(decided);
+        }
+        all
+    }
+
+    /// A node did not take a copy for what it has already.
+    fn note_refused(&self, node: NodeId, status: CopyStatus, ticket: &Ticket) {
+        let (id, version) = (&ticket.id, ticket.record.version);
+        match status {
+            // It holds a version that we have not heard of, or have passed over: its inventory tells, the one that
+            // is coming in or else that of its next session.
+            CopyStatus::CopyStale if !self.cluster().is_listing(node) => {
+                tracing::warn!("node {node} has something newer than {version} of {id:?}");
+                self.links.cut(node);
+            }
+            CopyStatus::CopyConflict => tracing::error!("node {node} holds another message as {version} of {id:?}"),
+            _ => {}
+        }
     }
 
     /// How a client hears why its write failed.
@@ -306,23 +406,4 @@ impl Coordinator {
         let trouble = write.trouble.as_deref().unwrap_or("no node answered");
         Refusal::Unknown(format!("{} of {need} copies confirmed; {trouble}", write.tally.stored()))
     }
-}
-
-async fn land(
-    node: NodeId,
-    members: Vec<usize>,
-    sent: Instant,
-    answer: oneshot::Receiver<family::WriteResult>,
-) -> Flight {
-    (node, members, sent, answer.await)
-}
-
-/// Marks what is kept; gives how many are still open.
-fn settle(writes: &mut [Write]) -> usize {
-    for write in writes.iter_mut().filter(|write| write.outcome == Outcome::Open) {
-        if write.tally.verdict() == Verdict::Reached {
-            write.outcome = Outcome::Kept;
-        }
-    }
-    writes.iter().filter(|write| write.outcome == Outcome::Open).count()
 }

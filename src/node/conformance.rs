@@ -21,7 +21,7 @@ pub(crate) fn delete(text: &str, sequence: u32) -> Put {
 }
 
 pub(crate) fn settle(text: &str, sequence: u32, keep: bool) -> Settle {
-    Settle { id: id(text), version: v(sequence), keep, trash: false }
+    Settle { id: id(text), version: v(sequence), keep, trash: false, lasting: false }
 }
 
 pub(crate) fn inventory(store: &dyn Store) -> Vec<Entry> {

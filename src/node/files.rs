@@ -140,7 +140,7 @@ impl Store for TextStore {
             batch.report.outcomes.push(outcome);
         }
         batch.report.write_time += start.elapsed();
-        batch.finish()
+        batch.finish(settles.iter().any(|settle| settle.lasting))
     }
 
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault> {

@@ -43,6 +43,9 @@ pub struct Settle {
     pub keep: bool,
     /// What has to go is not removed, but put into the trash: nobody asked for its end, the register concluded it.
     pub trash: bool,
+    /// What is gone has to stay gone after a power cut, in buffered mode too: a deletion that every member has
+    /// confirmed is forgotten, and then nothing tells an old copy from a message.
+    pub lasting: bool,
 }
 
 /// What became of a [`Put`].

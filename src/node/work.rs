@@ -63,6 +63,7 @@ impl WriteWork {
                 version: Version(settle.version),
                 keep: settle.keep,
                 trash: settle.trash,
+                lasting: settle.lasting,
             })
         };
         let put = |put: family::Put| {

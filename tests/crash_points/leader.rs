@@ -249,7 +249,12 @@ fn live(disk: &MemDisk) -> bool {
         let stop = Stop::new();
         let chance = fastrand::Rng::with_seed(1);
         let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
-        let settings = Settings { tolerance: 2, io_mode: IoMode::Unbuffered, repair_after: Duration::from_secs(30) };
+        let settings = Settings {
+            tolerance: 2,
+            io_mode: IoMode::Unbuffered,
+            repair_after: Duration::from_secs(30),
+            cache_bytes: 0,
+        };
         let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await else {
             return false;
         };

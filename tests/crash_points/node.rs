@@ -105,7 +105,7 @@ fn delete(text: &str, sequence: u32) -> Put {
 }
 
 fn settle(text: &str, sequence: u32, keep: bool) -> Settle {
-    Settle { id: id(text), version: v(sequence), keep, trash: false }
+    Settle { id: id(text), version: v(sequence), keep, trash: false, lasting: false }
 }
 
 /// Contents by id and version.

@@ -115,7 +115,10 @@ impl Sim {
             hands: Hands::Inline,
             chance: self.chance.fork(),
         };
-        let settings = Settings { tolerance: self.tolerance, io_mode: self.io_mode, repair_after: REPAIR_AFTER };
+        // Half of all lives read everything from nodes.
+        let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
+        let (tolerance, io_mode) = (self.tolerance, self.io_mode);
+        let settings = Settings { tolerance, io_mode, repair_after: REPAIR_AFTER, cache_bytes };
         let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
         let leader = leader.map_err(|error| error.to_string())?;
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());

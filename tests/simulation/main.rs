@@ -195,6 +195,7 @@ fn campaign() {
     );
     // A campaign in which a kind of trouble never took effect proves nothing about it.
     assert!(sum.seeds < SEEDS || sum.faults.len() >= 20, "{:?}", sum.faults);
+    assert!(sum.seeds < SEEDS || sum.operations >= 200_000, "{}", sum.operations);
 }
 
 #[test]

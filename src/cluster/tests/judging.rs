@@ -187,3 +187,17 @@ fn nodes_that_something_is_late_about_come_last_and_only_as_needed() {
     let refused = cluster.admit(&id("z"), 1, 1).unwrap_err();
     assert_eq!(refused, crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 });
 }
+
+#[test]
+fn copies_that_are_too_many_wait_until_some_can_be_asked() {
+    let mut cluster = healthy(3, 3);
+    put_on(&mut cluster, "x", &[1, 2, 3]);
+    cluster.set_tolerance(2);
+    assert_eq!((cluster.most_urgent(), cluster.repair_view().pending), (Some(3), 1));
+    for node in 1..=3 {
+        cluster.registry.part(NodeId(node), u64::from(node), true, ms(10));
+    }
+    assert_eq!((cluster.most_urgent(), cluster.repair_view().pending), (None, 0), "nothing can be done about it now");
+    join_as(&mut cluster, 2, 9, ms(20));
+    assert_eq!(cluster.most_urgent(), Some(1));
+}

@@ -383,8 +383,12 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Makes everything as safe as the IO mode says; only then is the batch's work shown to inventories.
-    pub(super) fn finish(mut self) -> Result<WriteReport, Fatal> {
+    /// Makes everything as safe as the IO mode says; only then is the batch's work shown to inventories. `lasting`:
+    /// what is gone stays gone, whatever the mode. Earlier batches may have removed it, so the folder is synced anyway.
+    pub(super) fn finish(mut self, lasting: bool) -> Result<WriteReport, Fatal> {
+        if self.store.io_mode == IoMode::Buffered && lasting {
+            self.store.folder.sync().map_err(|source| self.fatal("syncing", "", source))?;
+        }
         if self.store.io_mode == IoMode::Unbuffered {
             let start = Instant::now();
             self.sync_files()?;

@@ -181,6 +181,23 @@ fn the_trash_keeps_the_newest_and_makes_room() {
 }
 
 #[test]
+fn what_a_member_confirms_is_gone_for_good() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("a", 1, b"one")]).unwrap();
+    disk.folder(path()).unwrap().sync_all().unwrap();
+    let back = || {
+        let after = disk.after_power_cut_with(|_| Survives::Nothing);
+        inventory(&open(&after, IoMode::Buffered).0).len()
+    };
+    assert_eq!(store.write(&[settle("a", 2, false)], &[]).unwrap().settled, [true]);
+    assert_eq!(back(), 1, "buffered mode promises no more");
+    let lasting = Settle { lasting: true, ..settle("a", 2, false) };
+    assert_eq!(store.write(&[lasting], &[]).unwrap().settled, [true]);
+    assert_eq!(back(), 0);
+}
+
+#[test]
 fn unknown_is_not_absent() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk, IoMode::Buffered);

@@ -1,0 +1,296 @@
+//! The order of a SET and of a DEL is read here, and nowhere else.
+//!
+//! Admit (version, targets, reservation), copies on as many nodes as tolerance says, a log record, the index,
+//! `OK`. Writes of all connections go together in `rounds`: each step is taken once for the whole
+//! round, and each write is decided by itself. An admitted write runs to its decision even if its client has gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::coordinator::{Coordinator, REQUEST_COST, busy};
+use super::gate::{Entry, Pass};
+use super::journal::Event;
+use super::replication::Settle;
+use super::rounds::Item;
+use super::view::Change;
+use super::write::{Asker, Outcome, Promise, Replication, Write};
+use crate::cluster::mapping::{Applied, Commit};
+use crate::cluster::{NotAdmitted, Ticket};
+use crate::error::Refusal;
+use crate::protocol::Reply;
+use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
+
+/// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
+/// if the id is to be deleted.
+pub(super) type Wanted = (usize, MessageId, Option<Payload>);
+
+/// A write that has its turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    asker: Asker,
+    id: MessageId,
+    payload: Option<Payload>,
+    pass: Pass,
+}
+
+impl Item for Turn {
+    fn bytes(&self) -> usize {
+        self.payload.as_ref().map_or(0, Payload::len)
+    }
+}
+
+impl Coordinator {
+    /// Carries out the writes of one connection; gives their replies.
+    pub(super) async fn write(self: &Arc<Self>, writes: Vec<Wanted>) -> Vec<(usize, Reply)> {
+        if writes.is_empty() {
+            return Vec::new();
+        }
+        let bytes = writes.iter().map(|(_, _, payload)| payload.as_ref().map_or(0, Payload::len) + REQUEST_COST).sum();
+        let Some(_room) = self.room(bytes) else {
+            return writes.into_iter().map(|(at, ..)| (at, busy())).collect();
+        };
+        let began = Instant::now();
+        let mut untold: Vec<usize> = writes.iter().map(|(at, ..)| *at).collect();
+        let (replies, mut told) = mpsc::unbounded_channel();
+        let mut turns = Vec::with_capacity(writes.len());
+        for (at, id, payload) in writes {
+            let asker = Asker { at, replies: replies.clone() };
+            match self.gate.enter(&id) {
+                Entry::Entered(pass) => turns.push(Turn { asker, id, payload, pass }),
+                Entry::Wait(turn) => {
+                    let leader = self.clone();
+                    self.tasks.spawn(async move {
+                        match turn.await {
+                            Ok(pass) => leader.take_turns([Turn { asker, id, payload, pass }]),
+                            Err(_) => asker.tell(Reply::Refused(Refusal::Busy("the writer before was lost"))),
+                        }
+                    });
+                }
+            }
+        }
+        drop(replies);
+        self.take_turns(turns);
+        let mut all = Vec::with_capacity(untold.len());
+        while told.recv_many(&mut all, untold.len()).await > 0 {}
+        let refused = all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(_))).count();
+        if all.len() < untold.len() {
+            untold.retain(|at| all.iter().all(|(told, _)| told != at));
+            let unknown = Refusal::Unknown("the leader failed while it wrote".to_owned());
+            all.extend(untold.into_iter().map(|at| (at, Reply::Refused(unknown.clone()))));
+        }
+        self.meters.sets.record(began.elapsed(), (all.len() - refused) as u64);
+        self.meters.sets.error(refused as u64);
+        all
+    }
+
+    fn take_turns(self: &Arc<Self>, turns: impl IntoIterator<Item = Turn>) {
+        let leader = self.clone();
+        self.writes.add(turns, &self.tasks, move |turns| leader.clone().write_round(turns));
+    }
+
+    /// The order of a SET, and of a DEL, which writes a tombstone.
+    async fn write_round(self: Arc<Self>, turns: Vec<Turn>) {
+        let writes = self.admit(turns);
+        let mut replication = Replication::start(self.clone(), writes);
+        let mut ends = FuturesUnordered::new();
+        let mut more = true;
+        while more || !ends.is_empty() {
+            tokio::select! {
+                biased;
+                Some(()) = ends.next() => {}
+                decided = replication.decided(), if more => match decided {
+                    Some(decided) => ends.push(self.end(decided)),
+                    None => more = false,
+                },
+            }
+        }
+    }
+
+    /// Gives each message a version and targets. What cannot be admitted is refused, or waits for nodes that are
+    /// still joining after a start.
+    fn admit(self: &Arc<Self>, turns: Vec<Turn>) -> Vec<Write> {
+        let mut writes = Vec::with_capacity(turns.len());
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        let mut changes = self.changes();
+        {
+            let mut cluster = self.cluster();
+            for turn in turns {
+                let admitted = match &turn.payload {
+                    Some(payload) => cluster.admit(&turn.id, payload.len() as u32, checksum(payload)).map(Some),
+                    None => cluster.admit_deletion(&turn.id),
+                };
+                match admitted {
+                    Ok(Some(ticket)) => {
+                        let promise = Promise::new(self.clone(), ticket);
+                        let payload = turn.payload.unwrap_or_default();
+                        writes.push(Write::new(Some(turn.asker), promise, payload, turn.pass, cluster.tolerance()));
+                    }
+                    Ok(None) => done.push(turn.asker),
+                    Err(reason) => refused.push((turn, reason)),
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.served.store(true, Ordering::Relaxed);
+            done.into_iter().for_each(|asker| asker.tell(Reply::Done));
+        }
+        if !refused.is_empty() {
+            let leader = self.clone();
+            self.tasks.spawn(async move {
+                if timeout_at(leader.joining_until(), changes.next()).await.is_ok() {
+                    leader.take_turns(refused.into_iter().map(|(turn, _)| turn));
+                } else {
+                    refused.into_iter().for_each(|(turn, why)| turn.asker.tell(Reply::Refused(refusal(why))));
+                }
+            });
+        }
+        writes
+    }
+
+    /// Commits what is kept, and says why the rest failed.
+    async fn end(self: &Arc<Self>, decided: Vec<Write>) {
+        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        self.note_in_doubt(&failed);
+        for mut write in failed {
+            if let Some(asker) = write.asker.take() {
+                asker.tell(Reply::Refused(self.why(&write)));
+            }
+        }
+        // An error was told to those who asked.
+        let _ = self.commit(kept).await;
+    }
+
+    /// Makes writes true that are kept on enough nodes: first in the log, then in the index.
+    pub(super) async fn commit(self: &Arc<Self>, mut writes: Vec<Write>) -> Result<(), Refusal> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let commits = writes.iter().map(|write| {
+            let ticket = write.promise.ticket();
+            Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() })
+        });
+        let events: Vec<Event> = commits.collect();
+        let askers: Vec<Asker> = writes.iter_mut().filter_map(|write| write.asker.take()).collect();
+        let result = match self.ledger().append(&events).await {
+            Ok(()) => {
+                self.apply(writes, &events);
+                self.served.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                self.note_in_doubt(&writes);
+                Err(Refusal::Unknown(error.to_string()))
+            }
+        };
+        let reply = result.clone().map_or_else(Reply::Refused, |()| Reply::Done);
+        askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
+        result
+    }
+
+    /// Remembers where writes that did not become true may have left copies.
+    fn note_in_doubt(&self, writes: &[Write]) {
+        if !writes.is_empty() {
+            let mut cluster = self.cluster();
+            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));
+        }
+    }
+
+    /// Changes the index, and tells those nodes that have something to publish or to let go.
+    fn apply(self: &Arc<Self>, writes: Vec<Write>, events: &[Event]) {
+        let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
+        let mut changes: Vec<Change> = Vec::new();
+        let mut passes = Vec::with_capacity(writes.len());
+        {
+            let mut cluster = self.cluster();
+            for (write, event) in writes.into_iter().zip(events) {
+                let Event::Commit(commit) = event else { continue };
+                let mut settle = |node: NodeId, keep: bool| {
+                    let (id, version) = (commit.id.clone(), commit.record.version);
+                    let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
+                    settles.entry(node).or_default().push(settle);
+                };
+                write.tally.surplus().for_each(|node| settle(node, false));
+                write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
+                let ticket = write.promise.keep();
+                cluster.release(&ticket);
+                let deleted = commit.record.is_tombstone();
+                if !deleted && write.payload.len() == commit.record.bytes() as usize {
+                    self.cache.put(&commit.id, commit.record.version, &write.payload);
+                }
+                let shown = if deleted { Holders::new() } else { commit.holders.clone() };
+                match cluster.apply(commit) {
+                    Applied::Superseded => continue,
+                    Applied::New if deleted => {}
+                    Applied::New => changes.push((commit.id.clone(), shown)),
+                    Applied::Replaced { holders, record } => {
+                        // Whoever stays a holder of the same version has nothing to publish.
+                        let same = record.version == commit.record.version;
+                        let stays = |node: &NodeId| commit.holders.contains(node);
+                        let told = |node: &&NodeId| !same || write.trims && !stays(node);
+                        holders.iter().filter(told).for_each(|node| settle(*node, stays(node)));
+                        if same && !write.trims {
+                            // Nobody has read the copies that stay: what goes is looked at once more.
+                            let goes = holders.iter().filter(|node| !stays(node));
+                            goes.for_each(|&node| cluster.note_surplus(&commit.id, record.version, node));
+                        }
+                        if same {
+                            let stayed = |node: &NodeId| write.sources.contains(node) || write.also.contains(node);
+                            let made = commit.holders.iter().filter(|node| !stayed(node));
+                            made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
+                        }
+                        if holders != shown || record.is_tombstone() != deleted {
+                            changes.push((commit.id.clone(), shown));
+                        }
+                    }
+                }
+                if deleted {
+                    // The tombstone has its place beside what it deletes, which goes only now.
+                    commit.holders.iter().for_each(|&node| settle(node, true));
+                }
+                cluster.note_left_over(&ticket, &commit.holders);
+                passes.push(write.pass);
+            }
+        }
+        self.settle(settles);
+        if !changes.is_empty() {
+            let _ = self.view.send(changes);
+        }
+    }
+
+    /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.
+    pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<Settle>>) {
+        for (node, settles) in settles {
+            let (leader, answer) = (self.clone(), self.links.settle(node, &settles));
+            tokio::spawn(async move { leader.note_undone(node, &settles, &answer.await.unwrap_or_default()) });
+        }
+    }
+
+    /// Notes what a node was told and did not do, or did not say that it did; gives the ids.
+    pub(super) fn note_undone(&self, node: NodeId, told: &[Settle], done: &[bool]) -> Vec<MessageId> {
+        let undone = told.iter().enumerate().filter(|(i, _)| done.get(*i) != Some(&true));
+        let undone: Vec<&Settle> = undone.map(|(_, told)| told).collect();
+        if !undone.is_empty() {
+            let mut cluster = self.cluster();
+            undone.iter().for_each(|told| cluster.note_surplus(&told.id, told.version, node));
+        }
+        undone.into_iter().map(|told| told.id.clone()).collect()
+    }
+
+    /// Takes back the promises of a write that did not become true.
+    pub(super) fn release(&self, ticket: &Ticket) {
+        self.cluster().release(ticket);
+    }
+}
+
+/// How a client hears why its write was not admitted.
+pub(super) fn refusal(reason: NotAdmitted) -> Refusal {
+    match reason {
+        NotAdmitted::TooFewNodes { need, live } => Refusal::TooFewNodes { need, live },
+        NotAdmitted::NotYet(reason) => Refusal::Unavailable(format!("{reason}; nothing was written, try again later")),
+    }
+}
