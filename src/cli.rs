@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ByteSize;
 use crate::telemetry::EventRing;
-use crate::types::{IoMode, NodeId};
+use crate::types::{IoMode, Layout, NodeId};
 use crate::{VERSION, bench, client, leader, logs, node, terminal};
 
 /// Done.
@@ -136,6 +136,9 @@ struct LeaderArgs {
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
+    /// How copies lie on the disks of these nodes
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -173,13 +176,6 @@ struct NodeArgs {
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
-}
-
-/// How copies lie on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Layout {
-    /// One file a message.
-    Text,
 }
 
 #[derive(Debug, Args)]
@@ -367,6 +363,7 @@ impl LeaderArgs {
             repair_after: self.repair_after,
             cache_bytes: self.cache.0,
             local_nodes: self.local_nodes,
+            layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,
             screen,
         }
@@ -375,12 +372,12 @@ impl LeaderArgs {
 
 impl NodeArgs {
     fn settings(self, screen: bool) -> node::process::Settings {
-        let Layout::Text = self.layout;
         node::process::Settings {
             id: NodeId(self.id),
             host: self.host,
             port: self.port,
             io_mode: self.io_mode,
+            layout: self.layout,
             leader: self.leader,
             advertise: self.advertise,
             data_dir: self.data_dir,
@@ -393,7 +390,6 @@ impl NodeArgs {
 
 impl BenchArgs {
     fn settings(self) -> bench::Settings {
-        let layout = self.layout.to_possible_value().map(|value| value.get_name().to_owned());
         bench::Settings {
             addr: self.addr,
             protocol: self.protocol,
@@ -419,7 +415,7 @@ impl BenchArgs {
                 nodes: nodes as usize,
                 tolerance: self.tolerance as usize,
                 io_mode: self.io_mode,
-                layout: layout.unwrap_or_default(),
+                layout: self.layout.to_string(),
                 repair_after: self.repair_after,
             }),
         }

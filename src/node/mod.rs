@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
 use self::store::{INVENTORY_PARTS, Store};
-use self::work::{ReadKey, ReadWork, WriteWork, read_loop, write_loop};
+use self::work::{ReadKey, ReadWork, WriteWork, read_loop, upkeep_loop, write_loop};
 use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
@@ -51,13 +51,13 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
 #[derive(Debug)]
-pub struct Parts<S> {
+pub struct Parts {
     /// Its number.
     pub id: NodeId,
     /// Its folder's identity.
     pub identity: IdentityFile,
     /// Its copies.
-    pub store: S,
+    pub store: Arc<dyn Store>,
     /// When a copy counts as written.
     pub io_mode: IoMode,
     /// Random, one a process.
@@ -105,13 +105,13 @@ pub struct Meters {
 
 impl Node {
     /// Starts the writer and the readers.
-    pub fn start<S: Store + 'static>(parts: Parts<S>, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
+    pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
         let node = Arc::new(Self {
             id: parts.id,
             identity: Arc::new(parts.identity),
-            store: Arc::new(parts.store),
+            store: parts.store,
             io_mode: parts.io_mode,
             incarnation: parts.incarnation,
             hands: hands.clone(),
@@ -129,6 +129,9 @@ impl Node {
             writer.await;
         });
         hands.spawn("writer", writer)?;
+        if node.store.needs_upkeep() {
+            hands.spawn("upkeep", stop.vital("upkeep", upkeep_loop(node.clone(), stop.clone())))?;
+        }
         let read_queue = Arc::new(tokio::sync::Mutex::new(read_queue));
         for _ in 0..READERS {
             hands.spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;

@@ -4,6 +4,7 @@
 //! and publishing never race; readers call the rest at any time.
 
 use std::io;
+use std::time::Duration;
 
 use crate::types::{CopyRecord, MessageId, Payload, Version};
 
@@ -73,9 +74,9 @@ pub struct WriteReport {
     /// The first failure, for people.
     pub error: Option<String>,
     /// Time spent writing, and then syncing.
-    pub write_time: std::time::Duration,
+    pub write_time: Duration,
     /// See `write_time`; zero in buffered mode.
-    pub sync_time: std::time::Duration,
+    pub sync_time: Duration,
 }
 
 /// A sync or a rename failed: nobody knows any more what is on the disk, so the
@@ -143,4 +144,14 @@ pub trait Store: std::fmt::Debug + Send + Sync {
 
     /// What is held now.
     fn totals(&self) -> Totals;
+
+    /// Whether it has work of its own, beside calls: then somebody has to call [`Self::upkeep`].
+    fn needs_upkeep(&self) -> bool {
+        false
+    }
+
+    /// Does a small piece of that work, beside all other calls; gives the pause before the next.
+    fn upkeep(&self) -> Result<Duration, Fatal> {
+        Ok(Duration::MAX)
+    }
 }

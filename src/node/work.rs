@@ -208,6 +208,16 @@ pub(super) async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mps
     }
 }
 
+/// Lets the store do its own work until the stop, in small pieces.
+pub(super) async fn upkeep_loop(node: Arc<Node>, stop: Stop) {
+    while !stop.is_requested() {
+        match node.store.upkeep() {
+            Ok(pause) => drop(stop.unless(tokio::time::sleep(pause)).await),
+            Err(fatal) => stop.fail(fatal.to_string()),
+        }
+    }
+}
+
 fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
     let began = Instant::now();
     let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };

@@ -13,6 +13,7 @@ mod files;
 mod foreign;
 mod grpc;
 mod hostile;
+mod layouts;
 mod leader_faults;
 mod modes;
 mod nodes;

@@ -17,7 +17,7 @@ use hatokuse::node::identity::IdentityFile;
 use hatokuse::node::{Node, Parts};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::stop::Stop;
-use hatokuse::types::{IoMode, MessageId, NodeId, NodeState, Uuid};
+use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -146,10 +146,11 @@ impl Sim {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let folder = disk.folder(&folder(number)).map_err(|error| error.to_string())?;
         let (id, uuid) = (NodeId(number), Uuid::random(&mut self.chance));
-        let identity = IdentityFile::open(folder.clone(), id, uuid).map_err(|error| error.to_string())?;
+        let identity = IdentityFile::open(folder.clone(), id, uuid, Layout::Text).map_err(|error| error.to_string())?;
         let opened = TextStore::open(disk, folder.clone(), self.io_mode);
         let (store, _) = opened.map_err(|error| error.to_string())?;
-        let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
+        let parts =
+            Parts { id, identity, store: Arc::new(store), io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
         let node = Node::start(parts, Hands::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
         let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };

@@ -405,6 +405,9 @@ impl<'a> Batch<'a> {
             }
             self.report.sync_time = start.elapsed();
         }
+        // One that this batch has written again needs its record.
+        let has = |id: &MessageId, upto: Version| self.store.index.get(id).copies().any(|c| c.record.version <= upto);
+        self.removed.retain(|(id, upto)| !has(id, *upto));
         if !self.removed.is_empty()
             && let Err(error) = self.store.records.forget(&self.removed)
         {

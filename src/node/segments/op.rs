@@ -7,7 +7,7 @@ const FIXED: usize = 1 + 8 + 4 + 4 + 1;
 const CRC: usize = 4;
 
 const HINT_MAGIC: [u8; 8] = *b"hatohnt1";
-const HINT_HEAD: usize = 8 + 8;
+const HINT_HEAD: usize = 8 + 4 + 8;
 
 /// What a record does to the copies of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,65 +48,73 @@ pub(super) fn push_head(bytes: &mut Vec<u8>, kind: Kind, id: &MessageId, record:
 /// Reads a head, which has a checksum of its own, so that the id of a record with damaged content can be told.
 /// `at` is its place in the segment.
 pub(super) fn read_head(bytes: &[u8], at: u64) -> Option<Op> {
-    let fixed = bytes.get(..FIXED)?;
+    let (op, length) = read_fields(bytes)?;
+    let (body, crc) = bytes[..length].split_last_chunk::<CRC>()?;
+    let right = u32::from_le_bytes(*crc) == crc32c::crc32c(body);
+    right.then_some(Op { body_at: u32::try_from(at + length as u64).ok()?, ..op })
+}
+
+/// The fields of a head, and its length; its checksum is not looked at.
+fn read_fields(bytes: &[u8]) -> Option<(Op, usize)> {
+    let fixed = bytes.first_chunk::<FIXED>()?;
     let end = FIXED + usize::from(fixed[FIXED - 1]);
-    let (body, rest) = bytes.split_at_checked(end)?;
-    let (crc, _) = rest.split_first_chunk::<CRC>()?;
-    if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
-        return None;
-    }
+    let id = bytes.get(FIXED..end)?;
+    bytes.get(end..end + CRC)?;
     let kind = match fixed[0] {
         1 => Kind::Copy,
         2 => Kind::Drop,
         _ => return None,
     };
-    let (version, rest) = fixed[1..].split_first_chunk()?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let (crc, _) = rest.split_first_chunk()?;
-    let record = CopyRecord {
-        version: Version(u64::from_le_bytes(*version)),
-        length: u32::from_le_bytes(*length),
-        crc: u32::from_le_bytes(*crc),
-    };
-    let id = MessageId::parse(&body[FIXED..]).ok()?;
-    Some(Op { kind, id, record, body_at: u32::try_from(at + (end + CRC) as u64).ok()? })
+    let word = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("four bytes"));
+    let version = Version(u64::from_le_bytes(fixed[1..9].try_into().expect("eight bytes")));
+    let record = CopyRecord { version, length: word(9), crc: word(13) };
+    Some((Op { kind, id: MessageId::parse(id).ok()?, record, body_at: 0 }, end + CRC))
 }
 
-/// Adds what a hint says of one record.
-#[cfg(test)]
-pub(super) fn push_hint(entries: &mut Vec<u8>, op: &Op) {
-    entries.extend_from_slice(&op.body_at.to_le_bytes());
-    push_head(entries, op.kind, &op.id, op.record);
+/// A hint while it is made: the heads of a segment's records, and where their contents lie.
+#[derive(Debug)]
+pub(super) struct HintWriter(Vec<u8>);
+
+impl HintWriter {
+    pub(super) fn new() -> Self {
+        let mut bytes = Vec::from(HINT_MAGIC);
+        bytes.resize(HINT_HEAD, 0);
+        Self(bytes)
+    }
+
+    pub(super) fn push(&mut self, op: &Op) {
+        self.0.extend_from_slice(&op.body_at.to_le_bytes());
+        push_head(&mut self.0, op.kind, &op.id, op.record);
+    }
+
+    /// The hint, for the segment of this number and this many bytes.
+    pub(super) fn finish(mut self, number: u32, length: u64) -> Vec<u8> {
+        self.0[8..12].copy_from_slice(&number.to_le_bytes());
+        self.0[12..HINT_HEAD].copy_from_slice(&length.to_le_bytes());
+        let crc = crc32c::crc32c(&self.0);
+        self.0.extend_from_slice(&crc.to_le_bytes());
+        self.0
+    }
 }
 
-/// The hint of a segment of `length` bytes.
-#[cfg(test)]
-pub(super) fn hint(length: u64, entries: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HINT_HEAD + entries.len() + CRC);
-    bytes.extend_from_slice(&HINT_MAGIC);
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(entries);
-    let crc = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes
-}
-
-/// Reads a hint, if it is whole and made for a segment of this length.
-pub(super) fn read_hint(bytes: &[u8], length: u64) -> Option<Vec<Op>> {
-    let (body, crc) = bytes.split_last_chunk::<CRC>()?;
-    let (head, mut rest) = body.split_at_checked(HINT_HEAD)?;
-    if u32::from_le_bytes(*crc) != crc32c::crc32c(body) || head[..8] != HINT_MAGIC || head[8..] != length.to_le_bytes()
+/// Shows what a hint says to `visit`, if it is whole and made for this segment; `false`: it is not, and says nothing.
+pub(super) fn read_hint(bytes: &[u8], number: u32, length: u64, visit: &mut dyn FnMut(&Op)) -> bool {
+    let Some((body, crc)) = bytes.split_last_chunk::<CRC>() else { return false };
+    let Some((head, mut rest)) = body.split_at_checked(HINT_HEAD) else { return false };
+    let made_for = (&head[..8], &head[8..12], &head[12..]);
+    if u32::from_le_bytes(*crc) != crc32c::crc32c(body)
+        || made_for != (&HINT_MAGIC[..], &number.to_le_bytes()[..], &length.to_le_bytes()[..])
     {
-        return None;
+        return false;
     }
-    let mut ops = Vec::new();
+    // Its checksum stands for all of it: what it says is what was written.
     while let Some((body_at, entry)) = rest.split_first_chunk::<4>() {
-        let mut op = read_head(entry, 0)?;
+        let Some((mut op, bytes)) = read_fields(entry) else { return false };
         op.body_at = u32::from_le_bytes(*body_at);
-        rest = entry.get(head_bytes(&op.id)..)?;
-        ops.push(op);
+        rest = &entry[bytes..];
+        visit(&op);
     }
-    rest.is_empty().then_some(ops)
+    true
 }
 
 #[cfg(test)]
@@ -118,16 +126,38 @@ mod tests {
         let record = CopyRecord::of(Version(1 << 32 | 7), b"hello");
         let op = |id: &str, kind| Op { kind, id: id.parse().unwrap(), record, body_at: 99 };
         let ops = [op("a", Kind::Copy), op(&"ü".repeat(100), Kind::Drop), op("c", Kind::Copy)];
-        let mut entries = Vec::new();
-        ops.iter().for_each(|op| push_hint(&mut entries, op));
-        let bytes = hint(4711, &entries);
-        assert_eq!(read_hint(&bytes, 4711).unwrap(), ops);
-        assert_eq!(read_hint(&bytes, 4712), None);
+        let mut hint = HintWriter::new();
+        ops.iter().for_each(|op| hint.push(op));
+        let bytes = hint.finish(3, 4711);
+        let read = |bytes: &[u8], number, length| {
+            let mut ops = Vec::new();
+            read_hint(bytes, number, length, &mut |op| ops.push(op.clone())).then_some(ops)
+        };
+        assert_eq!(read(&bytes, 3, 4711).unwrap(), ops);
+        assert_eq!((read(&bytes, 3, 4712), read(&bytes, 4, 4711)), (None, None));
         for place in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[place] ^= 1;
-            assert_eq!(read_hint(&flipped, 4711), None);
-            assert_eq!(read_hint(&bytes[..place], 4711), None);
+            assert_eq!(read(&flipped, 3, 4711), None);
+            assert_eq!(read(&bytes[..place], 3, 4711), None);
+        }
+    }
+
+    #[test]
+    fn heads_are_whole_or_nothing() {
+        let (id, record) = ("a".parse().unwrap(), CopyRecord::of(Version(1 << 32 | 7), b"hello"));
+        let mut bytes = Vec::new();
+        push_head(&mut bytes, Kind::Copy, &id, record);
+        assert_eq!(bytes.len(), head_bytes(&id));
+        assert_eq!(
+            read_head(&bytes, 100),
+            Some(Op { kind: Kind::Copy, id, record, body_at: 100 + bytes.len() as u32 })
+        );
+        for place in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1;
+            assert_eq!(read_head(&flipped, 0), None);
+            assert_eq!(read_head(&bytes[..place], 0), None);
         }
     }
 }

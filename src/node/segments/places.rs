@@ -15,6 +15,9 @@ use crate::types::{CopyRecord, MessageId, Version};
 /// No segment: the copy is damaged, and its bytes are not counted on any more.
 pub(super) const NOWHERE: u32 = 0;
 
+/// The segment of a copy that is about to be written.
+pub(super) const NOT_YET: u32 = u32::MAX;
+
 /// One copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
@@ -80,6 +83,12 @@ impl Slot {
         self.0.drain(..until).collect()
     }
 
+    /// Takes a copy for damaged; false if it is not at this place any more.
+    pub(super) fn mark_damaged(&mut self, damaged: &Place) -> bool {
+        let place = self.0.iter_mut().find(|place| *place == damaged);
+        place.map(|place| place.segment = NOWHERE).is_some()
+    }
+
     fn counted(&self) -> (u64, u64) {
         let visible = self.visible().map(|at| self.0[at]).filter(Place::is_whole);
         visible.map_or((0, 0), |place| (1, u64::from(place.length)))
@@ -112,6 +121,26 @@ impl Places {
 
     pub(super) fn get(&self, id: &MessageId) -> Slot {
         self.shard(id).get(id).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn find(&self, id: &MessageId, version: Version) -> Option<Place> {
+        self.shard(id).get(id)?.find(version)
+    }
+
+    /// Takes all copies in a segment for damaged, and says how many there were.
+    pub(super) fn give_up(&self, segment: u32) -> usize {
+        let mut ids = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let in_it = |slot: &Slot| slot.0.iter().any(|place| place.segment == segment);
+            ids.extend(shard.iter().filter(|(_, slot)| in_it(slot)).map(|(id, _)| id.clone()));
+        }
+        for id in &ids {
+            self.change(id, |slot| {
+                slot.0.iter_mut().filter(|place| place.segment == segment).for_each(|place| place.segment = NOWHERE);
+            });
+        }
+        ids.len()
     }
 
     /// Changes the slot of an id, and the totals with it.
