@@ -2,11 +2,10 @@
 //!
 //! Nothing here does any work or knows a socket, a file or a clock.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -16,11 +15,23 @@ pub const MAX_TOLERANCE: usize = 7;
 /// The longest message id, in bytes.
 pub const MAX_ID_BYTES: usize = 200;
 
-/// A message's id: 1 to 200 bytes of UTF-8 without blanks and control characters.
+/// Ids of up to so many bytes are kept inline, so that the usual id costs no allocation.
+const INLINE_ID_BYTES: usize = 24;
+
+/// A message's id: 1 to 200 bytes. The text protocol takes those that are UTF-8 without blanks and control characters
+/// ([`MessageId::parse`]); other doors may take any ([`MessageId::from_bytes`]).
 ///
-/// Ids of up to 24 bytes are kept inline, so that the usual id costs no allocation.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MessageId(CompactString);
+/// It is shown as it is, except for the bytes that could forge a line or disturb a terminal: these become `%` and two
+/// upper-case hex digits, and so does a `%` that would read as one of them. [`MessageId::from_shown`] reads it back.
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(SmallVec<[u8; INLINE_ID_BYTES]>);
+
+impl Clone for MessageId {
+    fn clone(&self) -> Self {
+        // The vector's own clone goes byte by byte.
+        Self(SmallVec::from_slice(&self.0))
+    }
+}
 
 /// Why some bytes are no message id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,52 +51,89 @@ pub enum BadId {
 }
 
 impl MessageId {
-    /// Reads an id from the bytes of a request.
+    /// Reads an id from a line of text.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadId> {
-        if bytes.is_empty() {
-            return Err(BadId::Empty);
-        }
-        if bytes.len() > MAX_ID_BYTES {
-            return Err(BadId::TooLong);
-        }
+        let id = Self::from_bytes(bytes)?;
         let text = std::str::from_utf8(bytes).map_err(|_| BadId::NotUtf8)?;
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        if text.chars().any(is_hidden) {
             return Err(BadId::BadCharacter);
         }
-        Ok(Self(CompactString::new(text)))
+        Ok(id)
     }
 
-    /// An id whose bytes [`MessageId::parse`] has accepted before.
+    /// Takes any 1 to [`MAX_ID_BYTES`] bytes as an id.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadId> {
+        match bytes.len() {
+            0 => Err(BadId::Empty),
+            1..=MAX_ID_BYTES => Ok(Self::known(bytes)),
+            _ => Err(BadId::TooLong),
+        }
+    }
+
+    /// Reads an id back from the form in which it is shown.
+    pub fn from_shown(text: &str) -> Result<Self, BadId> {
+        let (text, mut bytes, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
+        while let Some(&byte) = text.get(at) {
+            let escaped = escaped_byte(&text[at..]);
+            bytes.push(escaped.unwrap_or(byte));
+            at += if escaped.is_some() { 3 } else { 1 };
+        }
+        let id = Self::from_bytes(&bytes)?;
+        // Only the form that would be shown counts: no two of them mean the same id.
+        if id.to_string().as_bytes() == text { Ok(id) } else { Err(BadId::BadCharacter) }
+    }
+
+    /// An id whose length was checked before.
     pub(crate) fn known(bytes: &[u8]) -> Self {
-        Self(CompactString::from_utf8_lossy(bytes))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        Self(SmallVec::from_slice(bytes))
     }
 
     /// The id as bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        &self.0
     }
+}
+
+/// Whether a character of an id has no place in a line of text.
+fn is_hidden(c: char) -> bool {
+    c.is_whitespace() || c.is_control()
+}
+
+/// The byte that `%` and two upper-case hex digits stand for, where some text begins with them.
+fn escaped_byte(text: &[u8]) -> Option<u8> {
+    let digit = |&byte: &u8| char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_lowercase());
+    let [b'%', high, low, ..] = text else { return None };
+    Some((digit(high)? << 4 | digit(low)?) as u8)
 }
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let escape =
+            |f: &mut fmt::Formatter<'_>, bytes: &[u8]| bytes.iter().try_for_each(|byte| write!(f, "%{byte:02X}"));
+        for chunk in self.0.utf8_chunks() {
+            let valid = chunk.valid();
+            for (at, c) in valid.char_indices() {
+                if is_hidden(c) || escaped_byte(&valid.as_bytes()[at..]).is_some() {
+                    escape(f, &valid.as_bytes()[at..at + c.len_utf8()])?;
+                } else {
+                    f.write_char(c)?;
+                }
+            }
+            escape(f, chunk.invalid())?;
+        }
+        Ok(())
     }
 }
 
 impl Serialize for MessageId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.collect_str(self)
     }
 }
 
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0.as_str())
+        write!(f, "{:?}", self.to_string())
     }
 }
 
@@ -526,7 +574,7 @@ mod tests {
     #[test]
     fn ids_are_checked() {
         for good in ["1", "a/b", "../x", ".", "CON", "Dünya", &"x".repeat(200), "a:1,2", "%2e", "-rf"] {
-            assert_eq!(MessageId::parse(good.as_bytes()).unwrap().as_str(), good);
+            assert_eq!(MessageId::parse(good.as_bytes()).unwrap().as_bytes(), good.as_bytes());
         }
         let bad: [(&[u8], BadId); 8] = [
             (b"", BadId::Empty),
@@ -540,6 +588,46 @@ mod tests {
         ];
         for (bytes, reason) in bad {
             assert_eq!(MessageId::parse(bytes), Err(reason), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_an_id_and_are_shown_on_one_line() {
+        let table: [(&[u8], &str); 10] = [
+            (b"plain", "plain"),
+            ("Dünya".as_bytes(), "Dünya"),
+            (b"a b", "a%20b"),
+            (b"a%20b", "a%2520b"),
+            (b"50%", "50%"),
+            (b"%2", "%2"),
+            (b"%e2", "%e2"),
+            (b"x\nCOPY y 1 MISSING", "x%0ACOPY%20y%201%20MISSING"),
+            (b"%\xff\0", "%%FF%00"),
+            ("\u{2028}\u{9b}".as_bytes(), "%E2%80%A8%C2%9B"),
+        ];
+        for (bytes, shown) in table {
+            let id = MessageId::from_bytes(bytes).unwrap();
+            assert_eq!((id.to_string().as_str(), MessageId::from_shown(shown)), (shown, Ok(id)));
+        }
+        assert_eq!(MessageId::from_bytes(&[0xff; 200]).unwrap().as_bytes(), [0xff; 200]);
+        assert_eq!(MessageId::from_bytes(b""), Err(BadId::Empty));
+        assert_eq!(MessageId::from_bytes(&[0; 201]), Err(BadId::TooLong));
+        assert!(["a b", "%41", "", &"x".repeat(201)].iter().all(|text| MessageId::from_shown(text).is_err()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_of_an_id_is_read_back(bytes in proptest::collection::vec(proptest::num::u8::ANY, 1..=200)) {
+            let id = MessageId::from_bytes(&bytes).unwrap();
+            let shown = id.to_string();
+            proptest::prop_assert!(!shown.chars().any(is_hidden));
+            proptest::prop_assert_eq!(MessageId::from_shown(&shown), Ok(id));
+        }
+
+        #[test]
+        fn escapes_and_half_escapes_are_told_apart(text in "[%%%02aAfF ]{1,20}") {
+            let id = MessageId::from_bytes(text.as_bytes()).unwrap();
+            proptest::prop_assert_eq!(MessageId::from_shown(&id.to_string()), Ok(id));
         }
     }
 

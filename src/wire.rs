@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -206,22 +207,32 @@ impl TryFrom<family::InventoryEntry> for Entry {
 
     fn try_from(entry: family::InventoryEntry) -> Result<Self, BadId> {
         let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
-        Ok(Self { id: entry.id.parse()?, record, damaged: entry.damaged })
+        Ok(Self { id: MessageId::from_bytes(&entry.id)?, record, damaged: entry.damaged })
     }
 }
 
-/// The id of a GET in either form: text, or the number of the original register.
+/// The id of a GET in any form: bytes, text, or the number of the original register.
 pub fn requested_id(request: &family::GetRequest) -> Result<MessageId, BadId> {
+    if !request.key.is_empty() {
+        return MessageId::from_bytes(&request.key);
+    }
     if request.id.is_empty() { request.message_id.to_string().parse() } else { request.id.parse() }
 }
 
-/// A message in both forms: the original's number and string where they can say it, and always text id and bytes.
+/// A message in all forms: the original's number and string where they can say it, and always text and bytes.
 pub fn chat_message(id: &MessageId, body: Payload) -> family::ChatMessage {
-    let number = id.as_str().parse::<i32>().ok().filter(|number| number.to_string() == id.as_str());
+    let text = id.to_string();
+    let number = text.parse::<i32>().ok().filter(|number| number.to_string() == text);
     family::ChatMessage {
         message_id: number.unwrap_or_default(),
         message: String::from_utf8(body.to_vec()).unwrap_or_default(),
-        id: id.to_string(),
+        id: text,
         body,
+        key: id_bytes(id),
     }
+}
+
+/// An id as lanes and `key` fields carry it.
+pub fn id_bytes(id: &MessageId) -> Bytes {
+    Bytes::copy_from_slice(id.as_bytes())
 }

@@ -172,19 +172,19 @@ fn answer_array(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, words:
 fn answer(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, command: Command) -> Reply {
     let is = |id: &str, n: u64| id.ends_with(&format!("-{n}"));
     match command {
-        Command::Set { id, .. } if matches!(fault, Fault::Refuse(n) if is(id.as_str(), n)) => {
+        Command::Set { id, .. } if matches!(fault, Fault::Refuse(n) if is(&id.to_string(), n)) => {
             Reply::Refused(Refusal::Busy("no room"))
         }
         Command::Set { id, payload } => {
-            store.insert(id.as_str().to_owned(), payload);
+            store.insert(id.to_string(), payload);
             Reply::Done
         }
         Command::Get(id) => {
             let value = match fault {
-                Fault::WrongValue(n) if is(id.as_str(), n) => {
-                    store.iter().find(|entry| entry.0 != id.as_str()).map(|entry| entry.1)
+                Fault::WrongValue(n) if is(&id.to_string(), n) => {
+                    store.iter().find(|entry| *entry.0 != id.to_string()).map(|entry| entry.1)
                 }
-                _ => store.get(id.as_str()),
+                _ => store.get(&id.to_string()),
             };
             value.map_or(Reply::Refused(Refusal::NotFound), |value| Reply::Value(value.clone()))
         }

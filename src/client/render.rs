@@ -98,7 +98,7 @@ fn numbers(line: &str) -> Option<Value> {
     }
     if let Some(Finding { id, node, fault }) = decode_finding(line) {
         let fault = format!("{fault:?}").to_ascii_lowercase();
-        return Some(json!({"copy": {"id": id.as_str(), "node": node, "fault": fault}}));
+        return Some(json!({"copy": {"id": id, "node": node, "fault": fault}}));
     }
     if let Some(Verified { messages, intact, bad, unknown }) = decode_verified(line) {
         let sums = json!({"messages": messages, "intact": intact, "bad": bad, "unknown": unknown});

@@ -481,16 +481,16 @@ mod tests {
 
     impl Model {
         fn apply(&mut self, commit: &Commit) {
-            let line = self.ids.get(commit.id.as_str()).and_then(|(.., line)| *line);
-            if self.ids.get(commit.id.as_str()).is_none_or(|(record, ..)| record.version <= commit.record.version) {
+            let line = self.ids.get(&commit.id.to_string()).and_then(|(.., line)| *line);
+            if self.ids.get(&commit.id.to_string()).is_none_or(|(record, ..)| record.version <= commit.record.version) {
                 let holders = commit.holders.iter().map(|node| node.0).collect();
                 self.ids.insert(commit.id.to_string(), (commit.record, holders, line));
             }
         }
 
         fn forget(&mut self, id: &MessageId, version: Version) {
-            if self.ids.get(id.as_str()).is_some_and(|(record, ..)| record.version == version) {
-                self.stale.extend(self.ids.remove(id.as_str()).and_then(|(.., line)| line));
+            if self.ids.get(&id.to_string()).is_some_and(|(record, ..)| record.version == version) {
+                self.stale.extend(self.ids.remove(&id.to_string()).and_then(|(.., line)| line));
             }
         }
     }
@@ -526,13 +526,13 @@ mod tests {
                     6 => {
                         let line = u64::from(sequence) << 14;
                         let known = mapping.place_line(&id, |_, _| Some(line));
-                        prop_assert_eq!(known, model.ids.contains_key(id.as_str()));
-                        if let Some((.., place)) = model.ids.get_mut(id.as_str()) {
+                        prop_assert_eq!(known, model.ids.contains_key(&id.to_string()));
+                        if let Some((.., place)) = model.ids.get_mut(&id.to_string()) {
                             *place = Some(line);
                         }
                     }
                     _ => {
-                        let version = model.ids.get(id.as_str()).map_or(version, |(record, ..)| record.version);
+                        let version = model.ids.get(&id.to_string()).map_or(version, |(record, ..)| record.version);
                         mapping.forget(&id, version);
                         model.forget(&id, version);
                     }
@@ -552,7 +552,7 @@ mod tests {
             prop_assert_eq!(mapping.sets().map(|set| set.1).sum::<u64>(), model.ids.len() as u64);
             for n in 0..600 {
                 let id = some_id(n);
-                let known = model.ids.get(id.as_str());
+                let known = model.ids.get(&id.to_string());
                 prop_assert_eq!(mapping.newest(&id).map(|found| found.record), known.map(|(record, ..)| *record));
                 let mut line = None;
                 mapping.place_line(&id, |number, _| { line = number; number });

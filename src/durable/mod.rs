@@ -48,6 +48,8 @@ pub trait Folder: Debug + Send + Sync {
     /// Puts everything in the folder, contents and names, on stable storage: by
     /// `syncfs` where the file system is known to do it, else file by file.
     fn sync_all(&self) -> io::Result<()>;
+    /// Whether [`Folder::sync_all`] is one call to a file system that is known to do it all.
+    fn syncs_as_a_whole(&self) -> io::Result<bool>;
     /// Takes the folder's lock, held until the guard is dropped or the process ends.
     /// `WouldBlock`: another process has it.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;

@@ -177,9 +177,7 @@ impl Folder for OsFolder {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        // The type of this field differs between machines; all magic numbers have 32 bits.
-        let magic = retry_on_intr(|| fs::fstatfs(&self.fd))?.f_type as u64 & 0xFFFF_FFFF;
-        if SYNCFS_WORKS.contains(&magic) {
+        if self.syncs_as_a_whole()? {
             return Ok(retry_on_intr(|| fs::syncfs(&self.fd))?);
         }
         for listed in self.list()? {
@@ -192,6 +190,12 @@ impl Folder for OsFolder {
             }
         }
         self.sync()
+    }
+
+    fn syncs_as_a_whole(&self) -> io::Result<bool> {
+        // The type of this field differs between machines; all magic numbers have 32 bits.
+        let magic = retry_on_intr(|| fs::fstatfs(&self.fd))?.f_type as u64 & 0xFFFF_FFFF;
+        Ok(SYNCFS_WORKS.contains(&magic))
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {

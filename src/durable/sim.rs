@@ -99,6 +99,7 @@ struct State {
     crashed: bool,
     keeps_records: bool,
     folds_case: bool,
+    syncs_as_a_whole: bool,
     /// Orders unsynced changes over all files and folders.
     changes: u64,
     inodes: u64,
@@ -117,6 +118,7 @@ impl Default for State {
             crashed: false,
             keeps_records: true,
             folds_case: false,
+            syncs_as_a_whole: true,
             changes: 0,
             inodes: 0,
         }
@@ -283,6 +285,11 @@ impl MemDisk {
     /// What `Folder::folds_case` answers.
     pub fn set_folds_case(&self, folds: bool) {
         self.state().folds_case = folds;
+    }
+
+    /// What `Folder::syncs_as_a_whole` answers.
+    pub fn set_syncs_as_a_whole(&self, does: bool) {
+        self.state().syncs_as_a_whole = does;
     }
 
     /// Whether a [`Fault`] ended the process.
@@ -454,6 +461,7 @@ impl State {
         Self {
             keeps_records: self.keeps_records,
             folds_case: self.folds_case,
+            syncs_as_a_whole: self.syncs_as_a_whole,
             changes: self.changes,
             inodes: self.inodes,
             ..Self::default()
@@ -642,6 +650,10 @@ impl Folder for OpenFolder {
             folder.sync();
             Ok(())
         })
+    }
+
+    fn syncs_as_a_whole(&self) -> io::Result<bool> {
+        self.disk.call(Op::Ask, |state| Ok(state.syncs_as_a_whole), |_| {})
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {

@@ -168,14 +168,14 @@ impl Event {
                     return Err(format!("a commit on {count} nodes"));
                 }
                 let holders = (0..count).map(|_| Ok(NodeId(fields.u32()?))).collect::<Result<Holders, String>>()?;
-                let id = MessageId::parse(fields.0).map_err(|bad| bad.to_string())?;
+                let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
                 Ok(Self::Commit(Commit { id, record, holders }))
             }
             4 => Ok(Self::Whole(Version(u64::from_le_bytes(fields.array()?)))),
             5 => Ok(Self::Closed),
             6 => {
                 let version = Version(u64::from_le_bytes(fields.array()?));
-                let id = MessageId::parse(fields.0).map_err(|bad| bad.to_string())?;
+                let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
                 Ok(Self::Forgotten { id, version })
             }
             7 => Ok(Self::Horizon(Version(u64::from_le_bytes(fields.array()?)))),

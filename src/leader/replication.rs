@@ -21,7 +21,7 @@ use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network};
+use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, id_bytes};
 
 /// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
 /// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
@@ -100,7 +100,7 @@ pub struct Settle {
 impl From<&Settle> for family::Settle {
     fn from(settle: &Settle) -> Self {
         let Settle { id, version, keep, trash, lasting } = settle;
-        Self { id: id.to_string(), version: version.0, keep: *keep, trash: *trash, lasting: *lasting }
+        Self { id: id_bytes(id), version: version.0, keep: *keep, trash: *trash, lasting: *lasting }
     }
 }
 
@@ -268,7 +268,7 @@ impl Links {
         if let Some(link) = self.link(node) {
             let bytes = keys.iter().map(|(_, record)| record.bytes() as usize).sum();
             let key = |(id, record): &(MessageId, CopyRecord)| family::CopyKey {
-                id: id.to_string(),
+                id: id_bytes(id),
                 version: record.version.0,
                 check,
             };

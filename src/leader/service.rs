@@ -86,7 +86,7 @@ impl FamilyService for LeaderService {
         let Some(message) = request.into_inner().chat_message else {
             return Ok(failed("BAD_COMMAND the request has no chat_message".to_owned()));
         };
-        let id = GetRequest { message_id: message.message_id, id: message.id };
+        let id = GetRequest { message_id: message.message_id, id: message.id, key: message.key };
         let id = match requested_id(&id) {
             Ok(id) => id,
             Err(bad) => return Ok(failed(format!("BAD_COMMAND {bad}"))),

@@ -23,6 +23,7 @@ use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::types::{Holders, NodeId, NodeState, Payload};
 use crate::wire::family::{self, CopyStatus};
+use crate::wire::id_bytes;
 
 /// How often stand-ins are looked for. A target gets one only if its node is late with its heartbeats or with
 /// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
@@ -162,7 +163,7 @@ impl Write {
         let ticket = self.promise.ticket();
         let adopt = self.adopt && self.sources.contains(&node);
         family::Put {
-            id: ticket.id.to_string(),
+            id: id_bytes(&ticket.id),
             version: ticket.record.version.0,
             crc: ticket.record.crc,
             body: if adopt { Payload::new() } else { self.payload.clone() },

@@ -4,21 +4,24 @@
 //! committed; what is not ours, or not whole, is put aside and never destroyed. A new id is created in place,
 //! its record before its content (creating costs half of what creating and renaming does), so that a torn
 //! one is told by its record; a newer version of an id waits as a staged file until it is settled.
-//! `batch` is the one that writes.
+//! `batch` is the one that writes. In unbuffered mode `journal` makes a batch safe in one sync, and the files
+//! are synced behind it; where a file system cannot sync all of them in one call, each file is synced by itself.
 
 mod batch;
+mod journal;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::batch::Batch;
+use self::batch::{Batch, Safety};
+use self::journal::{Journals, LeftOver, Step};
 use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
-use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
+use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
 use crate::durable::{Disk, Folder, is_full};
 use crate::file_names::{self, SUFFIX};
 use crate::seeded::{self, Bug};
@@ -33,7 +36,16 @@ pub struct TextStore {
     records: Records,
     index: Index,
     /// Whoever holds it is the only writer.
-    writer: Mutex<Moved>,
+    writer: Mutex<Writer>,
+    /// Whoever holds it may sync the files behind the journal. Taken before the writer's.
+    keeper: Mutex<()>,
+}
+
+/// What only the writer changes.
+#[derive(Debug)]
+struct Writer {
+    moved: Moved,
+    journals: Journals,
 }
 
 impl TextStore {
@@ -52,18 +64,61 @@ impl TextStore {
             Err(error) => return Err(failed("probing")(error)),
         }
         let (records, logged) = Records::open(&folder)?;
+        let left = LeftOver::read(&folder)?;
         let index = Index::default();
-        let scan = Scan { folder: &*folder, records: &records, logged: &logged, index: &index };
+        let journaled = &left.ids();
+        let scan = Scan { folder: &*folder, records: &records, logged: &logged, index: &index, journaled };
         let (mut found, moved) = scan.run()?;
         if let Some(torn) = logged.torn {
             found.ignored.push(format!("{}: torn at byte {}, cut", super::records::LOG_NAME, torn.offset));
         }
-        records.compact(&logged, &scan::live_records(&index))?;
-        if io_mode == IoMode::Unbuffered {
-            // A process killed between a write and its sync left copies that only look safe.
-            folder.sync_all().map_err(failed("syncing"))?;
+        let writer = Mutex::new(Writer { moved, journals: Journals::after(&left) });
+        let store = Self { disk, folder, io_mode, records, index, writer, keeper: Mutex::default() };
+        if !left.is_empty() {
+            store.redo(&left, &mut found)?;
         }
-        Ok((Self { disk, folder, io_mode, records, index, writer: Mutex::new(moved) }, found))
+        store.records.compact(&logged, &scan::live_records(&store.index))?;
+        if io_mode == IoMode::Unbuffered || !left.is_empty() {
+            // A process killed between a write and its sync left copies that only look safe.
+            store.folder.sync_all().map_err(failed("syncing"))?;
+            left.remove(&*store.folder).map_err(failed("cutting the journal in"))?;
+        }
+        store.cut_journal().map_err(|fatal| failed("beginning a journal in")(fatal.source))?;
+        Ok((store, found))
+    }
+
+    /// Does again what the journal of the life before says: its files may not have been synced.
+    fn redo(&self, left: &LeftOver, found: &mut Found) -> Result<(), OpenError> {
+        let file = || self.folder.path().display().to_string();
+        let not_redone = |reason: String| OpenError::NotRedone { file: file(), reason };
+        let puts = left.steps.iter().filter_map(|step| match step {
+            Step::Put(put) => Some((&put.id, put.record)),
+            Step::Settle(_) => None,
+        });
+        self.records.announce(puts, true).map_err(|error| not_redone(error.to_string()))?;
+        let before = self.index.totals().messages;
+        let mut writer = self.writer();
+        let mut batch = Batch::new(self, &mut writer.moved, Safety::Later);
+        for step in &left.steps {
+            let outcome = match step {
+                Step::Settle(settle) => batch.settle(settle).map(|_| PutOutcome::Stored),
+                Step::Put(put) => batch.put_again(put),
+            };
+            match outcome.map_err(|fatal| not_redone(fatal.to_string()))? {
+                PutOutcome::Stored | PutOutcome::Stale => {}
+                PutOutcome::Conflict | PutOutcome::Full | PutOutcome::Failed => {
+                    return Err(not_redone(batch.report.error.unwrap_or_default()));
+                }
+            }
+        }
+        found.messages = self.index.totals().messages;
+        let made = found.messages.saturating_sub(before);
+        tracing::info!("did {} steps of the journal again, which made {made} copies anew", left.steps.len());
+        Ok(())
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads and checks one file, whatever the index says.
@@ -111,13 +166,38 @@ impl TextStore {
             }
         });
     }
+
+    /// Syncs the files behind the journal, and begins the next one.
+    fn cut_journal(&self) -> Result<(), Fatal> {
+        // Records in a log of their own are struck out there, which no journal takes back.
+        if self.io_mode != IoMode::Unbuffered || !matches!(self.records, Records::Attributes) {
+            return Ok(());
+        }
+        let _keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |what: &str, source| Fatal { what: format!("{what} {}", self.folder.path().display()), source };
+        if !self.folder.syncs_as_a_whole().map_err(|error| failed("asking for the file system of", error))? {
+            return Ok(());
+        }
+        let Some(number) = self.writer().journals.due() else { return Ok(()) };
+        let Some(next) = Journals::begin(&self.folder, number)? else { return Ok(()) };
+        if !self.writer().journals.renew(next) {
+            return Ok(());
+        }
+        self.folder.sync_all().map_err(|error| failed("syncing", error))?;
+        self.writer().journals.cut().map_err(|error| failed("cutting the journal in", error))
+    }
 }
 
 impl Store for TextStore {
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal> {
-        let mut moved = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Writer { moved, journals } = &mut *self.writer();
+        let safety = match self.io_mode {
+            IoMode::Buffered => Safety::Later,
+            IoMode::Unbuffered if journals.are_kept() => Safety::Journal,
+            IoMode::Unbuffered => Safety::Each,
+        };
         let start = Instant::now();
-        let mut batch = Batch::new(self, &mut moved);
+        let mut batch = Batch::new(self, moved, safety);
         for settle in settles {
             let done = batch.settle(settle)?;
             batch.report.settled.push(done);
@@ -140,7 +220,22 @@ impl Store for TextStore {
             batch.report.outcomes.push(outcome);
         }
         batch.report.write_time += start.elapsed();
-        batch.finish(settles.iter().any(|settle| settle.lasting))
+        let start = Instant::now();
+        batch.sync(settles.iter().any(|settle| settle.lasting))?;
+        if safety == Safety::Journal && batch.has_changed() {
+            let outcomes = puts.iter().zip(&batch.report.outcomes);
+            let stored = outcomes.filter(|(_, outcome)| **outcome == PutOutcome::Stored).map(|(put, _)| put);
+            journals.note(&*self.folder, settles, stored.filter(|put| journal::takes(put)))?;
+        }
+        if safety != Safety::Later {
+            batch.report.sync_time = start.elapsed();
+        }
+        Ok(batch.finish())
+    }
+
+    /// Syncs all files, and cuts the journal that they were behind. Writes go on meanwhile, in the next journal.
+    fn tend(&self) -> Result<Duration, Fatal> {
+        self.cut_journal().map(|()| TEND_EVERY)
     }
 
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault> {
@@ -151,7 +246,7 @@ impl Store for TextStore {
         }
         // A batch may just have renamed or removed the file. If so the index will say it; in doubt,
         // the second look is taken while no batch is under way.
-        let _no_batch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _no_batch = self.writer();
         let (name, record) = self.locate(id, version)?;
         let result = self.read_file(&name, record);
         if let Err(fault @ (ReadFault::Absent | ReadFault::Damaged)) = &result {

@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
 use self::store::{INVENTORY_PARTS, Store};
-use self::work::{ReadKey, ReadWork, WriteWork, read_loop, upkeep_loop, write_loop};
+use self::work::{ReadKey, ReadWork, WriteWork, read_loop, tend_loop, write_loop};
 use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::types::{Epoch, IoMode, MessageId, NodeId, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES};
+use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES, id_bytes};
 
 /// Threads that read copies: enough that one slow read does not hold up all others.
 const READERS: usize = 2;
@@ -80,6 +80,7 @@ pub struct Node {
     pub meters: Meters,
     full_until: Mutex<Option<Instant>>,
     written: CancellationToken,
+    tended: CancellationToken,
 }
 
 /// What a node measures.
@@ -121,6 +122,7 @@ impl Node {
             meters: Meters::default(),
             full_until: Mutex::new(None),
             written: CancellationToken::new(),
+            tended: CancellationToken::new(),
         });
         let written = node.written.clone().drop_guard();
         let writer = write_loop(node.clone(), write_queue, stop.clone());
@@ -129,9 +131,13 @@ impl Node {
             writer.await;
         });
         hands.spawn("writer", writer)?;
-        if node.store.needs_upkeep() {
-            hands.spawn("upkeep", stop.vital("upkeep", upkeep_loop(node.clone(), stop.clone())))?;
-        }
+        let tended = node.tended.clone().drop_guard();
+        let keeper = tend_loop(node.clone(), stop.clone());
+        let keeper = stop.vital("keeper", async move {
+            let _tended = tended;
+            keeper.await;
+        });
+        hands.spawn("keeper", keeper)?;
         let read_queue = Arc::new(tokio::sync::Mutex::new(read_queue));
         for _ in 0..READERS {
             hands.spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;
@@ -139,9 +145,9 @@ impl Node {
         Ok(node)
     }
 
-    /// Waits until the writer has finished what had queued when the stop was requested.
+    /// Waits until the writer has finished what had queued when the stop was requested, and all is tended.
     pub async fn finished(&self) {
-        self.written.cancelled().await;
+        self.tended.cancelled().await;
     }
 
     /// Its number.
@@ -296,8 +302,8 @@ fn from(seq: u64, body: from_node::Body) -> FromNode {
     FromNode { seq, body: Some(body) }
 }
 
-fn id_of(text: &str) -> Result<MessageId, String> {
-    text.parse().map_err(|reason| format!("a frame with a bad id: {reason}"))
+fn id_of(bytes: &[u8]) -> Result<MessageId, String> {
+    MessageId::from_bytes(bytes).map_err(|reason| format!("a frame with a bad id: {reason}"))
 }
 
 /// Replies that wait on a lane.
@@ -308,7 +314,7 @@ pub fn lane_queue() -> (mpsc::Sender<FromNode>, mpsc::Receiver<FromNode>) {
 impl From<store::Entry> for family::InventoryEntry {
     fn from(entry: store::Entry) -> Self {
         Self {
-            id: entry.id.to_string(),
+            id: id_bytes(&entry.id),
             version: entry.record.version.0,
             length: entry.record.length,
             crc: entry.record.crc,

@@ -63,7 +63,7 @@ pub fn decode(bytes: &[u8], named: Option<&MessageId>) -> Result<(MessageId, Cop
     }
     let id = match named {
         Some(id) => id.clone(),
-        None => MessageId::parse(&body[FIXED..]).map_err(|_| BadRecord::Damaged)?,
+        None => MessageId::from_bytes(&body[FIXED..]).map_err(|_| BadRecord::Damaged)?,
     };
     if u32::from_le_bytes(*crc) != crc32c::crc32c_append(crc32c::crc32c(body), id.as_bytes()) {
         return Err(BadRecord::Damaged);
@@ -208,7 +208,7 @@ impl Records {
 /// Whether the record must hold the id, as the name does not.
 fn spelt(id: &MessageId, stem: &str) -> bool {
     // An id whose stem is itself needs no look; nearly all are.
-    stem != id.as_str() && file_names::id_of(stem) == Some(file_names::Decoded::AskTheRecord)
+    stem.as_bytes() != id.as_bytes() && file_names::id_of(stem) == Some(file_names::Decoded::AskTheRecord)
 }
 
 fn payload(kind: u8, id: &MessageId, record: CopyRecord) -> Vec<u8> {
@@ -222,7 +222,7 @@ impl Logged {
     fn visit(&mut self, payload: &[u8]) -> Option<()> {
         let (&kind, rest) = payload.split_first()?;
         let record = fields(rest)?;
-        let id = MessageId::parse(payload.get(FIXED..)?).ok()?;
+        let id = MessageId::from_bytes(payload.get(FIXED..)?).ok()?;
         self.records += 1;
         match kind {
             KEPT => {
@@ -283,6 +283,10 @@ mod tests {
                 assert_eq!(decode(&flipped, named), Err(BadRecord::Damaged));
                 assert_eq!(decode(&bytes[..place], named), Err(BadRecord::Damaged));
             }
+        }
+        for bytes in [&[0xff; 200][..], b"\0\n\xff"] {
+            let id = MessageId::from_bytes(bytes).unwrap();
+            assert_eq!(decode(&encode(&id, record, true), None), Ok((id, record)));
         }
         let id: MessageId = "a".parse().unwrap();
         let mut newer = encode(&id, record, false);

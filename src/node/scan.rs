@@ -78,6 +78,26 @@ pub enum OpenError {
         /// Its format.
         format: u8,
     },
+    /// A journal that was safe on the disk is not what was written.
+    #[error(
+        "{file} is damaged at byte {offset}, and this is no torn end of a last write: nothing was changed; move it away, and start again: copies that only it had are made again from other nodes"
+    )]
+    DamagedJournal {
+        /// The file.
+        file: String,
+        /// Where.
+        offset: u64,
+    },
+    /// A copy of the journal cannot be written: what was confirmed would be missing.
+    #[error(
+        "{file} holds confirmed copies that cannot be written to their files: {reason}; make room, or check the disk, then start it again"
+    )]
+    NotRedone {
+        /// The folder.
+        file: String,
+        /// Why.
+        reason: String,
+    },
     /// The index log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -127,6 +147,8 @@ pub(super) struct Scan<'a> {
     pub(super) records: &'a Records,
     pub(super) logged: &'a Logged,
     pub(super) index: &'a Index,
+    /// Ids whose copies are written anew after the scan, so that torn ones need not be kept.
+    pub(super) journaled: &'a HashSet<MessageId>,
 }
 
 /// What a file turned out to be.
@@ -208,6 +230,14 @@ impl Scan<'_> {
                 self.index.change(&id, |slot| slot.stage(Copy { record, fresh: false }));
             }
             Seen::Nobodys(reason) => found.ignored.push(reason),
+            Seen::Empty(stem) if self.is_journaled(&stem) => {
+                let name = format!("{stem}{SUFFIX}");
+                self.folder.remove(&name).map_err(|source| OpenError::Disk {
+                    what: "removing",
+                    file: self.folder.path().join(&name).display().to_string(),
+                    source,
+                })?;
+            }
             Seen::Empty(stem) => {
                 // Adopted, it would be an empty message that nobody ever wrote.
                 let (from, to) = (format!("{stem}{SUFFIX}"), format!("{ASIDE}{next_aside}-{stem}"));
@@ -232,6 +262,14 @@ impl Scan<'_> {
             Seen::Gone => {}
         }
         Ok(())
+    }
+
+    fn is_journaled(&self, stem: &str) -> bool {
+        match file_names::id_of(stem) {
+            Some(Decoded::Id(id)) => self.journaled.contains(&id),
+            Some(Decoded::AskTheRecord) => self.journaled.iter().any(|id| file_names::stem(id) == stem),
+            None => false,
+        }
     }
 
     fn look_at(&self, items: &[Item], stages: &HashSet<String>) -> Result<Vec<Seen>, OpenError> {

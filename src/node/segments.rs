@@ -309,11 +309,7 @@ impl Store for SegmentStore {
         self.known.places.totals()
     }
 
-    fn needs_upkeep(&self) -> bool {
-        true
-    }
-
-    fn upkeep(&self) -> Result<Duration, Fatal> {
+    fn tend(&self) -> Result<Duration, Fatal> {
         self.keep_up()
     }
 }

@@ -11,6 +11,10 @@ use crate::types::{CopyRecord, MessageId, Payload, Version};
 /// How many parts an inventory comes in; see [`Store::inventory`].
 pub const INVENTORY_PARTS: usize = 64;
 
+/// How often [`Store::tend`] is called where files are synced behind a journal. More often, and the folder's blocks are written more often than they need be;
+/// less often, and a start after a power cut takes longer.
+pub const TEND_EVERY: Duration = Duration::from_secs(2);
+
 /// A copy to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
@@ -131,6 +135,12 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// returns, every `Stored` copy and every settled name is as safe as the IO mode says.
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal>;
 
+    /// Housekeeping behind the writes, which go on meanwhile; called again and again, and when the node stops. Gives the
+    /// pause before the next call.
+    fn tend(&self) -> Result<Duration, Fatal> {
+        Ok(TEND_EVERY)
+    }
+
     /// Reads one version of one message, and checks it against its record.
     /// `Version::FOREIGN` reads the foreign file of that id.
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault>;
@@ -144,14 +154,4 @@ pub trait Store: std::fmt::Debug + Send + Sync {
 
     /// What is held now.
     fn totals(&self) -> Totals;
-
-    /// Whether it has work of its own, beside calls: then somebody has to call [`Self::upkeep`].
-    fn needs_upkeep(&self) -> bool {
-        false
-    }
-
-    /// Does a small piece of that work, beside all other calls; gives the pause before the next.
-    fn upkeep(&self) -> Result<Duration, Fatal> {
-        Ok(Duration::MAX)
-    }
 }

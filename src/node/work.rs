@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, from, id_of, identity_failed};
@@ -129,6 +130,28 @@ pub(super) async fn write_loop(node: Arc<Node>, mut queue: mpsc::Receiver<WriteW
     }
 }
 
+/// Tends the store until the stop, and once more when nothing is written any more.
+pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let stopped = stop.unless(sleep(pause)).await.is_none();
+        if stopped {
+            node.written.cancelled().await;
+        }
+        // After a failed sync the next one proves nothing, and what it stood for has to stay in the journal.
+        if node.stop.failure().is_some() {
+            return;
+        }
+        match node.store.tend() {
+            Ok(next) => pause = next,
+            Err(fatal) => return node.stop.fail(fatal.to_string()),
+        }
+        if stopped {
+            return;
+        }
+    }
+}
+
 /// Writes what the fence lets through, and answers every frame. `false`: the disk failed for good.
 async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
@@ -205,16 +228,6 @@ pub(super) async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mps
             }
         };
         let _ = work.reply.send(from(work.seq, body)).await;
-    }
-}
-
-/// Lets the store do its own work until the stop, in small pieces.
-pub(super) async fn upkeep_loop(node: Arc<Node>, stop: Stop) {
-    while !stop.is_requested() {
-        match node.store.upkeep() {
-            Ok(pause) => drop(stop.unless(tokio::time::sleep(pause)).await),
-            Err(fatal) => stop.fail(fatal.to_string()),
-        }
     }
 }
 

@@ -222,7 +222,8 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
                 CopyFault::Unknown => "UNKNOWN",
             };
             let node = finding.node.to_string();
-            put(out, &[b"COPY ", finding.id.as_bytes(), b" ", node.as_bytes(), b" ", fault.as_bytes()]);
+            let id = finding.id.to_string();
+            put(out, &[b"COPY ", id.as_bytes(), b" ", node.as_bytes(), b" ", fault.as_bytes()]);
         }
         Reply::Verified(v) => {
             let (messages, intact) = (v.messages, v.intact);
@@ -275,7 +276,7 @@ impl ReplyLine {
 /// Reads what [`encode_reply`] made of a finding.
 pub fn decode_finding(line: &str) -> Option<Finding> {
     let mut words = line.strip_prefix("COPY ")?.split(' ');
-    let (id, node) = (words.next()?.parse().ok()?, NodeId(words.next()?.parse().ok()?));
+    let (id, node) = (MessageId::from_shown(words.next()?).ok()?, NodeId(words.next()?.parse().ok()?));
     let fault = match words.next()? {
         "MISSING" => CopyFault::Missing,
         "DAMAGED" => CopyFault::Damaged,
@@ -434,7 +435,12 @@ mod tests {
         encode_reply(&Reply::Verified(verified), &mut out);
         let text = String::from_utf8(out.to_vec()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(decode_finding(lines[0]), Some(finding));
+        assert_eq!(decode_finding(lines[0]), Some(finding.clone()));
+        let strange = MessageId::from_bytes(b"x 1 MISSING\nOK\xff").unwrap();
+        let (strange, mut line) = (Finding { id: strange, ..finding }, BytesMut::new());
+        encode_reply(&Reply::Finding(strange.clone()), &mut line);
+        let line = String::from_utf8(line.to_vec()).unwrap();
+        assert_eq!((line.lines().count(), decode_finding(line.trim_end())), (1, Some(strange)));
         assert_eq!(decode_verified(lines[1]), Some(verified));
         assert!(decode_reply(&mut out).unwrap().is_part() && !decode_reply(&mut out).unwrap().is_part());
         for bad in ["", "COPY", "COPY a 1", "COPY a x MISSING", "COPY a 1 GONE", "COPY a 1 MISSING x"] {

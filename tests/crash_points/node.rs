@@ -144,13 +144,21 @@ struct Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Attributes,
+    /// Attributes, and a journal in unbuffered mode: the file system syncs as a whole.
+    Journal,
     IndexLog,
     /// Segments of so many bytes, so that sealing and taking back are parts of paths.
     Segments(u64),
 }
 
-const LAYOUTS: [Layout; 5] =
-    [Layout::Attributes, Layout::IndexLog, Layout::Segments(1), Layout::Segments(150), Layout::Segments(1 << 20)];
+const LAYOUTS: [Layout; 6] = [
+    Layout::Attributes,
+    Layout::Journal,
+    Layout::IndexLog,
+    Layout::Segments(1),
+    Layout::Segments(150),
+    Layout::Segments(1 << 20),
+];
 
 struct Setup {
     io_mode: IoMode,
@@ -181,7 +189,7 @@ fn open(disk: &MemDisk, setup: &Setup) -> Result<Box<dyn Store>, OpenError> {
 /// Lets a store do what it does beside calls, until there is nothing left; false: it stopped for good.
 fn tidy(store: &dyn Store) -> bool {
     for _ in 0..1000 {
-        match store.upkeep() {
+        match store.tend() {
             Ok(pause) if pause < Duration::from_millis(100) => {}
             ended => return ended.is_ok(),
         }
@@ -226,7 +234,7 @@ impl Told {
             for put in puts {
                 self.gone.remove(&(put.id.clone(), put.record.version));
             }
-            let lives = !store.needs_upkeep() || tidy(store);
+            let lives = tidy(store);
             for (put, outcome) in puts.iter().zip(report.outcomes) {
                 if outcome == PutOutcome::Stored {
                     let key = (put.id.clone(), put.record.version);
@@ -246,6 +254,7 @@ impl Row {
     fn prepare(&self, setup: &Setup) -> (MemDisk, Told) {
         let disk = MemDisk::new();
         disk.set_keeps_records(setup.layout != Layout::IndexLog);
+        disk.set_syncs_as_a_whole(setup.layout == Layout::Journal);
         disk.plant(Path::new(PATH), "f.txt", b"foreign");
         let mut told = Told::default();
         assert!(told.run(&*open(&disk, setup).unwrap(), &self.before));
@@ -370,7 +379,10 @@ impl Row {
                 // A copy that lost its record, and nothing else, looks foreign. That needs a file system that keeps a
                 // file's later length and not its earlier attribute; none with a journal does.
                 let lost = ending == Ending::OneLost;
-                assert!(lost || (entry.id.as_str(), &content[..]) == ("f", b"foreign"), "{what}: {entry:?} is served");
+                assert!(
+                    lost || (entry.id.as_bytes(), &content[..]) == (b"f", b"foreign"),
+                    "{what}: {entry:?} is served"
+                );
                 continue;
             }
             let asked = told.asked.get(&(entry.id.clone(), entry.record.version));

@@ -122,7 +122,7 @@ pub(super) fn copy_record(data: &[u8]) {
     let mut script = Script(data);
     let place = script.u16();
     let length = usize::from(script.byte());
-    let id = MessageId::parse(script.bytes(length)).ok();
+    let id = MessageId::from_bytes(script.bytes(length)).ok();
     for named in [id.as_ref(), None] {
         if let Ok((id, record)) = decode(script.0, named) {
             assert!(named.is_none_or(|named| *named == id));

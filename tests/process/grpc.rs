@@ -1,11 +1,13 @@
 //! Contract section 5, with the generated client.
 
+use std::collections::BTreeSet;
+
 use hatokuse::wire::family::family_service_client::FamilyServiceClient;
 use hatokuse::wire::family::{ChatMessage, Empty, GetRequest, NodeInfo, StoreRequest, StoreResponse};
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::support::{Register, folder};
+use crate::support::{Register, folder, visible};
 
 type Client = FamilyServiceClient<Channel>;
 
@@ -125,6 +127,57 @@ fn text_ids_and_bytes_pass_through_grpc() {
         assert_eq!(bad.code(), Code::InvalidArgument);
         assert!(store(&mut leader, numbered(1, &"x".repeat(1024))).await.success);
     });
+}
+
+#[test]
+fn ids_of_any_bytes_are_kept_like_others() {
+    let mut register = Register::start(2, 2);
+    let longest = [0xff; 200];
+    let forger = b"x 1 MISSING\nOK";
+    let keys: [&'static [u8]; 5] = [b"a b", forger, b"\0", b"\xc3\x28", longest.to_vec().leak()];
+    let written = |key: &[u8]| [b"of ", key].concat();
+    let wanted: BTreeSet<(Vec<u8>, Vec<u8>)> = keys.iter().map(|key| (key.to_vec(), written(key))).collect();
+    let check = |register: &Register| {
+        tell(async {
+            let mut leader = connect(register.grpc_addr()).await;
+            for key in keys {
+                let request = GetRequest { key: key.into(), ..Default::default() };
+                let got = leader.get_message(request).await.unwrap().into_inner();
+                assert_eq!(got.chat_message.unwrap().body, written(key), "{key:?}");
+            }
+            let listed = all(leader.list_messages(Empty {}).await.unwrap().into_inner()).await;
+            assert_eq!(listed.into_iter().map(|m| (m.key.to_vec(), m.body.to_vec())).collect::<BTreeSet<_>>(), wanted);
+        });
+    };
+    tell(async {
+        let mut leader = connect(register.grpc_addr()).await;
+        for key in keys {
+            let message = ChatMessage { key: key.into(), body: written(key).into(), ..Default::default() };
+            assert!(store(&mut leader, message).await.success, "{key:?}");
+        }
+        let long = ChatMessage { key: vec![1; 201].into(), ..Default::default() };
+        assert!(store(&mut leader, long).await.error.starts_with("BAD_COMMAND"));
+    });
+    check(&register);
+    // With its log a leader knows them from there, and without it from the nodes, which know them from their files.
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    register.wait_up(2).unwrap();
+    check(&register);
+    register.kill_leader().unwrap();
+    (1..=2).for_each(|node| register.kill_node(node).unwrap());
+    std::fs::remove_dir_all(register.metadata()).unwrap();
+    register.start_leader().unwrap();
+    register.start_nodes(&[1, 2]).unwrap();
+    register.wait_up(2).unwrap();
+    check(&register);
+    let names = visible(&register.node_dir(1));
+    assert!(names.contains("a%20b.txt") && names.contains("%00.txt") && names.contains("%C3%28.txt"), "{names:?}");
+    // What names an id stays one line.
+    std::fs::remove_file(register.copy(1, "x%201%20MISSING%0AOK")).unwrap();
+    let mut wire = register.wire();
+    assert_eq!(wire.ask("VERIFY"), "COPY x%201%20MISSING%0AOK 1 MISSING");
+    assert!(wire.line().starts_with("VERIFIED messages=5 "));
 }
 
 #[test]

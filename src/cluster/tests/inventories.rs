@@ -96,7 +96,7 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     assert_eq!(reported.differing, 1, "it is said");
     let found = cluster.unsettled(9);
     assert_eq!(found.len(), 1, "a foreign file never beats a recorded copy");
-    assert_eq!((found[0].0.as_str(), found[0].1.holders.to_vec()), ("x", vec![NodeId(1), NodeId(2)]));
+    assert_eq!((found[0].0.as_bytes(), found[0].1.holders.to_vec()), (&b"x"[..], vec![NodeId(1), NodeId(2)]));
 }
 
 #[test]

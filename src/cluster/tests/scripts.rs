@@ -232,7 +232,7 @@ impl Stage {
                 record.version = self.cluster.next_version().unwrap();
             }
             let admitted = self.cluster.admit_completion(&id, record, &newer.holders, foreign);
-            lines.push(self.place(id.as_str(), admitted, &newer.holders));
+            lines.push(self.place(&id.to_string(), admitted, &newer.holders));
         }
         if lines.is_empty() { "nothing to complete".to_owned() } else { lines.join("\n") }
     }

@@ -3,16 +3,15 @@
 //! A failed sync or rename is never tried again.
 
 use std::io::{self, IoSlice};
-use std::time::Instant;
 
 use super::super::index::{Copy, Slot, Visible};
 use super::super::scan::{ASIDE, Moved, TRASH, measure, staged_name};
 use super::super::store::{Body, Fatal, Put, PutOutcome, Settle, WriteReport};
-use super::TextStore;
+use super::{TextStore, journal};
 use crate::durable::{DiskFile, is_full};
 use crate::file_names::{self, SUFFIX};
 use crate::seeded::{self, Bug};
-use crate::types::{IoMode, MessageId, Version};
+use crate::types::{MessageId, Version};
 
 /// Files of one batch that are open at once, waiting for their sync; a larger batch syncs in turns.
 const OPEN_FILES: usize = 256;
@@ -20,14 +19,28 @@ const OPEN_FILES: usize = 256;
 /// Files that the trash keeps; the oldest make room for the next.
 const TRASH_KEPT: usize = 1000;
 
+/// What makes the work of a batch safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Safety {
+    /// Nothing in this batch.
+    Later,
+    /// The sync of each file, and of the folder.
+    Each,
+    /// The journal, but for files that it does not take.
+    Journal,
+}
+
 pub(super) struct Batch<'a> {
     store: &'a TextStore,
     moved: &'a mut Moved,
+    safety: Safety,
     pub(super) report: WriteReport,
     files: Vec<Box<dyn DiskFile>>,
     fresh: Vec<MessageId>,
     removed: Vec<(MessageId, Version)>,
     names_changed: bool,
+    /// The journal does not have all of the batch.
+    beyond_journal: bool,
 }
 
 /// Why a copy was not written.
@@ -39,9 +52,23 @@ enum Miss {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(store: &'a TextStore, moved: &'a mut Moved) -> Self {
-        let report = WriteReport::default();
-        Self { store, moved, report, files: Vec::new(), fresh: Vec::new(), removed: Vec::new(), names_changed: false }
+    pub(super) fn new(store: &'a TextStore, moved: &'a mut Moved, safety: Safety) -> Self {
+        Self {
+            store,
+            moved,
+            safety,
+            report: WriteReport::default(),
+            files: Vec::new(),
+            fresh: Vec::new(),
+            removed: Vec::new(),
+            names_changed: false,
+            beyond_journal: false,
+        }
+    }
+
+    /// Whether files were made, renamed or removed.
+    pub(super) fn has_changed(&self) -> bool {
+        self.names_changed
     }
 
     pub(super) fn note(&mut self, error: impl std::fmt::Display) {
@@ -78,13 +105,15 @@ impl<'a> Batch<'a> {
 
     /// Removes a file of ours; false if it is still there.
     fn remove(&mut self, name: &str) -> bool {
-        self.names_changed = true;
         match self.store.folder.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 self.note(format!("removing {name}: {error}"));
                 false
             }
-            _ => true,
+            _ => {
+                self.names_changed = true;
+                true
+            }
         }
     }
 
@@ -231,6 +260,12 @@ impl<'a> Batch<'a> {
             }
             _ => {}
         }
+        self.keep(put, &slot)
+    }
+
+    /// Writes a copy that is to be kept, in the place that is right beside what else is there of its id.
+    fn keep(&mut self, put: &Put, slot: &Slot) -> Result<PutOutcome, Fatal> {
+        let Put { id, record, body } = put;
         let stem = file_names::stem(id);
         let adoptable =
             matches!(slot.visible, Some(Visible::Foreign(f)) if (f.length, f.crc) == (record.length, record.crc));
@@ -248,6 +283,20 @@ impl<'a> Batch<'a> {
             (Body::Bytes(content), Some(Visible::Recorded(_))) => self.stage(put, content, &stem),
             (Body::Bytes(content), visible) => self.in_place(put, content, &stem, visible.is_some()),
         }
+    }
+
+    /// Does a put of the journal again, unless its copy is there. Newer ones may be there too: they came later, as what
+    /// let go of this one did. What a power cut left of its file makes room, as the journal has it whole.
+    pub(super) fn put_again(&mut self, put: &Put) -> Result<PutOutcome, Fatal> {
+        let slot = self.store.index.get(&put.id);
+        if slot.copies().any(|copy| copy.record == put.record) {
+            return Ok(PutOutcome::Stored);
+        }
+        let torn = slot.visible == Some(Visible::Damaged(put.record));
+        if torn && self.remove(&format!("{}{SUFFIX}", file_names::stem(&put.id))) {
+            self.store.index.change(&put.id, |slot| slot.visible = None);
+        }
+        self.keep(put, &self.store.index.get(&put.id))
     }
 
     fn nothing_to_adopt(&mut self) -> PutOutcome {
@@ -357,10 +406,13 @@ impl<'a> Batch<'a> {
         file: Box<dyn DiskFile>,
         change: impl FnOnce(&mut Slot, Copy),
     ) -> Result<PutOutcome, Fatal> {
-        let unbuffered = self.store.io_mode == IoMode::Unbuffered;
-        self.store.index.change(&put.id, |slot| change(slot, Copy { record: put.record, fresh: unbuffered }));
-        if unbuffered {
+        let fresh = self.safety != Safety::Later;
+        self.store.index.change(&put.id, |slot| change(slot, Copy { record: put.record, fresh }));
+        if fresh {
             self.fresh.push(put.id.clone());
+        }
+        if self.safety == Safety::Each || self.safety == Safety::Journal && !journal::takes(put) {
+            self.beyond_journal = true;
             self.files.push(file);
             if self.files.len() >= OPEN_FILES {
                 self.sync_files()?;
@@ -383,27 +435,30 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Makes everything as safe as the IO mode says; only then is the batch's work shown to inventories. `lasting`:
-    /// what is gone stays gone, whatever the mode. Earlier batches may have removed it, so the folder is synced anyway.
-    pub(super) fn finish(mut self, lasting: bool) -> Result<WriteReport, Fatal> {
-        if self.store.io_mode == IoMode::Buffered && lasting {
+    /// Makes everything safe that the journal is not asked to. `lasting`: what is gone stays gone, whatever the
+    /// mode. Earlier batches may have removed it, so the folder is synced anyway.
+    pub(super) fn sync(&mut self, lasting: bool) -> Result<(), Fatal> {
+        self.sync_files()?;
+        let names = match self.safety {
+            Safety::Later => lasting,
+            Safety::Each => self.names_changed && !seeded::active(Bug::NamesNotSynced),
+            Safety::Journal => self.beyond_journal,
+        };
+        if names {
             self.store.folder.sync().map_err(|source| self.fatal("syncing", "", source))?;
         }
-        if self.store.io_mode == IoMode::Unbuffered {
-            let start = Instant::now();
-            self.sync_files()?;
-            if self.names_changed && !seeded::active(Bug::NamesNotSynced) {
-                self.store.folder.sync().map_err(|source| self.fatal("syncing", "", source))?;
-            }
-            for id in std::mem::take(&mut self.fresh) {
-                self.store.index.change(&id, |slot| {
-                    if let Some(Visible::Recorded(copy)) = &mut slot.visible {
-                        copy.fresh = false;
-                    }
-                    slot.staged.iter_mut().for_each(|copy| copy.fresh = false);
-                });
-            }
-            self.report.sync_time = start.elapsed();
+        Ok(())
+    }
+
+    /// All is as safe as the IO mode says: now the batch's work is shown to inventories.
+    pub(super) fn finish(mut self) -> WriteReport {
+        for id in std::mem::take(&mut self.fresh) {
+            self.store.index.change(&id, |slot| {
+                if let Some(Visible::Recorded(copy)) = &mut slot.visible {
+                    copy.fresh = false;
+                }
+                slot.staged.iter_mut().for_each(|copy| copy.fresh = false);
+            });
         }
         // One that this batch has written again needs its record.
         let has = |id: &MessageId, upto: Version| self.store.index.get(id).copies().any(|c| c.record.version <= upto);
@@ -413,6 +468,6 @@ impl<'a> Batch<'a> {
         {
             self.note(error); // a record without its file says nothing
         }
-        Ok(self.report)
+        self.report
     }
 }

@@ -247,12 +247,14 @@ fn a_full_or_read_only_disk_still_serves_reads() {
 
 #[test]
 fn a_failed_sync_or_rename_is_fatal() {
-    for (op, errno) in [(Op::Sync, errno::EIO), (Op::SyncFolder, errno::EIO), (Op::Rename, errno::EIO)] {
+    let with_journal = [Op::Sync, Op::Rename].map(|op| (op, true));
+    for (op, whole) in [Op::Sync, Op::SyncFolder, Op::Rename].map(|op| (op, false)).into_iter().chain(with_journal) {
         let disk = MemDisk::new();
+        disk.set_syncs_as_a_whole(whole);
         let (store, _) = open(&disk, IoMode::Unbuffered);
         store.write(&[], &[put("a", 1, b"one")]).unwrap();
         store.write(&[], &[put("a", 2, b"two")]).unwrap();
-        disk.fault_next(op, Fault::Fail(errno));
+        disk.fault_next(op, Fault::Fail(errno::EIO));
         let fatal = store.write(&[settle("a", 2, true)], &[put("b", 3, b"x")]).unwrap_err();
         assert!(fatal.to_string().contains("this node stops"), "{fatal}");
         assert!(inventory(&store).iter().all(|entry| entry.id != id("b")), "not safe, not listed");
@@ -305,6 +307,9 @@ fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32),
             ever.insert((put.id.to_string(), put.record.version.sequence()), content);
         }
         let report = store.write(&settles, &puts)?;
+        if settles.len() == 2 {
+            store.tend()?;
+        }
         for (put, outcome) in puts.iter().zip(report.outcomes) {
             if outcome == PutOutcome::Stored {
                 let key = (put.id.to_string(), put.record.version.sequence());
@@ -315,8 +320,12 @@ fn script(store: &TextStore, told: &mut Told, ever: &mut BTreeMap<(String, u32),
     Ok(())
 }
 
-fn prepared(keeps: bool) -> MemDisk {
+/// Whether the file system keeps attributes, and whether it syncs as a whole.
+const KINDS: [(bool, bool); 3] = [(true, true), (true, false), (false, false)];
+
+fn prepared(keeps: bool, whole: bool) -> MemDisk {
     let disk = MemDisk::new();
+    disk.set_syncs_as_a_whole(whole);
     disk.set_keeps_records(keeps);
     disk.plant(path(), "f.txt", b"foreign");
     disk
@@ -336,8 +345,8 @@ fn check(disk: &MemDisk, io_mode: IoMode, told: &Told, ever: &BTreeMap<(String, 
         let content = store.read(&entry.id, entry.record.version).unwrap();
         if entry.record.version == Version::FOREIGN {
             assert_eq!(
-                (entry.id.as_str(), &content[..]),
-                ("f", &b"foreign"[..]),
+                (entry.id.as_bytes(), &content[..]),
+                (&b"f"[..], &b"foreign"[..]),
                 "{what}: only what was foreign before"
             );
         } else {
@@ -353,19 +362,19 @@ fn check(disk: &MemDisk, io_mode: IoMode, told: &Told, ever: &BTreeMap<(String, 
 #[test]
 fn crashes_at_every_call_lose_nothing() {
     let (mut kills, mut cuts) = (0, 0);
-    for keeps in [true, false] {
+    for (keeps, whole) in KINDS {
         for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
             for call in 0.. {
                 let mut ended = false;
                 for fault in [Fault::CrashBefore, Fault::CrashAfter] {
-                    let disk = prepared(keeps);
+                    let disk = prepared(keeps, whole);
                     disk.fault_at(call, fault);
                     let (mut told, mut ever) = (Told::default(), BTreeMap::new());
                     if let Ok((store, _)) = try_open(&disk, io_mode) {
                         let _ = script(&store, &mut told, &mut ever);
                     }
                     ended |= !disk.crashed();
-                    let what = format!("attributes {keeps}, {io_mode}, {fault:?} at call {call}");
+                    let what = format!("attributes {keeps}, as a whole {whole}, {io_mode}, {fault:?} at call {call}");
                     check(&disk.after_kill(), io_mode, &told, &ever, &format!("{what}, killed"));
                     kills += 1;
                     if io_mode == IoMode::Unbuffered {
@@ -416,12 +425,12 @@ fn power_check(disk: &MemDisk, told: &Told, ever: &BTreeMap<(String, u32), Vec<u
 #[test]
 fn errors_at_every_call_lose_nothing() {
     let mut tried = 0;
-    for keeps in [true, false] {
+    for (keeps, whole) in KINDS {
         for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
             let faults = [errno::EIO, errno::ENOSPC, errno::EMFILE, errno::EROFS].map(Fault::Fail);
             for fault in faults.into_iter().chain([Fault::Short(errno::ENOSPC)]) {
                 for call in 0.. {
-                    let disk = prepared(keeps);
+                    let disk = prepared(keeps, whole);
                     disk.fault_at(call, fault);
                     let (mut told, mut ever) = (Told::default(), BTreeMap::new());
                     let mut fatal = false;
@@ -435,7 +444,9 @@ fn errors_at_every_call_lose_nothing() {
                             assert_eq!(read.as_deref(), Ok(content.as_slice()));
                         }
                     }
-                    let what = format!("attributes {keeps}, {io_mode}, {fault:?} at call {call}, fatal {fatal}");
+                    let what = format!(
+                        "attributes {keeps}, as a whole {whole}, {io_mode}, {fault:?} at call {call}, fatal {fatal}"
+                    );
                     let reached = disk.calls() > call;
                     check(&disk.after_kill(), io_mode, &told, &ever, &what);
                     tried += 1;

@@ -68,7 +68,7 @@ fn read_fields(bytes: &[u8]) -> Option<(Op, usize)> {
     let word = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("four bytes"));
     let version = Version(u64::from_le_bytes(fixed[1..9].try_into().expect("eight bytes")));
     let record = CopyRecord { version, length: word(9), crc: word(13) };
-    Some((Op { kind, id: MessageId::parse(id).ok()?, record, body_at: 0 }, end + CRC))
+    Some((Op { kind, id: MessageId::from_bytes(id).ok()?, record, body_at: 0 }, end + CRC))
 }
 
 /// A hint while it is made: the heads of a segment's records, and where their contents lie.

@@ -21,7 +21,7 @@ fn open(disk: &MemDisk, io_mode: IoMode, segment_bytes: u64) -> (SegmentStore, F
 /// Lets the store do all that there is to do, and says how many slices that took.
 fn tidy(store: &SegmentStore) -> usize {
     let mut slices = 0;
-    while store.upkeep().unwrap() < Duration::from_millis(100) {
+    while store.tend().unwrap() < Duration::from_millis(100) {
         slices += 1;
         assert!(slices < 100_000, "there is no end to it");
     }
