@@ -59,7 +59,7 @@ enum Command {
     Leader(LeaderArgs),
     /// Keep copies of messages on this machine's disk
     #[command(
-        after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556"
+        after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556\n  hatokuse node --id 1 --port 5555 --layout log --convert"
     )]
     Node(NodeArgs),
     /// Talk to a leader: a prompt, a pipe, or one command
@@ -158,6 +158,9 @@ struct NodeArgs {
     /// How copies lie on disk
     #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
     layout: Layout,
+    /// Change a folder of the other layout to --layout before serving; may be interrupted and goes on
+    #[arg(long, env = "HATOKUSE_CONVERT")]
+    convert: bool,
     /// The leader's address for nodes
     #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_name = "HOST:PORT")]
     leader: String,
@@ -378,6 +381,7 @@ impl NodeArgs {
             port: self.port,
             io_mode: self.io_mode,
             layout: self.layout,
+            convert: self.convert,
             leader: self.leader,
             advertise: self.advertise,
             data_dir: self.data_dir,

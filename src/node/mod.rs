@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod convert;
 pub mod files;
 pub mod heartbeat;
 pub mod identity;

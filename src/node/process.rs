@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::convert;
 use super::files::TextStore;
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
@@ -35,6 +36,9 @@ const LOCK_FILE: &str = ".lock";
 /// Time for the writer's last answers to leave, once nothing more is written.
 const LAST_ANSWERS: Duration = Duration::from_millis(20);
 
+/// Time between two lines about a conversion.
+const CONVERSION_TOLD_EVERY: Duration = Duration::from_secs(1);
+
 /// Events that a report carries.
 const EVENTS: usize = 50;
 
@@ -54,6 +58,8 @@ pub struct Settings {
     pub io_mode: IoMode,
     /// How copies lie on its disk.
     pub layout: Layout,
+    /// Change the folder to that layout first, if it has the other one.
+    pub convert: bool,
     /// The leader's address for nodes.
     pub leader: String,
     /// Where the leader reaches this node; as bound if not said.
@@ -109,6 +115,11 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
         }
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
+    if settings.convert {
+        convert_folder(settings, &disk, &folder)?;
+    } else {
+        convert::finish(&disk, &folder, settings.id)?;
+    }
     let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance), settings.layout)
         .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
@@ -122,6 +133,23 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
         }
     };
     Ok(Opened { folder, lock, identity, store, found, took: began.elapsed() })
+}
+
+fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Folder>) -> anyhow::Result<()> {
+    let (began, mut said) = (Instant::now(), Instant::now());
+    let mut carried = 0;
+    let mut progress = |done, total| {
+        carried = done;
+        if said.elapsed() >= CONVERSION_TOLD_EVERY {
+            said = Instant::now();
+            tracing::info!("converting to layout {}: {done} of {total} copies", settings.layout);
+        }
+    };
+    convert::convert(disk, folder, settings.id, settings.layout, &mut progress)?;
+    if carried > 0 {
+        tracing::info!("converted {carried} copies to layout {} in {:.2?}", settings.layout, began.elapsed());
+    }
+    Ok(())
 }
 
 async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {

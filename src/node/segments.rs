@@ -31,13 +31,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::known::{Known, Segment};
+use self::op::HintWriter;
 use self::places::{NOT_YET, Place};
 use self::plan::Plan;
-use self::replay::{Replay, Replayed};
+use self::replay::{Replay, Replayed, Seen, read_record};
 use self::upkeep::Upkeep;
 use super::scan::{Found, OpenError};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
-use crate::durable::record_log::{LogError, RecordLog};
+use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
 use crate::durable::{DiskFile, Folder};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
@@ -47,10 +48,23 @@ const LONGEST: usize = (64 << 20) + 1024;
 const MAGIC: [u8; 8] = *b"hatoseg1";
 
 /// A segment of more bytes is sealed, and a new one begun.
-pub const SEGMENT_BYTES: u64 = 128 << 20;
+pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// The end of a segment that a full disk lets nobody seal: places have 32 bits.
 const SEGMENT_LIMIT: u64 = 2 << 30;
+
+/// The segments of a folder, with the name of the hint of each, and whether something in it cannot be told.
+pub(super) fn segments_in(folder: &dyn Folder) -> io::Result<Vec<(String, String, bool)>> {
+    let mut all = Vec::new();
+    for number in replay::numbers_in(&folder.list()?) {
+        let (name, mut damaged) = (log_name(number), false);
+        let file = folder.open(&name)?;
+        let visit = &mut |offset, met: Met<'_>| damaged |= !matches!(read_record(offset, met), Seen::Whole(_));
+        walk(&*file, LONGEST, FIRST_FRAME, u64::MAX, visit)?;
+        all.push((name, hint_name(number), damaged));
+    }
+    Ok(all)
+}
 
 /// Copies in segments.
 #[derive(Debug)]
@@ -72,8 +86,12 @@ struct Writer {
     next: u32,
     /// From this length on it is sealed.
     seal_at: u64,
+    /// What its hint will say.
+    hint: HintWriter,
     /// Sealed segments with records that are not synced.
     unsynced: Vec<Arc<Segment>>,
+    /// Sealed segments whose hints are not written.
+    unhinted: Vec<(Arc<Segment>, HintWriter)>,
     /// A sync has failed: nobody knows what is on the disk.
     failed: bool,
 }
@@ -154,7 +172,7 @@ impl SegmentStore {
         io_mode: IoMode,
         segment_bytes: u64,
     ) -> Result<(Self, Found), OpenError> {
-        let Replayed { known, log, number, found } = Replay::run(&folder)?;
+        let Replayed { known, log, number, hint, found } = Replay::run(&folder)?;
         if io_mode == IoMode::Unbuffered {
             // A process killed between a write and its sync left copies that only look safe.
             folder.sync_all().map_err(|source| {
@@ -165,7 +183,16 @@ impl SegmentStore {
         let mut unsynced = known.segments();
         unsynced.pop();
         let unsynced = if io_mode == IoMode::Unbuffered { Vec::new() } else { unsynced };
-        let writer = Writer { log, number, next: number + 1, seal_at: segment_bytes, unsynced, failed: false };
+        let writer = Writer {
+            log,
+            number,
+            next: number + 1,
+            seal_at: segment_bytes,
+            hint,
+            unsynced,
+            unhinted: Vec::new(),
+            failed: false,
+        };
         let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
         Ok((Self { folder, io_mode, segment_bytes, known, writer, upkeep }, found))
     }
@@ -211,8 +238,13 @@ impl SegmentStore {
         };
         self.known.add(Segment::new(number, file, log.len()));
         let sealed = std::mem::replace(&mut writer.log, log);
-        let old = self.known.segment(writer.number);
-        writer.unsynced.extend(old.filter(|_| sealed.durable() < sealed.len()));
+        let hint = std::mem::replace(&mut writer.hint, HintWriter::new());
+        if let Some(old) = self.known.segment(writer.number) {
+            if sealed.durable() < sealed.len() {
+                writer.unsynced.push(old.clone());
+            }
+            writer.unhinted.push((old, hint));
+        }
         (writer.number, writer.seal_at) = (number, self.segment_bytes);
         Ok(())
     }
@@ -276,7 +308,10 @@ impl Store for SegmentStore {
             report.sync_time = start.elapsed() - report.write_time;
         }
         // Only now may a reader or an inventory see it: it is as safe as it will be.
-        plan.written(first).for_each(|op| self.known.apply(&op, writer.number));
+        for op in plan.written(first) {
+            writer.hint.push(&op);
+            self.known.apply(&op, writer.number);
+        }
         Ok(report)
     }
 

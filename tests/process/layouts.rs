@@ -91,3 +91,38 @@ fn a_folder_remembers_its_layout() {
     tells(&refused(home.path(), "log"), &["7.txt", "--layout text"]);
     assert_eq!(visible(&dir).into_iter().collect::<Vec<_>>(), ["7.txt"]);
 }
+
+#[test]
+fn a_conversion_that_is_killed_again_and_again_goes_on() {
+    let home = folder();
+    let start = |more: &'static [&'static str]| {
+        Register::with(1, 1, folder(), |builder| builder.dir(home.path()).node_args(more))
+    };
+    let stop = |mut register: Register| {
+        assert!(register.stop_node(1).unwrap().success() && register.stop_leader().unwrap().success());
+    };
+    let register = start(&[]);
+    register.fill("m", 1500, "first");
+    register.fill("m", 300, "second");
+    stop(register);
+    let node = home.path().join("storage_node_1");
+    for layout in ["log", "text"] {
+        let convert = ["--layout", layout, "--convert"];
+        let args = [&["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"], &convert[..]].concat();
+        for n in 0..20 {
+            let server = Server::start(home.path(), &args);
+            // At any moment, that is: at no condition.
+            std::thread::sleep(std::time::Duration::from_millis(n * 12 + fastrand::u64(..12)));
+            drop(server); // kills it
+        }
+        // Whatever it came to, the next start ends it; and the register has all its messages.
+        let register = start(if layout == "log" { &["--layout", "log", "--convert"] } else { &["--convert"] });
+        register.check("m", 300, "second");
+        let read = register.read("m", 1500).into_iter().enumerate().skip(300);
+        read.for_each(|(n, reply)| assert_eq!(reply, format!("VALUE first {n}")));
+        assert_eq!(register.status().unwrap()["nodes"][0]["layout"], layout);
+        let texts = visible(&node).into_iter().filter(|name| name.ends_with(".txt")).count();
+        assert_eq!((texts, node.join(".converting").exists()), (if layout == "log" { 0 } else { 1500 }, false));
+        stop(register);
+    }
+}

@@ -89,6 +89,8 @@ pub(crate) struct Sim {
     pub(crate) tolerance: usize,
     pub(crate) leader: Machine,
     pub(crate) nodes: BTreeMap<u32, Machine>,
+    /// What runs at each address, or ran there last.
+    stores: BTreeMap<String, Arc<dyn Store>>,
     pub(crate) world: World,
 }
 
@@ -128,7 +130,8 @@ impl Sim {
         let nodes = (1..=NODES).map(|node| (node, Machine::new(layouts[node as usize - 1]))).collect();
         let net = Net::new(chance.fork());
         let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
-        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, world: World::new() };
+        let stores = BTreeMap::new();
+        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, stores, world: World::new() };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -177,6 +180,7 @@ impl Sim {
         let layout = self.nodes[&number].layout;
         let identity = IdentityFile::open(folder.clone(), id, uuid, layout).map_err(|error| error.to_string())?;
         let store = open_store(disk, &folder, layout, self.io_mode)?;
+        self.stores.insert(home.to_owned(), store.clone());
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
         let node = Node::start(parts, Hands::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
@@ -315,8 +319,14 @@ impl Sim {
         if *layout == Layout::Text {
             return disk.peek(&folder(node)).remove(&format!("{id}.txt"))?;
         }
-        let disk: Arc<dyn Disk> = Arc::new(disk.after_kill());
-        let store = open_store(disk.clone(), &disk.folder(&folder(node)).unwrap(), *layout, self.io_mode).unwrap();
+        // A record that says that a copy is gone may rot too. A restart is put right by the leader then.
+        let rotted = self.world.record().faults.contains_key("bit flipped");
+        let store = if rotted {
+            self.stores[&address(node)].clone()
+        } else {
+            let disk: Arc<dyn Disk> = Arc::new(disk.after_kill());
+            open_store(disk.clone(), &disk.folder(&folder(node)).unwrap(), *layout, self.io_mode).unwrap()
+        };
         let mut entries = (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part));
         let entry = entries.find(|entry| entry.id.to_string() == id && !entry.staged)?;
         Some(store.read(&entry.id, entry.record.version).unwrap().to_vec())

@@ -1,7 +1,7 @@
 //! What is known of all segments and the copies in them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::op::{Kind, Op, head_bytes};
@@ -19,14 +19,12 @@ pub(super) struct Segment {
     pub(super) bytes: AtomicU64,
     /// Of these, the bytes of records of copies that are still here.
     pub(super) live: AtomicU64,
-    /// It has its hint, or will never have one: it is damaged.
-    pub(super) hinted: AtomicBool,
 }
 
 impl Segment {
     pub(super) fn new(number: u32, file: Box<dyn DiskFile>, bytes: u64) -> Arc<Self> {
         let (bytes, live) = (AtomicU64::new(bytes), AtomicU64::new(0));
-        Arc::new(Self { number, file, bytes, live, hinted: AtomicBool::new(false) })
+        Arc::new(Self { number, file, bytes, live })
     }
 
     /// Bytes that can be had back.

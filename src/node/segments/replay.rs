@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::known::{Known, Segment};
-use super::op::{Kind, Op, head_bytes, read_head, read_hint};
+use super::op::{HintWriter, Kind, Op, head_bytes, read_head, read_hint};
 use super::places::NOWHERE;
+use super::upkeep::write_hint;
 use super::{LONGEST, MAGIC, hint_name, log_name};
 use crate::durable::record_log::{Damage, FIRST_FRAME, FRAME_BYTES, LogError, Met, RecordLog, Verdict, check, walk};
 use crate::durable::{Folder, Listed};
@@ -27,6 +28,7 @@ const LONGEST_HINT: usize = 1 << 30;
 pub(super) struct Replay<'a> {
     folder: &'a Arc<dyn Folder>,
     known: Known,
+    hint: HintWriter,
     found: Found,
 }
 
@@ -35,21 +37,23 @@ pub(super) struct Replayed {
     pub(super) known: Known,
     pub(super) log: RecordLog,
     pub(super) number: u32,
+    /// What the hint of that segment will say.
+    pub(super) hint: HintWriter,
     pub(super) found: Found,
 }
 
 impl<'a> Replay<'a> {
     pub(super) fn run(folder: &'a Arc<dyn Folder>) -> Result<Replayed, OpenError> {
-        let mut replay = Self { folder, known: Known::default(), found: Found::default() };
+        let mut replay = Self { folder, known: Known::default(), hint: HintWriter::new(), found: Found::default() };
         let mut numbers = replay.numbers()?;
         let newest = numbers.pop();
         for number in numbers {
             replay.sealed(number)?;
         }
         let (log, number) = replay.newest(newest)?;
-        let Self { known, mut found, .. } = replay;
+        let Self { known, mut found, hint, .. } = replay;
         found.messages = known.places.totals().messages;
-        Ok(Replayed { known, log, number, found })
+        Ok(Replayed { known, log, number, hint, found })
     }
 
     fn failed(&self, what: &'static str, name: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -68,17 +72,12 @@ impl<'a> Replay<'a> {
             listed => listed,
         };
         let listed = listed.map_err(self.failed("listing", ""))?;
-        let number = |Listed { name, regular }: &Listed, ending| {
-            let number = name.strip_prefix("segment-")?.strip_suffix(ending)?.parse().ok()?;
-            (*regular && (NOWHERE + 1..=LAST_NUMBER).contains(&number)).then_some(number)
-        };
-        let mut hints = Vec::new();
-        let (mut numbers, mut texts) = (Vec::new(), 0);
+        let numbers = numbers_in(&listed);
+        let (mut hints, mut texts) = (Vec::new(), 0);
         for entry in listed {
-            let named = |number: &u32, name: fn(u32) -> String| name(*number) == entry.name;
-            if let Some(number) = number(&entry, ".log").filter(|number| named(number, log_name)) {
-                numbers.push(number);
-            } else if let Some(number) = number(&entry, ".hint").filter(|number| named(number, hint_name)) {
+            if number(&entry, ".log", log_name).is_some() {
+                // One of the numbers.
+            } else if let Some(number) = number(&entry, ".hint", hint_name) {
                 hints.push(number);
             } else if entry.name.ends_with(SUFFIX) && !entry.name.starts_with('.') {
                 texts += 1;
@@ -89,7 +88,6 @@ impl<'a> Replay<'a> {
         if texts > 0 {
             self.note(format!("{texts} .txt files: they are no messages in this layout, and nothing is done to them"));
         }
-        numbers.sort_unstable();
         for number in hints.into_iter().filter(|number| numbers.binary_search(number).is_err()) {
             // Its segment was taken back; if it stays, it is found again at the next start.
             let _ = self.folder.remove(&hint_name(number));
@@ -116,7 +114,6 @@ impl<'a> Replay<'a> {
         let length = segment.bytes.load(Ordering::Relaxed);
         let hint = self.folder.open(&hint_name(number)).and_then(|mut hint| hint.read_all(LONGEST_HINT));
         if hint.is_ok_and(|hint| read_hint(&hint, number, length, &mut |op| self.known.apply(op, number))) {
-            segment.hinted.store(true, Ordering::Relaxed);
             return Ok(());
         }
         let name = log_name(number);
@@ -127,10 +124,13 @@ impl<'a> Replay<'a> {
             Err(_) => self.note_damage(format!("{path}: its first bytes are damaged")),
             Ok(()) => {}
         }
-        let mut bad = Vec::new();
+        let (mut bad, mut hint) = (Vec::new(), HintWriter::new());
         let walked = walk(&*segment.file, LONGEST, FIRST_FRAME, u64::MAX, &mut |offset, met| {
             match read_record(offset, met) {
-                Seen::Whole(op) => self.known.apply(&op, number),
+                Seen::Whole(op) => {
+                    hint.push(&op);
+                    self.known.apply(&op, number);
+                }
                 // It is listed, so that it is made again. An older record of the same copy may be whole.
                 Seen::Damaged(op) => {
                     bad.push(format!("{path}: the copy of {} at byte {offset} is damaged", op.id));
@@ -142,6 +142,9 @@ impl<'a> Replay<'a> {
             }
         });
         walked.map_err(self.failed("reading", &name))?;
+        if bad.is_empty() {
+            write_hint(&**self.folder, number, length, hint);
+        }
         bad.into_iter().for_each(|what| self.note_damage(what));
         Ok(())
     }
@@ -161,6 +164,7 @@ impl<'a> Replay<'a> {
             }
         }
         let number = newest.unwrap_or(0) + 1;
+        self.hint = HintWriter::new();
         let log = RecordLog::create(self.folder.clone(), &log_name(number), MAGIC, LONGEST)?;
         self.open(number)?;
         Ok((log, number))
@@ -169,7 +173,9 @@ impl<'a> Replay<'a> {
     fn open_newest(&mut self, number: u32) -> Result<RecordLog, OpenError> {
         let segment = self.open(number)?;
         let mut visit = |offset, payload: &[u8]| {
-            self.known.apply(&read_head(payload, offset + FRAME_BYTES).ok_or("an unknown record")?, number);
+            let op = read_head(payload, offset + FRAME_BYTES).ok_or("an unknown record")?;
+            self.hint.push(&op);
+            self.known.apply(&op, number);
             Ok(())
         };
         let judge = |damage: &Damage| if damage.later_records { Verdict::Refuse } else { Verdict::Cut };
@@ -180,6 +186,18 @@ impl<'a> Replay<'a> {
         segment.bytes.store(opened.log.len(), Ordering::Relaxed);
         Ok(opened.log)
     }
+}
+
+fn number(Listed { name, regular }: &Listed, ending: &str, named: fn(u32) -> String) -> Option<u32> {
+    let number = name.strip_prefix("segment-")?.strip_suffix(ending)?.parse().ok()?;
+    (*regular && (NOWHERE + 1..=LAST_NUMBER).contains(&number) && named(number) == *name).then_some(number)
+}
+
+/// The numbers of a folder's segments, ascending.
+pub(super) fn numbers_in(listed: &[Listed]) -> Vec<u32> {
+    let mut numbers: Vec<u32> = listed.iter().filter_map(|entry| number(entry, ".log", log_name)).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// What a place of a segment says.

@@ -15,8 +15,9 @@ use super::op::{HintWriter, Kind, Op, head_bytes, push_head};
 use super::replay::{Seen, read_record};
 use super::{LONGEST, SegmentStore, hint_name, log_name};
 use crate::durable::record_log::{FIRST_FRAME, FRAME_BYTES, Met, walk};
-use crate::durable::{is_full, put_in_place, write_beside};
+use crate::durable::{Folder, is_full, put_in_place, write_beside};
 use crate::node::store::Fatal;
+use crate::seeded::{self, Bug};
 
 /// Bytes of a segment that are looked at in one slice.
 const SLICE: u64 = 256 << 10;
@@ -34,17 +35,9 @@ const REFUSED: Duration = Duration::from_secs(5);
 /// What is under way.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    hint: Option<Hinting>,
     moving: Option<Moving>,
     /// The last refusal, so that it is said once.
     refused: Option<String>,
-}
-
-#[derive(Debug)]
-struct Hinting {
-    segment: Arc<Segment>,
-    next: u64,
-    hint: HintWriter,
 }
 
 #[derive(Debug)]
@@ -109,21 +102,13 @@ impl SegmentStore {
         if self.sync_one()? {
             return Ok(BUSY);
         }
-        if let Some(hinting) = &mut upkeep.hint {
-            if self.hint_some(hinting)? {
-                upkeep.hint = None;
-            }
+        if self.hint_one() {
             return Ok(BUSY);
         }
         let mut sealed = self.known.segments();
         sealed.pop();
         upkeep.moving = oldest_to_take_back(&sealed, self.live());
-        if upkeep.moving.is_none() {
-            let without = sealed.into_iter().find(|segment| !segment.hinted.load(Ordering::Relaxed));
-            upkeep.hint = without.map(|segment| Hinting { segment, next: FIRST_FRAME, hint: HintWriter::new() });
-        }
-        let idle = upkeep.moving.is_none() && upkeep.hint.is_none();
-        Ok(if idle { IDLE } else { BUSY })
+        Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
 
     /// Bytes of all records that are still needed.
@@ -151,34 +136,12 @@ impl SegmentStore {
         Ok(true)
     }
 
-    /// Reads on in a sealed segment; true when it has its hint, or cannot have one.
-    fn hint_some(&self, hinting: &mut Hinting) -> Result<bool, Miss> {
-        let Hinting { segment, next, hint } = hinting;
-        let mut whole = true;
-        let met = walk(&*segment.file, LONGEST, *next, SLICE, &mut |offset, met| match read_record(offset, met) {
-            Seen::Whole(op) => hint.push(&op),
-            // The next start looks at it again, and says so again.
-            Seen::Damaged(_) | Seen::Nothing(_) => whole = false,
-        });
-        match met.map_err(refused("reading", segment))? {
-            Some(more) if whole => {
-                *next = more;
-                return Ok(false);
-            }
-            _ => {}
-        }
-        segment.hinted.store(true, Ordering::Relaxed);
-        if whole {
-            let length = segment.bytes.load(Ordering::Relaxed);
-            let bytes = std::mem::replace(hint, HintWriter::new()).finish(segment.number, length);
-            let name = hint_name(segment.number);
-            // Not synced: a torn one is told, and a start without it takes longer.
-            let written = write_beside(&*self.folder, &name, &bytes).and_then(|_| put_in_place(&*self.folder, &name));
-            if let Err(error) = written {
-                tracing::debug!("{name} was not written: {error}");
-            }
-        }
-        Ok(true)
+    /// Writes the hint of a sealed segment; false if all have theirs. It is made of what was written, and not of what
+    /// is on the disk: if that rots, the hint says it all the same.
+    fn hint_one(&self) -> bool {
+        let Some((segment, hint)) = self.writer().unhinted.pop() else { return false };
+        write_hint(&*self.folder, segment.number, segment.bytes.load(Ordering::Relaxed), hint);
+        true
     }
 
     /// Moves what is live in the next part of a segment to the end of the newest; true when all of it was looked at.
@@ -236,7 +199,9 @@ impl SegmentStore {
             let head = head_bytes(&op.id) as u64;
             let body_at = offset + FRAME_BYTES + head;
             offset = body_at + body.len() as u64;
-            self.known.apply(&Op { body_at: body_at as u32, ..op }, writer.number);
+            let op = Op { body_at: body_at as u32, ..op };
+            writer.hint.push(&op);
+            self.known.apply(&op, writer.number);
         }
         Ok(())
     }
@@ -251,11 +216,13 @@ impl SegmentStore {
             moving.damaged = true;
         }
         // Most of it beside writes, so that they do not wait for long.
-        let newest = self.known.segment(self.writer().number);
+        let newest = self.known.segment(self.writer().number).filter(|_| !seeded::active(Bug::MovedCopiesNotSynced));
         let synced = newest.map_or(Ok(()), |newest| newest.file.sync_data());
         let mut writer = self.writer();
-        writer.check_sync(synced)?;
-        writer.sync()?;
+        if !seeded::active(Bug::MovedCopiesNotSynced) {
+            writer.check_sync(synced)?;
+            writer.sync()?;
+        }
         drop(writer);
         let name = log_name(segment.number);
         let gone = if moving.damaged {
@@ -276,6 +243,15 @@ impl SegmentStore {
         let _ = self.folder.remove(&hint_name(segment.number));
         tracing::debug!("{name} was taken back");
         Ok(())
+    }
+}
+
+/// Writes a hint. It is not synced: a torn one is told, and a start without it takes longer.
+pub(super) fn write_hint(folder: &dyn Folder, number: u32, length: u64, hint: HintWriter) {
+    let name = hint_name(number);
+    let written = write_beside(folder, &name, &hint.finish(number, length)).and_then(|_| put_in_place(folder, &name));
+    if let Err(error) = written {
+        tracing::debug!("{name} was not written: {error}");
     }
 }
 
