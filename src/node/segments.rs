@@ -66,6 +66,9 @@ pub(super) fn segments_in(folder: &dyn Folder) -> io::Result<Vec<(String, String
     Ok(all)
 }
 
+/// Room is asked for again after so many bytes.
+const LOOK_EVERY: u64 = 1 << 20;
+
 /// Copies in segments.
 #[derive(Debug)]
 pub struct SegmentStore {
@@ -92,6 +95,9 @@ struct Writer {
     unsynced: Vec<Arc<Segment>>,
     /// Sealed segments whose hints are not written.
     unhinted: Vec<(Arc<Segment>, HintWriter)>,
+    /// Whether the disk has room for more copies, and from which length on to ask again.
+    room: bool,
+    look_at: u64,
     /// A sync has failed: nobody knows what is on the disk.
     failed: bool,
 }
@@ -191,6 +197,8 @@ impl SegmentStore {
             hint,
             unsynced,
             unhinted: Vec::new(),
+            room: true,
+            look_at: 0,
             failed: false,
         };
         let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
@@ -215,6 +223,18 @@ impl SegmentStore {
             segment.bytes.store(writer.log.len(), Ordering::Relaxed);
         }
         Ok(first)
+    }
+
+    /// Whether there is room for new copies. The last of it (a sixteenth of the disk, or two segments) is left to what
+    /// makes room again: to records of what is gone, and to moving what is live out of the way.
+    fn has_room(&self, writer: &mut Writer) -> bool {
+        if !writer.room || writer.log.len() >= writer.look_at {
+            writer.look_at = writer.log.len() + LOOK_EVERY;
+            let enough = |(free, total): (u64, u64)| free > (total / 16).min(2 * self.segment_bytes);
+            // A disk that cannot be asked says so at the next write.
+            writer.room = self.folder.space().map_or(true, enough);
+        }
+        writer.room
     }
 
     /// Begins a new segment. Where that cannot be done now the old one goes on, as long as its places can be told.
@@ -245,7 +265,7 @@ impl SegmentStore {
             }
             writer.unhinted.push((old, hint));
         }
-        (writer.number, writer.seal_at) = (number, self.segment_bytes);
+        (writer.number, writer.seal_at, writer.look_at) = (number, self.segment_bytes, 0);
         Ok(())
     }
 
@@ -285,8 +305,11 @@ impl Store for SegmentStore {
         let start = Instant::now();
         let mut plan = Plan::new(&self.known.places);
         let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
-        let outcomes = puts.iter().map(|put| plan.put(put)).collect();
-        let mut report = WriteReport { settled, outcomes, ..WriteReport::default() };
+        let room = puts.is_empty() || self.has_room(&mut writer);
+        let full = PutOutcome::Full;
+        let outcomes = puts.iter().map(|put| if room { plan.put(put) } else { plan.missed(put, full) }).collect();
+        let error = (!room).then(|| "the disk is nearly full".to_owned());
+        let mut report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
         let first = match self.append(&mut writer, plan.records()) {
             Ok(first) => first,
             Err(error) => {

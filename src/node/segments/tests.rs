@@ -152,6 +152,33 @@ fn garbage_is_taken_back_and_a_hint_spares_a_start_most_of_its_reading() {
     }
 }
 
+#[test]
+fn the_last_room_is_left_to_what_makes_room() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered, 1000);
+    let puts: Vec<Put> = (0..50).map(|n| put(&format!("m{n}"), n + 1, &[b'x'; 100])).collect();
+    for put in &puts {
+        store.write(&[], std::slice::from_ref(put)).unwrap();
+    }
+    disk.set_space(1000, 1 << 30);
+    let again = [puts[7].clone(), put("m7", 60, b"newer"), put("new", 61, b"x")];
+    // It is asked after so many bytes, or where a segment begins.
+    let outcomes = || store.write(&[], &again).unwrap().outcomes;
+    store.writer().look_at = 0;
+    assert_eq!(outcomes(), [PutOutcome::Stored, PutOutcome::Full, PutOutcome::Full]);
+    assert_eq!(store.read(&puts[7].id, puts[7].record.version).unwrap(), &[b'x'; 100][..]);
+    let settles: Vec<_> = (20..40).map(|n| settle(&format!("m{n}"), n + 1, false)).collect();
+    assert_eq!(store.write(&settles, &[]).unwrap().settled, [true; 20]);
+    let bytes = || disk.peek(path()).into_values().flatten().map(|content| content.len()).sum::<usize>();
+    let before = bytes();
+    tidy(&store);
+    assert!(bytes() + 1000 < before, "{} of {before} are left, and less than half was garbage", bytes());
+    disk.set_space(1 << 20, 1 << 30);
+    assert_eq!(outcomes(), [PutOutcome::Stored; 3]);
+    let again = open(&disk.after_kill(), IoMode::Buffered, 1000).0;
+    assert_eq!(inventory(&again), inventory(&store));
+}
+
 /// Copies by id and version.
 type Model = BTreeMap<(String, u32), Vec<u8>>;
 

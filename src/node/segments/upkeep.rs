@@ -107,7 +107,8 @@ impl SegmentStore {
         }
         let mut sealed = self.known.segments();
         sealed.pop();
-        upkeep.moving = oldest_to_take_back(&sealed, self.live());
+        let needed = if self.writer().room { self.live() } else { self.segment_bytes.max(self.live() / 8) };
+        upkeep.moving = oldest_to_take_back(&sealed, needed);
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
 
@@ -255,10 +256,10 @@ pub(super) fn write_hint(folder: &dyn Folder, number: u32, length: u64, hint: Hi
     }
 }
 
-/// The oldest sealed segment, if nothing in it is needed, or if more is garbage in all of them than is needed at all.
-fn oldest_to_take_back(sealed: &[Arc<Segment>], live: u64) -> Option<Moving> {
+/// The oldest sealed segment, if nothing in it is live, or if there is more garbage than this in all of them.
+fn oldest_to_take_back(sealed: &[Arc<Segment>], most: u64) -> Option<Moving> {
     let oldest = sealed.first()?;
     let garbage: u64 = sealed.iter().map(|segment| segment.garbage()).sum();
-    let wanted = oldest.live.load(Ordering::Relaxed) == 0 || garbage > live;
+    let wanted = oldest.live.load(Ordering::Relaxed) == 0 || garbage > most;
     wanted.then(|| Moving { segment: oldest.clone(), next: FIRST_FRAME, damaged: false })
 }
