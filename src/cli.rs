@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::ByteSize;
 use crate::telemetry::EventRing;
-use crate::types::{IoMode, NodeId};
+use crate::types::{IoMode, Layout, NodeId};
 use crate::{VERSION, bench, client, leader, logs, node, terminal};
 
 /// Done.
@@ -60,7 +60,7 @@ enum Command {
     Leader(LeaderArgs),
     /// Keep copies of messages on this machine's disk
     #[command(
-        after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556"
+        after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556\n  hatokuse node --id 1 --port 5555 --layout log --convert"
     )]
     Node(NodeArgs),
     /// Talk to a leader: a prompt, a pipe, or one command
@@ -153,6 +153,9 @@ struct LeaderArgs {
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
+    /// How copies lie on the disks of these nodes
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -172,6 +175,9 @@ struct NodeArgs {
     /// How copies lie on disk
     #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
     layout: Layout,
+    /// Change a folder of the other layout to --layout before serving; may be interrupted and goes on
+    #[arg(long, env = "HATOKUSE_CONVERT")]
+    convert: bool,
     /// The leader's address for nodes
     #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_name = "HOST:PORT")]
     leader: String,
@@ -190,13 +196,6 @@ struct NodeArgs {
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
-}
-
-/// How copies lie on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Layout {
-    /// One file a message.
-    Text,
 }
 
 #[derive(Debug, Args)]
@@ -402,6 +401,7 @@ impl LeaderArgs {
             repair_after: self.repair_after,
             cache_bytes: self.cache.0,
             local_nodes: self.local_nodes,
+            layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,
             screen,
         })
@@ -410,12 +410,13 @@ impl LeaderArgs {
 
 impl NodeArgs {
     fn settings(self, screen: bool) -> node::process::Settings {
-        let Layout::Text = self.layout;
         node::process::Settings {
             id: NodeId(self.id),
             host: self.host,
             port: self.port,
             io_mode: self.io_mode,
+            layout: self.layout,
+            convert: self.convert,
             leader: self.leader,
             advertise: self.advertise,
             data_dir: self.data_dir,
@@ -428,7 +429,6 @@ impl NodeArgs {
 
 impl BenchArgs {
     fn settings(self) -> bench::Settings {
-        let layout = self.layout.to_possible_value().map(|value| value.get_name().to_owned());
         bench::Settings {
             addr: self.addr,
             protocol: self.protocol,
@@ -454,7 +454,7 @@ impl BenchArgs {
                 nodes: nodes as usize,
                 tolerance: self.tolerance as usize,
                 io_mode: self.io_mode,
-                layout: layout.unwrap_or_default(),
+                layout: self.layout.to_string(),
                 repair_after: self.repair_after,
             }),
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::types::IoMode;
+use crate::types::{IoMode, Layout};
 
 /// The first local node's port.
 const FIRST_PORT: u32 = 5555;
@@ -23,7 +23,13 @@ pub struct LocalNodes {
 
 impl LocalNodes {
     /// Starts the nodes, on ports 5555 and up or on any. They find the leader by themselves.
-    pub fn start(count: u32, any_port: bool, io_mode: IoMode, data_dir: &Path, leader: SocketAddr) -> io::Result<Self> {
+    pub fn start(
+        count: u32,
+        any_port: bool,
+        (io_mode, layout): (IoMode, Layout),
+        data_dir: &Path,
+        leader: SocketAddr,
+    ) -> io::Result<Self> {
         let mut nodes = Self { children: Vec::new() };
         let binary = if count > 0 { std::env::current_exe()? } else { return Ok(nodes) };
         for id in 1..=count {
@@ -36,6 +42,7 @@ impl LocalNodes {
             }
             command.args(["node", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
             command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &io_mode.to_string()]);
+            command.args(["--layout", &layout.to_string()]);
             command.args(["--leader", &leader.to_string(), "--host", &leader.ip().to_string()]);
             command.arg("--data-dir").arg(data_dir);
             // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.

@@ -42,6 +42,8 @@ bugs! {
     3 CopiesNotSynced;
     /// The folder is not synced after its names have changed.
     3 NamesNotSynced;
+    /// A segment goes before what was live in it is synced elsewhere.
+    3 MovedCopiesNotSynced;
     /// A copy's content is written before its record.
     4 ContentBeforeRecord;
     /// A read does not check length and checksum.

@@ -318,6 +318,26 @@ impl fmt::Display for IoMode {
     }
 }
 
+/// How copies lie on a node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One file a message, for anyone to read.
+    #[default]
+    Text,
+    /// Append-only segments, for many messages and many writes.
+    Log,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Log => "log",
+        })
+    }
+}
+
 /// What the leader thinks of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -511,7 +531,7 @@ pub struct NodeReport {
     pub listening: String,
     /// Its IO mode.
     pub io_mode: IoMode,
-    /// Its layout, `text`.
+    /// Its layout.
     pub layout: String,
     /// The folder of its copies.
     pub folder: String,

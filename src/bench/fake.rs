@@ -192,6 +192,6 @@ fn answer(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, command: Com
             r#"{{"tolerance":2,"messages":{0},"nodes":[{{"id":1,"state":"up","messages":{0},"io_mode":"buffered"}},{{"id":2,"state":"up","messages":{0},"io_mode":"buffered"}}]}}"#,
             store.len()
         )),
-        _ => Reply::Pong,
+        _ => Reply::Pong { crlf: false },
     }
 }

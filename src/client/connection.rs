@@ -40,7 +40,7 @@ pub const MAX_REPLY_BYTES: usize = 256 * 1024 * 1024;
 /// # async fn example() -> Result<(), hatokuse::client::Error> {
 /// let mut connection = Connection::open("127.0.0.1:6666", Duration::from_secs(10)).await?;
 /// for _ in 0..100 {
-///     connection.send(&Command::Ping)?;
+///     connection.send(&Command::Ping { crlf: false })?;
 /// }
 /// connection.flush().await?;
 /// for _ in 0..100 {

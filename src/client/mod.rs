@@ -247,7 +247,7 @@ impl Client {
 
     /// Asks whether the leader is there.
     pub async fn ping(&mut self) -> Result<(), Error> {
-        match self.request(&Command::Ping).await? {
+        match self.request(&Command::Ping { crlf: false }).await? {
             ReplyLine::Other(line) if line == "+PONG" => Ok(()),
             reply => Err(self.refused("+PONG", reply)),
         }

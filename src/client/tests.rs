@@ -68,7 +68,7 @@ impl Peer {
                     None => Reply::Refused(Refusal::NotFound),
                 },
                 Decoded::Item(Command::Exit) => Reply::Bye,
-                Decoded::Item(_) => Reply::Pong,
+                Decoded::Item(_) => Reply::Pong { crlf: false },
                 Decoded::Bad(refusal) => Reply::Refused(refusal),
             };
             encode_reply(&reply, &mut output);

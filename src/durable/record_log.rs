@@ -155,6 +155,16 @@ pub enum LogError {
         /// The longest that is allowed.
         longest: usize,
     },
+    /// A sync or a rename failed: nobody knows what is on the disk, and nothing may be tried again.
+    #[error("{what} {file} failed: {source}; what is on the disk is not known any more: check it, then start again")]
+    Final {
+        /// `syncing`, `naming`.
+        what: &'static str,
+        /// The file's path.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An earlier sync failed: nobody knows what is on the disk.
     #[error("{file} takes no more records, as an earlier sync or cut of it failed: check the disk, then start again")]
     Poisoned {
@@ -167,6 +177,11 @@ impl LogError {
     /// Whether the disk is full: nothing was kept, and a later append may succeed.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Io { source, .. } if super::is_full(source))
+    }
+
+    /// Whether nobody knows any more what is on the disk.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Final { .. } | Self::Poisoned { .. })
     }
 }
 
@@ -280,6 +295,32 @@ impl RecordLog {
             buffer: Vec::new(),
         };
         Ok(Opened { log, torn })
+    }
+
+    /// Makes an empty log of this name over whatever has it; what is there under the name is whole and on stable storage.
+    /// After [`LogError::Final`] nobody knows; after any other error nothing was made, and it may be tried again.
+    pub fn create(folder: Arc<dyn Folder>, name: &str, magic: [u8; 8], longest: usize) -> Result<Self, LogError> {
+        let path = || folder.path().join(name).display().to_string();
+        let io = |source| LogError::Io { what: "creating", file: path(), source };
+        let failed = |what| move |source| (what, source);
+        let file = super::write_beside(&*folder, name, &header(magic)).map_err(io)?;
+        file.sync()
+            .map_err(failed("syncing"))
+            .and_then(|()| super::put_in_place(&*folder, name).map_err(failed("naming")))
+            .and_then(|()| folder.sync().map_err(failed("syncing the folder of")))
+            .map_err(|(what, source)| LogError::Final { what, file: path(), source })?;
+        Ok(Self {
+            name: name.to_owned(),
+            magic,
+            longest,
+            file,
+            length: HEADER,
+            durable: HEADER,
+            marked: HEADER,
+            poisoned: false,
+            buffer: Vec::new(),
+            folder,
+        })
     }
 
     /// Appends a batch in one call and returns the offset of its first record. After an error none of it

@@ -100,6 +100,8 @@ struct State {
     keeps_records: bool,
     folds_case: bool,
     syncs_as_a_whole: bool,
+    /// Free and total bytes.
+    space: (u64, u64),
     /// Orders unsynced changes over all files and folders.
     changes: u64,
     inodes: u64,
@@ -119,6 +121,7 @@ impl Default for State {
             keeps_records: true,
             folds_case: false,
             syncs_as_a_whole: true,
+            space: (1 << 40, 1 << 41),
             changes: 0,
             inodes: 0,
         }
@@ -292,6 +295,11 @@ impl MemDisk {
         self.state().syncs_as_a_whole = does;
     }
 
+    /// What `Folder::space` answers: free and total bytes.
+    pub fn set_space(&self, free: u64, total: u64) {
+        self.state().space = (free, total);
+    }
+
     /// Whether a [`Fault`] ended the process.
     pub fn crashed(&self) -> bool {
         self.state().crashed
@@ -462,6 +470,7 @@ impl State {
             keeps_records: self.keeps_records,
             folds_case: self.folds_case,
             syncs_as_a_whole: self.syncs_as_a_whole,
+            space: self.space,
             changes: self.changes,
             inodes: self.inodes,
             ..Self::default()
@@ -672,7 +681,7 @@ impl Folder for OpenFolder {
     }
 
     fn space(&self) -> io::Result<(u64, u64)> {
-        self.call(Op::Ask, |_, _, _| Ok((1 << 40, 1 << 41)))
+        self.disk.call(Op::Ask, |state| Ok(state.space), |_| {})
     }
 
     fn folds_case(&self) -> io::Result<bool> {

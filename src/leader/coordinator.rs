@@ -342,7 +342,7 @@ impl Coordinator {
                 Ok(Command::Get(id)) => self.begin_get(&cluster, &mut batch, at, id),
                 // The gateway has looked at the password.
                 Ok(Command::Auth(_)) => Some(Reply::Done),
-                Ok(Command::Ping) => Some(Reply::Pong),
+                Ok(Command::Ping { crlf }) => Some(Reply::Pong { crlf }),
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),
                 // What looks at everything sees the writes before it; an order is worked on by itself.

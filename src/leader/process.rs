@@ -24,7 +24,7 @@ use crate::local_nodes::LocalNodes;
 use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
-use crate::types::IoMode;
+use crate::types::{IoMode, Layout};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
 
@@ -63,6 +63,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Child nodes to start.
     pub local_nodes: u32,
+    /// Their layout.
+    pub layout: Layout,
     /// End when standard input does.
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
@@ -184,7 +186,8 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 }
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {
-    LocalNodes::start(settings.local_nodes, settings.port == 0, settings.io_mode, &settings.data_dir, nodes_address)
+    let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
+    LocalNodes::start(*local_nodes, settings.port == 0, (*io_mode, *layout), data_dir, nodes_address)
 }
 
 /// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.

@@ -12,7 +12,7 @@ mod journal;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ use self::journal::{Journals, LeftOver, Step};
 use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
-use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
+use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
 use crate::durable::{Disk, Folder, is_full};
 use crate::file_names::{self, SUFFIX};
 use crate::seeded::{self, Bug};
@@ -83,7 +83,7 @@ impl TextStore {
             store.folder.sync_all().map_err(failed("syncing"))?;
             left.remove(&*store.folder).map_err(failed("cutting the journal in"))?;
         }
-        store.tend().map_err(|fatal| failed("beginning a journal in")(fatal.source))?;
+        store.cut_journal().map_err(|fatal| failed("beginning a journal in")(fatal.source))?;
         Ok((store, found))
     }
 
@@ -166,6 +166,26 @@ impl TextStore {
             }
         });
     }
+
+    /// Syncs the files behind the journal, and begins the next one.
+    fn cut_journal(&self) -> Result<(), Fatal> {
+        // Records in a log of their own are struck out there, which no journal takes back.
+        if self.io_mode != IoMode::Unbuffered || !matches!(self.records, Records::Attributes) {
+            return Ok(());
+        }
+        let _keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |what: &str, source| Fatal { what: format!("{what} {}", self.folder.path().display()), source };
+        if !self.folder.syncs_as_a_whole().map_err(|error| failed("asking for the file system of", error))? {
+            return Ok(());
+        }
+        let Some(number) = self.writer().journals.due() else { return Ok(()) };
+        let Some(next) = Journals::begin(&self.folder, number)? else { return Ok(()) };
+        if !self.writer().journals.renew(next) {
+            return Ok(());
+        }
+        self.folder.sync_all().map_err(|error| failed("syncing", error))?;
+        self.writer().journals.cut().map_err(|error| failed("cutting the journal in", error))
+    }
 }
 
 impl Store for TextStore {
@@ -214,23 +234,8 @@ impl Store for TextStore {
     }
 
     /// Syncs all files, and cuts the journal that they were behind. Writes go on meanwhile, in the next journal.
-    fn tend(&self) -> Result<(), Fatal> {
-        // Records in a log of their own are struck out there, which no journal takes back.
-        if self.io_mode != IoMode::Unbuffered || !matches!(self.records, Records::Attributes) {
-            return Ok(());
-        }
-        let _keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |what: &str, source| Fatal { what: format!("{what} {}", self.folder.path().display()), source };
-        if !self.folder.syncs_as_a_whole().map_err(|error| failed("asking for the file system of", error))? {
-            return Ok(());
-        }
-        let Some(number) = self.writer().journals.due() else { return Ok(()) };
-        let Some(next) = Journals::begin(&self.folder, number)? else { return Ok(()) };
-        if !self.writer().journals.renew(next) {
-            return Ok(());
-        }
-        self.folder.sync_all().map_err(|error| failed("syncing", error))?;
-        self.writer().journals.cut().map_err(|error| failed("cutting the journal in", error))
+    fn tend(&self) -> Result<Duration, Fatal> {
+        self.cut_journal().map(|()| TEND_EVERY)
     }
 
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault> {

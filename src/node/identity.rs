@@ -12,7 +12,7 @@ use crate::cluster::Reign;
 use crate::cluster::registry::Member;
 use crate::durable::{self, Folder};
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, NodeId, Uuid, Version};
+use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
 use crate::wire::Fence;
 
 /// The file's name.
@@ -41,9 +41,31 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A new folder's.
+    /// A new folder's, of the text layout.
     pub fn new(id: NodeId, uuid: Uuid) -> Self {
-        Self { id, uuid, layout: "text".to_owned(), seen: None, members: Vec::new() }
+        Self { id, uuid, layout: Layout::Text.to_string(), seen: None, members: Vec::new() }
+    }
+
+    /// Reads the folder's identity, if it has one.
+    pub fn read(folder: &dyn Folder, id: NodeId) -> io::Result<Option<Self>> {
+        let shown = folder.path().join(IDENTITY_FILE).display().to_string();
+        let text = match folder.open(IDENTITY_FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?.read_all(16 << 20)?,
+        };
+        let identity = Self::decode(&String::from_utf8_lossy(&text))
+            .map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
+        if identity.id != id {
+            let of = identity.id;
+            return Err(bad(format!("{shown} is of node {of}, not of node {id}: start it with its own --id")));
+        }
+        Ok(Some(identity))
+    }
+
+    /// From here on the folder is of this layout. Blocks.
+    pub fn keep_as(self, folder: &dyn Folder, layout: Layout) -> io::Result<()> {
+        let identity = Self { layout: layout.to_string(), ..self };
+        durable::replace(folder, IDENTITY_FILE, identity.encode().as_bytes())
     }
 
     /// The file's text.
@@ -127,29 +149,25 @@ struct State {
 }
 
 impl IdentityFile {
-    /// Reads the folder's identity, or makes one with `uuid`. Blocks.
-    pub fn open(folder: Arc<dyn Folder>, id: NodeId, uuid: Uuid) -> io::Result<Self> {
+    /// Reads the folder's identity, or makes one with `uuid`; either way it is of this layout. Blocks.
+    pub fn open(folder: Arc<dyn Folder>, id: NodeId, uuid: Uuid, layout: Layout) -> io::Result<Self> {
         let shown = folder.path().join(IDENTITY_FILE).display().to_string();
-        let bad = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-        let identity = match folder.open(IDENTITY_FILE) {
-            Ok(mut file) => {
-                let text = file.read_all(16 << 20)?;
-                let identity = Identity::decode(&String::from_utf8_lossy(&text))
-                    .map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
-                if identity.id != id {
+        let identity = match Identity::read(&*folder, id)? {
+            Some(identity) => {
+                if identity.layout != layout.to_string() {
+                    let other = &identity.layout;
                     return Err(bad(format!(
-                        "{shown} is of node {}, not of node {id}: start it with its own --id",
-                        identity.id
+                        "{shown} says that the copies in this folder are in layout {other}: start this node with --layout {other}, or add --convert to have it changed to {layout}"
                     )));
                 }
                 identity
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity::new(id, uuid);
+            None => {
+                refuse_copies_of_another(&*folder, layout)?;
+                let identity = Identity { layout: layout.to_string(), ..Identity::new(id, uuid) };
                 durable::replace(folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
                 identity
             }
-            Err(error) => return Err(error),
         };
         let committed = AtomicU64::new(read_committed(folder.as_ref()).unwrap_or_default().0);
         Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
@@ -247,6 +265,25 @@ impl IdentityFile {
         }
         self.replace(Identity { members, ..identity })
     }
+}
+
+/// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.
+fn refuse_copies_of_another(folder: &dyn Folder, layout: Layout) -> io::Result<()> {
+    let of_another = |name: &str| match layout {
+        Layout::Text => name.starts_with("segment-") && name.ends_with(".log"),
+        Layout::Log => name.ends_with(crate::file_names::SUFFIX) && !name.starts_with('.'),
+    };
+    let Some(found) = folder.list()?.into_iter().find(|entry| entry.regular && of_another(&entry.name)) else {
+        return Ok(());
+    };
+    let other = if layout == Layout::Text { Layout::Log } else { Layout::Text };
+    let (shown, name) = (folder.path().display().to_string(), found.name);
+    let text = format!("{shown} holds {name}, which is of layout {other}: start this node with --layout {other}");
+    Err(bad(text))
+}
+
+fn bad(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 fn read_committed(folder: &dyn Folder) -> Option<Version> {

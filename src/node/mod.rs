@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod convert;
 pub mod files;
 pub mod heartbeat;
 pub mod identity;
@@ -15,6 +16,7 @@ pub mod index;
 pub mod process;
 pub mod records;
 pub mod scan;
+pub mod segments;
 pub mod service;
 pub mod store;
 
@@ -50,13 +52,13 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
 #[derive(Debug)]
-pub struct Parts<S> {
+pub struct Parts {
     /// Its number.
     pub id: NodeId,
     /// Its folder's identity.
     pub identity: IdentityFile,
     /// Its copies.
-    pub store: S,
+    pub store: Arc<dyn Store>,
     /// When a copy counts as written.
     pub io_mode: IoMode,
     /// Random, one a process.
@@ -105,13 +107,13 @@ pub struct Meters {
 
 impl Node {
     /// Starts the writer and the readers.
-    pub fn start<S: Store + 'static>(parts: Parts<S>, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
+    pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
         let node = Arc::new(Self {
             id: parts.id,
             identity: Arc::new(parts.identity),
-            store: Arc::new(parts.store),
+            store: parts.store,
             io_mode: parts.io_mode,
             incarnation: parts.incarnation,
             hands: hands.clone(),

@@ -11,11 +11,14 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::convert;
 use super::files::TextStore;
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
 use super::scan::Found;
+use super::segments::SegmentStore;
 use super::service::NodeService;
+use super::store::Store;
 use super::{Node, Parts};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
@@ -23,7 +26,7 @@ use crate::durable::{Disk, Folder};
 use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{IoMode, NodeId, NodeReport, Uuid};
+use crate::types::{IoMode, Layout, NodeId, NodeReport, Uuid};
 use crate::wire::Grpc;
 use crate::{VERSION, dashboard, terminal};
 
@@ -32,6 +35,9 @@ const LOCK_FILE: &str = ".lock";
 
 /// Time for the writer's last answers to leave, once nothing more is written.
 const LAST_ANSWERS: Duration = Duration::from_millis(20);
+
+/// Time between two lines about a conversion.
+const CONVERSION_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -50,6 +56,10 @@ pub struct Settings {
     pub port: u16,
     /// When a copy counts as written.
     pub io_mode: IoMode,
+    /// How copies lie on its disk.
+    pub layout: Layout,
+    /// Change the folder to that layout first, if it has the other one.
+    pub convert: bool,
     /// The leader's address for nodes.
     pub leader: String,
     /// Where the leader reaches this node; as bound if not said.
@@ -86,7 +96,7 @@ struct Opened {
     folder: Arc<dyn Folder>,
     lock: Box<dyn std::fmt::Debug + Send + Sync>,
     identity: IdentityFile,
-    store: TextStore,
+    store: Arc<dyn Store>,
     found: Found,
     took: Duration,
 }
@@ -105,10 +115,41 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
         }
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
-    let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance))
+    if settings.convert {
+        convert_folder(settings, &disk, &folder)?;
+    } else {
+        convert::finish(&disk, &folder, settings.id)?;
+    }
+    let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance), settings.layout)
         .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
-    let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+    let (store, found): (Arc<dyn Store>, _) = match settings.layout {
+        Layout::Text => {
+            let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+            (Arc::new(store), found)
+        }
+        Layout::Log => {
+            let (store, found) = SegmentStore::open(folder.clone(), settings.io_mode)?;
+            (Arc::new(store), found)
+        }
+    };
     Ok(Opened { folder, lock, identity, store, found, took: began.elapsed() })
+}
+
+fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Folder>) -> anyhow::Result<()> {
+    let (began, mut said) = (Instant::now(), Instant::now());
+    let mut carried = 0;
+    let mut progress = |done, total| {
+        carried = done;
+        if said.elapsed() >= CONVERSION_TOLD_EVERY {
+            said = Instant::now();
+            tracing::info!("converting to layout {}: {done} of {total} copies", settings.layout);
+        }
+    };
+    convert::convert(disk, folder, settings.id, settings.layout, &mut progress)?;
+    if carried > 0 {
+        tracing::info!("converted {carried} copies to layout {} in {:.2?}", settings.layout, began.elapsed());
+    }
+    Ok(())
 }
 
 async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {
@@ -220,7 +261,7 @@ impl Reporter {
             rtt_ms: standing.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
             listening: self.listening.clone(),
             io_mode: self.settings.io_mode,
-            layout: "text".to_owned(),
+            layout: self.settings.layout.to_string(),
             folder: self.folder.path().display().to_string(),
             messages: totals.messages,
             bytes: totals.bytes,

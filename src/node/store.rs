@@ -11,7 +11,7 @@ use crate::types::{CopyRecord, MessageId, Payload, Version};
 /// How many parts an inventory comes in; see [`Store::inventory`].
 pub const INVENTORY_PARTS: usize = 64;
 
-/// How often [`Store::tend`] is called. More often, and the folder's blocks are written more often than they need be;
+/// How often [`Store::tend`] is called where files are synced behind a journal. More often, and the folder's blocks are written more often than they need be;
 /// less often, and a start after a power cut takes longer.
 pub const TEND_EVERY: Duration = Duration::from_secs(2);
 
@@ -135,9 +135,10 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// returns, every `Stored` copy and every settled name is as safe as the IO mode says.
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal>;
 
-    /// Housekeeping behind the writes, which go on meanwhile; called every [`TEND_EVERY`], and when the node stops.
-    fn tend(&self) -> Result<(), Fatal> {
-        Ok(())
+    /// Housekeeping behind the writes, which go on meanwhile; called again and again, and when the node stops. Gives the
+    /// pause before the next call.
+    fn tend(&self) -> Result<Duration, Fatal> {
+        Ok(TEND_EVERY)
     }
 
     /// Reads one version of one message, and checks it against its record.

@@ -7,11 +7,12 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
-use super::store::{Body, Put, PutOutcome, ReadFault, Settle, TEND_EVERY, WriteReport};
+use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, from, id_of, identity_failed};
 use crate::cluster::registry::Member;
 use crate::durable;
@@ -131,10 +132,9 @@ pub(super) async fn write_loop(node: Arc<Node>, mut queue: mpsc::Receiver<WriteW
 
 /// Tends the store until the stop, and once more when nothing is written any more.
 pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
-    let mut look = interval(TEND_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
     loop {
-        let stopped = stop.unless(look.tick()).await.is_none();
+        let stopped = stop.unless(sleep(pause)).await.is_none();
         if stopped {
             node.written.cancelled().await;
         }
@@ -142,9 +142,9 @@ pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
         if node.stop.failure().is_some() {
             return;
         }
-        if let Err(fatal) = node.store.tend() {
-            node.stop.fail(fatal.to_string());
-            return;
+        match node.store.tend() {
+            Ok(next) => pause = next,
+            Err(fatal) => return node.stop.fail(fatal.to_string()),
         }
         if stopped {
             return;

@@ -37,8 +37,11 @@ pub enum Command {
     Rebalance(bool),
     /// Give the password.
     Auth(Payload),
-    /// Are you there.
-    Ping,
+    /// Are you there. With the line ended by CR and LF, as clients of Redis do that read such replies only, so is the reply.
+    Ping {
+        /// CR and LF.
+        crlf: bool,
+    },
     /// Which commands there are.
     Help,
     /// Close the connection.
@@ -62,8 +65,11 @@ pub enum Reply {
     Finding(Finding),
     /// The end of VERIFY.
     Verified(Verified),
-    /// Here.
-    Pong,
+    /// Here; with the line end of the request.
+    Pong {
+        /// CR and LF.
+        crlf: bool,
+    },
     /// One line of help.
     Help,
     /// The connection closes after this.

@@ -58,10 +58,10 @@ impl CommandDecoder {
                         continue;
                     }
                     line.truncate(line.len() - 1);
-                    if line.last() == Some(&b'\r') {
-                        line.truncate(line.len() - 1);
-                    }
+                    let crlf = line.last() == Some(&b'\r');
+                    line.truncate(line.len() - usize::from(crlf));
                     return match parse(&line, self.max_message) {
+                        Ok(Command::Ping { .. }) => Decoded::Item(Command::Ping { crlf }),
                         Ok(command) => Decoded::Item(command),
                         Err(refusal) => Decoded::Bad(refusal),
                     };
@@ -125,7 +125,7 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         Op::Count => Command::Count,
         Op::Status => Command::Status,
         Op::Verify => Command::Verify,
-        Op::Ping => Command::Ping,
+        Op::Ping => Command::Ping { crlf: false },
         Op::Help => Command::Help,
         _ => Command::Exit,
     };
@@ -204,7 +204,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Count => put(out, &[b"COUNT"]),
         Command::Status => put(out, &[b"STATUS"]),
         Command::Auth(password) => put(out, &[b"AUTH ", password]),
-        Command::Ping => put(out, &[b"PING"]),
+        Command::Ping { crlf } => put(out, &[if *crlf { b"PING\r" } else { b"PING" }]),
         Command::Help => put(out, &[b"HELP"]),
         Command::Exit => put(out, &[b"EXIT"]),
     }
@@ -240,7 +240,7 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             let text = format!("VERIFIED messages={messages} intact={intact} bad={} unknown={}", v.bad, v.unknown);
             put(out, &[text.as_bytes()]);
         }
-        Reply::Pong => put(out, &[b"+PONG"]),
+        Reply::Pong { crlf } => put(out, &[if *crlf { b"+PONG\r" } else { b"+PONG" }]),
         Reply::Help => put(out, &[table::help().as_bytes()]),
         Reply::Bye => put(out, &[b"BYE"]),
         Reply::Refused(refusal) => {
@@ -415,12 +415,18 @@ mod tests {
         let endless = vec![b'x'; 100_000];
         let all = decode_all(&[b"SET 1 ", &endless, &endless, b"\nPING\n"]);
         assert!(
-            matches!(all.as_slice(), [Decoded::Bad(Refusal::TooLarge { .. }), Decoded::Item(Command::Ping)]),
+            matches!(
+                all.as_slice(),
+                [Decoded::Bad(Refusal::TooLarge { .. }), Decoded::Item(Command::Ping { crlf: false })]
+            ),
             "{all:?}"
         );
         let all = decode_all(&[&endless, b"\nPING\n"]);
         assert!(
-            matches!(all.as_slice(), [Decoded::Bad(Refusal::BadCommand(_)), Decoded::Item(Command::Ping)]),
+            matches!(
+                all.as_slice(),
+                [Decoded::Bad(Refusal::BadCommand(_)), Decoded::Item(Command::Ping { crlf: false })]
+            ),
             "{all:?}"
         );
     }
@@ -474,7 +480,7 @@ mod tests {
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
             Just(Command::Count),
-            Just(Command::Ping),
+            any::<bool>().prop_map(|crlf| Command::Ping { crlf }),
             Just(Command::Exit),
         ]
     }

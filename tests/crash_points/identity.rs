@@ -8,7 +8,7 @@ use hatokuse::cluster::registry::Member;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::identity::IdentityFile;
-use hatokuse::types::{Epoch, NodeId, Uuid};
+use hatokuse::types::{Epoch, Layout, NodeId, Uuid};
 use hatokuse::wire::Fence;
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};
@@ -46,7 +46,7 @@ fn folder(disk: &MemDisk) -> std::io::Result<Arc<dyn Folder>> {
 }
 
 fn open(disk: &MemDisk, uuid: u8) -> std::io::Result<IdentityFile> {
-    IdentityFile::open(folder(disk)?, NodeId(1), Uuid([uuid; 16]))
+    IdentityFile::open(folder(disk)?, NodeId(1), Uuid([uuid; 16]), Layout::Text)
 }
 
 fn fence(epoch: u32) -> Fence {

@@ -1,13 +1,15 @@
 //! A node's copies: every way of writing, settling and starting. A new one is a row of [`rows`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hatokuse::durable::sim::{Fault, MemDisk, Op, Survives, errno};
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::scan::OpenError;
+use hatokuse::node::segments::SegmentStore;
 use hatokuse::node::store::{Body, Entry, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
 use hatokuse::types::{CopyRecord, Epoch, IoMode, MessageId, Version};
 
@@ -79,7 +81,19 @@ fn rows() -> Vec<Row> {
             vec![one(), (vec![], vec![delete("a", 2)]), (vec![settle("a", 2, true)], vec![])],
             vec![(vec![], vec![put("a", 3, "again")]), (vec![settle("a", 3, true)], vec![])],
         ),
+        row("garbage", vec![(vec![], many(1))], garbage(&many)),
         Row { name: "start", before: vec![one(), staged()], path: vec![], left },
+    ]
+}
+
+/// Every message overwritten and settled, again and again, and some of them let go of: segments are taken back meanwhile.
+fn garbage(many: &dyn Fn(u32) -> Vec<Put>) -> Vec<Step> {
+    let settles = |from: u32| (0..5).map(move |n| settle(&format!("m{n}"), from + n, true)).collect::<Vec<_>>();
+    let forget = |n: u32, from: u32| Settle { lasting: true, ..settle(&format!("m{n}"), from + n, false) };
+    vec![
+        (vec![], many(10)),
+        (settles(10), many(20)),
+        ([settles(20), vec![forget(1, 20), forget(3, 20)]].concat(), vec![put("m1", 1, "again")]),
     ]
 }
 
@@ -122,13 +136,39 @@ struct Told {
     asked: Contents,
     /// What was put into the trash.
     trash: Vec<Vec<u8>>,
+    /// Said to be gone, and not asked for again since.
+    gone: BTreeSet<(MessageId, Version)>,
 }
+
+/// How copies lie on the disk of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Attributes,
+    /// Attributes, and a journal in unbuffered mode: the file system syncs as a whole.
+    Journal,
+    IndexLog,
+    /// Segments of so many bytes, so that sealing and taking back are parts of paths.
+    Segments(u64),
+}
+
+const LAYOUTS: [Layout; 6] = [
+    Layout::Attributes,
+    Layout::Journal,
+    Layout::IndexLog,
+    Layout::Segments(1),
+    Layout::Segments(150),
+    Layout::Segments(1 << 20),
+];
 
 struct Setup {
     io_mode: IoMode,
-    attributes: bool,
-    /// The file system syncs as a whole, so that the node keeps a journal.
-    whole: bool,
+    layout: Layout,
+}
+
+impl Setup {
+    fn in_segments(&self) -> bool {
+        matches!(self.layout, Layout::Segments(_))
+    }
 }
 
 const PATH: &str = "/storage_node_1";
@@ -137,18 +177,33 @@ fn folder(disk: &MemDisk) -> std::io::Result<Arc<dyn Folder>> {
     disk.folder(Path::new(PATH))
 }
 
-fn open(disk: &MemDisk, setup: &Setup) -> Result<TextStore, OpenError> {
+fn open(disk: &MemDisk, setup: &Setup) -> Result<Box<dyn Store>, OpenError> {
     let failed = |source| OpenError::Disk { what: "opening", file: String::new(), source };
-    TextStore::open(Arc::new(disk.clone()), folder(disk).map_err(failed)?, setup.io_mode).map(|(store, _)| store)
+    let folder = folder(disk).map_err(failed)?;
+    Ok(match setup.layout {
+        Layout::Segments(bytes) => Box::new(SegmentStore::open_sized(folder, setup.io_mode, bytes)?.0),
+        _ => Box::new(TextStore::open(Arc::new(disk.clone()), folder, setup.io_mode)?.0),
+    })
 }
 
-fn inventory(store: &TextStore) -> Vec<Entry> {
+/// Lets a store do what it does beside calls, until there is nothing left; false: it stopped for good.
+fn tidy(store: &dyn Store) -> bool {
+    for _ in 0..1000 {
+        match store.tend() {
+            Ok(pause) if pause < Duration::from_millis(100) => {}
+            ended => return ended.is_ok(),
+        }
+    }
+    panic!("there is no end to it");
+}
+
+fn inventory(store: &dyn Store) -> Vec<Entry> {
     (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part)).collect()
 }
 
 impl Told {
     /// Runs the steps; false: the store stopped for good.
-    fn run(&mut self, store: &TextStore, steps: &[Step]) -> bool {
+    fn run(&mut self, store: &dyn Store, steps: &[Step]) -> bool {
         for (settles, puts) in steps {
             for settle in settles {
                 let goes = |of: &MessageId, version: Version| {
@@ -171,11 +226,23 @@ impl Told {
             }
             let Ok(report) = store.write(settles, puts) else { return false };
             assert_eq!(report.outcomes.len(), puts.len());
+            for (settle, _) in settles.iter().zip(&report.settled).filter(|(_, done)| **done) {
+                let goes = |version: Version| version < settle.version || (!settle.keep && version == settle.version);
+                let gone = self.asked.keys().filter(|(id, version)| *id == settle.id && goes(*version)).cloned();
+                self.gone.extend(gone);
+            }
+            for put in puts {
+                self.gone.remove(&(put.id.clone(), put.record.version));
+            }
+            let lives = tidy(store);
             for (put, outcome) in puts.iter().zip(report.outcomes) {
                 if outcome == PutOutcome::Stored {
                     let key = (put.id.clone(), put.record.version);
                     self.stored.insert(key.clone(), self.asked[&key].clone());
                 }
+            }
+            if !lives {
+                return false;
             }
         }
         true
@@ -186,11 +253,11 @@ impl Row {
     /// The disk before the path, all of it synced, and what was told until then.
     fn prepare(&self, setup: &Setup) -> (MemDisk, Told) {
         let disk = MemDisk::new();
-        disk.set_keeps_records(setup.attributes);
-        disk.set_syncs_as_a_whole(setup.whole);
+        disk.set_keeps_records(setup.layout != Layout::IndexLog);
+        disk.set_syncs_as_a_whole(setup.layout == Layout::Journal);
         disk.plant(Path::new(PATH), "f.txt", b"foreign");
         let mut told = Told::default();
-        assert!(told.run(&open(&disk, setup).unwrap(), &self.before));
+        assert!(told.run(&*open(&disk, setup).unwrap(), &self.before));
         for (name, content) in self.left {
             disk.plant(Path::new(PATH), name, content.as_bytes());
         }
@@ -207,7 +274,7 @@ impl Row {
             |disk| {
                 let mut told = told_before.clone();
                 if let Ok(store) = open(disk, setup) {
-                    told.run(&store, &self.path);
+                    told.run(&*store, &self.path);
                 }
                 told
             },
@@ -230,7 +297,7 @@ impl Row {
         // Whatever could not be read at the start, it does not start with less.
         let Ok(store) = open(disk, setup) else { return told };
         let what = format!("{}, {what}", self.name);
-        let lives = told.run(&store, &self.path);
+        let lives = told.run(&*store, &self.path);
         if is_full(fault) {
             told.trash.clear(); // it makes room
         }
@@ -265,7 +332,7 @@ impl Row {
         let disk = before.after_kill();
         let store = open(&disk, setup).unwrap();
         disk.set_failing(Some(errno));
-        let lives = told.run(&store, &self.path);
+        let lives = told.run(&*store, &self.path);
         for ((id, version), content) in &told.stored {
             assert_eq!(store.read(id, *version).as_deref(), Ok(content.as_slice()), "{}: full, and {id}", self.name);
         }
@@ -281,8 +348,8 @@ impl Row {
 
     /// A restart: what was told is there, what was not is there wholly or not at all, nothing torn is served.
     fn check(&self, disk: &MemDisk, told: &Told, ending: Ending, setup: &Setup, what: &str) {
-        let Setup { io_mode, attributes, whole } = setup;
-        let what = format!("{}, {io_mode}, attributes {attributes}, journal {whole}, {what}", self.name);
+        let Setup { io_mode, layout } = setup;
+        let what = format!("{}, {io_mode}, {layout:?}, {what}", self.name);
         let store = open(disk, setup).unwrap_or_else(|error| panic!("{what}: {error}"));
         let must = match (ending, io_mode) {
             (Ending::Kill, _) | (_, IoMode::Unbuffered) => &told.stored,
@@ -298,13 +365,16 @@ impl Row {
                 disk.peek(Path::new(PATH))
             );
         }
-        for entry in inventory(&store) {
+        for entry in inventory(&*store) {
             let read = store.read(&entry.id, entry.record.version);
             if entry.damaged {
                 assert_eq!(read, Err(ReadFault::Damaged), "{what}: {entry:?}");
                 continue;
             }
             let content = read.unwrap_or_else(|fault| panic!("{what}: {entry:?} is {fault:?}"));
+            let is_gone = told.gone.contains(&(entry.id.clone(), entry.record.version));
+            let holds = ending == Ending::Kill || *io_mode == IoMode::Unbuffered;
+            assert!(!is_gone || !holds, "{what}: {entry:?} was said to be gone");
             if entry.record.version == Version::FOREIGN {
                 // A copy that lost its record, and nothing else, looks foreign. That needs a file system that keeps a
                 // file's later length and not its earlier attribute; none with a journal does.
@@ -321,7 +391,10 @@ impl Row {
         if ending != Ending::OneLost {
             let files: Vec<Vec<u8>> = disk.peek(Path::new(PATH)).into_values().flatten().collect();
             for kept in told.trash.iter().map(Vec::as_slice).chain([&b"foreign"[..]]) {
-                assert!(files.iter().any(|content| content == kept), "{what}: {kept:?} was destroyed");
+                // Segments have no trash: what is let go of stays until its segment is taken back.
+                let is_there =
+                    files.iter().any(|content| content == kept) || (setup.in_segments() && kept != b"foreign");
+                assert!(is_there, "{what}: {kept:?} was destroyed");
             }
         }
         let report = store.write(&[], &[put("after", 99, "after"), put("a", 99, "newest")]).unwrap();
@@ -339,11 +412,10 @@ fn no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy() {
     for row in rows() {
         let mut counts = Counts::default();
         for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
-            for attributes in [true, false] {
-                counts.add(row.enumerate(&Setup { io_mode, attributes, whole: false }));
+            for layout in LAYOUTS {
+                counts.add(row.enumerate(&Setup { io_mode, layout }));
             }
         }
-        counts.add(row.enumerate(&Setup { io_mode: IoMode::Unbuffered, attributes: true, whole: true }));
         counts.say(row.name);
     }
 }
@@ -351,7 +423,7 @@ fn no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy() {
 #[test]
 fn a_late_settle_publishes_nothing_older() {
     let disk = MemDisk::new();
-    let store = open(&disk, &Setup { io_mode: IoMode::Buffered, attributes: true, whole: false }).unwrap();
+    let store = open(&disk, &Setup { io_mode: IoMode::Buffered, layout: Layout::Attributes }).unwrap();
     for (sequence, content) in [(1, "one"), (2, "two"), (3, "three")] {
         assert_eq!(store.write(&[], &[put("a", sequence, content)]).unwrap().outcomes, [PutOutcome::Stored]);
     }

@@ -73,9 +73,18 @@ fn a_read_only_folder_is_named() {
 
 #[test]
 fn a_full_disk_under_a_node_sends_its_share_elsewhere() {
+    a_full_disk("text");
+}
+
+#[test]
+fn a_full_disk_under_segments_sends_its_share_elsewhere() {
+    a_full_disk("log");
+}
+
+fn a_full_disk(layout: &str) {
     let home = folder();
     let Some(mount) = Mount::tmpfs(&home.path().join("storage_node_1"), "size=2m") else { return };
-    let register = Register::with(4, 2, home, |builder| builder);
+    let register = Register::with(4, 2, home, |builder| builder.node_args(["--layout", layout]));
     let message = "x".repeat(64 << 10);
     let count = 100;
     register.fill("m", count, &message);

@@ -14,6 +14,7 @@ mod foreign;
 mod grpc;
 mod hostile;
 mod http;
+mod layouts;
 mod leader_faults;
 mod modes;
 mod nodes;

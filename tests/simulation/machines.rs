@@ -6,18 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hatokuse::durable::Disk;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
+use hatokuse::durable::{Disk, Folder};
 use hatokuse::error::Refusal;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
 use hatokuse::node::identity::IdentityFile;
+use hatokuse::node::segments::SegmentStore;
+use hatokuse::node::store::{INVENTORY_PARTS, Store};
 use hatokuse::node::{Node, Parts};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::stop::Stop;
-use hatokuse::types::{IoMode, MessageId, NodeId, NodeState, Uuid};
+use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -31,6 +33,9 @@ const CLIENTS: u32 = 4;
 
 /// Longer than most troubles here last, and shorter than some.
 const REPAIR_AFTER: Duration = Duration::from_secs(4);
+
+/// Small, so that segments are sealed and taken back many times in a life.
+const SEGMENT_BYTES: u64 = 4096;
 
 /// More than any healing takes: dials, registrations, inventories, completions, and all repairs with their retries.
 const HEALING: Duration = Duration::from_secs(40);
@@ -47,12 +52,13 @@ pub(crate) enum Crash {
 /// What outlives a process: its disk.
 pub(crate) struct Machine {
     pub(crate) disk: MemDisk,
+    pub(crate) layout: Layout,
     running: Option<(Life, Stop)>,
 }
 
 impl Machine {
-    fn new() -> Self {
-        Self { disk: MemDisk::new(), running: None }
+    fn new(layout: Layout) -> Self {
+        Self { disk: MemDisk::new(), layout, running: None }
     }
 
     /// Ends the process; `false`: there was none. Its tasks may go on for a while, on disks and wires that lead nowhere.
@@ -84,6 +90,8 @@ pub(crate) struct Sim {
     pub(crate) tolerance: usize,
     pub(crate) leader: Machine,
     pub(crate) nodes: BTreeMap<u32, Machine>,
+    /// What runs at each address, or ran there last.
+    stores: BTreeMap<String, Arc<dyn Store>>,
     pub(crate) world: World,
     /// Whether clients write several ids at once.
     pub(crate) pairs: bool,
@@ -97,13 +105,36 @@ pub(crate) fn folder(node: u32) -> PathBuf {
     PathBuf::from(format!("/data/storage_node_{node}"))
 }
 
+/// The layout of each node, in the order of their numbers.
+pub(crate) fn layouts(seed: u64) -> Vec<Layout> {
+    let mut chance = fastrand::Rng::with_seed(seed.wrapping_mul(3));
+    (1..=NODES).map(|_| if chance.bool() { Layout::Text } else { Layout::Log }).collect()
+}
+
+fn open_store(
+    disk: Arc<dyn Disk>,
+    folder: &Arc<dyn Folder>,
+    layout: Layout,
+    io_mode: IoMode,
+) -> Result<Arc<dyn Store>, String> {
+    Ok(match layout {
+        Layout::Text => Arc::new(TextStore::open(disk, folder.clone(), io_mode).map_err(|error| error.to_string())?.0),
+        Layout::Log => {
+            let opened = SegmentStore::open_sized(folder.clone(), io_mode, SEGMENT_BYTES);
+            Arc::new(opened.map_err(|error| error.to_string())?.0)
+        }
+    })
+}
+
 impl Sim {
     pub(crate) async fn start(seed: u64, io_mode: IoMode) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed);
-        let nodes = (1..=NODES).map(|node| (node, Machine::new())).collect();
+        let layouts = layouts(seed);
+        let nodes = (1..=NODES).map(|node| (node, Machine::new(layouts[node as usize - 1]))).collect();
         let net = Net::new(chance.fork());
-        let (tolerance, leader) = (TOLERANCE, Machine::new());
-        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, world: World::new(), pairs: true };
+        let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
+        let (stores, world) = (BTreeMap::new(), World::new());
+        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, stores, world, pairs: true };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -149,9 +180,10 @@ impl Sim {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let folder = disk.folder(&folder(number)).map_err(|error| error.to_string())?;
         let (id, uuid) = (NodeId(number), Uuid::random(&mut self.chance));
-        let identity = IdentityFile::open(folder.clone(), id, uuid).map_err(|error| error.to_string())?;
-        let opened = TextStore::open(disk, folder.clone(), self.io_mode);
-        let (store, _) = opened.map_err(|error| error.to_string())?;
+        let layout = self.nodes[&number].layout;
+        let identity = IdentityFile::open(folder.clone(), id, uuid, layout).map_err(|error| error.to_string())?;
+        let store = open_store(disk, &folder, layout, self.io_mode)?;
+        self.stores.insert(home.to_owned(), store.clone());
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
         let node = Node::start(parts, Hands::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
@@ -266,7 +298,7 @@ impl Sim {
     /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.
     fn check_copies(&self, id: &str, register: &str, reply: Option<Reply>) {
         let files: BTreeMap<u32, Vec<u8>> = (1..=NODES)
-            .filter_map(|node| Some((node, self.nodes[&node].disk.peek(&folder(node)).remove(&format!("{id}.txt"))??)))
+            .filter_map(|node| Some((node, self.copy(node, id)?)))
             // A write of unknown outcome may lie on a node that has not been heard since: it may yet happen.
             .filter(|(_, content)| {
                 reply == Some(Reply::Value(content.clone().into()))
@@ -286,6 +318,31 @@ impl Sim {
         assert_eq!((nodes.len(), &nodes), (self.tolerance, &holders), "{id} (node, record, bytes): {told:?}");
         let records: Vec<_> = files.keys().map(|node| (node, self.record(*node, id))).collect();
         assert!(files.values().all(|content| *content == value[..]), "a copy of {id} differs: {records:?}");
+    }
+
+    /// How many messages a node has a visible copy of.
+    pub(crate) fn held(&self, node: u32) -> usize {
+        let ids = self.world.record().history.ids();
+        ids.iter().filter(|id| self.copy(node, id).is_some()).count()
+    }
+
+    /// The visible copy of an id, as a restart of the node would find it.
+    fn copy(&self, node: u32, id: &str) -> Option<Vec<u8>> {
+        let Machine { disk, layout, .. } = &self.nodes[&node];
+        if *layout == Layout::Text {
+            return disk.peek(&folder(node)).remove(&format!("{id}.txt"))?;
+        }
+        // A record that says that a copy is gone may rot too. A restart is put right by the leader then.
+        let rotted = self.world.record().faults.contains_key("bit flipped");
+        let store = if rotted {
+            self.stores[&address(node)].clone()
+        } else {
+            let disk: Arc<dyn Disk> = Arc::new(disk.after_kill());
+            open_store(disk.clone(), &disk.folder(&folder(node)).unwrap(), *layout, self.io_mode).unwrap()
+        };
+        let mut entries = (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part));
+        let entry = entries.find(|entry| entry.id.to_string() == id && !entry.staged)?;
+        Some(store.read(&entry.id, entry.record.version).unwrap().to_vec())
     }
 
     /// Bytes of the record of a copy, if it has one.

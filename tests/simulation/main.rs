@@ -84,7 +84,9 @@ fn play(from: u64, seeds: u64) -> Sum {
                         return;
                     }
                     let Ok((_, one)) = catch_unwind(AssertUnwindSafe(|| simulate(troubled(seed)))) else {
-                        println!("SEED={seed} cargo test --test simulation one_seed -- --nocapture");
+                        let layouts: Vec<_> = machines::layouts(seed).iter().map(ToString::to_string).collect();
+                        let nodes = layouts.join(" ");
+                        println!("SEED={seed} cargo test --test simulation one_seed -- --nocapture  # nodes: {nodes}");
                         failed.lock().unwrap().push(seed);
                         if number("STOP", 0) > 0 {
                             // The first failure is all that is asked for.
@@ -116,9 +118,8 @@ fn healthy_nodes_hold_exactly_the_copies_that_they_should() {
         let mut loads: Vec<u64> = cluster.registry.nodes().iter().map(|node| node.committed).collect();
         assert_eq!(loads.iter().sum::<u64>(), cluster.len() * TOLERANCE as u64);
         for (node, load) in (1..=NODES).zip(&loads) {
-            let files = sim.nodes[&node].disk.peek(&folder(node));
-            let held = files.keys().filter(|name| name.ends_with(".txt")).count();
-            assert_eq!(held as u64, *load, "node {node}: {:?}", files.keys());
+            let held = sim.held(node);
+            assert_eq!(held as u64, *load, "node {node}: {:?}", sim.nodes[&node].disk.peek(&folder(node)).keys());
         }
         loads.sort_unstable();
         assert!(loads[NODES as usize - 1] - loads[0] <= 1, "{loads:?}");

@@ -243,7 +243,8 @@ impl Sim {
         let disk = &self.nodes[&node].disk;
         let files = disk.peek(&folder(node));
         let whole = |(name, content): &(&String, &Option<Vec<u8>>)| {
-            name.ends_with(".txt") && content.as_ref().is_some_and(|content| !content.is_empty())
+            (name.ends_with(".txt") || name.ends_with(".log") && !name.starts_with('.'))
+                && content.as_ref().is_some_and(|content| !content.is_empty())
         };
         let copies: Vec<&String> = files.iter().filter(whole).map(|(name, _)| name).collect();
         if copies.is_empty() {

@@ -519,7 +519,7 @@ fn value_of(reply: Reply) -> Value {
         Reply::Nodes(nodes) => Value::Array(nodes.into_iter().map(|node| Value::Integer(node.0.into())).collect()),
         Reply::Count(count) => Value::Integer(count as i64),
         Reply::Status(json) => Value::text(json),
-        Reply::Pong => Value::Simple("PONG"),
+        Reply::Pong { .. } => Value::Simple("PONG"),
         Reply::Refused(Refusal::NotFound) => Value::Nil,
         Reply::Refused(refusal) => Value::Error(told(refusal)),
         Reply::Help => Value::text(table::help()),

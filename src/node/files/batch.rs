@@ -460,6 +460,9 @@ impl<'a> Batch<'a> {
                 slot.staged.iter_mut().for_each(|copy| copy.fresh = false);
             });
         }
+        // One that this batch has written again needs its record.
+        let has = |id: &MessageId, upto: Version| self.store.index.get(id).copies().any(|c| c.record.version <= upto);
+        self.removed.retain(|(id, upto)| !has(id, *upto));
         if !self.removed.is_empty()
             && let Err(error) = self.store.records.forget(&self.removed)
         {
