@@ -210,7 +210,7 @@ impl Cluster {
     /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
     pub fn distrust(&mut self) {
         self.knowledge.distrust();
-        self.transactions.forget_undecided();
+        self.transactions.forget_undecided(self.reign.map(|reign| reign.epoch));
     }
 
     /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.

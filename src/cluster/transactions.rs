@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::mapping::Commit;
 use super::{Cluster, Ticket};
 use crate::seeded::{self, Bug};
-use crate::types::{MessageId, Version};
+use crate::types::{Epoch, MessageId, Version};
 
 /// Writes that wait to be taken back, above which no transaction is begun: what is to be remembered stays bounded.
 pub const MOST_TAKEN_BACK: usize = 65_536;
@@ -97,13 +97,14 @@ impl Transactions {
         }
     }
 
-    /// A later leader may have decided what is open: nothing is known of it here.
-    pub fn forget_undecided(&mut self) {
-        self.forget(|standing| !matches!(standing, Standing::Aborted));
+    /// A later leader may have decided what is open: nothing is known of it here. What is void of this leader's own
+    /// epoch stays so.
+    pub fn forget_undecided(&mut self, own: Option<Epoch>) {
+        self.forget(|name, standing| standing != Standing::Aborted && Some(name.epoch()) != own);
     }
 
-    fn forget(&mut self, goes: impl Fn(Standing) -> bool) {
-        self.groups.retain(|_, group| !goes(group.standing));
+    fn forget(&mut self, goes: impl Fn(Version, Standing) -> bool) {
+        self.groups.retain(|name, group| !goes(*name, group.standing));
         let groups = &self.groups;
         self.writes.retain(|_, writes| {
             writes.retain(|(_, name)| groups.contains_key(name));
@@ -202,8 +203,7 @@ impl Cluster {
     }
 
     /// A transaction of this leader failed: it never becomes true, and whoever was asked for a copy may have one.
-    pub fn void<'a>(&mut self, tickets: impl Iterator<Item = &'a Ticket> + Clone) {
-        let Some(name) = tickets.clone().map(|ticket| ticket.record.version).min() else { return };
+    pub fn void<'a>(&mut self, name: Version, tickets: impl Iterator<Item = &'a Ticket> + Clone) {
         let writes = tickets.clone().map(|ticket| (ticket.id.clone(), ticket.record.version));
         self.transactions.begin(name, Standing::Void, writes);
         for ticket in tickets {
@@ -243,6 +243,6 @@ impl Transactions {
 
     fn forget_one(&mut self, name: Version) {
         self.set(name, Standing::Forward);
-        self.forget(|standing| standing == Standing::Forward);
+        self.forget(|_, standing| standing == Standing::Forward);
     }
 }

@@ -345,7 +345,7 @@ impl Reading {
             if *trust == Trust::Nothing {
                 // That leader heard everyone: who had the epochs before does not matter any more.
                 self.began.clear();
-                self.transactions.forget_undecided();
+                self.transactions.forget_undecided(None);
             }
             self.began.insert(reign.epoch, event.clone());
         }

@@ -296,9 +296,9 @@ impl Coordinator {
     async fn write_all(self: &Arc<Self>, wanted: Vec<Wanted>) -> Result<(), Refusal> {
         let tickets = self.admit_together(&wanted).await?;
         let mut writes = Vec::with_capacity(wanted.len());
-        let need = self.cluster().tolerance();
         for ((_, payload, pass), ticket) in wanted.into_iter().zip(tickets) {
             let Some(ticket) = ticket else { continue };
+            let need = ticket.targets.len();
             let promise = Promise::new(self.clone(), ticket);
             writes.push(Write::new(None, promise, payload.unwrap_or_default(), pass, need));
         }
@@ -316,10 +316,10 @@ impl Coordinator {
             Some(trouble) => trouble,
             None => match self.commit_together(writes).await {
                 Ok(()) => return Ok(()),
-                Err((writes, error)) => return self.take_back(writes, error).await,
+                Err((writes, error)) => return self.take_back(name, writes, error).await,
             },
         };
-        self.take_back(writes, trouble).await
+        self.take_back(name, writes, trouble).await
     }
 
     /// Gives each write a version and targets, or none of them; waits for nodes that are still joining after a start.
@@ -361,9 +361,8 @@ impl Coordinator {
 
     /// None of these becomes true: the log says so before anything else is written to these ids. What lies on nodes
     /// is put behind newer versions later, see `undo`.
-    async fn take_back(self: &Arc<Self>, writes: Vec<Write>, trouble: String) -> Result<(), Refusal> {
-        let name = writes[0].promise.ticket().record.version;
-        self.cluster().void(writes.iter().map(|write| write.promise.ticket()));
+    async fn take_back(self: &Arc<Self>, name: Version, writes: Vec<Write>, trouble: String) -> Result<(), Refusal> {
+        self.cluster().void(name, writes.iter().map(|write| write.promise.ticket()));
         if self.abort(&[name]).await {
             return Err(Refusal::Unavailable(format!("{trouble}; all of it was taken back, try again")));
         }

@@ -103,12 +103,12 @@ fn what_was_committed_or_overwritten_is_no_matter_any_more() {
     overwritten.abort(v(5));
     overwritten.hear(&commit("y", 4));
     assert_eq!(overwritten.told(), [(v(5), vec![(id("y"), v(6))], true)]);
-    overwritten.forget_undecided();
+    overwritten.forget_undecided(None);
     assert_eq!(overwritten.told().len(), 1, "what the log says of it stays true");
     overwritten.hear(&commit("y", 8));
     assert_eq!(overwritten.told(), []);
     let mut undecided = prepared();
-    undecided.forget_undecided();
+    undecided.forget_undecided(Some(Epoch(2)));
     assert_eq!(undecided.told(), []);
 }
 
@@ -135,7 +135,7 @@ fn several_writes_are_admitted_all_or_none() {
     let tickets = cluster.admit_together(&[(&a, Some((1, 1))), (&b, None), (&c, None)]).unwrap();
     let versions: Vec<_> = tickets.iter().map(|ticket| ticket.as_ref().map(|ticket| ticket.record.version)).collect();
     assert_eq!(versions, [Some(v(2)), Some(v(3)), None], "there is nothing to delete at c");
-    cluster.void(tickets.iter().flatten());
+    cluster.void(v(2), tickets.iter().flatten());
     tickets.iter().flatten().for_each(|ticket| cluster.release(ticket));
     assert_eq!(cluster.to_abort(), [v(2)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
