@@ -5,9 +5,9 @@
 //! older than this version are gone"; settling is a drop of what is older than the committed version, so which copy
 //! is visible follows from which copies there are, and no record says it. Segments are record logs
 //! (`segment-<8 digits>.log`); only the newest is written, by one append and (unbuffered) one sync a batch. A full
-//! one is sealed: synced, and given a hint that says its heads again, so that a start reads no content and a drop
-//! is kept twice: only both damaged at once could bring back an older version, which the leader's log then overrules.
-//! Damage in a sealed segment costs the records that it hit; a torn end of the newest is cut off.
+//! one is sealed, and gets a hint that says its heads again, so that a start reads no content and a drop is kept
+//! twice: only both damaged at once could bring back an older version, which the leader's log then overrules.
+//! Damage costs the records that it hit and no others; a torn end of the newest is cut off.
 //!
 //! Only the oldest segment is ever taken back, by moving its live copies to the end, syncing (in both modes), and
 //! removing it. A drop acts only on what was recorded before it, so those of the oldest segment act only inside it
