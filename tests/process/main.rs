@@ -19,5 +19,6 @@ mod nodes;
 mod protocol;
 mod refusals;
 mod repair;
+mod resp;
 mod support;
 mod support_load;
