@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
-use crate::support::{PATIENCE, Register, Server, Wire, code, folder, tells};
+use crate::support::{PATIENCE, Register, Server, Wire, code, folder};
 
 /// A connection that sends requests as arrays, and reads replies as text.
 struct Redis(TcpStream);
