@@ -20,6 +20,12 @@ const MOST_WORDS: i64 = 1 << 20;
 /// Bytes that one request may have, besides what its longest word may have.
 const SPARE_BYTES: usize = 16 << 20;
 
+/// What a word costs besides its bytes: so that empty words do not come for nothing.
+const WORD_COST: usize = 32;
+
+/// Words, and bytes of each, that a client may send before it has given the password, as in Redis.
+const STRANGER: (i64, usize) = (10, 16 << 10);
+
 /// After these bytes nobody knows where the next request begins: the connection closes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
@@ -32,6 +38,12 @@ pub enum ProtocolError {
     /// A word begins otherwise.
     #[error("Protocol error: expected '$', got '{0}'")]
     NotAWord(char),
+    /// More words than a client may send before its password.
+    #[error("Protocol error: unauthenticated multibulk length")]
+    StrangeCount,
+    /// A longer word than a client may send before its password.
+    #[error("Protocol error: unauthenticated bulk length")]
+    StrangeLength,
     /// The line of a number of words does not end.
     #[error("Protocol error: too big mbulk count string")]
     LongCount,
@@ -53,6 +65,8 @@ pub enum ProtocolError {
 #[derive(Debug)]
 pub struct RequestDecoder {
     longest_word: usize,
+    /// The client has not given its password.
+    stranger: bool,
     words: Words,
     /// Words of the request that are still to come; 0 between requests.
     missing: usize,
@@ -67,7 +81,12 @@ pub struct RequestDecoder {
 impl RequestDecoder {
     /// A decoder that takes words of up to `longest_word` bytes.
     pub fn new(longest_word: usize) -> Self {
-        Self { longest_word, words: Words::new(), missing: 0, length: None, kept: 0, scanned: 0 }
+        Self { longest_word, stranger: false, words: Words::new(), missing: 0, length: None, kept: 0, scanned: 0 }
+    }
+
+    /// Says whether the client still has to give its password.
+    pub fn set_stranger(&mut self, stranger: bool) {
+        self.stranger = stranger;
     }
 
     /// Whether a request has begun and not ended, after [`decode`](Self::decode) wanted more.
@@ -89,6 +108,9 @@ impl RequestDecoder {
                     Some(b'*') => {
                         let Some(line) = self.line(buffer, ProtocolError::LongCount)? else { return Ok(None) };
                         let count = number(&line[1..]).filter(|count| *count <= MOST_WORDS);
+                        if self.stranger && count.is_some_and(|count| count > STRANGER.0) {
+                            return Err(ProtocolError::StrangeCount);
+                        }
                         // None and less than none are requests for nothing.
                         self.missing = count.ok_or(ProtocolError::WordCount)?.max(0) as usize;
                     }
@@ -110,8 +132,11 @@ impl RequestDecoder {
                 let Some(line) = self.line(buffer, ProtocolError::LongLength)? else { return Ok(None) };
                 let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
                 let length = length.filter(|length| *length <= self.longest_word).ok_or(ProtocolError::WordLength)?;
+                if self.stranger && length > STRANGER.1 {
+                    return Err(ProtocolError::StrangeLength);
+                }
                 let most = self.longest_word + SPARE_BYTES;
-                if self.kept + length > most {
+                if self.kept + length + WORD_COST > most {
                     return Err(ProtocolError::TooLong(most));
                 }
                 self.length = Some(length);
@@ -122,7 +147,7 @@ impl RequestDecoder {
             }
             self.words.push(buffer.split_to(length).freeze());
             buffer.advance(2);
-            self.kept += length;
+            self.kept += length + WORD_COST;
             self.length = None;
             self.missing -= 1;
             if self.missing == 0 {

@@ -24,9 +24,13 @@ pub enum Op {
     Exec,
     Exists,
     Exit,
+    /// Refused: messages do not expire.
+    Expire,
     Flush,
     Get,
+    GetBit,
     GetDel,
+    GetEx,
     GetRange,
     GetSet,
     Hello,
@@ -36,12 +40,14 @@ pub enum Op {
     IncrByFloat,
     Info,
     Keys,
+    Lcs,
     Mget,
     Mset,
     MsetNx,
     Multi,
     /// A line of HTTP: somebody makes a browser talk to us.
     OtherProtocol,
+    Persist,
     Ping,
     Pttl,
     RandomKey,
@@ -52,6 +58,7 @@ pub enum Op {
     Scan,
     Select,
     Set,
+    SetBit,
     SetNx,
     SetRange,
     Status,
@@ -119,6 +126,7 @@ const WRITE: &[&str] = &["write", "denyoom"];
 const FREES: &[&str] = &["write"];
 const SELF: &[&str] = &["loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "loading", "stale"];
+const GATHERS: &[&str] = &["noscript", "loading", "stale", "fast"];
 const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
 
 const NONE: (i32, i32, i32) = (0, 0, 0);
@@ -165,9 +173,9 @@ pub const COMMANDS: &[Spec] = &[
     row("DBSIZE", Op::Dbsize, 1, READ, NONE, "server", "Tells how many messages there are."),
     row("DECR", Op::Decr, 2, WRITE, ONE, "string", "Takes one from a number."),
     row("DECRBY", Op::DecrBy, 3, WRITE, ONE, "string", "Takes a number from a number."),
-    row("DISCARD", Op::Discard, 1, LOGIN, NONE, "transactions", "Forgets what was queued since MULTI."),
+    row("DISCARD", Op::Discard, 1, GATHERS, NONE, "transactions", "Forgets what was queued since MULTI."),
     row("ECHO", Op::Echo, 2, SELF, NONE, "connection", "Answers with its word."),
-    row("EXEC", Op::Exec, 1, LOGIN, NONE, "transactions", "Runs what was queued since MULTI, all or nothing."),
+    row("EXEC", Op::Exec, 1, GATHERS, NONE, "transactions", "Runs what was queued since MULTI, all or nothing."),
     row("EXISTS", Op::Exists, -2, READ, ALL, "generic", "Counts the ids that have a message."),
     row("FLUSHALL", Op::Flush, -1, FREES, NONE, "server", "Deletes everything, where --allow-flush allows it."),
     row("FLUSHDB", Op::Flush, -1, FREES, NONE, "server", "Deletes everything, where --allow-flush allows it."),
@@ -184,7 +192,7 @@ pub const COMMANDS: &[Spec] = &[
     row("MGET", Op::Mget, -2, READ, ALL, "string", "Gives several messages, as they were at one moment."),
     row("MSET", Op::Mset, -3, WRITE, PAIRS, "string", "Keeps several messages, all or none."),
     row("MSETNX", Op::MsetNx, -3, WRITE, PAIRS, "string", "Keeps several messages if none of the ids has one."),
-    row("MULTI", Op::Multi, 1, LOGIN, NONE, "transactions", "Queues the commands that follow, until EXEC."),
+    row("MULTI", Op::Multi, 1, GATHERS, NONE, "transactions", "Queues the commands that follow, until EXEC."),
     row("POST", Op::OtherProtocol, -1, LOGIN, NONE, "server", "A line of HTTP, which closes the connection."),
     row("PTTL", Op::Pttl, 2, READ, ONE, "generic", "Tells when a message expires: none does."),
     row("RANDOMKEY", Op::RandomKey, 1, SLOW_READ, NONE, "generic", "Gives any id that has a message."),
@@ -201,8 +209,19 @@ pub const COMMANDS: &[Spec] = &[
     row("TTL", Op::Ttl, 2, READ, ONE, "generic", "Tells when a message expires: none does."),
     row("TYPE", Op::Type, 2, READ, ONE, "generic", "Tells the type of a message: string, or none."),
     row("UNLINK", Op::Del, -2, FREES, ALL, "generic", "Deletes messages."),
-    row("UNWATCH", Op::Unwatch, 1, LOGIN, NONE, "transactions", "Forgets what is watched."),
-    row("WATCH", Op::Watch, -2, LOGIN, ALL, "transactions", "Lets EXEC fail if one of these ids is written before."),
+    row("UNWATCH", Op::Unwatch, 1, GATHERS, NONE, "transactions", "Forgets what is watched."),
+    row("EXPIRE", Op::Expire, -3, FREES, ONE, "generic", "Refused, as messages do not expire."),
+    row("EXPIREAT", Op::Expire, -3, FREES, ONE, "generic", "Refused, as messages do not expire."),
+    row("PEXPIRE", Op::Expire, -3, FREES, ONE, "generic", "Refused, as messages do not expire."),
+    row("PEXPIREAT", Op::Expire, -3, FREES, ONE, "generic", "Refused, as messages do not expire."),
+    row("SETEX", Op::Expire, 4, WRITE, ONE, "string", "Refused, as messages do not expire."),
+    row("PSETEX", Op::Expire, 4, WRITE, ONE, "string", "Refused, as messages do not expire."),
+    row("GETBIT", Op::GetBit, 3, READ, ONE, "string", "Gives one bit of a message."),
+    row("GETEX", Op::GetEx, -2, READ, ONE, "string", "Gives a message; what would let it expire is refused."),
+    row("LCS", Op::Lcs, -3, SLOW_READ, TWO, "string", "Gives the longest sequence that two messages share."),
+    row("PERSIST", Op::Persist, 2, READ, ONE, "generic", "Does nothing: no message expires."),
+    row("SETBIT", Op::SetBit, 4, WRITE, ONE, "string", "Sets one bit of a message."),
+    row("WATCH", Op::Watch, -2, GATHERS, ALL, "transactions", "Lets EXEC fail if one of these ids is written before."),
 ];
 
 /// The command of this name, in any case.
@@ -229,7 +248,7 @@ mod tests {
     #[test]
     fn rows_are_found_by_name_and_say_where_their_ids_are() {
         assert_eq!(find(b"mSeT").map(|spec| spec.op), Some(Op::Mset));
-        assert!(find(b"").is_none() && find(b"EXPIRE").is_none());
+        assert!(find(b"").is_none() && find(b"LPUSH").is_none());
         let places = |name: &[u8], words| find(name).unwrap().key_places(words).collect::<Vec<_>>();
         assert_eq!(places(b"GET", 2), [1]);
         assert_eq!(places(b"DEL", 4), [1, 2, 3]);

@@ -5,6 +5,7 @@
 
 mod disk;
 mod inventory;
+mod resp;
 mod text;
 
 /// A property of all bytes.
@@ -13,6 +14,7 @@ pub(crate) type Target = fn(&[u8]);
 /// All of them by name; the name is that of the corpus folder and of the fuzz binary.
 pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("line", text::line),
+    ("resp_request", resp::request),
     ("reply", text::reply),
     ("file_name", text::file_name),
     ("tolerance", text::tolerance),

@@ -21,5 +21,6 @@ mod nodes;
 mod protocol;
 mod refusals;
 mod repair;
+mod resp;
 mod support;
 mod support_load;

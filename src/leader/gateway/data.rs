@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use rust_decimal::Decimal;
 
+use super::strings;
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::Op;
@@ -32,6 +33,7 @@ pub(super) fn need(op: Op, words: &Words) -> Need {
     match op {
         Op::Mset => Need::Nothing,
         Op::Exists | Op::Touch | Op::Type | Op::Ttl | Op::Pttl | Op::Strlen => Need::Version,
+        Op::Expire | Op::Persist => Need::Version,
         Op::Del | Op::MsetNx | Op::SetNx => Need::Version,
         Op::Set if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET")) => Need::Message,
         Op::Set => Need::Version,
@@ -49,20 +51,26 @@ pub(super) fn is_data(op: Op) -> bool {
             | Op::DecrBy
             | Op::Del
             | Op::Exists
+            | Op::Expire
             | Op::Get
+            | Op::GetBit
             | Op::GetDel
+            | Op::GetEx
             | Op::GetRange
             | Op::GetSet
             | Op::Incr
             | Op::IncrBy
             | Op::IncrByFloat
+            | Op::Lcs
             | Op::Mget
             | Op::Mset
             | Op::MsetNx
+            | Op::Persist
             | Op::Pttl
             | Op::Rename
             | Op::RenameNx
             | Op::Set
+            | Op::SetBit
             | Op::SetNx
             | Op::SetRange
             | Op::Strlen
@@ -77,6 +85,8 @@ const SYNTAX: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const NOT_A_FLOAT: &str = "ERR value is not a valid float";
 const OVERFLOW: &str = "ERR increment or decrement would overflow";
+const NO_EXPIRY: &str =
+    "ERR messages do not expire here: leave the time away, and DEL what is not wanted; nothing was done";
 const NO_SUCH_KEY: &str = "ERR no such key";
 
 type Result<T> = std::result::Result<T, String>;
@@ -110,6 +120,24 @@ impl Context<'_> {
             Op::Type => Value::Simple(if self.ids.exists(key) { "string" } else { "none" }),
             // -1: it is there and does not expire; -2: it is not there.
             Op::Ttl | Op::Pttl => Value::Integer(if self.ids.exists(key) { -1 } else { -2 }),
+            Op::Expire => return error(NO_EXPIRY),
+            Op::Persist => Value::Integer(0),
+            Op::GetEx => match self.words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
+                None => self.message(0),
+                Some(b"PERSIST") if self.words.len() == 3 => self.message(0),
+                Some(b"EX" | b"PX" | b"EXAT" | b"PXAT") => return error(NO_EXPIRY),
+                Some(_) => return error(SYNTAX),
+            },
+            Op::GetBit => {
+                let (byte, by) = strings::bit_place(&self.words[2], usize::MAX)?;
+                let message = self.ids.get(key).unwrap_or_default();
+                Value::Integer(message.get(byte).map_or(0, |byte| byte >> by & 1).into())
+            }
+            Op::SetBit => self.set_bit()?,
+            Op::Lcs => {
+                let message = |place: usize| self.ids.get(&self.keys[place]).unwrap_or_default();
+                strings::common(self.words, &message(0), &message(1))?
+            }
             Op::GetRange => self.get_range()?,
             Op::Set => self.set()?,
             Op::SetNx => self.set_if(!self.ids.exists(key))?,
@@ -199,9 +227,7 @@ impl Context<'_> {
                 // Nothing expires, so that there is nothing to keep or to lose.
                 b"KEEPTTL" => {}
                 b"EX" | b"PX" | b"EXAT" | b"PXAT" => {
-                    return error(
-                        "ERR messages do not expire here: SET without EX, PX, EXAT and PXAT; nothing was written",
-                    );
+                    return error(NO_EXPIRY);
                 }
                 _ => return error(SYNTAX),
             }
@@ -273,6 +299,17 @@ impl Context<'_> {
         message.resize(message.len().max(end), 0);
         message[start..end].copy_from_slice(part);
         self.keep_with_length(message)
+    }
+
+    fn set_bit(&mut self) -> Result<Value> {
+        let (byte, by) = strings::bit_place(&self.words[2], self.max_message)?;
+        let bit = strings::bit(&self.words[3])?;
+        let mut message = self.ids.get(&self.keys[0]).map_or_else(Vec::new, Vec::from);
+        message.resize(message.len().max(byte + 1), 0);
+        let before = message[byte] >> by & 1;
+        message[byte] = message[byte] & !(1 << by) | bit << by;
+        self.keep(0, message.into())?;
+        Ok(Value::Integer(before.into()))
     }
 
     fn add(&mut self, by: i64, sign: i64) -> Result<Value> {
@@ -364,7 +401,7 @@ impl Number {
 }
 
 fn decimal(text: &[u8]) -> Result<Number> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 64 && !text.starts_with('+'));
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 64);
     let Some(text) = text else { return error(NOT_A_FLOAT) };
     if let Ok(exact) = text.parse().or_else(|_| Decimal::from_scientific(text)) {
         return Ok(Number::Exact(exact));

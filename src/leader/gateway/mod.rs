@@ -8,6 +8,7 @@ mod data;
 mod glob;
 mod server;
 mod session;
+mod strings;
 mod text;
 
 use std::io;

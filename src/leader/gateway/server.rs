@@ -6,8 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::clients::Seat;
 use super::session::{Session, error, wrong_number};
 use crate::VERSION;
+use crate::leader::coordinator::Meters;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, Op, Spec};
+use crate::telemetry::Meter;
 
 /// The Redis whose commands these are: clients choose by it what they may send.
 const REDIS_VERSION: &str = "7.0.15";
@@ -257,7 +259,14 @@ impl Session {
                     self.door.settings.limits.max_clients
                 ),
             ),
-            ("Memory", format!("maxmemory:0\r\nin_flight_bytes:{}\r\n", coordinator.in_flight())),
+            (
+                "Memory",
+                format!(
+                    "used_memory:{}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nin_flight_bytes:{}\r\n",
+                    used_memory(),
+                    coordinator.in_flight()
+                ),
+            ),
             ("Persistence", "loading:0\r\nasync_loading:0\r\naof_enabled:1\r\n".to_owned()),
             (
                 "Stats",
@@ -266,17 +275,49 @@ impl Session {
                     coordinator.meters.requests.load(Ordering::Relaxed)
                 ),
             ),
-            ("Replication", "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\n".to_owned()),
+            (
+                "Replication",
+                "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_repl_offset:0\r\n"
+                    .to_owned(),
+            ),
+            ("CPU", used_cpu()),
+            ("Commandstats", command_stats(&coordinator.meters)),
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
             ("Keyspace", keyspace),
         ];
         let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-        let all =
-            asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&name.as_str()));
-        let shown = sections.iter().filter(|(name, _)| all || asked.contains(&name.to_lowercase()));
+        let any_of = |names: &[&str]| asked.iter().any(|name| names.contains(&name.as_str()));
+        let all = any_of(&["all", "everything"]);
+        let usual = all || asked.is_empty() || any_of(&["default"]);
+        // As in Redis, counts by command are long, and shown to those who ask for them.
+        let shown = sections.iter().filter(|(name, _)| {
+            asked.contains(&name.to_lowercase()) || if *name == "Commandstats" { all } else { usual }
+        });
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
         parts.join("\r\n")
     }
+}
+
+/// Bytes of memory that the leader has.
+fn used_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() << 10
+}
+
+/// Seconds of processor time that the leader took.
+fn used_cpu() -> String {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name before it may hold blanks. In clock ticks, of which a second has a hundred.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let seconds = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default() / 100.0;
+    format!("used_cpu_sys:{:.2}\r\nused_cpu_user:{:.2}\r\n", seconds(12), seconds(11))
+}
+
+/// What is counted of GETs and writes. Both protocols are in it.
+fn command_stats(meters: &Meters) -> String {
+    let line = |name: &str, meter: &Meter| format!("cmdstat_{name}:calls={},rejected_calls=0\r\n", meter.total());
+    line("get", &meters.gets) + &line("set", &meters.sets)
 }
 
 /// Names that end up in lists must not forge lines there.

@@ -85,6 +85,7 @@ impl Session {
 
     /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> bool {
+        self.decoder.set_stranger(!self.allowed);
         while self.requests.len() < QUEUED_REQUESTS && self.fault.is_none() {
             match self.decoder.decode(buffer) {
                 Ok(Some(words)) => self.requests.push_back(words),
@@ -136,7 +137,7 @@ impl Session {
         };
         let (value, flow) = self.ask(words).await;
         if let Some(value) = value {
-            value.encode(self.version, &mut to.out);
+            self.classed(value).encode(self.version, &mut to.out);
         }
         if to.out.len() >= WRITE_SIZE { Flow::Flush.max(flow) } else { flow }
     }
@@ -156,10 +157,22 @@ impl Session {
         }
     }
 
+    /// While the leader does not know its messages yet, no other try helps soon: that has a class of its own.
+    fn classed(&self, value: Value) -> Value {
+        match value {
+            Value::Error(text)
+                if text.starts_with("TRYAGAIN ") && self.coordinator.cluster().waiting_for().is_some() =>
+            {
+                Value::Error(text.replacen("TRYAGAIN", "CLUSTERDOWN", 1))
+            }
+            other => other,
+        }
+    }
+
     fn tell(&self, reply: Reply, to: &mut Outbox) {
         match reply {
             Reply::Value(payload) => bulk(&payload, &mut to.out),
-            other => value_of(other).encode(self.version, &mut to.out),
+            other => self.classed(value_of(other)).encode(self.version, &mut to.out),
         }
     }
 

@@ -1,0 +1,382 @@
+//! The Redis protocol over a raw socket: what clients of Redis meet, and what they must never meet.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+
+use crate::support::{PATIENCE, Register, Server, Wire, code, folder};
+
+/// A connection that sends requests as arrays, and reads replies as text.
+struct Redis(TcpStream);
+
+impl Redis {
+    fn to(addr: &str) -> Self {
+        let stream = TcpStream::connect(addr).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_nodelay(true).expect("no delay");
+        Self(stream)
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).expect("the leader takes it");
+    }
+
+    fn byte(&mut self) -> u8 {
+        let mut byte = [0];
+        self.0.read_exact(&mut byte).expect("a reply in time");
+        byte[0]
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        loop {
+            match self.byte() {
+                b'\r' => {
+                    assert_eq!(self.byte(), b'\n');
+                    return String::from_utf8(line).expect("text");
+                }
+                byte => line.push(byte),
+            }
+        }
+    }
+
+    /// The next reply: parts of an array in brackets, strings as they are written in a source.
+    fn reply(&mut self) -> String {
+        let line = self.line();
+        let length = || line[1..].parse::<i64>().expect("a length");
+        match line.as_bytes()[0] {
+            b'$' | b'=' if length() >= 0 => {
+                let mut bytes = vec![0; length() as usize + 2];
+                self.0.read_exact(&mut bytes).expect("a reply in time");
+                assert!(bytes.ends_with(b"\r\n"));
+                format!("\"{}\"", bytes[..bytes.len() - 2].escape_ascii())
+            }
+            b'*' | b'~' if length() >= 0 => {
+                let parts: Vec<String> = (0..length()).map(|_| self.reply()).collect();
+                format!("[{}]", parts.join(" "))
+            }
+            b'%' => {
+                let parts: Vec<String> = (0..length() * 2).map(|_| self.reply()).collect();
+                format!("{{{}}}", parts.join(" "))
+            }
+            _ => line,
+        }
+    }
+
+    /// A request of these words, and its reply.
+    fn ask(&mut self, words: &[&[u8]]) -> String {
+        self.send(request(words));
+        self.reply()
+    }
+
+    /// A request of words without blanks, and its reply.
+    fn say(&mut self, line: &str) -> String {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        self.ask(&words)
+    }
+
+    /// Whether the leader has closed, after what it still said.
+    fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        // A reset is an end as well: it has read what we sent only in part.
+        let _ = self.0.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
+
+fn request(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+#[track_caller]
+fn story(redis: &mut Redis, lines: &[(&str, &str)]) {
+    for (line, reply) in lines {
+        assert_eq!(redis.say(line), *reply, "{line}");
+    }
+}
+
+/// A leader without nodes; gives its address for clients.
+fn leader(folder: &Path, more: &[&str]) -> (Server, String) {
+    let args = [&["leader", "--port", "0", "--grpc-port", "0"], more].concat();
+    let server = Server::start(folder, &args);
+    let ready = server.says("leader ready");
+    let addr = ready.split("clients=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address").to_owned();
+    (server, addr)
+}
+
+#[test]
+fn both_protocols_share_the_port_and_the_messages() {
+    let register = Register::start(3, 2);
+    let mut redis = Redis::to(register.addr());
+    story(
+        &mut redis,
+        &[
+            ("SET a 1", "+OK"),
+            ("GET a", "\"1\""),
+            ("GET none", "$-1"),
+            ("DEL a none a", ":1"),
+            ("SET a 2 NX", "+OK"),
+            ("SET a 3 NX", "$-1"),
+            ("SET a 3 XX GET", "\"2\""),
+            ("INCR a", ":4"),
+            ("INCRBYFLOAT a 0.5", "\"4.5\""),
+            ("APPEND a x", ":4"),
+            ("STRLEN a", ":4"),
+            ("MSET b 1 c 2", "+OK"),
+            ("MGET a b none", "[\"4.5x\" \"1\" $-1]"),
+            ("RENAME b d", "+OK"),
+            ("EXISTS b d d", ":2"),
+            ("COPY c e", ":1"),
+            ("DBSIZE", ":4"),
+            ("SETBIT bits 1 1", ":0"),
+            ("GET bits", "\"@\""),
+            ("TYPE a", "+string"),
+            ("TTL a", ":-1"),
+            ("WHERE none", "$-1"),
+        ],
+    );
+    assert_eq!(register.get("a"), "4.5x");
+    // A line of text, then arrays: it turns when the first array comes, and stays.
+    redis = Redis::to(register.addr());
+    redis.send([b"PING\nGET c\n".as_slice(), &request(&[b"GET", b"c"]), b"PING\r\nGET c\r\n"].concat());
+    let mut seen = vec![0; b"+PONG\nVALUE 2\n$1\r\n2\r\n+PONG\r\n$1\r\n2\r\n".len()];
+    redis.0.read_exact(&mut seen).unwrap();
+    assert_eq!(seen, b"+PONG\nVALUE 2\n$1\r\n2\r\n+PONG\r\n$1\r\n2\r\n");
+    // A Redis client that asks with a line of its own reads the answer, too.
+    let mut redis = Redis::to(register.addr());
+    redis.send("PING\r\nPING\r\n");
+    assert_eq!((redis.line(), redis.line()), ("+PONG".to_owned(), "+PONG".to_owned()));
+}
+
+#[test]
+fn ids_and_messages_are_any_bytes() {
+    let register = Register::start(2, 2);
+    let mut redis = Redis::to(register.addr());
+    let every: Vec<u8> = (0..=255).collect();
+    let id: Vec<u8> = (0..200).map(|n| (n * 7) as u8).collect();
+    assert_eq!(redis.ask(&[b"SET", &id, &every]), "+OK");
+    assert_eq!(redis.ask(&[b"GET", &id]), format!("\"{}\"", every.escape_ascii()));
+    assert_eq!(redis.ask(&[b"SET", b"lines", b"a\nb"]), "+OK");
+    assert_eq!(code(&register.ask("GET lines")), "ERROR NOT_A_LINE");
+    for bad in [&b""[..], &[b'x'; 201]] {
+        assert!(redis.ask(&[b"SET", bad, b"x"]).starts_with("-ERR the id is "));
+        assert!(redis.ask(&[b"GET", bad]).starts_with("-ERR the id is "));
+    }
+    assert_eq!(redis.say("DBSIZE"), ":2");
+}
+
+#[test]
+fn transactions_are_all_or_nothing_and_notice_what_changed() {
+    let register = Register::start(3, 2);
+    let (mut one, mut other) = (Redis::to(register.addr()), Redis::to(register.addr()));
+    story(
+        &mut one,
+        &[
+            ("EXEC", "-ERR EXEC without MULTI"),
+            ("DISCARD", "-ERR DISCARD without MULTI"),
+            ("MULTI", "+OK"),
+            ("MULTI", "-ERR MULTI calls can not be nested"),
+            ("WATCH a", "-ERR WATCH inside MULTI is not allowed"),
+            ("SET a 1", "+QUEUED"),
+            ("INCR a", "+QUEUED"),
+            ("GET a", "+QUEUED"),
+            ("PING", "+QUEUED"),
+        ],
+    );
+    assert_eq!(other.say("GET a"), "$-1", "nothing happens before EXEC");
+    assert_eq!(one.say("EXEC"), "[+OK :2 \"2\" +PONG]");
+    story(&mut one, &[("MULTI", "+OK"), ("SET a x", "+QUEUED"), ("DISCARD", "+OK"), ("GET a", "\"2\"")]);
+    story(&mut one, &[("WATCH a", "+OK"), ("MULTI", "+OK"), ("SET a mine", "+QUEUED")]);
+    assert_eq!(other.say("SET a other"), "+OK");
+    assert_eq!(one.say("EXEC"), "*-1");
+    assert_eq!(one.say("GET a"), "\"other\"");
+    // One wrong command, and none is run; one that fails while it runs does not stop the others, as in Redis.
+    assert_eq!(one.say("MULTI"), "+OK");
+    assert!(one.say("NONSENSE").starts_with("-ERR unknown command"));
+    assert_eq!(one.say("SET a never"), "+QUEUED");
+    assert_eq!(one.say("EXEC"), "-EXECABORT Transaction discarded because of previous errors.");
+    story(&mut one, &[("MULTI", "+OK"), ("INCR a", "+QUEUED"), ("SET b 1", "+QUEUED")]);
+    assert_eq!(one.say("EXEC"), "[-ERR value is not an integer or out of range +OK]");
+    assert_eq!(other.say("MGET a b"), "[\"other\" \"1\"]");
+}
+
+#[test]
+fn counters_lose_no_step() {
+    const EACH: usize = 200;
+    let register = Register::start(3, 2);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut redis = Redis::to(register.addr());
+                redis.send(request(&[b"INCR", b"n"]).repeat(EACH));
+                let seen: Vec<i64> = (0..EACH).map(|_| redis.reply()[1..].parse().unwrap()).collect();
+                assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "replies come in order");
+            });
+        }
+    });
+    assert_eq!(register.get("n"), (4 * EACH).to_string());
+}
+
+#[test]
+fn version_three_has_forms_of_its_own() {
+    let home = folder();
+    let (_leader, addr) = leader(home.path(), &[]);
+    let mut redis = Redis::to(&addr);
+    assert_eq!(redis.say("HELLO 4"), "-NOPROTO unsupported protocol version");
+    assert!(redis.say("HELLO 3 SETNAME me").starts_with("{\"server\" "));
+    story(&mut redis, &[("CLIENT GETNAME", "\"me\""), ("GET", "-ERR wrong number of arguments for 'get' command")]);
+    assert_eq!(redis.say("CONFIG GET databases"), "{\"databases\" \"1\"}");
+    assert_eq!(redis.say("RESET"), "+RESET");
+    story(&mut redis, &[("CLIENT GETNAME", "$-1"), ("CONFIG GET databases", "[\"databases\" \"1\"]")]);
+}
+
+#[test]
+fn what_it_cannot_do_is_refused_with_the_words_of_redis() {
+    let home = folder();
+    let (_leader, addr) = leader(home.path(), &[]);
+    let mut redis = Redis::to(&addr);
+    story(
+        &mut redis,
+        &[
+            ("FOO a b", "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' "),
+            ("GET", "-ERR wrong number of arguments for 'get' command"),
+            ("CLIENT FOO", "-ERR unknown subcommand 'FOO'. Try CLIENT HELP."),
+            ("SELECT 1", "-ERR DB index is out of range"),
+        ],
+    );
+    for line in ["SET a 1 EX 10", "EXPIRE a 10", "SETEX a 10 b", "GETEX a EX 10"] {
+        let reply = redis.say(line);
+        assert!(
+            reply.starts_with("-ERR messages do not expire") || reply.starts_with("-CLUSTERDOWN"),
+            "{line}: {reply}"
+        );
+    }
+    assert!(redis.say("FLUSHALL").contains("--allow-flush"));
+    // There are no nodes: it cannot be known what there is.
+    let reply = redis.say("GET a");
+    assert!(reply.starts_with("-CLUSTERDOWN "), "{reply}");
+}
+
+#[test]
+fn too_few_nodes_have_a_class_of_their_own() {
+    let mut register = Register::start(2, 2);
+    let mut redis = Redis::to(register.addr());
+    assert_eq!(redis.say("SET a 1"), "+OK");
+    register.kill_node(2).unwrap();
+    register.wait_state(2, "down");
+    for line in ["SET a 2", "INCR a", "MSET a 1 b 2"] {
+        let reply = redis.say(line);
+        assert!(reply.starts_with("-NOREPLICAS need 2 live nodes, have 1"), "{line}: {reply}");
+    }
+    assert_eq!(redis.say("GET a"), "\"1\"");
+}
+
+#[test]
+fn faults_are_told_and_end_the_connection() {
+    let home = folder();
+    let (_leader, addr) = leader(home.path(), &["--max-message", "64KiB"]);
+    for (bytes, text) in [
+        ("*3000000000\r\n", "invalid multibulk length"),
+        ("*1\r\n$2000000000\r\n", "invalid bulk length"),
+        ("*1\r\n$-10\r\n", "invalid bulk length"),
+        ("*1\r\nfoo\r\n", "expected '$', got 'f'"),
+        ("*1\r\n$4\r\nPING\r\nset \"a\"\"b\r\n", "unbalanced quotes in request"),
+    ] {
+        let mut redis = Redis::to(&addr);
+        redis.send(bytes);
+        let rest = redis.rest();
+        assert!(rest.ends_with(&format!("-ERR Protocol error: {text}\r\n")), "{bytes:?}: {rest:?}");
+    }
+    // Somebody makes a browser talk to the leader: not a word of it is answered.
+    for lines in ["POST / HTTP/1.1\r\nHost: x\r\n\r\nSET a 1\r\n", "Host: x\r\nPING\n"] {
+        let mut redis = Redis::to(&addr);
+        redis.send(lines);
+        assert_eq!(redis.rest(), "", "{lines:?}");
+    }
+    assert_eq!(Wire::to(&addr).ask("PING"), "+PONG");
+}
+
+#[test]
+fn a_password_holds_for_both_protocols() {
+    let home = folder();
+    std::fs::write(home.path().join("password"), "se cret\n").unwrap();
+    let (_leader, addr) = leader(home.path(), &["--password-file", "password"]);
+    let mut redis = Redis::to(&addr);
+    story(
+        &mut redis,
+        &[
+            ("PING", "-NOAUTH Authentication required."),
+            ("WATCH a", "-NOAUTH Authentication required."),
+            ("MULTI", "-NOAUTH Authentication required."),
+            ("AUTH wrong", "-WRONGPASS invalid username-password pair or user is disabled."),
+        ],
+    );
+    assert_eq!(redis.ask(&[b"AUTH", b"default", b"se cret"]), "+OK");
+    assert_eq!(redis.say("PING"), "+PONG");
+    let mut redis = Redis::to(&addr);
+    redis.send("*11\r\n");
+    assert_eq!(redis.rest(), "-ERR Protocol error: unauthenticated multibulk length\r\n");
+    let mut wire = Wire::to(&addr);
+    assert_eq!(wire.code("COUNT"), "ERROR NOAUTH");
+    assert_eq!(wire.code("AUTH wrong"), "ERROR WRONGPASS");
+    assert_eq!(wire.ask("AUTH se cret"), "OK");
+    assert_eq!(wire.ask("PING"), "+PONG");
+}
+
+#[test]
+fn connections_are_listed_and_ended() {
+    let home = folder();
+    let (_leader, addr) = leader(home.path(), &[]);
+    let (mut one, mut other) = (Redis::to(&addr), Redis::to(&addr));
+    assert_eq!(other.say("CLIENT SETNAME other"), "+OK");
+    let list = one.say("CLIENT LIST");
+    assert!(list.contains("name=other") && list.matches("id=").count() >= 2, "{list}");
+    let id = other.say("CLIENT ID")[1..].to_owned();
+    assert_eq!(one.say(&format!("CLIENT KILL ID {id}")), ":1");
+    assert_eq!(other.rest(), "");
+    assert!(!one.say("CLIENT LIST").contains("name=other"));
+}
+
+#[test]
+fn flushing_is_allowed_where_the_operator_says_so() {
+    let register = Register::with(2, 2, folder(), |builder| builder.leader_args(["--allow-flush"]));
+    register.fill("x", 2500, "v");
+    let mut redis = Redis::to(register.addr());
+    let mut seen = std::collections::BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let step = redis.say(&format!("SCAN {cursor} COUNT 100 MATCH x*"));
+        let words: Vec<&str> = step.split(['[', ']', ' ', '"']).filter(|word| !word.is_empty()).collect();
+        cursor = words[0].to_owned();
+        seen.extend(words[1..].iter().map(|word| (*word).to_owned()));
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 2500);
+    story(&mut redis, &[("FLUSHALL", "+OK"), ("DBSIZE", ":0"), ("KEYS *", "[]"), ("GET x1", "$-1")]);
+}
+
+#[test]
+fn a_line_without_its_end_runs_only_where_that_is_asked_for() {
+    let register = Register::with(2, 2, folder(), |builder| builder.leader_args(["--unterminated", "50ms"]));
+    let mut wire = register.wire();
+    wire.send("SET 1 hello");
+    assert_eq!(wire.line(), "OK");
+    wire.send("GET 1");
+    assert_eq!(wire.line(), "VALUE hello");
+    // Never so in the Redis protocol, where every length is said.
+    let mut redis = Redis::to(register.addr());
+    redis.send("*3\r\n$3\r\nSET\r\n$1\r\n1\r\n$5\r\nhel");
+    // A line of text that began after it has run by then.
+    wire.send("GET 1");
+    assert_eq!(wire.line(), "VALUE hello");
+    redis.send("lo\r\n");
+    assert_eq!(redis.reply(), "+OK");
+}
