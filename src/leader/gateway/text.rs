@@ -12,17 +12,11 @@ use crate::protocol::text::{CommandDecoder, encode_reply};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
 
-/// The request that is the same in both protocols.
-const PING: &[u8] = b"PING\r\n";
-
 /// Requests of one connection, decoded ahead of their execution.
 #[derive(Debug)]
 pub(super) struct TextTalk {
     decoder: CommandDecoder,
     requests: VecDeque<Request>,
-    /// Of each PING, whether its line ended as those of the Redis protocol do: its answer does so too, and is then
-    /// the same in both protocols. A Redis client may ask with nothing else on a line of its own.
-    pings: VecDeque<bool>,
     /// The password was given, or none is asked for.
     pub(super) allowed: bool,
     /// The next line begins a request of the Redis protocol.
@@ -34,7 +28,6 @@ impl TextTalk {
         Self {
             decoder: CommandDecoder::new(door.settings.max_message),
             requests: VecDeque::new(),
-            pings: VecDeque::new(),
             allowed: door.settings.password.is_none(),
             turns_to_resp: false,
         }
@@ -47,8 +40,6 @@ impl TextTalk {
                 self.turns_to_resp = true;
                 break;
             }
-            let ends_in_crlf = self.decoder.is_between_lines()
-                && buffer.get(..PING.len()).is_some_and(|line| line.eq_ignore_ascii_case(PING));
             let request = match self.decoder.decode(buffer) {
                 Decoded::Item(command) => self.admit(door, command),
                 // Whatever came before it has been asked by the same page in somebody's browser.
@@ -56,9 +47,6 @@ impl TextTalk {
                 Decoded::Bad(refusal) => Err(refusal),
                 Decoded::Need => break,
             };
-            if request == Ok(Command::Ping) {
-                self.pings.push_back(ends_in_crlf);
-            }
             self.requests.push_back(request);
         }
         Ok(!self.turns_to_resp && self.decoder.is_inside_line(buffer))
@@ -95,10 +83,6 @@ impl TextTalk {
         let (replies, room) = coordinator.execute(&mut self.requests, Protocol::Text).await;
         to.rooms.extend(room);
         for reply in replies {
-            if reply == Reply::Pong && self.pings.pop_front() == Some(true) {
-                to.out.extend_from_slice(b"+PONG\r\n");
-                continue;
-            }
             encode_reply(&reply, &mut to.out);
             if reply == Reply::Bye {
                 return Flow::Close;
@@ -109,6 +93,5 @@ impl TextTalk {
 
     pub(super) fn give_back(&mut self) {
         self.requests.shrink_to(4);
-        self.pings.shrink_to(4);
     }
 }
