@@ -24,6 +24,7 @@ use super::render::{Style, write_bare, write_reply};
 use super::shell::{self, EXIT_NO_ANSWER, EXIT_OK, Request, Settings, complain, read_request};
 use super::{Client, Error, Options};
 use crate::protocol::Command;
+use crate::protocol::table;
 use crate::protocol::text::ReplyLine;
 
 const PROMPT: &str = "hatokuse> ";
@@ -40,26 +41,16 @@ STATUS              the register's state as JSON
 VERIFY              read and check every copy of every message now
 DRAIN <node>        move everything off a node; UNDRAIN <node> takes that back
 REBALANCE [STOP]    even out the copies, or stop doing so
+AUTH <password>     give the password, where one is asked for
 PING                is the leader there
 EXIT                leave; so do QUIT and Ctrl-D. Ctrl-C clears the line, Tab completes a command";
 
-/// Command words as they are completed: with a blank where something follows.
-const WORDS: [&str; 14] = [
-    "SET ",
-    "GET ",
-    "DEL ",
-    "WHERE ",
-    "COUNT",
-    "STATUS",
-    "VERIFY",
-    "DRAIN ",
-    "UNDRAIN ",
-    "REBALANCE",
-    "PING",
-    "HELP",
-    "EXIT",
-    "QUIT",
-];
+/// Command words as they are completed: with a blank where something has to follow.
+fn words() -> impl Iterator<Item = String> {
+    let takes_more = |line: &str| line.contains(" <");
+    let written = table::COMMANDS.iter().filter_map(|spec| Some((spec.name, spec.line?)));
+    written.map(move |(name, line)| if takes_more(line) { format!("{name} ") } else { name.to_owned() })
+}
 
 /// What comes from the editor's thread.
 enum Typed {
@@ -249,7 +240,7 @@ impl Validator for Words {}
 
 fn candidates(typed: &str) -> Vec<String> {
     let typed = typed.to_ascii_uppercase();
-    WORDS.iter().filter(|word| word.starts_with(&typed) && !typed.ends_with(' ')).map(ToString::to_string).collect()
+    words().filter(|word| word.starts_with(&typed) && !typed.ends_with(' ')).collect()
 }
 
 #[cfg(test)]
@@ -262,7 +253,7 @@ mod tests {
     fn command_words_are_completed_and_nothing_else() {
         assert_eq!(candidates("s"), ["SET ", "STATUS"]);
         assert_eq!(candidates("wh"), ["WHERE "]);
-        assert_eq!(candidates("").len(), WORDS.len());
+        assert_eq!(candidates("").len(), words().count());
         assert_eq!(candidates("SET "), [""; 0]);
         assert_eq!(candidates("GET so"), [""; 0]);
     }

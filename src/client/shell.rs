@@ -29,6 +29,7 @@ use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, repl};
 use crate::error::Refusal;
+use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
 use crate::protocol::{Command, Decoded};
 
@@ -109,24 +110,8 @@ pub(super) enum Request {
 
 /// Reads a line without its end; refuses a known command in a wrong form.
 pub(super) fn read_request(line: &[u8]) -> Result<Request, Refusal> {
-    const KNOWN: [&str; 14] = [
-        "SET",
-        "GET",
-        "DEL",
-        "WHERE",
-        "COUNT",
-        "STATUS",
-        "VERIFY",
-        "DRAIN",
-        "UNDRAIN",
-        "REBALANCE",
-        "PING",
-        "HELP",
-        "EXIT",
-        "QUIT",
-    ];
     let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
-    if !KNOWN.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
+    if table::find(word).is_none_or(|spec| spec.line.is_none()) {
         return Ok(Request::Other(Bytes::copy_from_slice(line)));
     }
     let mut whole = BytesMut::with_capacity(line.len() + 2);
@@ -134,6 +119,8 @@ pub(super) fn read_request(line: &[u8]) -> Result<Request, Refusal> {
     // With this line end a CR at the end of the message stays part of it.
     whole.extend_from_slice(b"\r\n");
     match CommandDecoder::new(MAX_MESSAGE).decode(&mut whole) {
+        // The line end above is ours, and its answer is to end as all others do.
+        Decoded::Item(Command::Ping { .. }) => Ok(Request::Known(Command::Ping { crlf: false })),
         Decoded::Item(command) => Ok(Request::Known(command)),
         Decoded::Bad(refusal) => Err(refusal),
         Decoded::Need => Err(Refusal::BadCommand("the line has no end".to_owned())),
