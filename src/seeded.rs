@@ -78,6 +78,10 @@ bugs! {
     8 ReadErrorIsAbsent;
     /// An inventory concludes whatever its count says.
     8 InventoryNotCounted;
+    /// An inventory without a copy tells of writes that are younger than it.
+    8 AbsenceAboveFloor;
+    /// What was deleted everywhere and forgotten is taken for news when an old copy turns up.
+    5 HorizonIgnored;
     /// A failed sync of the log is passed over.
     9 FailedLogSyncIgnored;
     /// A failed sync of copies is passed over.

@@ -167,7 +167,11 @@ impl Cluster {
             Some(committed) => committed.version > version,
             // Deleted everywhere, or never read by anybody; the log would know it otherwise.
             None if self.unsettled.contains_key(&entry.id) => false,
-            None => version <= self.mapping.horizon() && self.knowledge.trust() == Trust::Whole,
+            None => {
+                version <= self.mapping.horizon()
+                    && self.knowledge.trust() == Trust::Whole
+                    && !seeded::active(Bug::HorizonIgnored)
+            }
         };
         let outdated = outdated && version != Version::FOREIGN;
         if outdated {
@@ -247,7 +251,8 @@ impl Cluster {
     fn mark_missing(&mut self, node: NodeId, taking: &Taking) -> u64 {
         let mut missing = Vec::new();
         for part in 0..SHARDS {
-            let held = |found: &Found<'_>| found.set.holders.contains(&node) && found.record.version < taking.floor;
+            let judged = |version| version < taking.floor || seeded::active(Bug::AbsenceAboveFloor);
+            let held = |found: &Found<'_>| found.set.holders.contains(&node) && judged(found.record.version);
             for (key, found) in self.mapping.records(part).filter(|(_, found)| held(found)) {
                 let id = key.id();
                 if !taking.seen.contains(&HASHER.hash_one(&id)) {

@@ -322,8 +322,13 @@ impl Sim {
 
     /// How many messages a node has a visible copy of.
     pub(crate) fn held(&self, node: u32) -> usize {
-        let ids = self.world.record().history.ids();
-        ids.iter().filter(|id| self.copy(node, id).is_some()).count()
+        let Machine { disk, layout, .. } = &self.nodes[&node];
+        if *layout == Layout::Text {
+            return disk.peek(&folder(node)).keys().filter(|name| name.ends_with(".txt")).count();
+        }
+        let disk: Arc<dyn Disk> = Arc::new(disk.after_kill());
+        let store = open_store(disk.clone(), &disk.folder(&folder(node)).unwrap(), *layout, self.io_mode).unwrap();
+        store.totals().messages as usize
     }
 
     /// The visible copy of an id, as a restart of the node would find it.

@@ -246,3 +246,34 @@ fn counts_see_what_is_lost_and_what_is_only_away() {
     let counts = cluster.counts();
     assert_eq!((counts.copies_live, counts.under_replicated, counts.lost), (1, 1, 1));
 }
+
+#[test]
+fn what_was_deleted_and_forgotten_stays_deleted() {
+    let mut cluster = healthy(2, 3);
+    let old = put_on(&mut cluster, "x", &[1, 2]);
+    let version = cluster.next_version().unwrap();
+    let holders = [NodeId(1), NodeId(2)].into_iter().collect();
+    cluster.apply(&Commit { id: id("x"), record: CopyRecord::tombstone(version), holders });
+    cluster.forget(&id("x"), version);
+    report(&mut cluster, 3, &[line("x", old)]).unwrap();
+    assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("not found".to_owned(), 0));
+    // Somebody wrote it after that: it is news.
+    spend_versions(&mut cluster);
+    report(&mut cluster, 3, &[unknown("x", 4)]).unwrap();
+    assert_eq!(cluster.unsettled_len(), 1);
+}
+
+#[test]
+fn an_inventory_says_nothing_of_what_is_younger_than_it() {
+    let mut cluster = healthy(2, 2);
+    put_on(&mut cluster, "old", &[1, 2]);
+    let under_way = cluster.admit(&id("x"), 10, 7).unwrap();
+    put_on(&mut cluster, "young", &[1, 2]);
+    let reported = report(&mut cluster, 1, &[]).unwrap();
+    assert_eq!(reported.missing, 1);
+    assert_eq!((look(&cluster, "old"), look(&cluster, "young")), ("v1 on 2".to_owned(), "v3 on 1 2".to_owned()));
+    // The next one does, when all that was under way is over.
+    commit(&mut cluster, &under_way);
+    report(&mut cluster, 1, &[]).unwrap();
+    assert_eq!(look(&cluster, "young"), "v3 on 2");
+}
