@@ -232,6 +232,38 @@ pub fn chat_message(id: &MessageId, body: Payload) -> family::ChatMessage {
     }
 }
 
+/// A committed version, told to a node that may hold others of the same id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// Of which id.
+    pub id: MessageId,
+    /// The committed version.
+    pub version: Version,
+    /// Whether this node is one of its holders.
+    pub keep: bool,
+    /// What has to go is not removed, but put into the trash: nobody asked for its end, the register concluded it.
+    pub trash: bool,
+    /// What is gone has to stay gone after a power cut, in buffered mode too: a deletion that every member has
+    /// confirmed is forgotten, and then nothing tells an old copy from a message.
+    pub lasting: bool,
+}
+
+impl From<&Settle> for family::Settle {
+    fn from(settle: &Settle) -> Self {
+        let Settle { id, version, keep, trash, lasting } = settle;
+        Self { id: id_bytes(id), version: version.0, keep: *keep, trash: *trash, lasting: *lasting }
+    }
+}
+
+impl TryFrom<family::Settle> for Settle {
+    type Error = BadId;
+
+    fn try_from(settle: family::Settle) -> Result<Self, BadId> {
+        let family::Settle { id, version, keep, trash, lasting } = settle;
+        Ok(Self { id: MessageId::from_bytes(&id)?, version: Version(version), keep, trash, lasting })
+    }
+}
+
 /// An id as lanes and `key` fields carry it.
 pub fn id_bytes(id: &MessageId) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())

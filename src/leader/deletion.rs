@@ -10,10 +10,9 @@ use tokio::time::timeout;
 use super::coordinator::Coordinator;
 use super::every;
 use super::journal::Event;
-use super::replication::Settle;
 use crate::cluster::deletion::Ask;
 use crate::types::NodeId;
-use crate::wire::BATCH_ITEMS;
+use crate::wire::{BATCH_ITEMS, Settle};
 
 /// How often members are asked for what they have not confirmed.
 const LOOK: Duration = Duration::from_millis(250);

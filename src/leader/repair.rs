@@ -17,7 +17,6 @@ use super::coordinator::Coordinator;
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
-use super::replication::Settle;
 use super::write::{Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
@@ -25,8 +24,8 @@ use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView, Version};
-use crate::wire::BATCH_ITEMS;
 use crate::wire::family::CopyStatus;
+use crate::wire::{BATCH_ITEMS, Settle};
 
 /// How often it is looked whether anything is to be done.
 const LOOK: Duration = Duration::from_millis(200);

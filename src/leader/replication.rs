@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::every;
 use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, id_bytes};
+use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, Settle, id_bytes};
 
 /// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
 /// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
@@ -80,28 +80,6 @@ pub trait LinkEvents: Debug + Send + Sync {
     fn stalled(&self, node: NodeId, session: u64, stalled: bool);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
-}
-
-/// What a node is told of an id: this version is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settle {
-    /// Of which id.
-    pub id: MessageId,
-    /// The committed version.
-    pub version: Version,
-    /// Whether the node is one of its holders.
-    pub keep: bool,
-    /// What has to go goes into the trash: nobody asked for its end, the register concluded it.
-    pub trash: bool,
-    /// The answer may come only when a power cut cannot undo it.
-    pub lasting: bool,
-}
-
-impl From<&Settle> for family::Settle {
-    fn from(settle: &Settle) -> Self {
-        let Settle { id, version, keep, trash, lasting } = settle;
-        Self { id: id_bytes(id), version: version.0, keep: *keep, trash: *trash, lasting: *lasting }
-    }
 }
 
 /// All links, by node.

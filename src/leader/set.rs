@@ -15,7 +15,6 @@ use tokio::time::{Instant, timeout_at};
 use super::coordinator::{Coordinator, REQUEST_COST, busy};
 use super::gate::{Entry, Pass};
 use super::journal::Event;
-use super::replication::Settle;
 use super::rounds::Item;
 use super::view::Change;
 use super::write::{Asker, Outcome, Promise, Replication, Write};
@@ -24,6 +23,7 @@ use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
+use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
 /// if the id is to be deleted.

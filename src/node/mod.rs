@@ -37,7 +37,7 @@ use self::work::{ReadKey, ReadWork, WriteWork, read_loop, tend_loop, write_loop}
 use crate::durable::{self, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{Epoch, IoMode, MessageId, NodeId, Version};
+use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES, id_bytes};
 
@@ -304,7 +304,11 @@ fn from(seq: u64, body: from_node::Body) -> FromNode {
 }
 
 fn id_of(bytes: &[u8]) -> Result<MessageId, String> {
-    MessageId::from_bytes(bytes).map_err(|reason| format!("a frame with a bad id: {reason}"))
+    MessageId::from_bytes(bytes).map_err(bad_id)
+}
+
+fn bad_id(reason: BadId) -> String {
+    format!("a frame with a bad id: {reason}")
 }
 
 /// Replies that wait on a lane.

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::types::{CopyRecord, MessageId, Payload, Version};
+pub use crate::wire::Settle;
 
 /// How many parts an inventory comes in; see [`Store::inventory`].
 pub const INVENTORY_PARTS: usize = 64;
@@ -35,22 +36,6 @@ pub enum Body {
     Adopt,
     /// None: the record is a tombstone, which is kept beside the copies of the id until it is settled.
     Deleted,
-}
-
-/// A committed version, told to a node that may hold others of the same id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settle {
-    /// Of which id.
-    pub id: MessageId,
-    /// The committed version.
-    pub version: Version,
-    /// Whether this node is one of its holders.
-    pub keep: bool,
-    /// What has to go is not removed, but put into the trash: nobody asked for its end, the register concluded it.
-    pub trash: bool,
-    /// What is gone has to stay gone after a power cut, in buffered mode too: a deletion that every member has
-    /// confirmed is forgotten, and then nothing tells an old copy from a message.
-    pub lasting: bool,
 }
 
 /// What became of a [`Put`].

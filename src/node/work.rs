@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
-use super::{FULL_FOR, Node, from, id_of, identity_failed};
+use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
 use crate::cluster::registry::Member;
 use crate::durable;
 use crate::stop::Stop;
@@ -58,15 +58,6 @@ impl WriteWork {
         batch: family::WriteBatch,
         reply: mpsc::Sender<FromNode>,
     ) -> Result<Self, String> {
-        let settle = |settle: family::Settle| {
-            Ok::<_, String>(Settle {
-                id: id_of(&settle.id)?,
-                version: Version(settle.version),
-                keep: settle.keep,
-                trash: settle.trash,
-                lasting: settle.lasting,
-            })
-        };
         let put = |put: family::Put| {
             let version = Version(put.version);
             let (record, body) = if put.deleted {
@@ -78,7 +69,11 @@ impl WriteWork {
             };
             Ok::<_, String>(Put { id: id_of(&put.id)?, record, body })
         };
-        let settles = batch.settles.into_iter().map(settle).collect::<Result<_, _>>()?;
+        let settles = batch
+            .settles
+            .into_iter()
+            .map(|settle| Settle::try_from(settle).map_err(bad_id))
+            .collect::<Result<_, _>>()?;
         let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
         let members = |members: family::Members| members.members.iter().map(Member::try_from).collect::<Result<_, _>>();
         let members = batch.members.map(members).transpose()?;

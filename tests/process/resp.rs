@@ -2,9 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
 
-use crate::support::{PATIENCE, Register, Server, Wire, code, folder};
+use crate::support::{PATIENCE, Register, Wire, code, folder, lone_leader};
 
 /// A connection that sends requests as arrays, and reads replies as text.
 struct Redis(TcpStream);
@@ -99,15 +98,6 @@ fn story(redis: &mut Redis, lines: &[(&str, &str)]) {
     for (line, reply) in lines {
         assert_eq!(redis.say(line), *reply, "{line}");
     }
-}
-
-/// A leader without nodes; gives its address for clients.
-fn leader(folder: &Path, more: &[&str]) -> (Server, String) {
-    let args = [&["leader", "--port", "0", "--grpc-port", "0"], more].concat();
-    let server = Server::start(folder, &args);
-    let ready = server.says("leader ready");
-    let addr = ready.split("clients=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address").to_owned();
-    (server, addr)
 }
 
 #[test]
@@ -226,7 +216,7 @@ fn counters_lose_no_step() {
 #[test]
 fn version_three_has_forms_of_its_own() {
     let home = folder();
-    let (_leader, addr) = leader(home.path(), &[]);
+    let (_leader, addr) = lone_leader(home.path(), &[]);
     let mut redis = Redis::to(&addr);
     assert_eq!(redis.say("HELLO 4"), "-NOPROTO unsupported protocol version");
     assert!(redis.say("HELLO 3 SETNAME me").starts_with("{\"server\" "));
@@ -239,7 +229,7 @@ fn version_three_has_forms_of_its_own() {
 #[test]
 fn what_it_cannot_do_is_refused_with_the_words_of_redis() {
     let home = folder();
-    let (_leader, addr) = leader(home.path(), &[]);
+    let (_leader, addr) = lone_leader(home.path(), &[]);
     let mut redis = Redis::to(&addr);
     story(
         &mut redis,
@@ -280,7 +270,7 @@ fn too_few_nodes_have_a_class_of_their_own() {
 #[test]
 fn faults_are_told_and_end_the_connection() {
     let home = folder();
-    let (_leader, addr) = leader(home.path(), &["--max-message", "64KiB"]);
+    let (_leader, addr) = lone_leader(home.path(), &["--max-message", "64KiB"]);
     for (bytes, text) in [
         ("*3000000000\r\n", "invalid multibulk length"),
         ("*1\r\n$2000000000\r\n", "invalid bulk length"),
@@ -306,7 +296,7 @@ fn faults_are_told_and_end_the_connection() {
 fn a_password_holds_for_both_protocols() {
     let home = folder();
     std::fs::write(home.path().join("password"), "se cret\n").unwrap();
-    let (_leader, addr) = leader(home.path(), &["--password-file", "password"]);
+    let (_leader, addr) = lone_leader(home.path(), &["--password-file", "password"]);
     let mut redis = Redis::to(&addr);
     story(
         &mut redis,
@@ -332,7 +322,7 @@ fn a_password_holds_for_both_protocols() {
 #[test]
 fn connections_are_listed_and_ended() {
     let home = folder();
-    let (_leader, addr) = leader(home.path(), &[]);
+    let (_leader, addr) = lone_leader(home.path(), &[]);
     let (mut one, mut other) = (Redis::to(&addr), Redis::to(&addr));
     assert_eq!(other.say("CLIENT SETNAME other"), "+OK");
     let list = one.say("CLIENT LIST");

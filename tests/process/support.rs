@@ -202,6 +202,15 @@ impl Wire {
     }
 }
 
+/// A leader without nodes; gives its address for clients.
+pub(crate) fn lone_leader(folder: &Path, more: &[&str]) -> (Server, String) {
+    let args = [&["leader", "--port", "0", "--grpc-port", "0"], more].concat();
+    let server = Server::start(folder, &args);
+    let ready = server.says("leader ready");
+    let addr = ready.split("clients=").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address").to_owned();
+    (server, addr)
+}
+
 /// `ERROR CODE` of an error reply, `OK` or `VALUE` of another.
 pub(crate) fn code(reply: &str) -> String {
     let words = if reply.starts_with("ERROR ") { 2 } else { 1 };

@@ -13,10 +13,7 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
             continue;
         }
         if t == text.len() {
-            if p == pattern.len() {
-                return true;
-            }
-            return false;
+            return p == pattern.len();
         }
         match one(&pattern[p..], text[t]) {
             Some(length) => (p, t) = (p + length, t + 1),
