@@ -170,6 +170,10 @@ impl Coordinator {
 
     /// One batch of the most pressing work; gives its bytes, or nothing if there was nothing to do.
     async fn repair_some(self: &Arc<Self>, round: &mut Round) -> Option<u64> {
+        let ids = self.cluster().rescuable(BATCH, &round.skip);
+        if !ids.is_empty() {
+            return Some(self.step(round, ids, |cluster, id| cluster.admit_repair(id)).await);
+        }
         let urgency = self.cluster().most_urgent();
         if let Some(urgency) = urgency {
             let ids = self.search(round, |cluster, part, skip| cluster.urgent(part, urgency, BATCH, skip));
