@@ -138,6 +138,15 @@ fn histories_under_a_nemesis_are_linearizable() {
 
 #[test]
 fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
+    power_cuts("text");
+}
+
+#[test]
+fn power_cuts_of_everything_at_once_lose_nothing_in_the_log_layout() {
+    power_cuts("log");
+}
+
+fn power_cuts(layout: &str) {
     let _alone = alone();
     let cuts: u32 = setting("POWER_CUTS", 5);
     let seed: u64 = setting("NEMESIS_SEED", fastrand::u64(..));
@@ -151,6 +160,7 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
         .nodes(4)
         .tolerance(TOLERANCE)
         .io_mode(io_mode)
+        .node_args(["--layout", layout])
         .dir(volume.path().join("register"))
         .patience(PATIENCE)
         .start()
@@ -172,7 +182,8 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
         cluster.start_nodes(&[1, 2, 3, 4]).expect("the nodes start again");
         cluster.wait_up(4).expect("everybody comes back");
         let history = told.read_everything(PATIENCE);
-        let found = history.check().unwrap_or_else(|violation| panic!("cut {cut}, NEMESIS_SEED={seed}: {violation}"));
+        let found =
+            history.check().unwrap_or_else(|violation| panic!("{layout}, cut {cut}, NEMESIS_SEED={seed}: {violation}"));
         checked = found.operations;
         drop(history);
         all_copies_are_good(&cluster);
@@ -180,7 +191,7 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
     }
     let told = load.finish();
     say(&format!(
-        "power cuts: {cuts} of the whole cluster, {io_mode}; 0 acknowledged messages lost; {checked} operations ({})",
+        "power cuts: {cuts} of the whole cluster, {layout} layout, {io_mode}; 0 acknowledged messages lost; {checked} operations ({})",
         told.summary()
     ));
 }
