@@ -110,6 +110,11 @@ impl Spec {
         (first..=last).step_by(step.max(1) as usize).filter(move |_| !none).map(|place| place as usize)
     }
 
+    /// Whether it works on the messages that it names, and on nothing else.
+    pub fn is_data(&self) -> bool {
+        self.keys.0 > 0 && matches!(self.group, "string" | "generic")
+    }
+
     /// Whether it changes messages.
     pub fn writes(&self) -> bool {
         self.flags.contains(&"write")

@@ -41,45 +41,6 @@ pub(super) fn need(op: Op, words: &Words) -> Need {
     }
 }
 
-/// Whether [`run`] carries a command out.
-pub(super) fn is_data(op: Op) -> bool {
-    matches!(
-        op,
-        Op::Append
-            | Op::Copy
-            | Op::Decr
-            | Op::DecrBy
-            | Op::Del
-            | Op::Exists
-            | Op::Expire
-            | Op::Get
-            | Op::GetBit
-            | Op::GetDel
-            | Op::GetEx
-            | Op::GetRange
-            | Op::GetSet
-            | Op::Incr
-            | Op::IncrBy
-            | Op::IncrByFloat
-            | Op::Lcs
-            | Op::Mget
-            | Op::Mset
-            | Op::MsetNx
-            | Op::Persist
-            | Op::Pttl
-            | Op::Rename
-            | Op::RenameNx
-            | Op::Set
-            | Op::SetBit
-            | Op::SetNx
-            | Op::SetRange
-            | Op::Strlen
-            | Op::Touch
-            | Op::Ttl
-            | Op::Type
-    )
-}
-
 const OK: Value = Value::Simple("OK");
 const SYNTAX: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -443,7 +404,7 @@ mod tests {
         let run = |request: &str| {
             let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
             let spec = table::find(&words[0]).unwrap();
-            assert!(spec.takes(words.len()) && is_data(spec.op), "{request}");
+            assert!(spec.takes(words.len()) && spec.is_data(), "{request}");
             let key = |place: usize| MessageId::from_bytes(&words[place]).unwrap();
             let keys: Vec<MessageId> = spec.key_places(words.len()).map(key).collect();
             let mut out = bytes::BytesMut::new();

@@ -6,6 +6,8 @@
 mod clients;
 mod data;
 mod glob;
+mod keyspace;
+mod multi;
 mod server;
 mod session;
 mod strings;
@@ -210,12 +212,10 @@ struct Outbox {
 }
 
 /// What a connection does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// The next request.
     On,
-    /// The replies so far are sent first.
-    Flush,
     /// They are sent, and the connection closes.
     Close,
     /// They are sent, and what the client still sends is read for a moment, so that it reads them.
@@ -266,7 +266,7 @@ impl Connection {
             match self.work().await? {
                 Flow::Part => return Ok(true),
                 Flow::Close => return self.flush().await.map(|()| false),
-                Flow::On | Flow::Flush => self.flush().await?,
+                Flow::On => self.flush().await?,
             }
             if stop.is_requested() || killed.is_cancelled() {
                 return Ok(false);
@@ -301,7 +301,7 @@ impl Connection {
     fn tell(&mut self, why: Refusal) -> bool {
         match &self.talk {
             Talk::Text(_) => encode_reply(&Reply::Refused(why), &mut self.to.out),
-            Talk::Resp(session) => Value::Error(session::told(why)).encode(session.version, &mut self.to.out),
+            Talk::Resp(session) => Value::Error(session.told(why)).encode(session.version, &mut self.to.out),
         }
         true
     }
@@ -326,8 +326,8 @@ impl Connection {
             };
             match flow {
                 Flow::Close | Flow::Part => return Ok(flow),
-                _ if flow == Flow::Flush || self.to.out.len() >= WRITE_SIZE => self.flush().await?,
-                _ => {}
+                Flow::On if self.to.out.len() >= WRITE_SIZE => self.flush().await?,
+                Flow::On => {}
             }
         }
         Ok(Flow::On)

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::clients::Taken;
-use super::{Door, Flow, Outbox, QUEUED_REQUESTS, WRITE_SIZE, data, glob};
+use super::multi::{Queued, View};
+use super::{Door, Flow, Outbox, QUEUED_REQUESTS, data, keyspace};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::transaction::{Need, Transaction};
@@ -23,29 +24,7 @@ use crate::types::{MessageId, NodeId, Payload, Version};
 /// long is told so.
 const SPARE_WORD: usize = 64 << 10;
 
-/// Commands that MULTI queues, and their bytes.
-const MOST_QUEUED: usize = 4096;
-const MOST_QUEUED_BYTES: usize = 16 << 20;
-
-/// Ids that KEYS looks at in one step.
-const KEYS_STEP: usize = 1000;
-
-/// Bytes of ids that one answer of KEYS may have.
-const MOST_KEYS_BYTES: usize = 64 << 20;
-
-/// Ids that one step of SCAN looks at, whatever COUNT says.
-const MOST_SCANNED: usize = 4096;
-
 const OK: Value = Value::Simple("OK");
-
-/// What was queued since MULTI.
-#[derive(Debug, Default)]
-struct Queued {
-    requests: Vec<(&'static Spec, Words)>,
-    bytes: usize,
-    /// One of them was wrong: EXEC runs none.
-    broken: bool,
-}
 
 /// The state of a connection.
 #[derive(Debug)]
@@ -62,8 +41,8 @@ pub(super) struct Session {
     pub(super) version: u8,
     /// The password was given, or none is asked for.
     pub(super) allowed: bool,
-    queued: Option<Queued>,
-    watched: Vec<(MessageId, Option<Version>)>,
+    pub(super) queued: Option<Queued>,
+    pub(super) watched: Vec<(MessageId, Option<Version>)>,
 }
 
 impl Session {
@@ -137,9 +116,9 @@ impl Session {
         };
         let (value, flow) = self.ask(words).await;
         if let Some(value) = value {
-            self.classed(value).encode(self.version, &mut to.out);
+            value.encode(self.version, &mut to.out);
         }
-        if to.out.len() >= WRITE_SIZE { Flow::Flush.max(flow) } else { flow }
+        flow
     }
 
     /// A GET or SET without options, which needs nothing of the session.
@@ -157,22 +136,31 @@ impl Session {
         }
     }
 
-    /// While the leader does not know its messages yet, no other try helps soon: that has a class of its own.
-    fn classed(&self, value: Value) -> Value {
-        match value {
-            Value::Error(text)
-                if text.starts_with("TRYAGAIN ") && self.coordinator.cluster().waiting_for().is_some() =>
-            {
-                Value::Error(text.replacen("TRYAGAIN", "CLUSTERDOWN", 1))
-            }
-            other => other,
+    /// A reply of the coordinator as a value.
+    fn value_of(&self, reply: Reply) -> Value {
+        match reply {
+            Reply::Done => OK,
+            Reply::Value(payload) => Value::Bulk(payload),
+            Reply::Nodes(nodes) => Value::Array(nodes.into_iter().map(|node| Value::Integer(node.0.into())).collect()),
+            Reply::Count(count) => Value::Integer(count as i64),
+            Reply::Status(json) => Value::text(json),
+            Reply::Pong { .. } => Value::Simple("PONG"),
+            Reply::Refused(Refusal::NotFound) => Value::Nil,
+            Reply::Refused(refusal) => Value::Error(self.told(refusal)),
+            Reply::Help => Value::text(table::help()),
+            Reply::Bye | Reply::Finding(_) | Reply::Verified(_) => OK,
         }
+    }
+
+    /// A refusal in words for the client.
+    pub(super) fn told(&self, refusal: Refusal) -> String {
+        told(&self.coordinator, refusal)
     }
 
     fn tell(&self, reply: Reply, to: &mut Outbox) {
         match reply {
             Reply::Value(payload) => bulk(&payload, &mut to.out),
-            other => self.classed(value_of(other)).encode(self.version, &mut to.out),
+            other => self.value_of(other).encode(self.version, &mut to.out),
         }
     }
 
@@ -214,9 +202,9 @@ impl Session {
     }
 
     /// Runs a command.
-    async fn run(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
+    pub(super) async fn run(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
         match spec.op {
-            op if data::is_data(op) => return self.run_data(spec, words).await,
+            _ if spec.is_data() => return self.run_data(spec, words).await,
             Op::Multi if self.queued.is_some() => return error("ERR MULTI calls can not be nested"),
             Op::Multi => self.queued = Some(Queued::default()),
             Op::Discard => {
@@ -248,13 +236,13 @@ impl Session {
                 _ => return Err(wrong_number(spec.name)),
             },
             Op::Echo => return Ok(Value::Bulk(words[1].clone())),
-            Op::Keys => return self.keys(&words[1]).await,
-            Op::Scan => return self.scan(words).await,
+            Op::Keys => return keyspace::keys(&self.coordinator, &words[1]).await,
+            Op::Scan => return keyspace::scan(&self.coordinator, words).await,
             Op::RandomKey => {
-                let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(told)?;
+                let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
                 return Ok(id.map_or(Value::Nil, |id| bytes_of(&id)));
             }
-            Op::Flush => self.flush(words).await?,
+            Op::Flush => keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await?,
             _ => return self.tell_of_server(spec, words).await,
         }
         Ok(OK)
@@ -264,11 +252,11 @@ impl Session {
         let keys = keys_of(spec, words)?;
         match spec.op {
             Op::Mget => {
-                let (messages, _room) = self.coordinator.read_many(&keys).await.map_err(told)?;
+                let (messages, _room) = self.coordinator.read_many(&keys).await.map_err(|why| self.told(why))?;
                 return Ok(Value::Array(messages.into_iter().map(|m| m.map_or(Value::Nil, Value::Bulk)).collect()));
             }
             op if !spec.writes() && data::need(op, words) == Need::Version => {
-                let records = self.coordinator.records(&keys).await.map_err(told)?;
+                let records = self.coordinator.records(&keys).await.map_err(|why| self.told(why))?;
                 let known = keys.iter().cloned().zip(records.iter().map(|record| record.map(|r| r.bytes() as usize)));
                 let mut known = Lengths(known.collect());
                 return Ok(data::run(op, words, &keys, 0, &mut known));
@@ -280,140 +268,7 @@ impl Session {
         let needs: Vec<(MessageId, Need)> = keys.iter().map(|id| (id.clone(), need)).collect();
         let decide =
             move |transaction: &mut Transaction| data::run(op, &words, &keys, max_message, &mut View(transaction));
-        self.coordinator.transact(needs, decide).await.map_err(told)
-    }
-
-    async fn watch(&mut self, spec: &Spec, words: &Words) -> Result<(), String> {
-        let ids: Vec<_> = keys_of(spec, words)?;
-        if self.watched.len() + ids.len() > MOST_QUEUED {
-            return Err(format!("ERR more than {MOST_QUEUED} ids are watched"));
-        }
-        let records = self.coordinator.records(&ids).await.map_err(told)?;
-        for (id, record) in ids.into_iter().zip(records) {
-            // Watching again does not take a newer version for the one that was meant.
-            if !self.watched.iter().any(|(watched, _)| *watched == id) {
-                self.watched.push((id, record.map(|record| record.version)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs what was queued: all that concerns messages at one instant, the rest after it.
-    async fn exec(&mut self) -> Result<Value, String> {
-        let Some(queued) = self.queued.take() else { return error("ERR EXEC without MULTI") };
-        let watched = std::mem::take(&mut self.watched);
-        if queued.broken {
-            return error("EXECABORT Transaction discarded because of previous errors.");
-        }
-        let mut needs: Vec<(MessageId, Need)> = watched.iter().map(|(id, _)| (id.clone(), Need::Version)).collect();
-        let mut steps: Vec<Option<(Op, Words, Vec<MessageId>)>> = Vec::new();
-        let mut wrong: Vec<Option<String>> = Vec::new();
-        for (spec, words) in &queued.requests {
-            let keys = if data::is_data(spec.op) { keys_of(spec, words).map(Some) } else { Ok(None) };
-            let (keys, why) = match keys {
-                Ok(keys) => (keys, None),
-                Err(why) => (None, Some(why)),
-            };
-            if let Some(keys) = &keys {
-                needs.extend(keys.iter().map(|id| (id.clone(), data::need(spec.op, words))));
-            }
-            steps.push(keys.map(|keys| (spec.op, words.clone(), keys)));
-            wrong.push(why);
-        }
-        let max_message = self.door.settings.max_message;
-        let decide = move |transaction: &mut Transaction| {
-            if watched.iter().any(|(id, version)| transaction.version(id) != *version) {
-                return None;
-            }
-            let mut run = |step: Option<(Op, Words, Vec<MessageId>)>| {
-                step.map(|(op, words, keys)| data::run(op, &words, &keys, max_message, &mut View(transaction)))
-            };
-            Some(steps.into_iter().map(&mut run).collect::<Vec<_>>())
-        };
-        let Some(told_by_data) = self.coordinator.transact(needs, decide).await.map_err(told)? else {
-            return Ok(Value::NilArray);
-        };
-        let mut values = Vec::with_capacity(told_by_data.len());
-        for ((value, why), (spec, words)) in told_by_data.into_iter().zip(wrong).zip(&queued.requests) {
-            values.push(match (value, why) {
-                (Some(value), _) => value,
-                (None, Some(why)) => Value::Error(why),
-                (None, None) => Box::pin(self.run(spec, words)).await.unwrap_or_else(Value::Error),
-            });
-        }
-        Ok(Value::Array(values))
-    }
-
-    async fn keys(&self, pattern: &[u8]) -> Result<Value, String> {
-        let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, 0);
-        loop {
-            let (next, ids) = self.coordinator.scan(cursor, KEYS_STEP).await.map_err(told)?;
-            for id in ids.into_iter().filter(|id| glob::matches(pattern, id.as_bytes())) {
-                bytes += id.as_bytes().len();
-                found.push(bytes_of(&id));
-            }
-            if bytes > MOST_KEYS_BYTES {
-                return error("ERR too many ids match: go through them with SCAN");
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(Value::Array(found));
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn scan(&self, words: &Words) -> Result<Value, String> {
-        let cursor = std::str::from_utf8(&words[1]).ok().and_then(|text| text.parse().ok());
-        let cursor: u64 = cursor.ok_or("ERR invalid cursor")?;
-        let (mut pattern, mut count, mut type_is_ours) = (None, 10, true);
-        let mut options = words[2..].iter();
-        while let Some(option) = options.next() {
-            let value = options.next().ok_or("ERR syntax error")?;
-            match option.to_ascii_uppercase().as_slice() {
-                b"MATCH" => pattern = Some(value),
-                b"COUNT" => match number(value) {
-                    Some(1..) => count = number(value).unwrap_or(1) as usize,
-                    Some(_) => return error("ERR syntax error"),
-                    None => return error("ERR value is not an integer or out of range"),
-                },
-                b"TYPE" => type_is_ours = value.eq_ignore_ascii_case(b"string"),
-                _ => return error("ERR syntax error"),
-            }
-        }
-        let (next, ids) = self.coordinator.scan(cursor, count.min(MOST_SCANNED)).await.map_err(told)?;
-        let matching = |id: &MessageId| pattern.is_none_or(|pattern| glob::matches(pattern, id.as_bytes()));
-        let ids = ids.iter().filter(|id| type_is_ours && matching(id)).map(bytes_of).collect();
-        Ok(Value::Array(vec![Value::text(next.to_string()), Value::Array(ids)]))
-    }
-
-    async fn flush(&self, words: &Words) -> Result<(), String> {
-        match words.get(1).map(|word| word.to_ascii_uppercase()).as_deref() {
-            None | Some(b"SYNC" | b"ASYNC") if words.len() <= 2 => {}
-            _ => return error("ERR syntax error"),
-        }
-        if !self.door.settings.allow_flush {
-            return error(
-                "ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant",
-            );
-        }
-        let mut cursor = 0;
-        loop {
-            let (next, ids) = self.coordinator.scan(cursor, KEYS_STEP).await.map_err(told)?;
-            let mut deletes: VecDeque<Request> = ids.into_iter().map(|id| Ok(Command::Delete(id))).collect();
-            while !deletes.is_empty() {
-                let (replies, _room) = self.coordinator.execute(&mut deletes, Protocol::Resp).await;
-                let refused = replies.into_iter().find_map(|reply| match reply {
-                    Reply::Refused(refusal) => Some(told(refusal)),
-                    _ => None,
-                });
-                refused.map_or(Ok(()), Err)?;
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(());
-            }
-        }
+        self.coordinator.transact(needs, decide).await.map_err(|why| self.told(why))
     }
 
     /// Commands of the register itself, as the text protocol has them.
@@ -436,42 +291,7 @@ impl Session {
             _ => return error("ERR this command is of the text protocol: try it with nc, or with hatokuse client"),
         };
         let (mut replies, _room) = self.coordinator.execute(&mut VecDeque::from([Ok(command)]), Protocol::Resp).await;
-        Ok(replies.pop().map_or(Value::Nil, value_of))
-    }
-}
-
-impl Queued {
-    fn push(&mut self, spec: &'static Spec, words: Words) -> Value {
-        self.bytes += words.iter().map(Bytes::len).sum::<usize>();
-        if self.requests.len() >= MOST_QUEUED || self.bytes > MOST_QUEUED_BYTES {
-            self.broken = true;
-            return Value::Error(format!(
-                "ERR a transaction takes up to {MOST_QUEUED} commands of {MOST_QUEUED_BYTES} bytes in all"
-            ));
-        }
-        self.requests.push((spec, words));
-        Value::Simple("QUEUED")
-    }
-}
-
-/// A transaction as the data commands see it.
-struct View<'a>(&'a mut Transaction);
-
-impl data::Ids for View<'_> {
-    fn get(&self, id: &MessageId) -> Option<Payload> {
-        self.0.get(id).cloned()
-    }
-
-    fn length(&self, id: &MessageId) -> Option<usize> {
-        self.0.length(id)
-    }
-
-    fn set(&mut self, id: &MessageId, payload: Payload) {
-        self.0.set(id, payload);
-    }
-
-    fn delete(&mut self, id: &MessageId) {
-        self.0.delete(id);
+        Ok(replies.pop().map_or(Value::Nil, |reply| self.value_of(reply)))
     }
 }
 
@@ -513,43 +333,33 @@ fn unknown(words: &Words) -> String {
 }
 
 /// The ids that a request names.
-fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
+pub(super) fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
     let id = |place: usize| {
         MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to 200 bytes"))
     };
     spec.key_places(words.len()).map(id).collect()
 }
 
-fn bytes_of(id: &MessageId) -> Value {
+pub(super) fn bytes_of(id: &MessageId) -> Value {
     Value::Bulk(Bytes::copy_from_slice(id.as_bytes()))
 }
 
-/// A reply of the coordinator as a value.
-fn value_of(reply: Reply) -> Value {
-    match reply {
-        Reply::Done => OK,
-        Reply::Value(payload) => Value::Bulk(payload),
-        Reply::Nodes(nodes) => Value::Array(nodes.into_iter().map(|node| Value::Integer(node.0.into())).collect()),
-        Reply::Count(count) => Value::Integer(count as i64),
-        Reply::Status(json) => Value::text(json),
-        Reply::Pong { .. } => Value::Simple("PONG"),
-        Reply::Refused(Refusal::NotFound) => Value::Nil,
-        Reply::Refused(refusal) => Value::Error(told(refusal)),
-        Reply::Help => Value::text(table::help()),
-        Reply::Bye | Reply::Finding(_) | Reply::Verified(_) => OK,
-    }
+/// A refusal with the class word that clients of Redis know, if there is one.
+pub(super) fn told(coordinator: &Coordinator, refusal: Refusal) -> String {
+    format!("{} {refusal}", class(&refusal, || coordinator.cluster().waiting_for().is_some()))
 }
 
-/// A refusal with the class word that clients of Redis know, if there is one.
-pub(super) fn told(refusal: Refusal) -> String {
-    let class = match &refusal {
+/// The class word of a refusal; `is_waiting`: the leader does not know its messages yet.
+pub(super) fn class(refusal: &Refusal, is_waiting: impl FnOnce() -> bool) -> &'static str {
+    match refusal {
         Refusal::BadCommand(_) | Refusal::TooLarge { .. } | Refusal::NotALine | Refusal::OtherProtocol => "ERR",
         Refusal::TooFewNodes { .. } => "NOREPLICAS",
         Refusal::Busy(_) => "OOM",
+        // While the leader does not know its messages yet, no other try helps soon.
+        Refusal::Unavailable(_) if is_waiting() => "CLUSTERDOWN",
         Refusal::Unavailable(_) => "TRYAGAIN",
         Refusal::NoAuth => "NOAUTH",
         Refusal::WrongPassword => "WRONGPASS",
         Refusal::Unknown(_) | Refusal::Lost(_) | Refusal::NotFound => refusal.code(),
-    };
-    format!("{class} {refusal}")
+    }
 }
