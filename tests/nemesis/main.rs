@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use hatokuse::bench::launcher::Cluster;
 use hatokuse::types::IoMode;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::faults::Nemesis;
@@ -172,12 +173,19 @@ fn power_cuts(layout: &str) {
     let mut checked = 0;
     for cut in 1..=cuts {
         load.goes_on(rng.u64(100..600));
+        // Without power nobody answers any more. This cut is made from beside, and a sync that is under way in that very
+        // moment may be told that it went well (of 750 in a test of the file system alone, 101 were).
+        cluster.signal_leader(Signal::STOP).expect("the leader's last moment");
         volume.cut();
         cluster.kill_leader().expect("the leader's end");
         // A node that met the dead disk may have ended by itself.
         (1..=4).for_each(|node| cluster.kill_node(node).expect("a node's end"));
         let told = load.finish();
         volume.mount_again();
+        if let Some(kept) = std::env::var_os("POWER_KEEP") {
+            let _ = std::fs::remove_dir_all(&kept);
+            faults::copy(&volume.path().join("register"), Path::new(&kept));
+        }
         cluster.start_leader().expect("the leader starts again");
         cluster.start_nodes(&[1, 2, 3, 4]).expect("the nodes start again");
         cluster.wait_up(4).expect("everybody comes back");
