@@ -111,6 +111,7 @@ fn histories_under_a_nemesis_are_linearizable() {
         .dir(home.path())
         .patience(PATIENCE)
         .leader_args(["--repair-after", "1s"])
+        .node_args(["--layout", &setting("NEMESIS_LAYOUT", "text".to_owned())])
         .start()
         .expect("the cluster starts");
     let load = Load::start(cluster.addr(), CLIENTS, seed);
