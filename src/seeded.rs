@@ -5,95 +5,124 @@
 //! it, the environment variable [`VARIABLE`] names the bug that a process has.
 
 macro_rules! bugs {
-    ($($(#[doc = $what:literal])+ $rule:literal $bug:ident;)+) => {
+    ($($(#[doc = $what:literal])+ $rule:literal $bug:ident: $suite:ident $test:literal;)+) => {
         /// One way to break a rule.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Bug {
             $($(#[doc = $what])+ $bug,)+
         }
 
-        /// Every bug, with the rule that it breaks and what it does.
-        pub const ALL: &[(Bug, u8, &str)] = &[$((Bug::$bug, $rule, concat!($($what),+)),)+];
+        /// Every bug.
+        pub const ALL: &[Sown] = &[$(Sown {
+            bug: Bug::$bug,
+            rule: $rule,
+            what: concat!($($what),+),
+            suite: stringify!($suite),
+            test: $test,
+        },)+];
     };
+}
+
+/// A bug, and what has to find it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sown {
+    /// Its name.
+    pub bug: Bug,
+    /// The rule that it breaks.
+    pub rule: u8,
+    /// What it does.
+    pub what: &'static str,
+    /// The test binary that finds it; `hatokuse` has the unit tests.
+    pub suite: &'static str,
+    /// The test in it; `campaign` of `simulation` plays seeds until one fails.
+    pub test: &'static str,
 }
 
 bugs! {
     /// A leader begins its life in the epoch of the one before it.
-    1 EpochNotRaised;
+    1 EpochNotRaised: simulation "campaign";
     /// A leader's epoch is not synced before it serves.
-    1 EpochNotSynced;
+    1 EpochNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// Two writes of one epoch get the same version.
-    1 VersionGivenTwice;
+    1 VersionGivenTwice: simulation "campaign";
     /// A node obeys every frame, whatever its fence says.
-    2 FenceNotChecked;
+    2 FenceNotChecked: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
     /// A node lets in a leader of a lower epoch than it has seen.
-    2 LowerEpochAccepted;
+    2 LowerEpochAccepted: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// A node lets an earlier session take over from a later one.
-    2 LateSessionAccepted;
+    2 LateSessionAccepted: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
     /// A node does not keep the highest epoch on its disk.
-    2 EpochSeenNotKept;
+    2 EpochSeenNotKept: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// OK is said before the log has the commit.
-    3 OkBeforeLog;
+    3 OkBeforeLog: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// An unbuffered log is not synced.
-    3 LogNotSynced;
+    3 LogNotSynced: simulation "campaign";
     /// One copy is taken for as many as tolerance asks for.
-    3 OneCopyIsEnough;
+    3 OneCopyIsEnough: hatokuse "cluster::quorum::tests::answers_are_counted";
     /// Copies are not synced in unbuffered mode.
-    3 CopiesNotSynced;
+    3 CopiesNotSynced: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
     /// The folder is not synced after its names have changed.
-    3 NamesNotSynced;
+    3 NamesNotSynced: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
     /// A segment goes before what was live in it is synced elsewhere.
-    3 MovedCopiesNotSynced;
+    3 MovedCopiesNotSynced: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
     /// A copy's content is written before its record.
-    4 ContentBeforeRecord;
+    4 ContentBeforeRecord: hatokuse "node::files::tests::what_a_crash_leaves_is_never_taken_for_a_strangers_file";
     /// A read does not check length and checksum.
-    4 ReadsNotChecked;
+    4 ReadsNotChecked: hatokuse "node::files::tests::damage_is_told_and_healed";
     /// A start takes files as whole whatever their checksum is.
-    4 TornCopyAccepted;
+    4 TornCopyAccepted: hatokuse "node::files::tests::crashes_at_every_call_lose_nothing";
     /// A copy older than the one that is there is answered "stored".
-    5 StaleAnsweredStored;
+    5 StaleAnsweredStored: hatokuse "node::files::tests::the_suite_passes_on_every_disk";
     /// Another message of the same version is answered "stored".
-    5 ConflictAnsweredStored;
+    5 ConflictAnsweredStored: hatokuse "node::files::tests::the_suite_passes_on_every_disk";
     /// A late settle publishes an older version over a newer one.
-    5 PublishedBackward;
+    5 PublishedBackward: crash_points "node::a_late_settle_publishes_nothing_older";
     /// Letting go of a version lets go of newer ones too.
-    5 DeletedUnconditionally;
+    5 DeletedUnconditionally: simulation "campaign";
     /// What is left of a transaction that was never logged is completed id by id.
-    6 TransactionTorn;
+    6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
     /// A version that is being completed does not hold back the older answer.
-    6 UnsettledNotHidden;
+    6 UnsettledNotHidden: simulation "campaign";
     /// A newer version that an inventory lists is passed over.
-    6 UnsettledDropped;
+    6 UnsettledDropped: simulation "campaign";
     /// The torn end of a log stays where it is.
-    7 TornTailKept;
+    7 TornTailKept: hatokuse "durable::record_log::tests::a_log_cut_anywhere_keeps_the_records_before_the_cut";
     /// Damage in the middle of a log is cut off like a torn end.
-    7 DamageCutOff;
+    7 DamageCutOff: hatokuse "durable::record_log::tests::a_flipped_byte_is_refused_by_offset";
     /// A commit replaces a newer one.
-    7 ReplayIgnoresVersions;
+    7 ReplayIgnoresVersions: hatokuse "cluster::mapping::tests::the_highest_version_wins_in_any_order";
     /// A buffered log is believed to be whole after a power cut.
-    7 BufferedLogBelieved;
+    7 BufferedLogBelieved: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A folder that cannot be listed is taken for an empty one.
-    8 ListErrorIsEmpty;
+    8 ListErrorIsEmpty: hatokuse "node::files::tests::a_start_that_meets_an_error_fails_or_finds_everything";
     /// A copy that cannot be read is taken for none.
-    8 ReadErrorIsAbsent;
+    8 ReadErrorIsAbsent: hatokuse "node::files::tests::unknown_is_not_absent";
     /// An inventory concludes whatever its count says.
-    8 InventoryNotCounted;
+    8 InventoryNotCounted: hatokuse "cluster::tests::inventories::absence_follows_only_from_a_whole_inventory";
     /// An inventory without a copy tells of writes that are younger than it.
-    8 AbsenceAboveFloor;
+    8 AbsenceAboveFloor: hatokuse "cluster::tests::inventories::an_inventory_says_nothing_of_what_is_younger_than_it";
     /// What was deleted everywhere and forgotten is taken for news when an old copy turns up.
-    5 HorizonIgnored;
+    5 HorizonIgnored: hatokuse "cluster::tests::inventories::what_was_deleted_and_forgotten_stays_deleted";
     /// A failed sync of the log is passed over.
-    9 FailedLogSyncIgnored;
+    9 FailedLogSyncIgnored: hatokuse "durable::record_log::tests::a_failed_sync_is_final";
     /// A failed sync of copies is passed over.
-    9 FailedCopySyncIgnored;
+    9 FailedCopySyncIgnored: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
     /// A leader that does not know yet says "no such message".
-    9 NotFoundAtOnce;
+    9 NotFoundAtOnce: simulation "campaign";
     /// A leader without its log needs to hear only one of its members.
-    9 OneReportIsEnough;
+    9 OneReportIsEnough: simulation "campaign";
     /// A node serves the leader of another cluster.
-    10 ForeignLeaderServed;
+    10 ForeignLeaderServed: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
     /// A tombstone goes when one member has confirmed it.
-    5 TombstoneForgottenEarly;
+    5 TombstoneForgottenEarly: hatokuse "cluster::tests::deletions::a_tombstone_waits_for_every_member";
+    /// Copies too many are given up without a look at those that stay.
+    6 TrimmedUnchecked: process "repair::a_copy_too_many_stays_where_those_that_stay_are_bad";
+    /// The number of a node is not held to one folder.
+    10 UuidNotPinned: process "refusals::a_number_belongs_to_one_folder";
+    /// A second process with a copy of a folder is let in beside the first.
+    10 CopiedFolderAdmitted: process "refusals::a_copied_folder_must_be_refused";
+    /// Whoever answers at the address that a node gave is taken for that node.
+    10 DialBackNotCompared: process "nodes::an_address_where_another_folder_of_that_number_answers_is_refused";
 }
 
 impl Bug {
@@ -118,7 +147,7 @@ pub(crate) fn active(bug: Bug) -> bool {
     static ACTIVE: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
     let read = || {
         let name = std::env::var(VARIABLE).ok()?;
-        let found = ALL.iter().map(|(bug, ..)| *bug).find(|bug| bug.name() == name);
+        let found = ALL.iter().map(|sown| sown.bug).find(|bug| bug.name() == name);
         Some(found.unwrap_or_else(|| panic!("{VARIABLE}={name} names no bug")))
     };
     *ACTIVE.get_or_init(read) == Some(bug)

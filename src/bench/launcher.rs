@@ -398,7 +398,10 @@ impl Cluster {
         command.args(["--io-mode", &self.builder.io_mode.to_string(), "--plain", "--stop-with-stdin"]);
         // Settings of whoever runs a test are not meant for these.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HATOKUSE_")) {
-            command.env_remove(name);
+            // A bug on purpose is for every process, in a build that has any.
+            if !(cfg!(feature = "seeded-bugs") && name == crate::seeded::VARIABLE) {
+                command.env_remove(name);
+            }
         }
         // Clusters run beside each other, and beside a register that is used.
         command.env("HATOKUSE_HTTP_PORT", "off");

@@ -134,6 +134,22 @@ impl Cluster {
         self.find(part, limit, skip, |found| self.need(found.set) == Need::Step(urgency))
     }
 
+    /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
+    pub fn rescuable<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
+        if self.trust() != Trust::Whole || self.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
+            return Vec::new();
+        }
+        let spare = |id: &MessageId, version| {
+            self.surplus.of(id).any(|(node, of)| of == version && self.registry.is_linked(node))
+        };
+        let rescuable = |id: &&MessageId| {
+            let found = self.mapping.newest(id);
+            found.is_some_and(|found| found.set.intact().next().is_none() && spare(id, found.record.version))
+        };
+        let all = self.surplus.ids().filter(|id| !skip.contains(*id)).filter(rescuable);
+        all.take(limit).cloned().collect()
+    }
+
     fn find<S: BuildHasher>(
         &self,
         part: usize,

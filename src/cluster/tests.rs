@@ -1,5 +1,6 @@
 //! The pure cluster as a whole: what it decides, told as stories.
 
+mod deletions;
 mod inventories;
 mod judging;
 mod placing;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use hatokuse::bench::launcher::Cluster;
 use hatokuse::types::IoMode;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::faults::Nemesis;
@@ -138,6 +139,15 @@ fn histories_under_a_nemesis_are_linearizable() {
 
 #[test]
 fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
+    power_cuts("text");
+}
+
+#[test]
+fn power_cuts_of_everything_at_once_lose_nothing_in_the_log_layout() {
+    power_cuts("log");
+}
+
+fn power_cuts(layout: &str) {
     let _alone = alone();
     let cuts: u32 = setting("POWER_CUTS", 5);
     let seed: u64 = setting("NEMESIS_SEED", fastrand::u64(..));
@@ -151,6 +161,7 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
         .nodes(4)
         .tolerance(TOLERANCE)
         .io_mode(io_mode)
+        .node_args(["--layout", layout])
         .dir(volume.path().join("register"))
         .patience(PATIENCE)
         .start()
@@ -162,17 +173,25 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
     let mut checked = 0;
     for cut in 1..=cuts {
         load.goes_on(rng.u64(100..600));
+        // Without power nobody answers any more. This cut is made from beside, and a sync that is under way in that very
+        // moment may be told that it went well (of 750 in a test of the file system alone, 101 were).
+        cluster.signal_leader(Signal::STOP).expect("the leader's last moment");
         volume.cut();
         cluster.kill_leader().expect("the leader's end");
         // A node that met the dead disk may have ended by itself.
         (1..=4).for_each(|node| cluster.kill_node(node).expect("a node's end"));
         let told = load.finish();
         volume.mount_again();
+        if let Some(kept) = std::env::var_os("POWER_KEEP") {
+            let _ = std::fs::remove_dir_all(&kept);
+            faults::copy(&volume.path().join("register"), Path::new(&kept));
+        }
         cluster.start_leader().expect("the leader starts again");
         cluster.start_nodes(&[1, 2, 3, 4]).expect("the nodes start again");
         cluster.wait_up(4).expect("everybody comes back");
         let history = told.read_everything(PATIENCE);
-        let found = history.check().unwrap_or_else(|violation| panic!("cut {cut}, NEMESIS_SEED={seed}: {violation}"));
+        let found =
+            history.check().unwrap_or_else(|violation| panic!("{layout}, cut {cut}, NEMESIS_SEED={seed}: {violation}"));
         checked = found.operations;
         drop(history);
         all_copies_are_good(&cluster);
@@ -180,7 +199,7 @@ fn power_cuts_of_everything_at_once_lose_nothing_that_was_acknowledged() {
     }
     let told = load.finish();
     say(&format!(
-        "power cuts: {cuts} of the whole cluster, {io_mode}; 0 acknowledged messages lost; {checked} operations ({})",
+        "power cuts: {cuts} of the whole cluster, {layout} layout, {io_mode}; 0 acknowledged messages lost; {checked} operations ({})",
         told.summary()
     ));
 }

@@ -57,6 +57,20 @@ fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
 }
 
 #[test]
+fn an_address_where_another_folder_of_that_number_answers_is_refused() {
+    let register = Register::start(1, 1);
+    let (home, other) = (folder(), folder());
+    // It listens as node 9, and never registers.
+    let args = ["node", "--id", "9", "--port", "0", "--leader", "127.0.0.1:1"];
+    let first = Server::start(home.path(), &args);
+    let address = first.says("node 9 ready").split("grpc=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let args = ["node", "--id", "9", "--port", "0", "--leader", register.grpc_addr(), "--advertise", &address];
+    let line = Server::start(other.path(), &args).must_be_refused();
+    tells(&line, &["another node answers at", &address, "--advertise"]);
+    assert_eq!(register.status().unwrap()["nodes"].as_array().unwrap().len(), 1, "it is no member");
+}
+
+#[test]
 fn the_whole_register_in_one_command() {
     let home = folder();
     let mut leader = Server::start(home.path(), &["leader", "--port", "0", "--grpc-port", "0", "--local-nodes", "3"]);

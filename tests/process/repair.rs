@@ -192,3 +192,30 @@ fn a_node_is_drained_while_it_serves() {
     });
     register.check("m", 400, "x");
 }
+
+#[test]
+fn a_copy_too_many_stays_where_those_that_stay_are_bad() {
+    let mut register = quick(3, 2);
+    register.fill("m", 30, "sound");
+    let held: Vec<usize> = (0..30).filter(|n| register.holders(&format!("m{n}")).contains(&1)).collect();
+    register.kill_node(1).unwrap();
+    healed(&register, 30, 2, &[2, 3]);
+    // Nobody has looked at these since.
+    let id = format!("m{}", held[0]);
+    for node in [2, 3] {
+        flip_byte(&register.copy(node, &id), 1);
+    }
+    // Its copies are too many by now, and one of them is the last that is good.
+    register.start_node(1).unwrap();
+    register.wait_up(3).unwrap();
+    eventually("the others are gone", || (files(&register, 3)[&1] <= 1).then_some(()));
+    eventually("it is the message again", || {
+        let reply = register.ask(&format!("GET {id}"));
+        assert!(!reply.starts_with("ERROR LOST"), "{reply}");
+        (reply == format!("VALUE sound {}", held[0])).then_some(())
+    });
+    eventually("all copies intact", || {
+        (register.ask("VERIFY") == "VERIFIED messages=30 intact=60 bad=0 unknown=0").then_some(())
+    });
+    register.check("m", 30, "sound");
+}

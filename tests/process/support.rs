@@ -270,7 +270,10 @@ pub(crate) fn flip_byte(file: &Path, at: usize) {
 pub(crate) fn hatokuse(args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HATOKUSE_")) {
-        command.env_remove(name);
+        // A bug on purpose is for every process, in a build that has any.
+        if !(cfg!(feature = "seeded-bugs") && name == hatokuse::seeded::VARIABLE) {
+            command.env_remove(name);
+        }
     }
     command.env("HATOKUSE_HTTP_PORT", "off");
     command.args(args).stdin(Stdio::null());

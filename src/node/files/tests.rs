@@ -216,6 +216,50 @@ fn unknown_is_not_absent() {
 }
 
 #[test]
+fn a_start_that_meets_an_error_fails_or_finds_everything() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("a", 1, b"one"), put("b", 2, b"two")]).unwrap();
+    let mut refused = 0;
+    for call in 0.. {
+        let disk = disk.after_kill();
+        disk.fault_at(call, Fault::Fail(errno::EIO));
+        match try_open(&disk, IoMode::Buffered) {
+            Ok((store, _)) => assert_eq!(inventory(&store).len(), 2, "call {call} failed"),
+            Err(_) => refused += 1,
+        }
+        if disk.calls() <= call {
+            break;
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn what_a_crash_leaves_is_never_taken_for_a_strangers_file() {
+    for (keeps, whole) in KINDS {
+        for (io_mode, fault) in [IoMode::Buffered, IoMode::Unbuffered]
+            .into_iter()
+            .flat_map(|mode| [Fault::CrashBefore, Fault::CrashAfter].map(|fault| (mode, fault)))
+        {
+            for call in 0.. {
+                let disk = MemDisk::new();
+                disk.set_syncs_as_a_whole(whole);
+                disk.set_keeps_records(keeps);
+                let (store, _) = open(&disk, io_mode);
+                disk.fault_at(disk.calls() + call, fault);
+                let _ = store.write(&[], &[put("a", 1, b"hello")]);
+                let (_, found) = open(&disk.after_kill(), io_mode);
+                assert_eq!(found.foreign, 0, "attributes {keeps}, {io_mode}, {fault:?} at call {call}");
+                if !disk.crashed() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let disk = MemDisk::new();
     disk.set_folds_case(true);
