@@ -340,6 +340,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Client(args) => client::shell::run(client::shell::Settings {
             addr: args.addr,
             json: args.json,
+            plain: cli.plain,
             timeout: args.timeout,
             command: args.command,
         }),

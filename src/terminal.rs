@@ -1,4 +1,4 @@
-//! Reports on standard output: a screen drawn in place, or a line a period.
+//! What is known of the terminal, and reports on standard output: a screen drawn in place, or a line a period.
 //!
 //! Invariants: the terminal is given back on every way out, a panic's message
 //! included; a terminal or a pipe that blocks, fails or goes away ends the
@@ -42,6 +42,33 @@ pub fn takes_screen() -> bool {
     let stdout = io::stdout();
     let foreground = || rustix::termios::tcgetpgrp(&stdout).is_ok_and(|group| group == rustix::process::getpgrp());
     stdout.is_terminal() && !dumb && foreground()
+}
+
+/// What lines that scroll by can look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paper {
+    /// Columns of a line.
+    pub columns: usize,
+    /// Whether to colour.
+    pub color: bool,
+    /// Whether more than ASCII is shown.
+    pub utf8: bool,
+}
+
+impl Default for Paper {
+    /// What any terminal can show.
+    fn default() -> Self {
+        Self { columns: 80, color: false, utf8: false }
+    }
+}
+
+/// What standard output can show now, where it is a terminal; `plain` is the flag.
+pub fn paper(plain: bool) -> Paper {
+    let Ui { color, utf8, .. } = ui_here();
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let columns = if columns > 0 { columns } else { Paper::default().columns };
+    Paper { columns, color: color && !plain && !dumb, utf8 }
 }
 
 /// Draws `view` on the terminal until `stop`, and `q` or Ctrl-C is such a stop; then leaves a report behind.

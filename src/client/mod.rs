@@ -35,6 +35,7 @@ mod error;
 mod render;
 mod repl;
 pub mod shell;
+mod status;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@
 //! fails because of its history, which is a convenience.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use rustyline::completion::Completer;
@@ -111,7 +111,7 @@ impl Session<'_> {
 
     /// Runs one line and shows its reply, or what became of it.
     async fn run(&mut self, line: &[u8]) -> io::Result<Next> {
-        let style = Style { json: self.settings.json, terminal: true };
+        let style = self.style();
         let request = match read_request(line) {
             Ok(Request::Known(Command::Exit)) => return Ok(Next::Leave),
             Ok(Request::Known(Command::Help)) => return say(HELP).map(|()| Next::Prompt),
@@ -124,15 +124,29 @@ impl Session<'_> {
             }
         };
         match self.ask(&request).await {
-            Ok(reply) => show(&reply, style)?,
+            Ok(reply) => match self.table_of(&request, &reply, style).await {
+                Some(table) => write(&table)?,
+                None => show(&reply, style)?,
+            },
             Err(error) => complain(&error.to_string()),
         }
         Ok(Next::Prompt)
     }
 
+    /// Only the input is sure to be a terminal; what is shown is made safe for one in any case.
+    fn style(&self) -> Style {
+        Style { terminal: true, ..Style::here(self.settings) }
+    }
+
+    async fn table_of(&mut self, request: &Request, reply: &ReplyLine, style: Style) -> Option<String> {
+        let people = style.is_for_people() && io::stdout().is_terminal();
+        let client = self.client.as_mut().filter(|_| people)?;
+        shell::table_of(client, request, reply, style.paper).await
+    }
+
     /// Asks over the connection there is, or over a new one if that cannot be used any more.
     async fn ask(&mut self, request: &Request) -> Result<ReplyLine, Error> {
-        let style = Style { json: self.settings.json, terminal: true };
+        let style = self.style();
         let usable = self.client.as_mut().is_some_and(|client| client.check().is_ok());
         let client = match &mut self.client {
             Some(client) if usable => client,
@@ -156,10 +170,17 @@ fn show(reply: &ReplyLine, style: Style) -> io::Result<()> {
     out.flush()
 }
 
+/// Lines of ours, with their ends.
+fn write(lines: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(lines.as_bytes())?;
+    out.flush()
+}
+
 fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for line in text.lines() {
-        write_bare(line.as_bytes(), Style { terminal: true, json: false }, &mut out)?;
+        write_bare(line.as_bytes(), Style { terminal: true, ..Style::default() }, &mut out)?;
     }
     out.flush()
 }
@@ -258,6 +279,11 @@ mod tests {
         assert_eq!(candidates("GET so"), [""; 0]);
     }
 
+    fn settings(addr: &str) -> Settings {
+        let timeout = std::time::Duration::from_secs(60);
+        Settings { addr: addr.to_owned(), json: false, plain: false, timeout, command: Vec::new() }
+    }
+
     #[tokio::test]
     async fn a_lost_connection_is_opened_again_for_the_next_command_only() {
         let (addr, server) = serve(async |listener: Listener| {
@@ -267,7 +293,7 @@ mod tests {
             second.send("VALUE a\n").await;
         })
         .await;
-        let settings = Settings { addr, json: false, timeout: std::time::Duration::from_secs(60), command: Vec::new() };
+        let settings = settings(&addr);
         let mut session = Session { settings: &settings, client: None };
         session.connect().await.unwrap();
         let error = session.ask(&read_request(b"SET 1 a").unwrap()).await.unwrap_err();

@@ -27,11 +27,13 @@ use tokio::sync::watch;
 
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
-use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, repl};
+use super::status::Status;
+use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, after_word, nodes, repl};
 use crate::error::Refusal;
 use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
 use crate::protocol::{Command, Decoded};
+use crate::terminal::Paper;
 
 /// Exit codes, as `hatokuse --help` promises them.
 pub(super) const EXIT_OK: u8 = 0;
@@ -53,6 +55,8 @@ pub struct Settings {
     pub addr: String,
     /// Print replies as JSON.
     pub json: bool,
+    /// No colour.
+    pub plain: bool,
     /// How long to wait for a connection or an answer.
     pub timeout: Duration,
     /// One command; without one, a prompt or a pipe.
@@ -64,7 +68,7 @@ pub struct Settings {
 /// An error is one of stdin or stdout; all others are told on stderr here.
 pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let style = Style { json: settings.json, terminal: io::stdout().is_terminal() };
+    let style = Style::here(&settings);
     let result = runtime.block_on(async {
         if !settings.command.is_empty() {
             let mut out = io::stdout().lock();
@@ -144,6 +148,26 @@ pub(super) async fn ask(
     Ok(reply)
 }
 
+/// The table that stands for a reply where people read it; `None` for replies that are lines.
+///
+/// The holders of a message are numbers; who they are and how they are is asked for as well.
+pub(super) async fn table_of(
+    client: &mut Client,
+    request: &Request,
+    reply: &ReplyLine,
+    paper: Paper,
+) -> Option<String> {
+    match (request, reply) {
+        (Request::Known(Command::Status), ReplyLine::Other(line)) => Some(Status::parse(line)?.table(paper)),
+        (Request::Known(Command::Where(_)), ReplyLine::Other(_)) => {
+            let holders = after_word(reply, "NODES ").and_then(nodes)?;
+            let ReplyLine::Other(status) = client.request(&Command::Status).await.ok()? else { return None };
+            Some(Status::parse(&status)?.holders(&holders, paper))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a reply is the end of a VERIFY that found something.
 fn found_faults(reply: &ReplyLine) -> bool {
     let ReplyLine::Other(line) = reply else { return false };
@@ -182,14 +206,18 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         *payload = message;
     }
     let options = Options { timeout: settings.timeout };
-    let reply = match Client::connect_with(&settings.addr, options).await {
-        // An error of writing shows with the last line.
-        Ok(mut client) => ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await,
-        Err(error) => Err(error),
+    let mut client = match Client::connect_with(&settings.addr, options).await {
+        Ok(client) => client,
+        Err(error) => return Ok(failed(&error)),
     };
-    let reply = match reply {
+    // An error of writing shows with the last line.
+    let reply = match ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await {
         Ok(reply) => reply,
         Err(error) => return Ok(failed(&error)),
+    };
+    let table = match style.is_for_people() {
+        true => table_of(&mut client, &request, &reply, style.paper).await,
+        false => None,
     };
     let is_get = matches!(request, Request::Known(Command::Get(_)));
     let code = match &reply {
@@ -204,6 +232,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
             let _ = write_reply(&reply, Style { terminal: true, ..style }, &mut io::stderr());
         }
         ReplyLine::Value(message) if is_get && !style.json => write_bare(message, style, out)?,
+        _ if let Some(table) = &table => out.write_all(table.as_bytes())?,
         _ => write_reply(&reply, style, out)?,
     }
     out.flush()?;
