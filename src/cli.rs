@@ -65,7 +65,7 @@ enum Command {
     Node(NodeArgs),
     /// Talk to a leader: a prompt, a pipe, or one command
     #[command(
-        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
+        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  hatokuse client --watch 1s\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
     )]
     Client(ClientArgs),
     /// Measure a register under load
@@ -209,6 +209,12 @@ struct ClientArgs {
     /// How long to wait for a connection or an answer
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
+    /// File whose first line is the password of a leader that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Show a line about the register each time this has passed, for example 1s
+    #[arg(long, env = "HATOKUSE_WATCH", value_parser = duration, value_name = "TIME")]
+    watch: Option<Duration>,
     /// One command, for example: SET 1 hello
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
@@ -342,6 +348,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             json: args.json,
             plain: cli.plain,
             timeout: args.timeout,
+            password: args.password_file.as_deref().map(read_password).transpose()?,
+            watch: args.watch,
             command: args.command,
         }),
         Command::Bench(args) => {

@@ -74,7 +74,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "wire",
         ],
     ),
-    ("client", 3, &["dashboard", "error", "protocol", "telemetry", "terminal", "types"]),
+    ("client", 3, &["dashboard", "error", "logs", "protocol", "telemetry", "terminal", "types"]),
     (
         "bench",
         4,

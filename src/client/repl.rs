@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::render::{Style, write_bare, write_reply};
 use super::shell::{self, EXIT_NO_ANSWER, EXIT_OK, Request, Settings, complain, read_request};
-use super::{Client, Error, Options};
+use super::{Client, Error};
 use crate::protocol::Command;
 use crate::protocol::table;
 use crate::protocol::text::ReplyLine;
@@ -31,19 +31,30 @@ const PROMPT: &str = "hatokuse> ";
 
 const HISTORY_LINES: usize = 1000;
 
-const HELP: &str = "\
-SET <id> <message>  keep a message (the rest of the line, byte for byte)
-GET <id>            read it
-DEL <id>            delete it
-WHERE <id>          which nodes hold it
-COUNT               how many messages there are
-STATUS              the register's state as JSON
-VERIFY              read and check every copy of every message now
-DRAIN <node>        move everything off a node; UNDRAIN <node> takes that back
-REBALANCE [STOP]    even out the copies, or stop doing so
-AUTH <password>     give the password, where one is asked for
-PING                is the leader there
-EXIT                leave; so do QUIT and Ctrl-D. Ctrl-C clears the line, Tab completes a command";
+const KEYS: &str = "\
+A message is the rest of its line, byte for byte. Words in any case; Tab completes them.
+Ctrl-C clears the line, Ctrl-D leaves. HELP <command> tells of one.";
+
+/// What HELP says: of one command, or of all that are written as lines.
+fn help(of: Option<&str>) -> String {
+    let Some(word) = of else {
+        let written = || table::COMMANDS.iter().filter_map(|spec| Some((spec.line?, spec.summary)));
+        let wide = written().map(|(line, _)| line.len()).max().unwrap_or(0);
+        let rows: String = written().map(|(line, summary)| format!("{line:<wide$}  {summary}\n")).collect();
+        return rows + KEYS;
+    };
+    match table::find(word.as_bytes()) {
+        Some(table::Spec { line: Some(line), summary, .. }) => format!("{line}  {summary}"),
+        Some(spec) => format!("{} is of the Redis protocol only (redis-cli speaks it): {}", spec.name, spec.summary),
+        None => format!("there is no command {word}; HELP lists them all"),
+    }
+}
+
+/// Whether the line holds a password, which no history should.
+fn is_secret(line: &str) -> bool {
+    let word = line.split_whitespace().next().unwrap_or_default();
+    table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Auth)
+}
 
 /// Command words as they are completed: with a blank where something has to follow.
 fn words() -> impl Iterator<Item = String> {
@@ -105,16 +116,20 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn connect(&mut self) -> Result<&mut Client, Error> {
-        let options = Options { timeout: self.settings.timeout };
-        Ok(self.client.insert(Client::connect_with(&self.settings.addr, options).await?))
+        Ok(self.client.insert(shell::connect(self.settings).await?))
     }
 
     /// Runs one line and shows its reply, or what became of it.
     async fn run(&mut self, line: &[u8]) -> io::Result<Next> {
         let style = self.style();
+        let mut words = std::str::from_utf8(line).unwrap_or_default().split_whitespace();
+        if let (Some(word), of, None) = (words.next(), words.next(), words.next())
+            && table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Help)
+        {
+            return say(&help(of)).map(|()| Next::Prompt);
+        }
         let request = match read_request(line) {
             Ok(Request::Known(Command::Exit)) => return Ok(Next::Leave),
-            Ok(Request::Known(Command::Help)) => return say(HELP).map(|()| Next::Prompt),
             Ok(request) => request,
             // The same words as the leader would use, without asking it.
             Err(refusal) => {
@@ -205,6 +220,7 @@ fn edit(history: Option<PathBuf>, mut turns: mpsc::Receiver<()>, typed: &mpsc::S
             }
         };
         if let (Typed::Line(line), Some(path)) = (&answer, &history)
+            && !is_secret(line)
             && editor.add_history_entry(line.as_str()).unwrap_or(false)
         {
             // At once, since a prompt is often ended by closing its window.
@@ -279,9 +295,23 @@ mod tests {
         assert_eq!(candidates("GET so"), [""; 0]);
     }
 
-    fn settings(addr: &str) -> Settings {
-        let timeout = std::time::Duration::from_secs(60);
-        Settings { addr: addr.to_owned(), json: false, plain: false, timeout, command: Vec::new() }
+    #[test]
+    fn help_is_the_command_table() {
+        let all = help(None);
+        for spec in table::COMMANDS {
+            let (line, about) = (spec.line.unwrap_or(spec.name), help(Some(&spec.name.to_lowercase())));
+            assert!(about.contains(spec.name) && about.contains(spec.summary), "{about}");
+            assert_eq!(
+                all.lines().any(|row| row.starts_with(line) && row.ends_with(spec.summary)),
+                spec.line.is_some()
+            );
+        }
+        assert!(help(Some("FROB")).contains("no command FROB"));
+    }
+
+    #[test]
+    fn passwords_stay_out_of_the_history() {
+        assert!(is_secret("auth hunter2") && is_secret("  AUTH x") && !is_secret("SET auth x") && !is_secret(""));
     }
 
     #[tokio::test]
@@ -293,7 +323,7 @@ mod tests {
             second.send("VALUE a\n").await;
         })
         .await;
-        let settings = settings(&addr);
+        let settings = Settings::new(&addr, std::time::Duration::from_secs(60));
         let mut session = Session { settings: &settings, client: None };
         session.connect().await.unwrap();
         let error = session.ask(&read_request(b"SET 1 a").unwrap()).await.unwrap_err();

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
-use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, after_word, nodes, repl};
+use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, nodes, repl, watch as watching};
 use crate::error::Refusal;
 use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
@@ -59,8 +59,30 @@ pub struct Settings {
     pub plain: bool,
     /// How long to wait for a connection or an answer.
     pub timeout: Duration,
+    /// The leader's password, if it asks for one.
+    pub password: Option<String>,
+    /// Show a line about the register each time this has passed.
+    pub watch: Option<Duration>,
     /// One command; without one, a prompt or a pipe.
     pub command: Vec<OsString>,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Nothing but where to connect, for tests.
+    pub(super) fn new(addr: &str, timeout: Duration) -> Self {
+        let addr = addr.to_owned();
+        Self { addr, json: false, plain: false, timeout, password: None, watch: None, command: Vec::new() }
+    }
+}
+
+/// A connection that has given its password.
+pub(super) async fn connect(settings: &Settings) -> Result<Client, Error> {
+    let mut client = Client::connect_with(&settings.addr, Options { timeout: settings.timeout }).await?;
+    if let Some(password) = &settings.password {
+        client.authenticate(password).await?;
+    }
+    Ok(client)
 }
 
 /// Runs the client; gives the exit code.
@@ -70,16 +92,22 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let style = Style::here(&settings);
     let result = runtime.block_on(async {
-        if !settings.command.is_empty() {
+        if let Some(every) = settings.watch {
+            if settings.command.iter().any(|word| !word.eq_ignore_ascii_case("STATUS")) {
+                complain("--watch shows what STATUS says, and takes no other command");
+                return Ok(EXIT_USAGE);
+            }
+            watching::run(&settings, every).await
+        } else if !settings.command.is_empty() {
             let mut out = io::stdout().lock();
             one_shot(&settings, io::stdin(), style, &mut out).await
         } else if io::stdin().is_terminal() {
             repl::run(&settings).await
         } else {
-            match Connection::open(&settings.addr, settings.timeout.min(LONGEST_TIMEOUT)).await {
-                Ok(connection) => {
+            match connect(&settings).await {
+                Ok(client) => {
                     let mut out = BufWriter::new(io::stdout().lock());
-                    pipe(connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
+                    pipe(client.connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
                 }
                 Err(error) => Ok(failed(&error)),
             }
@@ -96,7 +124,7 @@ pub(super) fn complain(text: &str) {
 }
 
 /// Tells of an error; gives the exit code that goes with it.
-fn failed(error: &Error) -> u8 {
+pub(super) fn failed(error: &Error) -> u8 {
     complain(&error.to_string());
     match error {
         Error::BadId { .. } | Error::MessageHasLineBreak => EXIT_USAGE,
@@ -205,8 +233,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         }
         *payload = message;
     }
-    let options = Options { timeout: settings.timeout };
-    let mut client = match Client::connect_with(&settings.addr, options).await {
+    let mut client = match connect(settings).await {
         Ok(client) => client,
         Err(error) => return Ok(failed(&error)),
     };

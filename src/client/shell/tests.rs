@@ -11,7 +11,7 @@ const JSON: Style = Style { json: true, terminal: false, paper: PAPER };
 async fn shot(addr: &str, words: &[&str], stdin: &[u8], style: Style) -> (u8, String) {
     let command = words.iter().map(OsString::from).collect();
     let timeout = Duration::from_secs(60);
-    let settings = Settings { addr: addr.to_owned(), json: style.json, plain: false, timeout, command };
+    let settings = Settings { json: style.json, command, ..Settings::new(addr, timeout) };
     let mut out = Vec::new();
     let code = one_shot(&settings, stdin, style, &mut out).await.unwrap();
     (code, String::from_utf8_lossy(&out).into_owned())
