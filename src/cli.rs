@@ -228,6 +228,9 @@ struct BenchArgs {
     /// How to speak to it; resp measures any Redis server
     #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
     protocol: bench::Dialect,
+    /// File whose first line is the password of a server that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
     /// Operations in all [default: 9000, unless --duration is given]
     #[arg(long, env = "HATOKUSE_COUNT", conflicts_with = "duration")]
     count: Option<u64>,
@@ -356,7 +359,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             log(false)?;
             match args.compare.as_deref() {
                 Some([a, b]) => bench::compare(a, b),
-                _ => bench::run(args.settings()),
+                _ => bench::run(args.settings()?),
             }
         }
         Command::Completions { shell } => {
@@ -437,8 +440,9 @@ impl NodeArgs {
 }
 
 impl BenchArgs {
-    fn settings(self) -> bench::Settings {
-        bench::Settings {
+    fn settings(self) -> anyhow::Result<bench::Settings> {
+        Ok(bench::Settings {
+            password: self.password_file.as_deref().map(read_password).transpose()?,
             addr: self.addr,
             protocol: self.protocol,
             count: self.count,
@@ -466,7 +470,7 @@ impl BenchArgs {
                 layout: self.layout.to_string(),
                 repair_after: self.repair_after,
             }),
-        }
+        })
     }
 }
 

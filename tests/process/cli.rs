@@ -251,6 +251,14 @@ fn a_password_file_opens_the_door_for_every_kind_of_client() {
     assert!(code == 1 && error.contains("NOAUTH"), "{code}: {error}");
     let mut by_variable = hatokuse(&["client", "--addr", &addr, "PING"]);
     assert_eq!(told(&run(by_variable.env("HATOKUSE_PASSWORD_FILE", right), b"")).0, 0);
+    for (file, protocol, reason) in
+        [(right, "text", "TOO_FEW_NODES"), (right, "resp", "NOREPLICAS"), (wrong, "resp", "WRONGPASS")]
+    {
+        let mut bench =
+            hatokuse(&["bench", "--addr", &addr, "--count", "3", "--connections", "1", "--protocol", protocol]);
+        let (code, _, error) = told(&run(bench.args(["--password-file", file]), b""));
+        assert!(code == 1 && error.contains(reason), "{protocol}, {code}: {error}");
+    }
     let (code, _, error) = client(&addr, &["--password-file", "/nowhere", "PING"], b"");
     assert!(code == 1 && error.contains("/nowhere"), "{code}: {error}");
 }
