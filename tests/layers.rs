@@ -84,6 +84,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "bench/session",
             "bench/workload",
             "config",
+            "error",
             "telemetry",
             "types",
             "VERSION",

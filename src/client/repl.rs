@@ -32,8 +32,8 @@ const PROMPT: &str = "hatokuse> ";
 const HISTORY_LINES: usize = 1000;
 
 const KEYS: &str = "\
-A message is the rest of its line, byte for byte. Words in any case; Tab completes them.
-Ctrl-C clears the line, Ctrl-D leaves. HELP <command> tells of one.";
+A message is the rest of its line, byte for byte. Words in any case.
+Tab completes, Ctrl-C clears the line, Ctrl-D leaves.";
 
 /// What HELP says: of one command, or of all that are written as lines.
 fn help(of: Option<&str>) -> String {

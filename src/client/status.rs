@@ -210,6 +210,16 @@ impl Repair {
         self.pending == 0 && !self.rebalancing
     }
 
+    /// How far it is and how long it will take, in eight columns.
+    pub(super) fn in_short(&self) -> String {
+        if self.pending == 0 {
+            return "evening".to_owned();
+        }
+        let percent = self.done as f64 / (self.done + self.pending) as f64 * 100.0;
+        let eta = self.eta_s.map_or(String::new(), |eta| format!(" {}", words::age(eta)));
+        format!("{percent:.0}%{eta}")
+    }
+
     /// How far it is, in a few words.
     pub(super) fn progress(&self) -> String {
         if self.pending == 0 {

@@ -145,7 +145,7 @@ impl Rolling {
         let repair = match &status.repair {
             repair if repair.is_idle() && repair.blocked.is_empty() => "-".to_owned(),
             repair if repair.is_idle() => "waiting".to_owned(),
-            repair => repair.progress(),
+            repair => repair.in_short(),
         };
         let line = format!(
             "{clock} {} {:>10} {delta:>7} {:>7} {:>7} {} {} {} {repair}\n",
@@ -240,7 +240,7 @@ mod tests {
 UTC      HEALTH     MESSAGES   DELTA   SET/s   GET/s NODES  SHORT LOST REPAIR
 12:41:07 HEALTHY       8,980       -       -       -   2/2      0    0 -
 12:41:09 HEALTHY       9,000     +20   1,284       0   2/2      0    0 -
-12:41:10 DEGRADED      8,900    -100       0       0   1/2     80    0 20/100 (20%), 10/s, eta 2.0s
+12:41:10 DEGRADED      8,900    -100       0       0   1/2     80    0 20% 2.0s
 12:41:20 HEALTHY       8,900       0      20       0   2/2      0    0 -
 ";
         assert_eq!(shown, wanted);
