@@ -30,13 +30,13 @@ pub const EXIT_NO_ANSWER: u8 = 4;
 )]
 pub struct Cli {
     /// How log lines on stderr look
-    #[arg(long, global = true, env = "HATOKUSE_LOG_FORMAT", default_value = "text")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Write log lines to this file as well
-    #[arg(long, global = true, env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Print plain lines instead of a screen, and no colour
-    #[arg(long, global = true, env = "HATOKUSE_PLAIN")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_PLAIN")]
     plain: bool,
     #[command(subcommand)]
     command: Command,
