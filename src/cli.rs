@@ -368,10 +368,25 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            finish_manual(&dir)?;
             Ok(EXIT_OK)
         }
     }
+}
+
+/// Adds to manual pages what their generator leaves out, and names by what it is what it calls EXTRA.
+fn finish_manual(dir: &Path) -> std::io::Result<()> {
+    const ENVIRONMENT: &str = ".SH ENVIRONMENT\nEvery flag has a variable: that of \\-\\-data\\-dir is HATOKUSE_DATA_DIR. \
+        A flag beats its variable, a variable beats the default.\n.SH EXAMPLES\n";
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let is_ours = |name: &str| name.starts_with("hatokuse") && name.ends_with(".1");
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours) {
+            std::fs::write(&path, std::fs::read_to_string(&path)?.replace(".SH EXTRA\n", ENVIRONMENT))?;
+        }
+    }
+    Ok(())
 }
 
 /// The first line of a file.

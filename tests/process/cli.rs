@@ -199,6 +199,8 @@ fn version_completions_and_manual_pages() {
     let names = crate::support::visible(&pages);
     for page in ["hatokuse.1", "hatokuse-leader.1", "hatokuse-node.1", "hatokuse-client.1", "hatokuse-bench.1"] {
         assert!(names.contains(page), "{names:?}");
+        let text = std::fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.contains(".SH ENVIRONMENT\n") && text.contains(".SH EXAMPLES\n"), "{page}: {text}");
     }
     for command in ["leader", "node", "client", "bench"] {
         let (code, out, _) = told(&run(&mut hatokuse(&[command, "--help"]), b""));
