@@ -30,13 +30,13 @@ pub const EXIT_NO_ANSWER: u8 = 4;
 )]
 pub struct Cli {
     /// How log lines on stderr look
-    #[arg(long, global = true, env = "HATOKUSE_LOG_FORMAT", default_value = "text")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Write log lines to this file as well
-    #[arg(long, global = true, env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Print plain lines instead of a screen, and no colour
-    #[arg(long, global = true, env = "HATOKUSE_PLAIN")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_PLAIN")]
     plain: bool,
     #[command(subcommand)]
     command: Command,
@@ -65,7 +65,7 @@ enum Command {
     Node(NodeArgs),
     /// Talk to a leader: a prompt, a pipe, or one command
     #[command(
-        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
+        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  hatokuse client --watch 1s\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
     )]
     Client(ClientArgs),
     /// Measure a register under load
@@ -209,6 +209,12 @@ struct ClientArgs {
     /// How long to wait for a connection or an answer
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
+    /// File whose first line is the password of a leader that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Show a line about the register each time this has passed, for example 1s
+    #[arg(long, env = "HATOKUSE_WATCH", value_parser = duration, value_name = "TIME")]
+    watch: Option<Duration>,
     /// One command, for example: SET 1 hello
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
@@ -222,6 +228,9 @@ struct BenchArgs {
     /// How to speak to it; resp measures any Redis server
     #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
     protocol: bench::Dialect,
+    /// File whose first line is the password of a server that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
     /// Operations in all [default: 9000, unless --duration is given]
     #[arg(long, env = "HATOKUSE_COUNT", conflicts_with = "duration")]
     count: Option<u64>,
@@ -340,14 +349,17 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Client(args) => client::shell::run(client::shell::Settings {
             addr: args.addr,
             json: args.json,
+            plain: cli.plain,
             timeout: args.timeout,
+            password: args.password_file.as_deref().map(read_password).transpose()?,
+            watch: args.watch,
             command: args.command,
         }),
         Command::Bench(args) => {
             log(false)?;
             match args.compare.as_deref() {
                 Some([a, b]) => bench::compare(a, b),
-                _ => bench::run(args.settings()),
+                _ => bench::run(args.settings()?),
             }
         }
         Command::Completions { shell } => {
@@ -356,10 +368,25 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            finish_manual(&dir)?;
             Ok(EXIT_OK)
         }
     }
+}
+
+/// Adds to manual pages what their generator leaves out, and names by what it is what it calls EXTRA.
+fn finish_manual(dir: &Path) -> std::io::Result<()> {
+    const ENVIRONMENT: &str = ".SH ENVIRONMENT\nEvery flag has a variable: that of \\-\\-data\\-dir is HATOKUSE_DATA_DIR. \
+        A flag beats its variable, a variable beats the default.\n.SH EXAMPLES\n";
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let is_ours = |name: &str| name.starts_with("hatokuse") && name.ends_with(".1");
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_ours) {
+            std::fs::write(&path, std::fs::read_to_string(&path)?.replace(".SH EXTRA\n", ENVIRONMENT))?;
+        }
+    }
+    Ok(())
 }
 
 /// The first line of a file.
@@ -428,8 +455,9 @@ impl NodeArgs {
 }
 
 impl BenchArgs {
-    fn settings(self) -> bench::Settings {
-        bench::Settings {
+    fn settings(self) -> anyhow::Result<bench::Settings> {
+        Ok(bench::Settings {
+            password: self.password_file.as_deref().map(read_password).transpose()?,
             addr: self.addr,
             protocol: self.protocol,
             count: self.count,
@@ -457,7 +485,7 @@ impl BenchArgs {
                 layout: self.layout.to_string(),
                 repair_after: self.repair_after,
             }),
-        }
+        })
     }
 }
 

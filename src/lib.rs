@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The other modules are the program itself; they are public for `main`, the
-//! tests and the examples, and promise no stable interface. `README.md` has the map.
+//! tests and the examples, and promise no stable interface. `docs/architecture.md` has the map.
 
 pub mod client;
 pub mod error;

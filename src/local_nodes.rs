@@ -1,6 +1,6 @@
 //! `leader --local-nodes N`: nodes as child processes of the leader, gone when it is.
 
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -23,12 +23,15 @@ pub struct LocalNodes {
 
 impl LocalNodes {
     /// Starts the nodes, on ports 5555 and up or on any. They find the leader by themselves.
+    ///
+    /// Under a `screen` what they say becomes events of the leader: on its stderr it would tear the screen.
     pub fn start(
         count: u32,
         any_port: bool,
         (io_mode, layout): (IoMode, Layout),
         data_dir: &Path,
         leader: SocketAddr,
+        screen: bool,
     ) -> io::Result<Self> {
         let mut nodes = Self { children: Vec::new() };
         let binary = if count > 0 { std::env::current_exe()? } else { return Ok(nodes) };
@@ -47,10 +50,36 @@ impl LocalNodes {
             command.arg("--data-dir").arg(data_dir);
             // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
             command.process_group(0);
-            let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
+            let stderr = if screen { Stdio::piped() } else { Stdio::inherit() };
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn()?;
+            if let Some(said) = child.stderr.take() {
+                std::thread::Builder::new().name(format!("log of {id}")).spawn(move || relay(id, said))?;
+            }
             nodes.children.push(child);
         }
         Ok(nodes)
+    }
+}
+
+/// Passes on what a node says until its end; reads whatever comes, as a full pipe would stop the node.
+fn relay(node: u32, said: impl Read) {
+    for line in BufReader::new(said).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        match level_and_text(&line) {
+            ("ERROR", text) => tracing::error!("node {node}: {text}"),
+            ("WARN", text) => tracing::warn!("node {node}: {text}"),
+            (_, ready) if ready.starts_with("node ") => tracing::info!("{ready}"),
+            (_, text) => tracing::info!("node {node}: {text}"),
+        }
+    }
+}
+
+/// The parts of a log line; other lines, such as that it is ready, are information.
+fn level_and_text(line: &str) -> (&str, &str) {
+    let logged = line.split_once("Z ").and_then(|(_, rest)| rest.trim_start().split_once(' '));
+    match logged {
+        Some((level @ ("ERROR" | "WARN" | "INFO" | "DEBUG" | "TRACE"), text)) => (level, text),
+        _ => ("INFO", line),
     }
 }
 
@@ -66,6 +95,25 @@ impl Drop for LocalNodes {
             }
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_has_a_level_and_a_text() {
+        for (line, parts) in [
+            ("2026-11-23T12:41:07.123Z  WARN the disk is slow", ("WARN", "the disk is slow")),
+            ("2026-11-23T12:41:07.123Z  INFO found 0 messages", ("INFO", "found 0 messages")),
+            ("2026-11-23T12:41:07.123Z ERROR h2: broken", ("ERROR", "h2: broken")),
+            ("node 1 ready grpc=127.0.0.1:5555", ("INFO", "node 1 ready grpc=127.0.0.1:5555")),
+            ("thread 'x' panicked at Z x", ("INFO", "thread 'x' panicked at Z x")),
+            ("", ("INFO", "")),
+        ] {
+            assert_eq!(level_and_text(line), parts);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reports on standard output: a screen drawn in place, or a line a period.
+//! What is known of the terminal, and reports on standard output: a screen drawn in place, or a line a period.
 //!
 //! Invariants: the terminal is given back on every way out, a panic's message
 //! included; a terminal or a pipe that blocks, fails or goes away ends the
@@ -30,6 +30,10 @@ use crate::telemetry::Period;
 /// How long a stop waits for a reporter; one that is stuck in a write is left behind.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// In its first period a screen is drawn this often: nodes join a starting leader at once, and a whole period is long
+/// for somebody who reads that there are none.
+const AT_FIRST: Duration = Duration::from_secs(1);
+
 /// Wakes that wait for a reporter; more of them than this would be a stuck key.
 const WAKES: usize = 64;
 
@@ -44,9 +48,36 @@ pub fn takes_screen() -> bool {
     stdout.is_terminal() && !dumb && foreground()
 }
 
+/// What lines that scroll by can look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paper {
+    /// Columns of a line.
+    pub columns: usize,
+    /// Whether to colour.
+    pub color: bool,
+    /// Whether more than ASCII is shown.
+    pub utf8: bool,
+}
+
+impl Default for Paper {
+    /// What any terminal can show.
+    fn default() -> Self {
+        Self { columns: 80, color: false, utf8: false }
+    }
+}
+
+/// What standard output can show now, where it is a terminal; `plain` is the flag.
+pub fn paper(plain: bool) -> Paper {
+    let Ui { color, utf8, .. } = ui_here();
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let columns = if columns > 0 { columns } else { Paper::default().columns };
+    Paper { columns, color: color && !plain && !dumb, utf8 }
+}
+
 /// Draws `view` on the terminal until `stop`, and `q` or Ctrl-C is such a stop; then leaves a report behind.
 ///
-/// The view is fetched once a period, and for `r`; other keys and a new size draw
+/// The view is fetched once a period (once a second in the first one), and for `r`; other keys and a new size draw
 /// what is there. Where no screen can be had, this is [`run_lines`]. Returns when
 /// the terminal is as it was: wait for it before the process exits.
 pub async fn run_screen<V: 'static>(
@@ -152,15 +183,23 @@ impl<V, F: FnMut(Period) -> V> Reporter<V, F> {
             }
             None => None,
         };
+        let mut is_first = screen.is_some();
         loop {
-            let wake = self.wakes.recv_timeout(self.every.saturating_sub(since.elapsed()));
+            let rest = self.every.saturating_sub(since.elapsed());
+            let wake = self.wakes.recv_timeout(if is_first { rest.min(AT_FIRST) } else { rest });
             if self.stop.is_cancelled() {
                 break;
             }
             // A panic elsewhere has taken the screen down to be read; lines go on below it.
             screen.take_if(|_| !UP.load(Ordering::SeqCst));
             match (wake, &mut screen) {
+                (Err(RecvTimeoutError::Timeout), Some(screen)) if is_first && since.elapsed() < self.every => {
+                    let view = self.look_within(since);
+                    screen.fetched(&self.look, &view)?;
+                    now = Some(view);
+                }
                 (Err(RecvTimeoutError::Timeout), screen) => {
+                    is_first = false;
                     let view = (self.view)(Period { elapsed: since.elapsed(), full: true });
                     since = Instant::now();
                     match screen {

@@ -74,7 +74,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "wire",
         ],
     ),
-    ("client", 3, &["error", "protocol", "types"]),
+    ("client", 3, &["dashboard", "error", "logs", "protocol", "telemetry", "terminal", "types"]),
     (
         "bench",
         4,
@@ -84,6 +84,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "bench/session",
             "bench/workload",
             "config",
+            "error",
             "seeded",
             "telemetry",
             "types",

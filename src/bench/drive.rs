@@ -16,11 +16,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fd::OwnedFd;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
+use super::dialect::Dialect;
 use super::machine;
 use super::progress::Progress;
 use super::report::Samples;
 use super::session::{Load, Rules, Session};
 use super::workload::{Plan, Values};
+use crate::error::printable;
 
 /// How long to wait for any reply at all before giving up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,8 @@ pub(super) struct Target {
     pub(super) addr: String,
     /// See [`PATIENCE`].
     pub(super) patience: Duration,
+    /// Given on every connection before anything else.
+    pub(super) password: Option<String>,
     /// Processes of the server on this machine, for their CPU time.
     pub(super) pids: Vec<u32>,
 }
@@ -301,7 +305,7 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
         // One that does not answer at all is not waited for a thousand times.
         let stream = match &refused {
             Some(error) if error.kind() == io::ErrorKind::TimedOut => Err(io::ErrorKind::TimedOut.into()),
-            _ => connect(&target.addr, target.patience),
+            _ => connect(target, load.rules.dialect),
         };
         let stream = match stream {
             Ok(stream) => {
@@ -324,12 +328,17 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
     }
 }
 
-fn connect(addr: &str, patience: Duration) -> io::Result<TcpStream> {
+fn connect(target: &Target, dialect: Dialect) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in addr.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&addr, patience.min(CONNECT)) {
-            Ok(stream) => {
+    for addr in target.addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&addr, target.patience.min(CONNECT)) {
+            Ok(mut stream) => {
                 stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(target.patience))?;
+                stream.set_write_timeout(Some(target.patience))?;
+                if let Some(password) = &target.password {
+                    log_in(&mut stream, dialect, password)?;
+                }
                 return Ok(stream);
             }
             Err(error) => last = error,
@@ -338,18 +347,37 @@ fn connect(addr: &str, patience: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// One request line that stands alone, such as STATUS; the reply line without its end.
-pub(super) fn ask(addr: &str, line: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = connect(addr, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    stream.write_all(format!("{line}\n").as_bytes())?;
+/// Gives the password, and waits for the server's word on it.
+fn log_in(stream: &mut TcpStream, dialect: Dialect, password: &str) -> io::Result<()> {
+    let (request, right) = match dialect {
+        Dialect::Text => (format!("AUTH {password}\n"), "OK"),
+        Dialect::Resp => (format!("*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len()), "+OK"),
+    };
+    stream.write_all(request.as_bytes())?;
+    match read_line(stream)?.trim_end() {
+        reply if reply == right => Ok(()),
+        reply => {
+            let reply = printable(reply.as_bytes(), 200);
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the password was refused: {reply}")))
+        }
+    }
+}
+
+/// The only line that the server has been asked for, without its end.
+fn read_line(stream: &mut TcpStream) -> io::Result<String> {
     let mut reply = String::new();
     io::BufRead::read_line(&mut io::BufReader::new(stream), &mut reply)?;
     match reply.strip_suffix('\n') {
         Some(reply) => Ok(reply.to_owned()),
         None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed it")),
     }
+}
+
+/// One request line that stands alone, such as STATUS; the reply line without its end.
+pub(super) fn ask(target: &Target, line: &str) -> io::Result<String> {
+    let mut stream = connect(target, Dialect::Text)?;
+    stream.write_all(format!("{line}\n").as_bytes())?;
+    read_line(&mut stream)
 }
 
 #[cfg(test)]

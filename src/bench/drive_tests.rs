@@ -10,7 +10,7 @@ fn values(size: usize) -> Values {
 }
 
 fn target(addr: String) -> Target {
-    Target { addr, patience: Duration::from_millis(400), pids: Vec::new() }
+    Target { addr, patience: Duration::from_millis(400), password: None, pids: Vec::new() }
 }
 
 fn rules(dialect: Dialect, connections: usize, pipeline: usize) -> Rules {
@@ -138,5 +138,5 @@ fn no_connection_at_all_is_a_failure() {
 #[test]
 fn a_single_question_gets_its_line() {
     let fake = Fake::start(Fault::None);
-    assert_eq!(ask(&fake.addr(), "GET nothing", PATIENCE).unwrap(), "ERROR NOT_FOUND no message with this id");
+    assert_eq!(ask(&target(fake.addr()), "GET nothing").unwrap(), "ERROR NOT_FOUND no message with this id");
 }

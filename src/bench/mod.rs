@@ -26,7 +26,7 @@ pub mod settings;
 pub mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,12 +61,18 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let cluster = settings.local.as_ref().map(launch).transpose()?;
     let addr = cluster.as_ref().map_or(settings.addr.clone(), |cluster| cluster.addr().to_owned());
     let pids = cluster.as_ref().map(Cluster::pids).unwrap_or_default();
-    let target = Target { addr: addr.clone(), patience: PATIENCE, pids };
+    // A throw-away cluster asks for none.
+    let password = settings.password.clone().filter(|_| cluster.is_none());
+    let target = Target { addr: addr.clone(), patience: PATIENCE, password, pids };
     let report = match until_ctrl_c({
         let settings = settings.clone();
         move || measure(&settings, &target)
     })? {
         Ok(report) => report,
+        Err(Stop::NoConnection(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            tell(&format!("{addr}: {error}; look into --password-file"));
+            return Ok(EXIT_FAILED);
+        }
         Err(Stop::NoConnection(error)) => {
             tell(&format!(
                 "no connection to {addr}: {error}; is the leader running? Start one with `hatokuse leader \
@@ -189,7 +195,7 @@ fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
         verified = Some(read.gets.right());
         first_error = first_error.or(read.first_error);
     }
-    let (nodes, register) = ask_status(&target.addr);
+    let (nodes, register) = ask_status(target);
     Ok(Report {
         addr: target.addr.clone(),
         protocol: settings.protocol.name(),
@@ -249,8 +255,8 @@ fn load(target: &Target, rules: &Rules, values: &Values, count: u64) -> Result<(
 }
 
 /// Copies per node and what else STATUS says; empty if the server has no such command.
-fn ask_status(addr: &str) -> (BTreeMap<u32, u64>, Option<Register>) {
-    match drive::ask(addr, "STATUS", PATIENCE) {
+fn ask_status(target: &Target) -> (BTreeMap<u32, u64>, Option<Register>) {
+    match drive::ask(target, "STATUS") {
         Ok(line) => read_status(&line).unwrap_or_default(),
         Err(_) => Default::default(),
     }
@@ -285,7 +291,7 @@ mod tests {
     use super::*;
 
     fn target(fake: &Fake) -> Target {
-        Target { addr: fake.addr(), patience: PATIENCE, pids: Vec::new() }
+        Target { addr: fake.addr(), patience: PATIENCE, password: None, pids: Vec::new() }
     }
 
     fn measured(fault: Fault, op: Op) -> Report {
@@ -324,7 +330,7 @@ mod tests {
             let mut line = format!("SET k-{index} ").into_bytes();
             Values::new("k-", 1, Sizes::only(30)).put_message(index, &mut line);
             let line = String::from_utf8(line).unwrap();
-            assert_eq!(drive::ask(&fake.addr(), &line, PATIENCE).unwrap(), "OK");
+            assert_eq!(drive::ask(&target(&fake), &line).unwrap(), "OK");
         }
         let report = measure(&settings(Op::Get), &target(&fake)).unwrap();
         assert_eq!((report.results[0].count, report.results[0].errors), (101, 99));

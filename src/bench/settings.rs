@@ -55,6 +55,8 @@ pub struct Settings {
     pub addr: String,
     /// How it is spoken to.
     pub protocol: Dialect,
+    /// The server's password, if it asks for one.
+    pub password: Option<String>,
     /// Operations in all; not with `duration`.
     pub count: Option<u64>,
     /// How long to measure, instead of a count.
@@ -245,6 +247,7 @@ pub(super) mod tests {
         Settings {
             addr: String::new(),
             protocol: Dialect::Text,
+            password: None,
             count: Some(101),
             duration: None,
             warmup: Duration::ZERO,

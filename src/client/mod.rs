@@ -35,8 +35,10 @@ mod error;
 mod render;
 mod repl;
 pub mod shell;
+mod status;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::time::Duration;
 
@@ -242,6 +244,18 @@ impl Client {
         match after_word(&reply, "").and_then(|json| serde_json::from_str(json).ok()) {
             Some(status) => Ok(status),
             None => Err(self.refused("a line of JSON or ERROR", reply)),
+        }
+    }
+
+    /// Gives the password, where the leader asks for one: before that it refuses every other call with `NOAUTH`.
+    pub async fn authenticate(&mut self, password: &str) -> Result<(), Error> {
+        if password.contains('\n') {
+            return Err(Error::MessageHasLineBreak);
+        }
+        let password = Bytes::copy_from_slice(password.as_bytes());
+        match self.request(&Command::Auth(password)).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
         }
     }
 

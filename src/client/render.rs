@@ -3,13 +3,17 @@
 //! Invariant: one reply is one line, and no byte of a message commands a terminal.
 //! Never asks which request a reply belongs to: every form can be told from its line.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
+use ratatui::style::Color;
 use serde_json::{Value, json};
 
+use super::shell::Settings;
 use crate::protocol::text::{ReplyLine, decode_finding, decode_verified};
 use crate::protocol::{Finding, Verified};
+use crate::terminal::{self, Paper};
 
 /// How replies are shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -18,6 +22,22 @@ pub(super) struct Style {
     pub(super) json: bool,
     /// To a person's terminal, which control characters would reach otherwise.
     pub(super) terminal: bool,
+    /// What that terminal shows.
+    pub(super) paper: Paper,
+}
+
+impl Style {
+    /// For standard output as it is now: a terminal's size may have changed since the last reply.
+    pub(super) fn here(settings: &Settings) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let paper = if terminal { terminal::paper(settings.plain) } else { Paper::default() };
+        Self { json: settings.json, terminal, paper }
+    }
+
+    /// Whether a person reads it, rather than a program.
+    pub(super) fn is_for_people(self) -> bool {
+        self.terminal && !self.json
+    }
 }
 
 /// Writes a reply as one line.
@@ -25,17 +45,45 @@ pub(super) fn write_reply(reply: &ReplyLine, style: Style, out: &mut impl Write)
     if style.json {
         return writeln!(out, "{}", json(reply));
     }
-    match reply {
-        ReplyLine::Ok => out.write_all(b"OK\n"),
-        ReplyLine::Value(message) => {
-            out.write_all(b"VALUE ")?;
-            write_bare(message, style, out)
-        }
+    let (word, color, rest) = match reply {
+        ReplyLine::Ok => ("OK", Some(Color::Green), Cow::Borrowed(&b""[..])),
+        ReplyLine::Value(message) => ("VALUE ", None, Cow::Borrowed(&message[..])),
         ReplyLine::Error { code, explanation } => {
-            write_bare(format!("ERROR {code} {explanation}").as_bytes(), style, out)
+            ("ERROR", Some(Color::Red), Cow::Owned(format!(" {code} {explanation}").into_bytes()))
         }
-        ReplyLine::Other(line) => write_bare(line, style, out),
+        ReplyLine::Other(line) => split_word(line),
+    };
+    let color = color.filter(|_| style.terminal);
+    out.write_all(inked(word, color, style.paper).as_bytes())?;
+    write_bare(&rest, style, out)
+}
+
+/// The first word of a line where it has a colour, and the rest.
+fn split_word(line: &[u8]) -> (&'static str, Option<Color>, Cow<'_, [u8]>) {
+    let verified = std::str::from_utf8(line).ok().and_then(decode_verified);
+    let well = verified.is_none_or(|verified| verified.bad + verified.unknown == 0);
+    for (word, color) in
+        [("+PONG", Color::Green), ("VERIFIED", if well { Color::Green } else { Color::Red }), ("COPY", Color::Red)]
+    {
+        if let Some(rest) = line.strip_prefix(word.as_bytes())
+            && (rest.is_empty() || rest[0] == b' ')
+        {
+            return (word, Some(color), Cow::Borrowed(rest));
+        }
     }
+    ("", None, Cow::Borrowed(line))
+}
+
+/// `text` in a colour, where there are colours.
+pub(super) fn inked(text: &str, color: Option<Color>, paper: Paper) -> Cow<'_, str> {
+    let code = match color {
+        Some(Color::Red) => 31,
+        Some(Color::Green) => 32,
+        Some(Color::Yellow) => 33,
+        Some(Color::Cyan) => 36,
+        _ => return Cow::Borrowed(text),
+    };
+    if paper.color { Cow::Owned(format!("\x1b[{code}m{text}\x1b[0m")) } else { Cow::Borrowed(text) }
 }
 
 /// Writes the bytes of a message and a line feed.
@@ -150,7 +198,7 @@ mod tests {
 
     fn shown(reply: &ReplyLine, json: bool, terminal: bool) -> String {
         let mut out = Vec::new();
-        write_reply(reply, Style { json, terminal }, &mut out).unwrap();
+        write_reply(reply, Style { json, terminal, ..Style::default() }, &mut out).unwrap();
         String::from_utf8_lossy(&out).into_owned()
     }
 
@@ -193,6 +241,32 @@ mod tests {
         let mut out = Vec::new();
         write_reply(&reply, Style::default(), &mut out).unwrap();
         assert_eq!(out, b"VALUE a\x1b[2J\r\xff\xc2\x9bx\tD\xc3\xbcnya\n", "elsewhere bytes stay as they are");
+    }
+
+    #[test]
+    fn words_have_colours_where_a_terminal_has_them() {
+        let paper = Paper { color: true, ..Paper::default() };
+        let colored = |reply: &ReplyLine, json, terminal| {
+            let mut out = Vec::new();
+            write_reply(reply, Style { json, terminal, paper }, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let error = ReplyLine::Error { code: "BUSY".into(), explanation: "later\u{1b}[2J".into() };
+        for (reply, wanted) in [
+            (&ReplyLine::Ok, "\u{1b}[32mOK\u{1b}[0m\n"),
+            (&error, "\u{1b}[31mERROR\u{1b}[0m BUSY later\\u{1b}[2J\n"),
+            (&other("+PONG"), "\u{1b}[32m+PONG\u{1b}[0m\n"),
+            (&other("COPY 1 2 MISSING"), "\u{1b}[31mCOPY\u{1b}[0m 1 2 MISSING\n"),
+            (&other("COPYING"), "COPYING\n"),
+            (
+                &other("VERIFIED messages=1 intact=2 bad=0 unknown=4"),
+                "\u{1b}[31mVERIFIED\u{1b}[0m messages=1 intact=2 bad=0 unknown=4\n",
+            ),
+        ] {
+            assert_eq!(colored(reply, false, true), wanted);
+            assert!(!colored(reply, false, false).contains("\u{1b}[0m"), "a pipe is no terminal");
+            assert!(!colored(reply, true, true).contains('\u{1b}'), "JSON is JSON");
+        }
     }
 
     #[test]

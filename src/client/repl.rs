@@ -8,7 +8,7 @@
 //! fails because of its history, which is a convenience.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use rustyline::completion::Completer;
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::render::{Style, write_bare, write_reply};
 use super::shell::{self, EXIT_NO_ANSWER, EXIT_OK, Request, Settings, complain, read_request};
-use super::{Client, Error, Options};
+use super::{Client, Error};
 use crate::protocol::Command;
 use crate::protocol::table;
 use crate::protocol::text::ReplyLine;
@@ -31,19 +31,30 @@ const PROMPT: &str = "hatokuse> ";
 
 const HISTORY_LINES: usize = 1000;
 
-const HELP: &str = "\
-SET <id> <message>  keep a message (the rest of the line, byte for byte)
-GET <id>            read it
-DEL <id>            delete it
-WHERE <id>          which nodes hold it
-COUNT               how many messages there are
-STATUS              the register's state as JSON
-VERIFY              read and check every copy of every message now
-DRAIN <node>        move everything off a node; UNDRAIN <node> takes that back
-REBALANCE [STOP]    even out the copies, or stop doing so
-AUTH <password>     give the password, where one is asked for
-PING                is the leader there
-EXIT                leave; so do QUIT and Ctrl-D. Ctrl-C clears the line, Tab completes a command";
+const KEYS: &str = "\
+A message is the rest of its line, byte for byte. Words in any case.
+Tab completes, Ctrl-C clears the line, Ctrl-D leaves.";
+
+/// What HELP says: of one command, or of all that are written as lines.
+fn help(of: Option<&str>) -> String {
+    let Some(word) = of else {
+        let written = || table::COMMANDS.iter().filter_map(|spec| Some((spec.line?, spec.summary)));
+        let wide = written().map(|(line, _)| line.len()).max().unwrap_or(0);
+        let rows: String = written().map(|(line, summary)| format!("{line:<wide$}  {summary}\n")).collect();
+        return rows + KEYS;
+    };
+    match table::find(word.as_bytes()) {
+        Some(table::Spec { line: Some(line), summary, .. }) => format!("{line}  {summary}"),
+        Some(spec) => format!("{} is of the Redis protocol only (redis-cli speaks it): {}", spec.name, spec.summary),
+        None => format!("there is no command {word}; HELP lists them all"),
+    }
+}
+
+/// Whether the line holds a password, which no history should.
+fn is_secret(line: &str) -> bool {
+    let word = line.split_whitespace().next().unwrap_or_default();
+    table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Auth)
+}
 
 /// Command words as they are completed: with a blank where something has to follow.
 fn words() -> impl Iterator<Item = String> {
@@ -105,16 +116,20 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn connect(&mut self) -> Result<&mut Client, Error> {
-        let options = Options { timeout: self.settings.timeout };
-        Ok(self.client.insert(Client::connect_with(&self.settings.addr, options).await?))
+        Ok(self.client.insert(shell::connect(self.settings).await?))
     }
 
     /// Runs one line and shows its reply, or what became of it.
     async fn run(&mut self, line: &[u8]) -> io::Result<Next> {
-        let style = Style { json: self.settings.json, terminal: true };
+        let style = self.style();
+        let mut words = std::str::from_utf8(line).unwrap_or_default().split_whitespace();
+        if let (Some(word), of, None) = (words.next(), words.next(), words.next())
+            && table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Help)
+        {
+            return say(&help(of)).map(|()| Next::Prompt);
+        }
         let request = match read_request(line) {
             Ok(Request::Known(Command::Exit)) => return Ok(Next::Leave),
-            Ok(Request::Known(Command::Help)) => return say(HELP).map(|()| Next::Prompt),
             Ok(request) => request,
             // The same words as the leader would use, without asking it.
             Err(refusal) => {
@@ -124,15 +139,29 @@ impl Session<'_> {
             }
         };
         match self.ask(&request).await {
-            Ok(reply) => show(&reply, style)?,
+            Ok(reply) => match self.table_of(&request, &reply, style).await {
+                Some(table) => write(&table)?,
+                None => show(&reply, style)?,
+            },
             Err(error) => complain(&error.to_string()),
         }
         Ok(Next::Prompt)
     }
 
+    /// Only the input is sure to be a terminal; what is shown is made safe for one in any case.
+    fn style(&self) -> Style {
+        Style { terminal: true, ..Style::here(self.settings) }
+    }
+
+    async fn table_of(&mut self, request: &Request, reply: &ReplyLine, style: Style) -> Option<String> {
+        let people = style.is_for_people() && io::stdout().is_terminal();
+        let client = self.client.as_mut().filter(|_| people)?;
+        shell::table_of(client, request, reply, style.paper).await
+    }
+
     /// Asks over the connection there is, or over a new one if that cannot be used any more.
     async fn ask(&mut self, request: &Request) -> Result<ReplyLine, Error> {
-        let style = Style { json: self.settings.json, terminal: true };
+        let style = self.style();
         let usable = self.client.as_mut().is_some_and(|client| client.check().is_ok());
         let client = match &mut self.client {
             Some(client) if usable => client,
@@ -156,10 +185,17 @@ fn show(reply: &ReplyLine, style: Style) -> io::Result<()> {
     out.flush()
 }
 
+/// Lines of ours, with their ends.
+fn write(lines: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(lines.as_bytes())?;
+    out.flush()
+}
+
 fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for line in text.lines() {
-        write_bare(line.as_bytes(), Style { terminal: true, json: false }, &mut out)?;
+        write_bare(line.as_bytes(), Style { terminal: true, ..Style::default() }, &mut out)?;
     }
     out.flush()
 }
@@ -184,6 +220,7 @@ fn edit(history: Option<PathBuf>, mut turns: mpsc::Receiver<()>, typed: &mpsc::S
             }
         };
         if let (Typed::Line(line), Some(path)) = (&answer, &history)
+            && !is_secret(line)
             && editor.add_history_entry(line.as_str()).unwrap_or(false)
         {
             // At once, since a prompt is often ended by closing its window.
@@ -258,6 +295,25 @@ mod tests {
         assert_eq!(candidates("GET so"), [""; 0]);
     }
 
+    #[test]
+    fn help_is_the_command_table() {
+        let all = help(None);
+        for spec in table::COMMANDS {
+            let (line, about) = (spec.line.unwrap_or(spec.name), help(Some(&spec.name.to_lowercase())));
+            assert!(about.contains(spec.name) && about.contains(spec.summary), "{about}");
+            assert_eq!(
+                all.lines().any(|row| row.starts_with(line) && row.ends_with(spec.summary)),
+                spec.line.is_some()
+            );
+        }
+        assert!(help(Some("FROB")).contains("no command FROB"));
+    }
+
+    #[test]
+    fn passwords_stay_out_of_the_history() {
+        assert!(is_secret("auth hunter2") && is_secret("  AUTH x") && !is_secret("SET auth x") && !is_secret(""));
+    }
+
     #[tokio::test]
     async fn a_lost_connection_is_opened_again_for_the_next_command_only() {
         let (addr, server) = serve(async |listener: Listener| {
@@ -267,7 +323,7 @@ mod tests {
             second.send("VALUE a\n").await;
         })
         .await;
-        let settings = Settings { addr, json: false, timeout: std::time::Duration::from_secs(60), command: Vec::new() };
+        let settings = Settings::new(&addr, std::time::Duration::from_secs(60));
         let mut session = Session { settings: &settings, client: None };
         session.connect().await.unwrap();
         let error = session.ask(&read_request(b"SET 1 a").unwrap()).await.unwrap_err();

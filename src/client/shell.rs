@@ -27,11 +27,13 @@ use tokio::sync::watch;
 
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
-use super::{Client, Connection, Error, LONGEST_TIMEOUT, Options, Receiver, Sender, repl};
+use super::status::Status;
+use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, nodes, repl, watch as watching};
 use crate::error::Refusal;
 use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
 use crate::protocol::{Command, Decoded};
+use crate::terminal::Paper;
 
 /// Exit codes, as `hatokuse --help` promises them.
 pub(super) const EXIT_OK: u8 = 0;
@@ -53,10 +55,34 @@ pub struct Settings {
     pub addr: String,
     /// Print replies as JSON.
     pub json: bool,
+    /// No colour.
+    pub plain: bool,
     /// How long to wait for a connection or an answer.
     pub timeout: Duration,
+    /// The leader's password, if it asks for one.
+    pub password: Option<String>,
+    /// Show a line about the register each time this has passed.
+    pub watch: Option<Duration>,
     /// One command; without one, a prompt or a pipe.
     pub command: Vec<OsString>,
+}
+
+#[cfg(test)]
+impl Settings {
+    /// Nothing but where to connect, for tests.
+    pub(super) fn new(addr: &str, timeout: Duration) -> Self {
+        let addr = addr.to_owned();
+        Self { addr, json: false, plain: false, timeout, password: None, watch: None, command: Vec::new() }
+    }
+}
+
+/// A connection that has given its password.
+pub(super) async fn connect(settings: &Settings) -> Result<Client, Error> {
+    let mut client = Client::connect_with(&settings.addr, Options { timeout: settings.timeout }).await?;
+    if let Some(password) = &settings.password {
+        client.authenticate(password).await?;
+    }
+    Ok(client)
 }
 
 /// Runs the client; gives the exit code.
@@ -64,18 +90,24 @@ pub struct Settings {
 /// An error is one of stdin or stdout; all others are told on stderr here.
 pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let style = Style { json: settings.json, terminal: io::stdout().is_terminal() };
+    let style = Style::here(&settings);
     let result = runtime.block_on(async {
-        if !settings.command.is_empty() {
+        if let Some(every) = settings.watch {
+            if settings.command.iter().any(|word| !word.eq_ignore_ascii_case("STATUS")) {
+                complain("--watch shows what STATUS says, and takes no other command");
+                return Ok(EXIT_USAGE);
+            }
+            watching::run(&settings, every).await
+        } else if !settings.command.is_empty() {
             let mut out = io::stdout().lock();
             one_shot(&settings, io::stdin(), style, &mut out).await
         } else if io::stdin().is_terminal() {
             repl::run(&settings).await
         } else {
-            match Connection::open(&settings.addr, settings.timeout.min(LONGEST_TIMEOUT)).await {
-                Ok(connection) => {
+            match connect(&settings).await {
+                Ok(client) => {
                     let mut out = BufWriter::new(io::stdout().lock());
-                    pipe(connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
+                    pipe(client.connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
                 }
                 Err(error) => Ok(failed(&error)),
             }
@@ -92,7 +124,7 @@ pub(super) fn complain(text: &str) {
 }
 
 /// Tells of an error; gives the exit code that goes with it.
-fn failed(error: &Error) -> u8 {
+pub(super) fn failed(error: &Error) -> u8 {
     complain(&error.to_string());
     match error {
         Error::BadId { .. } | Error::MessageHasLineBreak => EXIT_USAGE,
@@ -144,6 +176,26 @@ pub(super) async fn ask(
     Ok(reply)
 }
 
+/// The table that stands for a reply where people read it; `None` for replies that are lines.
+///
+/// The holders of a message are numbers; who they are and how they are is asked for as well.
+pub(super) async fn table_of(
+    client: &mut Client,
+    request: &Request,
+    reply: &ReplyLine,
+    paper: Paper,
+) -> Option<String> {
+    match (request, reply) {
+        (Request::Known(Command::Status), ReplyLine::Other(line)) => Some(Status::parse(line)?.table(paper)),
+        (Request::Known(Command::Where(_)), ReplyLine::Other(_)) => {
+            let holders = after_word(reply, "NODES ").and_then(nodes)?;
+            let ReplyLine::Other(status) = client.request(&Command::Status).await.ok()? else { return None };
+            Some(Status::parse(&status)?.holders(&holders, paper))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a reply is the end of a VERIFY that found something.
 fn found_faults(reply: &ReplyLine) -> bool {
     let ReplyLine::Other(line) = reply else { return false };
@@ -181,15 +233,18 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         }
         *payload = message;
     }
-    let options = Options { timeout: settings.timeout };
-    let reply = match Client::connect_with(&settings.addr, options).await {
-        // An error of writing shows with the last line.
-        Ok(mut client) => ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await,
-        Err(error) => Err(error),
+    let mut client = match connect(settings).await {
+        Ok(client) => client,
+        Err(error) => return Ok(failed(&error)),
     };
-    let reply = match reply {
+    // An error of writing shows with the last line.
+    let reply = match ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await {
         Ok(reply) => reply,
         Err(error) => return Ok(failed(&error)),
+    };
+    let table = match style.is_for_people() {
+        true => table_of(&mut client, &request, &reply, style.paper).await,
+        false => None,
     };
     let is_get = matches!(request, Request::Known(Command::Get(_)));
     let code = match &reply {
@@ -204,6 +259,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
             let _ = write_reply(&reply, Style { terminal: true, ..style }, &mut io::stderr());
         }
         ReplyLine::Value(message) if is_get && !style.json => write_bare(message, style, out)?,
+        _ if let Some(table) = &table => out.write_all(table.as_bytes())?,
         _ => write_reply(&reply, style, out)?,
     }
     out.flush()?;

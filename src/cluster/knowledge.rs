@@ -14,7 +14,7 @@ use crate::types::NodeId;
 pub enum Trust {
     /// It holds every commit.
     Whole,
-    /// It was written to the page cache of another boot: its end may be missing.
+    /// It was written to the page cache of another boot, or a node holds something newer: its end may be missing.
     MayLackItsEnd,
     /// There was none, or nodes have seen a later epoch than it has.
     Nothing,
@@ -31,6 +31,9 @@ pub struct Knowledge {
     greeted: bool,
     /// The log was found to be an old one, by this leader or the one before it.
     old: bool,
+    /// A node holds something newer than a log that looked whole: it was under way when the leader died, or the log
+    /// is a copy that was made a moment before its end.
+    doubted: bool,
     /// Nodes of this cluster that announced themselves and are no members yet.
     announced: BTreeSet<NodeId>,
 }
@@ -45,6 +48,7 @@ impl Knowledge {
             from_log: trust == Trust::Whole,
             greeted: false,
             old: false,
+            doubted: false,
         }
     }
 
@@ -57,7 +61,30 @@ impl Knowledge {
     pub fn distrust(&mut self) {
         self.trust = Trust::Nothing;
         self.reported.clear();
-        (self.old, self.from_log) = (true, false);
+        (self.old, self.from_log, self.doubted) = (true, false, false);
+    }
+
+    /// A node that joins holds something newer than the log. Unless enough nodes without such a thing had joined
+    /// before, the log is treated as one that may lack its end.
+    pub fn doubt(&mut self) {
+        if self.is_greeting() {
+            (self.trust, self.from_log, self.doubted) = (Trust::MayLackItsEnd, false, true);
+        }
+    }
+
+    /// The members that are here had time enough to report: a log that was merely doubted is believed without those
+    /// that stay away. `here`: the members that have joined. True if it is believed from here on.
+    pub fn stop_doubting(&mut self, here: &[NodeId]) -> bool {
+        let stops = self.doubted && self.trust == Trust::MayLackItsEnd && self.missing(here).is_empty();
+        if stops {
+            self.trust = Trust::Whole;
+        }
+        stops
+    }
+
+    /// Whether a commit that the log does not have shows that it is an old copy.
+    pub fn can_turn_out_old(&self) -> bool {
+        self.from_log || self.doubted
     }
 
     /// Whether all that is known comes from a log that is believed to be whole.
@@ -102,7 +129,8 @@ impl Knowledge {
     }
 
     /// Takes the step to [`Trust::Whole`] if the inventories that came suffice. `members` are
-    /// all nodes known of. Without a log all of them have to report. With one that may lack its end all but
+    /// all nodes known of. Without a log all of them have to report, and if some come from an older cluster, at least
+    /// `tolerance` have to be known. With one that may lack its end all but
     /// `tolerance - 1`: a commit that was acknowledged is then on a node that did.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
         if self.trust == Trust::Whole {
@@ -113,10 +141,12 @@ impl Knowledge {
             Trust::Whole => true,
             Trust::MayLackItsEnd => missing < tolerance,
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
-            Trust::Nothing => missing == 0 && !members.is_empty(),
+            // Fewer nodes than hold a message were never all of a cluster that took one: who has been away since it
+            // joined may know of nobody else.
+            Trust::Nothing => missing == 0 && members.len() >= if self.announced.is_empty() { 1 } else { tolerance },
         };
         if enough {
-            self.trust = Trust::Whole;
+            (self.trust, self.doubted) = (Trust::Whole, false);
         }
         enough
     }
@@ -140,7 +170,17 @@ mod tests {
         knowledge.report(NodeId(1));
         assert!(!knowledge.settle(&nodes(&[1]), 3), "node 2 knows who else there is");
         knowledge.report(NodeId(2));
-        assert!(!knowledge.settle(&nodes(&[1, 2, 3]), 3) && knowledge.settle(&nodes(&[1, 2]), 3));
+        assert!(!knowledge.settle(&nodes(&[1, 2, 3]), 2) && knowledge.settle(&nodes(&[1, 2]), 2));
+    }
+
+    #[test]
+    fn a_node_that_knows_of_too_few_others_proves_nothing() {
+        let mut knowledge = Knowledge::new(Trust::Nothing);
+        knowledge.announce(NodeId(1));
+        knowledge.report(NodeId(1));
+        assert!(!knowledge.settle(&nodes(&[1]), 2), "no message was ever kept on it alone");
+        knowledge.report(NodeId(2));
+        assert!(knowledge.settle(&nodes(&[1, 2]), 2));
     }
 
     fn nodes(ids: &[u32]) -> Vec<NodeId> {

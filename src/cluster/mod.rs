@@ -129,6 +129,8 @@ pub struct Cluster {
     surplus: Surplus,
     /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
     in_doubt: Surplus,
+    /// The newest committed version of the epochs before this one.
+    newest_before: Version,
     deletions: Deletions,
     transactions: Transactions,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
@@ -155,6 +157,7 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            newest_before: Version::default(),
             transactions: Transactions::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
@@ -198,6 +201,7 @@ impl Cluster {
     /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
     pub fn begin(&mut self, reign: Reign) {
         self.reign = Some(reign);
+        self.newest_before = self.mapping.newest_committed();
         self.sequence = 0;
         self.taking.clear();
     }
@@ -244,11 +248,14 @@ impl Cluster {
             Trust::Nothing if self.registry.nodes().is_empty() => {
                 Some("no node has reported to this leader yet".to_owned())
             }
+            Trust::Nothing if missing().is_empty() => {
+                Some("the leader lost its log, and more nodes have to join before it knows them all".to_owned())
+            }
             Trust::Nothing => {
                 Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
             }
             Trust::MayLackItsEnd => Some(format!(
-                "the leader's log may lack its end since the machine went down; it waits to hear from {}",
+                "the leader's log may lack its end since the leader or its machine went down; it waits to hear from {}",
                 name_nodes(&missing())
             )),
         }
@@ -267,14 +274,19 @@ impl Cluster {
         }
     }
 
-    /// Members had time enough to join: the log is believed as it is, if any of them has looked at it. `false`: none
-    /// has, and without one nothing could be read anyway.
+    /// Members had time enough to join: the log is believed as it is, if any of them has looked at it, and if all
+    /// that did have reported where it is doubted. `false`: that is not so yet; without a member nothing could be read
+    /// anyway.
     pub fn stop_greeting(&mut self) -> bool {
-        let any = self.registry.linked().next().is_some();
-        if any {
-            self.believe();
+        let here: Vec<NodeId> = self.registry.linked().collect();
+        if here.is_empty() {
+            return false;
         }
-        any
+        if self.knowledge.stop_doubting(&here) {
+            self.decide_transactions();
+        }
+        self.believe();
+        self.knowledge.trust() == Trust::Whole
     }
 
     fn believe(&mut self) {
@@ -286,11 +298,27 @@ impl Cluster {
 
     /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.
     pub fn hear_committed(&mut self, version: Version) -> bool {
-        let old = self.knowledge.is_from_log() && version > self.mapping.newest_committed();
+        let old = self.knowledge.can_turn_out_old() && self.lacks(version);
         if !old {
             self.mapping.note_committed(version);
         }
         !old
+    }
+
+    /// A node that joins holds a copy of this version, and nothing newer. That it is newer than all the log says is no
+    /// news where a write was under way when the leader died, and proves nothing; but a log that was copied a moment
+    /// before its end looks the same.
+    pub fn hear_newest(&mut self, version: Version) {
+        if self.lacks(version) {
+            self.knowledge.doubt();
+        }
+    }
+
+    /// Whether this version is later than all that the log said of its epoch. What this leader has committed since says
+    /// nothing of the epochs before.
+    fn lacks(&self, version: Version) -> bool {
+        let before = self.reign.is_some_and(|reign| version.epoch() < reign.epoch);
+        version > if before { self.newest_before } else { self.mapping.newest_committed() }
     }
 
     /// The newest version that was ever committed.
@@ -511,10 +539,17 @@ impl Cluster {
         self.under_way.remove(&ticket.record.version);
     }
 
-    /// A write ended without becoming true: whoever was asked for a copy may have one.
+    /// A write ended without becoming true: whoever was asked for a copy may have one. So may whoever was asked for
+    /// another copy of what is true already: that is one too many.
     pub fn note_in_doubt(&mut self, ticket: &Ticket) {
-        if self.mapping.newest(&ticket.id).is_none_or(|found| found.record.version < ticket.record.version) {
-            ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, ticket.record.version));
+        let version = ticket.record.version;
+        match self.mapping.newest(&ticket.id) {
+            Some(found) if found.record.version == version => {
+                let holders = found.set.holders.clone();
+                self.note_left_over(ticket, &holders);
+            }
+            Some(found) if found.record.version > version => self.note_left_over(ticket, &Holders::new()),
+            _ => ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
         }
     }
 
@@ -528,6 +563,9 @@ impl Cluster {
     /// Makes a durable commit true. Whoever holds a ticket for it releases that first.
     pub fn apply(&mut self, commit: &Commit) -> Applied {
         let applied = self.mapping.apply(commit);
+        if self.reign.is_some_and(|reign| commit.record.version.epoch() < reign.epoch) {
+            self.newest_before = self.newest_before.max(commit.record.version);
+        }
         match &applied {
             Applied::Superseded => return applied,
             Applied::New => {}
@@ -545,7 +583,9 @@ impl Cluster {
         self.transactions.hear(commit);
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
-            if version < commit.record.version {
+            if version > commit.record.version {
+                self.in_doubt.note(&commit.id, node, version);
+            } else if version < commit.record.version || !commit.holders.contains(&node) {
                 self.note_surplus(&commit.id, version, node);
             }
         }

@@ -9,7 +9,8 @@ use ratatui::Frame;
 use ratatui::style::Color;
 use ratatui::text::{Line, Span};
 
-use super::{Health, Part, Rows, Sort, Ui, words};
+use super::health::{Facts, Health, color_of};
+use super::{Part, Rows, Sort, Ui, words};
 use crate::telemetry::grouped;
 use crate::types::{ClusterView, NodeState, NodeView};
 
@@ -169,35 +170,13 @@ fn up(view: &ClusterView) -> usize {
 }
 
 fn health(view: &ClusterView) -> Health {
-    let mut reasons = Vec::new();
-    if view.lost > 0 {
-        reasons.push(format!("{} lost", words::plural(view.lost, "message")));
-    }
-    for state in [NodeState::Down, NodeState::Suspect] {
-        let ids: Vec<_> = view.nodes.iter().filter(|n| n.state == state).map(|n| n.id.to_string()).collect();
-        match ids.len() {
-            0 => {}
-            1 => reasons.push(format!("node {} {state}", ids[0])),
-            2..=4 => reasons.push(format!("nodes {} {state}", ids.join(", "))),
-            many => reasons.push(format!("{many} nodes {state}")),
-        }
-    }
-    if up(view) < view.tolerance {
-        reasons.push(format!("SET needs {} nodes up, {} are", view.tolerance, up(view)));
-    }
-    if view.under_replicated > 0 {
-        reasons.push(format!("{} short of a copy", words::plural(view.under_replicated, "message")));
-    }
-    let bad = view.lost > 0 || view.nodes.iter().any(|n| n.state == NodeState::Down);
-    if let Some(waiting) = &view.waiting_for {
-        reasons.insert(0, format!("for {waiting}"));
-        return Health { word: "WAITING", color: Color::Yellow, reason: reasons.join("; ") };
-    }
-    if reasons.is_empty() {
-        return Health { word: "HEALTHY", color: Color::Green, reason: "every message has all its copies".to_owned() };
-    }
-    let color = if bad { Color::Red } else { Color::Yellow };
-    Health { word: "DEGRADED", color, reason: reasons.join("; ") }
+    Health::of(&Facts {
+        tolerance: view.tolerance,
+        under_replicated: view.under_replicated,
+        lost: view.lost,
+        waiting_for: view.waiting_for.as_deref(),
+        nodes: view.nodes.iter().map(|node| (node.id, node.state)).collect(),
+    })
 }
 
 /// Copies that shares are counted of: those on nodes that are not down.
@@ -308,14 +287,14 @@ fn table(view: &ClusterView, rows: usize, columns: usize, ui: &Ui) -> Rows {
     // Of all nodes, so that columns stay where they are from page to page.
     let widths = Widths::of(&all, columns);
     let mut lines = vec![super::title(&name, columns, ui), heading(&widths, ui)];
-    lines.extend(nodes.iter().zip(&all).skip(page * rows).take(rows).map(|(node, cells)| {
-        let color = match node.state {
-            NodeState::Up => Color::Green,
-            NodeState::Suspect | NodeState::Draining => Color::Yellow,
-            NodeState::Down => Color::Red,
-        };
-        row(cells, color, &widths, ui)
-    }));
+    lines.extend(
+        nodes
+            .iter()
+            .zip(&all)
+            .skip(page * rows)
+            .take(rows)
+            .map(|(node, cells)| row(cells, color_of(node.state), &widths, ui)),
+    );
     lines
 }
 

@@ -5,6 +5,7 @@
 //! from outside is escaped; no size is too small. It never reads a clock, the
 //! environment or a terminal: `terminal.rs` does, and hands it in.
 
+pub mod health;
 mod leader;
 mod node;
 pub mod words;
@@ -16,6 +17,7 @@ use ratatui::text::{Line, Span};
 use crate::telemetry::grouped;
 use crate::types::{ClusterView, EventLine, NodeReport, RateView};
 
+use health::Health;
 pub use leader::{leader_final, leader_frame, leader_line};
 pub use node::{node_final, node_frame, node_line};
 
@@ -138,22 +140,6 @@ impl Sort {
             Self::Messages => "messages",
             Self::P99 => "p99",
         }
-    }
-}
-
-/// How well things are, in a word, and why not better.
-struct Health {
-    word: &'static str,
-    color: Color,
-    reason: String,
-}
-
-impl Health {
-    fn plain(&self) -> String {
-        if self.reason.is_empty() {
-            return self.word.to_owned();
-        }
-        format!("{} ({})", self.word, words::foreign(&self.reason, true))
     }
 }
 

@@ -64,12 +64,12 @@ pub fn interval(seconds: f64) -> String {
 }
 
 /// `1 message`, `2 messages`.
-pub(super) fn plural(n: u64, one: &str) -> String {
+pub fn plural(n: u64, one: &str) -> String {
     format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 /// Text from outside, fit for a screen: escaped, and ASCII only where the terminal has no more.
-pub(super) fn foreign(text: &str, utf8: bool) -> String {
+pub fn foreign(text: &str, utf8: bool) -> String {
     let clean = escaped(text);
     if utf8 || clean.is_ascii() {
         return clean;
@@ -82,12 +82,12 @@ pub(super) fn foreign(text: &str, utf8: bool) -> String {
 }
 
 /// Columns that `text` takes on a terminal.
-pub(super) fn width(text: &str) -> usize {
+pub fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
 /// `text` in at most `columns`, with a mark where something was cut off.
-pub(super) fn cut(text: &str, columns: usize, utf8: bool) -> String {
+pub fn cut(text: &str, columns: usize, utf8: bool) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
@@ -108,7 +108,7 @@ pub(super) fn cut(text: &str, columns: usize, utf8: bool) -> String {
 }
 
 /// `text` cut or filled with blanks to exactly `columns`.
-pub(super) fn fit(text: &str, columns: usize, utf8: bool) -> String {
+pub fn fit(text: &str, columns: usize, utf8: bool) -> String {
     let mut text = cut(text, columns, utf8);
     let blanks = columns.saturating_sub(width(&text));
     text.extend(std::iter::repeat_n(' ', blanks));
@@ -127,7 +127,7 @@ pub(super) fn sparkline(values: &[u64], columns: usize, utf8: bool) -> String {
 }
 
 /// A bar that is `part` (0 to 1) full; anything above nothing shows.
-pub(super) fn bar(part: f64, columns: usize, utf8: bool) -> String {
+pub fn bar(part: f64, columns: usize, utf8: bool) -> String {
     let part = part.clamp(0.0, 1.0);
     let mut full = (part * columns as f64).round() as usize;
     if part > 0.0 && full == 0 && columns > 0 {

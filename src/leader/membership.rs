@@ -356,7 +356,7 @@ impl Membership {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
         }
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
-        let incarnation = dialled.welcome.incarnation;
+        let (incarnation, newest) = (dialled.welcome.incarnation, dialled.welcome.newest);
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
@@ -368,6 +368,7 @@ impl Membership {
             coordinator.links.attach(member.id, dialled, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
             cluster.ask_for_confirmations(member.id);
+            cluster.hear_newest(newest);
             cluster.greet();
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.

@@ -187,7 +187,7 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
-    LocalNodes::start(*local_nodes, settings.port == 0, (*io_mode, *layout), data_dir, nodes_address)
+    LocalNodes::start(*local_nodes, settings.port == 0, (*io_mode, *layout), data_dir, nodes_address, settings.screen)
 }
 
 /// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.

@@ -185,6 +185,7 @@ impl Coordinator {
         }
         let decided = self.replicate(writes).await;
         let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        self.note_in_doubt(&failed);
         if let Some(write) = failed.first() {
             let id = &write.promise.ticket().id;
             tracing::warn!(

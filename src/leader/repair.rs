@@ -245,8 +245,9 @@ impl Coordinator {
             let none_here = |cluster: &mut Cluster, id: &_, version| cluster.note_copy(id, version, source, false);
             self.fetch_bodies(source, &members, &mut writes, none_here).await;
         }
-        let kept: Vec<Write> =
-            self.replicate(writes).await.into_iter().filter(|write| write.outcome == Outcome::Kept).collect();
+        let decided = self.replicate(writes).await;
+        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
+        self.note_in_doubt(&failed);
         let done: HashSet<MessageId> = kept.iter().map(|write| write.promise.ticket().id.clone()).collect();
         let committed = self.commit(kept).await.is_ok();
         if committed {

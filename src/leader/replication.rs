@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::every;
 use crate::cluster::registry::Member;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, Settle, id_bytes};
 
@@ -51,6 +51,8 @@ pub struct Welcome {
     pub io_mode: String,
     /// `text`.
     pub layout: String,
+    /// Version of its newest copy, committed or not.
+    pub newest: Version,
 }
 
 /// Why a dial came to nothing.
@@ -301,6 +303,7 @@ impl Welcome {
             members,
             io_mode: welcome.io_mode,
             layout: welcome.layout,
+            newest: Version(welcome.newest),
         })
     }
 }

@@ -26,6 +26,9 @@ struct Status {
     tolerance: usize,
     uptime_s: f64,
     messages: u64,
+    /// SETs and GETs that were answered since the start, errors not among them.
+    sets: u64,
+    gets: u64,
     under_replicated: u64,
     lost: u64,
     /// Why answers are held back, while they are.
@@ -83,6 +86,8 @@ impl Coordinator {
             tolerance: cluster.tolerance(),
             uptime_s: (self.now().as_secs_f64() * 1e3).round() / 1e3,
             messages: counts.messages,
+            sets: self.meters.sets.total(),
+            gets: self.meters.gets.total(),
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             waiting_for: cluster.waiting_for(),

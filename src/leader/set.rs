@@ -201,7 +201,7 @@ impl Coordinator {
     }
 
     /// Remembers where writes that did not become true may have left copies.
-    fn note_in_doubt(&self, writes: &[Write]) {
+    pub(super) fn note_in_doubt(&self, writes: &[Write]) {
         if !writes.is_empty() {
             let mut cluster = self.cluster();
             writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));

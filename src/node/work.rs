@@ -166,6 +166,14 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         }
         tracing::warn!("{}", identity_failed(&error));
     }
+    // Before the last trace of a deletion goes, it is noted that there was something so new: by that a leader which
+    // was started from an older copy of its log is told.
+    let deleted = batch.iter().flat_map(|work| &work.settles).filter(|settle| settle.lasting);
+    if let Some(version) = deleted.map(|settle| settle.version).max()
+        && let Err(error) = node.identity.note_committed(version)
+    {
+        tracing::debug!("what is committed could not be noted: {error}");
+    }
     let report = match batch.as_slice() {
         [only] => node.store.write(&only.settles, &only.puts),
         all => {

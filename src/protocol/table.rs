@@ -159,7 +159,7 @@ pub const COMMANDS: &[Spec] = &[
     row("DEL", Op::Del, -2, FREES, ALL, "generic", "Deletes messages.").line("DEL <id>"),
     row("WHERE", Op::Where, 2, READ, ONE, "register", "Tells which nodes hold a message.").line("WHERE <id>"),
     row("COUNT", Op::Count, 1, READ, NONE, "register", "Tells how many messages there are.").line("COUNT"),
-    row("STATUS", Op::Status, 1, SELF, NONE, "register", "Gives the register's state as JSON.").line("STATUS"),
+    row("STATUS", Op::Status, 1, SELF, NONE, "register", "Gives the register's state.").line("STATUS"),
     row("VERIFY", Op::Verify, 1, SLOW_READ, NONE, "register", "Checks every copy of every message now.").line("VERIFY"),
     row("DRAIN", Op::Drain, 2, ADMIN, NONE, "register", "Moves everything off a node.").line("DRAIN <node>"),
     row("UNDRAIN", Op::Undrain, 2, ADMIN, NONE, "register", "Lets a node take copies again.").line("UNDRAIN <node>"),

@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::support::{Register, hatokuse, run};
+use crate::support::{Register, folder, hatokuse, lone_leader, run};
 
 /// Exit code, stdout and stderr.
 fn told(output: &Output) -> (i32, String, String) {
@@ -199,6 +199,8 @@ fn version_completions_and_manual_pages() {
     let names = crate::support::visible(&pages);
     for page in ["hatokuse.1", "hatokuse-leader.1", "hatokuse-node.1", "hatokuse-client.1", "hatokuse-bench.1"] {
         assert!(names.contains(page), "{names:?}");
+        let text = std::fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.contains(".SH ENVIRONMENT\n") && text.contains(".SH EXAMPLES\n"), "{page}: {text}");
     }
     for command in ["leader", "node", "client", "bench"] {
         let (code, out, _) = told(&run(&mut hatokuse(&[command, "--help"]), b""));
@@ -231,4 +233,64 @@ fn operators_ask_with_the_client_as_well() {
     assert_eq!(ask(&["REBALANCE", "STOP"]), quiet(0, "OK\n"));
     let (code, _, error) = ask(&["DRAIN", "all"]);
     assert!(code == 2 && error.contains("DRAIN wants the number of a node"), "{code}: {error}");
+}
+
+#[test]
+fn a_password_file_opens_the_door_for_every_kind_of_client() {
+    let home = folder();
+    let (right, wrong) = (home.path().join("password"), home.path().join("wrong"));
+    std::fs::write(&right, "se cret\r\nnot this\n").unwrap();
+    std::fs::write(&wrong, "secret\n").unwrap();
+    let (right, wrong) = (right.to_str().unwrap(), wrong.to_str().unwrap());
+    let (_leader, addr) = lone_leader(home.path(), &["--password-file", right]);
+    for (args, input) in [(&["PING"][..], &b""[..]), (&[], b"PING\n")] {
+        let with = |file: &str| client(&addr, &[&["--password-file", file], args].concat(), input);
+        assert_eq!(with(right), (0, "+PONG\n".to_owned(), String::new()));
+        let (code, out, error) = with(wrong);
+        assert!(code == 1 && out.is_empty() && error.contains("WRONGPASS"), "{code}: {out} {error}");
+    }
+    let (code, _, error) = client(&addr, &["PING"], b"");
+    assert!(code == 1 && error.contains("NOAUTH"), "{code}: {error}");
+    let mut by_variable = hatokuse(&["client", "--addr", &addr, "PING"]);
+    assert_eq!(told(&run(by_variable.env("HATOKUSE_PASSWORD_FILE", right), b"")).0, 0);
+    for (file, protocol, reason) in
+        [(right, "text", "TOO_FEW_NODES"), (right, "resp", "NOREPLICAS"), (wrong, "resp", "WRONGPASS")]
+    {
+        let mut bench =
+            hatokuse(&["bench", "--addr", &addr, "--count", "3", "--connections", "1", "--protocol", protocol]);
+        let (code, _, error) = told(&run(bench.args(["--password-file", file]), b""));
+        assert!(code == 1 && error.contains(reason), "{protocol}, {code}: {error}");
+    }
+    let (code, _, error) = client(&addr, &["--password-file", "/nowhere", "PING"], b"");
+    assert!(code == 1 && error.contains("/nowhere"), "{code}: {error}");
+}
+
+#[test]
+fn a_watch_is_a_line_an_interval_until_it_is_told_to_stop() {
+    let register = Register::start(2, 2);
+    register.set("1", "a");
+    let watch = |more: &[&str]| {
+        let mut command = hatokuse(&["client", "--addr", register.addr(), "--watch", "20ms"]);
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut child = watch(&["STATUS"]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap())).map(Result::unwrap);
+    let heading = lines.next().unwrap();
+    assert!(heading.starts_with("UTC ") && heading.ends_with(" REPAIR"), "{heading}");
+    for delta in ["-", "0", "0"] {
+        let line = lines.next().unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!((words[1], words[2], words[3], words[6]), ("HEALTHY", "1", delta, "2/2"), "{line}");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let mut child = watch(&["--json"]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let status: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(status["sets"], 1);
+    drop(lines);
+    let (code, _, error) = told(&child.wait_with_output().unwrap());
+    assert_eq!((code, error.as_str()), (0, ""), "its reader has left");
+    assert_eq!(client(register.addr(), &["--watch", "1s", "GET", "1"], b"").0, 2);
 }

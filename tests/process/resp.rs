@@ -327,6 +327,14 @@ fn connections_are_listed_and_ended() {
     assert_eq!(other.say("CLIENT SETNAME other"), "+OK");
     let list = one.say("CLIENT LIST");
     assert!(list.contains("name=other") && list.matches("id=").count() >= 2, "{list}");
+    // An unknown subcommand names this as the way out.
+    for command in ["CLIENT", "CONFIG", "COMMAND"] {
+        let refused = other.say(&format!("{command} NONSENSE"));
+        assert!(refused.ends_with(&format!("Try {command} HELP.")), "{refused}");
+        let help = other.say(&format!("{command} HELP"));
+        let first = format!("[\"{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:\"");
+        assert!(help.starts_with(&first) && help.contains("Print this help."), "{help}");
+    }
     let id = other.say("CLIENT ID")[1..].to_owned();
     assert_eq!(one.say(&format!("CLIENT KILL ID {id}")), ":1");
     assert_eq!(other.rest(), "");

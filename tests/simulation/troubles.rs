@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use hatokuse::cluster::registry::BEAT_EVERY;
 use hatokuse::durable::sim::{Fault, Op, errno};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::types::{IoMode, NodeId};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::machines::{Crash, NODES, Sim, TOLERANCE, address, folder};
 use crate::network::Way;
@@ -157,11 +156,9 @@ impl Sim {
             sleep_until(self.world.began() + *at).await;
             self.world.say(&format!("{trouble:?}"));
             match trouble {
-                Trouble::Backup => backup = Some((self.leader.disk.after_kill(), Instant::now())),
+                Trouble::Backup => backup = Some(self.leader.disk.after_kill()),
                 Trouble::LeaderFromBackup => {
-                    // What was committed since shows that a log is old only once a beat has told it to the nodes.
-                    if let Some((backup, made)) = backup.clone()
-                        && made.elapsed() > 3 * BEAT_EVERY
+                    if let Some(backup) = backup.clone()
                         && self.crash_leader(Crash::Kill)
                     {
                         self.leader.disk = backup;

@@ -3,13 +3,15 @@
 use super::super::tests::{Listener, nobody, register, serve};
 use super::*;
 
-const PLAIN: Style = Style { json: false, terminal: false };
-const JSON: Style = Style { json: true, terminal: false };
+const PAPER: Paper = Paper { columns: 80, color: false, utf8: false };
+const PLAIN: Style = Style { json: false, terminal: false, paper: PAPER };
+const JSON: Style = Style { json: true, terminal: false, paper: PAPER };
 
 /// Runs one command with `stdin`; gives the exit code and stdout.
 async fn shot(addr: &str, words: &[&str], stdin: &[u8], style: Style) -> (u8, String) {
     let command = words.iter().map(OsString::from).collect();
-    let settings = Settings { addr: addr.to_owned(), json: style.json, timeout: Duration::from_secs(60), command };
+    let timeout = Duration::from_secs(60);
+    let settings = Settings { json: style.json, command, ..Settings::new(addr, timeout) };
     let mut out = Vec::new();
     let code = one_shot(&settings, stdin, style, &mut out).await.unwrap();
     (code, String::from_utf8_lossy(&out).into_owned())
@@ -70,11 +72,41 @@ async fn json_goes_to_stdout_with_errors_too() {
 
 #[tokio::test]
 async fn a_terminal_gets_no_control_characters() {
-    let style = Style { json: false, terminal: true };
+    let style = Style { terminal: true, ..PLAIN };
     let shown = shot_at("GET 1", "VALUE \u{1b}[2Jx", &["GET", "1"], style).await;
     assert_eq!(shown, done(0, "\\u{1b}[2Jx\n"));
     let raw = shot_at("GET 1", "VALUE \u{1b}[2Jx", &["GET", "1"], PLAIN).await;
     assert_eq!(raw, done(0, "\u{1b}[2Jx\n"));
+}
+
+const STATUS: &str = r#"{"version":"1","epoch":7,"tolerance":2,"uptime_s":1.5,"messages":1,"under_replicated":0,"lost":0,"nodes":[{"id":1,"address":"a:1","state":"up","messages":1,"bytes":5,"io_mode":"buffered","layout":"text"},{"id":3,"address":"a:3","state":"up","messages":1,"bytes":5,"io_mode":"buffered","layout":"text"}]}"#;
+
+#[tokio::test]
+async fn people_get_tables_and_programs_the_line() {
+    let people = Style { terminal: true, ..PLAIN };
+    let (code, shown) = shot_at("STATUS", STATUS, &["STATUS"], people).await;
+    assert!(code == 0 && shown.starts_with(" HEALTHY  "), "{shown}");
+    assert!(shown.contains("\n ID  ADDRESS  STATE") && shown.contains("\n  3  a:3      up"), "{shown}");
+    let json = Style { json: true, ..people };
+    for style in [PLAIN, JSON, json] {
+        assert_eq!(shot_at("STATUS", STATUS, &["STATUS"], style).await, done(0, &format!("{STATUS}\n")));
+    }
+    let other = r#"{"a":"newer one"}"#;
+    assert_eq!(shot_at("STATUS", other, &["STATUS"], people).await, done(0, &format!("{other}\n")));
+
+    let (addr, server) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("WHERE 1").await;
+        peer.send("NODES 1,3\n").await;
+        peer.expect("STATUS").await;
+        peer.send(format!("{STATUS}\n")).await;
+    })
+    .await;
+    let (code, shown) = shot(&addr, &["WHERE", "1"], b"", people).await;
+    assert!(code == 0 && shown.starts_with(" HEALTHY  2 copies, 2 on nodes that are up"), "{shown}");
+    server.await.unwrap();
+    let alone = shot_at("WHERE 1", "NODES 1,3", &["WHERE", "1"], people).await;
+    assert_eq!(alone, done(0, "NODES 1,3\n"), "where the leader says no more");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What follows from what nodes say they hold, and what does not.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::cluster::{Entry, Located, NotAdmitted, Reported};
 use crate::types::{NodeState, Version};
@@ -230,6 +232,80 @@ fn a_log_that_may_lack_its_end_needs_all_but_tolerance_less_one() {
     report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && !cluster.settle_knowledge(), "it is told once");
     assert_eq!(look(&cluster, "x"), "v1 on 1 2");
+}
+
+#[test]
+fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_come() {
+    let restarted = || {
+        let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
+        cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
+        (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
+        (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
+        cluster.hear_newest(Version::new(Epoch(1), 0));
+        cluster.greet();
+        cluster
+    };
+    let newer = unknown("x", 0);
+    let mut cluster = restarted();
+    join_as(&mut cluster, 2, 2, ms(0));
+    cluster.greet();
+    assert!(look(&cluster, "x").starts_with("hidden: the leader's log may lack its end"));
+    report(&mut cluster, 1, std::slice::from_ref(&newer)).unwrap();
+    assert!(!cluster.settle_knowledge());
+    report(&mut cluster, 2, &[]).unwrap();
+    assert!(cluster.settle_knowledge() && cluster.unsettled(9).len() == 1);
+    assert_eq!(look(&cluster, "y"), "not found");
+    // Node 2 stays away: the log is believed once all that are here have reported.
+    let mut cluster = restarted();
+    assert!(!cluster.stop_greeting());
+    report(&mut cluster, 1, &[newer]).unwrap();
+    assert!(!cluster.settle_knowledge() && cluster.stop_greeting());
+    assert_eq!((look(&cluster, "y").as_str(), cluster.unsettled(9).len()), ("not found", 1));
+    assert!(
+        !cluster.hear_committed(Version::new(Epoch(1), 9)),
+        "and a commit that it lacks still shows that it is old"
+    );
+}
+
+#[test]
+fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
+    let mut cluster = healthy(2, 4);
+    let before = put_on(&mut cluster, "x", &[1, 2]);
+    let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    cluster.release(&ticket);
+    // The log did not take it.
+    cluster.note_in_doubt(&ticket);
+    let (here, there) = (ticket.targets[0], ticket.targets[1]);
+    let holders = [here, (1..=4).map(NodeId).find(|node| !ticket.tried.contains(node)).unwrap()];
+    cluster.apply(&Commit { id: id("x"), record: ticket.record, holders: holders.into_iter().collect() });
+    assert!(before.version < ticket.record.version);
+    assert_eq!(cluster.surplus(9, &HashSet::<MessageId>::new()), [id("x")]);
+    let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
+    assert_eq!(copies, [(there, ticket.record.version)]);
+}
+
+#[test]
+fn a_repair_that_the_log_did_not_take_leaves_a_copy_too_many() {
+    let mut cluster = healthy(2, 3);
+    let x = put_on(&mut cluster, "x", &[1]);
+    let repair = cluster.admit_repair(&id("x")).unwrap();
+    cluster.release(&repair.ticket);
+    cluster.note_in_doubt(&repair.ticket);
+    let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
+    assert_eq!(copies, [(repair.ticket.targets[1], x.version)]);
+}
+
+#[test]
+fn what_a_new_leader_commits_does_not_hide_that_its_log_is_old() {
+    let mut cluster = Cluster::new(1, Mapping::new(1), Trust::Whole);
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
+    (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
+    set(&mut cluster, "x");
+    assert!(cluster.hear_committed(cluster.newest_committed()), "this leader said so itself");
+    assert!(!cluster.hear_committed(Version::new(Epoch(1), 5)));
+    cluster.hear_newest(Version::new(Epoch(1), 5));
+    assert_eq!(cluster.trust(), Trust::MayLackItsEnd);
 }
 
 #[test]

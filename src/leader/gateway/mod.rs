@@ -6,6 +6,7 @@
 mod clients;
 mod data;
 mod glob;
+mod help;
 mod keyspace;
 mod multi;
 mod server;

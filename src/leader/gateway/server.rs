@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::Seat;
+use super::help;
 use super::session::{Session, error, wrong_number};
 use crate::VERSION;
 use crate::leader::coordinator::Meters;
@@ -112,6 +113,7 @@ impl Session {
         let seat = &self.taken.seat;
         let clients = &self.door.clients;
         Ok(match (words[1].to_ascii_uppercase().as_slice(), words.len()) {
+            (b"HELP", 2) => help::of("CLIENT", help::CLIENT),
             (b"ID", 2) => Value::Integer(seat.number as i64),
             (b"GETNAME", 2) => {
                 let name = seat.said().name.clone();
@@ -209,6 +211,7 @@ impl Session {
 
     fn config(&self, words: &Words) -> Result<Value, String> {
         Ok(match (words[1].to_ascii_uppercase().as_slice(), words.len()) {
+            (b"HELP", 2) => help::of("CONFIG", help::CONFIG),
             (b"GET", 3..) => {
                 let patterns: Vec<_> = words[2..].iter().map(|word| word.to_ascii_lowercase()).collect();
                 let asked = |name: &str| patterns.iter().any(|pattern| super::glob::matches(pattern, name.as_bytes()));
@@ -338,6 +341,7 @@ fn command(words: &Words) -> Result<Value, String> {
     let named = |from: usize| words[from.min(words.len())..].iter().map(|name| table::find(name));
     let Some(sub) = words.get(1) else { return Ok(Value::Array(COMMANDS.iter().map(info_of).collect())) };
     Ok(match (sub.to_ascii_uppercase().as_slice(), words.len()) {
+        (b"HELP", 2) => help::of("COMMAND", help::COMMAND),
         (b"COUNT", 2) => Value::Integer(COMMANDS.len() as i64),
         (b"LIST", 2) => Value::Array(COMMANDS.iter().map(|spec| Value::text(spec.name.to_lowercase())).collect()),
         (b"INFO", 2) => Value::Array(COMMANDS.iter().map(info_of).collect()),

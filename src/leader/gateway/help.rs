@@ -1,0 +1,60 @@
+//! What HELP says of subcommands, in the form that Redis has: a line how it is written, and an indented one what it does.
+
+use crate::protocol::resp::Value;
+
+/// Of CLIENT.
+pub(super) const CLIENT: &[&str] = &[
+    "GETNAME",
+    "    Return the name of the current connection.",
+    "ID",
+    "    Return the ID of the current connection.",
+    "INFO",
+    "    Return information about the current client connection.",
+    "KILL <ip:port>",
+    "    Kill the connection from <ip:port>.",
+    "KILL <option> <value> [<option> <value> [...]]",
+    "    Kill connections. Options are ADDR, LADDR, ID, TYPE, USER, SKIPME.",
+    "LIST [ID <id> [<id> ...] | TYPE (NORMAL|MASTER|REPLICA|PUBSUB)]",
+    "    Return information about client connections.",
+    "NO-EVICT (ON|OFF)",
+    "    Accepted, without effect.",
+    "NO-TOUCH (ON|OFF)",
+    "    Accepted, without effect.",
+    "SETINFO (LIB-NAME|LIB-VER) <value>",
+    "    Tell which library the client is.",
+    "SETNAME <name>",
+    "    Assign the name <name> to the current connection.",
+];
+
+/// Of CONFIG.
+pub(super) const CONFIG: &[&str] = &[
+    "GET <pattern> [<pattern> ...]",
+    "    Return settings that match a pattern.",
+    "SET <setting> <value>",
+    "    Refused: settings are flags of hatokuse leader.",
+    "RESETSTAT",
+    "    Accepted, without effect.",
+];
+
+/// Of COMMAND itself.
+pub(super) const COMMAND: &[&str] = &[
+    "(no subcommand)",
+    "    Return details about all commands.",
+    "COUNT",
+    "    Return the total number of commands.",
+    "DOCS [<command-name> ...]",
+    "    Return documentation of the named commands, or of all.",
+    "GETKEYS <full-command>",
+    "    Return the ids from a full command.",
+    "INFO [<command-name> ...]",
+    "    Return details about the named commands, or about all.",
+    "LIST",
+    "    Return the names of all commands.",
+];
+
+/// The reply: who is spoken of, and the lines.
+pub(super) fn of(command: &str, lines: &[&'static str]) -> Value {
+    let first = Value::text(format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    let lines = lines.iter().chain(&["HELP", "    Print this help."]).map(|line| Value::Simple(line));
+    Value::Array(std::iter::once(first).chain(lines).collect())
+}
