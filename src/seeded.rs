@@ -56,7 +56,7 @@ bugs! {
     /// OK is said before the log has the commit.
     3 OkBeforeLog: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// An unbuffered log is not synced.
-    3 LogNotSynced: simulation "campaign";
+    3 LogNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// One copy is taken for as many as tolerance asks for.
     3 OneCopyIsEnough: hatokuse "cluster::quorum::tests::answers_are_counted";
     /// Copies are not synced in unbuffered mode.
