@@ -2,7 +2,9 @@
 FROM rust:1.95-slim AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked
+# docker build --build-arg COMMIT=$(git rev-parse --short HEAD) .
+ARG COMMIT=
+RUN HATOKUSE_COMMIT=$COMMIT cargo build --release --locked
 
 FROM debian:stable-slim
 RUN useradd --system --uid 6666 --home-dir /var/lib/hatokuse --create-home hatokuse
@@ -13,3 +15,5 @@ VOLUME /var/lib/hatokuse
 EXPOSE 6666 5550 7666
 ENTRYPOINT ["hatokuse"]
 CMD ["leader", "--plain", "--host", "0.0.0.0"]
+# Of a leader; a container of a node turns it off.
+HEALTHCHECK --interval=10s CMD ["hatokuse", "client", "PING"]

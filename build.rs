@@ -16,8 +16,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The short commit of this checkout, or "unknown" outside of one.
+/// The short commit of this checkout, or what `HATOKUSE_COMMIT` says where there is none (in an image), or "unknown".
 fn commit() -> String {
+    println!("cargo:rerun-if-env-changed=HATOKUSE_COMMIT");
+    if let Some(commit) = std::env::var("HATOKUSE_COMMIT").ok().filter(|commit| !commit.is_empty()) {
+        return commit;
+    }
     // The reflog grows with every commit, in a plain checkout and in a linked one.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
         println!("cargo:rerun-if-changed={log}");

@@ -1,14 +1,17 @@
 //! What can be typed, and what it means: flags to settings, subcommands to exit codes.
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config::ByteSize;
+use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
+use crate::settings_file::File;
 use crate::telemetry::EventRing;
 use crate::types::{IoMode, Layout, NodeId};
 use crate::{VERSION, bench, client, leader, logs, node, terminal};
@@ -17,6 +20,8 @@ use crate::{VERSION, bench, client, leader, logs, node, terminal};
 pub const EXIT_OK: u8 = 0;
 /// A server answered ERROR, a bench saw errors, a server could not start or had to stop.
 pub const EXIT_FAILED: u8 = 1;
+/// Wrong usage, or settings that cannot be used.
+pub const EXIT_USAGE: u8 = 2;
 /// `client GET` of a message that does not exist.
 pub const EXIT_NOT_FOUND: u8 = 3;
 /// No connection, or no answer in time.
@@ -85,6 +90,16 @@ enum Command {
         /// The folder
         dir: PathBuf,
     },
+}
+
+impl Command {
+    fn checks_config(&self) -> bool {
+        match self {
+            Self::Leader(args) => args.check_config,
+            Self::Node(args) => args.check_config,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +171,13 @@ struct LeaderArgs {
     /// How copies lie on the disks of these nodes
     #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
     layout: Layout,
+    /// Read settings from this file, by the names of these flags (off: from none)
+    /// [default: /etc/hatokuse/leader.toml, if it is there]
+    #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, print each with where it comes from, and start nothing
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    check_config: bool,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -193,6 +215,13 @@ struct NodeArgs {
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "5s", value_parser = duration)]
     report_every: Duration,
+    /// Read settings from this file, by the names of these flags (off: from none)
+    /// [default: /etc/hatokuse/node.toml, if it is there]
+    #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, print each with where it comes from, and start nothing
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    check_config: bool,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -319,7 +348,20 @@ fn duration_or_never(text: &str) -> Result<Duration, String> {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let file = match File::find(&Cli::command(), &args) {
+        Ok(file) => file,
+        Err(bad) => {
+            eprintln!("hatokuse: {bad}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let command = file.apply(Cli::command());
+    let matches = command.clone().get_matches_from(args);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if cli.command.checks_config() {
+        return check_config(cli, &file, &command, &matches);
+    }
     match run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_OK),
@@ -327,6 +369,25 @@ pub fn main() -> ExitCode {
             eprintln!("hatokuse: {}", in_one_line(&error));
             ExitCode::from(EXIT_FAILED)
         }
+    }
+}
+
+/// Prints the settings in effect; says what is wrong with what they name.
+fn check_config(cli: Cli, file: &File, command: &clap::Command, matches: &clap::ArgMatches) -> ExitCode {
+    let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EXIT_USAGE) };
+    let lines = command.find_subcommand(name).map(|command| file.effective(command, matches)).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    let written = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    let checked = match cli.command {
+        Command::Leader(args) => args.check(),
+        _ => Ok(()),
+    };
+    match (written, checked) {
+        (_, Err(error)) => {
+            eprintln!("hatokuse: {}", in_one_line(&error));
+            ExitCode::from(EXIT_USAGE)
+        }
+        _ => ExitCode::from(EXIT_OK),
     }
 }
 
@@ -400,6 +461,18 @@ fn read_password(path: &Path) -> anyhow::Result<String> {
 }
 
 impl LeaderArgs {
+    /// Looks into the files that the settings name.
+    fn check(self) -> anyhow::Result<()> {
+        let shown = self.tolerance_conf.display().to_string();
+        let tolerance = match std::fs::read_to_string(&self.tolerance_conf) {
+            Ok(text) => parse_tolerance(&text).with_context(|| shown.clone())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => DEFAULT_TOLERANCE,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        };
+        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {shown}")?;
+        self.settings(false).map(drop)
+    }
+
     fn settings(self, screen: bool) -> anyhow::Result<leader::process::Settings> {
         let password = self.password_file.as_deref().map(read_password).transpose()?;
         Ok(leader::process::Settings {

@@ -48,6 +48,8 @@ pub mod protocol;
 #[doc(hidden)]
 pub mod seeded;
 #[doc(hidden)]
+pub mod settings_file;
+#[doc(hidden)]
 pub mod stop;
 #[doc(hidden)]
 pub mod telemetry;

@@ -39,11 +39,14 @@ impl LocalNodes {
             let port = if any_port { 0 } else { FIRST_PORT + id - 1 };
             let mut command = Command::new(&binary);
             for (name, _) in std::env::vars_os() {
-                if name.to_string_lossy().starts_with("HATOKUSE_") {
-                    command.env_remove(name);
+                let name = name.to_string_lossy();
+                // Neither settings nor the service manager's words are for them.
+                if name.starts_with("HATOKUSE_") || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name)
+                {
+                    command.env_remove(&*name);
                 }
             }
-            command.args(["node", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
+            command.args(["node", "--config", "off", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
             command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &io_mode.to_string()]);
             command.args(["--layout", &layout.to_string()]);
             command.args(["--leader", &leader.to_string(), "--host", &leader.ip().to_string()]);

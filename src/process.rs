@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic::transport::Server;
@@ -82,6 +83,29 @@ async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch:
 /// Says on stderr that the server is ready, whatever the log shows.
 pub fn say_ready(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Tells the service manager that started this process, if any did (sd_notify(3)), that it serves, later that it stops,
+/// and as often as it wants to hear it that it is alive. `look` touches what everything else needs: while that is
+/// stuck, nothing is told, and the service manager starts the process anew.
+pub async fn keep_notified(stop: Stop, look: impl Fn()) {
+    let tell = |state: NotifyState<'_>| {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::debug!("the service manager could not be told: {error}");
+        }
+    };
+    tell(NotifyState::Ready);
+    match sd_notify::watchdog_enabled() {
+        None => stop.requested().await,
+        Some(every) => {
+            let mut tick = tokio::time::interval(every / 2);
+            while stop.unless(tick.tick()).await.is_some() {
+                look();
+                tell(NotifyState::Watchdog);
+            }
+        }
+    }
+    tell(NotifyState::Stopping);
 }
 
 /// Asks for the end at the first SIGTERM or SIGINT, and ends the process at the second.

@@ -29,6 +29,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("bench/session", 1, &["bench/dialect", "bench/report", "bench/workload", "error"]),
     ("durable", 2, &["seeded"]),
     ("wire", 2, &["cluster", "types"]),
+    ("settings_file", 2, &[]),
     ("stop", 2, &[]),
     ("logs", 2, &["telemetry", "types"]),
     ("terminal", 2, &["dashboard", "logs", "telemetry"]),
@@ -91,7 +92,23 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "VERSION",
         ],
     ),
-    ("cli", 5, &["bench", "client", "config", "leader", "logs", "node", "telemetry", "terminal", "types", "VERSION"]),
+    (
+        "cli",
+        5,
+        &[
+            "bench",
+            "client",
+            "config",
+            "leader",
+            "logs",
+            "node",
+            "settings_file",
+            "telemetry",
+            "terminal",
+            "types",
+            "VERSION",
+        ],
+    ),
     ("main", 5, &["cli"]),
 ];
 

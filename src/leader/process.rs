@@ -21,7 +21,9 @@ use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
-use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
+use crate::process::{
+    bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin,
+};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::types::{IoMode, Layout};
@@ -132,6 +134,8 @@ async fn serve(
     ));
     tokio::spawn(watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone()));
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));
+    let looked = coordinator.clone();
+    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
     let addresses = (clients_address.to_string(), nodes_address.to_string());
     let reporter = || Reporter::new(coordinator.clone(), events.clone(), addresses.clone(), settings.report_every);
     if let Some(listener) = http {

@@ -23,7 +23,9 @@ use super::{Node, Parts};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
-use crate::process::{bind, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin};
+use crate::process::{
+    bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin,
+};
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
 use crate::types::{IoMode, Layout, NodeId, NodeReport, Uuid};
@@ -181,6 +183,8 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
     tokio::spawn(stop.vital("heartbeat", beats));
     tokio::spawn(say_ready_once(seen.clone(), format!("node {} ready grpc={bound}", settings.id)));
+    let looked = node.clone();
+    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
     let finishing = node.clone();
     let mut reporter = Reporter {
         node,

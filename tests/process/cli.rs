@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::support::{Register, folder, hatokuse, lone_leader, run};
+use crate::support::{PATIENCE, Register, Server, folder, hatokuse, lone_leader, run};
 
 /// Exit code, stdout and stderr.
 fn told(output: &Output) -> (i32, String, String) {
@@ -293,4 +293,94 @@ fn a_watch_is_a_line_an_interval_until_it_is_told_to_stop() {
     let (code, _, error) = told(&child.wait_with_output().unwrap());
     assert_eq!((code, error.as_str()), (0, ""), "its reader has left");
     assert_eq!(client(register.addr(), &["--watch", "1s", "GET", "1"], b"").0, 2);
+}
+
+#[test]
+fn a_file_of_settings_stands_below_variables_and_flags() {
+    let home = folder();
+    std::fs::write(home.path().join("my.toml"), "# mine\nid = 7\nport = 5001\nio-mode = \"unbuffered\"\n").unwrap();
+    let check = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = hatokuse(&["node", "--check-config"]);
+        command.current_dir(home.path()).envs(variables.iter().copied()).args(args);
+        told(&run(&mut command, b""))
+    };
+    let (code, out, error) =
+        check(&["--config", "my.toml", "--host", "127.0.0.2"], &[("HATOKUSE_PORT", "5002"), ("HATOKUSE_HOST", "::1")]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    let lines = [
+        "id = 7  # my.toml:2",
+        "port = 5002  # environment",
+        "io-mode = unbuffered  # my.toml:4",
+        "host = 127.0.0.2  # flag",
+        "layout = text  # default",
+    ];
+    lines.iter().for_each(|line| assert!(out.lines().any(|told| told == *line), "{line} in {out}"));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "nothing was started");
+    std::fs::write(home.path().join("bad.toml"), "id = 7\nprot = 5001\n").unwrap();
+    let (code, _, error) = check(&[], &[("HATOKUSE_CONFIG", "bad.toml")]);
+    assert_eq!((code, error.contains("bad.toml:2: ") && error.contains("\"port\"")), (2, true), "{error}");
+    let (code, _, error) = check(&["--config", "none.toml"], &[]);
+    assert_eq!((code, error.contains("none.toml: cannot be read")), (2, true), "{error}");
+    let (code, _, error) = check(&["--config", "off"], &[]);
+    assert_eq!((code, error.contains("--id")), (2, true), "{error}");
+}
+
+#[test]
+fn the_files_that_a_leader_is_told_of_are_checked() {
+    let home = folder();
+    let check = |conf: &str| {
+        std::fs::write(home.path().join("tolerance.conf"), conf).unwrap();
+        let args = ["leader", "--config", "off", "--check-config"];
+        told(&run(hatokuse(&args).current_dir(home.path()), b""))
+    };
+    let (code, out, _) = check("tolerance=3\n");
+    assert!(code == 0 && out.contains("\ntolerance = 3  # tolerance.conf\n"), "{out}");
+    let (code, _, error) = check("tolerance=8\n");
+    assert!(code == 2 && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn a_service_manager_is_told_that_it_serves_lives_and_stops() {
+    let home = folder();
+    let socket = std::os::unix::net::UnixDatagram::bind(home.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = |wanted: &str| {
+        let mut buffer = [0; 256];
+        loop {
+            let length = socket.recv(&mut buffer).expect("something is told");
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == wanted) {
+                return;
+            }
+        }
+    };
+    let mut node = Server::start_with(home.path(), &["node", "--id", "1", "--port", "0"], |command| {
+        command.env("NOTIFY_SOCKET", home.path().join("notify")).env("WATCHDOG_USEC", "100000");
+    });
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    node.stop();
+    hear("STOPPING=1");
+    assert!(node.ends().success());
+}
+
+#[test]
+fn the_samples_of_settings_files_are_right() {
+    let home = folder();
+    for server in ["leader", "node"] {
+        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/{server}.toml"));
+        let said = std::fs::read_to_string(sample).unwrap();
+        let setting = |line: &str| {
+            let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+            // That file is another machine's.
+            (!key.contains(' ') && key != "password-file").then(|| line[2..].to_owned())
+        };
+        let settings: Vec<String> = said.lines().filter_map(setting).collect();
+        assert!(settings.len() >= 7, "{settings:?}");
+        std::fs::write(home.path().join("all.toml"), settings.join("\n")).unwrap();
+        let args = [server, "--config", "all.toml", "--check-config"];
+        let (code, out, error) = told(&run(hatokuse(&args).current_dir(home.path()), b""));
+        assert_eq!((code, error.as_str()), (0, ""), "{server}");
+        let here = out.lines().filter(|line| line.contains("# all.toml:")).count();
+        assert!(here >= settings.len() - 1, "{out}");
+    }
 }

@@ -216,3 +216,18 @@ fn a_node_of_the_original_is_told_what_to_do() {
     });
     assert_eq!(register.status().unwrap()["nodes"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn a_node_of_a_newer_format_is_told_to_wait_for_a_newer_leader() {
+    let register = Register::start(1, 1);
+    tell(async {
+        let mut leader = connect(register.grpc_addr()).await;
+        let info = NodeInfo { node_id: 9, address: "127.0.0.1:1".to_owned(), ..Default::default() };
+        let format = hatokuse::wire::FORMAT + 1;
+        let request =
+            hatokuse::wire::family::RegisterNodeRequest { node_info: Some(info), format, ..Default::default() };
+        let answer = leader.register_node(request).await.unwrap().into_inner();
+        assert!(!answer.success && !answer.retry && answer.error.contains("upgrade the leader"), "{answer:?}");
+    });
+    assert_eq!(register.status().unwrap()["nodes"].as_array().unwrap().len(), 1);
+}
