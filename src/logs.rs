@@ -7,10 +7,10 @@
 //! logs are compared across machines. It never decides what is worth a line.
 
 use std::fmt::{self, Write};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -42,14 +42,46 @@ pub fn init(json: bool, file: Option<&Path>, screen: bool, ring: EventRing) -> a
         layers.push(line_layer(json, colour, io::stderr, filter()?));
     }
     if let Some(path) = file {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
+        let opened = append_to(path)
             .with_context(|| format!("cannot write the log file {}: choose another --log-file", path.display()))?;
-        layers.push(line_layer(json, false, Mutex::new(file), filter()?));
+        let log = LOG_FILE.get_or_init(|| LogFile { path: path.to_owned(), file: Mutex::new(opened) });
+        layers.push(line_layer(json, false, || log.now(), filter()?));
     }
     tracing_subscriber::registry().with(layers).try_init().context("logging was set up twice")
+}
+
+/// The file of `--log-file`; one a process, as the subscriber is.
+static LOG_FILE: OnceLock<LogFile> = OnceLock::new();
+
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: Mutex<Arc<File>>,
+}
+
+impl LogFile {
+    fn now(&self) -> Arc<File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<Arc<File>> {
+    OpenOptions::new().create(true).append(true).open(path).map(Arc::new)
+}
+
+/// Opens the log file anew, after somebody has moved it away. If that fails, lines go on into the old one.
+pub fn reopen() {
+    let Some(log) = LOG_FILE.get() else { return };
+    match append_to(&log.path) {
+        Ok(file) => {
+            *log.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+            tracing::info!("the log file was opened anew");
+        }
+        Err(error) => tracing::error!(
+            "the log file {} cannot be opened anew: {error}; lines go on into the one from before",
+            log.path.display()
+        ),
+    }
 }
 
 /// The time of day in UTC, as events and screens show it.

@@ -13,13 +13,23 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
 use crate::stop::Stop;
-use crate::terminal;
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
 use crate::wire::{MAX_FRAME, WINDOW};
+use crate::{logs, terminal};
 
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// Opens the log file anew at each SIGUSR1, as those who rotate logs ask for it.
+pub async fn reopen_logs() {
+    let Ok(mut asked) = signal(SignalKind::user_defined1()) else {
+        return tracing::warn!("SIGUSR1 cannot be watched: the log file is not opened anew");
+    };
+    while asked.recv().await.is_some() {
+        logs::reopen();
+    }
+}
 
 /// Binds a port, before any thread or child process is started.
 pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<TcpListener> {

@@ -33,7 +33,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("stop", 2, &[]),
     ("logs", 2, &["telemetry", "types"]),
     ("terminal", 2, &["dashboard", "logs", "telemetry"]),
-    ("process", 2, &["stop", "terminal", "wire"]),
+    ("process", 2, &["logs", "stop", "terminal", "wire"]),
     ("local_nodes", 2, &["types"]),
     (
         "leader",

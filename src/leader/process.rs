@@ -22,7 +22,7 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
 use crate::process::{
-    bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_signals, watch_stdin,
+    bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -106,6 +106,7 @@ async fn serve(
     events: EventRing,
 ) -> anyhow::Result<()> {
     tokio::spawn(watch_signals(stop.clone()));
+    tokio::spawn(reopen_logs());
     limit_drain(stop.clone(), &Handle::current());
     let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
     let seams = Seams {

@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use crate::support::{PATIENCE, Register, Server, folder, hatokuse, lone_leader, run};
+use crate::support::{PATIENCE, Register, Server, eventually, folder, hatokuse, lone_leader, run};
 
 /// Exit code, stdout and stderr.
 fn told(output: &Output) -> (i32, String, String) {
@@ -383,4 +383,18 @@ fn the_samples_of_settings_files_are_right() {
         let here = out.lines().filter(|line| line.contains("# all.toml:")).count();
         assert!(here >= settings.len() - 1, "{out}");
     }
+}
+
+#[test]
+fn a_log_file_that_was_moved_away_is_made_anew() {
+    let home = folder();
+    let (log, old) = (home.path().join("log"), home.path().join("old"));
+    let args = ["node", "--id", "1", "--port", "0", "--log-file", "log"];
+    let node = Server::start(home.path(), &args);
+    let holds = |path: &std::path::Path| std::fs::read_to_string(path).is_ok_and(|text| !text.is_empty());
+    eventually("a line in the log file", || holds(&log).then_some(()));
+    std::fs::rename(&log, &old).unwrap();
+    node.signal(rustix::process::Signal::USR1);
+    eventually("a line in the new log file", || holds(&log).then_some(()));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("opened anew"));
 }
