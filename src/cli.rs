@@ -375,6 +375,9 @@ pub fn main() -> ExitCode {
 /// Prints the settings in effect; says what is wrong with what they name.
 fn check_config(cli: Cli, file: &File, command: &clap::Command, matches: &clap::ArgMatches) -> ExitCode {
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(EXIT_USAGE) };
+    // Built, subcommands have the flags that all share.
+    let mut command = command.clone();
+    command.build();
     let lines = command.find_subcommand(name).map(|command| file.effective(command, matches)).unwrap_or_default();
     let mut out = std::io::stdout().lock();
     let written = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
@@ -464,12 +467,14 @@ impl LeaderArgs {
     /// Looks into the files that the settings name.
     fn check(self) -> anyhow::Result<()> {
         let shown = self.tolerance_conf.display().to_string();
-        let tolerance = match std::fs::read_to_string(&self.tolerance_conf) {
-            Ok(text) => parse_tolerance(&text).with_context(|| shown.clone())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => DEFAULT_TOLERANCE,
+        let (tolerance, from) = match std::fs::read_to_string(&self.tolerance_conf) {
+            Ok(text) => (parse_tolerance(&text).with_context(|| shown.clone())?, shown),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (DEFAULT_TOLERANCE, format!("default, as there is no {shown}"))
+            }
             Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
         };
-        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {shown}")?;
+        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {from}")?;
         self.settings(false).map(drop)
     }
 
