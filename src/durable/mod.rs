@@ -72,6 +72,8 @@ pub struct Listed {
 pub trait DiskFile: Debug + Send + Sync {
     /// Appends all of `parts` at the end, in as few calls as the system allows.
     fn append(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
+    /// Writes all of `parts` from `offset` on, over what is there.
+    fn write_at(&mut self, parts: &[io::IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Reads the whole file from its start; `limit` bytes and one more at most, so
     /// that a longer file can be told.
     fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>>;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
 
 use super::{Disk, DiskFile, Folder, Listed};
 
@@ -120,16 +120,15 @@ impl Folder for OsFolder {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let fd = self.open_at(name, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL)?;
+        let fd = self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
         Ok(Box::new(OsFile(File::from(fd))))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         // Without NONBLOCK, a FIFO of that name would keep this call waiting for its other end.
-        let flags = OFlags::APPEND | OFlags::NONBLOCK;
-        let fd = match self.open_at(name, flags | OFlags::RDWR) {
+        let fd = match self.open_at(name, OFlags::NONBLOCK | OFlags::RDWR) {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
-                self.open_at(name, flags | OFlags::RDONLY)?
+                self.open_at(name, OFlags::NONBLOCK | OFlags::RDONLY)?
             }
             other => other?,
         };
@@ -227,21 +226,36 @@ impl Folder for OsFolder {
 #[derive(Debug)]
 struct OsFile(File);
 
-impl DiskFile for OsFile {
-    fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut slices: smallvec::SmallVec<[IoSlice<'_>; 4]> = parts.iter().copied().collect();
-        let mut left = slices.as_mut_slice();
-        IoSlice::advance_slices(&mut left, 0); // drops empty parts in front
-        while !left.is_empty() {
-            let some = left.len().min(MAX_PARTS);
-            match self.0.write_vectored(&left[..some]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut left, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+/// Gives all of `parts` to `write`, which takes some from the front (after so many bytes) and says how many.
+fn write_all(
+    parts: &[IoSlice<'_>],
+    mut write: impl FnMut(&[IoSlice<'_>], u64) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    let mut slices: smallvec::SmallVec<[IoSlice<'_>; 4]> = parts.iter().copied().collect();
+    let mut left = slices.as_mut_slice();
+    let mut done = 0;
+    IoSlice::advance_slices(&mut left, 0); // drops empty parts in front
+    while !left.is_empty() {
+        let some = left.len().min(MAX_PARTS);
+        match retry_on_intr(|| write(&left[..some], done))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => {
+                IoSlice::advance_slices(&mut left, written);
+                done += written as u64;
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+impl DiskFile for OsFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        // Not O_APPEND, under which Linux writes at the end whatever offset it is given.
+        write_all(parts, |left, _| pwritev2(&self.0, left, 0, ReadWriteFlags::APPEND))
+    }
+
+    fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(parts, |left, done| pwritev(&self.0, left, offset + done))
     }
 
     fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>> {
@@ -409,6 +423,9 @@ mod tests {
         again.truncate(2).unwrap();
         again.append(&[IoSlice::new(b"x")]).unwrap();
         assert_eq!(file.read_all(100).unwrap(), b"\0\0x");
+        again.write_at(&[IoSlice::new(b"a"), IoSlice::new(b"bcd")], 1).unwrap();
+        file.append(&[IoSlice::new(b"y")]).unwrap();
+        assert_eq!(file.read_all(100).unwrap(), b"\0abcdy");
         assert_eq!(file.record().unwrap(), None);
         file.set_record(b"hello").unwrap();
         assert_eq!(again.record().unwrap().unwrap(), b"hello");

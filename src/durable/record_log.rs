@@ -12,6 +12,10 @@
 //! and the payload: a frame is valid in its place only, so that old or copied
 //! bytes never pass for a record. The top bit of the length marks a *marker*: its
 //! payload is the u64 offset up to which the log was synced when the marker was written.
+//!
+//! Zeros to the end of the file are room for frames, not damage: a log that is synced often keeps some ahead
+//! ([`RecordLog::keep_room`]), since to sync what was written over a file's own bytes moves no metadata. (PostgreSQL
+//! and MySQL recycle their log files for the same reason.)
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -32,6 +36,11 @@ const MARKER_PAYLOAD: usize = 8;
 
 /// How much is read at once while opening, and written at once while compacting.
 const CHUNK: usize = 1 << 20;
+
+/// Room kept ahead: as much as there are records, between these. It is written as zeros.
+const LEAST_ROOM: u64 = 16 << 10;
+const MOST_ROOM: u64 = 256 << 10;
+static ZEROS: [u8; LEAST_ROOM as usize] = [0; LEAST_ROOM as usize];
 
 /// A body from here on is written from where it lies; a shorter one costs less to copy than a part of its own.
 const OWN_PART: usize = 2048;
@@ -194,6 +203,9 @@ pub struct RecordLog {
     longest: usize,
     file: Box<dyn DiskFile>,
     length: u64,
+    /// How long the file is: room lies between `length` and here.
+    file_length: u64,
+    keeps_room: bool,
     /// Synced up to here by this process, or so a marker said.
     durable: u64,
     /// What the last marker said.
@@ -248,7 +260,7 @@ impl RecordLog {
         let size = file.len().map_err(io("reading"))?;
         check_header(&*file, magic, &path)?;
 
-        let mut reader = Reader { file: &*file, size, longest, start: 0, window: Vec::new() };
+        let mut reader = Reader::new(&*file, size, longest);
         let mut offset = HEADER;
         let mut marked = HEADER;
         while offset < size {
@@ -268,8 +280,8 @@ impl RecordLog {
                 None => break,
             }
         }
-        let mut torn = None;
-        if offset < size {
+        let (mut torn, mut file_length) = (None, size);
+        if offset < reader.content_end().map_err(io("reading"))? {
             let damage = reader.search(offset).map_err(io("reading"))?;
             if judge(&damage) == Verdict::Refuse && !seeded::active(Bug::DamageCutOff) {
                 return Err(LogError::Damaged { file: path, offset });
@@ -280,6 +292,7 @@ impl RecordLog {
             }
             file.sync().map_err(io("syncing"))?;
             torn = Some(Torn { offset, bytes: size - offset });
+            file_length = offset;
         }
         // Nobody knows whether the records were synced before: only a marker, or the next sync, says so.
         let log = Self {
@@ -289,6 +302,8 @@ impl RecordLog {
             longest,
             file,
             length: offset,
+            file_length,
+            keeps_room: false,
             durable: if torn.is_some() { offset } else { marked },
             marked,
             poisoned: false,
@@ -315,12 +330,27 @@ impl RecordLog {
             longest,
             file,
             length: HEADER,
+            file_length: HEADER,
+            keeps_room: false,
             durable: HEADER,
             marked: HEADER,
             poisoned: false,
             buffer: Vec::new(),
             folder,
         })
+    }
+
+    /// Keeps room ahead from now on: for a log that is synced after (nearly) every batch.
+    pub fn keep_room(&mut self) {
+        self.keeps_room = true;
+    }
+
+    /// Gives back the room, as nothing will be appended any more. That is safe with the next sync, and harmless without.
+    pub fn trim(&mut self) {
+        self.keeps_room = false;
+        if self.file_length > self.length && self.file.truncate(self.length).is_ok() {
+            self.file_length = self.length;
+        }
     }
 
     /// Appends a batch in one call and returns the offset of its first record. After an error none of it
@@ -353,22 +383,53 @@ impl RecordLog {
         if end == first {
             return Ok(first);
         }
-        if let Err(source) = self.file.append(&batch.parts()) {
+        let has_room = self.file_length > self.length;
+        let parts = batch.parts();
+        let written = if has_room { self.file.write_at(&parts, self.length) } else { self.file.append(&parts) };
+        if let Err(source) = written {
             // A partial batch must not stay: later good records behind it would be unreadable. A disk that took
             // nothing (it may be read-only for a while) leaves nothing to cut.
-            let untouched = self.file.len().is_ok_and(|length| length == self.length);
-            if !untouched && self.file.truncate(self.length).is_err() {
-                self.poisoned = true;
+            if !self.is_untouched() {
+                match self.file.truncate(self.length) {
+                    Ok(()) => self.file_length = self.length,
+                    Err(_) => self.poisoned = true,
+                }
             }
             return Err(self.io("appending to", source));
         }
         if first > self.length {
             self.marked = self.durable;
         }
-        self.length = end;
+        let bytes = end - self.length;
+        (self.length, self.file_length) = (end, self.file_length.max(end));
         batch.buffer.shrink_to(CHUNK);
         self.buffer = batch.buffer;
+        // A long batch pays for its own metadata, and zeros before it would double what is written.
+        let room = end.clamp(LEAST_ROOM, MOST_ROOM);
+        if self.keeps_room && self.file_length == end && bytes < room / 4 {
+            self.make_room(room);
+        }
         Ok(first)
+    }
+
+    /// Writes zeros behind the records. Where that fails there is less room, or none.
+    fn make_room(&mut self, room: u64) {
+        let zeros = vec![IoSlice::new(&ZEROS); (room / LEAST_ROOM) as usize];
+        if self.file.append(&zeros).is_ok() {
+            self.file_length += room / LEAST_ROOM * LEAST_ROOM;
+            return;
+        }
+        match self.file.len() {
+            Ok(length) => self.file_length = length,
+            Err(_) => self.poisoned = true, // nobody knows where the next batch belongs
+        }
+    }
+
+    /// Whether nothing lies behind the records but room.
+    fn is_untouched(&self) -> bool {
+        let mut reader = Reader::new(&*self.file, self.file_length, self.longest);
+        self.file.len().is_ok_and(|length| length == self.file_length)
+            && reader.content_end().is_ok_and(|end| end <= self.length)
     }
 
     /// Puts all records on stable storage. After an error the log takes nothing any more.
@@ -403,7 +464,8 @@ impl RecordLog {
             self.poisoned = true;
             return Err(self.io("replacing", source));
         }
-        (self.file, self.length, self.durable, self.marked) = (file, length, length, HEADER);
+        (self.file, self.length, self.file_length) = (file, length, length);
+        (self.durable, self.marked) = (length, HEADER);
         Ok(())
     }
 
@@ -576,7 +638,7 @@ pub fn walk(
     visit: &mut dyn FnMut(u64, Met<'_>),
 ) -> io::Result<Option<u64>> {
     let size = file.len()?;
-    let mut reader = Reader { file, size, longest, start: 0, window: Vec::new() };
+    let mut reader = Reader::new(file, size, longest);
     let mut offset = from;
     while offset < size {
         if offset - from >= most {
@@ -598,12 +660,15 @@ pub fn walk(
         // A length that leads to a good frame, or to the end, is believed.
         if let Some(length) = claimed {
             let next = offset + (FRAME_HEAD + length) as u64;
-            if next == size || (next < size && reader.frame(next)?.is_some()) {
+            if next == reader.content_end()? || (next < size && reader.frame(next)?.is_some()) {
                 let frame = reader.bytes(offset, FRAME_HEAD + length)?;
                 visit(offset, Met::Damaged(Some(&frame[FRAME_HEAD..])));
                 offset = next;
                 continue;
             }
+        }
+        if offset >= reader.content_end()? {
+            return Ok(None);
         }
         visit(offset, Met::Damaged(None));
         match reader.next_good(offset + 1)? {
@@ -631,9 +696,33 @@ struct Reader<'a> {
     longest: usize,
     start: u64,
     window: Vec<u8>,
+    content_end: Option<u64>,
 }
 
-impl Reader<'_> {
+impl<'f> Reader<'f> {
+    fn new(file: &'f dyn DiskFile, size: u64, longest: usize) -> Self {
+        Self { file, size, longest, start: 0, window: Vec::new(), content_end: None }
+    }
+
+    /// From where on there are only zeros.
+    fn content_end(&mut self) -> io::Result<u64> {
+        if let Some(known) = self.content_end {
+            return Ok(known);
+        }
+        let mut end = self.size;
+        while end > 0 {
+            let start = end.saturating_sub(CHUNK as u64);
+            let some = self.bytes(start, (end - start) as usize)?;
+            let last = some.iter().rposition(|&byte| byte != 0);
+            end = last.map_or(start, |last| start + last as u64 + 1);
+            if last.is_some() {
+                break;
+            }
+        }
+        self.content_end = Some(end);
+        Ok(end)
+    }
+
     /// `length` bytes at `offset`, or fewer at the end of the file.
     fn bytes(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let end = offset.saturating_add(length as u64).min(self.size);

@@ -35,7 +35,7 @@ pub enum Op {
     Lock,
     /// `Folder::space` and `Folder::folds_case`.
     Ask,
-    /// `DiskFile::append`.
+    /// `DiskFile::append` and `write_at`.
     Append,
     /// `DiskFile::read_all`, `read_at` and `len`.
     Read,
@@ -707,19 +707,14 @@ impl OpenFile {
         )
     }
 
-    fn keeps_records(&self) -> io::Result<()> {
-        if self.disk.state().keeps_records { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
-    }
-}
-
-impl DiskFile for OpenFile {
-    fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    /// Writes at `offset`, or else at the end; a short one writes half.
+    fn write(&self, parts: &[IoSlice<'_>], offset: Option<u64>) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let half = bytes[..bytes.len() / 2].to_vec();
         let write = |state: &mut State, bytes: Vec<u8>| {
             let change = state.next_change();
             let mut inode = lock(&self.inode);
-            let offset = inode.live.bytes.len();
+            let offset = offset.map_or(inode.live.bytes.len(), |offset| offset as usize);
             inode.change(change, Change::Write { offset, bytes });
         };
         self.disk.call(
@@ -730,6 +725,20 @@ impl DiskFile for OpenFile {
             },
             |state| write(state, half),
         )
+    }
+
+    fn keeps_records(&self) -> io::Result<()> {
+        if self.disk.state().keeps_records { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.write(parts, None)
+    }
+
+    fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write(parts, Some(offset))
     }
 
     fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>> {

@@ -487,7 +487,10 @@ struct Job {
 
 impl Ledger {
     /// Starts the log's thread.
-    pub fn start(log: RecordLog, io_mode: IoMode, hands: &Hands, stop: &Stop) -> std::io::Result<Self> {
+    pub fn start(mut log: RecordLog, io_mode: IoMode, hands: &Hands, stop: &Stop) -> std::io::Result<Self> {
+        if io_mode == IoMode::Unbuffered {
+            log.keep_room();
+        }
         let (jobs, queue) = mpsc::unbounded_channel();
         hands.spawn("journal", write_loop(log, io_mode, queue, stop.clone()))?;
         Ok(Self { jobs })

@@ -178,8 +178,9 @@ impl SegmentStore {
         io_mode: IoMode,
         segment_bytes: u64,
     ) -> Result<(Self, Found), OpenError> {
-        let Replayed { known, log, number, hint, found } = Replay::run(&folder)?;
+        let Replayed { known, mut log, number, hint, found } = Replay::run(&folder)?;
         if io_mode == IoMode::Unbuffered {
+            log.keep_room();
             // A process killed between a write and its sync left copies that only look safe.
             folder.sync_all().map_err(|source| {
                 let file = folder.path().display().to_string();
@@ -247,7 +248,7 @@ impl SegmentStore {
             let io = |source| LogError::Io { what: "opening", file: name.clone(), source };
             Ok((log, self.folder.open(&name).map_err(io)?))
         });
-        let (log, file) = match begun {
+        let (mut log, file) = match begun {
             Ok(begun) => begun,
             Err(error) if error.is_final() || writer.log.len() >= SEGMENT_LIMIT => return Err(error),
             Err(error) => {
@@ -256,8 +257,12 @@ impl SegmentStore {
                 return Ok(());
             }
         };
+        if self.io_mode == IoMode::Unbuffered {
+            log.keep_room();
+        }
         self.known.add(Segment::new(number, file, log.len()));
-        let sealed = std::mem::replace(&mut writer.log, log);
+        let mut sealed = std::mem::replace(&mut writer.log, log);
+        sealed.trim();
         let hint = std::mem::replace(&mut writer.hint, HintWriter::new());
         if let Some(old) = self.known.segment(writer.number) {
             if sealed.durable() < sealed.len() {

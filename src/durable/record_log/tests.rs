@@ -141,10 +141,13 @@ fn records_have_bounds() {
 #[test]
 fn power_cuts_lose_only_what_was_not_synced() {
     let mut cuts = 0;
-    for seed in 0..400 {
+    for seed in 0..800 {
         let chance = &mut fastrand::Rng::with_seed(seed);
         let disk = MemDisk::new();
         let (mut log, _, _) = open(&disk, false).unwrap();
+        if seed >= 400 {
+            log.keep_room();
+        }
         let (mut written, mut synced): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
         for _ in 0..chance.usize(1..12) {
             let batch: Vec<Vec<u8>> = (0..chance.usize(1..5))
@@ -167,8 +170,8 @@ fn power_cuts_lose_only_what_was_not_synced() {
         let twice = after.after_power_cut_with(|_| Survives::Nothing);
         assert_eq!(open(&twice, true).unwrap().1.len(), records.len() + 1, "seed {seed}");
     }
-    println!("400 power cuts, {cuts} with a torn end");
-    assert!(cuts > 50);
+    println!("800 power cuts, {cuts} with a torn end");
+    assert!(cuts > 100);
 }
 
 #[test]
@@ -200,28 +203,83 @@ fn a_failed_sync_is_final() {
     assert!(matches!(log.replace_with([&b"b"[..]]), Err(LogError::Poisoned { .. })));
 }
 
+/// A log without room, and one with it; each has the record `a`.
+fn without_and_with_room() -> impl Iterator<Item = (MemDisk, RecordLog)> {
+    [false, true].into_iter().map(|room| {
+        let disk = MemDisk::new();
+        let (mut log, _, _) = open(&disk, false).unwrap();
+        if room {
+            log.keep_room();
+        }
+        log.append([&b"a"[..]]).unwrap();
+        assert_eq!(content(&disk).len() as u64 > log.len(), room);
+        (disk, log)
+    })
+}
+
 #[test]
 fn a_full_disk_leaves_no_half_batch() {
+    for (disk, mut log) in without_and_with_room() {
+        disk.fault_next(Op::Append, Fault::Short(errno::ENOSPC));
+        assert!(log.append([&b"b"[..]]).unwrap_err().is_full());
+        log.append([&b"c"[..]]).unwrap();
+        assert_eq!(payloads(&open(&disk, false).unwrap().1), [b"a", b"c"]);
+        disk.fault_next(Op::Append, Fault::Short(errno::ENOSPC));
+        disk.fault_next(Op::Truncate, Fault::Fail(errno::EIO));
+        assert!(log.append([&b"d"[..]]).is_err());
+        assert!(matches!(log.append([&b"e"[..]]), Err(LogError::Poisoned { .. })));
+        assert_eq!(payloads(&open(&disk, false).unwrap().1), [b"a", b"c"]);
+    }
+}
+
+#[test]
+fn room_is_used_found_again_and_given_back() {
     let disk = MemDisk::new();
     let (mut log, _, _) = open(&disk, false).unwrap();
-    log.append([&b"a"[..]]).unwrap();
-    disk.fault_next(Op::Append, Fault::Short(errno::ENOSPC));
-    assert!(log.append([&b"b"[..]]).unwrap_err().is_full());
-    log.append([&b"c"[..]]).unwrap();
-    assert_eq!(payloads(&open(&disk, false).unwrap().1), [b"a", b"c"]);
-    disk.fault_next(Op::Append, Fault::Short(errno::ENOSPC));
-    disk.fault_next(Op::Truncate, Fault::Fail(errno::EIO));
-    assert!(log.append([&b"d"[..]]).is_err());
-    assert!(matches!(log.append([&b"e"[..]]), Err(LogError::Poisoned { .. })));
-    assert_eq!(payloads(&open(&disk, false).unwrap().1), [b"a", b"c"]);
+    log.keep_room();
+    let record = |n: u32| n.to_le_bytes().repeat(25);
+    let mut longest = 0;
+    for n in 0..2000 {
+        log.append([&record(n)[..]]).unwrap();
+        log.sync().unwrap();
+        let room = content(&disk).len() as u64 - log.len();
+        assert!(room <= MOST_ROOM, "{room}");
+        longest = longest.max(room);
+    }
+    assert!(longest >= MOST_ROOM / 2, "it grows with the log: {longest}");
+    let length = content(&disk).len();
+    let (mut log, found, torn) = open(&disk, false).unwrap();
+    assert_eq!((found.len(), torn), (2000, None));
+    log.append([&record(2000)[..]]).unwrap();
+    assert_eq!(content(&disk).len(), length, "a log that keeps none uses up what is there");
+    log.trim();
+    assert_eq!(content(&disk).len() as u64, log.len());
+    log.append([&record(2001)[..]]).unwrap();
+    let (_, found, torn) = open(&disk, false).unwrap();
+    assert!((0..).zip(&found).all(|(n, (_, payload))| *payload == record(n)));
+    assert_eq!((found.len(), torn), (2002, None));
+}
+
+#[test]
+fn a_disk_without_room_for_zeros_takes_records() {
+    let disk = MemDisk::new();
+    let (mut log, _, _) = open(&disk, false).unwrap();
+    log.keep_room();
+    for n in 0..9u8 {
+        disk.fault_at(disk.calls() + 1, Fault::Short(errno::ENOSPC));
+        log.append([&[n][..]]).unwrap();
+        log.trim();
+        log.keep_room();
+    }
+    assert_eq!(open(&disk, false).unwrap().1.len(), 9);
 }
 
 #[test]
 fn a_disk_that_takes_nothing_for_a_while_ends_no_log() {
-    for errno in [errno::EROFS, errno::ENOSPC, errno::EIO] {
-        let disk = MemDisk::new();
-        let (mut log, _, _) = open(&disk, false).unwrap();
-        log.append([&b"a"[..]]).unwrap();
+    let logs = [errno::EROFS, errno::ENOSPC, errno::EIO];
+    for (errno, (disk, mut log)) in
+        logs.into_iter().flat_map(|errno| without_and_with_room().map(move |log| (errno, log)))
+    {
         disk.set_failing(Some(errno)); // cutting, too
         assert!(log.append([&b"b"[..]]).is_err());
         assert!(!log.is_poisoned(), "nothing was written, so nothing has to be cut");
@@ -333,6 +391,9 @@ fn long_bodies_are_written_from_where_they_lie_and_damage_costs_one_record() {
         offset += FRAME_BYTES + 4 + body.len() as u64;
     }
     assert_eq!((all(&disk), log.len()), (expected.clone(), offset));
+    // Room behind the last record hides nothing of it.
+    disk.rot(Path::new("/log"), NAME, |bytes| bytes.extend([0; 5000]));
+    assert_eq!(all(&disk), expected);
     // Rot in each record in turn, in its head and in its content.
     for (place, (offset, payload)) in expected.iter().enumerate() {
         let length = FRAME_BYTES as usize + payload.as_ref().unwrap().len();

@@ -194,7 +194,9 @@ impl Journal {
     fn create(folder: &Arc<dyn Folder>, number: u64) -> Result<Self, LogError> {
         let (visit, cut) = (&mut |_, _: &[u8]| Ok(()), |damage: &_| judge(damage, true));
         let opened = RecordLog::open_with(folder.clone(), &name(number), MAGIC, LONGEST, visit, &cut)?;
-        Ok(Self { folder: folder.clone(), log: opened.log, number })
+        let mut log = opened.log;
+        log.keep_room();
+        Ok(Self { folder: folder.clone(), log, number })
     }
 
     /// Writes down what a batch did, and syncs it. After an error none of it is in the journal, unless
