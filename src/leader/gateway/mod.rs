@@ -367,31 +367,24 @@ impl Connection {
         };
         let ends_by_silence = self.door.settings.unterminated.filter(|_| self.talk.is_inside_text_line(&self.buffer));
         let silence = ends_by_silence.map(|silence| Instant::now() + silence);
-        loop {
-            let ready = self.stream.readable();
-            match deadline {
-                None => ready.await?,
-                Some(deadline) => match timeout_at(deadline.min(silence.unwrap_or(deadline)), ready).await {
-                    Ok(ready) => ready?,
-                    Err(_) if silence.is_some_and(|silence| silence <= Instant::now()) => {
-                        self.buffer.extend_from_slice(b"\n");
-                        return Ok(Ok(1));
-                    }
-                    Err(_) => return Ok(Err(self.too_slow())),
-                },
-            }
+        let read = async {
+            self.stream.readable().await?;
             self.buffer.reserve(READ_SIZE);
-            match self.stream.try_read_buf(&mut self.buffer) {
-                Ok(read) => {
-                    if !self.grow(read) {
-                        return Ok(Err(self.too_slow()));
-                    }
-                    return Ok(Ok(read));
+            // Not `try_read_buf`: that does not note that all was read, and the next wait asks the system in vain.
+            self.stream.read_buf(&mut self.buffer).await
+        };
+        let read = match deadline {
+            None => read.await?,
+            Some(deadline) => match timeout_at(deadline.min(silence.unwrap_or(deadline)), read).await {
+                Ok(read) => read?,
+                Err(_) if silence.is_some_and(|silence| silence <= Instant::now()) => {
+                    self.buffer.extend_from_slice(b"\n");
+                    return Ok(Ok(1));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+                Err(_) => return Ok(Err(self.too_slow())),
+            },
+        };
+        Ok(if self.grow(read) { Ok(read) } else { Err(self.too_slow()) })
     }
 
     /// Counts bytes for the unfinished line; `false` if its time is over and they were too few.
