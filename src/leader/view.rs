@@ -71,14 +71,19 @@ pub async fn keep(
     let mut next = Instant::now();
     loop {
         let mut ending = false;
+        let idle = !anew && pending.is_empty();
         tokio::select! {
             biased;
-            Some(change) = changes.recv() => pending.extend(change.into_iter().map(|(id, _)| id)),
             () = finish.cancelled() => ending = true,
-            () = sleep_until(next), if anew || !pending.is_empty() => {}
+            () = sleep_until(next), if !idle => {}
+            Some(change) = changes.recv(), if idle => pending.extend(change.into_iter().map(|(id, _)| id)),
         }
+        // What comes meanwhile wakes nobody.
         if !ending && Instant::now() < next {
             continue;
+        }
+        while let Ok(change) = changes.try_recv() {
+            pending.extend(change.into_iter().map(|(id, _)| id));
         }
         let began = Instant::now();
         hold &= coordinator.cluster().trust() == Trust::Nothing;
