@@ -308,7 +308,7 @@ impl Store for SegmentStore {
             return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
         }
         let start = Instant::now();
-        let mut plan = Plan::new(&self.known.places);
+        let mut plan = Plan::new(&self.known.places, settles, puts);
         let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
         let room = puts.is_empty() || self.has_room(&mut writer);
         let full = PutOutcome::Full;

@@ -28,8 +28,13 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(places: &'a Places) -> Self {
-        Self { places, slots: HashMap::default(), heads: Vec::new(), planned: Vec::new() }
+    /// For a batch with these.
+    pub(super) fn new(places: &'a Places, settles: &'a [Settle], puts: &'a [Put]) -> Self {
+        let ids = settles.iter().map(|settle| &settle.id).chain(puts.iter().map(|put| &put.id));
+        let ids: Vec<&MessageId> = ids.collect();
+        let found = places.get_all(&ids);
+        let planned = Vec::with_capacity(ids.len());
+        Self { slots: ids.into_iter().zip(found).collect(), places, heads: Vec::new(), planned }
     }
 
     /// Whether nothing has to be written.
@@ -70,7 +75,7 @@ impl<'a> Plan<'a> {
     }
 
     fn slot(&mut self, id: &'a MessageId) -> &mut Slot {
-        self.slots.entry(id).or_insert_with(|| self.places.get(id))
+        self.slots.entry(id).or_default()
     }
 
     fn record(&mut self, kind: Kind, id: &'a MessageId, record: CopyRecord, body: &'a [u8]) {
