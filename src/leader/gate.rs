@@ -1,6 +1,9 @@
-//! One write at a time for each id, in the order of arrival.
+//! One writer at a time for each id, in the order of arrival.
 //!
-//! A write that has to wait holds nothing else while it does, so no two can wait for each other.
+//! A writer that has to wait holds nothing else while it does, so no two can wait for each other. What clients want
+//! done to an id that is being written waits together and goes on together: an id that everybody writes costs one write
+//! for all who wait, not one for each (flat combining: Hendler et al., "Flat Combining and the
+//! Synchronization-Parallelism Tradeoff", 2010).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
+use super::jobs::Job;
 use crate::types::MessageId;
+
+/// Jobs that go on together; what comes later begins another group.
+const MOST_TOGETHER: usize = 1024;
 
 /// The ids that are being written, each with those who wait.
 #[derive(Debug, Default)]
 pub struct Gate {
-    busy: Mutex<HashMap<MessageId, VecDeque<oneshot::Sender<Pass>>>>,
+    busy: Mutex<HashMap<MessageId, VecDeque<Waiting>>>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    One(oneshot::Sender<Pass>),
+    Group(Vec<Job>, oneshot::Sender<(Pass, Vec<Job>)>),
 }
 
 /// The right to write an id; the next one gets it when this is dropped.
@@ -33,17 +46,58 @@ pub enum Entry {
     Wait(oneshot::Receiver<Pass>),
 }
 
+/// What [`Gate::join`] gives.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// Go on with this job.
+    Entered(Pass, Job),
+    /// Another write has it. The pass comes here, with all jobs that wait together by then.
+    Wait(oneshot::Receiver<(Pass, Vec<Job>)>),
+    /// It goes with others, for which somebody waits.
+    With,
+}
+
 impl Gate {
     /// Asks for the right to write an id.
     pub fn enter(self: &Arc<Self>, id: &MessageId) -> Entry {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = busy.get_mut(id) {
             let (give, take) = oneshot::channel();
-            waiting.push_back(give);
+            waiting.push_back(Waiting::One(give));
             return Entry::Wait(take);
         }
+        Entry::Entered(self.pass(&mut busy, id))
+    }
+
+    /// Asks for the right to write an id, for a job that may go together with others.
+    pub(super) fn join(self: &Arc<Self>, id: &MessageId, job: Job) -> Joined {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = busy.get_mut(id) else { return Joined::Entered(self.pass(&mut busy, id), job) };
+        if let Some(Waiting::Group(jobs, give)) = waiting.back_mut()
+            && jobs.len() < MOST_TOGETHER
+            && !give.is_closed()
+        {
+            jobs.push(job);
+            return Joined::With;
+        }
+        let (give, take) = oneshot::channel();
+        waiting.push_back(Waiting::Group(vec![job], give));
+        Joined::Wait(take)
+    }
+
+    fn pass(self: &Arc<Self>, busy: &mut HashMap<MessageId, VecDeque<Waiting>>, id: &MessageId) -> Pass {
         busy.insert(id.clone(), VecDeque::new());
-        Entry::Entered(Pass { gate: Some(self.clone()), id: id.clone() })
+        Pass { gate: Some(self.clone()), id: id.clone() }
+    }
+}
+
+impl Waiting {
+    /// Gives the pass to who waits here, or back if that one has given up waiting.
+    fn give(self, pass: Pass) -> Result<(), Pass> {
+        match self {
+            Self::One(give) => give.send(pass),
+            Self::Group(jobs, give) => give.send((pass, jobs)).map_err(|(pass, _)| pass),
+        }
     }
 }
 
@@ -51,10 +105,10 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let Some(gate) = self.gate.take() else { return };
         let mut busy = gate.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(give) = busy.get_mut(&self.id).and_then(VecDeque::pop_front) {
-            match give.send(Self { gate: Some(gate.clone()), id: self.id.clone() }) {
+        while let Some(next) = busy.get_mut(&self.id).and_then(VecDeque::pop_front) {
+            match next.give(Self { gate: Some(gate.clone()), id: self.id.clone() }) {
                 Ok(()) => return,
-                // That one has given up waiting. Its pass comes back and must not pass anything on by itself.
+                // It comes back, and must not pass anything on by itself.
                 Err(mut unused) => unused.gate = None,
             }
         }
@@ -64,7 +118,10 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::leader::write::Asker;
 
     fn pass(entry: Entry) -> Pass {
         match entry {
@@ -98,5 +155,29 @@ mod tests {
         // A pass that was given and never taken goes on as well.
         drop(fourth);
         drop((pass(gate.enter(&x)), pass(gate.enter(&y))));
+    }
+
+    #[test]
+    fn jobs_that_wait_one_behind_the_other_go_together() {
+        let (gate, x) = (Arc::new(Gate::default()), "x".parse().unwrap());
+        let (replies, _told) = mpsc::unbounded_channel();
+        let job = |at| Job::Write { asker: Asker { at, replies: replies.clone() }, payload: None };
+        let places = |jobs: &[Job]| -> Vec<usize> { jobs.iter().map(|job| job.asker().unwrap().at).collect() };
+        let Joined::Entered(first, _) = gate.join(&x, job(0)) else { panic!("the gate is closed") };
+        let Joined::Wait(mut group) = gate.join(&x, job(1)) else { panic!("nobody waits for it") };
+        assert!(matches!(gate.join(&x, job(2)), Joined::With));
+        let mut alone = wait(gate.enter(&x));
+        // What came after somebody else goes after somebody else.
+        let Joined::Wait(given_up) = gate.join(&x, job(3)) else { panic!("it went before its turn") };
+        drop(given_up);
+        let Joined::Wait(mut last) = gate.join(&x, job(4)) else { panic!("it waits where nobody looks") };
+        drop(first);
+        let (second, jobs) = group.try_recv().unwrap();
+        assert_eq!(places(&jobs), [1, 2]);
+        assert!(alone.try_recv().is_err());
+        drop(second);
+        drop(alone.try_recv().unwrap());
+        assert_eq!(places(&last.try_recv().unwrap().1), [4]);
+        drop(pass(gate.enter(&x)));
     }
 }

@@ -20,6 +20,7 @@ pub mod view;
 
 mod cache;
 mod deletion;
+mod jobs;
 mod query;
 mod read;
 mod recovery;

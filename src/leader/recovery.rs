@@ -12,7 +12,7 @@ use super::every;
 use super::gate::Entry as GateEntry;
 use super::journal::Event;
 use super::replication::DialError;
-use super::write::{Outcome, Promise, Write};
+use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
@@ -223,7 +223,7 @@ impl Coordinator {
         drop(cluster);
         let need = ticket.targets.len();
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !sources.contains(node));
-        let mut write = Write::new(None, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = sources.into_iter().collect();
         write.adopt = foreign;
         Some((write, elsewhere.then_some(source)))

@@ -17,7 +17,7 @@ use super::coordinator::Coordinator;
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
-use super::write::{Outcome, Promise, Write};
+use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
@@ -260,7 +260,7 @@ impl Coordinator {
     fn plan_repair(self: &Arc<Self>, repair: Repair, pass: Pass) -> Write {
         let Repair { ticket, keep, also, trims, .. } = repair;
         let need = ticket.targets.len();
-        let mut write = Write::new(None, Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = keep;
         (write.also, write.trims) = (also, trims);
         write

@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::coordinator::{Coordinator, REQUEST_COST, busy};
-use super::gate::{Entry, Pass};
+use super::gate::{Joined, Pass};
+use super::jobs::{Job, overwritten};
 use super::journal::Event;
 use super::rounds::Item;
 use super::view::Change;
-use super::write::{Asker, Outcome, Promise, Replication, Write};
+use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Applied, Commit};
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
@@ -33,7 +34,7 @@ pub(super) type Wanted = (usize, MessageId, Option<Payload>);
 #[derive(Debug)]
 pub(super) struct Turn {
     /// Who asked for it.
-    pub asker: Asker,
+    pub askers: Askers,
     /// Of which id.
     pub id: MessageId,
     /// The message, or nothing if the id is to be deleted.
@@ -64,17 +65,10 @@ impl Coordinator {
         let mut turns = Vec::with_capacity(writes.len());
         for (at, id, payload) in writes {
             let asker = Asker { at, replies: replies.clone() };
-            match self.gate.enter(&id) {
-                Entry::Entered(pass) => turns.push(Turn { asker, id, payload, pass }),
-                Entry::Wait(turn) => {
-                    let leader = self.clone();
-                    self.tasks.spawn(async move {
-                        match turn.await {
-                            Ok(pass) => leader.take_turns([Turn { asker, id, payload, pass }]),
-                            Err(_) => asker.tell(Reply::Refused(Refusal::Busy("the writer before was lost"))),
-                        }
-                    });
-                }
+            match self.gate.join(&id, Job::Write { asker, payload }) {
+                Joined::Entered(pass, job) => turns.push(overwritten(id, pass, [job])),
+                Joined::Wait(turn) => self.wait_for(id, turn),
+                Joined::With => {}
             }
         }
         drop(replies);
@@ -132,9 +126,9 @@ impl Coordinator {
                     Ok(Some(ticket)) => {
                         let promise = Promise::new(self.clone(), ticket);
                         let payload = turn.payload.unwrap_or_default();
-                        writes.push(Write::new(Some(turn.asker), promise, payload, turn.pass, cluster.tolerance()));
+                        writes.push(Write::new(turn.askers, promise, payload, turn.pass, cluster.tolerance()));
                     }
-                    Ok(None) => done.push(turn.asker),
+                    Ok(None) => done.extend(turn.askers),
                     Err(reason) => refused.push((turn, reason)),
                 }
             }
@@ -149,7 +143,10 @@ impl Coordinator {
                 if timeout_at(leader.joining_until(), changes.next()).await.is_ok() {
                     leader.take_turns(refused.into_iter().map(|(turn, _)| turn));
                 } else {
-                    refused.into_iter().for_each(|(turn, why)| turn.asker.tell(Reply::Refused(refusal(why))));
+                    for (turn, why) in refused {
+                        let reply = Reply::Refused(refusal(why));
+                        turn.askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
+                    }
                 }
             });
         }
@@ -161,8 +158,9 @@ impl Coordinator {
         let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
         self.note_in_doubt(&failed);
         for mut write in failed {
-            if let Some(asker) = write.asker.take() {
-                asker.tell(Reply::Refused(self.why(&write)));
+            if !write.askers.is_empty() {
+                let reply = Reply::Refused(self.why(&write));
+                write.askers.drain(..).for_each(|asker| asker.tell(reply.clone()));
             }
         }
         // An error was told to those who asked.
@@ -179,7 +177,7 @@ impl Coordinator {
             Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() })
         });
         let events: Vec<Event> = commits.collect();
-        let askers: Vec<Asker> = writes.iter_mut().filter_map(|write| write.asker.take()).collect();
+        let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
         let result = match self.ledger().append(&events).await {
             Ok(()) => {
                 let commits = events.iter().filter_map(|event| match event {

@@ -10,15 +10,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::mpsc;
+use smallvec::smallvec;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::coordinator::{Changes, Coordinator, REQUEST_COST};
 use super::gate::{Entry, Pass};
+use super::jobs::{Decision, Job};
 use super::journal::Event;
 use super::query::COMPLETION;
 use super::set::{Turn, refusal};
-use super::write::{Asker, Outcome, Promise, Write};
+use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
 use crate::cluster::{Located, Ticket};
 use crate::error::Refusal;
@@ -46,6 +48,7 @@ pub enum Need {
 #[derive(Debug)]
 pub struct Transaction {
     entries: BTreeMap<MessageId, Known>,
+    writes: u64,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,8 @@ struct Known {
     message: Option<Payload>,
     /// The message that it is to have, or (inside) that it is to have none.
     written: Option<Option<Payload>>,
+    /// Written by a step before this one.
+    overtaken: bool,
 }
 
 impl Transaction {
@@ -90,13 +95,15 @@ impl Transaction {
         known.written.as_ref().map_or_else(before, |written| written.as_ref().map(Payload::len))
     }
 
-    /// The version that the message has before this transaction, if there is one.
+    /// The version that the message has before this transaction, if there is one. If somebody else's step has written
+    /// it meanwhile, it is none that anybody knows.
     ///
     /// # Panics
     /// If the id was not named with [`Need::Version`] or more.
     pub fn version(&self, id: &MessageId) -> Option<Version> {
         let known = self.entries.get(id).filter(|known| known.need >= Need::Version);
-        known.unwrap_or_else(|| panic!("{id:?} was not asked for")).record.map(|record| record.version)
+        let known = known.unwrap_or_else(|| panic!("{id:?} was not asked for"));
+        if known.overtaken { Some(Version(u64::MAX)) } else { known.record.map(|record| record.version) }
     }
 
     /// Gives an id this message.
@@ -115,14 +122,18 @@ impl Transaction {
         self.write(id, None);
     }
 
-    fn write(&mut self, id: &MessageId, message: Option<Payload>) {
+    pub(super) fn write(&mut self, id: &MessageId, message: Option<Payload>) {
         let known = self.entries.get_mut(id);
         known.unwrap_or_else(|| panic!("{id:?} is not part of the transaction")).written = Some(message);
+        self.writes += 1;
     }
 
-    /// Takes back everything that this transaction has written.
-    pub fn discard(&mut self) {
-        self.entries.values_mut().for_each(|known| known.written = None);
+    /// Takes one step for somebody, who sees what the steps before have written; gives how many writes it made.
+    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> (R, u64) {
+        let before = self.writes;
+        self.entries.values_mut().for_each(|known| known.overtaken = known.written.is_some());
+        let told = step(self);
+        (told, self.writes - before)
     }
 }
 
@@ -154,10 +165,20 @@ impl Coordinator {
             )));
         }
         let began = Instant::now();
-        let leader = self.clone();
-        let task = self.tasks.spawn(async move { leader.run(needs, decide).await });
+        let (tell, told) = oneshot::channel();
+        match needs.first_key_value() {
+            Some((id, &need)) if needs.len() == 1 => {
+                let decision = Decision { need, decide: Some(decide), decided: None, told: tell };
+                self.take_job(id.clone(), Job::Decide(Box::new(decision)));
+            }
+            _ => {
+                let leader = self.clone();
+                // One that has gone does not hear it.
+                self.tasks.spawn(async move { tell.send(leader.run(needs, None, decide).await) });
+            }
+        }
         let failed = |_| Err(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
-        let (told, writes) = match task.await.unwrap_or_else(failed) {
+        let (told, writes) = match told.await.unwrap_or_else(failed) {
             Ok(done) => done,
             Err(refusal) => {
                 self.meters.sets.error(1);
@@ -171,15 +192,17 @@ impl Coordinator {
         Ok(told)
     }
 
-    async fn run<R>(
-        self: Arc<Self>,
+    /// Reads, decides and writes; `passes` are those of all ids, if they are held already. Gives how many ids were written.
+    pub(super) async fn run<R>(
+        self: &Arc<Self>,
         needs: BTreeMap<MessageId, Need>,
+        passes: Option<Vec<Pass>>,
         decide: impl FnOnce(&mut Transaction) -> R + Send,
     ) -> Result<(R, u64), Refusal> {
         let Some(_room) = self.room(needs.len() * REQUEST_COST) else { return Err(too_much_under_way()) };
-        let (passes, mut entries) = self.begin(needs).await?;
+        let (passes, mut entries) = self.begin(needs, passes).await?;
         let _read = self.read_messages(&mut entries).await?;
-        let mut transaction = Transaction { entries };
+        let mut transaction = Transaction { entries, writes: 0 };
         let told = decide(&mut transaction);
         let writes = transaction.entries.into_iter().zip(passes);
         let writes: Vec<Wanted> =
@@ -199,13 +222,14 @@ impl Coordinator {
     async fn begin(
         self: &Arc<Self>,
         needs: BTreeMap<MessageId, Need>,
+        mut held: Option<Vec<Pass>>,
     ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
         let until = self.joining_until().max(Instant::now() + COMPLETION);
         loop {
-            let mut passes = Vec::with_capacity(needs.len());
-            for id in needs.keys() {
-                passes.push(self.pass(id).await?);
-            }
+            let passes = match held.take() {
+                Some(passes) => passes,
+                None => self.passes(needs.keys()).await?,
+            };
             let changes = self.changes();
             let reason = match self.look_up(&needs) {
                 Ok(entries) => return Ok((passes, entries)),
@@ -216,11 +240,15 @@ impl Coordinator {
         }
     }
 
-    async fn pass(&self, id: &MessageId) -> Result<Pass, Refusal> {
-        match self.gate.enter(id) {
-            Entry::Entered(pass) => Ok(pass),
-            Entry::Wait(turn) => turn.await.map_err(|_| Refusal::Busy("the writer before was lost")),
+    async fn passes(&self, ids: impl ExactSizeIterator<Item = &MessageId>) -> Result<Vec<Pass>, Refusal> {
+        let mut passes = Vec::with_capacity(ids.len());
+        for id in ids {
+            passes.push(match self.gate.enter(id) {
+                Entry::Entered(pass) => pass,
+                Entry::Wait(turn) => turn.await.map_err(|_| Refusal::Busy("the writer before was lost"))?,
+            });
         }
+        Ok(passes)
     }
 
     fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
@@ -234,7 +262,7 @@ impl Coordinator {
                     Located::Hidden(reason) => return Err(reason),
                 },
             };
-            Ok((id.clone(), Known { need, record, message: None, written: None }))
+            Ok((id.clone(), Known { need, record, message: None, written: None, overtaken: false }))
         };
         needs.iter().map(known).collect()
     }
@@ -284,7 +312,7 @@ impl Coordinator {
         pass: Pass,
     ) -> Result<(), Refusal> {
         let (replies, mut told) = mpsc::unbounded_channel();
-        self.take_turns([Turn { asker: Asker { at: 0, replies }, id, payload, pass }]);
+        self.take_turns([Turn { askers: smallvec![Asker { at: 0, replies }], id, payload, pass }]);
         match told.recv().await {
             Some((_, Reply::Done)) => Ok(()),
             Some((_, Reply::Refused(refusal))) => Err(refusal),
@@ -300,7 +328,7 @@ impl Coordinator {
             let Some(ticket) = ticket else { continue };
             let need = ticket.targets.len();
             let promise = Promise::new(self.clone(), ticket);
-            writes.push(Write::new(None, promise, payload.unwrap_or_default(), pass, need));
+            writes.push(Write::new(Askers::new(), promise, payload.unwrap_or_default(), pass, need));
         }
         let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
         let prepared = writes.iter().map(|write| write.promise.ticket());

@@ -90,6 +90,9 @@ pub(super) struct Asker {
     pub replies: mpsc::UnboundedSender<(usize, Reply)>,
 }
 
+/// Those who hear of a write: one, or all whose writes of an id went together.
+pub(super) type Askers = SmallVec<[Asker; 1]>;
+
 impl Asker {
     /// Says what became of the request. One that has gone does not hear it.
     pub(super) fn tell(self, reply: Reply) {
@@ -101,7 +104,7 @@ impl Asker {
 #[derive(Debug)]
 pub(super) struct Write {
     /// Who asked for it; nobody: the register itself.
-    pub asker: Option<Asker>,
+    pub askers: Askers,
     /// Version and targets.
     pub promise: Promise,
     /// The message.
@@ -126,11 +129,11 @@ pub(super) struct Write {
 
 impl Write {
     /// A write that was just admitted.
-    pub(super) fn new(asker: Option<Asker>, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
+    pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
         let (sources, outcome) = (SmallVec::new(), Outcome::Open);
         Self {
-            asker,
+            askers,
             promise,
             payload,
             pass,

@@ -214,6 +214,41 @@ fn counters_lose_no_step() {
 }
 
 #[test]
+fn pipelined_commands_are_answered_in_order() {
+    let register = Register::start(2, 2);
+    let mut redis = Redis::to(register.addr());
+    let story = [
+        ("INCR n", ":1"),
+        ("APPEND a x", ":1"),
+        ("INCRBY n 9", ":10"),
+        ("SET n 5", "+OK"),
+        ("INCR n", ":6"),
+        ("MSET b 1 b 2", "+OK"),
+        ("INCR a", "-ERR value is not an integer or out of range"),
+        ("STRLEN a", ":1"),
+        ("GETDEL n", "\"6\""),
+        ("EXISTS n", ":0"),
+        ("INCR", "-ERR wrong number of arguments for 'incr' command"),
+        ("INCR n", ":1"),
+        ("GET b", "\"2\""),
+        ("MSET a 1 n 7", "+OK"),
+        ("DECR n", ":6"),
+        ("DECR a", ":0"),
+        ("MULTI", "+OK"),
+        ("INCR a", "+QUEUED"),
+        ("INCR n", "+QUEUED"),
+        ("EXEC", "[:1 :7]"),
+        ("INCR n", ":8"),
+        ("INCR n", ":9"),
+    ];
+    let words = |line: &str| request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+    redis.send(story.iter().flat_map(|(line, _)| words(line)).collect::<Vec<u8>>());
+    for (line, reply) in story {
+        assert_eq!(redis.reply(), reply, "{line}");
+    }
+}
+
+#[test]
 fn version_three_has_forms_of_its_own() {
     let home = folder();
     let (_leader, addr) = lone_leader(home.path(), &[]);

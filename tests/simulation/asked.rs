@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hatokuse::error::Refusal;
 use hatokuse::leader::coordinator::Coordinator;
 use hatokuse::leader::transaction::{MOST_BYTES, MOST_IDS, Need, Transaction};
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{IoMode, MessageId, Payload};
 use tokio::time::sleep;
 
-use crate::machines::Sim;
+use crate::machines::{Crash, NODES, Sim};
 use crate::{s, simulate};
 
 fn id(text: &str) -> MessageId {
@@ -54,7 +57,72 @@ fn no_step_of_a_counter_is_lost() {
 }
 
 #[test]
-fn a_transaction_sees_what_it_wrote_and_can_think_better_of_it() {
+fn what_waits_for_one_id_goes_together_in_order() {
+    simulate(async {
+        let (_sim, leader) = healthy().await;
+        set(&leader, "hot", "0").await;
+        let hot = id("hot");
+        let before = leader.version(&hot).await.unwrap().unwrap();
+        // Polled in this order: the first goes alone, and all others wait for it.
+        let write = |n: u64| {
+            let hot = hot.clone();
+            leader.transact([(hot.clone(), Need::Message)], move |all| {
+                let seen = all.get(&hot).map(|message| String::from_utf8_lossy(message).into_owned());
+                all.set(&hot, n.to_string().into());
+                seen.unwrap()
+            })
+        };
+        let seen = futures::future::join_all((1..=100).map(write)).await;
+        let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert_eq!(seen.into_iter().map(Result::unwrap).collect::<Vec<_>>(), expected);
+        // Plain SETs of one connection.
+        let sets = (200..300_u64).map(|n| Ok(Command::Set { id: hot.clone(), payload: n.to_string().into() }));
+        let (replies, _room) = leader.execute(&mut sets.collect(), Protocol::Text).await;
+        assert!(replies.len() == 100 && replies.iter().all(|reply| *reply == Reply::Done), "{replies:?}");
+        assert_eq!(leader.read_many(std::slice::from_ref(&hot)).await.unwrap().0, [Some(Payload::from_static(b"299"))]);
+        let writes = leader.version(&hot).await.unwrap().unwrap().0 - before.0;
+        assert!((4..=8).contains(&writes), "{writes} writes for 200 that were asked for");
+    });
+}
+
+#[test]
+fn who_compares_versions_sees_that_another_of_the_group_has_written() {
+    simulate(async {
+        let (_sim, leader) = healthy().await;
+        set(&leader, "a", "0").await;
+        let a = id("a");
+        let version = leader.version(&a).await.unwrap();
+        let add = |_| {
+            let a = a.clone();
+            leader.transact([(a.clone(), Need::Message)], move |all| {
+                let unchanged = all.version(&a) == version;
+                if unchanged {
+                    count(all, &a);
+                }
+                unchanged
+            })
+        };
+        let done = futures::future::join_all((0..10).map(add)).await;
+        assert_eq!(done.into_iter().filter(|done| *done == Ok(true)).count(), 1);
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_written_is_refused_to_all_of_it() {
+    simulate(async {
+        let (mut sim, leader) = healthy().await;
+        set(&leader, "a", "0").await;
+        (1..=NODES).for_each(|node| assert!(sim.crash_node(node, Crash::Kill)));
+        sleep(s(20.0)).await;
+        let sets = (0..10_u64).map(|n| Ok(Command::Set { id: id("a"), payload: n.to_string().into() }));
+        let (replies, _room) = leader.execute(&mut sets.collect(), Protocol::Text).await;
+        let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::TooFewNodes { .. }));
+        assert!(replies.len() == 10 && replies.iter().all(refused), "{replies:?}");
+    });
+}
+
+#[test]
+fn a_transaction_sees_what_it_wrote() {
     simulate(async {
         let (_sim, leader) = healthy().await;
         let (a, b, c) = (id("a"), id("b"), id("c"));
@@ -79,17 +147,6 @@ fn a_transaction_sees_what_it_wrote_and_can_think_better_of_it() {
             records.iter().map(|record| record.map(|record| record.bytes())).collect::<Vec<_>>(),
             [None, Some(3), None, Some(3)]
         );
-        let discard = {
-            let b = b.clone();
-            move |all: &mut Transaction| {
-                all.delete(&b);
-                all.discard();
-                all.exists(&b)
-            }
-        };
-        assert_eq!(leader.transact(needs(), discard).await, Ok(true));
-        let unchanged = leader.records(&all).await.unwrap();
-        assert_eq!(unchanged, records, "nothing was written");
         assert_eq!(leader.len(), 2);
         // Deleting what is not there, beside what is, is a write of one id.
         let (x, y) = (a.clone(), b.clone());

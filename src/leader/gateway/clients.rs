@@ -86,6 +86,12 @@ impl Seat {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It runs this command.
+    pub(super) fn note(&self, command: &'static str) {
+        let mut said = self.said();
+        (said.command, said.at) = (command, Instant::now());
+    }
+
     /// The line of CLIENT LIST.
     pub(super) fn line(&self) -> String {
         let said = self.said().clone();

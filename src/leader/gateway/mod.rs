@@ -9,6 +9,7 @@ mod glob;
 mod help;
 mod keyspace;
 mod multi;
+mod pipeline;
 mod server;
 mod session;
 mod strings;

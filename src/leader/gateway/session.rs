@@ -1,7 +1,8 @@
 //! One connection that speaks the Redis protocol: its requests in order, and what it has said of itself.
 //!
-//! Plain GETs and SETs go to the coordinator in batches, as those of the text protocol do. Everything else is worked on
-//! by itself: `data` says what it does to messages, `server` what it tells.
+//! Plain GETs and SETs go to the coordinator in batches, as those of the text protocol do; other commands of one id go
+//! together in `pipeline`. Everything else is worked on by itself: `data` says what it does to messages, `server` what it
+//! tells.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(super) struct Session {
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) taken: Arc<Taken>,
     decoder: RequestDecoder,
-    requests: VecDeque<Words>,
+    pub(super) requests: VecDeque<Words>,
     fault: Option<ProtocolError>,
     /// Requests that go to the coordinator together.
     plain: VecDeque<Request>,
@@ -101,10 +102,15 @@ impl Session {
             self.requests.pop_front();
             self.plain.push_back(Ok(command));
         }
-        if !self.plain.is_empty() {
+        if let Some(last) = self.plain.back() {
+            self.taken.seat.note(if matches!(last, Ok(Command::Get(_))) { "GET" } else { "SET" });
             let (replies, room) = self.coordinator.execute(&mut self.plain, Protocol::Resp).await;
             to.rooms.extend(room);
             replies.into_iter().for_each(|reply| self.tell(reply, to));
+            return Flow::On;
+        }
+        if let Some(values) = self.run_together().await {
+            values.into_iter().for_each(|value| value.encode(self.version, &mut to.out));
             return Flow::On;
         }
         let Some(words) = self.requests.pop_front() else {
@@ -179,11 +185,7 @@ impl Session {
                 return (Some(Value::Error(why)), Flow::On);
             }
         };
-        {
-            let mut said = self.taken.seat.said();
-            said.command = spec.name;
-            said.at = tokio::time::Instant::now();
-        }
+        self.taken.seat.note(spec.name);
         if spec.op == Op::OtherProtocol {
             tracing::warn!("a client sent a line of HTTP, and is cut off: somebody makes a browser talk to the leader");
             return (None, Flow::Close);

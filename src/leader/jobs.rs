@@ -1,0 +1,152 @@
+//! What clients want done to one id: jobs, those that wait for it together at one go.
+//!
+//! Each sees what those before it have done, and only what the last one leaves is written. Nobody can have seen what was
+//! between: all of them are answered after that one write, so that they happened one after the other in that instant.
+//! If it fails, none has happened, or all may have.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::coordinator::Coordinator;
+use super::gate::{Joined, Pass};
+use super::set::Turn;
+use super::transaction::{Need, Transaction};
+use super::write::Asker;
+use crate::error::Refusal;
+use crate::protocol::Reply;
+use crate::types::{MessageId, Payload};
+
+/// Something that a client wants done to an id.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// It is to have this message, or none.
+    Write {
+        /// Who hears what became of it.
+        asker: Asker,
+        /// The message.
+        payload: Option<Payload>,
+    },
+    /// It is to be looked at, and written if need be.
+    Decide(Box<dyn Decide>),
+}
+
+/// Looks at an id and decides what to write, and is told what became of that.
+pub(super) trait Decide: Send + std::fmt::Debug {
+    /// What it wants to know.
+    fn need(&self) -> Need;
+    /// Looks, decides, and writes.
+    fn decide(&mut self, transaction: &mut Transaction);
+    /// All of it is true, or was refused; then perhaps before `decide` was called.
+    fn end(self: Box<Self>, end: Result<(), Refusal>);
+}
+
+/// Decides by a function, and sends on what it gave and whether it wrote.
+pub(super) struct Decision<R, F> {
+    pub(super) need: Need,
+    pub(super) decide: Option<F>,
+    pub(super) decided: Option<(R, u64)>,
+    pub(super) told: oneshot::Sender<Result<(R, u64), Refusal>>,
+}
+
+impl<R, F> std::fmt::Debug for Decision<R, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decision").field("need", &self.need).finish_non_exhaustive()
+    }
+}
+
+impl<R: Send, F: FnOnce(&mut Transaction) -> R + Send> Decide for Decision<R, F> {
+    fn need(&self) -> Need {
+        self.need
+    }
+
+    fn decide(&mut self, transaction: &mut Transaction) {
+        let decide = self.decide.take();
+        self.decided = decide.map(|decide| transaction.step(decide));
+    }
+
+    fn end(self: Box<Self>, end: Result<(), Refusal>) {
+        let Self { decided, told, .. } = *self;
+        let end = end.and_then(|()| decided.ok_or_else(|| Refusal::Unknown("it was not worked on".to_owned())));
+        // One that has gone does not hear it.
+        let _ = told.send(end);
+    }
+}
+
+impl Job {
+    /// Who asked for a plain write.
+    pub(super) fn asker(&self) -> Option<&Asker> {
+        match self {
+            Self::Write { asker, .. } => Some(asker),
+            Self::Decide(_) => None,
+        }
+    }
+
+    fn need(&self) -> Need {
+        match self {
+            Self::Write { .. } => Need::Nothing,
+            Self::Decide(decision) => decision.need(),
+        }
+    }
+
+    fn decide(&mut self, id: &MessageId, transaction: &mut Transaction) {
+        match self {
+            Self::Write { payload, .. } => drop(transaction.step(|all| all.write(id, payload.take()))),
+            Self::Decide(decision) => decision.decide(transaction),
+        }
+    }
+
+    fn end(self, end: Result<(), Refusal>) {
+        match self {
+            Self::Write { asker, .. } => asker.tell(end.map_or_else(Reply::Refused, |()| Reply::Done)),
+            Self::Decide(decision) => decision.end(end),
+        }
+    }
+}
+
+impl Coordinator {
+    /// Does a job, alone or with others for the same id.
+    pub(super) fn take_job(self: &Arc<Self>, id: MessageId, job: Job) {
+        let leader = self.clone();
+        match self.gate.join(&id, job) {
+            Joined::Entered(pass, job) => drop(self.tasks.spawn(leader.work_on(id, pass, vec![job]))),
+            Joined::Wait(turn) => self.wait_for(id, turn),
+            Joined::With => {}
+        }
+    }
+
+    /// Does the jobs of a group when their turn has come.
+    pub(super) fn wait_for(self: &Arc<Self>, id: MessageId, turn: oneshot::Receiver<(Pass, Vec<Job>)>) {
+        let leader = self.clone();
+        self.tasks.spawn(async move {
+            if let Ok((pass, jobs)) = turn.await {
+                leader.work_on(id, pass, jobs).await;
+            }
+        });
+    }
+
+    async fn work_on(self: Arc<Self>, id: MessageId, pass: Pass, mut jobs: Vec<Job>) {
+        if jobs.iter().all(|job| job.asker().is_some()) {
+            self.take_turns([overwritten(id, pass, jobs)]);
+            return;
+        }
+        let need = jobs.iter().map(Job::need).max().unwrap_or(Need::Nothing);
+        let decide = |transaction: &mut Transaction| jobs.iter_mut().for_each(|job| job.decide(&id, transaction));
+        let end = self.run([(id.clone(), need)].into(), Some(vec![pass]), decide).await;
+        let end = end.map(|_| ());
+        jobs.into_iter().for_each(|job| job.end(end.clone()));
+    }
+}
+
+/// Writes of an id, each over the one before: only the last is carried out.
+pub(super) fn overwritten(id: MessageId, pass: Pass, jobs: impl IntoIterator<Item = Job>) -> Turn {
+    let (mut askers, mut last) = (SmallVec::new(), None);
+    for job in jobs {
+        if let Job::Write { asker, payload } = job {
+            askers.push(asker);
+            last = payload;
+        }
+    }
+    Turn { askers, id, payload: last, pass }
+}
