@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// musl's own allocator takes half of all time, see `docs/guide.md`.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     hatokuse::cli::main()
 }
