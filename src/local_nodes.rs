@@ -1,11 +1,13 @@
 //! `leader --local-nodes N`: nodes as child processes of the leader, gone when it is.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 use crate::types::{IoMode, Layout};
 
@@ -32,9 +34,13 @@ impl LocalNodes {
         data_dir: &Path,
         leader: SocketAddr,
         screen: bool,
-    ) -> io::Result<Self> {
+    ) -> anyhow::Result<Self> {
         let mut nodes = Self { children: Vec::new() };
-        let binary = if count > 0 { std::env::current_exe()? } else { return Ok(nodes) };
+        if count == 0 {
+            return Ok(nodes);
+        }
+        let binary =
+            std::env::current_exe().context("local nodes cannot start: this program's own file is not known")?;
         for id in 1..=count {
             let port = if any_port { 0 } else { FIRST_PORT + id - 1 };
             let mut command = Command::new(&binary);
@@ -54,7 +60,10 @@ impl LocalNodes {
             // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
             command.process_group(0);
             let stderr = if screen { Stdio::piped() } else { Stdio::inherit() };
-            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn()?;
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn();
+            let mut child = child.with_context(|| {
+                format!("local node {id} cannot start: {} with its output to /dev/null", binary.display())
+            })?;
             if let Some(said) = child.stderr.take() {
                 std::thread::Builder::new().name(format!("log of {id}")).spawn(move || relay(id, said))?;
             }

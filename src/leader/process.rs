@@ -98,17 +98,19 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     }
 }
 
+/// For clients, nodes, and HTTP if it is wanted.
+type Listeners = (TcpListener, TcpListener, Option<TcpListener>);
+
 async fn serve(
     settings: Settings,
     tolerance: usize,
-    (clients, nodes, http): (TcpListener, TcpListener, Option<TcpListener>),
+    listeners: Listeners,
     stop: Stop,
     events: EventRing,
 ) -> anyhow::Result<()> {
     tokio::spawn(watch_signals(stop.clone()));
     tokio::spawn(reopen_logs());
     limit_drain(stop.clone(), &Handle::current());
-    let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
         network: Arc::new(Grpc),
@@ -122,12 +124,29 @@ async fn serve(
         cache_bytes: settings.cache_bytes,
     };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
+    let attended = attend(&leader, &settings, listeners, &stop, events).await;
+    // However it ended, what was admitted is finished, and the readable view with it.
+    stop.request();
+    leader.close().await;
+    attended.map(drop)
+}
+
+/// Serves until the stop is requested. Gives the local nodes, which end when they are dropped: they are to outlive the
+/// leader, which would report them as down.
+async fn attend(
+    leader: &Leader,
+    settings: &Settings,
+    (clients, nodes, http): Listeners,
+    stop: &Stop,
+    events: EventRing,
+) -> anyhow::Result<LocalNodes> {
+    let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;
     let gateway =
         tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
     let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.clients.max_message);
-    let service = tokio::spawn(serve_grpc(
+    tokio::spawn(serve_grpc(
         tokio::net::TcpListener::from_std(nodes)?,
         service,
         keep_ready(coordinator.clone()),
@@ -144,7 +163,7 @@ async fn serve(
         http::start(listener, Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address))?;
         say_ready(&format!("leader http={address}"));
     }
-    let local = start_local(&settings, nodes_address)?;
+    let local = start_local(settings, nodes_address)?;
     let mut reporter = reporter();
     let view = move |period| reporter.view(period);
     if settings.screen {
@@ -154,10 +173,7 @@ async fn serve(
     }
     stop.requested().await;
     let _ = gateway.await;
-    leader.close().await;
-    drop(local);
-    service.abort();
-    Ok(())
+    Ok(local)
 }
 
 /// The listener for HTTP, if there is to be one. That another program has the usual port, which nobody asked for,
@@ -190,7 +206,7 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
     ready
 }
 
-fn start_local(settings: &Settings, nodes_address: SocketAddr) -> io::Result<LocalNodes> {
+fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     LocalNodes::start(*local_nodes, settings.port == 0, (*io_mode, *layout), data_dir, nodes_address, settings.screen)
 }

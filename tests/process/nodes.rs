@@ -1,8 +1,9 @@
 //! How nodes find their leader, and what they say when they do not.
 
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
-use crate::support::{Register, Server, folder, tells};
+use crate::support::{BINARY, Register, Server, folder, tells};
 
 #[test]
 fn a_node_without_a_leader_starts_says_so_once_and_waits() {
@@ -87,6 +88,25 @@ fn the_whole_register_in_one_command() {
     // Its nodes are gone with it, and their folders free.
     let second = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"]);
     second.says("node 1 ready");
+}
+
+#[test]
+fn a_leader_whose_local_nodes_cannot_start_says_why_and_ends_in_order() {
+    let home = folder();
+    // A /dev with nothing in it, as a container's may be.
+    let bare = ["-m", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"];
+    if !Command::new("unshare").args(bare).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: this process may not mount file systems");
+        return;
+    }
+    let mut leader = Command::new("unshare");
+    leader.args(bare).args([BINARY, "leader", "--local-nodes", "1", "--config", "off"]).current_dir(home.path());
+    leader.args(["--port", "0", "--grpc-port", "0", "--http-port", "off"]);
+    let ended = leader.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    tells(&said, &["local node 1 cannot start", BINARY, "/dev/null", "No such file"]);
+    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]
