@@ -5,9 +5,14 @@
 //! then says of an id that it cannot tell, instead of "no such message".
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::seeded::{self, Bug};
 use crate::types::NodeId;
+
+/// How long a leader without its log waits for a node that was once told who the members are, when all that have come
+/// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
+const TOLD_GRACE: Duration = Duration::from_secs(10);
 
 /// How far the log can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +39,14 @@ pub struct Knowledge {
     /// A node holds something newer than a log that looked whole: it was under way when the leader died, or the log
     /// is a copy that was made a moment before its end.
     doubted: bool,
-    /// Nodes of this cluster that announced themselves and are no members yet.
+    /// Nodes of this cluster that announced themselves or that are heard of, and are no members yet.
     announced: BTreeSet<NodeId>,
+    /// Some node has served a leader of this cluster before.
+    older: bool,
+    /// A node has joined that was once told who the members are.
+    told: bool,
+    /// Since when nothing but such a node is missing.
+    untold_since: Option<Duration>,
 }
 
 impl Knowledge {
@@ -45,6 +56,9 @@ impl Knowledge {
             trust,
             reported: BTreeSet::new(),
             announced: BTreeSet::new(),
+            older: false,
+            told: false,
+            untold_since: None,
             from_log: trust == Trust::Whole,
             greeted: false,
             old: false,
@@ -61,6 +75,7 @@ impl Knowledge {
     pub fn distrust(&mut self) {
         self.trust = Trust::Nothing;
         self.reported.clear();
+        self.told = false;
         (self.old, self.from_log, self.doubted) = (true, false, false);
     }
 
@@ -121,6 +136,17 @@ impl Knowledge {
     /// those that are new know nothing, and what they report proves nothing.
     pub fn announce(&mut self, node: NodeId) {
         self.announced.insert(node);
+        self.older = true;
+    }
+
+    /// Something but a log speaks of this node: it has to be heard.
+    pub fn expect(&mut self, node: NodeId) {
+        self.announced.insert(node);
+    }
+
+    /// A node has joined that a leader once told who the members are.
+    pub fn note_told(&mut self) {
+        self.told = true;
     }
 
     /// A complete inventory of this node was taken in.
@@ -130,23 +156,43 @@ impl Knowledge {
 
     /// Takes the step to [`Trust::Whole`] if the inventories that came suffice. `members` are
     /// all nodes known of. Without a log all of them have to report, and if some come from an older cluster, at least
-    /// `tolerance` have to be known. With one that may lack its end all but
-    /// `tolerance - 1`: a commit that was acknowledged is then on a node that did.
+    /// `tolerance` have to be known, and one of them must have been told who they are. With one that may lack its end
+    /// all but `tolerance - 1`: a commit that was acknowledged is then on a node that did.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
         if self.trust == Trust::Whole {
             return false;
         }
         let missing = self.missing(members).len();
+        let told = self.told || !self.older;
         let enough = match self.trust {
             Trust::Whole => true,
             Trust::MayLackItsEnd => missing < tolerance,
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
-            // Fewer nodes than hold a message were never all of a cluster that took one: who has been away since it
-            // joined may know of nobody else.
-            Trust::Nothing => missing == 0 && members.len() >= if self.announced.is_empty() { 1 } else { tolerance },
+            Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
         if enough {
             (self.trust, self.doubted) = (Trust::Whole, false);
+        }
+        enough
+    }
+
+    /// Whether all members have reported, and can be all there are. Fewer nodes than hold a message were never all of a
+    /// cluster that took one: who has been away since it joined may know of nobody else.
+    fn could_be_all(&self, members: &[NodeId], tolerance: usize) -> bool {
+        let least = if self.announced.is_empty() { 1 } else { tolerance };
+        members.len() >= least && self.missing(members).is_empty()
+    }
+
+    /// As [`settle`](Self::settle) where nobody who joined was ever told of the others, which happens to a cluster whose
+    /// leader is lost while it is founded: nothing was written to it, but to wait for ever would end it.
+    pub fn settle_untold(&mut self, members: &[NodeId], tolerance: usize, now: Duration) -> bool {
+        if self.trust != Trust::Nothing || self.told || !self.could_be_all(members, tolerance) {
+            self.untold_since = None;
+            return false;
+        }
+        let enough = now.saturating_sub(*self.untold_since.get_or_insert(now)) >= TOLD_GRACE;
+        if enough {
+            self.trust = Trust::Whole;
         }
         enough
     }
@@ -167,6 +213,7 @@ mod tests {
     fn a_node_of_the_cluster_has_to_report_before_a_new_one_proves_anything() {
         let mut knowledge = Knowledge::new(Trust::Nothing);
         knowledge.announce(NodeId(2));
+        knowledge.note_told();
         knowledge.report(NodeId(1));
         assert!(!knowledge.settle(&nodes(&[1]), 3), "node 2 knows who else there is");
         knowledge.report(NodeId(2));
@@ -177,10 +224,28 @@ mod tests {
     fn a_node_that_knows_of_too_few_others_proves_nothing() {
         let mut knowledge = Knowledge::new(Trust::Nothing);
         knowledge.announce(NodeId(1));
+        knowledge.note_told();
         knowledge.report(NodeId(1));
         assert!(!knowledge.settle(&nodes(&[1]), 2), "no message was ever kept on it alone");
         knowledge.report(NodeId(2));
         assert!(knowledge.settle(&nodes(&[1, 2]), 2));
+    }
+
+    #[test]
+    fn nodes_that_were_told_of_nobody_prove_nothing_until_those_who_were_had_time_to_come() {
+        let mut knowledge = Knowledge::new(Trust::Nothing);
+        // Node 1 joined in the last moment of the leader before, node 4 is new.
+        knowledge.announce(NodeId(1));
+        for node in [1, 4] {
+            assert!(!knowledge.settle_untold(&nodes(&[1, 4]), 2, TOLD_GRACE), "node 4 has not reported");
+            knowledge.report(NodeId(node));
+        }
+        let all = nodes(&[1, 4]);
+        assert!(!knowledge.settle(&all, 2) && !knowledge.settle_untold(&all, 2, TOLD_GRACE));
+        // Node 2 comes, which has not reported: the wait is over, and begins anew without it.
+        assert!(!knowledge.settle_untold(&nodes(&[1, 2, 4]), 2, TOLD_GRACE * 2));
+        assert!(!knowledge.settle_untold(&all, 2, TOLD_GRACE * 2) && knowledge.settle_untold(&all, 2, TOLD_GRACE * 3));
+        assert_eq!(knowledge.trust(), Trust::Whole);
     }
 
     fn nodes(ids: &[u32]) -> Vec<NodeId> {

@@ -222,6 +222,11 @@ impl Cluster {
         self.knowledge.announce(node);
     }
 
+    /// A leader without its log still has something that speaks of this node, and has to hear it.
+    pub fn expect(&mut self, node: NodeId) {
+        self.knowledge.expect(node);
+    }
+
     /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
     pub fn settle_knowledge(&mut self) -> bool {
         let members = self.member_ids();
@@ -230,6 +235,21 @@ impl Cluster {
             self.decide_transactions();
         }
         settled
+    }
+
+    /// As [`settle_knowledge`](Self::settle_knowledge) where nobody who joined was ever told of the others.
+    pub fn settle_untold(&mut self, now: Duration) -> bool {
+        let members = self.member_ids();
+        let settled = self.knowledge.settle_untold(&members, self.least_holders(), now);
+        if settled {
+            self.decide_transactions();
+        }
+        settled
+    }
+
+    /// A node has joined that a leader once told who the members are.
+    pub fn note_told(&mut self) {
+        self.knowledge.note_told();
     }
 
     /// On how many nodes the least kept message is: the tolerance may have been raised since.
@@ -248,9 +268,10 @@ impl Cluster {
             Trust::Nothing if self.registry.nodes().is_empty() => {
                 Some("no node has reported to this leader yet".to_owned())
             }
-            Trust::Nothing if missing().is_empty() => {
-                Some("the leader lost its log, and more nodes have to join before it knows them all".to_owned())
-            }
+            Trust::Nothing if missing().is_empty() => Some(
+                "the leader lost its log, and none of the nodes that have joined knows them all: more have to"
+                    .to_owned(),
+            ),
             Trust::Nothing => {
                 Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
             }
@@ -475,7 +496,13 @@ impl Cluster {
         }
     }
 
-    /// A version for a foreign file, which has none of its own.
+    /// Whether a found version can only become true as a new one: a foreign file has none of its own, and copies of a
+    /// transaction that never becomes true may stand before another.
+    pub fn needs_new_version(&self, id: &MessageId, version: Version) -> bool {
+        version == Version::FOREIGN || self.transactions.is_behind_void(id, version)
+    }
+
+    /// The next version of this epoch; none if they are used up.
     pub fn next_version(&mut self) -> Option<Version> {
         self.sequence = self.sequence.checked_add(1)?;
         Some(Version::new(self.reign?.epoch, self.sequence))

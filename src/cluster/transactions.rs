@@ -145,6 +145,11 @@ impl Transactions {
         self.any(id, |of, standing| of == version && matches!(standing, Standing::Void | Standing::Aborted))
     }
 
+    /// Whether a version later than this one was given out and never becomes true.
+    pub(super) fn is_behind_void(&self, id: &MessageId, version: Version) -> bool {
+        self.any(id, |of, standing| of > version && matches!(standing, Standing::Void | Standing::Aborted))
+    }
+
     /// Whether a version of this id is to be taken back.
     pub(super) fn names_id(&self, id: &MessageId) -> bool {
         self.any(id, |_, standing| standing != Standing::Forward)

@@ -357,6 +357,7 @@ impl Membership {
         }
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let (incarnation, newest) = (dialled.welcome.incarnation, dialled.welcome.newest);
+        let told = !dialled.welcome.members.is_empty();
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
@@ -369,6 +370,9 @@ impl Membership {
             cluster.registry.join(member.id, fence.session, traits, now);
             cluster.ask_for_confirmations(member.id);
             cluster.hear_newest(newest);
+            if told {
+                cluster.note_told();
+            }
             cluster.greet();
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.

@@ -137,7 +137,7 @@ impl Leader {
         cluster.restore_transactions(transactions);
         // A view that names nodes is all that is left to say whom a leader without its log has to hear.
         let hold_view = !named.is_empty();
-        named.into_iter().for_each(|node| cluster.announce(node));
+        named.into_iter().for_each(|node| cluster.expect(node));
         if old {
             cluster.inherit_old_log();
         }
@@ -251,6 +251,7 @@ async fn sweep(coordinator: Arc<Coordinator>) {
             greeted = true;
             coordinator.notify();
         }
+        coordinator.settle_untold(now);
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
@@ -118,6 +119,19 @@ impl Coordinator {
         self.notify();
     }
 
+    /// Looks whether nodes that were told of nobody have waited long enough for those who were.
+    pub(super) fn settle_untold(&self, now: Duration) {
+        let mut cluster = self.cluster();
+        if cluster.settle_untold(now) {
+            self.tell_members(&cluster);
+            drop(cluster);
+            tracing::warn!(
+                "no node that came was ever told who the members are: those that came are taken for all of them"
+            );
+            self.notify();
+        }
+    }
+
     /// Completes unsettled versions for as long as the leader lives. `whole`: the log says that it is whole.
     pub async fn recover(self: Arc<Self>, mut whole: bool) {
         let mut look = every(LOOK);
@@ -208,13 +222,14 @@ impl Coordinator {
         newer: &Unsettled,
         pass: super::gate::Pass,
     ) -> Option<(Write, Option<NodeId>)> {
-        let foreign = newer.record.version == Version::FOREIGN;
+        let found = newer.record.version;
+        let foreign = found == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();
         let linked = newer.holders.iter().filter(|node| cluster.registry.is_linked(**node));
         let sources: Vec<NodeId> = linked.copied().collect();
         let source = *sources.first()?;
-        let version = if foreign { cluster.next_version()? } else { newer.record.version };
+        let version = if cluster.needs_new_version(id, found) { cluster.next_version()? } else { found };
         let record = CopyRecord { version, ..newer.record };
         let ticket = match cluster.admit_completion(id, record, &sources, fewer) {
             Ok(ticket) => ticket,
@@ -222,9 +237,12 @@ impl Coordinator {
         };
         drop(cluster);
         let need = ticket.targets.len();
-        let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !sources.contains(node));
+        // What the sources hold is of use as it is, or as soon as they have adopted it, unless its version changes.
+        let stays: SmallVec<[NodeId; 7]> =
+            if foreign || version == found { sources.into_iter().collect() } else { SmallVec::new() };
+        let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !stays.contains(node));
         let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
-        write.sources = sources.into_iter().collect();
+        write.sources = stays;
         write.adopt = foreign;
         Some((write, elsewhere.then_some(source)))
     }

@@ -5,7 +5,8 @@
 //! disks fail, rot or are swapped, and operators change their minds. Every history is checked for linearizability,
 //! and when everything has healed, exactly the copies that there should be are on the disks. One seed is one run,
 //! byte for byte. To play one again: `SEED=<n> LOG=1 cargo test --test simulation one_seed -- --nocapture`; for a
-//! campaign: `FROM=1 SEEDS=20000 cargo test --release --test simulation campaign -- --nocapture`.
+//! campaign: `FROM=1 SEEDS=20000 cargo test --release --test simulation campaign -- --nocapture`, with `DENSITY=4` for
+//! four times as many troubles in each life.
 #![allow(clippy::print_stdout, reason = "the counts of what was tried are part of the result")]
 
 mod asked;
@@ -61,7 +62,7 @@ async fn troubled(seed: u64) -> (String, Sum) {
     let io_mode = if chance.bool() { IoMode::Buffered } else { IoMode::Unbuffered };
     let began = Instant::now();
     let mut sim = Sim::start(seed, io_mode).await;
-    let troubles = troubles::by_chance(io_mode, &mut chance, 15.0);
+    let troubles = troubles::by_chance(io_mode, &mut chance, 15.0, number("DENSITY", 1) as usize);
     sim.pairs = troubles::leave_transactions_whole(io_mode, &troubles);
     sim.live(s(15.0), async |sim| sim.suffer(&troubles).await).await;
     let record = sim.world.record();

@@ -133,15 +133,20 @@ pub(crate) fn leave_transactions_whole(io_mode: IoMode, troubles: &[(Duration, T
     })
 }
 
-/// Troubles by chance, in the order of their times.
-pub(crate) fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng, until: f64) -> Vec<(Duration, Trouble)> {
+/// Troubles by chance, in the order of their times: some of them, times `density`.
+pub(crate) fn by_chance(
+    io_mode: IoMode,
+    chance: &mut fastrand::Rng,
+    until: f64,
+    density: usize,
+) -> Vec<(Duration, Trouble)> {
     let mut limits = Limits::by_chance(io_mode, chance);
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
-    for _ in 0..chance.usize(2..9) {
+    for _ in 0..chance.usize(2..9) * density {
         let at = chance.f64() * until * 0.8;
         troubles.push((at, limits.trouble(chance)));
         if chance.u8(..3) > 0 {
-            troubles.push((at + chance.f64() * until / 3.0, Trouble::Heal));
+            troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
         }
     }
     troubles.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -70,6 +70,26 @@ fn with_a_whole_log_it_is_void_and_put_behind_what_was_true() {
 }
 
 #[test]
+fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
+    let mut cluster = restarted(Trust::Whole, &[(1, "x", 5)]);
+    cluster.aborted(&[v(5)]);
+    let entry = Entry { id: id("x"), record: record(4), damaged: false };
+    cluster.inventory_begins(NodeId(3), 3);
+    cluster.inventory_page(NodeId(3), 3, &[entry]);
+    cluster.inventory_ends(NodeId(3), 3, 1).unwrap();
+    let found: Vec<_> = cluster.unsettled(9).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
+    assert_eq!(found, [(id("x"), v(4))]);
+    assert!(is_hidden(&cluster, "x"), "it may have been true");
+    // Node 1 would refuse what is older than its copy.
+    assert!(cluster.needs_new_version(&id("x"), v(4)) && !cluster.needs_new_version(&id("z"), v(4)));
+    let record = CopyRecord { version: cluster.next_version().unwrap(), ..record(4) };
+    let ticket = cluster.admit_completion(&id("x"), record, &[NodeId(3)], false).unwrap();
+    commit(&mut cluster, &ticket);
+    assert!(!cluster.takes_back(&id("x")) && cluster.unsettled(9).iter().all(|(found, _)| *found != id("x")));
+    assert!(!cluster.needs_new_version(&id("x"), v(4)));
+}
+
+#[test]
 fn with_a_log_that_lacks_its_end_it_goes_forward_if_all_of_it_is_there() {
     let cluster = restarted(Trust::MayLackItsEnd, &[(1, "x", 5), (3, "y", 6)]);
     assert_eq!(cluster.to_abort(), []);
