@@ -124,8 +124,11 @@ const ALARM_SHARE: u64 = 10;
 const HASHER: FixedState = FixedState::with_seed(0x68_61_74_6f);
 
 impl Cluster {
-    /// An inventory of this node was asked for in this session.
+    /// An inventory of this node was asked for in this session, which counts unless that of a later one is coming in.
     pub fn inventory_begins(&mut self, node: NodeId, session: u64) {
+        if self.taking.get(&node).is_some_and(|taking| taking.session > session) {
+            return;
+        }
         let watermark =
             self.reign.map_or(Version::FOREIGN, |reign| Version::new(reign.epoch, self.sequence.saturating_add(1)));
         let floor = self.under_way.first().copied().unwrap_or(watermark);
@@ -230,8 +233,9 @@ impl Cluster {
     /// The inventory ended with its marker and a count of entries. `None`: it does not
     /// add up or belongs to another session, and concludes nothing.
     pub fn inventory_ends(&mut self, node: NodeId, session: u64, count: u64) -> Option<Reported> {
+        self.taking.get(&node).filter(|taking| taking.session == session)?;
         let taking = self.taking.remove(&node)?;
-        if taking.session != session || (taking.entries != count && !seeded::active(Bug::InventoryNotCounted)) {
+        if taking.entries != count && !seeded::active(Bug::InventoryNotCounted) {
             return None;
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };

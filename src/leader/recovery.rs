@@ -42,13 +42,14 @@ impl Coordinator {
         self.links.tell_members(&members);
     }
 
-    /// Hears what a node that has just joined holds.
+    /// Hears what a node that has just joined holds. One whose inventory does not come has to join anew.
     pub(super) async fn take_inventory(&self, node: NodeId, address: &str, fence: Fence) {
         for _ in 0..INVENTORY_TRIES {
             self.cluster().inventory_begins(node, fence.session);
             let result = self.read_inventory(node, address, fence).await;
             match result {
-                Ok(count) => return self.conclude(node, fence.session, count),
+                Ok(count) if self.conclude(node, fence.session, count) => return,
+                Ok(_) => tracing::warn!("the inventory of node {node} does not add up: nothing follows from it"),
                 Err(error) => {
                     self.cluster().inventory_breaks(node, fence.session);
                     tracing::warn!("the inventory of node {node} broke off: {error}");
@@ -58,6 +59,7 @@ impl Coordinator {
                 return;
             }
         }
+        self.links.cut(node);
     }
 
     async fn read_inventory(&self, node: NodeId, address: &str, fence: Fence) -> Result<u64, DialError> {
@@ -84,12 +86,11 @@ impl Coordinator {
         }
     }
 
-    fn conclude(&self, node: NodeId, session: u64, count: u64) {
+    /// What follows from an inventory; `false`: nothing, as it is not whole.
+    fn conclude(&self, node: NodeId, session: u64, count: u64) -> bool {
         let mut cluster = self.cluster();
         let Some(reported) = cluster.inventory_ends(node, session, count) else {
-            drop(cluster);
-            tracing::warn!("the inventory of node {node} does not add up: nothing follows from it");
-            return;
+            return false;
         };
         let settled = cluster.settle_knowledge();
         if settled {
@@ -117,6 +118,7 @@ impl Coordinator {
             tracing::info!("all that nodes hold is known: answers are whole from here on");
         }
         self.notify();
+        true
     }
 
     /// Looks whether nodes that were told of nobody have waited long enough for those who were.

@@ -268,6 +268,20 @@ fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_co
 }
 
 #[test]
+fn an_inventory_of_a_session_that_is_over_takes_nothing_from_the_one_that_comes_in() {
+    let mut cluster = cluster(1, Trust::Nothing);
+    join_as(&mut cluster, 1, 2, ms(0));
+    let page = [unknown("x", 0)];
+    cluster.inventory_begins(NodeId(1), 2);
+    // The task of the session before has not heard that it is over.
+    cluster.inventory_begins(NodeId(1), 1);
+    cluster.inventory_page(NodeId(1), 1, &page);
+    cluster.inventory_page(NodeId(1), 2, &page);
+    assert_eq!(cluster.inventory_ends(NodeId(1), 1, 1), None);
+    assert_eq!(cluster.inventory_ends(NodeId(1), 2, 1).map(|reported| reported.entries), Some(1));
+}
+
+#[test]
 fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
     let mut cluster = healthy(2, 4);
     let before = put_on(&mut cluster, "x", &[1, 2]);
