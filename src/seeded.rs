@@ -43,6 +43,8 @@ bugs! {
     1 EpochNotRaised: simulation "campaign";
     /// A leader's epoch is not synced before it serves.
     1 EpochNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
+    /// A leader takes writes before enough nodes could have said that its log is an old one.
+    1 WriteBeforeGreeting: hatokuse "cluster::tests::inventories::nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader";
     /// Two writes of one epoch get the same version.
     1 VersionGivenTwice: simulation "campaign";
     /// A node obeys every frame, whatever its fence says.

@@ -112,6 +112,12 @@ impl Knowledge {
         !self.greeted && self.from_log
     }
 
+    /// Whether the members may have seen a later epoch than the log has, of which those that have joined know nothing: a
+    /// version given now could be older than what was acknowledged then.
+    pub fn may_be_succeeded(&self) -> bool {
+        !self.greeted
+    }
+
     /// Enough nodes have joined, or there was time enough.
     pub fn greet(&mut self) {
         self.greeted = true;
@@ -171,7 +177,7 @@ impl Knowledge {
             Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
         if enough {
-            (self.trust, self.doubted) = (Trust::Whole, false);
+            (self.trust, self.doubted, self.greeted) = (Trust::Whole, false, true);
         }
         enough
     }
@@ -192,7 +198,7 @@ impl Knowledge {
         }
         let enough = now.saturating_sub(*self.untold_since.get_or_insert(now)) >= TOLD_GRACE;
         if enough {
-            self.trust = Trust::Whole;
+            (self.trust, self.greeted) = (Trust::Whole, true);
         }
         enough
     }

@@ -262,7 +262,7 @@ impl Cluster {
         let missing = || self.knowledge.missing(&self.member_ids());
         match self.knowledge.trust() {
             Trust::Whole if self.knowledge.is_greeting() && !self.registry.nodes().is_empty() => {
-                Some(format!("the leader has just started, and {} have not joined yet", name_nodes(&self.away())))
+                Some(self.waiting_to_greet())
             }
             Trust::Whole => None,
             Trust::Nothing if self.registry.nodes().is_empty() => {
@@ -282,6 +282,13 @@ impl Cluster {
         }
     }
 
+    fn waiting_to_greet(&self) -> String {
+        match self.away() {
+            away if away.is_empty() => "the leader has just started, and no node has joined yet".to_owned(),
+            away => format!("the leader has just started, and {} have not joined yet", name_nodes(&away)),
+        }
+    }
+
     fn away(&self) -> Vec<NodeId> {
         let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
         away.map(|node| node.member.id).collect()
@@ -296,18 +303,21 @@ impl Cluster {
     }
 
     /// Members had time enough to join: the log is believed as it is, if any of them has looked at it, and if all
-    /// that did have reported where it is doubted. `false`: that is not so yet; without a member nothing could be read
-    /// anyway.
+    /// that did have reported where it is doubted. Whether either is so from now on; without a member nothing could be
+    /// read or written anyway.
     pub fn stop_greeting(&mut self) -> bool {
         let here: Vec<NodeId> = self.registry.linked().collect();
         if here.is_empty() {
             return false;
         }
-        if self.knowledge.stop_doubting(&here) {
+        let (greets, doubted) = (self.knowledge.may_be_succeeded(), self.knowledge.stop_doubting(&here));
+        if doubted {
             self.decide_transactions();
         }
-        self.believe();
-        self.knowledge.trust() == Trust::Whole
+        if greets {
+            self.believe();
+        }
+        greets || doubted
     }
 
     fn believe(&mut self) {
@@ -466,6 +476,9 @@ impl Cluster {
                 live if live < self.tolerance => NotAdmitted::TooFewNodes { need: self.tolerance, live },
                 _ => NotAdmitted::NotYet(self.waiting_for().unwrap_or_default()),
             });
+        }
+        if self.knowledge.may_be_succeeded() && !seeded::active(Bug::WriteBeforeGreeting) {
+            return Err(NotAdmitted::NotYet(self.waiting_to_greet()));
         }
         let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
         let Some(sequence) = self.sequence.checked_add(1) else {

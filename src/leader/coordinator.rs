@@ -24,6 +24,7 @@ use super::replication::Links;
 use super::rounds::Rounds;
 use super::set::{Turn, Wanted};
 use super::view::Change;
+use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
@@ -34,6 +35,10 @@ use crate::types::MessageId;
 
 /// Requests that come this soon after the start wait for nodes that are still joining, up to then.
 pub const JOINING: Duration = Duration::from_secs(5);
+
+/// Members that have not joined so soon after the start had time enough to tell of another leader: well before those
+/// that wait give up.
+pub const GREETING: Duration = Duration::from_secs(4);
 
 /// Bytes of messages (and a little for each request) that are under way at once, over all
 /// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
@@ -103,6 +108,8 @@ pub struct Coordinator {
     in_flight: Arc<AtomicUsize>,
     turn: AtomicUsize,
     pub(super) served: AtomicBool,
+    /// The log says that it holds everything.
+    pub(super) log_is_whole: AtomicBool,
     /// What reports show.
     pub meters: Meters,
     /// How far repair is.
@@ -196,6 +203,7 @@ impl Coordinator {
         stop: Stop,
     ) -> Self {
         Self {
+            log_is_whole: AtomicBool::new(cluster.trust() == Trust::Whole),
             cluster: Mutex::new(cluster),
             links,
             ledger,

@@ -161,7 +161,7 @@ impl Leader {
             let _ = done.send(());
         };
         seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
-        tokio::spawn(stop.vital("recovery", coordinator.clone().recover(trust == Trust::Whole)));
+        tokio::spawn(stop.vital("recovery", coordinator.clone().recover()));
         let part = seams.chance.usize(..);
         tokio::spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         tokio::spawn(stop.vital("repair", coordinator.clone().repair()));
@@ -243,12 +243,10 @@ fn every(period: Duration) -> Interval {
 
 async fn sweep(coordinator: Arc<Coordinator>) {
     let mut tick = every(SWEEP_EVERY);
-    let mut greeted = false;
     while coordinator.stop.unless(tick.tick()).await.is_some() {
         let now = coordinator.now();
         let transitions = coordinator.cluster().sweep(now);
-        if now >= coordinator::JOINING && !greeted && coordinator.cluster().stop_greeting() {
-            greeted = true;
+        if now >= coordinator::GREETING && coordinator.cluster().stop_greeting() {
             coordinator.notify();
         }
         coordinator.settle_untold(now);

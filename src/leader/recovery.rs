@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -48,7 +49,10 @@ impl Coordinator {
             self.cluster().inventory_begins(node, fence.session);
             let result = self.read_inventory(node, address, fence).await;
             match result {
-                Ok(count) if self.conclude(node, fence.session, count) => return,
+                Ok(count) if self.conclude(node, fence.session, count) => {
+                    self.note_whole().await;
+                    return;
+                }
                 Ok(_) => tracing::warn!("the inventory of node {node} does not add up: nothing follows from it"),
                 Err(error) => {
                     self.cluster().inventory_breaks(node, fence.session);
@@ -134,8 +138,8 @@ impl Coordinator {
         }
     }
 
-    /// Completes unsettled versions for as long as the leader lives. `whole`: the log says that it is whole.
-    pub async fn recover(self: Arc<Self>, mut whole: bool) {
+    /// Completes unsettled versions for as long as the leader lives.
+    pub async fn recover(self: Arc<Self>) {
         let mut look = every(LOOK);
         while self.stop.unless(look.tick()).await.is_some() {
             loop {
@@ -146,16 +150,27 @@ impl Coordinator {
                 self.notify();
             }
             self.forget_vanished().await;
-            let known = {
-                let cluster = self.cluster();
-                cluster.trust() == Trust::Whole && cluster.unsettled_len() == 0 && cluster.reign().is_some()
-            };
-            let newest = self.cluster().newest_committed();
-            if known && !whole && self.ledger().append(&[Event::Whole(newest)]).await.is_ok() {
-                whole = true;
-                self.tell_members(&self.cluster());
+            self.note_whole().await;
+        }
+    }
+
+    /// Notes in the log that it is whole, as soon as it is and does not say so.
+    async fn note_whole(&self) {
+        let newest = {
+            let cluster = self.cluster();
+            let whole = cluster.trust() == Trust::Whole;
+            if !whole {
+                self.log_is_whole.store(false, Ordering::Relaxed);
             }
-            whole &= self.cluster().trust() == Trust::Whole;
+            let told = self.log_is_whole.load(Ordering::Relaxed);
+            if told || !whole || cluster.unsettled_len() > 0 || cluster.reign().is_none() {
+                return;
+            }
+            cluster.newest_committed()
+        };
+        if self.ledger().append(&[Event::Whole(newest)]).await.is_ok() {
+            self.log_is_whole.store(true, Ordering::Relaxed);
+            self.tell_members(&self.cluster());
         }
     }
 

@@ -162,6 +162,30 @@ fn an_old_backup_of_the_leaders_folder_is_noticed() {
 }
 
 #[test]
+fn a_restarted_leader_without_half_of_its_nodes_serves_before_requests_give_up() {
+    let mut register = Register::start(4, 2);
+    register.fill("m", 40, "old");
+    eventually("the leader's first log is whole", || {
+        register.kill_leader().unwrap();
+        (1..=2).for_each(|node| register.kill_node(node).unwrap());
+        register.start_leader().unwrap();
+        // Nodes 1 and 2 might know of a later leader, and could be holders of what it wrote: that is waited for.
+        let reply = register.ask("SET new x");
+        let shown = register.ask("GET new");
+        register.start_nodes(&[1, 2]).unwrap();
+        register.wait_up(4).unwrap();
+        if reply == "OK" {
+            assert_eq!(shown, "VALUE x");
+            return Some(());
+        }
+        // The leader before was killed a moment after it was founded, and its log does not say yet that it is whole.
+        assert!(reply.contains("the leader lost its log"), "{reply}");
+        None
+    });
+    register.check("m", 40, "old");
+}
+
+#[test]
 fn a_torn_end_of_the_log_is_cut_off_and_said() {
     let mut register = Register::start(3, 2);
     register.fill("m", 20, "x");
