@@ -22,6 +22,49 @@ pub struct Unsettled {
     pub record: CopyRecord,
     /// Who holds it, ascending.
     pub holders: Holders,
+    /// Older versions that nodes hold and no log record speaks of: if nobody turns out to have a whole copy of this
+    /// one, or it never becomes true, the newest of them is next.
+    older: Vec<(CopyRecord, Holders)>,
+}
+
+impl Unsettled {
+    fn new(record: CopyRecord) -> Self {
+        Self { record, holders: Holders::new(), older: Vec::new() }
+    }
+
+    /// A node has this of it.
+    fn note(&mut self, node: NodeId, record: CopyRecord) {
+        if record.version > self.record.version {
+            let (before, holders) = (self.record, std::mem::take(&mut self.holders));
+            self.record = record;
+            // A foreign file stays one.
+            if before.version != Version::FOREIGN {
+                self.older.push((before, holders));
+            }
+        }
+        let holders = match self.record == record {
+            true => &mut self.holders,
+            false if record.version == Version::FOREIGN => return,
+            false => match self.older.iter().position(|(older, _)| *older == record) {
+                Some(at) => &mut self.older[at].1,
+                None => {
+                    self.older.push((record, Holders::new()));
+                    &mut self.older.last_mut().expect("just pushed").1
+                }
+            },
+        };
+        if !holders.contains(&node) {
+            holders.push(node);
+            holders.sort_unstable();
+        }
+    }
+
+    /// All copies of it, but foreign files.
+    pub(super) fn copies(&self) -> impl Iterator<Item = (NodeId, Version)> {
+        let all = self.older.iter().map(|(record, holders)| (record, holders)).chain([(&self.record, &self.holders)]);
+        let all = all.filter(|(record, _)| record.version != Version::FOREIGN);
+        all.flat_map(|(record, holders)| holders.iter().map(|&node| (node, record.version)))
+    }
 }
 
 /// Copies that inventories listed and nobody needs: of a version that is older than the committed one, or that
@@ -166,17 +209,9 @@ impl Cluster {
             }
             return;
         }
-        let outdated = match committed {
-            Some(committed) => committed.version > version,
-            // Deleted everywhere, or never read by anybody; the log would know it otherwise.
-            None if self.unsettled.contains_key(&entry.id) => false,
-            None => {
-                version <= self.mapping.horizon()
-                    && self.knowledge.trust() == Trust::Whole
-                    && !seeded::active(Bug::HorizonIgnored)
-            }
-        };
-        let outdated = outdated && version != Version::FOREIGN;
+        // What is found beside something newer is judged when that turns out to be nothing.
+        let judged = committed.is_some() || !self.unsettled.contains_key(&entry.id);
+        let outdated = judged && version != Version::FOREIGN && self.is_outdated(&entry.id, version);
         if outdated {
             self.surplus.note(&entry.id, node, version);
         }
@@ -196,24 +231,23 @@ impl Cluster {
         if entry.damaged || outdated || !newer || ours || void || seeded::active(Bug::UnsettledDropped) {
             return;
         }
-        let noted = self
-            .unsettled
-            .entry(entry.id.clone())
-            .or_insert_with(|| Unsettled { record: entry.record, holders: Holders::new() });
-        if noted.record.version < version {
-            let older = std::mem::replace(noted, Unsettled { record: entry.record, holders: Holders::new() });
-            if older.record.version != Version::FOREIGN {
-                older.holders.iter().for_each(|&node| self.surplus.note(&entry.id, node, older.record.version));
-            }
-        } else if noted.record.version > version && version != Version::FOREIGN {
-            self.surplus.note(&entry.id, node, version);
-        }
-        if noted.record.version == Version::FOREIGN && noted.record != entry.record {
+        let noted = self.unsettled.entry(entry.id.clone()).or_insert_with(|| Unsettled::new(entry.record));
+        if noted.record.version == Version::FOREIGN && version == Version::FOREIGN && noted.record != entry.record {
             taking.differing += 1;
         }
-        if noted.record == entry.record && !noted.holders.contains(&node) {
-            noted.holders.push(node);
-            noted.holders.sort_unstable();
+        noted.note(node, entry.record);
+    }
+
+    /// Whether this version is or stands before a committed one, or was deleted everywhere, or was never read by anybody: the
+    /// log would know it otherwise.
+    fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
+        match self.mapping.newest(id) {
+            Some(found) => found.record.version >= version,
+            None => {
+                version <= self.mapping.horizon()
+                    && self.knowledge.trust() == Trust::Whole
+                    && !seeded::active(Bug::HorizonIgnored)
+            }
         }
     }
 
@@ -283,13 +317,17 @@ impl Cluster {
     }
 
     /// Up to `limit` unsettled versions that can be completed now, because all that may be newer has been heard of.
-    /// Foreign files wait until no inventory is coming in, so that equal ones on several nodes become one message.
+    /// Foreign files wait until no inventory is coming in, so that equal ones on several nodes become one message, and
+    /// transactions are completed as a whole.
     pub fn unsettled(&self, limit: usize) -> Vec<(MessageId, Unsettled)> {
         if self.knowledge.trust() != Trust::Whole || self.transactions.any_open() {
             return Vec::new();
         }
-        let ready = |newer: &Unsettled| newer.record.version != Version::FOREIGN || self.taking.is_empty();
-        let all = self.unsettled.iter().filter(|(_, newer)| ready(newer));
+        let ready = |id: &MessageId, newer: &Unsettled| match newer.record.version {
+            Version::FOREIGN => self.taking.is_empty(),
+            version => !self.transactions.is_found(id, version),
+        };
+        let all = self.unsettled.iter().filter(|(id, newer)| ready(id, newer));
         all.take(limit).map(|(id, newer)| (id.clone(), newer.clone())).collect()
     }
 
@@ -298,12 +336,30 @@ impl Cluster {
         self.unsettled.len()
     }
 
-    /// A node has this version no more. When none has it, it is forgotten, unless something newer is noted.
+    /// A node has this version no more. When none has it, it is forgotten, and the next older one that was found takes
+    /// its place; unless something newer is noted.
     pub fn forget_unsettled(&mut self, id: &MessageId, version: Version, node: NodeId) {
         let Some(noted) = self.unsettled.get_mut(id).filter(|noted| noted.record.version == version) else { return };
         noted.holders.retain(|holder| *holder != node);
         if noted.holders.is_empty() {
-            self.unsettled.remove(id);
+            self.forget_newest(id);
+        }
+    }
+
+    /// Forgets the newest version that was found of an id: the next older one, if it can become true, takes its place.
+    pub(super) fn forget_newest(&mut self, id: &MessageId) {
+        let Some(mut noted) = self.unsettled.remove(id) else { return };
+        noted.older.sort_unstable_by_key(|(record, _)| record.version);
+        while let Some((record, holders)) = noted.older.pop() {
+            if self.transactions.is_void(id, record.version) {
+                holders.iter().for_each(|&node| self.in_doubt.note(id, node, record.version));
+            } else if self.is_outdated(id, record.version) {
+                holders.iter().for_each(|&node| self.surplus.note(id, node, record.version));
+            } else {
+                (noted.record, noted.holders) = (record, holders);
+                self.unsettled.insert(id.clone(), noted);
+                return;
+            }
         }
     }
 }

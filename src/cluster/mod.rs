@@ -632,10 +632,9 @@ impl Cluster {
         self.deletions.hear(commit, self.registry.linked());
         if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version)
             && let Some(older) = self.unsettled.remove(&commit.id)
-            && !matches!(older.record.version, Version::FOREIGN)
         {
             // Whoever has it has to publish or to let go; those that the commit knows of are told twice.
-            older.holders.iter().for_each(|&node| self.note_surplus(&commit.id, older.record.version, node));
+            older.copies().for_each(|(node, version)| self.note_surplus(&commit.id, version, node));
         }
         applied
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::mapping::Commit;
-use super::{Cluster, Ticket};
+use super::{Cluster, Ticket, Unsettled};
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, MessageId, Version};
 
@@ -24,6 +24,8 @@ enum Standing {
     Open,
     /// One of its writes is true, so all of them are or will be.
     Forward,
+    /// All of its writes were found where the log may lack its end: they become true together.
+    Found,
     /// It never becomes true, and the log does not say so yet.
     Void,
     /// It never becomes true.
@@ -83,7 +85,7 @@ impl Transactions {
         let committed = commit.record.version;
         for &(version, name) in writes.iter().filter(|(version, _)| *version <= committed) {
             let Some(group) = self.groups.get_mut(&name) else { continue };
-            if version == committed && group.standing == Standing::Open {
+            if version == committed && matches!(group.standing, Standing::Open | Standing::Found) {
                 group.standing = Standing::Forward;
             }
             group.left -= 1;
@@ -157,7 +159,12 @@ impl Transactions {
 
     /// Whether an answer about this id has to wait until the log says what became of a transaction.
     pub(super) fn holds_back(&self, id: &MessageId) -> bool {
-        self.any(id, |_, standing| matches!(standing, Standing::Void | Standing::Open))
+        self.any(id, |_, standing| matches!(standing, Standing::Void | Standing::Open | Standing::Found))
+    }
+
+    /// Whether this version becomes true with the others of its transaction, and not by itself.
+    pub(super) fn is_found(&self, id: &MessageId, version: Version) -> bool {
+        self.any(id, |of, standing| of == version && standing == Standing::Found)
     }
 
     /// Whether any is not decided.
@@ -179,7 +186,7 @@ impl Cluster {
 
     /// Decides what a leader before has left open, as soon as the index is believed: with a whole log, that none of
     /// it became true. A log that lacks its end may lack its commits; but then all of its writes are on nodes, and
-    /// are completed. If any is on none of them, nobody was told that it is true.
+    /// are completed together. If any is on none of them, nobody was told that it is true.
     pub(super) fn decide_transactions(&mut self) {
         for name in self.transactions.names(Standing::Open) {
             let writes = self.transactions.of(name);
@@ -188,22 +195,49 @@ impl Cluster {
                     || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= *version)
             };
             if !self.knowledge.is_from_log() && writes.iter().all(found) {
-                self.transactions.forget_one(name);
-                continue;
-            }
-            self.transactions.set(name, Standing::Void);
-            for (id, version) in &writes {
-                self.set_void(id, *version);
+                self.transactions.set(name, Standing::Found);
+            } else {
+                self.give_up(name, &writes);
             }
         }
     }
 
+    fn give_up(&mut self, name: Version, writes: &[(MessageId, Version)]) {
+        self.transactions.set(name, Standing::Void);
+        for (id, version) in writes {
+            self.set_void(id, *version);
+        }
+    }
+
+    /// The transactions that wait to become true as a whole, each with its writes as they were found. One of which a
+    /// write is nowhere any more, though all members were heard, never becomes true.
+    pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Unsettled)>> {
+        let mut ready = Vec::new();
+        for name in self.transactions.names(Standing::Found) {
+            let writes = self.transactions.of(name);
+            let gone = |(id, version): &(MessageId, Version)| {
+                !self.unsettled.contains_key(id) && !self.under_way.contains(version)
+            };
+            if writes.iter().any(gone) {
+                if self.knowledge.missing(&self.member_ids()).is_empty() && self.taking.is_empty() {
+                    self.give_up(name, &writes);
+                }
+                continue;
+            }
+            let found = |(id, version): &(MessageId, Version)| {
+                let newer = self.unsettled.get(id).filter(|newer| newer.record.version == *version)?;
+                Some((id.clone(), newer.clone()))
+            };
+            ready.extend(writes.iter().map(found).collect::<Option<Vec<_>>>());
+        }
+        ready
+    }
+
     /// A version that was noted as newer than what is committed never becomes true.
     fn set_void(&mut self, id: &MessageId, version: Version) {
-        if self.unsettled.get(id).is_some_and(|newer| newer.record.version == version)
-            && let Some(found) = self.unsettled.remove(id)
-        {
+        if let Some(found) = self.unsettled.get(id).filter(|newer| newer.record.version == version) {
             found.holders.iter().for_each(|&node| self.in_doubt.note(id, node, version));
+            self.forget_newest(id);
         }
     }
 
@@ -244,10 +278,5 @@ impl Transactions {
         if let Some(group) = self.groups.get_mut(&name) {
             group.standing = standing;
         }
-    }
-
-    fn forget_one(&mut self, name: Version) {
-        self.set(name, Standing::Forward);
-        self.forget(|_, standing| standing == Standing::Forward);
     }
 }

@@ -149,6 +149,10 @@ impl Coordinator {
                 }
                 self.notify();
             }
+            let found = self.cluster().found_transactions();
+            for transaction in found {
+                self.complete_together(transaction).await;
+            }
             self.forget_vanished().await;
             self.note_whole().await;
         }
@@ -197,24 +201,22 @@ impl Coordinator {
         }
     }
 
+    /// Completes what is found of a transaction as a whole, or not at all this time.
+    async fn complete_together(self: &Arc<Self>, found: Vec<(MessageId, Unsettled)>) {
+        let count = found.len();
+        let decided = self.bring(found).await;
+        let whole = decided.len() == count && decided.iter().all(|write| write.outcome == Outcome::Kept);
+        let failed = match whole {
+            true => self.commit_together(decided).await.err().map(|(writes, _)| writes),
+            false => Some(decided),
+        };
+        self.note_in_doubt(&failed.unwrap_or_default());
+        self.notify();
+    }
+
     /// Brings versions onto as many nodes as tolerance asks for, and into the log. Gives how many were completed.
     async fn complete(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> usize {
-        let mut writes = Vec::new();
-        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
-        for (id, newer) in unsettled {
-            // A write of this id is under way: it brings a newer version still.
-            let GateEntry::Entered(pass) = self.gate.enter(&id) else { continue };
-            let Some((write, fetch)) = self.plan(&id, &newer, pass) else { continue };
-            if let Some(source) = fetch {
-                wanted.entry(source).or_default().push((writes.len(), newer.record.version));
-            }
-            writes.push(write);
-        }
-        for (source, members) in wanted {
-            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.forget_unsettled(id, version, source);
-            self.fetch_bodies(source, &members, &mut writes, none_here).await;
-        }
-        let decided = self.replicate(writes).await;
+        let decided = self.bring(unsettled).await;
         let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
         self.note_in_doubt(&failed);
         if let Some(write) = failed.first() {
@@ -230,6 +232,26 @@ impl Coordinator {
             Ok(()) => count,
             Err(_) => 0,
         }
+    }
+
+    /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended.
+    async fn bring(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
+        for (id, newer) in unsettled {
+            // A write of this id is under way: it brings a newer version still.
+            let GateEntry::Entered(pass) = self.gate.enter(&id) else { continue };
+            let Some((write, fetch)) = self.plan(&id, &newer, pass) else { continue };
+            if let Some(source) = fetch {
+                wanted.entry(source).or_default().push((writes.len(), newer.record.version));
+            }
+            writes.push(write);
+        }
+        for (source, members) in wanted {
+            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.forget_unsettled(id, version, source);
+            self.fetch_bodies(source, &members, &mut writes, none_here).await;
+        }
+        self.replicate(writes).await
     }
 
     /// Admits a completion; with a source to fetch the message from, where it has to go to other nodes too.

@@ -372,7 +372,8 @@ impl Coordinator {
         }
     }
 
-    async fn commit_together(self: &Arc<Self>, writes: Vec<Write>) -> Result<(), (Vec<Write>, String)> {
+    /// Makes these writes true in one record, or gives them back with the reason why the log does not have it.
+    pub(super) async fn commit_together(self: &Arc<Self>, writes: Vec<Write>) -> Result<(), (Vec<Write>, String)> {
         let commit = |write: &Write| {
             let ticket = write.promise.ticket();
             Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() }

@@ -143,8 +143,10 @@ pub(crate) fn by_chance(
 ) -> Vec<(Duration, Trouble)> {
     let mut limits = Limits::by_chance(io_mode, chance, density);
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
+    // In dense lives a leader is sure to lose its folder; before all have joined, new nodes would found another cluster.
+    let from = if density > 1 { 2.0 } else { 0.0 };
     for _ in 0..chance.usize(2..9) * density {
-        let at = chance.f64() * until * 0.8;
+        let at = from + chance.f64() * (until * 0.8 - from);
         troubles.push((at, limits.trouble(chance)));
         if chance.u8(..3) > 0 {
             troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));

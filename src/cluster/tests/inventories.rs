@@ -80,7 +80,23 @@ fn a_version_without_a_source_is_forgotten_but_not_a_newer_one() {
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
     assert_eq!(cluster.unsettled_len(), 1, "node 2 has it still");
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(2));
+    assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed", "what it stood before");
+    let found: Vec<_> = cluster.unsettled(9).into_iter().map(|(_, found)| found.record.version).collect();
+    assert_eq!(found, [Version::new(Epoch(1), 2)]);
+    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
     assert_eq!(look(&cluster, "x"), "not found");
+}
+
+#[test]
+fn what_was_deleted_everywhere_stays_so_when_something_newer_turns_out_to_be_nothing() {
+    let mut cluster = healthy(2, 3);
+    spend_versions(&mut cluster);
+    cluster.mapping.raise_horizon(Version::new(Epoch(1), 2));
+    report(&mut cluster, 3, &[unknown("x", 3)]).unwrap();
+    report(&mut cluster, 2, &[unknown("x", 2)]).unwrap();
+    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
+    assert_eq!(look(&cluster, "x"), "not found");
+    assert_eq!(cluster.surplus.of(&id("x")).collect::<Vec<_>>(), [(NodeId(2), Version::new(Epoch(1), 2))]);
 }
 
 #[test]

@@ -91,10 +91,18 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
 
 #[test]
 fn with_a_log_that_lacks_its_end_it_goes_forward_if_all_of_it_is_there() {
-    let cluster = restarted(Trust::MayLackItsEnd, &[(1, "x", 5), (3, "y", 6)]);
+    let mut cluster = restarted(Trust::MayLackItsEnd, &[(1, "x", 5), (3, "y", 6)]);
     assert_eq!(cluster.to_abort(), []);
-    let completed: Vec<_> = cluster.unsettled(9).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
-    assert_eq!(completed, [(id("x"), v(5)), (id("y"), v(6))]);
+    assert!(cluster.unsettled(9).is_empty(), "no part of it by itself");
+    let found = cluster.found_transactions();
+    let found: Vec<Vec<_>> =
+        found.iter().map(|all| all.iter().map(|(id, of)| (id, of.record.version)).collect()).collect();
+    assert_eq!(found, [[(&id("x"), v(5)), (&id("y"), v(6))]]);
+    assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"));
+    // The only copy of one turns out to be damaged: all that could have another were heard.
+    cluster.forget_unsettled(&id("y"), v(6), NodeId(3));
+    assert!(is_hidden(&cluster, "y") && cluster.found_transactions().is_empty());
+    assert_eq!((cluster.to_abort(), cluster.unsettled_len()), (vec![v(5)], 0));
     for part in [&[(1, "x", 5), (3, "x", 5)][..], &[(3, "y", 6)], &[]] {
         let cluster = restarted(Trust::MayLackItsEnd, part);
         assert_eq!((cluster.to_abort(), cluster.unsettled_len()), (vec![v(5)], 0), "{part:?}");
