@@ -165,6 +165,9 @@ struct LeaderArgs {
     /// Memory for recent messages, which GETs then read without asking a node (0: none)
     #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
     cache: ByteSize,
+    /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
+    #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
+    rewrite_log_from: ByteSize,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
     local_nodes: u32,
@@ -505,6 +508,7 @@ impl LeaderArgs {
             report_every: self.report_every,
             repair_after: self.repair_after,
             cache_bytes: self.cache.0,
+            rewrite_log_from: self.rewrite_log_from.0,
             local_nodes: self.local_nodes,
             layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,

@@ -57,6 +57,8 @@ bugs! {
     2 EpochSeenNotKept: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// OK is said before the log has the commit.
     3 OkBeforeLog: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
+    /// A log that is rewritten while the leader runs lacks what was appended last.
+    3 RewriteLosesEnd: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// An unbuffered log is not synced.
     3 LogNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// One copy is taken for as many as tolerance asks for.

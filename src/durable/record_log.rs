@@ -23,6 +23,10 @@ use std::sync::Arc;
 use super::{DiskFile, Folder};
 use crate::seeded::{self, Bug};
 
+mod replacement;
+
+pub use replacement::{Place, Replacement};
+
 /// The longest record of a log that does not ask for longer ones; a longer length in a file is damage.
 pub const MAX_RECORD: usize = 64 * 1024;
 
@@ -445,56 +449,6 @@ impl RecordLog {
         Ok(())
     }
 
-    /// Replaces all records by `records`, at once or not at all, and goes on appending to the new file.
-    ///
-    /// After an error before the new file was synced the old log goes on; a failed sync or rename poisons it.
-    pub fn replace_with<R: AsRef<[u8]>>(&mut self, records: impl IntoIterator<Item = R>) -> Result<(), LogError> {
-        self.check()?;
-        let beside = beside(&self.name, "new");
-        let (file, length) = match self.write_beside(&beside, records) {
-            Ok(written) => written,
-            Err(error) => {
-                let _ = self.folder.remove(&beside);
-                return Err(error);
-            }
-        };
-        let swapped =
-            file.sync().and_then(|()| self.folder.rename(&beside, &self.name)).and_then(|()| self.folder.sync());
-        if let Err(source) = swapped {
-            self.poisoned = true;
-            return Err(self.io("replacing", source));
-        }
-        (self.file, self.length, self.file_length) = (file, length, length);
-        (self.durable, self.marked) = (length, HEADER);
-        Ok(())
-    }
-
-    fn write_beside<R: AsRef<[u8]>>(
-        &self,
-        beside: &str,
-        records: impl IntoIterator<Item = R>,
-    ) -> Result<(Box<dyn DiskFile>, u64), LogError> {
-        match self.folder.remove(beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("replacing", error)),
-            _ => {}
-        }
-        let mut file = self.folder.create_new(beside).map_err(|error| self.io("replacing", error))?;
-        let mut batch = Frames { buffer: header(self.magic).to_vec(), ..Frames::default() };
-        for record in records {
-            let record = record.as_ref();
-            if record.is_empty() || record.len() > self.longest {
-                return Err(LogError::Length { file: self.path(), length: record.len(), longest: self.longest });
-            }
-            batch.push(0, record, &[]);
-            if batch.buffer.len() >= CHUNK {
-                file.append(&batch.parts()).map_err(|error| self.io("replacing", error))?;
-                batch = Frames { base: batch.end(), ..Frames::default() };
-            }
-        }
-        file.append(&batch.parts()).map_err(|error| self.io("replacing", error))?;
-        Ok((file, batch.end()))
-    }
-
     /// Bytes in the log.
     pub fn len(&self) -> u64 {
         self.length
@@ -570,7 +524,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Frames on their way to the end of a file.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Frames<'a> {
     buffer: Vec<u8>,
     /// Where the first byte will lie in the file.

@@ -5,15 +5,19 @@
 //! true only after its append has returned. The file's framing is
 //! `durable::record_log`; here is what the records say and what follows from them.
 
+mod rewrite;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use self::rewrite::Rewriter;
+pub use self::rewrite::Rewriting;
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
-use crate::cluster::mapping::{Commit, Mapping, SHARDS};
+use crate::cluster::mapping::{Commit, Mapping};
 use crate::cluster::registry::Member;
 use crate::cluster::transactions::Transactions;
 use crate::durable::Folder;
@@ -338,6 +342,26 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(seed: u64) -> Self {
+        Self {
+            mapping: Mapping::new(seed),
+            transactions: Transactions::default(),
+            members: Vec::new(),
+            draining: BTreeSet::new(),
+            old: false,
+            last: None,
+            began: BTreeMap::new(),
+            trust: Trust::Nothing,
+            closed: false,
+            records: 0,
+        }
+    }
+
+    /// About how many records say all that is still true.
+    fn live(&self) -> u64 {
+        self.mapping.len() + self.mapping.tombstones() + self.members.len() as u64
+    }
+
     fn take(&mut self, event: Event) {
         self.records += 1;
         self.closed = matches!(event, Event::Closed);
@@ -400,18 +424,7 @@ impl Reading {
 
 /// Opens the log in `folder`, making an empty one if there is none. Blocks.
 pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recovered, LogError> {
-    let reading = RefCell::new(Reading {
-        mapping: Mapping::new(seed),
-        transactions: Transactions::default(),
-        members: Vec::new(),
-        draining: BTreeSet::new(),
-        old: false,
-        last: None,
-        began: BTreeMap::new(),
-        trust: Trust::Nothing,
-        closed: false,
-        records: 0,
-    });
+    let reading = RefCell::new(Reading::new(seed));
     let mut visit = |_offset: u64, bytes: &[u8]| {
         reading.borrow_mut().take(Event::decode(bytes)?);
         Ok(())
@@ -427,43 +440,11 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     };
     let runs = reading.began.iter().filter_map(run).collect();
     let mut log = opened.log;
-    let live = reading.mapping.len() + reading.mapping.tombstones() + reading.members.len() as u64;
-    if reading.records > COMPACT_FROM && reading.records > 2 * live {
-        compact(&mut log, &reading, trust)?;
+    if reading.records > COMPACT_FROM && reading.records > 2 * reading.live() {
+        log.replace_with(rewrite::live_records(&reading, trust))?;
     }
     let Reading { mapping, transactions, members, draining, old, records, .. } = reading;
     Ok(Recovered { log, mapping, transactions, members, draining, old, last, runs, trust, torn: opened.torn, records })
-}
-
-/// Rewrites the log without what is outdated. Its messages are never in memory as records all at once.
-fn compact(log: &mut RecordLog, reading: &Reading, trust: Trust) -> Result<(), LogError> {
-    let mut head = Vec::new();
-    for mut began in reading.began.values().cloned() {
-        if let Event::Began { reign, trust: before, .. } = &mut began
-            && reading.last.as_ref().is_some_and(|(last, ..)| last == reign)
-        {
-            *before = trust;
-        }
-        head.push(began);
-    }
-    head.extend(reading.members.iter().cloned().map(Event::Member));
-    head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
-    head.push(Event::Horizon(reading.mapping.horizon()));
-    for (name, writes, aborted) in reading.transactions.told() {
-        head.push(Event::Prepared { name, writes });
-        head.extend(aborted.then_some(Event::Aborted { name }));
-    }
-    let head = head.into_iter().map(|event| {
-        let mut record = Vec::new();
-        event.encode(&mut record);
-        record
-    });
-    let commits = (0..SHARDS).flat_map(|part| reading.mapping.records(part)).map(|(key, found)| {
-        let mut record = Vec::new();
-        encode_commit(&key.id(), &found.record, &found.set.holders, &mut record);
-        record
-    });
-    log.replace_with(head.chain(commits))
 }
 
 /// The log did not take an event: whether it did is not known, and it is not true.
@@ -487,12 +468,19 @@ struct Job {
 
 impl Ledger {
     /// Starts the log's thread.
-    pub fn start(mut log: RecordLog, io_mode: IoMode, hands: &Hands, stop: &Stop) -> std::io::Result<Self> {
+    pub fn start(
+        mut log: RecordLog,
+        io_mode: IoMode,
+        rewriting: Rewriting,
+        hands: &Hands,
+        stop: &Stop,
+    ) -> std::io::Result<Self> {
         if io_mode == IoMode::Unbuffered {
             log.keep_room();
         }
         let (jobs, queue) = mpsc::unbounded_channel();
-        hands.spawn("journal", write_loop(log, io_mode, queue, stop.clone()))?;
+        let rewriter = Rewriter::new(rewriting, &log, hands.clone());
+        hands.spawn("journal", write_loop(log, io_mode, rewriter, queue, stop.clone()))?;
         Ok(Self { jobs })
     }
 
@@ -522,8 +510,27 @@ impl Ledger {
 }
 
 /// Ends when every [`Ledger`] is gone, or when the log is beyond use.
-async fn write_loop(mut log: RecordLog, io_mode: IoMode, mut queue: mpsc::UnboundedReceiver<Job>, stop: Stop) {
-    while let Some(first) = queue.recv().await {
+async fn write_loop(
+    mut log: RecordLog,
+    io_mode: IoMode,
+    mut rewriter: Rewriter,
+    mut queue: mpsc::UnboundedReceiver<Job>,
+    stop: Stop,
+) {
+    loop {
+        let first = tokio::select! {
+            biased;
+            rewritten = rewriter.ended() => {
+                if let Err(error) = rewriter.adopt(rewritten, &mut log) {
+                    say(&log, &error, &stop);
+                }
+                continue;
+            }
+            job = queue.recv() => match job {
+                Some(job) => job,
+                None => return,
+            },
+        };
         let mut count = first.ends.len();
         let mut batch = vec![first];
         while count < BATCH_RECORDS
@@ -533,17 +540,22 @@ async fn write_loop(mut log: RecordLog, io_mode: IoMode, mut queue: mpsc::Unboun
             batch.push(job);
         }
         let result = write_batch(&mut log, io_mode, &batch);
-        if let Err(error) = &result {
-            if log.is_poisoned() {
-                stop.fail(format!("{error}; the leader stops, because what its log holds is not known any more: check the disk, then start it again"));
-            } else {
-                tracing::error!("{error}");
-            }
+        match &result {
+            Ok(()) => rewriter.look(&log),
+            Err(error) => say(&log, error, &stop),
         }
         let answer = result.map_err(|error| NotLogged(error.to_string()));
         for job in batch {
             let _ = job.done.send(answer.clone());
         }
+    }
+}
+
+fn say(log: &RecordLog, error: &LogError, stop: &Stop) {
+    if log.is_poisoned() {
+        stop.fail(format!("{error}; the leader stops, because what its log holds is not known any more: check the disk, then start it again"));
+    } else {
+        tracing::error!("{error}");
     }
 }
 

@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cache::MessageCache;
 use self::coordinator::Coordinator;
-use self::journal::{Event, Ledger, Recovered};
+use self::journal::{Event, Ledger, Recovered, Rewriting};
 use self::membership::Membership;
 use self::replication::Links;
 use crate::cluster::Cluster;
@@ -87,6 +87,8 @@ pub struct Settings {
     pub repair_after: Duration,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
+    /// Bytes from which on the log is rewritten while the leader runs.
+    pub rewrite_log_from: u64,
 }
 
 /// A leader that has read its log and serves.
@@ -143,7 +145,8 @@ impl Leader {
         }
         draining.into_iter().for_each(|node| cluster.registry.set_draining(node, true));
         cluster.registry.set_repair_after(settings.repair_after);
-        let ledger = Ledger::start(log, settings.io_mode, &seams.hands, &stop)
+        let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
+        let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
         let cache = MessageCache::new(settings.cache_bytes);

@@ -63,6 +63,8 @@ pub struct Settings {
     pub repair_after: Duration,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
+    /// Bytes from which on the log is rewritten while the leader runs.
+    pub rewrite_log_from: u64,
     /// Child nodes to start.
     pub local_nodes: u32,
     /// Their layout.
@@ -122,6 +124,7 @@ async fn serve(
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
+        rewrite_log_from: settings.rewrite_log_from,
     };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
     let attended = attend(&leader, &settings, listeners, &stop, events).await;

@@ -15,7 +15,7 @@ use hatokuse::cluster::registry::Member;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
-use hatokuse::leader::journal::{self, Event, Ledger};
+use hatokuse::leader::journal::{self, Event, Ledger, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::stop::Stop;
@@ -83,6 +83,20 @@ fn rows() -> Vec<Row> {
             vec![Begin, Append(vec![commit("u0", 11_000)])],
         ),
         row(
+            "journal, rewritten while it runs",
+            [some(), vec![deleted.clone()]].concat(),
+            vec![
+                Begin,
+                Append(
+                    [(0..200).map(|n| commit("a", 10 + n)).collect(), vec![prepared("t", 300), prepared("u", 310)]]
+                        .concat(),
+                ),
+                Append(vec![commits("t", 300)]),
+                Append(vec![member(3), commit("b", 320)]),
+                Append(vec![Event::Aborted { name: v(310) }]),
+            ],
+        ),
+        row(
             "journal, compaction",
             [some(), vec![deleted, outdated]].concat(),
             vec![Begin, Append(vec![commit("c", 9)])],
@@ -137,6 +151,9 @@ struct Told {
     epoch: Epoch,
 }
 
+/// Only what a story appends at once after a start makes a log of this length.
+const REWRITING: Rewriting = Rewriting { from: 4096, seed: 1 };
+
 const PATH: &str = "/data";
 
 fn folder(disk: &MemDisk) -> io::Result<Arc<dyn Folder>> {
@@ -162,7 +179,7 @@ impl Told {
                         assert!(epoch > self.epoch, "epoch {epoch} begins a second time");
                         let reign = Reign { cluster_id: Uuid([7; 16]), epoch };
                         let (boot_id, trust) = (disk.boot_id(), recovered.trust);
-                        ledger = Some(Ledger::start(recovered.log, io_mode, &Hands::Inline, &stop).unwrap());
+                        ledger = Some(Ledger::start(recovered.log, io_mode, REWRITING, &Hands::Inline, &stop).unwrap());
                         vec![Event::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
                     }
                     Append(events) => events.clone(),
@@ -182,6 +199,8 @@ impl Told {
                     }
                 }
             }
+            // What rewrites the log comes to its end.
+            tokio::time::sleep(Duration::from_secs(1)).await;
             // Unless it ended for good, a log that failed once takes the next record.
             if let (Some(ledger), None) = (&ledger, stop.failure()) {
                 let again = commit("again", 20_000);
@@ -321,6 +340,7 @@ fn live(disk: &MemDisk) -> bool {
             io_mode: IoMode::Unbuffered,
             repair_after: Duration::from_secs(30),
             cache_bytes: 0,
+            rewrite_log_from: u64::MAX,
         };
         let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await else {
             return false;

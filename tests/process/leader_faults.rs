@@ -1,5 +1,7 @@
 //! A leader that is killed, stopped, or robbed of its folder.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::support::{Register, code, eventually, flip_byte, folder, refused_leader, tells};
 use crate::support_load::Load;
 
@@ -29,6 +31,33 @@ fn a_restarted_leader_keeps_everything() {
     told.is_all_there(&register);
     let epoch = register.status().unwrap()["epoch"].as_u64().unwrap();
     assert!(epoch >= 4, "every life is an epoch of its own: {epoch}");
+}
+
+#[test]
+fn a_log_is_rewritten_while_the_leader_runs_and_loses_nothing() {
+    let more = ["--rewrite-log-from", "16KiB"];
+    let mut register = Register::with(3, 2, folder(), |builder| builder.leader_args(more));
+    let log = register.metadata().join("mapping.log");
+    // It is another file when it was rewritten.
+    let file = || std::fs::metadata(&log).unwrap().ino();
+    for life in 0..3 {
+        let load = Load::start(&register);
+        for rewritten in 0..3 {
+            let before = file();
+            eventually("a rewritten log", || {
+                register.fill("outdated", 100, "before");
+                (file() != before).then_some(())
+            });
+            register.fill("outdated", 100, &format!("{life}-{rewritten}"));
+        }
+        load.goes_on(50);
+        register.kill_leader().unwrap();
+        let told = load.finish();
+        register.start_leader().unwrap();
+        register.wait_up(3).unwrap();
+        told.is_all_there(&register);
+        register.check("outdated", 100, &format!("{life}-2"));
+    }
 }
 
 #[test]

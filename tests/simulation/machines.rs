@@ -34,6 +34,9 @@ const CLIENTS: u32 = 4;
 /// Longer than most troubles here last, and shorter than some.
 const REPAIR_AFTER: Duration = Duration::from_secs(4);
 
+/// Small, so that the leader's log is rewritten many times in a life.
+const REWRITE_LOG_FROM: u64 = 4096;
+
 /// Small, so that segments are sealed and taken back many times in a life.
 const SEGMENT_BYTES: u64 = 4096;
 
@@ -152,7 +155,13 @@ impl Sim {
         // Half of all lives read everything from nodes.
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
         let (tolerance, io_mode) = (self.tolerance, self.io_mode);
-        let settings = Settings { tolerance, io_mode, repair_after: REPAIR_AFTER, cache_bytes };
+        let settings = Settings {
+            tolerance,
+            io_mode,
+            repair_after: REPAIR_AFTER,
+            cache_bytes,
+            rewrite_log_from: REWRITE_LOG_FROM,
+        };
         let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
         let leader = leader.map_err(|error| error.to_string())?;
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());

@@ -1,0 +1,226 @@
+//! The log is rewritten without what is outdated: at a start, and while the leader runs.
+//!
+//! While it runs, another thread reads the log up to some record as a start would, writes what is still true of it
+//! beside the log, and copies behind that what was appended meanwhile, as it is. Then the journal's thread copies the
+//! rest and puts the new file in place. The index of the running leader is not asked, so that nothing can be in the
+//! log and not yet in what is copied; the price is a second index while it lasts. (Redis does the same with the
+//! memory of a forked child: BGREWRITEAOF.)
+//!
+//! Until the new file has the log's name, the old one is the log, and no failure to rewrite it does it any harm.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::oneshot;
+
+use super::{Event, LOG_FILE, Reading, encode_commit};
+use crate::cluster::knowledge::Trust;
+use crate::cluster::mapping::SHARDS;
+use crate::durable::DiskFile;
+use crate::durable::hands::Hands;
+use crate::durable::record_log::{FIRST_FRAME, LogError, Place, RecordLog, Replacement};
+
+/// How many times as long as when it was last looked at the log has to be to be looked at again.
+const GROWTH: u64 = 2;
+
+/// Read or written between two chances for others to go on: bytes, and records.
+const SLICE_BYTES: u64 = 256 << 10;
+const SLICE_RECORDS: usize = 4096;
+
+/// What was appended meanwhile is copied until no more than this is left, which the journal's thread copies while
+/// writes wait; or this many times, if it comes as fast.
+const LEFT_BYTES: u64 = 256 << 10;
+const ROUNDS: usize = 16;
+
+/// When a log is rewritten while the leader runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Rewriting {
+    /// Not while it is shorter than this; bytes.
+    pub from: u64,
+    /// Of the index that is built for it.
+    pub seed: u64,
+}
+
+/// A new file, and up to where in the old one it has everything; nothing, if that is not worth it.
+type Rewritten = Result<Option<(Replacement, u64)>, LogError>;
+
+/// The journal's side: when to begin, and what to do with what comes of it.
+pub(super) struct Rewriter {
+    settings: Rewriting,
+    place: Place,
+    hands: Hands,
+    /// The length of what is surely in the log.
+    appended: Arc<AtomicU64>,
+    /// The length at which it is looked at again.
+    next: u64,
+    running: Option<oneshot::Receiver<Rewritten>>,
+}
+
+impl Rewriter {
+    pub(super) fn new(settings: Rewriting, log: &RecordLog, hands: Hands) -> Self {
+        let appended = Arc::new(AtomicU64::new(log.len()));
+        Self { settings, place: log.place(), hands, appended, next: settings.from.max(log.len()), running: None }
+    }
+
+    /// Something was appended.
+    pub(super) fn look(&mut self, log: &RecordLog) {
+        self.appended.store(log.len(), Ordering::Release);
+        if self.running.is_some() || log.len() < self.next {
+            return;
+        }
+        let work = Work { place: self.place.clone(), appended: self.appended.clone(), seed: self.settings.seed };
+        let (done, running) = oneshot::channel();
+        let work = async move {
+            let rewritten = work.rewrite(&done).await;
+            if let Err(Ok(Some((unwanted, _)))) = done.send(rewritten) {
+                unwanted.discard();
+            }
+        };
+        match self.hands.spawn("rewrite", work) {
+            Ok(()) => self.running = Some(running),
+            Err(error) => self.put_off(log, &format!("no thread for it: {error}")),
+        }
+    }
+
+    /// Waits for the end of what runs; for ever, if nothing does.
+    pub(super) async fn ended(&mut self) -> Rewritten {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let rewritten = running.await;
+        self.running = None;
+        rewritten.unwrap_or(Ok(None))
+    }
+
+    /// Goes on in the new file, if there is one. An error is of the log itself.
+    pub(super) fn adopt(&mut self, rewritten: Rewritten, log: &mut RecordLog) -> Result<(), LogError> {
+        let before = log.len();
+        match rewritten {
+            Ok(None) => self.next = before.max(self.settings.from) * GROWTH,
+            Ok(Some((next, from))) => match log.adopt(next, from) {
+                Ok(()) => {
+                    self.appended.store(log.len(), Ordering::Release);
+                    self.next = self.settings.from.max(log.len() * GROWTH);
+                    tracing::info!("the log was rewritten: {before} bytes before, {} now", log.len());
+                }
+                Err(error) if log.is_poisoned() => return Err(error),
+                Err(error) => self.put_off(log, &error.to_string()),
+            },
+            Err(error) => self.put_off(log, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn put_off(&mut self, log: &RecordLog, why: &str) {
+        self.next = log.len() + self.settings.from;
+        tracing::warn!("the log was not rewritten and goes on as it is ({} bytes): {why}", log.len());
+    }
+}
+
+/// The other thread's side.
+struct Work {
+    place: Place,
+    appended: Arc<AtomicU64>,
+    seed: u64,
+}
+
+impl Work {
+    async fn rewrite(&self, done: &oneshot::Sender<Rewritten>) -> Rewritten {
+        let file = self.place.open()?;
+        let until = self.appended.load(Ordering::Acquire);
+        let mut reading = Reading::new(self.seed);
+        let mut at = FIRST_FRAME;
+        while at < until {
+            let bad = |reason| LogError::BadRecord { file: LOG_FILE.to_owned(), offset: at, reason };
+            let mut take = |record: &[u8]| {
+                reading.take(Event::decode(record).map_err(bad)?);
+                Ok(())
+            };
+            at = self.place.read(&*file, (at, until), SLICE_BYTES, &mut take)?;
+            tokio::task::yield_now().await;
+            if done.is_closed() {
+                return Ok(None);
+            }
+        }
+        // A log that is not whole is read with care at a start, and what it says has to stay as it was said.
+        let is_whole = reading.trust == Trust::Whole && !reading.old;
+        if !is_whole || reading.records * 2 <= reading.live() * 3 {
+            return Ok(None);
+        }
+        let mut next = self.place.replacement()?;
+        let copied = self.write(&mut next, &reading, &*file, until).await;
+        match copied {
+            Ok(copied) if !done.is_closed() => Ok(Some((next, copied))),
+            Ok(_) => {
+                next.discard();
+                Ok(None)
+            }
+            Err(error) => {
+                next.discard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up to where the old log was copied.
+    async fn write(
+        &self,
+        next: &mut Replacement,
+        reading: &Reading,
+        file: &dyn DiskFile,
+        mut copied: u64,
+    ) -> Result<u64, LogError> {
+        for (n, record) in live_records(reading, reading.trust).enumerate() {
+            next.push(&record)?;
+            if n % SLICE_RECORDS == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        for _ in 0..ROUNDS {
+            // The journal's thread has nearly nothing left to sync.
+            next.sync()?;
+            let until = self.appended.load(Ordering::Acquire);
+            while copied < until {
+                copied = self.place.read(file, (copied, until), SLICE_BYTES, &mut |record| next.push(record))?;
+                tokio::task::yield_now().await;
+            }
+            if self.appended.load(Ordering::Acquire) - copied <= LEFT_BYTES {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+}
+
+/// What a log has to say to be read as this one was, but for what is outdated. The messages are never in memory as
+/// records all at once.
+pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Item = Vec<u8>> {
+    let mut head = Vec::new();
+    for mut began in reading.began.values().cloned() {
+        if let Event::Began { reign, trust: before, .. } = &mut began
+            && reading.last.as_ref().is_some_and(|(last, ..)| last == reign)
+        {
+            *before = trust;
+        }
+        head.push(began);
+    }
+    head.extend(reading.members.iter().cloned().map(Event::Member));
+    head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
+    head.push(Event::Horizon(reading.mapping.horizon()));
+    if trust == Trust::Whole && !reading.old {
+        head.push(Event::Whole(reading.mapping.newest_committed()));
+    }
+    for (name, writes, aborted) in reading.transactions.told() {
+        head.push(Event::Prepared { name, writes });
+        head.extend(aborted.then_some(Event::Aborted { name }));
+    }
+    let head = head.into_iter().map(|event| {
+        let mut record = Vec::new();
+        event.encode(&mut record);
+        record
+    });
+    let commits = (0..SHARDS).flat_map(|part| reading.mapping.records(part)).map(|(key, found)| {
+        let mut record = Vec::new();
+        encode_commit(&key.id(), &found.record, &found.set.holders, &mut record);
+        record
+    });
+    head.chain(commits)
+}
