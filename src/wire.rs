@@ -207,7 +207,7 @@ impl TryFrom<family::InventoryEntry> for Entry {
 
     fn try_from(entry: family::InventoryEntry) -> Result<Self, BadId> {
         let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
-        Ok(Self { id: MessageId::from_bytes(&entry.id)?, record, damaged: entry.damaged })
+        Ok(Self { id: MessageId::from_bytes(&entry.id)?, record, staged: entry.staged, damaged: entry.damaged })
     }
 }
 

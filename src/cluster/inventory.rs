@@ -157,6 +157,8 @@ pub struct Entry {
     pub id: MessageId,
     /// Version (zero: a foreign file), length and checksum.
     pub record: CopyRecord,
+    /// It waits for its commit, under a name of its own.
+    pub staged: bool,
     /// The content does not match the record.
     pub damaged: bool,
 }
@@ -204,7 +206,11 @@ impl Cluster {
             // A copy too many says nothing about those that should be there.
             if intact && is_holder {
                 taking.seen.insert(HASHER.hash_one(&entry.id));
-            } else if !is_holder {
+            }
+            // Told of the commit again, it publishes a copy that has waited. What is older may have gone since, so
+            // that nothing else would make anybody tell it.
+            let unpublished = entry.staged && !committed.is_tombstone();
+            if !is_holder || unpublished {
                 self.surplus.note(&entry.id, node, version);
             }
             return;

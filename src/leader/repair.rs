@@ -401,7 +401,10 @@ impl Coordinator {
             self.cluster().trimmed(&id, &trim.copies);
         }
         let told = settles.into_iter().map(|(node, settles)| {
-            tracing::info!("node {node} puts {} copies into its trash that are too old or too many", settles.len());
+            tracing::info!(
+                "node {node} is told of {} ids again: what is too old or too many goes into its trash",
+                settles.len()
+            );
             (node, self.links.settle(node, &settles), settles)
         });
         let told: Vec<_> = told.collect();

@@ -39,7 +39,12 @@ fn entry(script: &mut Script<'_>) -> Entry {
         7 => CopyRecord::tombstone(version),
         crc => CopyRecord { version, length: 10, crc: u32::from(crc) },
     };
-    Entry { id: IDS[usize::from(id) % IDS.len()].parse().unwrap(), record, damaged: kind & 8 != 0 }
+    Entry {
+        id: IDS[usize::from(id) % IDS.len()].parse().unwrap(),
+        record,
+        staged: kind & 16 != 0,
+        damaged: kind & 8 != 0,
+    }
 }
 
 /// A page as it comes over the wire, or one of entries that are close to what the leader knows.

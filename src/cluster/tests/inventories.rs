@@ -8,7 +8,7 @@ use crate::types::{NodeState, Version};
 
 /// A line of an inventory: an id with a version's record.
 fn line(text: &str, record: CopyRecord) -> Entry {
-    Entry { id: id(text), record, damaged: false }
+    Entry { id: id(text), record, staged: false, damaged: false }
 }
 
 /// A line of a write of epoch 1 that no log record speaks of.
@@ -145,6 +145,18 @@ fn a_damaged_copy_is_no_source_and_no_evidence() {
     assert_eq!(look(&cluster, "x"), "v1 on 1 2", "healed meanwhile");
     report(&mut cluster, 1, &[line("x", CopyRecord { crc: 8, ..record })]).unwrap();
     assert_eq!(look(&cluster, "x"), "v1 on 2", "the same version with another checksum is no copy of it");
+}
+
+#[test]
+fn a_holder_that_has_not_published_is_told_again() {
+    let mut cluster = healthy(2, 2);
+    let record = put_on(&mut cluster, "x", &[1, 2]);
+    let staged = Entry { staged: true, ..line("x", record) };
+    report(&mut cluster, 1, &[line("x", record)]).unwrap();
+    report(&mut cluster, 2, &[staged]).unwrap();
+    let settles = cluster.trim(&id("x")).unwrap().settles;
+    assert_eq!(settles.as_slice(), [(NodeId(2), record.version, true)]);
+    assert_eq!(look(&cluster, "x"), "v1 on 1 2", "it has the copy");
 }
 
 #[test]

@@ -213,7 +213,7 @@ impl Stage {
                 Some((epoch, sequence)) => Version::new(Epoch(epoch.parse().unwrap()), sequence.parse().unwrap()),
                 None => Version::FOREIGN,
             };
-            Entry { id: id(text), record: CopyRecord { version, length: 10, crc: 7 }, damaged }
+            Entry { id: id(text), record: CopyRecord { version, length: 10, crc: 7 }, staged: false, damaged }
         };
         let entries: Vec<Entry> = words.iter().map(entry).collect();
         self.cluster.inventory_begins(node, 0);

@@ -24,9 +24,14 @@ fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
     cluster.restore_transactions(transactions);
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     for node in 1..=3 {
-        let old = (node < 3).then(|| Entry { id: id("x"), record: record(1), damaged: false });
+        let old = (node < 3).then(|| Entry { id: id("x"), record: record(1), staged: false, damaged: false });
         let new = found.iter().filter(|(on, ..)| *on == node);
-        let new = new.map(|(_, text, sequence)| Entry { id: id(text), record: record(*sequence), damaged: false });
+        let new = new.map(|(_, text, sequence)| Entry {
+            id: id(text),
+            record: record(*sequence),
+            staged: false,
+            damaged: false,
+        });
         let entries: Vec<Entry> = old.into_iter().chain(new).collect();
         cluster.inventory_begins(NodeId(node), u64::from(node));
         cluster.inventory_page(NodeId(node), u64::from(node), &entries);
@@ -55,7 +60,7 @@ fn with_a_whole_log_it_is_void_and_put_behind_what_was_true() {
     assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { record: found, .. } if found == record(1)));
     assert_eq!(cluster.locate(&id("y"), 0), Located::NotFound);
     // A node that comes back with such a copy changes nothing.
-    let entry = Entry { id: id("y"), record: record(6), damaged: false };
+    let entry = Entry { id: id("y"), record: record(6), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(1), 1);
     cluster.inventory_page(NodeId(1), 1, &[entry]);
     assert_eq!((cluster.unsettled_len(), cluster.locate(&id("y"), 0)), (0, Located::NotFound));
@@ -73,7 +78,7 @@ fn with_a_whole_log_it_is_void_and_put_behind_what_was_true() {
 fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     let mut cluster = restarted(Trust::Whole, &[(1, "x", 5)]);
     cluster.aborted(&[v(5)]);
-    let entry = Entry { id: id("x"), record: record(4), damaged: false };
+    let entry = Entry { id: id("x"), record: record(4), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(3), 3);
     cluster.inventory_page(NodeId(3), 3, &[entry]);
     cluster.inventory_ends(NodeId(3), 3, 1).unwrap();
