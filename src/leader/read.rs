@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::batches::batches;
 use super::coordinator::{Changes, Coordinator};
 use super::query::COMPLETION;
 use super::rounds::Item;
@@ -27,6 +28,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A GET that is not answered by then ends as UNAVAILABLE.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// GETs and bytes of their messages that are asked of a node in one frame; one message at least.
+const BATCH: usize = 1024;
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// A GET of a client that takes a node: its place among the requests of a connection, its id, and how many bytes its
 /// message seems to have.
@@ -120,7 +125,10 @@ impl Coordinator {
         let mut open = gets;
         loop {
             for ((node, last), gets) in self.next_holders(open, turn) {
-                asks.push(self.ask(node, last, gets));
+                // A round is bounded by what its messages seemed to have; of one that was hidden nobody knew.
+                for some in batches(gets, BATCH, BATCH_BYTES, |(_, record)| record.bytes().into()) {
+                    asks.push(self.ask(node, last, some));
+                }
             }
             match asks.next().await {
                 Some(unanswered) => open = unanswered,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
+use super::batches::batches;
 use super::coordinator::Coordinator;
 use super::every;
 use super::gate::Entry as GateEntry;
@@ -30,8 +31,9 @@ const INVENTORY_TRIES: usize = 3;
 /// How often unsettled versions are looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Versions completed at once.
+/// Versions completed at once, and bytes of their messages; one message at least.
 const BATCH: usize = 1024;
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -216,22 +218,25 @@ impl Coordinator {
 
     /// Brings versions onto as many nodes as tolerance asks for, and into the log. Gives how many were completed.
     async fn complete(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> usize {
-        let decided = self.bring(unsettled).await;
-        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
-        self.note_in_doubt(&failed);
-        if let Some(write) = failed.first() {
-            let id = &write.promise.ticket().id;
-            tracing::warn!(
-                "{} found versions wait to be completed, {id:?} among them: {}",
-                failed.len(),
-                self.why(write)
-            );
+        let (mut count, mut waiting, mut trouble) = (0, 0, None);
+        for some in batches(unsettled, BATCH, BATCH_BYTES, |(_, newer)| newer.record.bytes().into()) {
+            let decided = self.bring(some).await;
+            let (kept, failed): (Vec<_>, Vec<_>) =
+                decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
+            self.note_in_doubt(&failed);
+            waiting += failed.len();
+            if let Some(write) = failed.first() {
+                trouble.get_or_insert_with(|| (write.promise.ticket().id.clone(), self.why(write)));
+            }
+            let some = kept.len();
+            if self.commit(kept).await.is_ok() {
+                count += some;
+            }
         }
-        let count = kept.len();
-        match self.commit(kept).await {
-            Ok(()) => count,
-            Err(_) => 0,
+        if let Some((id, why)) = trouble {
+            tracing::warn!("{waiting} found versions wait to be completed, {id:?} among them: {why}");
         }
+        count
     }
 
     /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended.

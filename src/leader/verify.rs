@@ -11,6 +11,7 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::batches::batches;
 use super::coordinator::Coordinator;
 use crate::cluster::mapping::SHARDS;
 use crate::protocol::{CopyFault, Finding, Verified};
@@ -36,7 +37,7 @@ impl Coordinator {
     pub async fn verify(&self, findings: mpsc::Sender<Finding>) -> Verified {
         let mut verified = Verified::default();
         for part in 0..SHARDS {
-            for some in batches(self.copies_of(part), BATCH) {
+            for some in batches(self.copies_of(part), BATCH, BATCH_BYTES, bytes_of) {
                 for finding in self.check_messages(&some, &mut verified).await {
                     if findings.send(finding).await.is_err() {
                         return verified;
@@ -53,7 +54,7 @@ impl Coordinator {
         let mut verified = Verified::default();
         for part in (0..SHARDS).cycle().skip(part % SHARDS) {
             let share = SCRUB_EVERY / SHARDS as u32;
-            let batches = batches(self.copies_of(part), SCRUB_BATCH);
+            let batches = batches(self.copies_of(part), SCRUB_BATCH, BATCH_BYTES, bytes_of);
             let pause = share / (batches.len() as u32 + 1);
             for some in batches {
                 if self.stop.unless(sleep(pause)).await.is_none() {
@@ -117,40 +118,6 @@ impl Coordinator {
     }
 }
 
-/// Cuts messages into batches of so many, and of [`BATCH_BYTES`].
-fn batches(messages: Vec<Checked>, most: usize) -> Vec<Vec<Checked>> {
-    let mut all: Vec<Vec<Checked>> = Vec::new();
-    let mut bytes = u64::MAX;
-    for message in messages {
-        let length = u64::from(message.1.bytes());
-        if bytes.saturating_add(length) > BATCH_BYTES || all.last().is_none_or(|last| last.len() >= most) {
-            all.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += length;
-        if let Some(last) = all.last_mut() {
-            last.push(message);
-        }
-    }
-    all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Version;
-
-    #[test]
-    fn batches_are_bounded_by_messages_and_bytes() {
-        let message = |bytes| {
-            let record = CopyRecord { version: Version(1), length: bytes, crc: 0 };
-            ("x".parse().unwrap(), record, vec![NodeId(1)])
-        };
-        let lengths = |all: &[u32], most| -> Vec<usize> {
-            batches(all.iter().map(|&bytes| message(bytes)).collect(), most).iter().map(Vec::len).collect()
-        };
-        assert_eq!(lengths(&[], 2), [0; 0]);
-        assert_eq!(lengths(&[1; 5], 2), [2, 2, 1]);
-        assert_eq!(lengths(&[5 << 20, 1, 4 << 20, 1, 1], 9), [1, 1, 1, 2]);
-    }
+fn bytes_of((_, record, _): &Checked) -> u64 {
+    u64::from(record.bytes())
 }

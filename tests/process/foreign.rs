@@ -54,6 +54,20 @@ fn files_that_a_node_finds_become_messages() {
 }
 
 #[test]
+fn found_files_of_more_bytes_than_a_frame_holds_become_messages() {
+    let home = folder();
+    let node = home.path().join("storage_node_1");
+    std::fs::create_dir_all(&node).unwrap();
+    for n in 0..24 {
+        std::fs::File::create(node.join(format!("{n}.txt"))).unwrap().set_len(6 << 20).unwrap();
+    }
+    // With two nodes, each of them is fetched from the one and sent to the other.
+    let register = Register::with(2, 2, home, |builder| builder.leader_args(["--max-message", "8MiB"]));
+    eventually_same("all messages", &"COUNT 24".to_owned(), || register.ask("COUNT"));
+    assert_eq!(register.get("7").len(), 6 << 20);
+}
+
+#[test]
 fn a_found_file_never_beats_a_message_that_is_known() {
     let mut register = Register::start(3, 2);
     register.set("k", "known");
