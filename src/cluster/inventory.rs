@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
+use std::ops::Bound;
 
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
@@ -322,19 +323,32 @@ impl Cluster {
         }
     }
 
-    /// Up to `limit` unsettled versions that can be completed now, because all that may be newer has been heard of.
-    /// Foreign files wait until no inventory is coming in, so that equal ones on several nodes become one message, and
-    /// transactions are completed as a whole.
-    pub fn unsettled(&self, limit: usize) -> Vec<(MessageId, Unsettled)> {
+    /// Of the `limit` ids that follow `after`, the unsettled versions that can be completed now, because all that may be
+    /// newer has been heard of; with the last of these ids, if others follow it. Foreign files wait until no inventory
+    /// is coming in, so that equal ones on several nodes become one message, and transactions are completed as a whole.
+    pub fn unsettled(
+        &self,
+        after: Option<&MessageId>,
+        limit: usize,
+    ) -> (Vec<(MessageId, Unsettled)>, Option<MessageId>) {
         if self.knowledge.trust() != Trust::Whole || self.transactions.any_open() {
-            return Vec::new();
+            return (Vec::new(), None);
         }
         let ready = |id: &MessageId, newer: &Unsettled| match newer.record.version {
             Version::FOREIGN => self.taking.is_empty(),
             version => !self.transactions.is_found(id, version),
         };
-        let all = self.unsettled.iter().filter(|(id, newer)| ready(id, newer));
-        all.take(limit).map(|(id, newer)| (id.clone(), newer.clone())).collect()
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.unsettled.range((from, Bound::Unbounded));
+        let (mut found, mut last) = (Vec::new(), None);
+        for (id, newer) in rest.by_ref().take(limit) {
+            if ready(id, newer) {
+                found.push((id.clone(), newer.clone()));
+            }
+            last = Some(id);
+        }
+        let last = last.filter(|_| rest.next().is_some()).cloned();
+        (found, last)
     }
 
     /// How many versions wait to be completed.

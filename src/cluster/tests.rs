@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::knowledge::Trust;
 use super::mapping::{Commit, Mapping};
 use super::registry::{Member, Traits};
-use super::{Cluster, Reign, Ticket};
+use super::{Cluster, Reign, Ticket, Unsettled};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
 
 /// A moment, in milliseconds since the leader's start.
@@ -74,6 +74,11 @@ fn put_on(cluster: &mut Cluster, text: &str, nodes: &[u32]) -> CopyRecord {
     let holders = nodes.iter().copied().map(NodeId).collect();
     cluster.apply(&Commit { id: id(text), record, holders });
     record
+}
+
+/// The unsettled versions that can be completed now.
+fn unsettled(cluster: &Cluster) -> Vec<(MessageId, Unsettled)> {
+    cluster.unsettled(None, 9).0
 }
 
 /// Committed copies on each node, ascending by node.

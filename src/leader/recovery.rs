@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_millis(100);
 const BATCH: usize = 1024;
 const BATCH_BYTES: u64 = 4 << 20;
 
+/// Batches without any that could be completed, after which the others wait for the next look.
+const MOST_BARREN: usize = 16;
+
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -143,20 +146,32 @@ impl Coordinator {
     /// Completes unsettled versions for as long as the leader lives.
     pub async fn recover(self: Arc<Self>) {
         let mut look = every(LOOK);
+        let mut after = None;
         while self.stop.unless(look.tick()).await.is_some() {
-            loop {
-                let unsettled = self.cluster().unsettled(BATCH);
-                if unsettled.is_empty() || self.complete(unsettled).await == 0 {
-                    break;
-                }
-                self.notify();
-            }
+            self.complete_all(&mut after).await;
             let found = self.cluster().found_transactions();
             for transaction in found {
                 self.complete_together(transaction).await;
             }
             self.forget_vanished().await;
             self.note_whole().await;
+        }
+    }
+
+    /// Goes on through the unsettled versions from `after`, up to their end or to so many that cannot be completed now
+    /// (their nodes may be away) that the rest has to wait for the next look: they stand before nobody else for ever.
+    async fn complete_all(self: &Arc<Self>, after: &mut Option<MessageId>) {
+        let mut barren = 0;
+        while barren < MOST_BARREN && !self.stop.is_requested() {
+            let (unsettled, last) = self.cluster().unsettled(after.as_ref(), BATCH);
+            *after = last;
+            match self.complete(unsettled).await {
+                0 => barren += 1,
+                _ => self.notify(),
+            }
+            if after.is_none() {
+                return;
+            }
         }
     }
 

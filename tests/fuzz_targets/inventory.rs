@@ -133,7 +133,7 @@ fn check(cluster: &mut Cluster, committed: &BTreeMap<MessageId, CopyRecord>) {
             }
         }
     }
-    for (id, newer) in cluster.unsettled(usize::MAX) {
+    for (id, newer) in cluster.unsettled(None, usize::MAX).0 {
         let known = committed.get(&id).map_or(Version::FOREIGN, |record| record.version);
         assert!(newer.record.version > known || !committed.contains_key(&id), "{id} is not newer");
         assert!(!newer.holders.is_empty() && newer.holders.is_sorted());

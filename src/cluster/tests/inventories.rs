@@ -50,7 +50,7 @@ fn a_newer_version_is_hidden_until_it_is_completed() {
     report(&mut cluster, 3, &[unknown("x", 4)]).unwrap();
     assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed");
     report(&mut cluster, 2, &[unknown("x", 4)]).unwrap();
-    let (_, newer) = cluster.unsettled(9).pop().unwrap();
+    let (_, newer) = unsettled(&cluster).pop().unwrap();
     assert_eq!(newer.holders.to_vec(), [NodeId(2), NodeId(3)]);
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
     assert_eq!(ticket.targets.to_vec(), [NodeId(2), NodeId(3)], "who has it keeps it");
@@ -81,7 +81,7 @@ fn a_version_without_a_source_is_forgotten_but_not_a_newer_one() {
     assert_eq!(cluster.unsettled_len(), 1, "node 2 has it still");
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(2));
     assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed", "what it stood before");
-    let found: Vec<_> = cluster.unsettled(9).into_iter().map(|(_, found)| found.record.version).collect();
+    let found: Vec<_> = unsettled(&cluster).into_iter().map(|(_, found)| found.record.version).collect();
     assert_eq!(found, [Version::new(Epoch(1), 2)]);
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
     assert_eq!(look(&cluster, "x"), "not found");
@@ -107,12 +107,12 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     let other = line("x", CopyRecord { version: Version::FOREIGN, length: 4, crc: 1 });
     cluster.inventory_begins(NodeId(2), 2);
     report(&mut cluster, 1, &[foreign("x"), foreign("known")]).unwrap();
-    assert!(cluster.unsettled(9).is_empty(), "node 2 may have it too");
+    assert!(unsettled(&cluster).is_empty(), "node 2 may have it too");
     cluster.inventory_page(NodeId(2), 2, &[foreign("x")]);
     cluster.inventory_ends(NodeId(2), 2, 1).unwrap();
     let reported = report(&mut cluster, 3, &[other]).unwrap();
     assert_eq!(reported.differing, 1, "it is said");
-    let found = cluster.unsettled(9);
+    let found = unsettled(&cluster);
     assert_eq!(found.len(), 1, "a foreign file never beats a recorded copy");
     assert_eq!((found[0].0.as_bytes(), found[0].1.holders.to_vec()), (&b"x"[..], vec![NodeId(1), NodeId(2)]));
 }
@@ -221,7 +221,7 @@ fn a_completion_during_an_inventory_is_no_loss() {
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     cluster.inventory_begins(NodeId(1), 1);
-    let (_, newer) = cluster.unsettled(9).pop().unwrap();
+    let (_, newer) = unsettled(&cluster).pop().unwrap();
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
     commit(&mut cluster, &ticket);
     put_on(&mut cluster, "y", &[1, 2]);
@@ -236,11 +236,11 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     report(&mut cluster, 1, &[unknown("x", 0)]).unwrap();
     report(&mut cluster, 2, &[]).unwrap();
-    assert!(!cluster.settle_knowledge() && cluster.unsettled(9).is_empty());
+    assert!(!cluster.settle_knowledge() && unsettled(&cluster).is_empty());
     let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
     report(&mut cluster, 3, &[]).unwrap();
-    assert!(cluster.settle_knowledge() && cluster.unsettled(9).len() == 1);
+    assert!(cluster.settle_knowledge() && unsettled(&cluster).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     cluster.distrust();
     assert!(look(&cluster, "y").ends_with("waits to hear from nodes 1, 2, 3"));
@@ -281,14 +281,14 @@ fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_co
     report(&mut cluster, 1, std::slice::from_ref(&newer)).unwrap();
     assert!(!cluster.settle_knowledge());
     report(&mut cluster, 2, &[]).unwrap();
-    assert!(cluster.settle_knowledge() && cluster.unsettled(9).len() == 1);
+    assert!(cluster.settle_knowledge() && unsettled(&cluster).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     // Node 2 stays away: the log is believed once all that are here have reported.
     let mut cluster = restarted();
     assert!(cluster.stop_greeting() && cluster.trust() == Trust::MayLackItsEnd && !cluster.stop_greeting());
     report(&mut cluster, 1, &[newer]).unwrap();
     assert!(!cluster.settle_knowledge() && cluster.stop_greeting());
-    assert_eq!((look(&cluster, "y").as_str(), cluster.unsettled(9).len()), ("not found", 1));
+    assert_eq!((look(&cluster, "y").as_str(), unsettled(&cluster).len()), ("not found", 1));
     assert!(
         !cluster.hear_committed(Version::new(Epoch(1), 9)),
         "and a commit that it lacks still shows that it is old"
@@ -418,4 +418,21 @@ fn an_inventory_says_nothing_of_what_is_younger_than_it() {
     commit(&mut cluster, &under_way);
     report(&mut cluster, 1, &[]).unwrap();
     assert_eq!(look(&cluster, "young"), "v3 on 2");
+}
+
+#[test]
+fn what_cannot_be_completed_stands_before_nothing_that_can() {
+    let mut cluster = healthy(2, 3);
+    spend_versions(&mut cluster);
+    report(&mut cluster, 3, &[unknown("a", 1), unknown("b", 2), unknown("c", 3)]).unwrap();
+    let look = |after: Option<&str>, limit| {
+        let (found, last) = cluster.unsettled(after.map(id).as_ref(), limit);
+        (found.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>(), last.map(|last| last.to_string()))
+    };
+    let some = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+    // Whatever became of the first ones, the next look goes on behind them.
+    assert_eq!(look(None, 2), (some(&["a", "b"]), Some("b".to_owned())));
+    assert_eq!(look(Some("b"), 2), (some(&["c"]), None));
+    assert_eq!(look(None, 3), (some(&["a", "b", "c"]), None));
+    assert_eq!(look(Some("c"), 2), (vec![], None));
 }

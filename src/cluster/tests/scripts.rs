@@ -225,7 +225,7 @@ impl Stage {
 
     fn complete(&mut self) -> String {
         let mut lines = Vec::new();
-        for (id, newer) in self.cluster.unsettled(9) {
+        for (id, newer) in self.cluster.unsettled(None, 9).0 {
             let mut record = newer.record;
             let foreign = record.version == Version::FOREIGN;
             if foreign {

@@ -37,7 +37,7 @@ fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
         cluster.inventory_page(NodeId(node), u64::from(node), &entries);
         cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64).unwrap();
     }
-    assert!(trust == Trust::MayLackItsEnd || cluster.unsettled(9).is_empty(), "nothing is completed too early");
+    assert!(trust == Trust::MayLackItsEnd || unsettled(&cluster).is_empty(), "nothing is completed too early");
     match trust {
         Trust::Whole => cluster.greet(),
         _ => assert!(cluster.settle_knowledge()),
@@ -52,7 +52,7 @@ fn is_hidden(cluster: &Cluster, text: &str) -> bool {
 #[test]
 fn with_a_whole_log_it_is_void_and_put_behind_what_was_true() {
     let mut cluster = restarted(Trust::Whole, &[(1, "x", 5), (3, "x", 5), (2, "y", 6), (3, "y", 6)]);
-    assert!(cluster.unsettled(9).is_empty() && cluster.unsettled_len() == 0, "none of it is completed");
+    assert!(unsettled(&cluster).is_empty() && cluster.unsettled_len() == 0, "none of it is completed");
     assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![v(5)], vec![]));
     assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"), "answers wait for the log");
     cluster.aborted(&[v(5)]);
@@ -82,7 +82,7 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     cluster.inventory_begins(NodeId(3), 3);
     cluster.inventory_page(NodeId(3), 3, &[entry]);
     cluster.inventory_ends(NodeId(3), 3, 1).unwrap();
-    let found: Vec<_> = cluster.unsettled(9).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
+    let found: Vec<_> = unsettled(&cluster).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
     assert_eq!(found, [(id("x"), v(4))]);
     assert!(is_hidden(&cluster, "x"), "it may have been true");
     // Node 1 would refuse what is older than its copy.
@@ -90,7 +90,7 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     let record = CopyRecord { version: cluster.next_version().unwrap(), ..record(4) };
     let ticket = cluster.admit_completion(&id("x"), record, &[NodeId(3)], false).unwrap();
     commit(&mut cluster, &ticket);
-    assert!(!cluster.takes_back(&id("x")) && cluster.unsettled(9).iter().all(|(found, _)| *found != id("x")));
+    assert!(!cluster.takes_back(&id("x")) && unsettled(&cluster).iter().all(|(found, _)| *found != id("x")));
     assert!(!cluster.needs_new_version(&id("x"), v(4)));
 }
 
@@ -98,7 +98,7 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
 fn with_a_log_that_lacks_its_end_it_goes_forward_if_all_of_it_is_there() {
     let mut cluster = restarted(Trust::MayLackItsEnd, &[(1, "x", 5), (3, "y", 6)]);
     assert_eq!(cluster.to_abort(), []);
-    assert!(cluster.unsettled(9).is_empty(), "no part of it by itself");
+    assert!(unsettled(&cluster).is_empty(), "no part of it by itself");
     let found = cluster.found_transactions();
     let found: Vec<Vec<_>> =
         found.iter().map(|all| all.iter().map(|(id, of)| (id, of.record.version)).collect()).collect();
