@@ -29,7 +29,7 @@ impl Coordinator {
             loop {
                 let any = self.ask_members().await;
                 self.forget_confirmed().await;
-                if !any {
+                if !any || self.stop.is_requested() {
                     break;
                 }
             }

@@ -39,8 +39,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::cache::MessageCache;
 use self::coordinator::Coordinator;
@@ -63,6 +64,9 @@ const LOCK_FILE: &str = ".lock";
 
 /// How often nodes are judged.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// At a stop, steps of repair and the like that are under way have this long to end: most of a drain is left to clients.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 
 /// Where a leader meets the world.
 #[derive(Debug)]
@@ -99,6 +103,8 @@ pub struct Leader {
     pub coordinator: Arc<Coordinator>,
     /// For nodes.
     pub membership: Arc<Membership>,
+    /// What goes on by itself, beside clients.
+    loops: TaskTracker,
     finish_view: CancellationToken,
     view_done: tokio::sync::oneshot::Receiver<()>,
     _lock: Box<dyn std::fmt::Debug + Send + Sync>,
@@ -165,20 +171,26 @@ impl Leader {
             let _ = done.send(());
         };
         seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
-        tokio::spawn(stop.vital("recovery", coordinator.clone().recover()));
+        let loops = TaskTracker::new();
+        loops.spawn(stop.vital("recovery", coordinator.clone().recover()));
         let part = seams.chance.usize(..);
-        tokio::spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
-        tokio::spawn(stop.vital("repair", coordinator.clone().repair()));
-        tokio::spawn(stop.vital("undo", coordinator.clone().undo()));
-        tokio::spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
-        tokio::spawn(stop.vital("sweep", sweep(coordinator.clone())));
-        Ok(Self { coordinator, membership, finish_view, view_done, _lock: lock })
+        loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
+        loops.spawn(stop.vital("repair", coordinator.clone().repair()));
+        loops.spawn(stop.vital("undo", coordinator.clone().undo()));
+        loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
+        loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
+        Ok(Self { coordinator, membership, loops, finish_view, view_done, _lock: lock })
     }
 
     /// Finishes what was admitted, and closes the log. The stop must have been requested.
     pub async fn close(self) {
         self.coordinator.tasks.close();
         self.coordinator.tasks.wait().await;
+        // What they commit has to be in the log before its end, and in the view.
+        self.loops.close();
+        if timeout(LAST_STEPS, self.loops.wait()).await.is_err() {
+            tracing::debug!("repair waits for nodes that do not answer, and is not waited for");
+        }
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().reign().is_some() {
             let _ = self.coordinator.ledger().append(&[Event::Closed]).await;

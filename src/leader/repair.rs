@@ -133,7 +133,7 @@ impl Coordinator {
         let took = began.elapsed();
         let share = if std::mem::replace(&mut round.requests, requests) == requests { Duration::ZERO } else { took };
         let least = Duration::from_secs_f64(bytes as f64 / BYTES_PER_S as f64);
-        sleep(share.max(least.saturating_sub(took))).await;
+        self.stop.unless(sleep(share.max(least.saturating_sub(took)))).await;
     }
 
     fn wave_ends(&self) {

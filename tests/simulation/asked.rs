@@ -1,17 +1,22 @@
 //! What programs ask beyond SET and GET, of healthy nodes: counters, snapshots, walks, and their bounds.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
+use hatokuse::cluster::knowledge::Trust;
+use hatokuse::durable::Disk as _;
 use hatokuse::error::Refusal;
+use hatokuse::leader::METADATA_FOLDER;
 use hatokuse::leader::coordinator::Coordinator;
+use hatokuse::leader::journal;
 use hatokuse::leader::transaction::{MOST_BYTES, MOST_IDS, Need, Transaction};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{IoMode, MessageId, Payload};
 use tokio::time::sleep;
 
-use crate::machines::{Crash, NODES, Sim};
+use crate::machines::{Crash, NODES, Sim, TOLERANCE};
 use crate::{s, simulate};
 
 fn id(text: &str) -> MessageId {
@@ -119,6 +124,30 @@ fn a_group_that_cannot_be_written_is_refused_to_all_of_it() {
         let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::TooFewNodes { .. }));
         assert!(replies.len() == 10 && replies.iter().all(refused), "{replies:?}");
     });
+}
+
+#[test]
+fn the_end_of_a_leader_is_the_last_that_its_log_says() {
+    for wait in 0..8 {
+        simulate(async {
+            let (mut sim, leader) = healthy().await;
+            for n in 0..300 {
+                set(&leader, &format!("id{n}"), "x").await;
+            }
+            // Repair has all of them to copy once more.
+            leader.cluster().set_tolerance(TOLERANCE + 1);
+            sleep(s(0.2 + 0.01 * f64::from(wait))).await;
+            let left = leader.cluster().repair_view().pending;
+            assert!((1..=300).contains(&left), "{left} of 300 are left");
+            sim.stop_leader().await;
+            sleep(s(10.0)).await;
+            let disk = sim.leader.disk.after_kill();
+            let folder = disk.folder(&Path::new("/data").join(METADATA_FOLDER)).unwrap();
+            // After a power cut, only a log that was closed is known to have its end.
+            let log = journal::open(&folder, "the boot after a power cut", 1).unwrap();
+            assert_eq!(log.trust, Trust::Whole, "stopped with {left} left");
+        });
+    }
 }
 
 #[test]

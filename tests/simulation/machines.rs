@@ -92,6 +92,8 @@ pub(crate) struct Sim {
     pub(crate) io_mode: IoMode,
     pub(crate) tolerance: usize,
     pub(crate) leader: Machine,
+    /// The leader that runs, if one does: for its end in order.
+    leading: Option<Leader>,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
@@ -137,7 +139,8 @@ impl Sim {
         let net = Net::new(chance.fork());
         let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
         let (stores, world) = (BTreeMap::new(), World::new());
-        let mut sim = Self { net, chance, io_mode, tolerance, leader, nodes, stores, world, pairs: true };
+        let leading = None;
+        let mut sim = Self { net, chance, io_mode, tolerance, leader, leading, nodes, stores, world, pairs: true };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -167,11 +170,20 @@ impl Sim {
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
         self.net.set_leader(Some(LeaderHere { coordinator, membership, life: life.clone() }));
         self.leader.running = Some((life, stop));
+        self.leading = Some(leader);
         Ok(())
+    }
+
+    /// Has the leader end in order.
+    pub(crate) async fn stop_leader(&mut self) {
+        let (Some(leader), Some((_, stop))) = (self.leading.take(), &self.leader.running) else { return };
+        stop.request();
+        leader.close().await;
     }
 
     pub(crate) fn crash_leader(&mut self, how: Crash) -> bool {
         self.net.set_leader(None);
+        self.leading = None;
         self.leader.crash(how, &mut self.chance)
     }
 
