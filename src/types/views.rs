@@ -1,0 +1,209 @@
+//! What screens, plain lines, STATUS and the web page show, as plain values.
+
+use serde::Serialize;
+
+use super::{Epoch, IoMode, MessageId, NodeId, NodeState};
+
+/// Throughput and latency of one kind of work over the last report period.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateView {
+    /// Operations a second.
+    pub per_second: f64,
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// 99th percentile, milliseconds.
+    pub p99_ms: f64,
+    /// Operations that ended in an error in this period.
+    pub errors: u64,
+}
+
+/// A line of the "last events" part of a screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventLine {
+    /// Time of day in UTC, `HH:MM:SS`.
+    pub time: String,
+    /// `INFO`, `WARN` or `ERROR`.
+    pub level: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// One node, as the leader's report shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// Its number.
+    pub id: NodeId,
+    /// The advertised address.
+    pub address: String,
+    /// What the leader thinks of it.
+    pub state: NodeState,
+    /// Committed copies that the leader counts on it.
+    pub messages: u64,
+    /// Bytes of these copies.
+    pub bytes: u64,
+    /// Its IO mode.
+    pub io_mode: String,
+    /// Its layout.
+    pub layout: String,
+    /// Free bytes of its disk as last reported, and nothing before the first report.
+    pub disk_free: Option<u64>,
+    /// 99th percentile of its write batches in the last period, milliseconds.
+    pub p99_ms: Option<f64>,
+    /// Seconds since its last heartbeat.
+    pub seen_s: f64,
+}
+
+/// What the leader keeps in memory of recent messages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CacheView {
+    /// Messages in it.
+    pub messages: u64,
+    /// Their bytes, with what an entry costs.
+    pub bytes: u64,
+    /// The most that these may be.
+    pub max_bytes: u64,
+    /// GETs that it answered since the start.
+    pub hits: u64,
+    /// GETs that went to nodes.
+    pub misses: u64,
+}
+
+/// How far repair is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RepairView {
+    /// Messages whose copies are too few, too many or on nodes that are being drained, and can be put right.
+    pub pending: u64,
+    /// Messages put right since there last was nothing to do.
+    pub done: u64,
+    /// Messages put right a second.
+    pub per_s: f64,
+    /// Seconds that the rest will take, once there is a rate.
+    pub eta_s: Option<f64>,
+    /// Copies are being evened out.
+    pub rebalancing: bool,
+    /// Messages that cannot be put right now.
+    pub blocked: Vec<BlockedView>,
+}
+
+/// Messages that cannot be repaired now, all for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BlockedView {
+    /// How many.
+    pub messages: u64,
+    /// Some of them.
+    pub ids: Vec<MessageId>,
+    /// What stands in the way.
+    pub why: String,
+    /// What would help.
+    pub help: String,
+}
+
+/// Everything that the leader's screen, its plain line and STATUS show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterView {
+    /// Version of the binary, with its commit.
+    pub version: String,
+    /// The leader's epoch; 0 while it has none yet.
+    pub epoch: Epoch,
+    /// Copies a message.
+    pub tolerance: usize,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Seconds between two reports.
+    pub every_s: f64,
+    /// Where clients connect.
+    pub clients_address: String,
+    /// Where nodes connect.
+    pub nodes_address: String,
+    /// Committed messages.
+    pub messages: u64,
+    /// Bytes of these, counted once.
+    pub bytes: u64,
+    /// Copies on nodes that are up, and copies that there should be.
+    pub copies_live: u64,
+    /// Messages times tolerance.
+    pub copies_wanted: u64,
+    /// Messages with fewer live copies than tolerance, but at least one.
+    pub under_replicated: u64,
+    /// Messages that no holder has an intact copy of.
+    pub lost: u64,
+    /// How far repair is.
+    pub repair: RepairView,
+    /// Why some answers are held back, where the leader does not know all yet.
+    pub waiting_for: Option<String>,
+    /// Open client connections.
+    pub clients: usize,
+    /// Bytes of requests under way, and the most allowed.
+    pub in_flight: (u64, u64),
+    /// SETs.
+    pub sets: RateView,
+    /// GETs.
+    pub gets: RateView,
+    /// GETs of the last period that found no such message.
+    pub not_found: u64,
+    /// SETs a second over the last periods, oldest first.
+    pub set_history: Vec<u64>,
+    /// GETs a second over the last periods, oldest first.
+    pub get_history: Vec<u64>,
+    /// Members, ascending by id.
+    pub nodes: Vec<NodeView>,
+    /// Newest last.
+    pub events: Vec<EventLine>,
+}
+
+/// Everything that a node's screen and its plain line show.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeReport {
+    /// Version of the binary, with its commit.
+    pub version: String,
+    /// This node.
+    pub id: NodeId,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Seconds between two reports.
+    pub every_s: f64,
+    /// Where the leader is looked for.
+    pub leader: String,
+    /// Whether the leader has accepted this node.
+    pub registered: bool,
+    /// Round trip of the last heartbeat, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Where this node listens.
+    pub listening: String,
+    /// Its IO mode.
+    pub io_mode: IoMode,
+    /// Its layout.
+    pub layout: String,
+    /// The folder of its copies.
+    pub folder: String,
+    /// Whole copies.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes and id of the largest copy written by this process.
+    pub largest: Option<(u64, String)>,
+    /// Free and total bytes of its disk.
+    pub disk: Option<(u64, u64)>,
+    /// Copies written.
+    pub stores: RateView,
+    /// Copies read.
+    pub reads: RateView,
+    /// Copies written a second over the last periods, oldest first.
+    pub store_history: Vec<u64>,
+    /// Copies read a second over the last periods, oldest first.
+    pub read_history: Vec<u64>,
+    /// 99th percentile of one batch's waiting, writing and syncing, milliseconds.
+    pub queue_p99_ms: f64,
+    /// See `queue_p99_ms`.
+    pub write_p99_ms: f64,
+    /// See `queue_p99_ms`; nothing in buffered mode, which does not sync.
+    pub sync_p99_ms: Option<f64>,
+    /// Failed writes since the start.
+    pub write_errors: u64,
+    /// Copies whose content did not match their record, since the start.
+    pub bad_checksums: u64,
+    /// What the start found: messages, seconds, foreign files, damaged copies.
+    pub recovered: (u64, f64, u64, u64),
+    /// Newest last.
+    pub events: Vec<EventLine>,
+}
