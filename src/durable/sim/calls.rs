@@ -1,0 +1,302 @@
+//! The calls of [`durable`](crate::durable), each counted, and made or gone wrong.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::state::{Change, Entry, Inode, MemFolder, State, lock};
+use super::{Fault, MemDisk, Op};
+use crate::durable::{Disk, DiskFile, Folder, Listed};
+
+fn crashed() -> io::Error {
+    io::Error::other("crashed: the simulated process has ended")
+}
+
+impl MemDisk {
+    /// Counts one call and makes it, or lets it go wrong. `short` is what a short write leaves.
+    fn call<T>(
+        &self,
+        op: Op,
+        make: impl FnOnce(&mut State) -> io::Result<T>,
+        short: impl FnOnce(&mut State),
+    ) -> io::Result<T> {
+        let mut state = self.state();
+        if state.crashed {
+            return Err(crashed());
+        }
+        let number = state.calls;
+        state.calls += 1;
+        *state.counts.entry(op).or_default() += 1;
+        let planned = state.faults.remove(&number).or_else(|| state.next_of.remove(&op));
+        match planned.or(state.failing.filter(|_| op.changes()).map(Fault::Fail)) {
+            None => make(&mut state),
+            Some(Fault::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(Fault::Short(errno)) => {
+                short(&mut state);
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            Some(Fault::CrashBefore) => {
+                state.crashed = true;
+                Err(crashed())
+            }
+            Some(Fault::CrashAfter) => {
+                let _ = make(&mut state);
+                state.crashed = true;
+                Err(crashed())
+            }
+        }
+    }
+}
+
+impl Disk for MemDisk {
+    fn folder(&self, path: &Path) -> io::Result<Arc<dyn Folder>> {
+        self.call(
+            Op::Folder,
+            |state| {
+                state.folders.entry(path.to_owned()).or_default();
+                Ok(Arc::new(OpenFolder { disk: self.clone(), path: path.to_owned() }) as Arc<dyn Folder>)
+            },
+            |_| {},
+        )
+    }
+
+    fn boot_id(&self) -> String {
+        format!("simulated-{}", self.state().boot)
+    }
+
+    fn sync_many(&self, files: Vec<Box<dyn DiskFile>>) -> Vec<io::Result<()>> {
+        files.iter().map(|file| file.sync()).collect()
+    }
+}
+
+#[derive(Debug)]
+struct OpenFolder {
+    disk: MemDisk,
+    path: PathBuf,
+}
+
+impl OpenFolder {
+    fn call<T>(&self, op: Op, make: impl FnOnce(&mut MemFolder, u64, u64) -> io::Result<T>) -> io::Result<T> {
+        self.disk.call(
+            op,
+            |state| {
+                let change = state.next_change();
+                state.inodes += 1;
+                let inode = state.inodes;
+                make(state.folders.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?, change, inode)
+            },
+            |_| {},
+        )
+    }
+
+    fn file(&self, inode: Arc<Mutex<Inode>>) -> Box<dyn DiskFile> {
+        Box::new(OpenFile { disk: self.disk.clone(), inode })
+    }
+}
+
+impl Folder for OpenFolder {
+    fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.call(Op::Create, |folder, change, number| {
+            if folder.live.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let inode = Arc::new(Mutex::new(Inode { number, ..Inode::default() }));
+            folder.change(change, vec![(name.to_owned(), Some(Entry::File(inode.clone())))]);
+            Ok(self.file(inode))
+        })
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.call(Op::Open, |folder, _, _| match folder.live.get(name) {
+            Some(Entry::File(inode)) => Ok(self.file(inode.clone())),
+            Some(Entry::Odd) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+            None => Err(io::ErrorKind::NotFound.into()),
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.call(Op::Rename, |folder, change, _| {
+            let entry = folder.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
+            folder.change(change, vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.call(Op::Remove, |folder, change, _| {
+            if !folder.live.contains_key(name) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            folder.change(change, vec![(name.to_owned(), None)]);
+            Ok(())
+        })
+    }
+
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        self.call(Op::List, |folder, _, _| {
+            let listed = |(name, entry): (&String, &Entry)| Listed {
+                name: name.clone(),
+                regular: matches!(entry, Entry::File(_)),
+            };
+            Ok(folder.live.iter().map(listed).collect())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.call(Op::SyncFolder, |folder, _, _| {
+            folder.sync();
+            Ok(())
+        })
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.call(Op::SyncAll, |folder, _, _| {
+            for entry in folder.entries() {
+                if let Entry::File(inode) = entry {
+                    lock(&inode).sync(|_| true);
+                }
+            }
+            folder.sync();
+            Ok(())
+        })
+    }
+
+    fn syncs_as_a_whole(&self) -> io::Result<bool> {
+        self.disk.call(Op::Ask, |state| Ok(state.syncs_as_a_whole), |_| {})
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
+        self.call(Op::Lock, |folder, change, number| {
+            if folder.locks.get(name).is_some_and(|held| held.strong_count() > 0) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            if !folder.live.contains_key(name) {
+                let inode = Arc::new(Mutex::new(Inode { number, ..Inode::default() }));
+                folder.change(change, vec![(name.to_owned(), Some(Entry::File(inode)))]);
+            }
+            let guard = Arc::new(());
+            folder.locks.insert(name.to_owned(), Arc::downgrade(&guard));
+            Ok(Box::new(guard) as Box<dyn Debug + Send + Sync>)
+        })
+    }
+
+    fn space(&self) -> io::Result<(u64, u64)> {
+        self.disk.call(Op::Ask, |state| Ok(state.space), |_| {})
+    }
+
+    fn folds_case(&self) -> io::Result<bool> {
+        self.disk.call(Op::Ask, |state| Ok(state.folds_case), |_| {})
+    }
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    disk: MemDisk,
+    inode: Arc<Mutex<Inode>>,
+}
+
+impl OpenFile {
+    fn call<T>(&self, op: Op, make: impl FnOnce(&mut Inode, u64) -> io::Result<T>) -> io::Result<T> {
+        self.disk.call(
+            op,
+            |state| {
+                let change = state.next_change();
+                make(&mut lock(&self.inode), change)
+            },
+            |_| {},
+        )
+    }
+
+    /// Writes at `offset`, or else at the end; a short one writes half.
+    fn write(&self, parts: &[IoSlice<'_>], offset: Option<u64>) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let half = bytes[..bytes.len() / 2].to_vec();
+        let write = |state: &mut State, bytes: Vec<u8>| {
+            let change = state.next_change();
+            let mut inode = lock(&self.inode);
+            let offset = offset.map_or(inode.live.bytes.len(), |offset| offset as usize);
+            inode.change(change, Change::Write { offset, bytes });
+        };
+        self.disk.call(
+            Op::Append,
+            |state| {
+                write(state, bytes);
+                Ok(())
+            },
+            |state| write(state, half),
+        )
+    }
+
+    fn keeps_records(&self) -> io::Result<()> {
+        if self.disk.state().keeps_records { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.write(parts, None)
+    }
+
+    fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write(parts, Some(offset))
+    }
+
+    fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>> {
+        self.call(Op::Read, |inode, _| {
+            let bytes = &inode.live.bytes;
+            Ok(bytes[..bytes.len().min(limit.saturating_add(1))].to_vec())
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.call(Op::Read, |inode, _| Ok(inode.live.bytes.len() as u64))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.call(Op::Read, |inode, _| {
+            let from = usize::try_from(offset).unwrap_or(usize::MAX).min(inode.live.bytes.len());
+            let some = buffer.len().min(inode.live.bytes.len() - from);
+            buffer[..some].copy_from_slice(&inode.live.bytes[from..from + some]);
+            Ok(some)
+        })
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.call(Op::Truncate, |inode, change| {
+            inode.change(change, Change::Truncate(usize::try_from(length).map_err(io::Error::other)?));
+            Ok(())
+        })
+    }
+
+    fn set_record(&mut self, record: &[u8]) -> io::Result<()> {
+        self.keeps_records()?;
+        self.call(Op::SetRecord, |inode, change| {
+            inode.change(change, Change::Record(record.to_vec()));
+            Ok(())
+        })
+    }
+
+    fn record(&self) -> io::Result<Option<Vec<u8>>> {
+        self.keeps_records()?;
+        self.call(Op::Record, |inode, _| Ok(inode.live.record.clone()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.call(Op::Sync, |inode, _| {
+            inode.sync(|_| true);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.call(Op::Sync, |inode, _| {
+            inode.sync(|change| !matches!(change, Change::Record(_)));
+            Ok(())
+        })
+    }
+}
