@@ -1,0 +1,389 @@
+//! The flags of each subcommand, and the settings that they mean.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
+use crate::types::{IoMode, Layout, NodeId};
+use crate::{bench, client, leader, node};
+
+#[derive(Debug, Args)]
+pub(super) struct LeaderArgs {
+    /// Address to listen on, for clients and nodes
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port for clients (0: any free one)
+    #[arg(long, env = "HATOKUSE_PORT", default_value_t = 6666)]
+    port: u16,
+    /// Port for nodes and other gRPC callers (0: any free one)
+    #[arg(long, env = "HATOKUSE_GRPC_PORT", default_value_t = 5550)]
+    grpc_port: u16,
+    /// Port for metrics, health and the web page (0: any free one; off: none) [default: 7666, if it is free]
+    #[arg(long, env = "HATOKUSE_HTTP_PORT", value_name = "PORT|off")]
+    http_port: Option<leader::http::Port>,
+    /// Address to listen on for HTTP
+    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1")]
+    http_host: IpAddr,
+    /// Folder that holds leader_metadata
+    #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
+    data_dir: PathBuf,
+    /// File that says on how many nodes a message is kept
+    #[arg(long, env = "HATOKUSE_TOLERANCE_CONF", default_value = "tolerance.conf", value_name = "FILE")]
+    tolerance_conf: PathBuf,
+    /// When a record of the leader's log counts as written
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+    /// Largest message that is taken
+    #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB")]
+    max_message: ByteSize,
+    /// Clients connected at once; one more is told BUSY
+    #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    max_clients: u32,
+    /// Cut off a client that asks nothing for this long (0: never)
+    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "10m", value_parser = duration_or_never)]
+    idle_timeout: Duration,
+    /// Cut off a client whose line neither ends nor grows by 1 KiB a second in this time
+    #[arg(long, env = "HATOKUSE_LINE_TIMEOUT", default_value = "30s", value_parser = duration)]
+    line_timeout: Duration,
+    /// Cut off a client that takes less than 1 KiB a second of its replies in this time
+    #[arg(long, env = "HATOKUSE_WRITE_DEADLINE", default_value = "30s", value_parser = duration)]
+    write_deadline: Duration,
+    /// Bytes of unfinished lines held for all clients together
+    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "256MiB")]
+    max_partial_bytes: ByteSize,
+    /// File whose first line is the password that clients have to give (AUTH); without it none is asked for
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Let FLUSHALL and FLUSHDB of the Redis protocol delete every message
+    #[arg(long, env = "HATOKUSE_ALLOW_FLUSH")]
+    allow_flush: bool,
+    /// Run a line of text that has not ended once no more of it has come for this long (such as 50ms), as the original's
+    /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
+    #[arg(long, env = "HATOKUSE_UNTERMINATED", value_parser = duration, value_name = "TIME")]
+    unterminated: Option<Duration>,
+    /// Time between two reports
+    #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
+    report_every: Duration,
+    /// Grace before the copies of a node that is down are made again on others
+    #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
+    repair_after: Duration,
+    /// Memory for recent messages, which GETs then read without asking a node (0: none)
+    #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
+    cache: ByteSize,
+    /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
+    #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
+    rewrite_log_from: ByteSize,
+    /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
+    #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
+    local_nodes: u32,
+    /// How copies lie on the disks of these nodes
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
+    /// Read settings from this file, by the names of these flags (off: from none)
+    /// [default: /etc/hatokuse/leader.toml, if it is there]
+    #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, print each with where it comes from, and start nothing
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    pub(super) check_config: bool,
+    /// Stop when standard input ends (for programs that start this one)
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// This node's number, its own among all nodes of the register
+    #[arg(long, env = "HATOKUSE_ID", value_parser = clap::value_parser!(u32).range(1..))]
+    id: u32,
+    /// Port to listen on (0: any free one)
+    #[arg(long, env = "HATOKUSE_PORT")]
+    port: u16,
+    /// When a copy counts as written
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+    /// How copies lie on disk
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
+    /// Change a folder of the other layout to --layout before serving; may be interrupted and goes on
+    #[arg(long, env = "HATOKUSE_CONVERT")]
+    convert: bool,
+    /// The leader's address for nodes
+    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_name = "HOST:PORT")]
+    leader: String,
+    /// Address to listen on
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Where the leader reaches this node [default: as bound]
+    #[arg(long, env = "HATOKUSE_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Folder that holds `storage_node_<ID>`
+    #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
+    data_dir: PathBuf,
+    /// Time between two reports
+    #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "5s", value_parser = duration)]
+    report_every: Duration,
+    /// Read settings from this file, by the names of these flags (off: from none)
+    /// [default: /etc/hatokuse/node.toml, if it is there]
+    #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the settings, print each with where it comes from, and start nothing
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    pub(super) check_config: bool,
+    /// Stop when standard input ends (for programs that start this one)
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClientArgs {
+    /// The leader's address for clients
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    addr: String,
+    /// Print replies as JSON, one object a line
+    #[arg(long, env = "HATOKUSE_JSON")]
+    json: bool,
+    /// How long to wait for a connection or an answer
+    #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    timeout: Duration,
+    /// File whose first line is the password of a leader that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Show a line about the register each time this has passed, for example 1s
+    #[arg(long, env = "HATOKUSE_WATCH", value_parser = duration, value_name = "TIME")]
+    watch: Option<Duration>,
+    /// One command, for example: SET 1 hello
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// The server's address for clients
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    addr: String,
+    /// How to speak to it; resp measures any Redis server
+    #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
+    protocol: bench::Dialect,
+    /// File whose first line is the password of a server that asks for one
+    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Operations in all [default: 9000, unless --duration is given]
+    #[arg(long, env = "HATOKUSE_COUNT", conflicts_with = "duration")]
+    count: Option<u64>,
+    /// How long to measure, instead of --count
+    #[arg(long, env = "HATOKUSE_DURATION", value_parser = duration)]
+    duration: Option<Duration>,
+    /// How long to run before what is measured begins (0: not at all)
+    #[arg(long, env = "HATOKUSE_WARMUP", default_value = "0", value_parser = duration_or_never)]
+    warmup: Duration,
+    /// Open loop: requests a second over all connections, latency counted from when each was due
+    #[arg(long, env = "HATOKUSE_RATE", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: Option<u64>,
+    /// Connections
+    #[arg(long, env = "HATOKUSE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Requests in flight on each connection
+    #[arg(long, env = "HATOKUSE_PIPELINE", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pipeline: u32,
+    /// Bytes of each message, or a range: 50-4096
+    #[arg(long, env = "HATOKUSE_SIZE", default_value = "100", value_name = "SIZE|MIN-MAX")]
+    size: bench::workload::Sizes,
+    /// What to do
+    #[arg(long, env = "HATOKUSE_OP", default_value = "set")]
+    op: bench::Op,
+    /// SETs to GETs of --op mixed [default: 1:1]
+    #[arg(long, env = "HATOKUSE_MIX", value_name = "SETS:GETS")]
+    mix: Option<bench::workload::Mix>,
+    /// Choose ids among this many [default: a new id for each SET; as many as --count, or 9000, for GETs]
+    #[arg(long, env = "HATOKUSE_KEYS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    keys: Option<u64>,
+    /// How ids are chosen [default: sequential for SET, shuffled for GET, uniform for mixed with --keys]
+    #[arg(long, env = "HATOKUSE_DISTRIBUTION")]
+    distribution: Option<bench::workload::Distribution>,
+    /// Exponent of --distribution zipf [default: 0.99]
+    #[arg(long, env = "HATOKUSE_THETA")]
+    theta: Option<f64>,
+    /// What every id starts with
+    #[arg(long, env = "HATOKUSE_KEY_PREFIX", default_value = "bench-")]
+    key_prefix: String,
+    /// Makes messages, their sizes and the choice of ids
+    #[arg(long, env = "HATOKUSE_SEED", default_value_t = 1)]
+    seed: u64,
+    /// Read back every value written, and compare
+    #[arg(long, env = "HATOKUSE_VERIFY")]
+    verify: bool,
+    /// Redis: a SET ends when WAIT says that this many replicas have it
+    #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
+    wait: u32,
+    /// Print the report as JSON
+    #[arg(long, env = "HATOKUSE_JSON")]
+    json: bool,
+    /// Write the report as a page too
+    #[arg(long, env = "HATOKUSE_HTML", value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Measure nothing; compare two files of --json lines, several runs by their medians
+    #[arg(long, env = "HATOKUSE_COMPARE", num_args = 2, value_delimiter = ',', value_names = ["A", "B"])]
+    pub(super) compare: Option<Vec<PathBuf>>,
+    /// Start a throw-away cluster with this many nodes for this run
+    #[arg(long, env = "HATOKUSE_LOCAL_NODES", value_parser = clap::value_parser!(u32).range(1..=64))]
+    local_nodes: Option<u32>,
+    /// Tolerance of that cluster
+    #[arg(long, env = "HATOKUSE_TOLERANCE", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=7))]
+    tolerance: u32,
+    /// IO mode of that cluster
+    #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
+    io_mode: IoMode,
+    /// How copies lie on that cluster's disks
+    #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
+    layout: Layout,
+    /// Grace of that cluster before the copies of a node that is down are made again
+    #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
+    repair_after: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write for example 10s or 500ms")),
+    }
+}
+
+fn duration_or_never(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// The first line of a file.
+fn read_password(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --password-file {shown}"))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => anyhow::bail!("--password-file {shown} is empty; its first line has to be the password"),
+    }
+}
+
+impl LeaderArgs {
+    /// Looks into the files that the settings name.
+    pub(super) fn check(self) -> anyhow::Result<()> {
+        let shown = self.tolerance_conf.display().to_string();
+        let (tolerance, from) = match std::fs::read_to_string(&self.tolerance_conf) {
+            Ok(text) => (parse_tolerance(&text).with_context(|| shown.clone())?, shown),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (DEFAULT_TOLERANCE, format!("default, as there is no {shown}"))
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        };
+        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {from}")?;
+        self.settings(false).map(drop)
+    }
+
+    pub(super) fn settings(self, screen: bool) -> anyhow::Result<leader::process::Settings> {
+        let password = self.password_file.as_deref().map(read_password).transpose()?;
+        Ok(leader::process::Settings {
+            host: self.host,
+            port: self.port,
+            grpc_port: self.grpc_port,
+            http_port: self.http_port,
+            http_host: self.http_host,
+            data_dir: self.data_dir,
+            tolerance_conf: self.tolerance_conf,
+            io_mode: self.io_mode,
+            clients: leader::gateway::Settings {
+                max_message: self.max_message.0 as usize,
+                limits: leader::gateway::Limits {
+                    max_clients: self.max_clients as usize,
+                    idle_timeout: self.idle_timeout,
+                    line_timeout: self.line_timeout,
+                    write_deadline: self.write_deadline,
+                    max_partial_bytes: self.max_partial_bytes.0 as usize,
+                },
+                password,
+                allow_flush: self.allow_flush,
+                unterminated: self.unterminated,
+            },
+            report_every: self.report_every,
+            repair_after: self.repair_after,
+            cache_bytes: self.cache.0,
+            rewrite_log_from: self.rewrite_log_from.0,
+            local_nodes: self.local_nodes,
+            layout: self.layout,
+            stop_with_stdin: self.stop_with_stdin,
+            screen,
+        })
+    }
+}
+
+impl NodeArgs {
+    pub(super) fn settings(self, screen: bool) -> node::process::Settings {
+        node::process::Settings {
+            id: NodeId(self.id),
+            host: self.host,
+            port: self.port,
+            io_mode: self.io_mode,
+            layout: self.layout,
+            convert: self.convert,
+            leader: self.leader,
+            advertise: self.advertise,
+            data_dir: self.data_dir,
+            report_every: self.report_every,
+            stop_with_stdin: self.stop_with_stdin,
+            screen,
+        }
+    }
+}
+
+impl ClientArgs {
+    pub(super) fn settings(self, plain: bool) -> anyhow::Result<client::shell::Settings> {
+        Ok(client::shell::Settings {
+            addr: self.addr,
+            json: self.json,
+            plain,
+            timeout: self.timeout,
+            password: self.password_file.as_deref().map(read_password).transpose()?,
+            watch: self.watch,
+            command: self.command,
+        })
+    }
+}
+
+impl BenchArgs {
+    pub(super) fn settings(self) -> anyhow::Result<bench::Settings> {
+        Ok(bench::Settings {
+            password: self.password_file.as_deref().map(read_password).transpose()?,
+            addr: self.addr,
+            protocol: self.protocol,
+            count: self.count,
+            duration: self.duration,
+            warmup: self.warmup,
+            rate: self.rate,
+            connections: self.connections as usize,
+            pipeline: self.pipeline as usize,
+            sizes: self.size,
+            op: self.op,
+            mix: self.mix,
+            keys: self.keys,
+            distribution: self.distribution,
+            theta: self.theta,
+            key_prefix: self.key_prefix,
+            seed: self.seed,
+            verify: self.verify,
+            wait: self.wait,
+            json: self.json,
+            html: self.html,
+            local: self.local_nodes.map(|nodes| bench::Local {
+                nodes: nodes as usize,
+                tolerance: self.tolerance as usize,
+                io_mode: self.io_mode,
+                layout: self.layout.to_string(),
+                repair_after: self.repair_after,
+            }),
+        })
+    }
+}
