@@ -1,0 +1,209 @@
+//! How far the leader believes its log: what it hears of other leaders and of later commits, why answers are held back
+//! meanwhile, and when that is over. The rules themselves are in `knowledge`.
+
+use std::time::Duration;
+
+use super::knowledge::Trust;
+use super::{Cluster, Reign, mapping};
+use crate::error::name_nodes;
+use crate::types::{MessageId, NodeId, Version};
+
+impl Cluster {
+    /// The cluster's name and epoch, once there are any.
+    pub fn reign(&self) -> Option<Reign> {
+        self.reign
+    }
+
+    /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
+    pub fn begin(&mut self, reign: Reign) {
+        self.reign = Some(reign);
+        self.newest_before = self.mapping.newest_committed();
+        self.sequence = 0;
+        self.taking.clear();
+    }
+
+    /// How far the index can be believed.
+    pub fn trust(&self) -> Trust {
+        self.knowledge.trust()
+    }
+
+    /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
+    pub fn distrust(&mut self) {
+        self.knowledge.distrust();
+        self.transactions.forget_undecided(self.reign.map(|reign| reign.epoch));
+    }
+
+    /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.
+    pub fn announce(&mut self, node: NodeId) {
+        self.knowledge.announce(node);
+    }
+
+    /// A leader without its log still has something that speaks of this node, and has to hear it.
+    pub fn expect(&mut self, node: NodeId) {
+        self.knowledge.expect(node);
+    }
+
+    /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
+    pub fn settle_knowledge(&mut self) -> bool {
+        let members = self.member_ids();
+        let settled = self.knowledge.settle(&members, self.least_holders());
+        if settled {
+            self.decide_transactions();
+        }
+        settled
+    }
+
+    /// As [`settle_knowledge`](Self::settle_knowledge) where nobody who joined was ever told of the others.
+    pub fn settle_untold(&mut self, now: Duration) -> bool {
+        let members = self.member_ids();
+        let settled = self.knowledge.settle_untold(&members, self.least_holders(), now);
+        if settled {
+            self.decide_transactions();
+        }
+        settled
+    }
+
+    /// A node has joined that a leader once told who the members are.
+    pub fn note_told(&mut self) {
+        self.knowledge.note_told();
+    }
+
+    /// On how many nodes the least kept message is: the tolerance may have been raised since.
+    fn least_holders(&self) -> usize {
+        self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance).min(self.tolerance)
+    }
+
+    /// Why answers are held back, as long as they are.
+    pub fn waiting_for(&self) -> Option<String> {
+        let missing = || self.knowledge.missing(&self.member_ids());
+        match self.knowledge.trust() {
+            Trust::Whole if self.knowledge.is_greeting() && !self.registry.nodes().is_empty() => {
+                Some(self.waiting_to_greet())
+            }
+            Trust::Whole => None,
+            Trust::Nothing if self.registry.nodes().is_empty() => {
+                Some("no node has reported to this leader yet".to_owned())
+            }
+            Trust::Nothing if missing().is_empty() => Some(
+                "the leader lost its log, and none of the nodes that have joined knows them all: more have to"
+                    .to_owned(),
+            ),
+            Trust::Nothing => {
+                Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
+            }
+            Trust::MayLackItsEnd => Some(format!(
+                "the leader's log may lack its end since the leader or its machine went down; it waits to hear from {}",
+                name_nodes(&missing())
+            )),
+        }
+    }
+
+    pub(super) fn waiting_to_greet(&self) -> String {
+        match self.away() {
+            away if away.is_empty() => "the leader has just started, and no node has joined yet".to_owned(),
+            away => format!("the leader has just started, and {} have not joined yet", name_nodes(&away)),
+        }
+    }
+
+    fn away(&self) -> Vec<NodeId> {
+        let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
+        away.map(|node| node.member.id).collect()
+    }
+
+    /// Looks whether so many members have joined since the start that a commit which the log lacks, as an old copy
+    /// of it would, has a holder among them: each of them could have said so.
+    pub fn greet(&mut self) {
+        if self.away().len() < self.least_holders() {
+            self.believe();
+        }
+    }
+
+    /// Members had time enough to join: the log is believed as it is, if any of them has looked at it, and if all
+    /// that did have reported where it is doubted. Whether either is so from now on; without a member nothing could be
+    /// read or written anyway.
+    pub fn stop_greeting(&mut self) -> bool {
+        let here: Vec<NodeId> = self.registry.linked().collect();
+        if here.is_empty() {
+            return false;
+        }
+        let (greets, doubted) = (self.knowledge.may_be_succeeded(), self.knowledge.stop_doubting(&here));
+        if doubted {
+            self.decide_transactions();
+        }
+        if greets {
+            self.believe();
+        }
+        greets || doubted
+    }
+
+    fn believe(&mut self) {
+        self.knowledge.greet();
+        if self.knowledge.is_from_log() {
+            self.decide_transactions();
+        }
+    }
+
+    /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.
+    pub fn hear_committed(&mut self, version: Version) -> bool {
+        let old = self.knowledge.can_turn_out_old() && self.lacks(version);
+        if !old {
+            self.mapping.note_committed(version);
+        }
+        !old
+    }
+
+    /// A node that joins holds a copy of this version, and nothing newer. That it is newer than all the log says is no
+    /// news where a write was under way when the leader died, and proves nothing; but a log that was copied a moment
+    /// before its end looks the same.
+    pub fn hear_newest(&mut self, version: Version) {
+        if self.lacks(version) {
+            self.knowledge.doubt();
+        }
+    }
+
+    /// Whether this version is later than all that the log said of its epoch. What this leader has committed since says
+    /// nothing of the epochs before.
+    fn lacks(&self, version: Version) -> bool {
+        let before = self.reign.is_some_and(|reign| version.epoch() < reign.epoch);
+        version > if before { self.newest_before } else { self.mapping.newest_committed() }
+    }
+
+    /// The newest version that was ever committed.
+    pub fn newest_committed(&self) -> Version {
+        self.mapping.newest_committed()
+    }
+
+    /// Whether all nodes were heard since the log was found to be an old one, so that what it alone speaks of can be
+    /// forgotten.
+    pub fn has_vanished(&self) -> bool {
+        self.knowledge.trust() == Trust::Whole && self.knowledge.is_old()
+    }
+
+    /// The leader before found the log to be an old one, and did not come to forget what it alone speaks of.
+    pub fn inherit_old_log(&mut self) {
+        self.knowledge.inherit_old();
+    }
+
+    /// What only an old log spoke of is forgotten.
+    pub fn forgot_vanished(&mut self) {
+        self.knowledge.is_new();
+    }
+
+    /// What an old log speaks of and no node has any more: it was deleted after the log was copied.
+    pub fn vanished(&self) -> Vec<(MessageId, Version)> {
+        let mut all = Vec::new();
+        let records = (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part));
+        for (key, found) in records.filter(|(_, found)| found.set.intact().next().is_none()) {
+            let id = key.id();
+            let here = |(_, version)| version == found.record.version;
+            if !self.surplus.of(&id).any(here) && !self.unsettled.contains_key(&id) {
+                all.push((id, found.record.version));
+            }
+        }
+        all
+    }
+
+    pub(super) fn member_ids(&self) -> Vec<NodeId> {
+        self.registry.nodes().iter().map(|node| node.member.id).collect()
+    }
+}
