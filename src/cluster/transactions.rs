@@ -116,14 +116,24 @@ impl Transactions {
 
     /// What a rewritten log has to keep.
     pub fn told(&self) -> Vec<Told> {
-        let wanted = self.groups.iter().filter(|(_, group)| group.standing != Standing::Forward);
-        let told = |(name, group): (&Version, &Group)| (*name, self.of(*name), group.standing == Standing::Aborted);
-        wanted.map(told).collect()
+        let told = |(name, writes)| (name, writes, self.standing(name) == Some(Standing::Aborted));
+        self.all(|standing| standing != Standing::Forward).into_iter().map(told).collect()
     }
 
-    fn of(&self, name: Version) -> Vec<(MessageId, Version)> {
-        let all = self.writes.iter().flat_map(|(id, writes)| writes.iter().map(move |write| (id, write)));
-        all.filter(|(_, (_, of))| *of == name).map(|(id, (version, _))| (id.clone(), *version)).collect()
+    /// The transactions that stand so, each with its writes. One pass for all of them: there may be very many.
+    fn all(&self, wanted: impl Fn(Standing) -> bool) -> BTreeMap<Version, Vec<(MessageId, Version)>> {
+        let named = self.groups.iter().filter(|(_, group)| wanted(group.standing));
+        let mut all: BTreeMap<Version, Vec<_>> = named.map(|(name, _)| (*name, Vec::new())).collect();
+        if !all.is_empty() {
+            for (id, writes) in &self.writes {
+                for (version, name) in writes {
+                    if let Some(group) = all.get_mut(name) {
+                        group.push((id.clone(), *version));
+                    }
+                }
+            }
+        }
+        all
     }
 
     fn names(&self, standing: Standing) -> Vec<Version> {
@@ -188,8 +198,7 @@ impl Cluster {
     /// it became true. A log that lacks its end may lack its commits; but then all of its writes are on nodes, and
     /// are completed together. If any is on none of them, nobody was told that it is true.
     pub(super) fn decide_transactions(&mut self) {
-        for name in self.transactions.names(Standing::Open) {
-            let writes = self.transactions.of(name);
+        for (name, writes) in self.transactions.all(|standing| standing == Standing::Open) {
             let found = |(id, version): &(MessageId, Version)| {
                 self.mapping.newest(id).is_some_and(|found| found.record.version >= *version)
                     || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= *version)
@@ -213,8 +222,7 @@ impl Cluster {
     /// write is nowhere any more, though all members were heard, never becomes true.
     pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Unsettled)>> {
         let mut ready = Vec::new();
-        for name in self.transactions.names(Standing::Found) {
-            let writes = self.transactions.of(name);
+        for (name, writes) in self.transactions.all(|standing| standing == Standing::Found) {
             let gone = |(id, version): &(MessageId, Version)| {
                 !self.unsettled.contains_key(id) && !self.under_way.contains(version)
             };
