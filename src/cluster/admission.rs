@@ -144,11 +144,17 @@ impl Cluster {
         if targets.len() < self.tolerance {
             return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
         }
-        Ok(self.promise_to(id, record, targets))
+        Ok(self.promise_to(id, record, targets, held))
     }
 
-    pub(super) fn promise_to(&mut self, id: &MessageId, record: CopyRecord, targets: SmallVec<[NodeId; 7]>) -> Ticket {
-        let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
+    /// `held`: the holders of the message before, who will give it up.
+    pub(super) fn promise_to(
+        &mut self,
+        id: &MessageId,
+        record: CopyRecord,
+        targets: SmallVec<[NodeId; 7]>,
+        held: Holders,
+    ) -> Ticket {
         self.under_way.insert(record.version);
         let ticket = Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held };
         self.weigh(&ticket, 1);

@@ -14,7 +14,7 @@ use super::mapping::{Found, HolderSet};
 use super::registry::Node;
 use super::{Cluster, Ticket, Trust};
 use crate::error::name_nodes;
-use crate::types::{BlockedView, CopyRecord, MessageId, NodeId, NodeState, RepairView, Version};
+use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, RepairView, Version};
 
 /// Ids of a stuck kind that reports name.
 const NAMED: usize = 5;
@@ -210,7 +210,9 @@ impl Cluster {
         let also: SmallVec<[NodeId; 7]> = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
         let goes = |node: NodeId| !targets.contains(&node) && !also.contains(&node) && !self.is_missing(node);
         let trims = set.intact().any(goes);
-        let mut ticket = self.promise_to(id, record, targets);
+        // A tombstone is no load.
+        let held = if set.deleted { Holders::new() } else { set.holders.clone() };
+        let mut ticket = self.promise_to(id, record, targets, held);
         // A holder that is to give its copy up must not stand in for a target.
         ticket.tried.extend(set.holders.iter().copied());
         Repair { ticket, keep, also, sources, trims }
