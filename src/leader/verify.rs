@@ -15,7 +15,7 @@ use super::batches::batches;
 use super::coordinator::Coordinator;
 use crate::cluster::mapping::SHARDS;
 use crate::protocol::{CopyFault, Finding, Verified};
-use crate::types::{CopyRecord, MessageId, NodeId};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId};
 use crate::wire::family::CopyStatus;
 
 /// The background pass over all copies takes so long.
@@ -30,7 +30,7 @@ const SCRUB_BATCH: usize = 32;
 /// Bytes of messages checked at once; one message at least.
 const BATCH_BYTES: u64 = 4 << 20;
 
-type Checked = (MessageId, CopyRecord, Vec<NodeId>);
+type Checked = (MessageId, CopyRecord, Holders);
 
 impl Coordinator {
     /// Checks all copies now. Findings go to `findings` as they come; a client that goes ends it.
@@ -74,9 +74,13 @@ impl Coordinator {
 
     /// The messages of one part of the index, with their holders.
     fn copies_of(&self, part: usize) -> Vec<Checked> {
-        let cluster = self.cluster();
-        let mut all = Vec::new();
-        cluster.mapping().for_each(part, |id, found| all.push((id.clone(), found.record, found.set.holders.to_vec())));
+        let (mut all, mut slice) = (Vec::new(), 0);
+        // The lock is let go between two slices, so that no request waits for a whole part.
+        while let Some(cluster) = Some(self.cluster()).filter(|cluster| slice < cluster.mapping().slices(part)) {
+            let messages = cluster.mapping().slice(part, slice).filter(|(_, found)| !found.set.deleted);
+            all.extend(messages.map(|(key, found)| (key.id(), found.record, found.set.holders.clone())));
+            slice += 1;
+        }
         all
     }
 
