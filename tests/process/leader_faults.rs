@@ -277,3 +277,15 @@ fn a_leader_that_was_paused_judges_nobody() {
     assert!(!register.leader_stderr().contains("is down: no heartbeat"), "{}", register.leader_stderr());
     register.check("m", 20, "y");
 }
+
+#[test]
+fn a_check_of_everything_does_not_hold_up_a_stop() {
+    let mut register = Register::start(2, 2);
+    register.fill("m", 500, "x");
+    // It does not answer, so that each batch of the check takes as long as an answer may.
+    register.pause_node(2).unwrap();
+    let mut wire = register.wire();
+    wire.send("PING\nVERIFY\n");
+    assert_eq!(wire.line(), "+PONG");
+    assert!(register.stop_leader().unwrap().success(), "{}", register.leader_stderr());
+}

@@ -337,8 +337,11 @@ impl Connection {
 
     /// The one command with many lines: findings are sent as they come, and the sum at the end.
     async fn verify(&mut self) -> io::Result<()> {
+        // The replies before it are ready, and it may take long.
+        self.flush().await?;
         let (tell, mut findings) = mpsc::channel(QUEUED_FINDINGS);
         let coordinator = self.coordinator.clone();
+        let stop = coordinator.stop.clone();
         let verify = coordinator.verify(tell);
         tokio::pin!(verify);
         let verified = loop {
@@ -346,6 +349,8 @@ impl Connection {
                 biased;
                 Some(finding) = findings.recv() => encode_reply(&Reply::Finding(finding), &mut self.to.out),
                 verified = &mut verify => break verified,
+                // What is left of it may take longer than a drain.
+                () = stop.requested() => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
             if self.to.out.len() >= WRITE_SIZE || findings.is_empty() {
                 self.flush().await?;
