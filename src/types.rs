@@ -21,6 +21,10 @@ pub const MAX_TOLERANCE: usize = 7;
 /// The longest message id, in bytes.
 pub const MAX_ID_BYTES: usize = 200;
 
+/// The longest message that `--max-message` may allow, in bytes: frames to nodes, and records of the log layout, are
+/// made for it.
+pub const MAX_MESSAGE_BYTES: u64 = 64 << 20;
+
 /// Ids of up to so many bytes are kept inline, so that the usual id costs no allocation.
 const INLINE_ID_BYTES: usize = 24;
 

@@ -28,7 +28,7 @@ pub mod family {
 /// The version of lanes and registration that this build speaks.
 pub const FORMAT: u32 = 1;
 
-/// The largest gRPC message that is taken: a batch of [`BATCH_BYTES`] over the largest message there may be.
+/// The largest gRPC message that is taken, bytes: more than the largest message there may be and what is batched before it.
 pub const MAX_FRAME: usize = 128 << 20;
 
 /// Bytes of bodies that a batch is filled up to; it holds at least one item however large.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
-use crate::types::{IoMode, Layout, NodeId};
+use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
 use crate::{bench, client, leader, node};
 
 #[derive(Debug, Args)]
@@ -38,8 +38,8 @@ pub(super) struct LeaderArgs {
     /// When a record of the leader's log counts as written
     #[arg(long, env = "HATOKUSE_IO_MODE", default_value = "buffered")]
     io_mode: IoMode,
-    /// Largest message that is taken
-    #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB")]
+    /// Largest message that is taken, up to 64MiB
+    #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB", value_parser = message_size)]
     max_message: ByteSize,
     /// Clients connected at once; one more is told BUSY
     #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -252,6 +252,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write for example 10s or 500ms")),
+    }
+}
+
+fn message_size(text: &str) -> Result<ByteSize, String> {
+    match text.parse()? {
+        size if size > ByteSize(MAX_MESSAGE_BYTES) => {
+            Err(format!("must be at most {}, which is what a frame to a node can hold", ByteSize(MAX_MESSAGE_BYTES)))
+        }
+        size => Ok(size),
     }
 }
 

@@ -168,6 +168,7 @@ fn wrong_usage_is_two_and_names_what_is_right() {
         &["node", "--id", "4294967296", "--port", "0"],
         &["node", "--id", "1", "--port", "65536"],
         &["leader", "--max-message", "12 parsecs"],
+        &["leader", "--max-message", "65MiB"],
         &["leader", "--report-every", "0s"],
         &["leader", "--io-mode", "fast"],
         &["leader", "extra"],
