@@ -1,9 +1,9 @@
 //! The leader: takes SET and GET, places messages on nodes, and keeps the log of what is true.
 //!
-//! `process` puts the parts together; `coordinator` is the story; the rest are
-//! its hands. Disk, network, time and chance come in through `durable::Disk`,
-//! `wire::Network`, tokio's clock and a seeded generator, so that all but
-//! `process`, `gateway`, `http` and `service` can run in a simulation as they are.
+//! `process` puts the parts together; `coordinator` takes what clients ask; `set` and `transaction` are the story of a
+//! write; the rest are their hands. Disk, network, time and chance come in through `durable::Disk`, `wire::Network`,
+//! tokio's clock and a seeded generator, so that all but `process`, `gateway`, `http` and `service` can run in a
+//! simulation as they are.
 
 pub mod coordinator;
 pub mod gate;
