@@ -9,6 +9,10 @@ use super::knowledge::Trust;
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 
+/// Ids of failed writes whose copies are remembered. Disks that take nothing would else make the leader remember every
+/// id that it is asked to write; what it does not remember, a node lists when it joins the next time.
+pub(super) const MOST_IN_DOUBT: usize = 65_536;
+
 /// A write under way: its version, where it goes, and what was promised for it.
 ///
 /// Every ticket ends in [`Cluster::release`], whether the write became true or not.
@@ -209,6 +213,7 @@ impl Cluster {
                 self.note_left_over(ticket, &holders);
             }
             Some(found) if found.record.version > version => self.note_left_over(ticket, &Holders::new()),
+            _ if self.in_doubt.len() >= MOST_IN_DOUBT => {}
             _ => ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
         }
     }

@@ -106,6 +106,11 @@ impl Surplus {
         }
     }
 
+    /// Of how many ids there are any.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// All ids, ascending.
     pub(super) fn ids(&self) -> impl Iterator<Item = &MessageId> {
         self.0.keys()

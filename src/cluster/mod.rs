@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use self::deletion::Deletions;
 pub use self::admission::{NotAdmitted, Ticket};
+use self::deletion::Deletions;
 pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::cluster::admission::MOST_IN_DOUBT;
 use crate::cluster::{Entry, Located, NotAdmitted, Reported};
 use crate::types::{NodeState, Version};
 
@@ -435,4 +436,18 @@ fn what_cannot_be_completed_stands_before_nothing_that_can() {
     assert_eq!(look(Some("b"), 2), (some(&["c"]), None));
     assert_eq!(look(None, 3), (some(&["a", "b", "c"]), None));
     assert_eq!(look(Some("c"), 2), (vec![], None));
+}
+
+#[test]
+fn what_is_remembered_of_failed_writes_is_bounded() {
+    let mut cluster = healthy(2, 3);
+    for n in 0..MOST_IN_DOUBT + 9 {
+        let ticket = cluster.admit(&id(&format!("id{n}")), 10, 7).unwrap();
+        cluster.note_in_doubt(&ticket);
+        cluster.release(&ticket);
+    }
+    assert_eq!(cluster.in_doubt.len(), MOST_IN_DOUBT);
+    // The next write of an id says what its copies are, and makes room for another.
+    set(&mut cluster, "id0");
+    assert_eq!(cluster.in_doubt.len(), MOST_IN_DOUBT - 1);
 }
