@@ -294,9 +294,15 @@ impl Cluster {
         found.is_some_and(|found| found.record.version == version && found.set.holders.contains(&node))
     }
 
-    /// A holder's copy of this version was read or made: whether it is intact.
+    /// A copy of this version was read or made: whether it is intact.
     pub fn note_copy(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
         self.mapping.mark(id, version, node, intact);
+        let spare = self.mapping.newest(id).is_some_and(|found| !found.set.holders.contains(&node));
+        if !intact && spare && self.surplus.of(id).any(|copy| copy == (node, version)) {
+            // A copy too many that is bad saves no message, and goes when something stands before it.
+            self.surplus.retain(id, |copy| copy != (node, version));
+            self.in_doubt.note(id, node, version);
+        }
     }
 
     // ---- reporting ---------------------------------------------------------

@@ -20,7 +20,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
-use crate::wire::family::{CopyStatus, from_node};
+use crate::wire::family::{CopyStatus, InventoryPage, from_node};
 
 /// An inventory without a page for this long has broken off.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +40,16 @@ const MOST_BARREN: usize = 16;
 
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A message that a write needs.
+pub(super) struct Fetch {
+    /// The place of the write among those that are told.
+    pub write: usize,
+    /// The version that the sources have it by.
+    pub version: Version,
+    /// Whom to ask, best first.
+    pub sources: SmallVec<[NodeId; 7]>,
+}
 
 impl Coordinator {
     /// Tells all nodes who the members are; only a leader that knows the whole may.
@@ -86,11 +96,10 @@ impl Coordinator {
                 Some(_) => return Err(DialError::Strange("a frame that is no page")),
                 None => return Err(DialError::Strange("no page came")),
             };
-            let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(Entry::try_from).collect();
-            let entries = entries.map_err(|_| DialError::Strange("an entry with a bad id"))?;
-            self.cluster().inventory_page(node, fence.session, &entries);
-            if page.last {
-                return Ok(page.count);
+            let (last, count) = (page.last, page.count);
+            self.cluster().inventory_page(node, fence.session, &entries_of(page)?);
+            if last {
+                return Ok(count);
             }
         }
     }
@@ -257,37 +266,37 @@ impl Coordinator {
     /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended.
     async fn bring(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> Vec<Write> {
         let mut writes = Vec::new();
-        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
+        let mut wanted = Vec::new();
         for (id, newer) in unsettled {
             // A write of this id is under way: it brings a newer version still.
             let GateEntry::Entered(pass) = self.gate.enter(&id) else { continue };
-            let Some((write, fetch)) = self.plan(&id, &newer, pass) else { continue };
-            if let Some(source) = fetch {
-                wanted.entry(source).or_default().push((writes.len(), newer.record.version));
+            let Some((write, sources)) = self.plan(&id, &newer, pass) else { continue };
+            if !sources.is_empty() {
+                wanted.push(Fetch { write: writes.len(), version: newer.record.version, sources });
             }
             writes.push(write);
         }
-        for (source, members) in wanted {
-            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.forget_unsettled(id, version, source);
-            self.fetch_bodies(source, &members, &mut writes, none_here).await;
-        }
+        let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.forget_unsettled(id, version, node);
+        self.fetch_bodies(wanted, &mut writes, none_here).await;
         self.replicate(writes).await
     }
 
-    /// Admits a completion; with a source to fetch the message from, where it has to go to other nodes too.
+    /// Admits a completion; with sources to fetch the message from, where it has to go to other nodes too.
     fn plan(
         self: &Arc<Self>,
         id: &MessageId,
         newer: &Unsettled,
         pass: super::gate::Pass,
-    ) -> Option<(Write, Option<NodeId>)> {
+    ) -> Option<(Write, SmallVec<[NodeId; 7]>)> {
         let found = newer.record.version;
         let foreign = found == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();
         let linked = newer.holders.iter().filter(|node| cluster.registry.is_linked(**node));
-        let sources: Vec<NodeId> = linked.copied().collect();
-        let source = *sources.first()?;
+        let sources: SmallVec<[NodeId; 7]> = linked.copied().collect();
+        if sources.is_empty() {
+            return None;
+        }
         let version = if cluster.needs_new_version(id, found) { cluster.next_version()? } else { found };
         let record = CopyRecord { version, ..newer.record };
         let ticket = match cluster.admit_completion(id, record, &sources, fewer) {
@@ -297,37 +306,49 @@ impl Coordinator {
         drop(cluster);
         let need = ticket.targets.len();
         // What the sources hold is of use as it is, or as soon as they have adopted it, unless its version changes.
-        let stays: SmallVec<[NodeId; 7]> =
-            if foreign || version == found { sources.into_iter().collect() } else { SmallVec::new() };
+        let stays: SmallVec<[NodeId; 7]> = if foreign || version == found { sources.clone() } else { SmallVec::new() };
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !stays.contains(node));
         let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = stays;
         write.adopt = foreign;
-        Some((write, elsewhere.then_some(source)))
+        Some((write, if elsewhere { sources } else { SmallVec::new() }))
     }
 
-    /// Gets messages from one node for writes that bring them to others, each by the version that it has there. A
-    /// write whose message does not come fails; `none_here` hears of those that the node surely has no whole copy of.
+    /// Gets messages for writes that bring them to other nodes. A source that cannot tell is passed over for the next. A
+    /// write whose message does not come fails; `none_here` hears of those that a node surely has no whole copy of.
     pub(super) async fn fetch_bodies(
         &self,
-        source: NodeId,
-        members: &[(usize, Version)],
+        mut wanted: Vec<Fetch>,
         writes: &mut [Write],
-        none_here: impl Fn(&mut Cluster, &MessageId, Version),
+        none_here: impl Fn(&mut Cluster, &MessageId, Version, NodeId),
     ) {
-        let keys = members.iter().map(|&(i, version)| {
-            let ticket = writes[i].promise.ticket();
-            (ticket.id.clone(), CopyRecord { version, ..ticket.record })
-        });
-        let keys: Vec<_> = keys.collect();
-        for ((&(i, version), (id, _)), body) in members.iter().zip(&keys).zip(self.fetch(source, &keys).await) {
-            match body {
-                Ok(body) => writes[i].payload = body,
-                Err(surely_bad) => {
-                    // Without the message there is nothing to send: leave it for another look, or another source.
-                    writes[i].outcome = Outcome::Failed;
-                    if surely_bad {
-                        none_here(&mut self.cluster(), id, version);
+        for turn in 0.. {
+            let mut by_source: BTreeMap<NodeId, Vec<Fetch>> = BTreeMap::new();
+            for fetch in wanted.drain(..) {
+                match fetch.sources.get(turn) {
+                    Some(&source) => by_source.entry(source).or_default().push(fetch),
+                    // Without the message there is nothing to send: leave it for another look.
+                    None => writes[fetch.write].outcome = Outcome::Failed,
+                }
+            }
+            if by_source.is_empty() {
+                return;
+            }
+            for (source, fetches) in by_source {
+                let keys = fetches.iter().map(|fetch| {
+                    let ticket = writes[fetch.write].promise.ticket();
+                    (ticket.id.clone(), CopyRecord { version: fetch.version, ..ticket.record })
+                });
+                let keys: Vec<_> = keys.collect();
+                for ((fetch, (id, _)), body) in fetches.into_iter().zip(&keys).zip(self.fetch(source, &keys).await) {
+                    match body {
+                        Ok(body) => writes[fetch.write].payload = body,
+                        Err(false) => wanted.push(fetch),
+                        Err(true) => {
+                            // It may have been counted on: another look does without it.
+                            writes[fetch.write].outcome = Outcome::Failed;
+                            none_here(&mut self.cluster(), id, fetch.version, source);
+                        }
                     }
                 }
             }
@@ -349,5 +370,26 @@ impl Coordinator {
             }
         });
         each.collect()
+    }
+}
+
+/// What a page lists; an error where the node could not list what it has: then nothing follows from the inventory.
+fn entries_of(page: InventoryPage) -> Result<Vec<Entry>, DialError> {
+    if !page.error.is_empty() {
+        return Err(DialError::Failed(page.error));
+    }
+    let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(Entry::try_from).collect();
+    entries.map_err(|_| DialError::Strange("an entry with a bad id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inventory_that_a_node_could_not_list_says_nothing() {
+        let page = InventoryPage { last: true, error: "reading: EIO".to_owned(), ..Default::default() };
+        assert!(matches!(entries_of(page), Err(DialError::Failed(why)) if why == "reading: EIO"));
+        assert_eq!(entries_of(InventoryPage::default()).unwrap(), []);
     }
 }

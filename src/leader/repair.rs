@@ -17,6 +17,7 @@ use super::coordinator::Coordinator;
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
+use super::recovery::Fetch;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
@@ -24,7 +25,7 @@ use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView, Version};
+use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
 use crate::wire::family::CopyStatus;
 use crate::wire::{BATCH_ITEMS, Settle};
 
@@ -216,7 +217,7 @@ impl Coordinator {
         admit: impl Fn(&mut Cluster, &MessageId) -> Option<Repair>,
     ) -> u64 {
         let mut writes = Vec::new();
-        let mut wanted: BTreeMap<NodeId, Vec<(usize, Version)>> = BTreeMap::new();
+        let mut wanted = Vec::new();
         let mut bytes = 0;
         for id in ids {
             if bytes >= BATCH_BYTES {
@@ -235,16 +236,17 @@ impl Coordinator {
             let copies = repair.ticket.targets.len() - repair.keep.len();
             if copies > 0 && !record.is_tombstone() {
                 bytes += u64::from(record.bytes()) * copies as u64;
-                wanted.entry(repair.sources[0]).or_default().push((writes.len(), record.version));
+                let sources = repair.sources.clone();
+                wanted.push(Fetch { write: writes.len(), version: record.version, sources });
             }
             writes.push(self.plan_repair(repair, pass));
         }
         let tried: Vec<MessageId> = writes.iter().map(|write| write.promise.ticket().id.clone()).collect();
         self.check_stays(&mut writes).await;
-        for (source, members) in wanted {
-            let none_here = |cluster: &mut Cluster, id: &_, version| cluster.note_copy(id, version, source, false);
-            self.fetch_bodies(source, &members, &mut writes, none_here).await;
-        }
+        let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.note_copy(id, version, node, false);
+        self.fetch_bodies(wanted, &mut writes, none_here).await;
+        // Of those that failed already nothing was sent to anybody.
+        writes.retain(|write| write.outcome != Outcome::Failed);
         let decided = self.replicate(writes).await;
         let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
         self.note_in_doubt(&failed);

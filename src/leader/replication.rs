@@ -69,6 +69,9 @@ pub enum DialError {
         /// For people.
         reason: String,
     },
+    /// It answers that it cannot.
+    #[error("could not do it: {0}")]
+    Failed(String),
     /// It answers with something else.
     #[error("answers with what is no welcome: {0}")]
     Strange(&'static str),

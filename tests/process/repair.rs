@@ -219,3 +219,43 @@ fn a_copy_too_many_stays_where_those_that_stay_are_bad() {
     });
     register.check("m", 30, "sound");
 }
+
+#[test]
+fn a_copy_that_cannot_be_read_is_passed_over_for_another_one() {
+    let mut register =
+        Register::with(4, 3, folder(), |builder| builder.leader_args(["--repair-after", "500ms", "--cache", "0"]));
+    register.fill("m", 8, "sound");
+    let ids = (0..8).map(|n| format!("m{n}")).filter(|id| register.holders(id) == [1, 2, 3]);
+    let ids: Vec<String> = ids.collect();
+    for id in &ids {
+        // A folder in its place can be opened and not be read: nobody knows what became of the copy.
+        let file = register.copy(1, id);
+        fs::rename(&file, file.with_extension("moved")).unwrap();
+        fs::create_dir(&file).unwrap();
+    }
+    register.kill_node(3).unwrap();
+    for id in &ids {
+        eventually("a copy on node 4", || (register.holders(id) == [1, 2, 4]).then_some(()));
+    }
+    assert!(!ids.is_empty());
+}
+
+#[test]
+fn a_message_is_lost_when_the_copy_too_many_is_bad_too() {
+    let mut register = quick(3, 2);
+    register.fill("m", 8, "sound");
+    let id = (0..8).map(|n| format!("m{n}")).find(|id| register.holders(id) == [1, 3]).unwrap();
+    register.kill_node(3).unwrap();
+    eventually("its copy is made again", || (register.holders(&id) == [1, 2]).then_some(()));
+    register.kill_leader().unwrap();
+    (1..=2).for_each(|node| register.kill_node(node).unwrap());
+    (1..=3).for_each(|node| flip_byte(&register.copy(node, &id), 1));
+    register.start_leader().unwrap();
+    register.start_nodes(&[1, 2, 3]).unwrap();
+    register.wait_up(3).unwrap();
+    eventually("the truth", || (code(&register.ask(&format!("GET {id}"))) == "ERROR LOST").then_some(()));
+    // Written again, it leaves nothing behind.
+    register.set(&id, "new");
+    eventually("no copy too many", || (files(&register, 3).values().sum::<usize>() == 16).then_some(()));
+    assert_eq!(register.get(&id), "new");
+}
