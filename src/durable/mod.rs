@@ -128,6 +128,11 @@ fn beside(name: &str) -> String {
     format!("{}{name}.new", if name.starts_with('.') { "" } else { "." })
 }
 
+/// Whether a disk refused before it did anything, being full or read-only: what was there before stands.
+pub fn takes_nothing(error: &io::Error) -> bool {
+    is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
 /// Whether an error means that the disk (or the quota) has no room left.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -22,7 +22,7 @@ use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
-use crate::durable::{Disk, Folder, is_full};
+use crate::durable::{Disk, Folder, takes_nothing};
 use crate::file_names::{self, SUFFIX};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
@@ -60,7 +60,7 @@ impl TextStore {
             Ok(false) => {}
             Ok(true) => return Err(OpenError::FoldsCase { folder: path }),
             // Such a disk cannot be asked; reads go on, and the answer has not changed since the first start.
-            Err(error) if is_full(&error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            Err(error) if takes_nothing(&error) => {}
             Err(error) => return Err(failed("probing")(error)),
         }
         let (records, logged) = Records::open(&folder)?;

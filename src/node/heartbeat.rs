@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::Node;
 use crate::cluster::registry::BEAT_EVERY;
 use crate::durable::Folder;
+use crate::durable::hands::Hands;
 use crate::stop::Stop;
 use crate::types::{Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, NodeInfo, RegisterNodeRequest, RegisterNodeResponse};
@@ -27,6 +29,8 @@ const RETRY_MOST: Duration = Duration::from_millis(400);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A beat that takes longer counts as lost.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A beat waits no longer for the disk: one that hangs makes the node late with its writes, and takes no reads from it.
+const DISK_PATIENCE: Duration = BEAT_EVERY;
 
 /// How it stands between the node and its leader.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -61,15 +65,17 @@ pub async fn run(
 ) {
     let mut pause = RETRY_FIRST;
     let mut said = BTreeSet::new();
+    let aside = Aside::default();
     loop {
         let began = Instant::now();
-        let (error, was_registered) = match session(&node, &announcement, network.as_ref(), &standing, &stop).await {
-            Ended::Stopped => return,
-            Ended::Refused(reason) => {
-                return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader));
-            }
-            Ended::Lost { error, was_registered } => (error, was_registered),
-        };
+        let (error, was_registered) =
+            match session(&node, &announcement, network.as_ref(), &aside, &standing, &stop).await {
+                Ended::Stopped => return,
+                Ended::Refused(reason) => {
+                    return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader));
+                }
+                Ended::Lost { error, was_registered } => (error, was_registered),
+            };
         if was_registered || began.elapsed() > RETRY_MOST * 4 {
             pause = RETRY_FIRST;
         }
@@ -98,6 +104,28 @@ pub async fn run(
     }
 }
 
+/// The disk work that goes with beats, one piece at a time: what a hung disk does not answer is left to itself.
+#[derive(Default)]
+struct Aside {
+    busy: Arc<AtomicBool>,
+}
+
+impl Aside {
+    /// Does a piece of work; nothing if it takes too long, or the piece before still does.
+    async fn run<T: Send + 'static>(&self, hands: &Hands, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let busy = self.busy.clone();
+        let work = move || {
+            let done = work();
+            busy.store(false, Ordering::Release);
+            done
+        };
+        timeout(DISK_PATIENCE, hands.run(work)).await.ok()
+    }
+}
+
 enum Ended {
     Stopped,
     Refused(String),
@@ -108,6 +136,7 @@ async fn session(
     node: &Arc<Node>,
     announcement: &Announcement,
     network: &dyn Network,
+    aside: &Aside,
     standing: &watch::Sender<Standing>,
     stop: &Stop,
 ) -> Ended {
@@ -125,6 +154,7 @@ async fn session(
     }
     tracing::info!("registered with the leader at {}", announcement.leader);
     standing.send_modify(|standing| *standing = Standing { registered: true, ..Standing::default() });
+    let mut free = 0;
     loop {
         tokio::select! {
             biased;
@@ -133,7 +163,9 @@ async fn session(
         }
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
-        let free = node.hands.run(move || folder.space()).await.map_or(0, |(free, _)| free);
+        if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
+            free = space.map_or(0, |(free, _)| free);
+        }
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
@@ -146,8 +178,9 @@ async fn session(
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {
             Ok(Ok(response)) if response.known => {
                 standing.send_modify(|standing| standing.rtt = Some(sent.elapsed()));
-                let (node, committed) = (node.clone(), Version(response.committed));
-                if let Err(error) = node.hands.clone().run(move || node.identity.note_committed(committed)).await {
+                let (noting, committed) = (node.clone(), Version(response.committed));
+                let noted = aside.run(&node.hands, move || noting.identity.note_committed(committed)).await;
+                if let Some(Err(error)) = noted {
                     tracing::debug!("what is committed could not be noted: {error}");
                 }
             }

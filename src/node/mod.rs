@@ -252,7 +252,7 @@ impl Node {
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
-                if !durable::is_full(&error) {
+                if !durable::takes_nothing(&error) {
                     self.stop.fail(reason.clone());
                 }
                 return Err(refuse(reason));

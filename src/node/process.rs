@@ -41,6 +41,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(20);
 /// Time between two lines about a conversion.
 const CONVERSION_TOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the disk is asked for its space.
+const SPACE_EVERY: Duration = Duration::from_secs(1);
+
 /// Events that a report carries.
 const EVENTS: usize = 50;
 
@@ -187,10 +190,12 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let looked = node.clone();
     tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
     let finishing = node.clone();
+    let space = watch_space(opened.folder.clone());
     let mut reporter = Reporter {
         node,
         settings: settings.clone(),
         folder: opened.folder,
+        space,
         listening: bound.to_string(),
         standing: seen,
         events,
@@ -212,6 +217,21 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     service.abort();
     drop(opened.lock);
     Ok(())
+}
+
+/// What there is of the disk's space, for reports. It is asked beside everything else: a disk that hangs holds nobody up.
+fn watch_space(folder: Arc<dyn Folder>) -> watch::Receiver<Option<(u64, u64)>> {
+    let (tell, space) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut look = tokio::time::interval(SPACE_EVERY);
+        while !tell.is_closed() {
+            look.tick().await;
+            let folder = folder.clone();
+            let Ok(space) = tokio::task::spawn_blocking(move || folder.space().ok()).await else { return };
+            tell.send_replace(space);
+        }
+    });
+    space
 }
 
 /// Ready is who has joined, or who has tried once: a node starts without a leader, too.
@@ -237,6 +257,7 @@ struct Reporter {
     node: Arc<Node>,
     settings: Settings,
     folder: Arc<dyn Folder>,
+    space: watch::Receiver<Option<(u64, u64)>>,
     listening: String,
     standing: watch::Receiver<Standing>,
     events: EventRing,
@@ -271,7 +292,7 @@ impl Reporter {
             messages: totals.messages,
             bytes: totals.bytes,
             largest: meters.largest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-            disk: self.folder.space().ok(),
+            disk: *self.space.borrow(),
             stores,
             reads,
             store_history: self.stores.values(),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::HashMap;
 
 use crate::durable::record_log::{self, LogError, RecordLog};
-use crate::durable::{DiskFile, Folder};
+use crate::durable::{DiskFile, Folder, takes_nothing};
 use crate::file_names;
 use crate::types::{CopyRecord, MessageId, Version};
 
@@ -244,17 +244,15 @@ impl Logged {
 
 /// Tries it out. A disk that is full or read-only cannot be asked; one that had no attributes would have its log.
 fn keeps_attributes(folder: &dyn Folder) -> io::Result<bool> {
-    let cannot_ask =
-        |error: &io::Error| crate::durable::is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem;
     let mut file = match folder.create_new(PROBE) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(PROBE)?,
-        Err(error) if cannot_ask(&error) => return Ok(true),
+        Err(error) if takes_nothing(&error) => return Ok(true),
         other => other?,
     };
     let kept = match file.set_record(&[0; FIXED + 4]) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::Unsupported => false,
-        Err(error) if cannot_ask(&error) => true,
+        Err(error) if takes_nothing(&error) => true,
         Err(error) => return Err(error),
     };
     // A left-over probe harms nobody, and is tried again at the next start.

@@ -81,7 +81,7 @@ impl Machine {
     }
 
     /// Whether it has ended by itself, as after a failed sync.
-    fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.running.as_ref().is_some_and(|(_, stop)| stop.failure().is_some())
     }
 }

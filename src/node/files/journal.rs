@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::super::scan::OpenError;
 use super::super::store::{Body, Fatal, Put, Settle};
 use crate::durable::record_log::{LogError, RecordLog, judge};
-use crate::durable::{Folder, is_full};
+use crate::durable::{Folder, takes_nothing};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, MessageId, Version};
 
@@ -138,11 +138,7 @@ impl Journals {
     pub(super) fn begin(folder: &Arc<dyn Folder>, number: u64) -> Result<Option<Journal>, Fatal> {
         match Journal::create(folder, number) {
             Ok(journal) => Ok(Some(journal)),
-            Err(LogError::Io { source, .. })
-                if is_full(&source) || source.kind() == io::ErrorKind::ReadOnlyFilesystem =>
-            {
-                Ok(None)
-            }
+            Err(LogError::Io { source, .. }) if takes_nothing(&source) => Ok(None),
             Err(error) => Err(fatal(&error)),
         }
     }

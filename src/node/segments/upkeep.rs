@@ -15,7 +15,7 @@ use super::op::{HintWriter, Kind, Op, head_bytes, push_head};
 use super::replay::{Seen, read_record};
 use super::{LONGEST, SegmentStore, hint_name, log_name};
 use crate::durable::record_log::{FIRST_FRAME, FRAME_BYTES, Met, walk};
-use crate::durable::{Folder, is_full, put_in_place, write_beside};
+use crate::durable::{Folder, put_in_place, takes_nothing, write_beside};
 use crate::node::store::Fatal;
 use crate::seeded::{self, Bug};
 
@@ -59,11 +59,6 @@ impl From<Fatal> for Miss {
     fn from(fatal: Fatal) -> Self {
         Self::Fatal(fatal)
     }
-}
-
-/// Whether the disk refused before it did anything.
-fn takes_nothing(error: &io::Error) -> bool {
-    is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }
 
 fn refused(what: &str, segment: &Segment) -> impl FnOnce(io::Error) -> Miss {
