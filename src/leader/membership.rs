@@ -228,10 +228,17 @@ impl Membership {
             return self.coordinator.cluster().reign().map_or_else(|| not_now("the epoch is over already"), Ok);
         };
         match announced.cluster_id {
-            Some(theirs) if theirs != reign.cluster_id => refuse(format!(
-                "its folder belongs to cluster {theirs}, and this leader leads cluster {}: start it with the leader of its cluster, or with an empty folder",
-                reign.cluster_id
-            )),
+            Some(theirs) if theirs != reign.cluster_id => {
+                let ours = reign.cluster_id;
+                let mut reason = format!(
+                    "its folder belongs to cluster {theirs}, and this leader leads cluster {ours}: start it with the leader of its cluster, or with an empty folder"
+                );
+                if self.coordinator.cluster().newest_committed() == Version::default() {
+                    // A leader that lost its folder, and met a new node before those that know.
+                    reason.push_str("; nothing was ever written to this leader's cluster: if it is the leader of the node's cluster and lost its folder, stop it, move its leader_metadata away, and start it with the nodes of that cluster first");
+                }
+                refuse(reason)
+            }
             Some(_) if !self.coordinator.cluster().hear_committed(announced.committed) => {
                 self.log_is_old(reign, announced).await;
                 not_now("the leader begins a later epoch")

@@ -152,6 +152,27 @@ fn a_node_of_another_register_must_be_refused() {
 }
 
 #[test]
+fn a_leader_that_lost_its_folder_and_met_a_new_node_first_tells_the_way_back() {
+    let mut register = Register::start(2, 2);
+    register.fill("m", 10, "x");
+    register.kill_leader().unwrap();
+    (1..=2).for_each(|node| register.kill_node(node).unwrap());
+    std::fs::remove_dir_all(register.metadata()).unwrap();
+    register.start_leader().unwrap();
+    let new = Server::start(register.dir(), &["node", "--id", "3", "--port", "0", "--leader", register.grpc_addr()]);
+    new.says("registered with the leader");
+    let line = refused_node(register.dir(), 1, register.grpc_addr());
+    tells(&line, &["nothing was ever written to this leader's cluster", "move its leader_metadata away"]);
+    drop(new);
+    register.kill_leader().unwrap();
+    std::fs::rename(register.metadata(), register.dir().join("moved away")).unwrap();
+    register.start_leader().unwrap();
+    register.start_nodes(&[1, 2]).unwrap();
+    register.wait_up(2).unwrap();
+    register.check("m", 10, "x");
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let home = folder();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
