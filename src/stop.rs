@@ -62,10 +62,20 @@ impl Stop {
 
     /// Wraps a loop that must not end by itself: if it does, or panics, everything ends.
     pub fn vital<F: Future<Output = ()>>(&self, name: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
-        let guard = Vital { stop: self.clone(), name };
+        let guard = Vital { stop: self.clone(), name, may_go: false };
         async move {
             let _guard = guard;
             work.await;
+        }
+    }
+
+    /// Wraps work that ends when nobody needs it any more, and must not end otherwise: if it panics, everything ends.
+    pub fn needed<F: Future<Output = ()>>(&self, name: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
+        let guard = Vital { stop: self.clone(), name, may_go: false };
+        async move {
+            let mut guard = guard;
+            work.await;
+            guard.may_go = true;
         }
     }
 }
@@ -73,15 +83,32 @@ impl Stop {
 struct Vital {
     stop: Stop,
     name: &'static str,
+    may_go: bool,
 }
 
 impl Drop for Vital {
     fn drop(&mut self) {
-        if !self.stop.is_requested() {
+        if !self.may_go && !self.stop.is_requested() {
             self.stop.fail(format!(
                 "the {} task ended unasked; this is a bug: please report it with the lines above",
                 self.name
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_done_without_ends_everything_with_it() {
+        let (vital, needed, done) = (Stop::new(), Stop::new(), Stop::new());
+        vital.vital("sweep", async {}).await;
+        done.needed("journal", async {}).await;
+        let died = tokio::spawn(needed.needed("journal", async { panic!("on purpose") })).await;
+        assert!(died.is_err() && done.failure().is_none() && !done.is_requested());
+        assert!(vital.failure().is_some_and(|why| why.contains("the sweep task ended unasked")));
+        assert!(needed.failure().is_some_and(|why| why.contains("the journal task ended unasked")));
     }
 }

@@ -40,6 +40,10 @@ pub const JOINING: Duration = Duration::from_secs(5);
 /// that wait give up.
 pub const GREETING: Duration = Duration::from_secs(4);
 
+/// A write whose outcome is not known by then is answered UNKNOWN: its log hangs, or those before it took all the time
+/// there was. It goes on, and may appear later.
+pub(super) const OUTCOME: Duration = Duration::from_secs(40);
+
 /// Bytes of messages (and a little for each request) that are under way at once, over all
 /// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
 pub const IN_FLIGHT_BYTES: usize = 256 << 20;

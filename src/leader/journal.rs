@@ -9,9 +9,11 @@ mod rewrite;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use self::rewrite::Rewriter;
 pub use self::rewrite::Rewriting;
@@ -452,10 +454,31 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
 #[error("the leader's log cannot be written: {0}")]
 pub struct NotLogged(pub String);
 
+/// A disk that has not answered the log for this long is said to hang.
+const LATE: Duration = Duration::from_secs(3);
+
 /// The way to the log's thread.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     jobs: mpsc::UnboundedSender<Job>,
+    busy: Busy,
+}
+
+/// Since when the log's thread waits for the disk, while it does.
+#[derive(Debug, Clone, Default)]
+struct Busy(Arc<Mutex<Option<Instant>>>);
+
+impl Busy {
+    fn with<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.set(Some(Instant::now()));
+        let done = work();
+        self.set(None);
+        done
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
 }
 
 #[derive(Debug)]
@@ -480,8 +503,16 @@ impl Ledger {
         }
         let (jobs, queue) = mpsc::unbounded_channel();
         let rewriter = Rewriter::new(rewriting, &log, hands.clone());
-        hands.spawn("journal", write_loop(log, io_mode, rewriter, queue, stop.clone()))?;
-        Ok(Self { jobs })
+        let busy = Busy::default();
+        let writer = write_loop(log, io_mode, rewriter, queue, busy.clone(), stop.clone());
+        hands.spawn("journal", stop.needed("journal", writer))?;
+        Ok(Self { jobs, busy })
+    }
+
+    /// For how long the disk under the log has not answered, if that is far too long.
+    pub fn late(&self) -> Option<Duration> {
+        let since = *self.busy.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed()).filter(|late| *late >= LATE)
     }
 
     /// Appends events. When this returns `Ok`, they are as safe as the IO mode says (the rare ones: synced).
@@ -515,13 +546,14 @@ async fn write_loop(
     io_mode: IoMode,
     mut rewriter: Rewriter,
     mut queue: mpsc::UnboundedReceiver<Job>,
+    busy: Busy,
     stop: Stop,
 ) {
     loop {
         let first = tokio::select! {
             biased;
             rewritten = rewriter.ended() => {
-                if let Err(error) = rewriter.adopt(rewritten, &mut log) {
+                if let Err(error) = busy.with(|| rewriter.adopt(rewritten, &mut log)) {
                     say(&log, &error, &stop);
                 }
                 continue;
@@ -539,7 +571,7 @@ async fn write_loop(
             count += job.ends.len();
             batch.push(job);
         }
-        let result = write_batch(&mut log, io_mode, &batch);
+        let result = busy.with(|| write_batch(&mut log, io_mode, &batch));
         match &result {
             Ok(()) => rewriter.look(&log),
             Err(error) => say(&log, error, &stop),

@@ -170,7 +170,7 @@ impl Leader {
             view.await;
             let _ = done.send(());
         };
-        seams.hands.spawn("view", view).map_err(|error| CannotStart::Folder(shown, error))?;
+        seams.hands.spawn("view", stop.needed("view", view)).map_err(|error| CannotStart::Folder(shown, error))?;
         let loops = TaskTracker::new();
         loops.spawn(stop.vital("recovery", coordinator.clone().recover()));
         let part = seams.chance.usize(..);
@@ -259,8 +259,17 @@ fn every(period: Duration) -> Interval {
 
 async fn sweep(coordinator: Arc<Coordinator>) {
     let mut tick = every(SWEEP_EVERY);
+    let mut late = false;
     while coordinator.stop.unless(tick.tick()).await.is_some() {
         let now = coordinator.now();
+        let was_late = std::mem::replace(&mut late, coordinator.ledger().late().is_some());
+        match (was_late, late) {
+            (false, true) => tracing::error!(
+                "the disk of the leader's log does not answer: writes wait for it and end as UNKNOWN, reads go on"
+            ),
+            (true, false) => tracing::info!("the disk of the leader's log answers again"),
+            _ => {}
+        }
         let transitions = coordinator.cluster().sweep(now);
         if now >= coordinator::GREETING && coordinator.cluster().stop_greeting() {
             coordinator.notify();

@@ -155,7 +155,8 @@ async fn attend(
         keep_ready(coordinator.clone()),
         stop.clone(),
     ));
-    tokio::spawn(watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone()));
+    let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
+    tokio::spawn(stop.vital("tolerance", watch));
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));
     let looked = coordinator.clone();
     tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
@@ -231,14 +232,19 @@ fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
 async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
     let mut look = every(TOLERANCE_EVERY);
     let mut hang_up = signal(SignalKind::hangup()).ok();
-    let mut seen = std::fs::read(&path).ok();
+    // Away from the threads that serve: a disk that hangs holds up nobody else.
+    let read = || async {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || std::fs::read(path)).await.ok()?.ok()
+    };
+    let mut seen = read().await;
     loop {
         let asked = tokio::select! {
             _ = look.tick() => false,
             Some(()) = async { hang_up.as_mut()?.recv().await } => true,
         };
         // A file that is gone or cannot be read says nothing: the old value stays.
-        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let Some(bytes) = read().await else { continue };
         if !asked && seen.as_ref() == Some(&bytes) {
             continue;
         }

@@ -13,11 +13,12 @@ use foldhash::fast::FixedState;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, OUTCOME};
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
 use super::recovery::Fetch;
+use super::set::not_in_time;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
@@ -320,7 +321,7 @@ impl Coordinator {
 
     /// Carries out what an operator asks for. It is in the log before it is answered, except for evening out,
     /// which ends with the leader.
-    pub(super) async fn order(&self, command: Command) -> Reply {
+    pub(super) async fn order(self: &Arc<Self>, command: Command) -> Reply {
         let done = match command {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,
@@ -338,7 +339,7 @@ impl Coordinator {
         done.map_or_else(Reply::Refused, |()| Reply::Done)
     }
 
-    async fn drain(&self, node: NodeId, on: bool) -> Result<(), Refusal> {
+    async fn drain(self: &Arc<Self>, node: NodeId, on: bool) -> Result<(), Refusal> {
         {
             let cluster = self.cluster();
             let Some(member) = cluster.registry.get(node) else {
@@ -354,14 +355,23 @@ impl Coordinator {
                 return Ok(());
             }
         }
-        let logged = self.ledger().append(&[Event::Draining { node, on }]).await;
-        logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
-        self.cluster().registry.set_draining(node, on);
-        match on {
-            true => tracing::info!("node {node} is being drained: its copies move to others"),
-            false => tracing::info!("node {node} takes copies again"),
+        let leader = self.clone();
+        // It is carried out even if its client has gone, or its answer comes too late.
+        let order = self.tasks.spawn(async move {
+            let logged = leader.ledger().append(&[Event::Draining { node, on }]).await;
+            logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
+            leader.cluster().registry.set_draining(node, on);
+            match on {
+                true => tracing::info!("node {node} is being drained: its copies move to others"),
+                false => tracing::info!("node {node} takes copies again"),
+            }
+            Ok(())
+        });
+        match timeout(OUTCOME, order).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(Refusal::Unknown("the leader failed while it wrote".to_owned())),
+            Err(_) => Err(not_in_time()),
         }
-        Ok(())
     }
 
     // ---- surplus -----------------------------------------------------------

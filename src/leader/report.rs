@@ -52,6 +52,15 @@ struct StatusNode {
 }
 
 impl Coordinator {
+    /// Why answers are held back, to all requests or to writes, while they are.
+    fn waiting_for(&self, cluster: &Cluster) -> Option<String> {
+        let log = || {
+            let late = self.ledger().late()?.as_secs();
+            Some(format!("the disk of the leader's log, which has not answered for {late} s: only reads go on"))
+        };
+        cluster.waiting_for().or_else(log)
+    }
+
     /// Why messages cannot be written now; nothing if they can.
     pub fn not_ready(&self) -> Option<String> {
         if self.stop.is_requested() {
@@ -64,7 +73,7 @@ impl Coordinator {
         }
         match cluster.reign() {
             None => Some("the leader has no epoch yet".to_owned()),
-            Some(_) => cluster.waiting_for(),
+            Some(_) => self.waiting_for(&cluster),
         }
     }
 
@@ -90,7 +99,7 @@ impl Coordinator {
             gets: self.meters.gets.total(),
             under_replicated: counts.under_replicated,
             lost: counts.lost,
-            waiting_for: cluster.waiting_for(),
+            waiting_for: self.waiting_for(cluster),
             repair: self.repair_progress.add_to(cluster.repair_view()),
             cache: self.cache.view(),
             nodes: nodes.collect(),
@@ -166,7 +175,7 @@ impl Reporter {
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             repair: leader.repair_progress.add_to(cluster.repair_view()),
-            waiting_for: cluster.waiting_for(),
+            waiting_for: leader.waiting_for(&cluster),
             clients: leader.meters.clients.load(Ordering::Relaxed),
             in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),
             sets,

@@ -12,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::coordinator::{Coordinator, REQUEST_COST, busy};
+use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
 use super::journal::Event;
@@ -56,7 +56,7 @@ impl Coordinator {
             return Vec::new();
         }
         let bytes = writes.iter().map(|(_, _, payload)| payload.as_ref().map_or(0, Payload::len) + REQUEST_COST).sum();
-        let Some(_room) = self.room(bytes) else {
+        let Some(room) = self.room(bytes) else {
             return writes.into_iter().map(|(at, ..)| (at, busy())).collect();
         };
         let began = Instant::now();
@@ -74,15 +74,24 @@ impl Coordinator {
         drop(replies);
         self.take_turns(turns);
         let mut all = Vec::with_capacity(untold.len());
-        while told.recv_many(&mut all, untold.len()).await > 0 {}
-        let refused = all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(_))).count();
+        let in_time = timeout_at(began + OUTCOME, async { while told.recv_many(&mut all, untold.len()).await > 0 {} });
+        let late = in_time.await.is_err();
         if all.len() < untold.len() {
             untold.retain(|at| all.iter().all(|(told, _)| told != at));
-            let unknown = Refusal::Unknown("the leader failed while it wrote".to_owned());
+            let unknown =
+                if late { not_in_time() } else { Refusal::Unknown("the leader failed while it wrote".to_owned()) };
             all.extend(untold.into_iter().map(|at| (at, Reply::Refused(unknown.clone()))));
         }
+        let refused = all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(_))).count();
         self.meters.sets.record(began.elapsed(), (all.len() - refused) as u64);
         self.meters.sets.error(refused as u64);
+        if late {
+            // What they take is taken until they are decided.
+            tokio::spawn(async move {
+                while told.recv().await.is_some() {}
+                drop(room);
+            });
+        }
         all
     }
 
@@ -290,6 +299,11 @@ impl Coordinator {
     pub(super) fn release(&self, ticket: &Ticket) {
         self.cluster().release(ticket);
     }
+}
+
+/// How a client hears that the outcome of its write did not come in time.
+pub(super) fn not_in_time() -> Refusal {
+    Refusal::Unknown(format!("no outcome within {} s", OUTCOME.as_secs()))
 }
 
 /// How a client hears why its write was not admitted.

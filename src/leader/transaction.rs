@@ -14,12 +14,12 @@ use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::coordinator::{Changes, Coordinator, REQUEST_COST};
+use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
 use super::query::COMPLETION;
-use super::set::{Turn, refusal};
+use super::set::{Turn, not_in_time, refusal};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
 use crate::cluster::{Located, Ticket};
@@ -178,7 +178,8 @@ impl Coordinator {
             }
         }
         let failed = |_| Err(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
-        let (told, writes) = match told.await.unwrap_or_else(failed) {
+        let in_time = timeout_at(began + OUTCOME, told).await;
+        let (told, writes) = match in_time.map_or_else(|_| Err(not_in_time()), |told| told.unwrap_or_else(failed)) {
             Ok(done) => done,
             Err(refusal) => {
                 self.meters.sets.error(1);

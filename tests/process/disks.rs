@@ -37,6 +37,92 @@ impl Drop for Mount {
     }
 }
 
+/// A file system on an image, mounted while this lives, that can be told to hang: whoever writes waits.
+struct Hanging(Mount);
+
+impl Hanging {
+    /// Mounts one; nothing (and the reason on stderr) where that is not possible.
+    fn ext4(at: &Path, image: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        std::fs::File::create(image).unwrap().set_len(64 << 20).unwrap();
+        let done = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        if done(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))
+            && done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))
+        {
+            let hanging = Self(Mount(at.to_owned()));
+            if hanging.freeze("--freeze") && hanging.freeze("--unfreeze") {
+                return Some(hanging);
+            }
+        }
+        eprintln!("SKIPPED: this process may not mount and freeze file systems");
+        None
+    }
+
+    fn freeze(&self, order: &str) -> bool {
+        let status = Command::new("fsfreeze").arg(order).arg(&self.0.0).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Whoever waits for it could not be killed.
+        self.freeze("--unfreeze");
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_under_the_leader_is_told_and_reads_go_on() {
+    let home = folder();
+    let Some(disk) = Hanging::ext4(&home.path().join("leader_metadata"), &home.path().join("image")) else { return };
+    let register = Register::with(2, 2, home, |builder| builder);
+    // Goes before those who wait for it.
+    let disk = disk;
+    register.fill("m", 10, "x");
+    assert!(disk.freeze("--freeze"));
+    let mut wire = register.wire();
+    wire.send("SET later y\n");
+    let waits = |status: &serde_json::Value| status["waiting_for"].as_str().is_some_and(|why| why.contains("log"));
+    register.wait_status("the hung log is told", waits).unwrap();
+    let told = || register.leader_stderr().contains("the disk of the leader's log does not answer");
+    eventually("a line about it", || told().then_some(()));
+    register.check("m", 10, "x");
+    assert_eq!(code(&register.ask("GET later")), "ERROR NOT_FOUND");
+    assert!(disk.freeze("--unfreeze"));
+    assert_eq!(wire.line(), "OK");
+    register.wait_status("all is well", |status| status["waiting_for"].is_null()).unwrap();
+    assert_eq!(register.get("later"), "y");
+    drop(register);
+}
+
+#[test]
+fn a_disk_that_hangs_under_a_node_takes_no_reads_from_it() {
+    let home = folder();
+    let Some(disk) = Hanging::ext4(&home.path().join("storage_node_1"), &home.path().join("image")) else { return };
+    let register = Register::with(2, 1, home, |builder| builder.leader_args(["--cache", "0"]));
+    // Goes before those who wait for it.
+    let disk = disk;
+    register.fill("m", 10, "x");
+    assert!(disk.freeze("--freeze"));
+    // Written to the node that hangs, until it is late with its answers and others are asked.
+    let mut wire = register.wire();
+    wire.send("SET one y\nSET two y\n");
+    register.wait_state(1, "suspect");
+    let began = register.status().unwrap()["uptime_s"].as_f64().unwrap();
+    // For longer than it takes to be down.
+    let passed = |status: &serde_json::Value| {
+        assert_ne!(status["nodes"][0]["state"], "down", "{status}");
+        register.check("m", 10, "x");
+        status["uptime_s"].as_f64().unwrap() > began + 5.0
+    };
+    register.wait_status("time to pass", passed).unwrap();
+    assert_eq!((wire.line(), wire.line()), ("OK".to_owned(), "OK".to_owned()));
+    assert!(disk.freeze("--unfreeze"));
+    register.wait_up(2).unwrap();
+    register.check("m", 10, "x");
+    drop(register);
+}
+
 #[test]
 fn a_file_where_the_folder_should_be_is_named() {
     let home = folder();

@@ -151,6 +151,33 @@ fn the_end_of_a_leader_is_the_last_that_its_log_says() {
 }
 
 #[test]
+fn a_write_without_an_outcome_is_unknown_and_may_appear_later() {
+    simulate(async {
+        let (_sim, leader) = healthy().await;
+        set(&leader, "a", "before").await;
+        // Whoever has the turn does not come to an end, as with a log whose disk hangs.
+        let hung = leader.gate.enter(&id("a"));
+        let mut queue = [Ok(Command::Set { id: id("a"), payload: "after".into() })].into();
+        let (replies, _room) = leader.execute(&mut queue, Protocol::Text).await;
+        assert!(matches!(replies[..], [Reply::Refused(Refusal::Unknown(_))]), "{replies:?}");
+        let a = id("a");
+        let refused = leader.transact([(id("a"), Need::Message)], move |all| count_bytes(all, &a)).await;
+        assert!(matches!(refused, Err(Refusal::Unknown(_))), "{refused:?}");
+        assert!(leader.in_flight() > 0, "what waits takes its room");
+        let get = async || leader.read_many(&[id("a")]).await.unwrap().0[0].clone().unwrap();
+        assert_eq!(get().await, "before");
+        drop(hung);
+        sleep(s(1.0)).await;
+        assert_eq!(get().await, "after");
+        assert_eq!(leader.in_flight(), 0);
+    });
+}
+
+fn count_bytes(transaction: &mut Transaction, id: &MessageId) -> usize {
+    transaction.get(id).map_or(0, Payload::len)
+}
+
+#[test]
 fn a_transaction_sees_what_it_wrote() {
     simulate(async {
         let (_sim, leader) = healthy().await;
