@@ -297,7 +297,11 @@ impl Node {
 }
 
 fn identity_failed(error: &std::io::Error) -> String {
-    format!("cannot write the identity file: {error}; check the disk, then start this node again")
+    let help = match durable::takes_nothing(error) {
+        true => "make room, or make the disk writable: the node goes on by itself",
+        false => "check the disk, then start this node again",
+    };
+    format!("cannot write the identity file: {error}; {help}")
 }
 
 fn from(seq: u64, body: from_node::Body) -> FromNode {
