@@ -133,14 +133,17 @@ async fn session(
         }
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
-        let free = node.hands.run(move || folder.space()).await.map_or(0, |(free, _)| free);
+        let disk = node.hands.run(move || folder.space()).await.unwrap_or_default();
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
             incarnation: node.incarnation,
             bytes_stored: totals.bytes,
-            bytes_free: free,
+            bytes_free: disk.free,
             full: node.is_full(),
+            disk_bytes: disk.size,
+            files_free: disk.free_files,
+            disk_files: disk.files,
         };
         let sent = Instant::now();
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {

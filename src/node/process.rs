@@ -22,13 +22,13 @@ use super::store::Store;
 use super::{Node, Parts};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
-use crate::durable::{Disk, Folder};
+use crate::durable::{Disk, Folder, Space};
 use crate::process::{
     bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{IoMode, Layout, NodeId, NodeReport, Uuid};
+use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, Uuid};
 use crate::wire::Grpc;
 use crate::{VERSION, dashboard, terminal};
 
@@ -183,7 +183,8 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let (standing, seen) = watch::channel(Standing::default());
     let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
     tokio::spawn(stop.vital("heartbeat", beats));
-    tokio::spawn(say_ready_once(seen.clone(), format!("node {} ready grpc={bound}", settings.id)));
+    let ready = format!("node {} ready grpc={bound}", settings.id);
+    tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));
     let looked = node.clone();
     tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
     let finishing = node.clone();
@@ -215,11 +216,15 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
 }
 
 /// Ready is who has joined, or who has tried once: a node starts without a leader, too.
-async fn say_ready_once(mut standing: watch::Receiver<Standing>, line: String) {
+async fn say_ready_once(mut standing: watch::Receiver<Standing>, line: String, screen: bool) {
     let tried = |standing: &Standing| standing.registered || standing.failed_tries > 0;
     if standing.wait_for(tried).await.is_ok() {
-        say_ready(&line);
+        say_ready(&line, screen);
     }
+}
+
+fn disk_view(space: Space) -> DiskView {
+    DiskView { free: space.free, size: space.size, free_files: space.free_files, files: space.files }
 }
 
 fn say_found(found: &Found, took: Duration) {
@@ -271,7 +276,7 @@ impl Reporter {
             messages: totals.messages,
             bytes: totals.bytes,
             largest: meters.largest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-            disk: self.folder.space().ok(),
+            disk: self.folder.space().ok().map(disk_view),
             stores,
             reads,
             store_history: self.stores.values(),

@@ -276,7 +276,7 @@ fn nodes(view: &ClusterView) -> String {
             share = part(all),
             bar = part(most),
             bytes = size(node.bytes),
-            free = node.disk_free.map_or_else(|| "\u{2013}".to_owned(), size),
+            free = node.disk.map_or_else(|| "\u{2013}".to_owned(), |disk| size(disk.free)),
         );
     }
     html.push_str("</tbody></table>");
@@ -336,8 +336,8 @@ fn about(view: &ClusterView) -> String {
         Safe(&view.version),
         view.epoch,
         age(view.uptime_s),
-        Safe(&view.clients_address),
-        Safe(&view.nodes_address)
+        Safe(&view.addresses.clients),
+        Safe(&view.addresses.nodes)
     )
 }
 
