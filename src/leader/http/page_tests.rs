@@ -185,6 +185,7 @@ fn the_page_is_whole_without_a_script() {
         tolerance: 3,
         holders: vec![
             Holder { node: NodeId(1), state: Some(NodeState::Up), intact: true },
+            Holder { node: NodeId(2), state: Some(NodeState::Down), intact: true },
             Holder { node: NodeId(3), state: None, intact: false },
         ],
     };
