@@ -1,12 +1,14 @@
-# One image for leader, nodes and client: the command after its name says which.
-FROM rust:1.95-slim AS build
+# One image for leader, nodes and client: the command after its name says which. See docs/guide.md, "In containers".
+# Both stages are of one Debian, so that the binary finds the C library that it was built with.
+FROM rust:1.95-slim-trixie AS build
 WORKDIR /src
 COPY . .
 # docker build --build-arg COMMIT=$(git rev-parse --short HEAD) .
 ARG COMMIT=
 RUN HATOKUSE_COMMIT=$COMMIT cargo build --release --locked
 
-FROM debian:stable-slim
+FROM debian:trixie-slim
+# A new volume takes its owner from this folder.
 RUN useradd --system --uid 6666 --home-dir /var/lib/hatokuse --create-home hatokuse
 COPY --from=build /src/target/release/hatokuse /usr/local/bin/hatokuse
 USER hatokuse
@@ -14,6 +16,6 @@ WORKDIR /var/lib/hatokuse
 VOLUME /var/lib/hatokuse
 EXPOSE 6666 5550 7666
 ENTRYPOINT ["hatokuse"]
-CMD ["leader", "--plain", "--host", "0.0.0.0"]
-# Of a leader; a container of a node turns it off.
-HEALTHCHECK --interval=10s CMD ["hatokuse", "client", "PING"]
+CMD ["leader", "--plain", "--host", "0.0.0.0", "--http-host", "0.0.0.0"]
+# Of a leader; a container of a node turns it off. A password is set by HATOKUSE_PASSWORD_FILE, so that this has it too.
+HEALTHCHECK --interval=10s --timeout=5s CMD ["hatokuse", "client", "PING"]

@@ -1,7 +1,7 @@
 //! What leader and node processes have in common: signals, the end of standard
 //! input, ready lines, and how long a drain may take.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -59,14 +59,16 @@ pub async fn serve_grpc<S: FamilyService>(
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
         tokio::spawn(keep_health::<S>(health, ready));
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .build_v1()
-            .map_err(|error| error.to_string())?;
+        // Many tools still ask in the older form.
+        let reflection =
+            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let older = reflection().build_v1alpha().map_err(|error| error.to_string())?;
+        let reflection = reflection().build_v1().map_err(|error| error.to_string())?;
         let family = FamilyServiceServer::new(service);
         let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
         let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let server = { server }.add_service(family).add_service(health_service).add_service(reflection);
+        let server =
+            { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         server.serve_with_incoming(incoming).await.map_err(|error| error.to_string())
@@ -90,8 +92,11 @@ async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch:
     }
 }
 
-/// Says on stderr that the server is ready, whatever the log shows.
-pub fn say_ready(line: &str) {
+/// Says on stderr that the server is ready, whatever the log shows; where that would tear a `screen`, as an event on it.
+pub fn say_ready(line: &str, screen: bool) {
+    if screen && io::stderr().is_terminal() {
+        return tracing::info!("{line}");
+    }
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 

@@ -55,8 +55,7 @@ impl Meter {
 
     /// `n` operations were done, and each took `elapsed`.
     pub fn record(&self, elapsed: Duration, n: u64) {
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS);
-        lock(&self.latencies).saturating_record_n(micros, n);
+        lock(&self.latencies).saturating_record_n(micros(elapsed), n);
         self.total.fetch_add(n, Ordering::Relaxed);
     }
 
@@ -99,6 +98,10 @@ impl std::fmt::Debug for Meter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Meter").field("total", &self.total()).finish_non_exhaustive()
     }
+}
+
+fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS)
 }
 
 fn rates(latencies: &Histogram<u64>, errors: u64, period: Duration) -> RateView {

@@ -11,7 +11,9 @@ use smallvec::SmallVec;
 
 mod views;
 
-pub use self::views::{BlockedView, CacheView, ClusterView, EventLine, NodeReport, NodeView, RateView, RepairView};
+pub use self::views::{
+    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, RepairView,
+};
 
 /// The largest number of nodes that one message may be kept on.
 pub const MAX_TOLERANCE: usize = 7;

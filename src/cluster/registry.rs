@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::placement::{Ladder, Slot};
-use crate::types::{Holders, NodeId, NodeState, Uuid};
+use crate::types::{DiskView, Holders, NodeId, NodeState, Uuid};
 
 /// A node beats this often.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -51,8 +51,8 @@ pub struct Traits {
 /// What a node reports with each beat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Beat {
-    /// Free bytes of its disk.
-    pub free: u64,
+    /// Its disk.
+    pub disk: DiskView,
     /// It refuses copies for want of room.
     pub full: bool,
 }
@@ -269,7 +269,7 @@ impl Registry {
 
     /// A node refused a copy for want of room: no more until it reports room again.
     pub fn note_full(&mut self, id: NodeId) {
-        self.change(id, |node| node.beat = Some(Beat { free: node.beat.map_or(0, |beat| beat.free), full: true }));
+        self.change(id, |node| node.beat = Some(Beat { full: true, ..node.beat.unwrap_or_default() }));
     }
 
     /// Answers to writes of this session are overdue, or came after all.

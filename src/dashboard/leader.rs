@@ -20,7 +20,7 @@ const HELP: &[&str] = &[
     "hatokuse leader",
     "",
     "HEALTHY   every node is up, and every message has all its copies",
-    "DEGRADED  a node is not up, or messages are short of a copy: the line says which",
+    "DEGRADED  a node is not up, or messages are short of a copy: it says which",
     "WAITING   the leader does not know all yet, and holds some answers back",
     "",
     "COPIES    on nodes that are up, of those there should be",
@@ -90,10 +90,12 @@ fn parts(view: &ClusterView, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> 
         Span::raw("   "),
         super::alarm("lost", view.lost, Color::Red, ui),
     ]);
+    let http = view.addresses.http.as_ref().map(|http| format!("   http {}", ui.foreign(http)));
     let addresses = format!(
-        " clients {}   nodes {}   epoch {}",
-        ui.foreign(&view.clients_address),
-        ui.foreign(&view.nodes_address),
+        " clients {}   nodes {}{}   epoch {}",
+        ui.foreign(&view.addresses.clients),
+        ui.foreign(&view.addresses.nodes),
+        http.unwrap_or_default(),
         view.epoch
     );
     let totals = format!(
@@ -222,7 +224,7 @@ impl Cells {
             messages: grouped(node.messages),
             part: share(node, shared),
             p99: node.p99_ms.map_or("-".to_owned(), words::latency),
-            disk: node.disk_free.map_or("-".to_owned(), words::size),
+            disk: node.disk.map_or("-".to_owned(), |disk| words::size(disk.free)),
             seen: words::age(node.seen_s),
         }
     }

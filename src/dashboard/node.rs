@@ -100,7 +100,11 @@ fn stored(view: &NodeReport, columns: usize, ui: &Ui) -> Rows {
     });
     let messages = format!(" MESSAGES {}   BYTES {}{largest}", grouped(view.messages), words::size(view.bytes));
     let disk = match view.disk {
-        Some((free, total)) => format!(" DISK FREE {} of {}", words::size(free), words::size(total)),
+        Some(disk) => {
+            let files = (disk.files > 0).then(|| format!("   FILES LEFT {}", grouped(disk.free_files)));
+            let (free, size) = (words::size(disk.free), words::size(disk.size));
+            format!(" DISK FREE {free} of {size}{}", files.unwrap_or_default())
+        }
         None => " DISK FREE -".to_owned(),
     };
     vec![super::title("stored", columns, ui), Line::raw(messages), Line::raw(disk)]
@@ -151,7 +155,7 @@ fn state_of(view: &NodeReport) -> Health {
 
 /// The whole report of a period on one line, for pipes and files.
 pub fn node_line(view: &NodeReport) -> String {
-    let disk = view.disk.map_or("-".to_owned(), |(free, _)| words::size(free));
+    let disk = view.disk.map_or("-".to_owned(), |disk| words::size(disk.free));
     format!(
         "{}  node {}  {} ({})  {}  {}  errors {}  bad checksums {}  disk free {disk}",
         state_of(view).plain(),

@@ -5,9 +5,11 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::types::{BlockedView, Epoch, IoMode, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{Addresses, BlockedView, DiskView, Epoch, IoMode, NodeId, NodeState, NodeView, RepairView};
 
 const CLOCK: &str = "12:41:07 UTC";
+
+const DISK: DiskView = DiskView { free: 44_023_414_784, size: 50_036_748_288, free_files: 1_250_000, files: 3_276_800 };
 
 fn plain() -> Ui {
     Ui::new(false, false)
@@ -26,7 +28,7 @@ fn member(id: u32, state: NodeState, messages: u64) -> NodeView {
         bytes: messages * 100,
         io_mode: "buffered".to_owned(),
         layout: "text".to_owned(),
-        disk_free: (state == NodeState::Up).then_some(44_023_414_784),
+        disk: (state == NodeState::Up).then_some(DISK),
         p99_ms: (state == NodeState::Up).then_some(3.9 + f64::from(id) / 10.0),
         seen_s: if state == NodeState::Down { 41.0 } else { 0.4 * f64::from(id) },
     }
@@ -39,8 +41,11 @@ fn cluster() -> ClusterView {
         tolerance: 2,
         uptime_s: 8050.0,
         every_s: 10.0,
-        clients_address: "0.0.0.0:6666".to_owned(),
-        nodes_address: "0.0.0.0:5550".to_owned(),
+        addresses: Addresses {
+            clients: "0.0.0.0:6666".to_owned(),
+            nodes: "0.0.0.0:5550".to_owned(),
+            http: Some("127.0.0.1:7666".to_owned()),
+        },
         messages: 9000,
         bytes: 43_200_000,
         copies_live: 14_680,
@@ -115,7 +120,7 @@ fn storage() -> NodeReport {
         messages: 4893,
         bytes: 23_488_102,
         largest: Some((65_536, "8812".to_owned())),
-        disk: Some((44_023_414_784, 50_036_748_288)),
+        disk: Some(DISK),
         stores: RateView { per_second: 856.0, p50_ms: 0.7, p99_ms: 3.6, errors: 0 },
         reads: RateView { per_second: 0.0, p50_ms: 0.0, p99_ms: 0.0, errors: 0 },
         store_history: (0..20).collect(),
@@ -156,7 +161,7 @@ fn the_leader_on_a_usual_terminal() {
  hatokuse leader 0.4.1 (3f2a9c1)         up 2h14m    every 10s    12:41:07 UTC
  DEGRADED  node 3 down; 3,320 messages short of a copy
  tolerance 2   nodes 3/4 up   short of a copy 3,320   lost 0
- clients 0.0.0.0:6666   nodes 0.0.0.0:5550   epoch 7
+ clients 0.0.0.0:6666   nodes 0.0.0.0:5550   http 127.0.0.1:7666   epoch 7
 -- totals ----------------------------------------------------------------------
  MESSAGES 9,000   COPIES 14,680/18,000 live   BYTES 41.2 MiB   CLIENTS 12
 -- traffic, last 4m40s ---------------------------------------------------------
@@ -212,7 +217,7 @@ fn a_healthy_leader_in_utf8() {
  hatokuse leader 0.4.1 (3f2a9c1)         up 2h14m    every 10s    12:41:07 UTC
  HEALTHY  every message has all its copies
  tolerance 2   nodes 3/3 up   short of a copy 0   lost 0
- clients 0.0.0.0:6666   nodes 0.0.0.0:5550   epoch 7
+ clients 0.0.0.0:6666   nodes 0.0.0.0:5550   http 127.0.0.1:7666   epoch 7
 ── totals ──────────────────────────────────────────────────────────────────────
  MESSAGES 9,000   COPIES 18,000/18,000 live   BYTES 41.2 MiB   CLIENTS 12
 ── traffic, last 4m40s ─────────────────────────────────────────────────────────
@@ -248,7 +253,7 @@ fn the_leader_on_a_narrow_terminal() {
  hatokuse leader 0.4.1 (3f2a9c1)     up 2h14m  12:41:07 UTC
  DEGRADED  node 3 down; 3,320 messages short of a copy
  tolerance 2   nodes 3/4 up   short of a copy 3,320   lost 0
- clients 0.0.0.0:6666   nodes 0.0.0.0:5550   epoch 7
+ clients 0.0.0.0:6666   nodes 0.0.0.0:5550   http 127.0.0.1~
 -- totals --------------------------------------------------
  MESSAGES 9,000   COPIES 14,680/18,000 live   BYTES 41.2 Mi~
 -- traffic, last 1m20s -------------------------------------
@@ -320,7 +325,7 @@ fn a_node_on_a_usual_terminal() {
  io unbuffered (synced before it counts)   layout text   dir storage_node_1
 -- stored ----------------------------------------------------------------------
  MESSAGES 4,893   BYTES 22.4 MiB   LARGEST 64.0 KiB (id 8812)
- DISK FREE 41.0 GiB of 46.6 GiB
+ DISK FREE 41.0 GiB of 46.6 GiB   FILES LEFT 1,250,000
 -- traffic, last 1m40s ---------------------------------------------------------
  store/s     856          .....::::::::::||||| p50 0.70ms  p99  3.6ms  errors 0
  read/s        0          .................... p50      -  p99      -  errors 0
@@ -357,7 +362,7 @@ fn a_buffered_node_on_a_narrow_terminal() {
  io buffered (page cache)   layout text   dir storage_node_1
 -- stored --------------------------------------------------
  MESSAGES 4,893   BYTES 22.4 MiB   LARGEST 64.0 KiB (id 881~
- DISK FREE 41.0 GiB of 46.6 GiB
+ DISK FREE 41.0 GiB of 46.6 GiB   FILES LEFT 1,250,000
 -- traffic, last 40s ---------------------------------------
  store/s     856  :::||||| p50 0.70ms  p99  3.6ms  errors 0
  read/s        0  ........ p50      -  p99      -  errors 0
@@ -452,7 +457,8 @@ fn nothing_hostile_reaches_a_terminal() {
     let mut view = cluster();
     view.events.push(event(evil, evil, evil));
     view.nodes[0].address = evil.to_owned();
-    (view.clients_address, view.version, view.waiting_for) = (evil.to_owned(), evil.to_owned(), Some(evil.to_owned()));
+    (view.addresses.clients, view.version, view.waiting_for) =
+        (evil.to_owned(), evil.to_owned(), Some(evil.to_owned()));
     let node = NodeReport {
         leader: evil.to_owned(),
         folder: evil.to_owned(),

@@ -53,10 +53,23 @@ pub trait Folder: Debug + Send + Sync {
     /// Takes the folder's lock, held until the guard is dropped or the process ends.
     /// `WouldBlock`: another process has it.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
-    /// Free and total bytes for this user.
-    fn space(&self) -> io::Result<(u64, u64)>;
+    /// How full the disk is.
+    fn space(&self) -> io::Result<Space>;
     /// Whether two names that differ only in case are one file here.
     fn folds_case(&self) -> io::Result<bool>;
+}
+
+/// How full a disk is, for this user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes of all of it.
+    pub size: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
+    /// Files that it can hold; 0: there is no such limit.
+    pub files: u64,
 }
 
 /// What [`Folder::list`] found.

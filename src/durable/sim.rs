@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::state::{Change, Content, Entry, Inode, MemFolder, State, apply, copy_entry, copy_names, lock};
+use super::Space;
 
 mod calls;
 mod state;
@@ -160,7 +161,7 @@ impl MemDisk {
 
     /// What `Folder::space` answers: free and total bytes.
     pub fn set_space(&self, free: u64, total: u64) {
-        self.state().space = (free, total);
+        self.state().space = Space { free, size: total, ..Space::default() };
     }
 
     /// Whether a [`Fault`] ended the process.

@@ -19,7 +19,7 @@ use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, IoMode, NodeId, Uuid, Version};
+use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, Fence};
 
@@ -397,7 +397,13 @@ impl Membership {
     pub fn beat(&self, request: &HeartbeatRequest) -> HeartbeatResponse {
         let id = NodeId(request.node_id);
         let joined = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
-        let beat = Beat { free: request.bytes_free, full: request.full };
+        let disk = DiskView {
+            free: request.bytes_free,
+            size: request.disk_bytes,
+            free_files: request.files_free,
+            files: request.disk_files,
+        };
+        let beat = Beat { disk, full: request.full };
         let now = self.coordinator.now();
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)
@@ -411,7 +417,9 @@ impl Membership {
 impl LinkEvents for Membership {
     fn parted(&self, node: NodeId, session: u64, gone: bool) {
         let now = self.coordinator.now();
-        if self.coordinator.cluster().registry.part(node, session, gone, now) {
+        let parted = self.coordinator.cluster().registry.part(node, session, gone, now);
+        // Local nodes go with a leader that stops: nobody has to look after them.
+        if parted && !self.coordinator.stop.is_requested() {
             let how = if gone { "is down: its port is closed" } else { "is suspect: its connection is lost" };
             tracing::warn!("node {node} {how}");
         }

@@ -26,7 +26,7 @@ use crate::process::{
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
-use crate::types::{IoMode, Layout};
+use crate::types::{Addresses, IoMode, Layout};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
 
@@ -157,15 +157,21 @@ async fn attend(
     ));
     let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
     tokio::spawn(stop.vital("tolerance", watch));
-    say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"));
+    // The screen is not up yet: these lines stay above it.
+    say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
     let looked = coordinator.clone();
     tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
-    let addresses = (clients_address.to_string(), nodes_address.to_string());
+    let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let addresses = Addresses {
+        clients: clients_address.to_string(),
+        nodes: nodes_address.to_string(),
+        http: http_address.map(|address| address.to_string()),
+    };
     let reporter = || Reporter::new(coordinator.clone(), events.clone(), addresses.clone(), settings.report_every);
     if let Some(listener) = http {
         let address = listener.local_addr()?;
         http::start(listener, Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address))?;
-        say_ready(&format!("leader http={address}"));
+        say_ready(&format!("leader http={address}"), false);
     }
     let local = start_local(settings, nodes_address)?;
     let mut reporter = reporter();

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::every;
 use crate::cluster::registry::Member;
+use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
@@ -93,6 +94,17 @@ pub struct Links {
     network: Arc<dyn Network>,
     /// Ascending, so that what is told to all is told in one order in every run.
     links: RwLock<BTreeMap<NodeId, Link>>,
+    /// How long nodes took, whatever became of their sessions.
+    times: RwLock<BTreeMap<NodeId, Arc<NodeTimes>>>,
+}
+
+/// How long a node took for frames, from their sending to their answers, since the leader started.
+#[derive(Debug, Default)]
+pub struct NodeTimes {
+    /// Frames of copies to keep.
+    pub writes: Times,
+    /// Frames of copies to read.
+    pub reads: Times,
 }
 
 /// One session with a node.
@@ -120,7 +132,7 @@ pub struct Dialled {
 impl Links {
     /// No links yet.
     pub fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, links: RwLock::new(BTreeMap::new()) }
+        Self { network, links: RwLock::default(), times: RwLock::default() }
     }
 
     /// Opens both lanes to a node.
@@ -167,9 +179,14 @@ impl Links {
         if let Some(old) = self.links.write().unwrap_or_else(PoisonError::into_inner).insert(node, link) {
             old.cut.cancel();
         }
-        let owner = |meter| Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone(), meter };
-        let write = owner(Some(meter)).drive::<Writes>(dialled.write_lane, write_jobs);
-        let read = owner(None).drive::<Reads>(dialled.read_lane, read_jobs);
+        let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
+        let owner = || Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone() };
+        let wrote = times.clone();
+        let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
+            meter.record(elapsed, 1);
+            wrote.writes.record(elapsed, 1);
+        });
+        let read = owner().drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
         let links = self.clone();
         tokio::spawn(async move {
             tokio::join!(write, read);
@@ -283,6 +300,12 @@ impl Links {
         let closed = |_| io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection");
         lane.frames_out.send(to(fence, 1, request)).await.map_err(closed)?;
         Ok(lane)
+    }
+
+    /// How long each node took since the leader started, of those that have been linked.
+    pub fn times(&self) -> Vec<(NodeId, Arc<NodeTimes>)> {
+        let times = self.times.read().unwrap_or_else(PoisonError::into_inner);
+        times.iter().map(|(node, times)| (*node, times.clone())).collect()
     }
 
     /// 99th percentile of a node's write batches in this period, in milliseconds; nothing if there were none.
@@ -440,11 +463,16 @@ struct Owner {
     fence: Fence,
     events: Arc<dyn LinkEvents>,
     cut: CancellationToken,
-    meter: Option<Arc<Meter>>,
 }
 
 impl Owner {
-    async fn drive<T: Traffic>(self, mut lane: Lane, mut jobs: mpsc::UnboundedReceiver<T::Job>) {
+    /// `took` hears how long each frame took.
+    async fn drive<T: Traffic>(
+        self,
+        mut lane: Lane,
+        mut jobs: mpsc::UnboundedReceiver<T::Job>,
+        took: impl Fn(Duration) + Send,
+    ) {
         let mut pending: BTreeMap<u64, (Instant, T::Pending)> = BTreeMap::new();
         let mut seq = 0;
         let mut stalled = false;
@@ -460,9 +488,7 @@ impl Owner {
                         break;
                     }
                     if let Some((sent, waiting)) = pending.remove(&seq) {
-                        if let Some(meter) = &self.meter {
-                            meter.record(sent.elapsed(), 1);
-                        }
+                        took(sent.elapsed());
                         T::unpack(waiting, body);
                     }
                 }

@@ -10,7 +10,7 @@ use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
 use crate::VERSION;
 use crate::cluster::Cluster;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -113,8 +113,7 @@ impl Coordinator {
 pub struct Reporter {
     coordinator: Arc<Coordinator>,
     events: EventRing,
-    clients_address: String,
-    nodes_address: String,
+    addresses: Addresses,
     every: Duration,
     sets: History,
     gets: History,
@@ -122,17 +121,8 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter for a leader with these addresses.
-    pub fn new(coordinator: Arc<Coordinator>, events: EventRing, addresses: (String, String), every: Duration) -> Self {
-        let (clients_address, nodes_address) = addresses;
-        Self {
-            coordinator,
-            events,
-            clients_address,
-            nodes_address,
-            every,
-            sets: History::new(PERIODS),
-            gets: History::new(PERIODS),
-        }
+    pub fn new(coordinator: Arc<Coordinator>, events: EventRing, addresses: Addresses, every: Duration) -> Self {
+        Self { coordinator, events, addresses, every, sets: History::new(PERIODS), gets: History::new(PERIODS) }
     }
 
     /// What happened in the `period` since the last view.
@@ -156,7 +146,7 @@ impl Reporter {
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),
             layout: node.traits.layout.clone(),
-            disk_free: node.beat.map(|beat| beat.free),
+            disk: node.beat.map(|beat| beat.disk),
             p99_ms: leader.links.write_p99_ms(node.member.id, period),
             seen_s: now.saturating_sub(node.last_beat).as_secs_f64(),
         });
@@ -166,8 +156,7 @@ impl Reporter {
             tolerance: cluster.tolerance(),
             uptime_s: now.as_secs_f64(),
             every_s: self.every.as_secs_f64(),
-            clients_address: self.clients_address.clone(),
-            nodes_address: self.nodes_address.clone(),
+            addresses: self.addresses.clone(),
             messages: counts.messages,
             bytes: counts.bytes,
             copies_live: counts.copies_live,

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use crate::cluster::registry::BEAT_EVERY;
-use crate::durable::Folder;
 use crate::durable::hands::Hands;
+use crate::durable::{Folder, Space};
 use crate::stop::Stop;
 use crate::types::{Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, NodeInfo, RegisterNodeRequest, RegisterNodeResponse};
@@ -154,7 +154,7 @@ async fn session(
     }
     tracing::info!("registered with the leader at {}", announcement.leader);
     standing.send_modify(|standing| *standing = Standing { registered: true, ..Standing::default() });
-    let mut free = 0;
+    let mut disk = Space::default();
     loop {
         tokio::select! {
             biased;
@@ -164,15 +164,18 @@ async fn session(
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
         if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
-            free = space.map_or(0, |(free, _)| free);
+            disk = space.unwrap_or_default();
         }
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
             incarnation: node.incarnation,
             bytes_stored: totals.bytes,
-            bytes_free: free,
+            bytes_free: disk.free,
             full: node.is_full(),
+            disk_bytes: disk.size,
+            files_free: disk.free_files,
+            disk_files: disk.files,
         };
         let sent = Instant::now();
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {

@@ -22,13 +22,13 @@ use super::store::Store;
 use super::{Node, Parts};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
-use crate::durable::{Disk, Folder};
+use crate::durable::{Disk, Folder, Space};
 use crate::process::{
     bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{IoMode, Layout, NodeId, NodeReport, Uuid};
+use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, Uuid};
 use crate::wire::Grpc;
 use crate::{VERSION, dashboard, terminal};
 
@@ -186,7 +186,8 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let (standing, seen) = watch::channel(Standing::default());
     let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
     tokio::spawn(stop.vital("heartbeat", beats));
-    tokio::spawn(say_ready_once(seen.clone(), format!("node {} ready grpc={bound}", settings.id)));
+    let ready = format!("node {} ready grpc={bound}", settings.id);
+    tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));
     let looked = node.clone();
     tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
     let finishing = node.clone();
@@ -220,7 +221,7 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
 }
 
 /// What there is of the disk's space, for reports. It is asked beside everything else: a disk that hangs holds nobody up.
-fn watch_space(folder: Arc<dyn Folder>) -> watch::Receiver<Option<(u64, u64)>> {
+fn watch_space(folder: Arc<dyn Folder>) -> watch::Receiver<Option<Space>> {
     let (tell, space) = watch::channel(None);
     tokio::spawn(async move {
         let mut look = tokio::time::interval(SPACE_EVERY);
@@ -235,11 +236,15 @@ fn watch_space(folder: Arc<dyn Folder>) -> watch::Receiver<Option<(u64, u64)>> {
 }
 
 /// Ready is who has joined, or who has tried once: a node starts without a leader, too.
-async fn say_ready_once(mut standing: watch::Receiver<Standing>, line: String) {
+async fn say_ready_once(mut standing: watch::Receiver<Standing>, line: String, screen: bool) {
     let tried = |standing: &Standing| standing.registered || standing.failed_tries > 0;
     if standing.wait_for(tried).await.is_ok() {
-        say_ready(&line);
+        say_ready(&line, screen);
     }
+}
+
+fn disk_view(space: Space) -> DiskView {
+    DiskView { free: space.free, size: space.size, free_files: space.free_files, files: space.files }
 }
 
 fn say_found(found: &Found, took: Duration) {
@@ -257,7 +262,7 @@ struct Reporter {
     node: Arc<Node>,
     settings: Settings,
     folder: Arc<dyn Folder>,
-    space: watch::Receiver<Option<(u64, u64)>>,
+    space: watch::Receiver<Option<Space>>,
     listening: String,
     standing: watch::Receiver<Standing>,
     events: EventRing,
@@ -292,7 +297,7 @@ impl Reporter {
             messages: totals.messages,
             bytes: totals.bytes,
             largest: meters.largest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
-            disk: *self.space.borrow(),
+            disk: self.space.borrow().map(disk_view),
             stores,
             reads,
             store_history: self.stores.values(),

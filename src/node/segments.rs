@@ -39,7 +39,7 @@ use self::upkeep::Upkeep;
 use super::scan::{Found, OpenError};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
-use crate::durable::{DiskFile, Folder};
+use crate::durable::{DiskFile, Folder, Space};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
@@ -231,7 +231,7 @@ impl SegmentStore {
     fn has_room(&self, writer: &mut Writer) -> bool {
         if !writer.room || writer.log.len() >= writer.look_at {
             writer.look_at = writer.log.len() + LOOK_EVERY;
-            let enough = |(free, total): (u64, u64)| free > (total / 16).min(2 * self.segment_bytes);
+            let enough = |space: Space| space.free > (space.size / 16).min(2 * self.segment_bytes);
             // A disk that cannot be asked says so at the next write.
             writer.room = self.folder.space().map_or(true, enough);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{LONGEST_MICROS, lock, rates};
+use super::{LONGEST_MICROS, lock, micros, rates};
 use crate::types::RateView;
 
 /// How a request came in.
@@ -77,11 +77,43 @@ pub const BUCKET_MICROS: [u64; 18] = [
     2_500_000, 5_000_000, 10_000_000,
 ];
 
+/// Times since the start, counted in buckets.
+#[derive(Debug, Default)]
+pub struct Times {
+    buckets: [AtomicU64; BUCKET_MICROS.len() + 1],
+    sum_micros: AtomicU64,
+}
+
+/// What [`Times`] came to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TimesView {
+    /// How many there were in each bucket, not summed up.
+    pub buckets: Vec<u64>,
+    /// Seconds of all together.
+    pub sum_s: f64,
+}
+
+impl Times {
+    /// Something took `elapsed`, `n` times.
+    pub fn record(&self, elapsed: Duration, n: u64) {
+        let micros = micros(elapsed);
+        self.buckets[BUCKET_MICROS.partition_point(|&end| end < micros)].fetch_add(n, Ordering::Relaxed);
+        self.sum_micros.fetch_add(micros.saturating_mul(n), Ordering::Relaxed);
+    }
+
+    /// What they came to.
+    pub fn view(&self) -> TimesView {
+        TimesView {
+            buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
+            sum_s: self.sum_micros.load(Ordering::Relaxed) as f64 / 1e6,
+        }
+    }
+}
+
 /// Counts of one operation through one protocol.
 #[derive(Debug, Default)]
 struct Cell {
-    buckets: [AtomicU64; BUCKET_MICROS.len() + 1],
-    sum_micros: AtomicU64,
+    times: Times,
     good: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -89,10 +121,8 @@ struct Cell {
 /// What one operation through one protocol came to since the start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServedView {
-    /// Answers in each bucket, not summed up.
-    pub buckets: Vec<u64>,
-    /// Seconds that all answers took together.
-    pub sum_s: f64,
+    /// How long answers took.
+    pub times: TimesView,
     /// Requests that ended well.
     pub good: u64,
     /// Refusals by code.
@@ -166,7 +196,6 @@ impl Served {
         let missing = refused.get(NOT_FOUND).copied().unwrap_or_default();
         let errors = refused.values().sum::<u64>() - missing;
         let answered = good + missing;
-        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).min(LONGEST_MICROS);
         let cell = &self.cells[via as usize][op as usize];
         cell.good.fetch_add(good, Ordering::Relaxed);
         if !refused.is_empty() {
@@ -174,10 +203,9 @@ impl Served {
             refused.into_iter().for_each(|(code, n)| *all.entry(code).or_default() += n);
         }
         let Some(running) = self.running.get(op as usize) else { return };
-        cell.buckets[BUCKET_MICROS.partition_point(|&end| end < micros)].fetch_add(answered, Ordering::Relaxed);
-        cell.sum_micros.fetch_add(micros.saturating_mul(answered), Ordering::Relaxed);
+        cell.times.record(elapsed, answered);
         let mut running = lock(running);
-        running.latencies.saturating_record_n(micros, answered);
+        running.latencies.saturating_record_n(micros(elapsed), answered);
         running.errors += errors;
         running.missing += missing;
     }
@@ -186,8 +214,7 @@ impl Served {
     pub fn view(&self, via: Protocol, op: Operation) -> ServedView {
         let cell = &self.cells[via as usize][op as usize];
         ServedView {
-            buckets: cell.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
-            sum_s: cell.sum_micros.load(Ordering::Relaxed) as f64 / 1e6,
+            times: cell.times.view(),
             good: cell.good.load(Ordering::Relaxed),
             refused: lock(&cell.refused).clone(),
         }
@@ -265,14 +292,14 @@ mod tests {
         let read = served.view(Protocol::Text, Operation::Read);
         assert_eq!((read.good, read.refused), (2, BTreeMap::from([(NOT_FOUND, 1), ("UNAVAILABLE", 1)])));
         // 1 ms is in the bucket that ends there; what was refused is in none, but NOT_FOUND is an answer.
-        assert_eq!((read.buckets[5], read.buckets.iter().sum::<u64>()), (3, 3));
-        assert!((read.sum_s - 0.003).abs() < 1e-9);
+        assert_eq!((read.times.buckets[5], read.times.buckets.iter().sum::<u64>()), (3, 3));
+        assert!((read.times.sum_s - 0.003).abs() < 1e-9);
         assert_eq!(served.view(Protocol::Text, Operation::Write).refused, BTreeMap::from([("BUSY", 2)]));
         let other = served.view(Protocol::Resp, Operation::Other);
-        assert_eq!((other.refused, other.buckets.iter().sum::<u64>()), (BTreeMap::from([("BAD_COMMAND", 1)]), 0));
+        assert_eq!((other.refused, other.times.buckets.iter().sum::<u64>()), (BTreeMap::from([("BAD_COMMAND", 1)]), 0));
         assert_eq!(
             served.view(Protocol::Resp, Operation::Read),
-            ServedView { buckets: vec![0; 19], ..Default::default() }
+            ServedView { times: Times::default().view(), ..Default::default() }
         );
 
         let second = served.roll(SECOND);
@@ -290,7 +317,7 @@ mod tests {
         served.note(Protocol::Text, Operation::Read, Duration::MAX, [None]);
         served.note(Protocol::Text, Operation::Read, Duration::from_secs(1), []);
         let view = served.view(Protocol::Text, Operation::Read);
-        assert_eq!((view.buckets[0], view.buckets[18], view.good), (1, 1, 2));
+        assert_eq!((view.times.buckets[0], view.times.buckets[18], view.good), (1, 1, 2));
     }
 
     #[test]

@@ -45,12 +45,36 @@ pub struct NodeView {
     pub io_mode: String,
     /// Its layout.
     pub layout: String,
-    /// Free bytes of its disk as last reported, and nothing before the first report.
-    pub disk_free: Option<u64>,
+    /// Its disk as last reported, and nothing before the first report.
+    pub disk: Option<DiskView>,
     /// 99th percentile of its write batches in the last period, milliseconds.
     pub p99_ms: Option<f64>,
     /// Seconds since its last heartbeat.
     pub seen_s: f64,
+}
+
+/// Where a leader listens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// For clients.
+    pub clients: String,
+    /// For nodes.
+    pub nodes: String,
+    /// For the page and metrics, if they are served.
+    pub http: Option<String>,
+}
+
+/// How full a disk is, for this user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskView {
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Bytes of all of it; 0: not known.
+    pub size: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
+    /// Files that it can hold; 0: not known, or there is no such limit.
+    pub files: u64,
 }
 
 /// What the leader keeps in memory of recent messages.
@@ -111,10 +135,8 @@ pub struct ClusterView {
     pub uptime_s: f64,
     /// Seconds between two reports.
     pub every_s: f64,
-    /// Where clients connect.
-    pub clients_address: String,
-    /// Where nodes connect.
-    pub nodes_address: String,
+    /// Where it listens.
+    pub addresses: Addresses,
     /// Committed messages.
     pub messages: u64,
     /// Bytes of these, counted once.
@@ -182,8 +204,8 @@ pub struct NodeReport {
     pub bytes: u64,
     /// Bytes and id of the largest copy written by this process.
     pub largest: Option<(u64, String)>,
-    /// Free and total bytes of its disk.
-    pub disk: Option<(u64, u64)>,
+    /// Its disk.
+    pub disk: Option<DiskView>,
     /// Copies written.
     pub stores: RateView,
     /// Copies read.

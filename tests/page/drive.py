@@ -175,6 +175,10 @@ def story(register, browser, pictures):
         see(f"a dead node shows: {desktop.text('#health')!r}")
         desktop.until("document.querySelector('#health').innerText.includes('have 3 copies, but node 3 is down')",
                       "its copies are made again")
+        holders = register.ask("WHERE m7")[0].removeprefix("NODES ").split(",")
+        assert "3" not in holders, holders
+        desktop.until(f"[...document.querySelectorAll('.holders b')].map(e => e.innerText).join() === '{','.join(holders)}'",
+                      "the look-up on the open page has the new holders")
         desktop.picture(pictures / "healed.png")
         see(f"and heals: {desktop.text('#health')!r}")
         assert "node 3 is down" in desktop.text("#events"), desktop.text("#events")

@@ -44,6 +44,12 @@ fn one_client_too_many_is_told() {
     let mut first = Wire::to(&addr);
     assert_eq!(first.ask("PING"), "+PONG");
     tells(&Wire::to(&addr).rest(), &["ERROR BUSY", "--max-clients"]);
+    let mut of_redis = Wire::to(&addr);
+    of_redis.send("*1\r\n$4\r\nPING\r\n");
+    assert_eq!(of_redis.rest(), "-ERR max number of clients reached\r\n");
+    let mut of_text = Wire::to(&addr);
+    of_text.send("PING\n");
+    tells(&of_text.rest(), &["ERROR BUSY", "--max-clients"]);
     assert_eq!(first.ask("PING"), "+PONG");
 }
 

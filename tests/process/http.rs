@@ -8,22 +8,18 @@ use serde_json::Value;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::support::{PATIENCE, Register, Server, eventually, eventually_same, folder, refused_leader, tells};
 
 const FAMILY: &str = "family.FamilyService";
 
 /// A cluster whose leader has an HTTP port.
-fn register(nodes: u32, tolerance: usize) -> Register {
+pub(crate) fn register(nodes: u32, tolerance: usize) -> Register {
     Register::with(nodes, tolerance, folder(), |builder| builder.leader_args(["--http-port", "0"]))
 }
 
 /// Where the leader said last that its HTTP port is.
-fn http(register: &Register) -> String {
+pub(crate) fn http(register: &Register) -> String {
     eventually("the HTTP port", || {
         let said = register.leader_stderr();
         let line = said.lines().rev().find_map(|line| line.split_once("leader http="))?;
@@ -107,7 +103,7 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-fn metrics(addr: &str) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(addr: &str) -> BTreeMap<String, f64> {
     samples(&get(addr, "/metrics").body)
 }
 
@@ -179,6 +175,15 @@ fn metrics_tell_what_was_done() {
     assert!(samples["hatokuse_disk_free_bytes"] > 0.0 && samples["process_cpu_seconds_total"] > 0.0);
     let free = || metrics(&addr).get("hatokuse_node_disk_free_bytes{node=\"1\"}").copied();
     assert!(eventually("a heartbeat", free) > 0.0);
+    let reported = metrics(&addr);
+    for (free, all) in [("disk_free_bytes", "disk_size_bytes"), ("disk_free_inodes", "disk_inodes")] {
+        let [free, all] = [free, all].map(|name| reported[&format!("hatokuse_node_{name}{{node=\"1\"}}")]);
+        assert!(0.0 < all && free <= all, "{free} of {all}");
+    }
+    let writes: f64 = (1..=3)
+        .map(|node| samples[&format!("hatokuse_node_duration_seconds_count{{node=\"{node}\",op=\"write\"}}")])
+        .sum();
+    assert!(writes >= 4.0, "each copy is in a batch to its node: {writes}");
     let copies: f64 = (1..=3).map(|node| samples[&format!("hatokuse_node_messages{{node=\"{node}\"}}")]).sum();
     assert_eq!(copies, 4.0);
 }
@@ -206,25 +211,38 @@ fn readiness_and_health_follow_the_nodes() {
     eventually_same("serving again", &ServingStatus::Serving, || health(register.grpc_addr(), FAMILY));
 }
 
+/// Which services reflection of this version lists at an address.
+macro_rules! listed {
+    ($version:ident, $addr:expr) => {
+        tell(async {
+            use pb::server_reflection_response::MessageResponse;
+            use tonic_reflection::pb::$version as pb;
+            let channel =
+                tonic::transport::Endpoint::new(format!("http://{}", $addr)).unwrap().connect().await.unwrap();
+            let request = pb::ServerReflectionRequest {
+                host: String::new(),
+                message_request: Some(pb::server_reflection_request::MessageRequest::ListServices(String::new())),
+            };
+            let mut client = pb::server_reflection_client::ServerReflectionClient::new(channel);
+            let mut told = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+            match told.message().await.unwrap().unwrap().message_response.unwrap() {
+                MessageResponse::ListServicesResponse(list) => {
+                    list.service.into_iter().map(|service| service.name).collect::<Vec<String>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+}
+
 #[test]
 fn reflection_shows_the_services_on_leader_and_node() {
     let register = register(1, 1);
     let node = register.status().unwrap()["nodes"][0]["address"].as_str().unwrap().to_owned();
     for addr in [register.grpc_addr().to_owned(), node] {
-        let names = tell(async {
-            let channel = tonic::transport::Endpoint::new(format!("http://{addr}")).unwrap().connect().await.unwrap();
-            let message_request = Some(MessageRequest::ListServices(String::new()));
-            let request = ServerReflectionRequest { host: String::new(), message_request };
-            let asked = tokio_stream::once(request);
-            let mut told =
-                ServerReflectionClient::new(channel).server_reflection_info(asked).await.unwrap().into_inner();
-            match told.message().await.unwrap().unwrap().message_response.unwrap() {
-                MessageResponse::ListServicesResponse(list) => list.service.into_iter().map(|s| s.name).collect(),
-                other => panic!("{other:?}"),
-            }
-        });
-        let names: Vec<String> = names;
-        assert!(names.iter().any(|name| name == FAMILY), "{names:?}");
+        for names in [listed!(v1, addr), listed!(v1alpha, addr)] {
+            assert!(names.iter().any(|name| name == FAMILY), "{names:?}");
+        }
     }
 }
 
@@ -530,9 +548,9 @@ fn examples_and_documentation_name_metrics_that_there_are() {
         assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
     }
     // The documentation has all of them, and no others. A histogram has one name for its three.
-    let histogram = "hatokuse_request_duration_seconds";
-    let parts = ["_bucket", "_sum", "_count"].map(|end| format!("{histogram}{end}"));
+    let histograms = ["hatokuse_request_duration_seconds", "hatokuse_node_duration_seconds"];
+    let parts = histograms.map(|name| ["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}"))).concat();
     let mut wanted: BTreeSet<String> = names.into_iter().filter(|name| !parts.contains(name)).collect();
-    wanted.insert(histogram.to_owned());
+    wanted.extend(histograms.map(str::to_owned));
     assert_eq!(named(&read("docs/monitoring.md")), wanted);
 }

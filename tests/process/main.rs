@@ -9,6 +9,7 @@ mod damage;
 mod deletes;
 mod disks;
 mod faults;
+mod figures;
 mod files;
 mod foreign;
 mod grpc;

@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use crate::support::{PATIENCE, Register, Wire, code, folder, lone_leader};
 
 /// A connection that sends requests as arrays, and reads replies as text.
-struct Redis(TcpStream);
+pub(crate) struct Redis(TcpStream);
 
 impl Redis {
-    fn to(addr: &str) -> Self {
+    pub(crate) fn to(addr: &str) -> Self {
         let stream = TcpStream::connect(addr).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("no delay");
@@ -69,7 +69,7 @@ impl Redis {
     }
 
     /// A request of words without blanks, and its reply.
-    fn say(&mut self, line: &str) -> String {
+    pub(crate) fn say(&mut self, line: &str) -> String {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         self.ask(&words)
     }
@@ -94,7 +94,7 @@ fn request(words: &[&[u8]]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn story(redis: &mut Redis, lines: &[(&str, &str)]) {
+pub(crate) fn story(redis: &mut Redis, lines: &[(&str, &str)]) {
     for (line, reply) in lines {
         assert_eq!(redis.say(line), *reply, "{line}");
     }
@@ -240,6 +240,14 @@ fn pipelined_commands_are_answered_in_order() {
         ("EXEC", "[:1 :7]"),
         ("INCR n", ":8"),
         ("INCR n", ":9"),
+        ("MSET c 1 d 2", "+OK"),
+        ("MSET e 3 f 4", "+OK"),
+        ("INCR d", ":3"),
+        ("DEL c e nobody", ":2"),
+        ("EXISTS c d e f", ":2"),
+        ("RENAME d c", "+OK"),
+        ("MSETNX e 1 c 2", ":0"),
+        ("MGET c d e f", "[\"3\" $-1 $-1 \"4\"]"),
     ];
     let words = |line: &str| request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
     redis.send(story.iter().flat_map(|(line, _)| words(line)).collect::<Vec<u8>>());
@@ -360,7 +368,18 @@ fn connections_are_listed_and_ended() {
     let (_leader, addr) = lone_leader(home.path(), &[]);
     let (mut one, mut other) = (Redis::to(&addr), Redis::to(&addr));
     assert_eq!(other.say("CLIENT SETNAME other"), "+OK");
+    let mut text = Wire::to(&addr);
+    assert_eq!(text.ask("COUNT"), "COUNT 0");
     let list = one.say("CLIENT LIST");
+    assert!(list.contains(" cmd=count "), "{list}");
+    for (line, refused) in [
+        ("CLIENT LIST TYPE nonsense", "-ERR Unknown client type 'nonsense'"),
+        ("CLIENT KILL TYPE nonsense", "-ERR Unknown client type 'nonsense'"),
+        ("CLIENT KILL USER nobody", "-ERR No such user 'nobody'"),
+        ("CLIENT KILL TYPE normal SKIPME perhaps", "-ERR syntax error"),
+    ] {
+        assert_eq!(one.say(line), refused, "{line}");
+    }
     assert!(list.contains("name=other") && list.matches("id=").count() >= 2, "{list}");
     // An unknown subcommand names this as the way out.
     for command in ["CLIENT", "CONFIG", "COMMAND"] {

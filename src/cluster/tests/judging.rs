@@ -44,7 +44,7 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
             Do::Beat(folder, known) => {
                 assert_eq!(registry.beat(NodeId(1), uuid(folder), Beat::default(), now), known, "{name} at {at}");
             }
-            Full(full) => drop(registry.beat(NodeId(1), uuid(1), Beat { free: 0, full }, now)),
+            Full(full) => drop(registry.beat(NodeId(1), uuid(1), Beat { full, ..Beat::default() }, now)),
             RefusedForRoom => registry.note_full(NodeId(1)),
             Part(session, gone) => drop(registry.part(NodeId(1), session, gone, now)),
             Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, stalled),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::state::{Change, Entry, Inode, MemFolder, State, lock};
 use super::{Fault, MemDisk, Op};
-use crate::durable::{Disk, DiskFile, Folder, Listed};
+use crate::durable::{Disk, DiskFile, Folder, Listed, Space};
 
 fn crashed() -> io::Error {
     io::Error::other("crashed: the simulated process has ended")
@@ -185,7 +185,7 @@ impl Folder for OpenFolder {
         })
     }
 
-    fn space(&self) -> io::Result<(u64, u64)> {
+    fn space(&self) -> io::Result<Space> {
         self.disk.call(Op::Ask, |state| Ok(state.space), |_| {})
     }
 

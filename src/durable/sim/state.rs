@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Fault, Op};
+use crate::durable::Space;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -20,7 +21,7 @@ pub(super) struct State {
     pub(super) folds_case: bool,
     pub(super) syncs_as_a_whole: bool,
     /// Free and total bytes.
-    pub(super) space: (u64, u64),
+    pub(super) space: Space,
     /// Orders unsynced changes over all files and folders.
     pub(super) changes: u64,
     pub(super) inodes: u64,
@@ -40,7 +41,7 @@ impl Default for State {
             keeps_records: true,
             folds_case: false,
             syncs_as_a_whole: true,
-            space: (1 << 40, 1 << 41),
+            space: Space { free: 1 << 40, size: 1 << 41, ..Space::default() },
             changes: 0,
             inodes: 0,
         }

@@ -13,7 +13,45 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     last: AtomicU64,
+    /// Connections for which there was no place.
+    pub(super) refused: AtomicU64,
+    pub(super) pace: Pace,
     all: Mutex<BTreeMap<u64, Arc<Seat>>>,
+}
+
+/// How many requests were worked on, and how fast.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    requests: AtomicU64,
+    per_second: AtomicU64,
+    before: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Pace {
+    /// So many more were.
+    pub(super) fn add(&self, requests: usize) {
+        self.requests.fetch_add(requests as u64, Ordering::Relaxed);
+    }
+
+    /// Of all connections since the start.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Between the last two ticks.
+    pub(super) fn per_second(&self) -> u64 {
+        self.per_second.load(Ordering::Relaxed)
+    }
+
+    /// Looks how many there were since the last time.
+    pub(super) fn tick(&self, now: Instant) {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let requests = self.requests();
+        if let Some((then, had)) = before.replace((now, requests)) {
+            let seconds = now.duration_since(then).as_secs_f64().max(f64::MIN_POSITIVE);
+            self.per_second.store(((requests - had) as f64 / seconds).round() as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One connection, as others see it.
@@ -46,6 +84,14 @@ pub(super) struct Taken {
     clients: Arc<Clients>,
 }
 
+impl Taken {
+    /// It worked on so many requests, this one among them.
+    pub(super) fn note(&self, command: &'static str, requests: usize) {
+        self.clients.pace.add(requests);
+        self.seat.note(command);
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         self.clients.all().remove(&self.seat.number);
@@ -75,6 +121,11 @@ impl Clients {
         Taken { seat, clients: self.clone() }
     }
 
+    /// Connections since the start, those that were refused left out.
+    pub(super) fn accepted(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// The seats for which this holds, in the order of their numbers.
     pub(super) fn which(&self, is: impl Fn(&Seat) -> bool) -> Vec<Arc<Seat>> {
         self.all().values().filter(|seat| is(seat)).cloned().collect()
@@ -86,8 +137,7 @@ impl Seat {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It runs this command.
-    pub(super) fn note(&self, command: &'static str) {
+    fn note(&self, command: &'static str) {
         let mut said = self.said();
         (said.command, said.at) = (command, Instant::now());
     }

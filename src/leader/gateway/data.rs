@@ -362,7 +362,8 @@ impl Number {
 }
 
 fn decimal(text: &[u8]) -> Result<Number> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 64);
+    // The largest that a float is written as here has 309 digits.
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 512);
     let Some(text) = text else { return error(NOT_A_FLOAT) };
     if let Ok(exact) = text.parse().or_else(|_| Decimal::from_scientific(text)) {
         return Ok(Number::Exact(exact));
@@ -412,6 +413,14 @@ mod tests {
             String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
         };
         requests.split('|').map(run).collect()
+    }
+
+    #[test]
+    fn what_adding_a_float_leaves_can_be_added_to() {
+        let most = format!("{}", f64::MAX);
+        assert_eq!(most.len(), 309);
+        assert!(matches!(decimal(most.as_bytes()), Ok(Number::Float(float)) if float == f64::MAX));
+        assert!(decimal("1".repeat(513).as_bytes()).is_err(), "a message that is no number is not tried for long");
     }
 
     #[test]

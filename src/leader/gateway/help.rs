@@ -48,8 +48,8 @@ pub(super) const COMMAND: &[&str] = &[
     "    Return the ids from a full command.",
     "INFO [<command-name> ...]",
     "    Return details about the named commands, or about all.",
-    "LIST",
-    "    Return the names of all commands.",
+    "LIST [FILTERBY (MODULE <module-name>|ACLCAT <category>|PATTERN <pattern>)]",
+    "    Return the names of all commands, or of those that match.",
 ];
 
 /// The reply: who is spoken of, and the lines.

@@ -23,13 +23,14 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::clients::{Clients, Taken};
 use self::session::Session;
 use self::text::TextTalk;
 use super::coordinator::{Coordinator, Room};
+use super::every;
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
@@ -92,6 +93,9 @@ const MOST_PARTINGS: usize = 256;
 /// How long a client that was told why it is cut off has to read that and to go.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// How long a client for which there is no place has to show what it speaks.
+const FIRST_BYTE: Duration = Duration::from_millis(250);
+
 /// An emptied buffer above this is given back before a client is waited for.
 const KEPT_CAPACITY: usize = 4 << 10;
 
@@ -117,9 +121,14 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
     let partial = Arc::new(AtomicUsize::new(0));
     let door = Arc::new(Door { settings, clients: Arc::default() });
     let stop = coordinator.stop.clone();
+    let mut second = every(Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            _ = second.tick() => {
+                door.clients.pace.tick(Instant::now());
+                continue;
+            }
             () = stop.requested() => return,
         };
         let stream = match accepted {
@@ -132,10 +141,10 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         };
         let partings = partings.clone();
         let Ok(place) = places.clone().try_acquire_owned() else {
-            let mut why = BytesMut::new();
-            let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
-            encode_reply(&Reply::Refused(refusal), &mut why);
-            tokio::spawn(async move { part(stream, &why, &partings).await });
+            door.clients.refused.fetch_add(1, Ordering::Relaxed);
+            if let Ok(parting) = partings.try_acquire_owned() {
+                tokio::spawn(turn_away(stream, parting));
+            }
             continue;
         };
         let (coordinator, door) = (coordinator.clone(), door.clone());
@@ -148,7 +157,9 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
                 && let Ok(true) = connection.serve().await
             {
                 let Connection { stream, to, .. } = connection;
-                part(stream, &to.out, &partings).await;
+                if let Ok(parting) = partings.try_acquire_owned() {
+                    part(stream, &to.out, parting).await;
+                }
             }
             coordinator.meters.clients.fetch_sub(1, Ordering::Relaxed);
             drop(place);
@@ -156,10 +167,25 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
     }
 }
 
+/// Tells a client that there is no place for it, in the protocol that its first byte is of; who says nothing is told so
+/// as text.
+async fn turn_away(stream: TcpStream, parting: OwnedSemaphorePermit) {
+    let mut first = [0];
+    let speaks_resp =
+        timeout(FIRST_BYTE, stream.peek(&mut first)).await.is_ok_and(|read| read.is_ok()) && first == *b"*";
+    let mut why = BytesMut::new();
+    if speaks_resp {
+        Value::Error("ERR max number of clients reached".to_owned()).encode(2, &mut why);
+    } else {
+        let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
+        encode_reply(&Reply::Refused(refusal), &mut why);
+    }
+    part(stream, &why, parting).await;
+}
+
 /// Tells a client why its connection ends. What it still sends is read for a moment: a socket
 /// that is closed with unread bytes takes the line back that the client has not read yet.
-async fn part(mut stream: TcpStream, why: &[u8], partings: &Semaphore) {
-    let Ok(_place) = partings.try_acquire() else { return };
+async fn part(mut stream: TcpStream, why: &[u8], _parting: OwnedSemaphorePermit) {
     let _ = timeout(PARTING, async {
         stream.write_all(why).await?;
         stream.shutdown().await?;
@@ -323,7 +349,7 @@ impl Connection {
                 continue;
             }
             let flow = match &mut self.talk {
-                Talk::Text(text) => text.work(&self.coordinator, &mut self.to).await,
+                Talk::Text(text) => text.work(&self.coordinator, &self.taken, &mut self.to).await,
                 Talk::Resp(session) => session.work(&mut self.to).await,
             };
             match flow {

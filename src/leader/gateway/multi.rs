@@ -1,9 +1,11 @@
 //! MULTI, WATCH and EXEC: commands that are queued and run at one instant, if what was watched is as it was.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::data;
 use super::session::{Session, error, keys_of};
+use crate::error::Refusal;
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Value, Words};
 use crate::protocol::table::Spec;
@@ -62,8 +64,10 @@ impl Session {
             return error("EXECABORT Transaction discarded because of previous errors.");
         }
         let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
+        let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
         let mut needs: Vec<(MessageId, Need)> = watched.iter().map(|(id, _)| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
+        let has_data = !needs.is_empty();
         let max_message = self.door.settings.max_message;
         let decide = move |transaction: &mut Transaction| {
             if watched.iter().any(|(id, version)| transaction.version(id) != *version) {
@@ -71,7 +75,11 @@ impl Session {
             }
             Some(steps.into_iter().map(|step| step.run(max_message, transaction)).collect::<Vec<_>>())
         };
-        let done = self.coordinator.transact(needs, decide).await.map_err(|why| self.told(why))?;
+        let done = self.coordinator.transact(needs, decide).await;
+        if has_data {
+            self.count(writes, began, [done.as_ref().err().map(Refusal::code)]);
+        }
+        let done = done.map_err(|why| self.told(why))?;
         let Some(done) = done else { return Ok(Value::NilArray) };
         let mut values = Vec::with_capacity(done.len());
         for done in done {
@@ -117,6 +125,10 @@ impl Step {
             Self::Data(spec, words, keys) => keys.iter().map(|id| (id.clone(), data::need(spec.op, words))).collect(),
             Self::Wrong(_) | Self::Other(..) => Vec::new(),
         }
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self, Self::Data(spec, ..) if spec.writes())
     }
 
     fn run(self, max_message: usize, transaction: &mut Transaction) -> Done {

@@ -11,6 +11,7 @@ use crate::leader::coordinator::Meters;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, Op, Spec};
 use crate::telemetry::Meter;
+use crate::telemetry::served::{NOT_FOUND, Operation, Protocol};
 
 /// The Redis whose commands these are: clients choose by it what they may send.
 const REDIS_VERSION: &str = "7.0.15";
@@ -31,6 +32,11 @@ impl Session {
                 if words.len() > 3 {
                     return error("ERR syntax error");
                 }
+                if words.len() == 2 && self.door.settings.password.is_none() {
+                    return error(
+                        "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+                    );
+                }
                 self.authenticate(if words.len() == 3 { &words[1] } else { b"default" }, &words[words.len() - 1])
             }
             Op::Client => self.client(words),
@@ -49,14 +55,13 @@ impl Session {
     }
 
     fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Result<Value, String> {
-        if self.door.settings.password.is_none() {
-            return error(
-                "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
-            );
-        }
         // There is one user, as in a Redis without access lists.
         if user != b"default" {
             return error("WRONGPASS invalid username-password pair or user is disabled.");
+        }
+        // Without a password any is right.
+        if self.door.settings.password.is_none() {
+            return Ok(OK);
         }
         self.door
             .check_password(password)
@@ -141,7 +146,7 @@ impl Session {
                 Value::Text(seats.iter().map(|seat| seat.line() + "\n").collect())
             }
             (b"LIST", 4) if words[2].eq_ignore_ascii_case(b"TYPE") => {
-                let normal = words[3].eq_ignore_ascii_case(b"normal");
+                let normal = is_normal(&words[3])?;
                 Value::Text(clients.which(|_| normal).iter().map(|seat| seat.line() + "\n").collect())
             }
             (b"NO-EVICT" | b"NO-TOUCH", 3) => match words[2].to_ascii_uppercase().as_slice() {
@@ -182,9 +187,17 @@ impl Session {
                 }
                 b"ADDR" => filters.push(Box::new(move |seat| seat.peer.to_string() == value)),
                 b"LADDR" => filters.push(Box::new(move |seat| seat.own.to_string() == value)),
-                b"USER" => filters.push(Box::new(move |_| value == "default")),
-                b"TYPE" => filters.push(Box::new(move |_| value.eq_ignore_ascii_case("normal"))),
-                b"SKIPME" => skips_own = !value.eq_ignore_ascii_case("no"),
+                b"USER" if value == "default" => {}
+                b"USER" => return Err(format!("ERR No such user '{value}'")),
+                b"TYPE" => {
+                    let normal = is_normal(&words[place + 1])?;
+                    filters.push(Box::new(move |_| normal));
+                }
+                b"SKIPME" => match value.to_ascii_lowercase().as_str() {
+                    "yes" => skips_own = true,
+                    "no" => skips_own = false,
+                    _ => return error("ERR syntax error"),
+                },
                 _ => return error("ERR syntax error"),
             }
         }
@@ -239,8 +252,9 @@ impl Session {
             let cluster = coordinator.cluster();
             (cluster.len(), cluster.reign().map_or(0, |reign| reign.epoch.0))
         };
-        let uptime = coordinator.now().as_secs();
+        let (uptime, memory) = (coordinator.now().as_secs(), used_memory());
         let clients = self.door.clients.which(|_| true).len();
+        let (hits, misses) = hits_and_misses(&coordinator.meters);
         let keyspace =
             if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
         let sections = [
@@ -265,8 +279,8 @@ impl Session {
             (
                 "Memory",
                 format!(
-                    "used_memory:{}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nin_flight_bytes:{}\r\n",
-                    used_memory(),
+                    "used_memory:{memory}\r\nused_memory_human:{:.2}M\r\nused_memory_rss:{memory}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nin_flight_bytes:{}\r\n",
+                    memory as f64 / f64::from(1 << 20),
                     coordinator.in_flight()
                 ),
             ),
@@ -274,7 +288,11 @@ impl Session {
             (
                 "Stats",
                 format!(
-                    "instantaneous_ops_per_sec:0\r\nrequest_batches:{}\r\n",
+                    "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ninstantaneous_ops_per_sec:{}\r\nrejected_connections:{}\r\nexpired_keys:0\r\nevicted_keys:0\r\nkeyspace_hits:{hits}\r\nkeyspace_misses:{misses}\r\nrequest_batches:{}\r\n",
+                    self.door.clients.accepted(),
+                    self.door.clients.pace.requests(),
+                    self.door.clients.pace.per_second(),
+                    self.door.clients.refused.load(Ordering::Relaxed),
                     coordinator.meters.requests.load(Ordering::Relaxed)
                 ),
             ),
@@ -299,6 +317,13 @@ impl Session {
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
         parts.join("\r\n")
     }
+}
+
+/// Reads that found a message, and those of none.
+fn hits_and_misses(meters: &Meters) -> (u64, u64) {
+    let reads = Protocol::ALL.map(|via| meters.served.view(via, Operation::Read));
+    let missed = reads.iter().filter_map(|view| view.refused.get(NOT_FOUND));
+    (reads.iter().map(|view| view.good).sum(), missed.sum())
 }
 
 /// Bytes of memory that the leader has.
@@ -332,6 +357,15 @@ fn plain_text(bytes: &[u8], what: &str) -> Result<String, String> {
     }
 }
 
+/// Whether this type of clients is the one that all are of here.
+fn is_normal(word: &[u8]) -> Result<bool, String> {
+    match word.to_ascii_lowercase().as_slice() {
+        b"normal" => Ok(true),
+        b"master" | b"slave" | b"replica" | b"pubsub" => Ok(false),
+        _ => Err(format!("ERR Unknown client type '{}'", crate::error::printable(word, 128))),
+    }
+}
+
 fn unknown_subcommand(command: &str, words: &Words) -> String {
     let shown = crate::error::printable(&words[1], 128);
     format!("ERR unknown subcommand '{shown}'. Try {command} HELP.")
@@ -343,7 +377,16 @@ fn command(words: &Words) -> Result<Value, String> {
     Ok(match (sub.to_ascii_uppercase().as_slice(), words.len()) {
         (b"HELP", 2) => help::of("COMMAND", help::COMMAND),
         (b"COUNT", 2) => Value::Integer(COMMANDS.len() as i64),
-        (b"LIST", 2) => Value::Array(COMMANDS.iter().map(|spec| Value::text(spec.name.to_lowercase())).collect()),
+        (b"LIST", 2) => names(|_| true),
+        (b"LIST", 5) if words[2].eq_ignore_ascii_case(b"FILTERBY") => {
+            match words[3].to_ascii_uppercase().as_slice() {
+                b"PATTERN" => names(|name| super::glob::matches(&words[4].to_ascii_lowercase(), name.as_bytes())),
+                // There are no modules, and the categories of access lists are not kept here.
+                b"MODULE" | b"ACLCAT" => names(|_| false),
+                _ => return error("ERR syntax error"),
+            }
+        }
+        (b"LIST", _) => return error("ERR syntax error"),
         (b"INFO", 2) => Value::Array(COMMANDS.iter().map(info_of).collect()),
         (b"INFO", _) => Value::Array(named(2).map(|spec| spec.map_or(Value::NilArray, info_of)).collect()),
         (b"DOCS", 2) => Value::Map(COMMANDS.iter().map(docs_of).collect()),
@@ -360,8 +403,17 @@ fn command(words: &Words) -> Result<Value, String> {
             }
             Value::Array(keys)
         }
+        (b"COUNT" | b"GETKEYS", _) => {
+            return Err(wrong_number(&format!("command|{}", String::from_utf8_lossy(&words[1]))));
+        }
         _ => return Err(unknown_subcommand("COMMAND", words)),
     })
+}
+
+/// The names of commands for which this holds.
+fn names(is: impl Fn(&str) -> bool) -> Value {
+    let names = COMMANDS.iter().map(|spec| spec.name.to_lowercase()).filter(|name| is(name));
+    Value::Array(names.map(Value::text).collect())
 }
 
 /// Name, arity, flags, places of the ids, and nothing of what access lists need.

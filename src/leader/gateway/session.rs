@@ -6,8 +6,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::clients::Taken;
 use super::multi::{Queued, View};
@@ -18,7 +20,7 @@ use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{ProtocolError, RequestDecoder, Value, Words, bulk, number};
 use crate::protocol::table::{self, Op, Spec};
 use crate::protocol::{Command, Reply};
-use crate::telemetry::served::Protocol;
+use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{MessageId, NodeId, Payload, Version};
 
 /// A word may be longer than any message by this much before it costs the connection: a message that is a little too
@@ -103,8 +105,9 @@ impl Session {
             self.plain.push_back(Ok(command));
         }
         if let Some(last) = self.plain.back() {
-            self.taken.seat.note(if matches!(last, Ok(Command::Get(_))) { "GET" } else { "SET" });
+            let name = if matches!(last, Ok(Command::Get(_))) { "GET" } else { "SET" };
             let (replies, room) = self.coordinator.execute(&mut self.plain, Protocol::Resp).await;
+            self.taken.note(name, replies.len());
             to.rooms.extend(room);
             replies.into_iter().for_each(|reply| self.tell(reply, to));
             return Flow::On;
@@ -182,10 +185,11 @@ impl Session {
                 if let Some(queued) = &mut self.queued {
                     queued.broken = true;
                 }
+                self.count_wrong([Some(BAD_COMMAND)]);
                 return (Some(Value::Error(why)), Flow::On);
             }
         };
-        self.taken.seat.note(spec.name);
+        self.taken.note(spec.name, 1);
         if spec.op == Op::OtherProtocol {
             tracing::warn!("a client sent a line of HTTP, and is cut off: somebody makes a browser talk to the leader");
             return (None, Flow::Close);
@@ -251,14 +255,35 @@ impl Session {
     }
 
     async fn run_data(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
-        let keys = keys_of(spec, words)?;
+        let keys = keys_of(spec, words).inspect_err(|_| self.count_wrong([Some(BAD_COMMAND)]))?;
+        let began = Instant::now();
+        let done = self.run_on(keys, spec, words).await;
+        self.count(spec.writes(), began, [outcome(spec.writes(), &done)]);
+        done.map_err(|why| self.told(why))
+    }
+
+    /// Counts requests for messages that were not the coordinator's to count, by how they ended.
+    pub(super) fn count(&self, writes: bool, began: Instant, outcomes: impl IntoIterator<Item = Outcome>) {
+        let op = if writes { Operation::Write } else { Operation::Read };
+        let is_wrong = |outcome: &Outcome| *outcome == Some(BAD_COMMAND);
+        let (wrong, rest): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(is_wrong);
+        self.coordinator.meters.served.note(Protocol::Resp, op, began.elapsed(), rest);
+        self.count_wrong(wrong);
+    }
+
+    /// Counts requests that are their client's mistake, as the text protocol's are.
+    fn count_wrong(&self, wrong: impl IntoIterator<Item = Outcome>) {
+        self.coordinator.meters.served.note(Protocol::Resp, Operation::Other, Duration::ZERO, wrong);
+    }
+
+    async fn run_on(&self, keys: Vec<MessageId>, spec: &'static Spec, words: &Words) -> Result<Value, Refusal> {
         match spec.op {
             Op::Mget => {
-                let (messages, _room) = self.coordinator.read_many(&keys).await.map_err(|why| self.told(why))?;
+                let (messages, _room) = self.coordinator.read_many(&keys).await?;
                 return Ok(Value::Array(messages.into_iter().map(|m| m.map_or(Value::Nil, Value::Bulk)).collect()));
             }
             op if !spec.writes() && data::need(op, words) == Need::Version => {
-                let records = self.coordinator.records(&keys).await.map_err(|why| self.told(why))?;
+                let records = self.coordinator.records(&keys).await?;
                 let known = keys.iter().cloned().zip(records.iter().map(|record| record.map(|r| r.bytes() as usize)));
                 let mut known = Lengths(known.collect());
                 return Ok(data::run(op, words, &keys, 0, &mut known));
@@ -270,7 +295,7 @@ impl Session {
         let needs: Vec<(MessageId, Need)> = keys.iter().map(|id| (id.clone(), need)).collect();
         let decide =
             move |transaction: &mut Transaction| data::run(op, &words, &keys, max_message, &mut View(transaction));
-        self.coordinator.transact(needs, decide).await.map_err(|why| self.told(why))
+        self.coordinator.transact(needs, decide).await
     }
 
     /// Commands of the register itself, as the text protocol has them.
@@ -294,6 +319,19 @@ impl Session {
         };
         let (mut replies, _room) = self.coordinator.execute(&mut VecDeque::from([Ok(command)]), Protocol::Resp).await;
         Ok(replies.pop().map_or(Value::Nil, |reply| self.value_of(reply)))
+    }
+}
+
+/// The code of a request that is wrong in itself.
+const BAD_COMMAND: &str = "BAD_COMMAND";
+
+/// How a request for messages ended, for the counts.
+pub(super) fn outcome(writes: bool, done: &Result<Value, Refusal>) -> Outcome {
+    match done {
+        Err(refusal) => Some(refusal.code()),
+        Ok(Value::Error(_)) => Some(BAD_COMMAND),
+        Ok(Value::Nil) if !writes => Some(NOT_FOUND),
+        Ok(_) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::clients::Taken;
 use super::{Door, Flow, Outbox, QUEUED_REQUESTS};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
@@ -79,8 +80,10 @@ impl TextTalk {
     }
 
     /// Works on the next requests, as many as go together.
-    pub(super) async fn work(&mut self, coordinator: &Arc<Coordinator>, to: &mut Outbox) -> Flow {
+    pub(super) async fn work(&mut self, coordinator: &Arc<Coordinator>, taken: &Taken, to: &mut Outbox) -> Flow {
+        let command = self.requests.front().map_or("", name_of);
         let (replies, room) = coordinator.execute(&mut self.requests, Protocol::Text).await;
+        taken.note(command, replies.len());
         to.rooms.extend(room);
         for reply in replies {
             encode_reply(&reply, &mut to.out);
@@ -93,5 +96,18 @@ impl TextTalk {
 
     pub(super) fn give_back(&mut self) {
         self.requests.shrink_to(4);
+    }
+}
+
+/// The name of a request, for CLIENT LIST.
+fn name_of(request: &Request) -> &'static str {
+    match request {
+        Ok(Command::Set { .. }) => "SET",
+        Ok(Command::Get(_)) => "GET",
+        Ok(Command::Delete(_)) => "DEL",
+        Ok(Command::Where(_)) => "WHERE",
+        Ok(Command::Count) => "COUNT",
+        Ok(Command::Status) => "STATUS",
+        _ => "",
     }
 }

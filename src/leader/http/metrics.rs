@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::super::coordinator::Coordinator;
+use super::super::replication::NodeTimes;
 use crate::VERSION;
-use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView};
-use crate::types::{ClusterView, NodeState};
+use crate::durable::Space;
+use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView, TimesView};
+use crate::types::{ClusterView, NodeId, NodeState, NodeView};
 
 /// Of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,9 +26,10 @@ pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) ->
     let facts = Facts {
         view: view.clone(),
         served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
+        node_times: leader.links.times().into_iter().flat_map(times_of).collect(),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
-        disk: rustix::fs::statvfs(data_dir).ok().map(Disk::from),
+        disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
         process: Process::look(),
     };
     let mut registry = Registry::default();
@@ -42,27 +45,12 @@ pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) ->
 struct Facts {
     view: ClusterView,
     served: Vec<(Protocol, Operation, ServedView)>,
+    node_times: Vec<(NodeId, Operation, TimesView)>,
     ready: bool,
     cache: Option<crate::types::CacheView>,
-    disk: Option<Disk>,
+    /// Of the leader's log.
+    disk: Option<Space>,
     process: Process,
-}
-
-/// The disk of the leader's log.
-#[derive(Debug)]
-struct Disk {
-    free: u64,
-    size: u64,
-    free_inodes: u64,
-    inodes: u64,
-}
-
-impl From<rustix::fs::StatVfs> for Disk {
-    fn from(stat: rustix::fs::StatVfs) -> Self {
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        let (free, size) = (bytes(stat.f_bavail), bytes(stat.f_blocks));
-        Self { free, size, free_inodes: stat.f_favail, inodes: stat.f_files }
-    }
 }
 
 /// This process, as the system sees it; what cannot be read is left out.
@@ -101,10 +89,22 @@ impl Collector for Once {
         page.messages(&facts.view)?;
         page.repair(&facts.view)?;
         page.nodes(&facts.view)?;
+        page.node_times(&facts.node_times)?;
         page.requests(&facts.served)?;
         page.cache(&facts)?;
         page.machine(&facts)
     }
+}
+
+fn times_of((node, times): (NodeId, Arc<NodeTimes>)) -> [(NodeId, Operation, TimesView); 2] {
+    [(node, Operation::Read, times.reads.view()), (node, Operation::Write, times.writes.view())]
+}
+
+fn histogram(family: &mut MetricEncoder<'_>, labels: &Labels, times: &TimesView) -> fmt::Result {
+    let ends = BUCKET_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = ends.zip(times.buckets.iter().copied()).collect();
+    let count = times.buckets.iter().sum();
+    family.encode_family(labels)?.encode_histogram::<NoLabelSet>(times.sum_s, count, &buckets, None)
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -195,27 +195,44 @@ impl Page<'_> {
             "Members by state",
             states.map(|state| (vec![("state", state.to_string())], count(state))),
         )?;
-        let name = |id: crate::types::NodeId| vec![("node", id.to_string())];
-        let each = |value: fn(&crate::types::NodeView) -> Option<f64>| {
+        let name = |id: NodeId| vec![("node", id.to_string())];
+        let each = |value: &dyn Fn(&NodeView) -> Option<f64>| {
             let values: Vec<_> = view.nodes.iter().filter_map(|node| Some((name(node.id), value(node)?))).collect();
             values
         };
         self.gauges(
             "hatokuse_node_up",
             "Whether a node is up or draining (1), or not (0)",
-            each(|node| Some(f64::from(matches!(node.state, NodeState::Up | NodeState::Draining)))),
+            each(&|node: &NodeView| Some(f64::from(matches!(node.state, NodeState::Up | NodeState::Draining)))),
         )?;
-        self.gauges("hatokuse_node_messages", "Copies on a node", each(|node| Some(node.messages as f64)))?;
-        self.gauges("hatokuse_node_bytes", "Bytes of these copies", each(|node| Some(node.bytes as f64)))?;
+        self.gauges("hatokuse_node_messages", "Copies on a node", each(&|node: &NodeView| Some(node.messages as f64)))?;
+        self.gauges("hatokuse_node_bytes", "Bytes of these copies", each(&|node: &NodeView| Some(node.bytes as f64)))?;
         self.gauges(
             "hatokuse_node_disk_free_bytes",
             "Free bytes of a node's disk, as it last reported",
-            each(|node| node.disk_free.map(|free| free as f64)),
+            each(&|node: &NodeView| node.disk.map(|disk| disk.free as f64)),
+        )?;
+        // A node of an older version reports no more than that.
+        let known = |node: &NodeView| node.disk.filter(|disk| disk.size > 0);
+        self.gauges(
+            "hatokuse_node_disk_size_bytes",
+            "Size of that disk",
+            each(&|node: &NodeView| known(node).map(|disk| disk.size as f64)),
+        )?;
+        self.gauges(
+            "hatokuse_node_disk_free_inodes",
+            "Files that can still be made there",
+            each(&|node: &NodeView| known(node).map(|disk| disk.free_files as f64)),
+        )?;
+        self.gauges(
+            "hatokuse_node_disk_inodes",
+            "Files that it can hold; 0 where there is no such limit",
+            each(&|node: &NodeView| known(node).map(|disk| disk.files as f64)),
         )?;
         self.gauges(
             "hatokuse_node_silent_seconds",
             "Time since a node's last heartbeat",
-            each(|node| Some(node.seen_s)),
+            each(&|node: &NodeView| Some(node.seen_s)),
         )?;
         let described = view.nodes.iter().map(|node| {
             let (address, io_mode) = (node.address.clone(), node.io_mode.clone());
@@ -249,13 +266,22 @@ impl Page<'_> {
             MetricType::Histogram,
         )?;
         for (via, op, view) in served.iter().filter(|(_, op, _)| *op != Operation::Other) {
-            let ends = BUCKET_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = ends.zip(view.buckets.iter().copied()).collect();
-            let count = view.buckets.iter().sum();
-            let labels = labels(*via, *op);
-            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(view.sum_s, count, &buckets, None)?;
+            histogram(&mut family, &labels(*via, *op), &view.times)?;
         }
         Ok(())
+    }
+
+    fn node_times(&mut self, times: &[(NodeId, Operation, TimesView)]) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(
+            "hatokuse_node_duration_seconds",
+            "Time that a node took for what it was sent at one go",
+            None,
+            MetricType::Histogram,
+        )?;
+        times.iter().try_for_each(|(node, op, times)| {
+            let labels = vec![("node", node.to_string()), ("op", op.name().to_owned())];
+            histogram(&mut family, &labels, times)
+        })
     }
 
     fn cache(&mut self, facts: &Facts) -> fmt::Result {
@@ -271,11 +297,11 @@ impl Page<'_> {
         if let Some(disk) = &facts.disk {
             self.gauge("hatokuse_disk_free_bytes", "Free bytes of the disk of the leader's log", disk.free as f64)?;
             self.gauge("hatokuse_disk_size_bytes", "Size of that disk", disk.size as f64)?;
-            self.gauge("hatokuse_disk_free_inodes", "Files that can still be made there", disk.free_inodes as f64)?;
+            self.gauge("hatokuse_disk_free_inodes", "Files that can still be made there", disk.free_files as f64)?;
             self.gauge(
                 "hatokuse_disk_inodes",
                 "Files that it can hold; 0 where there is no such limit",
-                disk.inodes as f64,
+                disk.files as f64,
             )?;
         }
         let process = &facts.process;

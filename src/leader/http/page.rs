@@ -276,7 +276,7 @@ fn nodes(view: &ClusterView) -> String {
             share = part(all),
             bar = part(most),
             bytes = size(node.bytes),
-            free = node.disk_free.map_or_else(|| "\u{2013}".to_owned(), size),
+            free = node.disk.map_or_else(|| "\u{2013}".to_owned(), |disk| size(disk.free)),
         );
     }
     html.push_str("</tbody></table>");
@@ -336,8 +336,8 @@ fn about(view: &ClusterView) -> String {
         Safe(&view.version),
         view.epoch,
         age(view.uptime_s),
-        Safe(&view.clients_address),
-        Safe(&view.nodes_address)
+        Safe(&view.addresses.clients),
+        Safe(&view.addresses.nodes)
     )
 }
 
@@ -352,11 +352,14 @@ pub(super) fn found(found: &Found) -> String {
 }
 
 fn here(message: &Message) -> String {
+    // As the sentence at the top counts them: what a dead node has, nobody can read.
+    let is_live = |state: Option<NodeState>| state.is_some_and(|state| state != NodeState::Down);
+    let live = message.holders.iter().filter(|holder| holder.intact && is_live(holder.state)).count();
     let mut html = format!(
         "<dl><div><dt>Size</dt><dd>{}</dd></div><div><dt>Version</dt><dd>{}</dd></div><div><dt>Copies</dt><dd>{} of {}</dd></div></dl><ul class=\"holders\">",
         counted(u64::from(message.bytes), "byte", "bytes"),
         message.version,
-        message.holders.iter().filter(|holder| holder.intact).count(),
+        live,
         message.tolerance
     );
     for holder in &message.holders {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::leader::http::api::Holder;
 use crate::telemetry::served::{Operation, Protocol, Served};
-use crate::types::{BlockedView, Epoch, EventLine, NodeView, RateView, RepairView};
+use crate::types::{Addresses, BlockedView, DiskView, Epoch, EventLine, NodeView, RateView, RepairView};
 
 fn node(id: u32, state: NodeState, messages: u64) -> NodeView {
     NodeView {
@@ -14,7 +14,7 @@ fn node(id: u32, state: NodeState, messages: u64) -> NodeView {
         bytes: messages * 100,
         io_mode: "buffered".to_owned(),
         layout: "text".to_owned(),
-        disk_free: Some(1 << 30),
+        disk: Some(DiskView { free: 1 << 30, ..DiskView::default() }),
         p99_ms: None,
         seen_s: if state == NodeState::Up { 0.2 } else { 41.0 },
     }
@@ -28,8 +28,11 @@ fn view(nodes: Vec<NodeView>) -> ClusterView {
         tolerance: 3,
         uptime_s: 61.0,
         every_s: 10.0,
-        clients_address: "127.0.0.1:6666".to_owned(),
-        nodes_address: "127.0.0.1:5550".to_owned(),
+        addresses: Addresses {
+            clients: "127.0.0.1:6666".to_owned(),
+            nodes: "127.0.0.1:5550".to_owned(),
+            http: Some("127.0.0.1:7666".to_owned()),
+        },
         messages: 9000,
         bytes: 900_000,
         copies_live: 27_000,
@@ -182,6 +185,7 @@ fn the_page_is_whole_without_a_script() {
         tolerance: 3,
         holders: vec![
             Holder { node: NodeId(1), state: Some(NodeState::Up), intact: true },
+            Holder { node: NodeId(2), state: Some(NodeState::Down), intact: true },
             Holder { node: NodeId(3), state: None, intact: false },
         ],
     };
