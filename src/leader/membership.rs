@@ -406,7 +406,10 @@ impl LinkEvents for Membership {
         let now = self.coordinator.now();
         if self.coordinator.cluster().registry.part(node, session, gone, now) {
             let how = if gone { "is down: its port is closed" } else { "is suspect: its connection is lost" };
-            tracing::warn!("node {node} {how}");
+            // Local nodes end with their leader, which is nothing to warn of.
+            if !self.coordinator.stop.is_requested() {
+                tracing::warn!("node {node} {how}");
+            }
         }
     }
 

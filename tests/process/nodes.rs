@@ -103,8 +103,10 @@ fn the_whole_register_in_one_command() {
     assert_eq!(wire.ask("GET 1"), "VALUE hello");
     leader.says("node 3 ready");
     leader.stop();
+    let code = leader.ends().code();
     let said = leader.said();
-    assert_eq!(leader.ends().code(), Some(0), "{said}");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("is down"), "a clean stop is nothing to warn of: {said}");
     // Its nodes are gone with it, and their folders free.
     let second = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"]);
     second.says("node 1 ready");
