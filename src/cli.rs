@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use clap::builder::BoolishValueParser as YesOrNo;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::args::{BenchArgs, ClientArgs, LeaderArgs, NodeArgs};
@@ -39,7 +41,7 @@ pub struct Cli {
     #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_LOG_FILE", value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Print plain lines instead of a screen, and no colour
-    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_PLAIN")]
+    #[arg(long, global = true, help_heading = "Logs and screen", env = "HATOKUSE_PLAIN", value_parser = YesOrNo::new())]
     plain: bool,
     #[command(subcommand)]
     command: Command,
@@ -140,7 +142,7 @@ fn check_config(cli: Cli, file: &File, command: &clap::Command, matches: &clap::
         _ => Ok(()),
     };
     match (written, checked) {
-        (_, Err(error)) => {
+        (_, Err(error)) if !is_broken_pipe(&error) => {
             eprintln!("hatokuse: {}", in_one_line(&error));
             ExitCode::from(EXIT_USAGE)
         }
@@ -152,13 +154,15 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     let screen = !cli.plain && terminal::takes_screen();
     let log = |screen: bool| -> anyhow::Result<EventRing> {
         let ring = EventRing::new();
-        logs::init(cli.log_format == LogFormat::Json, cli.log_file.as_deref(), screen, ring.clone())?;
+        let look = logs::Look { json: cli.log_format == LogFormat::Json, plain: cli.plain };
+        logs::init(look, cli.log_file.as_deref(), screen, ring.clone())?;
         Ok(ring)
     };
     match cli.command {
         Command::Leader(args) => {
             let events = log(screen)?;
-            leader::process::run(args.settings(screen)?, events).map(|()| EXIT_OK)
+            let json_logs = cli.log_format == LogFormat::Json;
+            leader::process::run(args.settings(screen, json_logs)?, events).map(|()| EXIT_OK)
         }
         Command::Node(args) => {
             let events = log(screen)?;
@@ -173,13 +177,18 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             }
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "hatokuse", &mut std::io::stdout());
+            // Into memory first: written straight to a reader that has left, it would panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hatokuse", &mut script);
+            std::io::stdout().lock().write_all(&script)?;
             Ok(EXIT_OK)
         }
         Command::Man { dir } => {
-            std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), &dir)?;
-            finish_manual(&dir)?;
+            let written = std::fs::create_dir_all(&dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
+                .and_then(|()| finish_manual(&dir));
+            written
+                .with_context(|| format!("cannot write manual pages into {}: name another folder", dir.display()))?;
             Ok(EXIT_OK)
         }
     }

@@ -34,6 +34,7 @@ impl LocalNodes {
         data_dir: &Path,
         leader: SocketAddr,
         screen: bool,
+        json_logs: bool,
     ) -> anyhow::Result<Self> {
         let mut nodes = Self { children: Vec::new() };
         if count == 0 {
@@ -55,6 +56,8 @@ impl LocalNodes {
             command.args(["node", "--config", "off", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
             command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &io_mode.to_string()]);
             command.args(["--layout", &layout.to_string()]);
+            // What becomes events of the leader is read as text.
+            command.args(["--log-format", if json_logs && !screen { "json" } else { "text" }]);
             command.args(["--leader", &leader.to_string(), "--host", &leader.ip().to_string()]);
             command.arg("--data-dir").arg(data_dir);
             // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.

@@ -32,20 +32,29 @@ const DEFAULT_FILTER: &str = "hatokuse=info,warn";
 
 type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
+/// How lines look, as it was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// JSON instead of text.
+    pub json: bool,
+    /// No colour, wherever they go.
+    pub plain: bool,
+}
+
 /// Sets up logging for the whole process; to be called once, before anything is logged.
 ///
 /// Events go to `ring`, to `file` if there is one, and to stderr unless a `screen` is up.
-pub fn init(json: bool, file: Option<&Path>, screen: bool, ring: EventRing) -> anyhow::Result<()> {
+pub fn init(look: Look, file: Option<&Path>, screen: bool, ring: EventRing) -> anyhow::Result<()> {
     let mut layers: Vec<AnyLayer> = vec![ring_layer(ring)];
     if !screen {
-        let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && io::stderr().is_terminal();
-        layers.push(line_layer(json, colour, io::stderr, filter()?));
+        let no_colour = look.plain || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        layers.push(line_layer(look.json, !no_colour && io::stderr().is_terminal(), io::stderr, filter()?));
     }
     if let Some(path) = file {
         let opened = append_to(path)
             .with_context(|| format!("cannot write the log file {}: choose another --log-file", path.display()))?;
         let log = LOG_FILE.get_or_init(|| LogFile { path: path.to_owned(), file: Mutex::new(opened) });
-        layers.push(line_layer(json, false, || log.now(), filter()?));
+        layers.push(line_layer(look.json, false, || log.now(), filter()?));
     }
     tracing_subscriber::registry().with(layers).try_init().context("logging was set up twice")
 }

@@ -31,6 +31,16 @@ pub async fn reopen_logs() {
     }
 }
 
+/// Outlives the terminal that it was started from, and whoever tells all servers to read their settings again.
+pub async fn outlive_hangups() {
+    let Ok(mut hang_up) = signal(SignalKind::hangup()) else {
+        return tracing::warn!("SIGHUP cannot be watched: it ends this process");
+    };
+    while hang_up.recv().await.is_some() {
+        tracing::debug!("SIGHUP: there is nothing to read again");
+    }
+}
+
 /// Binds a port, before any thread or child process is started.
 pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::new(host, port);

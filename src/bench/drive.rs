@@ -66,6 +66,8 @@ pub(super) struct Outcome {
     pub(super) connection_errors: u64,
     /// Requests that were due and never sent.
     pub(super) unsent: u64,
+    /// Nothing that was asked got a reply, and it was waited for long enough.
+    pub(super) silent: bool,
     /// What went wrong first.
     pub(super) first_error: Option<String>,
     /// From the first request after the warm-up to the last reply, connecting not included.
@@ -104,7 +106,7 @@ pub(super) fn drive(
     let clock = ticking(&epoll, TICK.min(target.patience))?;
     let links = connect_all(target, &mut load, &epoll)?;
     let open = links.iter().filter(|link| link.stream.is_some()).count();
-    let mut driver = Driver { load, epoll, clock, links, open, next_due: 0, started: Instant::now() };
+    let mut driver = Driver { load, epoll, clock, links, open, gave_up: false, next_due: 0, started: Instant::now() };
     let cpu = driver.run(target, progress)?;
     progress.update(&driver.load, driver.started.elapsed());
     let elapsed = driver.started.elapsed().saturating_sub(Duration::from_nanos(driver.load.rules.warm));
@@ -112,12 +114,13 @@ pub(super) fn drive(
     for link in driver.links.iter_mut().filter(|link| link.stream.is_some()) {
         link.session.lose(&mut driver.load, None);
     }
-    let (unsent, load) = (driver.load.unsent(), driver.load);
+    let (unsent, gave_up, load) = (driver.load.unsent(), driver.gave_up, driver.load);
     Ok(Outcome {
         sets: load.sets,
         gets: load.gets,
         connection_errors: load.connection_errors,
         unsent,
+        silent: gave_up && load.replies == 0,
         first_error: load.first_error,
         elapsed,
         cpu,
@@ -134,6 +137,8 @@ struct Driver {
     links: Vec<Link>,
     /// Links that have a socket.
     open: usize,
+    /// No reply came for too long.
+    gave_up: bool,
     /// Open loop: the request whose moment comes next.
     next_due: u64,
     started: Instant,
@@ -171,6 +176,7 @@ impl Driver {
             if since.elapsed() >= target.patience {
                 let (open, patience) = (self.load.in_flight, target.patience);
                 self.load.note(|| format!("no reply for {patience:?}; {open} requests were left unanswered"));
+                self.gave_up = true;
                 break;
             }
         }

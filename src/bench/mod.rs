@@ -48,7 +48,7 @@ const EXIT_OK: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 /// Settings that cannot work.
 const EXIT_USAGE: u8 = 2;
-/// No connection.
+/// No connection, or no answer to anything.
 const EXIT_NO_ANSWER: u8 = 4;
 
 /// Runs the bench; gives the exit code.
@@ -74,8 +74,9 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
             return Ok(EXIT_FAILED);
         }
         Err(Stop::NoConnection(error)) => {
+            let missed = if error.kind() == ErrorKind::TimedOut { "no answer from" } else { "no connection to" };
             tell(&format!(
-                "no connection to {addr}: {error}; is the leader running? Start one with `hatokuse leader \
+                "{missed} {addr}: {error}; is the leader running? Start one with `hatokuse leader \
                  --local-nodes 4`, name another with --addr HOST:PORT, or add --local-nodes 4 to this command"
             ));
             return Ok(EXIT_NO_ANSWER);
@@ -229,7 +230,17 @@ fn phase(target: &Target, rules: Rules, values: &Values, plan: Plan, name: &'sta
         (None, left) => Goal::Count(left.unwrap_or(0)),
     };
     let mut progress = Progress::on_stderr(name, goal);
-    drive::drive(target, rules, values, plan, &mut progress).map_err(Stop::NoConnection)
+    answered(target, drive::drive(target, rules, values, plan, &mut progress))
+}
+
+/// A server that takes connections and answers nothing is as good as none.
+fn answered(target: &Target, outcome: std::io::Result<Outcome>) -> Result<Outcome, Stop> {
+    let outcome = outcome.map_err(Stop::NoConnection)?;
+    if outcome.silent {
+        let why = format!("nothing came back for {:?}", target.patience);
+        return Err(Stop::NoConnection(std::io::Error::new(ErrorKind::TimedOut, why)));
+    }
+    Ok(outcome)
 }
 
 /// Sees to it that every id below `count` holds its message before reads are measured.
@@ -240,7 +251,7 @@ fn load(target: &Target, rules: &Rules, values: &Values, count: u64) -> Result<(
     // Both ends right: an earlier run with the same prefix, seed and size got through.
     let one = Rules { connections: 1, ..rules.unmeasured() };
     let probe = drive::drive(target, one, values, Plan::probe(count), &mut Progress::hidden());
-    if probe.map_err(Stop::NoConnection)?.errors() == 0 {
+    if answered(target, probe)?.errors() == 0 {
         return Ok(());
     }
     let loaded = phase(target, rules.unmeasured(), values, Plan::load(count), "loading")?;
@@ -370,6 +381,16 @@ mod tests {
         let report = measure(&paced, &target(&Fake::start(Fault::None))).unwrap();
         // Requests 50 to 149 are due in the time that is measured.
         assert_eq!((report.results[0].count, report.unsent, report.settings.rate), (100, 0, Some(1000)), "{report:?}");
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_no_server() {
+        let fake = Fake::start(Fault::SilentAt(0));
+        let target = Target { patience: Duration::from_millis(50), ..target(&fake) };
+        for op in [Op::Set, Op::Get] {
+            let Err(Stop::NoConnection(error)) = measure(&settings(op), &target) else { panic!("it answered") };
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::BoolishValueParser as YesOrNo;
 
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
 use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
@@ -60,7 +61,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Let FLUSHALL and FLUSHDB of the Redis protocol delete every message
-    #[arg(long, env = "HATOKUSE_ALLOW_FLUSH")]
+    #[arg(long, env = "HATOKUSE_ALLOW_FLUSH", value_parser = YesOrNo::new())]
     allow_flush: bool,
     /// Run a line of text that has not ended once no more of it has come for this long (such as 50ms), as the original's
     /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
@@ -89,7 +90,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings, print each with where it comes from, and start nothing
-    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG", value_parser = YesOrNo::new())]
     pub(super) check_config: bool,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
@@ -111,16 +112,16 @@ pub(super) struct NodeArgs {
     #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]
     layout: Layout,
     /// Change a folder of the other layout to --layout before serving; may be interrupted and goes on
-    #[arg(long, env = "HATOKUSE_CONVERT")]
+    #[arg(long, env = "HATOKUSE_CONVERT", value_parser = YesOrNo::new())]
     convert: bool,
     /// The leader's address for nodes
-    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_name = "HOST:PORT")]
+    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_name = "HOST:PORT")]
     leader: String,
     /// Address to listen on
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
     host: IpAddr,
     /// Where the leader reaches this node [default: as bound]
-    #[arg(long, env = "HATOKUSE_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = host_and_port, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Folder that holds `storage_node_<ID>`
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
@@ -133,7 +134,7 @@ pub(super) struct NodeArgs {
     #[arg(long, env = "HATOKUSE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Check the settings, print each with where it comes from, and start nothing
-    #[arg(long, env = "HATOKUSE_CHECK_CONFIG")]
+    #[arg(long, env = "HATOKUSE_CHECK_CONFIG", value_parser = YesOrNo::new())]
     pub(super) check_config: bool,
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
@@ -143,10 +144,10 @@ pub(super) struct NodeArgs {
 #[derive(Debug, Args)]
 pub(super) struct ClientArgs {
     /// The leader's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
     addr: String,
     /// Print replies as JSON, one object a line
-    #[arg(long, env = "HATOKUSE_JSON")]
+    #[arg(long, env = "HATOKUSE_JSON", value_parser = YesOrNo::new())]
     json: bool,
     /// How long to wait for a connection or an answer
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
@@ -165,7 +166,7 @@ pub(super) struct ClientArgs {
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// The server's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_name = "HOST:PORT")]
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
     addr: String,
     /// How to speak to it; resp measures any Redis server
     #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
@@ -216,13 +217,13 @@ pub(super) struct BenchArgs {
     #[arg(long, env = "HATOKUSE_SEED", default_value_t = 1)]
     seed: u64,
     /// Read back every value written, and compare
-    #[arg(long, env = "HATOKUSE_VERIFY")]
+    #[arg(long, env = "HATOKUSE_VERIFY", value_parser = YesOrNo::new())]
     verify: bool,
     /// Redis: a SET ends when WAIT says that this many replicas have it
     #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
     wait: u32,
     /// Print the report as JSON
-    #[arg(long, env = "HATOKUSE_JSON")]
+    #[arg(long, env = "HATOKUSE_JSON", value_parser = YesOrNo::new())]
     json: bool,
     /// Write the report as a page too
     #[arg(long, env = "HATOKUSE_HTML", value_name = "FILE")]
@@ -264,6 +265,15 @@ fn message_size(text: &str) -> Result<ByteSize, String> {
     }
 }
 
+fn host_and_port(text: &str) -> Result<String, String> {
+    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if is_one {
+        Ok(text.to_owned())
+    } else {
+        Err("is no HOST:PORT: write a host or its address, a colon and a port".to_owned())
+    }
+}
+
 fn duration_or_never(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
@@ -290,10 +300,10 @@ impl LeaderArgs {
             Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
         };
         writeln!(std::io::stdout(), "tolerance = {tolerance}  # {from}")?;
-        self.settings(false).map(drop)
+        self.settings(false, false).map(drop)
     }
 
-    pub(super) fn settings(self, screen: bool) -> anyhow::Result<leader::process::Settings> {
+    pub(super) fn settings(self, screen: bool, json_logs: bool) -> anyhow::Result<leader::process::Settings> {
         let password = self.password_file.as_deref().map(read_password).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
@@ -325,6 +335,7 @@ impl LeaderArgs {
             layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,
             screen,
+            json_logs,
         })
     }
 }

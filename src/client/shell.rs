@@ -45,6 +45,9 @@ pub(super) const EXIT_NO_ANSWER: u8 = 4;
 /// The largest message that is read from stdin; the leader's limit is lower, and says so.
 const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
+/// Said of `client SET "a b" c`.
+const BLANK_IN_ID: &str = "the second word of the command is an id, which holds no blank; nothing was sent";
+
 /// Bytes of a pipe that are taken at once.
 const PIPE_CHUNK: usize = 64 * 1024;
 
@@ -211,6 +214,11 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         return Ok(failed(&Error::MessageHasLineBreak));
     }
     let mut request = match read_request(&line) {
+        // As one word it was meant as one id; in a line the id would end at the blank.
+        Ok(Request::Known(_)) if words.len() > 2 && words[1].contains(&b' ') => {
+            complain(&format!("{BLANK_IN_ID}; for examples: hatokuse client --help"));
+            return Ok(EXIT_USAGE);
+        }
         Ok(Request::Other(line)) if line.trim_ascii().is_empty() => {
             complain("the command is empty; try for example: hatokuse client SET 1 hello");
             return Ok(EXIT_USAGE);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::cache::MessageCache;
@@ -262,6 +262,12 @@ impl Coordinator {
     /// Hears of changes from now on.
     pub(super) fn changes(&self) -> Changes {
         Changes { seen: self.changed.count.load(Ordering::Acquire), changed: self.changed.clone() }
+    }
+
+    /// Waits for a change, no longer than this; tells whether one came. Who only waits was not admitted: a leader that
+    /// is to stop gives up waiting at once.
+    pub(super) async fn changed(&self, changes: &mut Changes, until: Instant) -> bool {
+        self.stop.unless(timeout_at(until, changes.next())).await.is_some_and(|change| change.is_ok())
     }
 
     /// Until when requests wait for nodes instead of failing.

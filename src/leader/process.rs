@@ -73,6 +73,8 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Whether log lines are JSON, for the child nodes.
+    pub json_logs: bool,
 }
 
 /// Threads that serve clients and lanes. The log, the view and local nodes have threads of their own, and on few cores
@@ -218,7 +220,8 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
-    LocalNodes::start(*local_nodes, settings.port == 0, (*io_mode, *layout), data_dir, nodes_address, settings.screen)
+    let (any_port, how) = (settings.port == 0, (*io_mode, *layout));
+    LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
 }
 
 /// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::batches::batches;
 use super::coordinator::{Changes, Coordinator};
@@ -163,7 +163,7 @@ impl Coordinator {
     async fn wait_for_change(self: Arc<Self>, waiting: Vec<(Get, Refusal)>, mut changes: Changes) {
         let began = waiting.iter().map(|(get, _)| get.began).min().unwrap_or_else(Instant::now);
         let until = self.joining_until().max(began + COMPLETION);
-        if timeout_at(until, changes.next()).await.is_ok() {
+        if self.changed(&mut changes, until).await {
             self.take_gets(waiting.into_iter().map(|(get, _)| Get { tried: SmallVec::new(), ..get }));
         } else {
             waiting.into_iter().for_each(|(get, refusal)| get.asker.tell(Reply::Refused(refusal)));

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
@@ -149,7 +149,7 @@ impl Coordinator {
         if !refused.is_empty() {
             let leader = self.clone();
             self.tasks.spawn(async move {
-                if timeout_at(leader.joining_until(), changes.next()).await.is_ok() {
+                if leader.changed(&mut changes, leader.joining_until()).await {
                     leader.take_turns(refused.into_iter().map(|(turn, _)| turn));
                 } else {
                     for (turn, why) in refused {

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
@@ -270,7 +270,7 @@ impl Coordinator {
 
     /// Waits for a change; once there was time enough, the reason for waiting is the answer.
     pub(super) async fn wait(&self, mut changes: Changes, until: Instant, reason: String) -> Result<(), Refusal> {
-        if Instant::now() < until && timeout_at(until, changes.next()).await.is_ok() {
+        if Instant::now() < until && self.changed(&mut changes, until).await {
             return Ok(());
         }
         Err(Refusal::Unavailable(format!("{reason}; nothing was written, try again in a moment")))
@@ -367,7 +367,7 @@ impl Coordinator {
                     Err(refused) => refused,
                 }
             };
-            if timeout_at(self.joining_until(), changes.next()).await.is_err() {
+            if !self.changed(&mut changes, self.joining_until()).await {
                 return Err(refusal(refused));
             }
         }

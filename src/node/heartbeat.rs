@@ -80,8 +80,9 @@ pub async fn run(
             pause = RETRY_FIRST;
         }
         if was_registered {
-            said.clear();
             tracing::warn!("lost the leader at {}: {error}; trying again", announcement.leader);
+            // Trying again fails for the same reason at first, which is no news.
+            said = BTreeSet::from([error]);
         } else if !said.contains(&error) {
             tracing::warn!(
                 "cannot register with the leader at {}: {error}; trying again until it works",

@@ -24,7 +24,8 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
+    bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, reopen_logs, say_ready, serve_grpc,
+    watch_signals, watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
@@ -160,6 +161,7 @@ fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Fo
 async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {
     tokio::spawn(watch_signals(stop.clone()));
     tokio::spawn(reopen_logs());
+    tokio::spawn(outlive_hangups());
     limit_drain(stop.clone(), &Handle::current());
     let mut chance = fastrand::Rng::new();
     let bound = listener.local_addr()?;

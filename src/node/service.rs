@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::store::INVENTORY_PARTS;
+use super::store::{Entry, INVENTORY_PARTS};
 use super::{Node, lane_queue};
 use crate::types::{MessageId, Version};
 use crate::wire::family::family_service_server::FamilyService;
@@ -51,7 +51,8 @@ impl FamilyService for NodeService {
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        let Some(record) = self.node.store.newest(&id) else { return Ok(Response::new(GetResponse::default())) };
+        let copy = self.node.store.newest(&id).filter(|record| !record.is_tombstone());
+        let Some(record) = copy else { return Ok(Response::new(GetResponse::default())) };
         let store = self.node.store.clone();
         let version = record.version;
         let (id, read) = self.node.hands.run(move || (id.clone(), store.read(&id, version))).await;
@@ -86,10 +87,11 @@ impl FamilyService for NodeService {
         tokio::spawn(async move {
             for part in 0..INVENTORY_PARTS {
                 for entry in node.store.inventory(part) {
-                    if entry.staged || entry.damaged || entry.record.version == Version::FOREIGN {
+                    let Entry { id, record, staged, damaged } = entry;
+                    if staged || damaged || record.is_tombstone() || record.version == Version::FOREIGN {
                         continue;
                     }
-                    if !send_copy(&node, entry.id, entry.record.version, &out).await {
+                    if !send_copy(&node, id, record.version, &out).await {
                         return;
                     }
                 }

@@ -44,9 +44,15 @@ fn one_command_one_answer_one_exit_code() {
     let (code, out, error) = ask(&["GET", "missing"]);
     assert_eq!((code, out.as_str()), (3, ""));
     assert!(error.contains("NOT_FOUND"), "{error}");
-    for wrong in
-        [&["GET"][..], &["GET", "a", "b"], &["SET", "1"], &[""], &["GET", &"x".repeat(201)], &["SET", "1", "a\nb"]]
-    {
+    for wrong in [
+        &["GET"][..],
+        &["GET", "a", "b"],
+        &["SET", "1"],
+        &[""],
+        &["GET", &"x".repeat(201)],
+        &["SET", "1", "a\nb"],
+        &["SET", "a b", "c"],
+    ] {
         let (code, out, error) = ask(wrong);
         assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}: {error}");
         assert!(error.starts_with("hatokuse client: ") && error.lines().count() == 1, "{wrong:?}: {error}");
@@ -106,6 +112,13 @@ fn a_closed_pipe_ends_quietly() {
     drop(stdin);
     let (code, _, error) = told(&child.wait_with_output().unwrap());
     assert_eq!((code, error.as_str()), (0, ""));
+    for args in [&["completions", "bash"][..], &["leader", "--config", "off", "--check-config"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = hatokuse(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let (code, _, error) = told(&ended);
+        assert_eq!((code, error.as_str()), (0, ""), "{args:?}");
+    }
 }
 
 #[test]
@@ -173,6 +186,10 @@ fn wrong_usage_is_two_and_names_what_is_right() {
         &["leader", "--io-mode", "fast"],
         &["leader", "extra"],
         &["bench", "--connections", "0"],
+        &["bench", "--addr", "nowhere"],
+        &["client", "--addr", "127.0.0.1:65536", "PING"],
+        &["node", "--id", "1", "--port", "0", "--leader", ":5550"],
+        &["node", "--id", "1", "--port", "0", "--advertise", "nonsense"],
     ] {
         let (code, out, error) = told(&run(&mut hatokuse(wrong), b""));
         assert_eq!((code, out.as_str()), (2, ""), "{wrong:?}");
@@ -181,6 +198,14 @@ fn wrong_usage_is_two_and_names_what_is_right() {
     // A variable is read like its flag, and a flag beats it.
     let mut command = hatokuse(&["node", "--port", "0"]);
     assert_eq!(run(command.env("HATOKUSE_ID", "0"), b"").status.code(), Some(2));
+    // Yes and no as people write them.
+    for (value, shown) in [("1", "true"), ("yes", "true"), ("true", "true"), ("0", "false"), ("off", "false")] {
+        let mut command = hatokuse(&["node", "--id", "1", "--port", "0", "--config", "off", "--check-config"]);
+        let (code, out, error) = told(&run(command.env("HATOKUSE_PLAIN", value), b""));
+        assert!(code == 0 && out.contains(&format!("plain = {shown}  # environment")), "{value}: {out}{error}");
+        let (code, _, error) = told(&run(hatokuse(&["node"]).env("HATOKUSE_CONVERT", "perhaps"), b""));
+        assert!(code == 2 && error.contains("perhaps"), "{error}");
+    }
 }
 
 #[test]
@@ -197,6 +222,8 @@ fn version_completions_and_manual_pages() {
     let home = crate::support::folder();
     let pages = home.path().join("man");
     assert_eq!(run(&mut hatokuse(&["man", pages.to_str().unwrap()]), b"").status.code(), Some(0));
+    let (code, _, error) = told(&run(&mut hatokuse(&["man", "/proc/none"]), b""));
+    assert!(code == 1 && error.contains("/proc/none: name another folder"), "{error}");
     let names = crate::support::visible(&pages);
     for page in ["hatokuse.1", "hatokuse-leader.1", "hatokuse-node.1", "hatokuse-client.1", "hatokuse-bench.1"] {
         assert!(names.contains(page), "{names:?}");

@@ -199,6 +199,12 @@ fn a_node_reads_for_anyone_and_writes_for_nobody() {
         let mut seen: Vec<&str> = messages.iter().map(|message| message.message.as_str()).collect();
         seen.sort();
         assert_eq!(seen, ["seven", "text"]);
+        // What was deleted is gone from here too, whatever the node keeps as proof of that.
+        assert_eq!(register.ask("DEL 7"), "OK");
+        let got = node.get_message(by_number(7)).await.unwrap().into_inner();
+        assert!(!got.found && got.chat_message.is_none(), "{got:?}");
+        let messages = all(node.list_messages(Empty {}).await.unwrap().into_inner()).await;
+        assert_eq!(messages.iter().map(|message| message.id.as_str()).collect::<Vec<_>>(), ["word"]);
         let refused = node.register_node(hatokuse::wire::family::RegisterNodeRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
     });

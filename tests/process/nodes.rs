@@ -34,6 +34,27 @@ fn a_node_without_a_leader_starts_says_so_once_and_waits() {
 }
 
 #[test]
+fn a_node_outlives_a_hang_up() {
+    let home = folder();
+    let mut node = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"]);
+    node.says("node 1 ready");
+    node.signal(rustix::process::Signal::HUP);
+    node.stop();
+    assert_eq!(node.ends().code(), Some(0), "it drains when it is told to: {}", node.said());
+}
+
+#[test]
+fn local_nodes_log_as_their_leader_does() {
+    let home = folder();
+    let args = ["leader", "--port", "0", "--grpc-port", "0", "--local-nodes", "1", "--log-format", "json"];
+    let leader = Server::start(home.path(), &args);
+    leader.says("registered with the leader");
+    for line in leader.said().lines().filter(|line| !line.contains(" ready ") && !line.starts_with("leader http=")) {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
 fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
     let register = Register::start(1, 1);
     let home = folder();
@@ -43,10 +64,9 @@ fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
     tells(&node.says("cannot register"), &["dialled", &closed, "back", "--advertise"]);
     let nodes = register.status().unwrap()["nodes"].as_array().unwrap().len();
     assert_eq!(nodes, 1, "it is no member");
-    // An address that is none is refused at once, and one where another node answers as well.
+    // One that no leader can dial is refused at once, and one where another node answers as well.
     let others = register.status().unwrap()["nodes"][0]["address"].as_str().unwrap().to_owned();
-    for (address, why) in [("nonsense", "is no HOST:PORT"), ("host:0", "is no HOST:PORT"), ("a b:1", "is no HOST:PORT")]
-    {
+    for (address, why) in [("host:0", "is no HOST:PORT"), ("a b:1", "is no HOST:PORT")] {
         let args = ["node", "--id", "8", "--port", "0", "--leader", register.grpc_addr(), "--advertise", address];
         tells(&Server::start(home.path(), &args).must_be_refused(), &[why, "--advertise"]);
     }
@@ -83,10 +103,10 @@ fn the_whole_register_in_one_command() {
     assert_eq!(wire.ask("GET 1"), "VALUE hello");
     leader.says("node 3 ready");
     leader.stop();
+    let code = leader.ends().code();
     let said = leader.said();
-    assert_eq!(leader.ends().code(), Some(0), "{said}");
-    // They went with it: that is no reason for an alarm.
-    assert!(!leader.said().contains("is down"), "{}", leader.said());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("is down"), "a clean stop is nothing to warn of: {said}");
     // Its nodes are gone with it, and their folders free.
     let second = Server::start(home.path(), &["node", "--id", "1", "--port", "0", "--leader", "127.0.0.1:1"]);
     second.says("node 1 ready");

@@ -18,13 +18,15 @@ mod together;
 mod troubles;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hatokuse::durable::sim::errno;
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{IoMode, NodeId};
 use machines::{Crash, NODES, Sim, TOLERANCE, folder};
 use network::Way;
@@ -125,6 +127,27 @@ fn healthy_nodes_hold_exactly_the_copies_that_they_should() {
         }
         loads.sort_unstable();
         assert!(loads[NODES as usize - 1] - loads[0] <= 1, "{loads:?}");
+    });
+}
+
+#[test]
+fn requests_that_wait_for_nodes_do_not_hold_up_a_stop() {
+    simulate(async {
+        let mut sim = Sim::start(1, IoMode::Buffered).await;
+        assert!((1..=NODES).all(|node| sim.crash_node(node, Crash::Kill)));
+        let leader = sim.net.leader().unwrap().coordinator;
+        let id = || "1".parse().unwrap();
+        let began = Instant::now();
+        for request in [Command::Get(id()), Command::Set { id: id(), payload: "x".into() }, Command::Delete(id())] {
+            let mut queue = VecDeque::from([Ok(request)]);
+            let stop = async {
+                tokio::task::yield_now().await;
+                leader.stop.request();
+            };
+            let ((replies, _), ()) = tokio::join!(leader.execute(&mut queue, Protocol::Text), stop);
+            assert!(matches!(replies[..], [Reply::Refused(_)]), "{replies:?}");
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "none of them waited until nodes could have joined");
     });
 }
 
