@@ -399,10 +399,15 @@ impl Traffic for Writes {
     fn unpack(pending: Self::Pending, answer: from_node::Body) {
         let from_node::Body::Written(result) = answer else { return };
         let mut statuses = result.statuses.into_iter();
+        let mut unpublished = result.unpublished.into_iter().peekable();
+        let mut first = 0;
         for (puts, done) in pending.puts {
             let statuses = statuses.by_ref().take(puts).collect();
-            let (error, settled) = (result.error.clone(), Vec::new());
-            let _ = done.send(family::WriteResult { statuses, error, settled });
+            let (error, end) = (result.error.clone(), first + puts as u32);
+            let of_these = std::iter::from_fn(|| unpublished.next_if(|place| *place < end));
+            let unpublished = of_these.map(|place| place.saturating_sub(first)).collect();
+            let _ = done.send(family::WriteResult { statuses, error, settled: Vec::new(), unpublished });
+            first = end;
         }
         let mut settled = result.settled.into_iter().map(|status| status == family::CopyStatus::CopyStored as i32);
         for (settles, done) in pending.settles {
@@ -513,5 +518,22 @@ impl Owner {
         }
         // One lane without the other is no link.
         self.cut.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_writer_hears_of_its_own_copies_that_wait() {
+        let (done, mut answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
+        let puts = [2, 0, 3].into_iter().zip(done).collect();
+        let statuses = vec![family::CopyStatus::CopyStored as i32; 5];
+        let result = family::WriteResult { statuses, unpublished: vec![1, 2, 4, 9], ..Default::default() };
+        Writes::unpack(WritesPending { puts, settles: Vec::new() }, from_node::Body::Written(result));
+        let heard = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
+        let heard: Vec<_> = heard.map(|result| (result.statuses.len(), result.unpublished)).collect();
+        assert_eq!(heard, [(2, vec![1]), (0, vec![]), (3, vec![0, 2])]);
     }
 }

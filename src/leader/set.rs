@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
@@ -226,7 +226,10 @@ impl Coordinator {
                 let mut settle = |node: NodeId, keep: bool| {
                     let (id, version) = (commit.id.clone(), commit.record.version);
                     let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
-                    settles.entry(node).or_default().push(settle);
+                    let told = settles.entry(node).or_default();
+                    if told.last() != Some(&settle) {
+                        told.push(settle);
+                    }
                 };
                 write.tally.surplus().for_each(|node| settle(node, false));
                 write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
@@ -262,6 +265,9 @@ impl Coordinator {
                         }
                     }
                 }
+                // Also what lies beside a copy that is on no record: the node says best whether it has to be told.
+                let unpublished = write.unpublished.iter().filter(|node| commit.holders.contains(node));
+                unpublished.for_each(|&node| settle(node, true));
                 if deleted {
                     // The tombstone has its place beside what it deletes, which goes only now.
                     commit.holders.iter().for_each(|&node| settle(node, true));

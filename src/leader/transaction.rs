@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};

@@ -119,6 +119,8 @@ pub(super) struct Write {
     pub sources: SmallVec<[NodeId; 7]>,
     /// The sources hold it as a foreign file, which they are to adopt.
     pub adopt: bool,
+    /// Nodes that keep their copy under a hidden name until they are told of the commit.
+    pub unpublished: SmallVec<[NodeId; 7]>,
     /// For a repair: holders that stay on record beside those that answered.
     pub also: SmallVec<[NodeId; 7]>,
     /// For a repair: holders that are no targets let go of their copies, as those that stay were read and checked.
@@ -141,6 +143,7 @@ impl Write {
             outcome,
             sources,
             adopt: false,
+            unpublished: SmallVec::new(),
             also: SmallVec::new(),
             trims: false,
             trouble: None,
@@ -315,6 +318,9 @@ impl Replication {
             if said != Answer::Stored {
                 let said = status.map(|status| format!("{} ({})", status.as_str_name(), answer.error));
                 write.trouble.get_or_insert_with(|| format!("node {node}: {}", said.as_ref().unwrap_or(&answer.error)));
+            }
+            if answer.unpublished.binary_search(&(k as u32)).is_ok() {
+                write.unpublished.push(node);
             }
             let verdict = write.tally.record(node, said);
             write.settle();

@@ -260,6 +260,10 @@ impl Store for TextStore {
         slot.copies().filter(|copy| !copy.fresh).map(|copy| copy.record).max_by_key(|record| record.version)
     }
 
+    fn is_unpublished(&self, id: &MessageId, version: Version) -> bool {
+        self.index.get(id).unpublished().any(|copy| copy.record.version == version)
+    }
+
     fn inventory(&self, part: usize) -> Vec<Entry> {
         self.index.part(part)
     }

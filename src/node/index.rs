@@ -65,6 +65,11 @@ impl Slot {
         self.staged.iter().find(|copy| copy.record.version == version).copied()
     }
 
+    /// Staged copies that are to get the id's name, ascending: all but tombstones.
+    pub fn unpublished(&self) -> impl Iterator<Item = &Copy> {
+        self.staged.iter().filter(|copy| !copy.record.is_tombstone())
+    }
+
     /// Adds a staged copy in its place.
     pub fn stage(&mut self, copy: Copy) {
         let place = self.staged.partition_point(|other| other.record.version < copy.record.version);

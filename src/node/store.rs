@@ -133,6 +133,11 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// The newest whole recorded version of a message.
     fn newest(&self, id: &MessageId) -> Option<CopyRecord>;
 
+    /// Whether this version waits to be settled under a hidden name. Where copies have no names of their own none does.
+    fn is_unpublished(&self, _id: &MessageId, _version: Version) -> bool {
+        false
+    }
+
     /// The newest version of all whole recorded copies, tombstones too; zero if there is none. Looks at every copy.
     fn newest_of_all(&self) -> Version;
 

@@ -199,7 +199,9 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         let of = |done| if done { CopyStatus::CopyStored } else { CopyStatus::CopyFailed };
         let settled = settled.by_ref().take(work.settles.len()).map(|done| of(done) as i32).collect();
         let error = report.error.clone().unwrap_or_default();
-        let result = family::WriteResult { statuses, error, settled };
+        let hidden = |put: &Put| node.store.is_unpublished(&put.id, put.record.version);
+        let unpublished = (0..).zip(&work.puts).filter(|(_, put)| hidden(put)).map(|(place, _)| place).collect();
+        let result = family::WriteResult { statuses, error, settled, unpublished };
         let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
     }
     true

@@ -281,6 +281,10 @@ impl<'a> Batch<'a> {
             },
             (Body::Adopt, _) => Ok(self.nothing_to_adopt()),
             (Body::Bytes(content), Some(Visible::Recorded(_))) => self.stage(put, content, &stem),
+            // What was visible is gone, and the next in turn may be committed and only wait to be published.
+            (Body::Bytes(content), None) if slot.unpublished().any(|copy| copy.record.version < record.version) => {
+                self.stage(put, content, &stem)
+            }
             (Body::Bytes(content), visible) => self.in_place(put, content, &stem, visible.is_some()),
         }
     }

@@ -198,6 +198,25 @@ fn what_a_member_confirms_is_gone_for_good() {
 }
 
 #[test]
+fn a_copy_that_waits_is_told_of_and_passed_by_nobody() {
+    let (store, _) = open(&MemDisk::new(), IoMode::Buffered);
+    let visible = || store.totals().messages;
+    store.write(&[], &[put("a", 1, b"one")]).unwrap();
+    assert!(!store.is_unpublished(&id("a"), v(1)));
+    store.write(&[], &[put("a", 2, b"two")]).unwrap();
+    assert!(store.is_unpublished(&id("a"), v(2)));
+    // The first one is let go of before the second one is told to be committed, as late words about a deletion do.
+    store.write(&[settle("a", 1, false)], &[put("a", 3, b"three")]).unwrap();
+    assert_eq!(visible(), 0, "nobody knows yet which of them is committed");
+    assert!(store.is_unpublished(&id("a"), v(3)));
+    store.write(&[settle("a", 2, true)], &[]).unwrap();
+    assert_eq!((visible(), store.read(&id("a"), v(2)).unwrap()), (1, "two".into()));
+    assert!(!store.is_unpublished(&id("a"), v(2)));
+    store.write(&[], &[delete("a", 4)]).unwrap();
+    assert!(!store.is_unpublished(&id("a"), v(4)), "a tombstone never gets a name");
+}
+
+#[test]
 fn unknown_is_not_absent() {
     let disk = MemDisk::new();
     let (store, _) = open(&disk, IoMode::Buffered);
