@@ -123,6 +123,8 @@ bugs! {
     6 TrimmedUnchecked: process "repair::a_copy_too_many_stays_where_those_that_stay_are_bad";
     /// The number of a node is not held to one folder.
     10 UuidNotPinned: process "refusals::a_number_belongs_to_one_folder";
+    /// The folder of a member that was removed is let in again.
+    10 RemovedFolderAdmitted: simulation "a_removed_folder_never_comes_back";
     /// A second process with a copy of a folder is let in beside the first.
     10 CopiedFolderAdmitted: process "refusals::a_copied_folder_must_be_refused";
     /// Whoever answers at the address that a node gave is taken for that node.

@@ -273,7 +273,7 @@ impl CopyRecord {
 }
 
 /// A 128-bit name that no two things share; shown as hex.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Uuid(pub [u8; 16]);
 
 impl Uuid {

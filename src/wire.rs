@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
 use crate::cluster::registry::Member;
+use crate::cluster::removal::Removed;
 use crate::cluster::{Entry, Reign};
 use crate::types::{BadId, CopyRecord, Epoch, MessageId, NodeId, Payload, Uuid, Version};
 
@@ -199,6 +200,46 @@ impl TryFrom<&family::Member> for Member {
             return Err("a member with a control character in its address");
         }
         Ok(Self { id: NodeId(member.node_id), uuid, address: member.address.clone() })
+    }
+}
+
+impl From<&Removed> for family::Member {
+    fn from(removed: &Removed) -> Self {
+        Self { node_id: removed.id.0, uuid: removed.uuid.0.to_vec().into(), address: String::new() }
+    }
+}
+
+impl TryFrom<&family::Member> for Removed {
+    type Error = &'static str;
+
+    fn try_from(member: &family::Member) -> Result<Self, &'static str> {
+        let uuid = Uuid::from_bytes(&member.uuid).ok_or("a removed member without a uuid")?;
+        Ok(Self { id: NodeId(member.node_id), uuid })
+    }
+}
+
+/// Who belongs to a cluster, and who did: what its leader tells each node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roll {
+    /// The members.
+    pub members: Vec<Member>,
+    /// Those that were removed.
+    pub removed: Vec<Removed>,
+}
+
+impl From<&Roll> for family::Members {
+    fn from(roll: &Roll) -> Self {
+        let members = roll.members.iter().map(family::Member::from).collect();
+        Self { members, removed: roll.removed.iter().map(family::Member::from).collect() }
+    }
+}
+
+impl TryFrom<&family::Members> for Roll {
+    type Error = &'static str;
+
+    fn try_from(roll: &family::Members) -> Result<Self, &'static str> {
+        let members = roll.members.iter().map(Member::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { members, removed: roll.removed.iter().map(Removed::try_from).collect::<Result<_, _>>()? })
     }
 }
 

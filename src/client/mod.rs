@@ -203,6 +203,14 @@ impl Client {
         }
     }
 
+    /// Takes a node off the list of members for good. It has to be down, or drained, and hold nothing.
+    pub async fn remove(&mut self, node: NodeId) -> Result<(), Error> {
+        match self.request(&Command::Remove(node)).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
     /// Has the copies evened out (or, with `false`, ends that). `Ok` means that it has begun.
     pub async fn rebalance(&mut self, on: bool) -> Result<(), Error> {
         match self.request(&Command::Rebalance(on)).await? {

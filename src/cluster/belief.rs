@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::knowledge::Trust;
 use super::{Cluster, Reign, mapping};
 use crate::error::name_nodes;
-use crate::types::{MessageId, NodeId, Version};
+use crate::types::{MessageId, NodeId, Uuid, Version};
 
 impl Cluster {
     /// The cluster's name and epoch, once there are any.
@@ -34,8 +34,8 @@ impl Cluster {
     }
 
     /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.
-    pub fn announce(&mut self, node: NodeId) {
-        self.knowledge.announce(node);
+    pub fn announce(&mut self, node: NodeId, uuid: Uuid) {
+        self.knowledge.announce(node, uuid);
     }
 
     /// A leader without its log still has something that speaks of this node, and has to hear it.

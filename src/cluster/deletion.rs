@@ -74,6 +74,18 @@ impl Deletions {
         }
     }
 
+    /// A member is none any more, and `members` are those that are left: what only it had not confirmed is done.
+    pub(super) fn depart(&mut self, node: NodeId, members: &[NodeId]) {
+        self.asks.remove(&node);
+        for (id, grave) in &mut self.graves {
+            // Another folder may come with its number, and has confirmed nothing.
+            grave.confirmed.retain(|other| *other != node);
+            if members.iter().all(|member| grave.confirmed_by(*member)) {
+                self.done.push_back(id.clone());
+            }
+        }
+    }
+
     /// Of how many tombstones a node is a holder, so that its inventory should list them.
     pub(super) fn held_by(&self, mapping: &Mapping, node: NodeId) -> u64 {
         let holds = |id: &&MessageId| mapping.newest(id).is_some_and(|found| found.set.holders.contains(&node));
@@ -126,7 +138,8 @@ impl Cluster {
 
     /// Takes up to `limit` deletions that all members have confirmed: they can be forgotten, in the log first.
     pub fn forgettable(&mut self, limit: usize) -> Vec<(MessageId, Version)> {
-        if self.trust() != Trust::Whole {
+        // Who was removed may come back with what was deleted: whoever may have to refuse it has to know that first.
+        if self.trust() != Trust::Whole || !self.uninformed().is_empty() {
             return Vec::new();
         }
         let mut all = Vec::new();

@@ -111,6 +111,14 @@ impl Surplus {
         self.0.len()
     }
 
+    /// Forgets all copies on a node.
+    pub(super) fn forget_node(&mut self, node: NodeId) {
+        self.0.retain(|_, copies| {
+            copies.retain(|(on, _)| *on != node);
+            !copies.is_empty()
+        });
+    }
+
     /// All ids, ascending.
     pub(super) fn ids(&self) -> impl Iterator<Item = &MessageId> {
         self.0.keys()
@@ -369,6 +377,29 @@ impl Cluster {
         if noted.holders.is_empty() {
             self.forget_newest(id);
         }
+    }
+
+    /// What was found on a node does not count: it is no member any more.
+    pub(super) fn forget_found_on(&mut self, node: NodeId) {
+        let mut newest = Vec::new();
+        for (id, noted) in &mut self.unsettled {
+            noted.older.iter_mut().for_each(|(_, holders)| holders.retain(|holder| *holder != node));
+            noted.older.retain(|(_, holders)| !holders.is_empty());
+            if noted.holders.contains(&node) {
+                newest.push((id.clone(), noted.record.version));
+            }
+        }
+        for (id, version) in newest {
+            self.forget_unsettled(&id, version, node);
+        }
+    }
+
+    /// How many ids have a version that was found on a node and is not completed.
+    pub(super) fn found_on(&self, node: NodeId) -> usize {
+        let on = |noted: &&Unsettled| {
+            noted.holders.contains(&node) || noted.older.iter().any(|(_, holders)| holders.contains(&node))
+        };
+        self.unsettled.values().filter(on).count()
     }
 
     /// Forgets the newest version that was found of an id: the next older one, if it can become true, takes its place.

@@ -4,11 +4,11 @@
 //! with one that may lack its end, first hears complete inventories, and until
 //! then says of an id that it cannot tell, instead of "no such message".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::seeded::{self, Bug};
-use crate::types::NodeId;
+use crate::types::{NodeId, Uuid};
 
 /// How long a leader without its log waits for a node that was once told who the members are, when all that have come
 /// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
@@ -39,8 +39,9 @@ pub struct Knowledge {
     /// A node holds something newer than a log that looked whole: it was under way when the leader died, or the log
     /// is a copy that was made a moment before its end.
     doubted: bool,
-    /// Nodes of this cluster that announced themselves or that are heard of, and are no members yet.
-    announced: BTreeSet<NodeId>,
+    /// Nodes of this cluster that announced themselves, each with its folder, or that are heard of by number only, and
+    /// are no members yet.
+    announced: BTreeMap<NodeId, Option<Uuid>>,
     /// Some node has served a leader of this cluster before.
     older: bool,
     /// A node has joined that was once told who the members are.
@@ -55,7 +56,7 @@ impl Knowledge {
         Self {
             trust,
             reported: BTreeSet::new(),
-            announced: BTreeSet::new(),
+            announced: BTreeMap::new(),
             older: false,
             told: false,
             untold_since: None,
@@ -140,14 +141,25 @@ impl Knowledge {
 
     /// A node says that it belongs to this cluster. If the log is lost, only such a one knows who else does:
     /// those that are new know nothing, and what they report proves nothing.
-    pub fn announce(&mut self, node: NodeId) {
-        self.announced.insert(node);
+    pub fn announce(&mut self, node: NodeId, uuid: Uuid) {
+        self.announced.insert(node, Some(uuid));
         self.older = true;
     }
 
     /// Something but a log speaks of this node: it has to be heard.
     pub fn expect(&mut self, node: NodeId) {
-        self.announced.insert(node);
+        self.announced.entry(node).or_insert(None);
+    }
+
+    /// This folder was removed from the cluster: nobody waits for it. `member`: it was one until now.
+    pub fn depart(&mut self, node: NodeId, uuid: Uuid, member: bool) {
+        // Another folder may have the number by now.
+        if self.announced.get(&node).is_some_and(|of| of.is_none_or(|of| of == uuid)) {
+            self.announced.remove(&node);
+        }
+        if member {
+            self.reported.remove(&node);
+        }
     }
 
     /// A node has joined that a leader once told who the members are.
@@ -205,7 +217,7 @@ impl Knowledge {
 
     /// The members whose inventories have not come.
     pub fn missing(&self, members: &[NodeId]) -> Vec<NodeId> {
-        let announced = self.announced.iter().filter(|_| self.trust == Trust::Nothing);
+        let announced = self.announced.keys().filter(|_| self.trust == Trust::Nothing);
         let members: BTreeSet<NodeId> = members.iter().chain(announced).copied().collect();
         members.into_iter().filter(|node| !self.reported.contains(node)).collect()
     }
@@ -218,7 +230,7 @@ mod tests {
     #[test]
     fn a_node_of_the_cluster_has_to_report_before_a_new_one_proves_anything() {
         let mut knowledge = Knowledge::new(Trust::Nothing);
-        knowledge.announce(NodeId(2));
+        knowledge.announce(NodeId(2), Uuid([2; 16]));
         knowledge.note_told();
         knowledge.report(NodeId(1));
         assert!(!knowledge.settle(&nodes(&[1]), 3), "node 2 knows who else there is");
@@ -229,7 +241,7 @@ mod tests {
     #[test]
     fn a_node_that_knows_of_too_few_others_proves_nothing() {
         let mut knowledge = Knowledge::new(Trust::Nothing);
-        knowledge.announce(NodeId(1));
+        knowledge.announce(NodeId(1), Uuid([1; 16]));
         knowledge.note_told();
         knowledge.report(NodeId(1));
         assert!(!knowledge.settle(&nodes(&[1]), 2), "no message was ever kept on it alone");
@@ -241,7 +253,7 @@ mod tests {
     fn nodes_that_were_told_of_nobody_prove_nothing_until_those_who_were_had_time_to_come() {
         let mut knowledge = Knowledge::new(Trust::Nothing);
         // Node 1 joined in the last moment of the leader before, node 4 is new.
-        knowledge.announce(NodeId(1));
+        knowledge.announce(NodeId(1), Uuid([1; 16]));
         for node in [1, 4] {
             assert!(!knowledge.settle_untold(&nodes(&[1, 4]), 2, TOLD_GRACE), "node 4 has not reported");
             knowledge.report(NodeId(node));

@@ -9,6 +9,7 @@ pub mod mapping;
 pub mod placement;
 pub mod quorum;
 pub mod registry;
+pub mod removal;
 pub mod repair;
 pub mod transactions;
 
@@ -33,6 +34,7 @@ use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
+use self::removal::Removals;
 use self::repair::Obstacle;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
@@ -104,6 +106,7 @@ pub struct Cluster {
     /// The newest committed version of the epochs before this one.
     newest_before: Version,
     deletions: Deletions,
+    removals: Removals,
     transactions: Transactions,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
@@ -129,6 +132,7 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
             alarmed: BTreeSet::new(),

@@ -88,6 +88,8 @@ pub struct Node {
     pub missing: bool,
     /// Its operator wants it empty: what it holds moves away, and nothing new comes if others can take it.
     pub draining: bool,
+    /// It is about to be taken off the list: nothing new comes in any case.
+    pub(super) leaving: bool,
 }
 
 impl Node {
@@ -98,7 +100,7 @@ impl Node {
 
     /// Takes copies gladly.
     pub(super) fn placeable(&self) -> bool {
-        self.state == NodeState::Up && !self.full() && !self.draining
+        self.state == NodeState::Up && !self.full() && !self.draining && !self.leaving
     }
 
     /// The state that reports show.
@@ -108,7 +110,7 @@ impl Node {
 
     /// Can take copies, gladly or not.
     fn usable(&self) -> bool {
-        self.session.is_some() && self.state != NodeState::Down && !self.full()
+        self.session.is_some() && self.state != NodeState::Down && !self.full() && !self.leaving
     }
 
     fn full(&self) -> bool {
@@ -197,6 +199,7 @@ impl Registry {
             down_since: now,
             missing: false,
             draining: false,
+            leaving: false,
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
         if at == self.nodes.len() {
@@ -206,6 +209,16 @@ impl Registry {
             return;
         }
         self.nodes.insert(at, node);
+        self.number_slots();
+    }
+
+    /// A member is none any more.
+    pub(super) fn remove(&mut self, id: NodeId) {
+        self.nodes.retain(|node| node.member.id != id);
+        self.number_slots();
+    }
+
+    fn number_slots(&mut self) {
         self.slots.clear();
         self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));
         self.ladder = Ladder::default();
@@ -235,6 +248,11 @@ impl Registry {
     /// Begins or ends the draining of a node.
     pub fn set_draining(&mut self, id: NodeId, draining: bool) {
         self.change(id, |node| node.draining = draining);
+    }
+
+    /// A node is about to be taken off the list, or stays after all.
+    pub(super) fn set_leaving(&mut self, id: NodeId, leaving: bool) {
+        self.change(id, |node| node.leaving = leaving);
     }
 
     /// The lanes of this session are closed; a newer session is not affected.

@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Holders whose copies can be read now, steady ones first.
-    fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
+    pub(super) fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
         let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
         all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
         all

@@ -4,6 +4,7 @@ mod deletions;
 mod inventories;
 mod judging;
 mod placing;
+mod removals;
 mod scripts;
 mod transactions;
 

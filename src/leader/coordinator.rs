@@ -432,5 +432,6 @@ fn holders(cluster: &Cluster, id: &MessageId) -> Reply {
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].
 fn is_order(command: &Command) -> bool {
-    matches!(command, Command::Verify | Command::Drain(_) | Command::Undrain(_) | Command::Rebalance(_))
+    use Command::{Drain, Rebalance, Remove, Undrain, Verify};
+    matches!(command, Verify | Drain(_) | Undrain(_) | Remove(_) | Rebalance(_))
 }

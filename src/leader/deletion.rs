@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::coordinator::Coordinator;
 use super::every;
@@ -24,7 +24,12 @@ impl Coordinator {
     /// Asks members for confirmations, and forgets deletions, for as long as the leader lives.
     pub(super) async fn forget_deletions(self: Arc<Self>) {
         let mut look = every(LOOK);
+        let mut inform = Instant::now();
         while self.stop.unless(look.tick()).await.is_some() {
+            if Instant::now() >= inform && self.inform_of_removed(ANSWER).await {
+                // One that cannot keep it has no room, or is of a version that knows nothing of it.
+                inform = Instant::now() + ANSWER;
+            }
             // What a member could not do waits for the next look.
             loop {
                 let any = self.ask_members().await;

@@ -21,6 +21,7 @@ use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::{Commit, Mapping};
 use crate::cluster::registry::Member;
+use crate::cluster::removal::Removed;
 use crate::cluster::transactions::Transactions;
 use crate::durable::Folder;
 use crate::durable::hands::Hands;
@@ -98,6 +99,8 @@ pub enum Event {
         /// Whether.
         on: bool,
     },
+    /// A member is none any more, and its folder never will be. Always synced.
+    Removed(Removed),
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
@@ -175,6 +178,11 @@ impl Event {
                 out.push(11);
                 out.extend_from_slice(&name.0.to_le_bytes());
             }
+            Self::Removed(Removed { id, uuid }) => {
+                out.push(12);
+                out.extend_from_slice(&id.0.to_le_bytes());
+                out.extend_from_slice(&uuid.0);
+            }
         }
     }
 
@@ -234,6 +242,7 @@ impl Event {
                 Ok(Self::Prepared { name, writes })
             }
             11 => Ok(Self::Aborted { name: fields.version()? }),
+            12 => Ok(Self::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -313,6 +322,8 @@ pub struct Recovered {
     pub transactions: Transactions,
     /// Members that are to be emptied.
     pub draining: BTreeSet<NodeId>,
+    /// Those that are members no more.
+    pub removed: BTreeSet<Removed>,
     /// The last leader found what was in the log before it to be old, and did not come to settle that.
     pub old: bool,
     /// The last reign, if there ever was one.
@@ -333,6 +344,7 @@ struct Reading {
     transactions: Transactions,
     members: Vec<Member>,
     draining: BTreeSet<NodeId>,
+    removed: BTreeSet<Removed>,
     old: bool,
     last: Option<(Reign, String, IoMode)>,
     /// Every beginning, for [`Recovered::runs`] and a rewritten log.
@@ -350,6 +362,7 @@ impl Reading {
             transactions: Transactions::default(),
             members: Vec::new(),
             draining: BTreeSet::new(),
+            removed: BTreeSet::new(),
             old: false,
             last: None,
             began: BTreeMap::new(),
@@ -361,7 +374,7 @@ impl Reading {
 
     /// About how many records say all that is still true.
     fn live(&self) -> u64 {
-        self.mapping.len() + self.mapping.tombstones() + self.members.len() as u64
+        self.mapping.len() + self.mapping.tombstones() + (self.members.len() + self.removed.len()) as u64
     }
 
     fn take(&mut self, event: Event) {
@@ -381,9 +394,19 @@ impl Reading {
                 self.last = Some((reign, boot_id, io_mode));
                 self.trust = trust;
             }
+            // One that joined in the moment in which it was removed stays removed.
+            Event::Member(member) if self.removed.iter().any(|removed| removed.uuid == member.uuid) => {}
             Event::Member(member) => {
                 self.members.retain(|known| known.id != member.id);
                 self.members.push(member);
+            }
+            Event::Removed(removed) => {
+                let is_it = |member: &Member| member.uuid == removed.uuid;
+                if self.members.iter().any(is_it) {
+                    self.draining.remove(&removed.id);
+                }
+                self.members.retain(|member| !is_it(member));
+                self.removed.insert(removed);
             }
             Event::Commit(commit) => self.commit(&commit),
             Event::Commits(commits) => commits.iter().for_each(|commit| self.commit(commit)),
@@ -445,8 +468,9 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     if reading.records > COMPACT_FROM && reading.records > 2 * reading.live() {
         log.replace_with(rewrite::live_records(&reading, trust))?;
     }
-    let Reading { mapping, transactions, members, draining, old, records, .. } = reading;
-    Ok(Recovered { log, mapping, transactions, members, draining, old, last, runs, trust, torn: opened.torn, records })
+    let Reading { mapping, transactions, members, draining, removed, old, records, .. } = reading;
+    let torn = opened.torn;
+    Ok(Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, torn, records })
 }
 
 /// The log did not take an event: whether it did is not known, and it is not true.
@@ -642,6 +666,7 @@ mod tests {
                 Event::Forgotten { id: commits[0].id.clone(), version },
                 Event::Prepared { name: version, writes },
                 Event::Aborted { name: version },
+                Event::Removed(Removed { id: NodeId(version.sequence()), uuid: Uuid([7; 16]) }),
                 Event::Commits(commits),
             ];
             for event in events {
@@ -678,6 +703,6 @@ mod tests {
         let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
         let holders = [NodeId(1), NodeId(2)].into_iter().collect();
         assert_eq!(commit(bytes), Ok(Event::Commit(Commit { id: "a/b".parse().unwrap(), record, holders })));
-        assert!(commit(b"\x0c").unwrap_err().contains("use a newer hatokuse"));
+        assert!(commit(b"\x0d").unwrap_err().contains("use a newer hatokuse"));
     }
 }

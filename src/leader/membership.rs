@@ -64,6 +64,14 @@ fn not_now<T>(reason: impl Into<String>) -> Result<T, Refused> {
     Err(Refused { reason: reason.into(), retry: true })
 }
 
+/// Why a folder is not let in any more.
+fn removed(member: &Member) -> String {
+    let (id, uuid) = (member.id, member.uuid);
+    format!(
+        "node {id} was removed from this register, and its folder (uuid {uuid}) is not let in any more: move the folder away, or empty it, and start the node again; it joins as a new one"
+    )
+}
+
 /// A registration under way. The call is dropped where it stands if the node goes away, and the next one must be let in.
 struct Joining<'a> {
     all: &'a Mutex<BTreeSet<NodeId>>,
@@ -183,7 +191,7 @@ impl Membership {
         let reign = self.reign_for(&announced).await?;
         self.check_pins(&announced, reign).await?;
         if announced.cluster_id.is_some() {
-            self.coordinator.cluster().announce(announced.member.id);
+            self.coordinator.cluster().announce(announced.member.id, announced.member.uuid);
         }
         let member = announced.member;
         let fence = self.fence(reign);
@@ -309,14 +317,18 @@ impl Membership {
     /// A node's number belongs to one folder, and a folder to one process.
     async fn check_pins(&self, announced: &Announced, reign: Reign) -> Result<(), Refused> {
         let member = &announced.member;
-        let (pinned, other) = {
+        let (pinned, other, unsure) = {
             let cluster = self.coordinator.cluster();
+            if cluster.is_removed(member.uuid) {
+                return refuse(removed(member));
+            }
             let other = cluster
                 .registry
                 .nodes()
                 .iter()
                 .find(|node| node.member.uuid == member.uuid && node.member.id != member.id);
-            (cluster.registry.get(member.id).cloned(), other.map(|node| node.member.id))
+            let other = other.map(|node| node.member.id);
+            (cluster.registry.get(member.id).cloned(), other, cluster.waiting_for().is_some())
         };
         if let Some(other) = other {
             return refuse(format!(
@@ -326,10 +338,12 @@ impl Membership {
         }
         let Some(pinned) = pinned else { return Ok(()) };
         if pinned.member.uuid != member.uuid && !seeded::active(Bug::UuidNotPinned) {
-            return refuse(format!(
-                "number {} belongs to another folder (uuid {}, last at {}): start this node with another --id, or with the folder that has this number",
-                member.id, pinned.member.uuid, pinned.member.address
-            ));
+            let reason = format!(
+                "number {} belongs to another folder (uuid {}, last at {}): start this node with another --id, or with the folder that has this number; if that one is gone for good, REMOVE {} first",
+                member.id, pinned.member.uuid, pinned.member.address, member.id
+            );
+            // Members that are still to be heard may know that the other one was removed.
+            return if unsure { not_now(reason) } else { refuse(reason) };
         }
         let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).copied();
         let Some(before) = before.filter(|before| *before != announced.incarnation) else { return Ok(()) };
@@ -349,14 +363,21 @@ impl Membership {
     /// A node that was dialled back and is who it says.
     async fn accept(self: &Arc<Self>, member: Member, dialled: Dialled, fence: Fence) -> Result<(), Refused> {
         let coordinator = &self.coordinator;
+        let roll = &dialled.welcome.roll;
+        coordinator.learn_removed(&roll.removed).await.or_else(|error| not_now(error.to_string()))?;
         let mut news = Vec::new();
         {
             let cluster = coordinator.cluster();
+            if cluster.is_removed(member.uuid) {
+                return refuse(removed(&member));
+            }
             if cluster.registry.get(member.id).is_none_or(|node| node.member != member) {
                 news.push(member.clone());
             }
-            let unknown = |other: &&Member| other.id != member.id && cluster.registry.get(other.id).is_none();
-            news.extend(dialled.welcome.members.iter().filter(unknown).cloned());
+            let unknown = |other: &&Member| {
+                other.id != member.id && cluster.registry.get(other.id).is_none() && !cluster.is_removed(other.uuid)
+            };
+            news.extend(roll.members.iter().filter(unknown).cloned());
         }
         let events: Vec<Event> = news.iter().cloned().map(Event::Member).collect();
         if !events.is_empty() {
@@ -364,7 +385,7 @@ impl Membership {
         }
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let (incarnation, newest) = (dialled.welcome.incarnation, dialled.welcome.newest);
-        let told = !dialled.welcome.members.is_empty();
+        let told = !roll.members.is_empty();
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
@@ -372,10 +393,16 @@ impl Membership {
             if cluster.reign() != Some(fence.reign) {
                 return not_now("the leader began a later epoch meanwhile");
             }
+            if cluster.is_removed(member.uuid) {
+                return refuse(removed(&member));
+            }
+            news.retain(|member| !cluster.is_removed(member.uuid));
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
             coordinator.links.attach(member.id, dialled, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
             cluster.ask_for_confirmations(member.id);
+            // Under this lock too: what it holds is not known until its inventory has come.
+            cluster.inventory_begins(member.id, fence.session);
             cluster.hear_newest(newest);
             if told {
                 cluster.note_told();

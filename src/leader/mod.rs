@@ -25,6 +25,7 @@ mod jobs;
 mod query;
 mod read;
 mod recovery;
+mod removal;
 mod repair;
 mod rounds;
 mod set;
@@ -140,9 +141,11 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, mapping, transactions, members, draining, old, last, runs, trust, .. } = recovered;
+        let Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, .. } =
+            recovered;
         let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
         cluster.restore_members(members);
+        cluster.restore_removed(removed);
         cluster.restore_transactions(transactions);
         // A view that names nodes is all that is left to say whom a leader without its log has to hear.
         let hold_view = !named.is_empty();

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::batches::batches;
@@ -19,8 +20,8 @@ use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
-use crate::wire::Fence;
 use crate::wire::family::{CopyStatus, InventoryPage, from_node};
+use crate::wire::{Fence, Roll};
 
 /// An inventory without a page for this long has broken off.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,15 +54,17 @@ pub(super) struct Fetch {
 
 impl Coordinator {
     /// Tells all nodes who the members are; only a leader that knows the whole may.
-    pub(super) fn tell_members(&self, cluster: &Cluster) {
-        let members: Vec<_> = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
-        self.links.tell_members(&members);
+    pub(super) fn tell_members(&self, cluster: &Cluster) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
+        let members = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
+        self.links.tell_members(&Roll { members, removed: cluster.removed() })
     }
 
     /// Hears what a node that has just joined holds. One whose inventory does not come has to join anew.
     pub(super) async fn take_inventory(&self, node: NodeId, address: &str, fence: Fence) {
         for _ in 0..INVENTORY_TRIES {
-            self.cluster().inventory_begins(node, fence.session);
+            if !self.begin_inventory(node, fence) {
+                return;
+            }
             let result = self.read_inventory(node, address, fence).await;
             match result {
                 Ok(count) if self.conclude(node, fence.session, count) => {
@@ -74,11 +77,19 @@ impl Coordinator {
                     tracing::warn!("the inventory of node {node} broke off: {error}");
                 }
             }
-            if self.cluster().registry.get(node).is_none_or(|node| node.session != Some(fence.session)) {
-                return;
-            }
         }
         self.links.cut(node);
+    }
+
+    /// `false`: the node has gone, or was removed, or has joined anew.
+    fn begin_inventory(&self, node: NodeId, fence: Fence) -> bool {
+        let mut cluster = self.cluster();
+        let here = cluster.registry.get(node).is_some_and(|node| node.session == Some(fence.session));
+        match here {
+            true => cluster.inventory_begins(node, fence.session),
+            false => cluster.inventory_breaks(node, fence.session),
+        }
+        here
     }
 
     async fn read_inventory(&self, node: NodeId, address: &str, fence: Fence) -> Result<u64, DialError> {

@@ -325,6 +325,7 @@ impl Coordinator {
         let done = match command {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,
+            Command::Remove(node) => self.remove(node).await,
             Command::Rebalance(on) => {
                 self.cluster().set_rebalancing(on);
                 Ok(())
@@ -343,9 +344,7 @@ impl Coordinator {
         {
             let cluster = self.cluster();
             let Some(member) = cluster.registry.get(node) else {
-                let members: Vec<NodeId> = cluster.registry.nodes().iter().map(|node| node.member.id).collect();
-                let known = if members.is_empty() { "none has joined".to_owned() } else { name_nodes(&members) };
-                return Err(Refusal::BadCommand(format!("there is no node {node}; members: {known}")));
+                return Err(no_member(&cluster, node));
             };
             let (need, live) = (cluster.tolerance(), cluster.left_without(node));
             if on && !member.draining && live < need {
@@ -428,4 +427,11 @@ impl Coordinator {
             round.skip.extend(self.note_undone(node, &settles, &done.unwrap_or_default()));
         }
     }
+}
+
+/// An order named a node that is none.
+pub(super) fn no_member(cluster: &Cluster, node: NodeId) -> Refusal {
+    let members: Vec<NodeId> = cluster.registry.nodes().iter().map(|node| node.member.id).collect();
+    let known = if members.is_empty() { "none has joined".to_owned() } else { name_nodes(&members) };
+    Refusal::BadCommand(format!("there is no node {node}; members: {known}"))
 }

@@ -17,12 +17,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::every;
-use crate::cluster::registry::Member;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, Settle, id_bytes};
+use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
 /// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
 /// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
@@ -46,8 +45,8 @@ pub struct Welcome {
     pub incarnation: u64,
     /// The highest epoch it had seen before.
     pub epoch_seen: Epoch,
-    /// Members that it remembers.
-    pub members: Vec<Member>,
+    /// Members that it remembers, and who was removed.
+    pub roll: Roll,
     /// `buffered` or `unbuffered`.
     pub io_mode: String,
     /// `text`.
@@ -239,12 +238,15 @@ impl Links {
         answer
     }
 
-    /// Tells every linked node who the members are.
-    pub fn tell_members(&self, members: &[Member]) {
-        let members: Vec<family::Member> = members.iter().map(family::Member::from).collect();
-        for link in self.links.read().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = link.writes.send(WriteJob::Members(members.clone()));
-        }
+    /// Tells every linked node who the members are. Each answers whether it remembers that.
+    pub fn tell_members(&self, roll: &Roll) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
+        let members = family::Members::from(roll);
+        let tell = |(node, link): (&NodeId, &Link)| {
+            let (done, answer) = oneshot::channel();
+            let _ = link.writes.send(WriteJob::Members { members: members.clone(), done });
+            (*node, answer)
+        };
+        self.links.read().unwrap_or_else(PoisonError::into_inner).iter().map(tell).collect()
     }
 
     /// Asks a node for copies, by id and record. The answer has a status for each; it does not come if the link
@@ -320,13 +322,13 @@ impl Welcome {
             return Err(DialError::Strange("the node speaks a newer format: upgrade the leader"));
         }
         let uuid = Uuid::from_bytes(&welcome.uuid).ok_or(DialError::Strange("no uuid"))?;
-        let members =
-            welcome.members.iter().map(Member::try_from).collect::<Result<_, _>>().map_err(DialError::Strange)?;
+        let roll = family::Members { members: welcome.members, removed: welcome.removed };
+        let roll = Roll::try_from(&roll).map_err(DialError::Strange)?;
         Ok(Self {
             uuid,
             incarnation: welcome.incarnation,
             epoch_seen: Epoch(welcome.epoch_seen),
-            members,
+            roll,
             io_mode: welcome.io_mode,
             layout: welcome.layout,
             newest: Version(welcome.newest),
@@ -354,7 +356,7 @@ trait Traffic {
 enum WriteJob {
     Store { puts: Vec<family::Put>, done: oneshot::Sender<family::WriteResult> },
     Settle { settles: Vec<family::Settle>, _room: OwnedSemaphorePermit, done: oneshot::Sender<Vec<bool>> },
-    Members(Vec<family::Member>),
+    Members { members: family::Members, done: oneshot::Sender<bool> },
 }
 
 struct Writes;
@@ -364,6 +366,7 @@ struct Writes;
 struct WritesPending {
     puts: Vec<(usize, oneshot::Sender<family::WriteResult>)>,
     settles: Vec<(usize, oneshot::Sender<Vec<bool>>)>,
+    members: Vec<oneshot::Sender<bool>>,
 }
 
 impl Traffic for Writes {
@@ -378,7 +381,10 @@ impl Traffic for Writes {
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
-                WriteJob::Members(members) => batch.members = Some(family::Members { members }),
+                WriteJob::Members { members, done } => {
+                    pending.members.push(done);
+                    batch.members = Some(members);
+                }
                 WriteJob::Settle { settles, done, .. } => {
                     pending.settles.push((settles.len(), done));
                     batch.settles.extend(settles);
@@ -406,12 +412,15 @@ impl Traffic for Writes {
             let (error, end) = (result.error.clone(), first + puts as u32);
             let of_these = std::iter::from_fn(|| unpublished.next_if(|place| *place < end));
             let unpublished = of_these.map(|place| place.saturating_sub(first)).collect();
-            let _ = done.send(family::WriteResult { statuses, error, settled: Vec::new(), unpublished });
+            let _ = done.send(family::WriteResult { statuses, error, unpublished, ..Default::default() });
             first = end;
         }
         let mut settled = result.settled.into_iter().map(|status| status == family::CopyStatus::CopyStored as i32);
         for (settles, done) in pending.settles {
             let _ = done.send(settled.by_ref().take(settles).collect());
+        }
+        for done in pending.members {
+            let _ = done.send(result.members_kept);
         }
     }
 }
@@ -531,7 +540,7 @@ mod tests {
         let puts = [2, 0, 3].into_iter().zip(done).collect();
         let statuses = vec![family::CopyStatus::CopyStored as i32; 5];
         let result = family::WriteResult { statuses, unpublished: vec![1, 2, 4, 9], ..Default::default() };
-        Writes::unpack(WritesPending { puts, settles: Vec::new() }, from_node::Body::Written(result));
+        Writes::unpack(WritesPending { puts, ..WritesPending::default() }, from_node::Body::Written(result));
         let heard = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
         let heard: Vec<_> = heard.map(|result| (result.statuses.len(), result.unpublished)).collect();
         assert_eq!(heard, [(2, vec![1]), (0, vec![]), (3, vec![0, 2])]);

@@ -3,6 +3,7 @@
 //! It is on stable storage before anything that depends on it is said, and it
 //! is only ever replaced whole. The highest epoch never goes down in it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::Reign;
 use crate::cluster::registry::Member;
+use crate::cluster::removal::Removed;
 use crate::durable::{self, Folder};
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
-use crate::wire::Fence;
+use crate::wire::{Fence, Roll};
 
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
@@ -38,12 +40,14 @@ pub struct Identity {
     pub seen: Option<(Reign, u64)>,
     /// The members of the cluster, as the leader last told.
     pub members: Vec<Member>,
+    /// Folders that are none any more, for ever.
+    pub removed: Vec<Removed>,
 }
 
 impl Identity {
     /// A new folder's, of the text layout.
     pub fn new(id: NodeId, uuid: Uuid) -> Self {
-        Self { id, uuid, layout: Layout::Text.to_string(), seen: None, members: Vec::new() }
+        Self { id, uuid, layout: Layout::Text.to_string(), seen: None, members: Vec::new(), removed: Vec::new() }
     }
 
     /// Reads the folder's identity, if it has one.
@@ -76,6 +80,9 @@ impl Identity {
         }
         for member in &self.members {
             let _ = writeln!(text, "member={} {} {}", member.id, member.uuid, member.address);
+        }
+        for removed in &self.removed {
+            let _ = writeln!(text, "removed={} {}", removed.id, removed.uuid);
         }
         let crc = crc32c::crc32c(text.as_bytes());
         let _ = writeln!(text, "crc={crc:08x}");
@@ -112,12 +119,18 @@ impl Identity {
             let uuid = uuid(fields.next().unwrap_or_default())?;
             Ok::<_, String>(Member { id: NodeId(id), uuid, address: fields.next().unwrap_or_default().to_owned() })
         };
+        let removed = |line: &str| {
+            let (id, uuid_text) = line.split_once(' ').ok_or("a removed member has no uuid")?;
+            let id = NodeId(id.parse().map_err(|_| "a removed member has no id")?);
+            Ok::<_, String>(Removed { id, uuid: uuid(uuid_text)? })
+        };
         Ok(Self {
             id: NodeId(u32::try_from(number("id")?).map_err(|_| "its id is too large")?),
             uuid: uuid(one("uuid")?)?,
             layout: one("layout")?.to_owned(),
             seen,
             members: all("member").map(member).collect::<Result<_, _>>()?,
+            removed: all("removed").map(removed).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -256,14 +269,20 @@ impl IdentityFile {
         Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
     }
 
-    /// The leader told who the members are; an unchanged list costs nothing, and an empty one is not believed. Blocks.
-    pub fn learn(&self, members: Vec<Member>) -> io::Result<()> {
+    /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
+    /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
+    pub fn learn(&self, roll: Roll) -> io::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = self.get();
-        if members.is_empty() || identity.members == members {
+        let told = if roll.members.is_empty() { identity.members.clone() } else { roll.members };
+        let removed: BTreeSet<Removed> = identity.removed.iter().copied().chain(roll.removed).collect();
+        let is_removed = |member: &Member| removed.iter().any(|removed| removed.uuid == member.uuid);
+        let members: Vec<Member> = told.into_iter().filter(|member| !is_removed(member)).collect();
+        let removed: Vec<Removed> = removed.into_iter().collect();
+        if identity.members == members && identity.removed == removed {
             return Ok(());
         }
-        self.replace(Identity { members, ..identity })
+        self.replace(Identity { members, removed, ..identity })
     }
 }
 
@@ -299,7 +318,30 @@ mod tests {
     fn identity() -> Identity {
         let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(3) };
         let member = Member { id: NodeId(2), uuid: Uuid([9; 16]), address: "127.0.0.1:5556".to_owned() };
-        Identity { seen: Some((reign, 42)), members: vec![member], ..Identity::new(NodeId(1), Uuid([1; 16])) }
+        let removed = vec![Removed { id: NodeId(3), uuid: Uuid([5; 16]) }];
+        Identity { seen: Some((reign, 42)), members: vec![member], removed, ..Identity::new(NodeId(1), Uuid([1; 16])) }
+    }
+
+    #[test]
+    fn who_was_removed_stays_so_whatever_an_older_leader_tells() {
+        let disk: Arc<dyn crate::durable::Disk> = Arc::new(crate::durable::sim::MemDisk::new());
+        let folder = || disk.folder(std::path::Path::new("/n")).unwrap();
+        let open = || IdentityFile::open(folder(), NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();
+        let member = |id: u32, uuid: u8| Member { id: NodeId(id), uuid: Uuid([uuid; 16]), address: format!("h:{id}") };
+        let file = open();
+        let (ours, gone) = (member(1, 1), member(3, 3));
+        file.learn(Roll { members: vec![ours.clone(), gone.clone()], removed: vec![] }).unwrap();
+        let removed = vec![Removed { id: NodeId(3), uuid: Uuid([3; 16]) }];
+        // Its number belongs to another folder now.
+        let told = Roll { members: vec![ours.clone(), member(3, 4)], removed: removed.clone() };
+        file.learn(told.clone()).unwrap();
+        // A leader with an older log.
+        file.learn(Roll { members: vec![ours.clone(), gone], removed: vec![] }).unwrap();
+        for found in [file.get(), open().get()] {
+            assert_eq!((&found.members, &found.removed), (&vec![ours.clone()], &removed));
+        }
+        file.learn(told.clone()).unwrap();
+        assert_eq!((open().get().members, open().get().removed), (told.members, removed));
     }
 
     #[test]

@@ -266,6 +266,7 @@ impl Node {
             incarnation: self.incarnation,
             epoch_seen: before.seen.map_or(0, |(reign, _)| reign.epoch.0),
             members: before.members.iter().map(family::Member::from).collect(),
+            removed: before.removed.iter().map(family::Member::from).collect(),
             io_mode: self.io_mode.to_string(),
             layout: before.layout,
             copies: self.store.totals().messages,

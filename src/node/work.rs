@@ -14,18 +14,17 @@ use tokio::time::{Instant, sleep};
 
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
-use crate::cluster::registry::Member;
 use crate::durable;
 use crate::stop::Stop;
 use crate::types::{CopyRecord, MessageId, Version};
 use crate::wire::family::{self, CopyStatus, FromNode, from_node};
-use crate::wire::{BATCH_BYTES, Fence};
+use crate::wire::{BATCH_BYTES, Fence, Roll};
 
 #[derive(Debug)]
 pub(super) struct WriteWork {
     fence: Fence,
     seq: u64,
-    members: Option<Vec<Member>>,
+    members: Option<Roll>,
     settles: Vec<Settle>,
     puts: Vec<Put>,
     bytes: usize,
@@ -75,8 +74,7 @@ impl WriteWork {
             .map(|settle| Settle::try_from(settle).map_err(bad_id))
             .collect::<Result<_, _>>()?;
         let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
-        let members = |members: family::Members| members.members.iter().map(Member::try_from).collect::<Result<_, _>>();
-        let members = batch.members.map(members).transpose()?;
+        let members = batch.members.as_ref().map(Roll::try_from).transpose()?;
         let bytes = puts.iter().map(|put| put.record.bytes() as usize).sum();
         Ok(Self { fence, seq, members, settles, puts, bytes, arrived: Instant::now(), reply })
     }
@@ -157,6 +155,8 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     }
     let Some(first) = batch.first() else { return true };
     node.meters.queue.record(first.arrived.elapsed(), 1);
+    // The last list has all that those before it had.
+    let mut learnt = true;
     if let Some(members) = batch.iter().rev().find_map(|work| work.members.clone())
         && let Err(error) = node.identity.learn(members)
     {
@@ -165,6 +165,7 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
             return false;
         }
         tracing::warn!("{}", identity_failed(&error));
+        learnt = false;
     }
     // Before the last trace of a deletion goes, it is noted that there was something so new: by that a leader which
     // was started from an older copy of its log is told.
@@ -199,9 +200,10 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         let of = |done| if done { CopyStatus::CopyStored } else { CopyStatus::CopyFailed };
         let settled = settled.by_ref().take(work.settles.len()).map(|done| of(done) as i32).collect();
         let error = report.error.clone().unwrap_or_default();
+        let members_kept = learnt && work.members.is_some();
         let hidden = |put: &Put| node.store.is_unpublished(&put.id, put.record.version);
         let unpublished = (0..).zip(&work.puts).filter(|(_, put)| hidden(put)).map(|(place, _)| place).collect();
-        let result = family::WriteResult { statuses, error, settled, unpublished };
+        let result = family::WriteResult { statuses, error, settled, members_kept, unpublished };
         let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
     }
     true

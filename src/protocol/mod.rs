@@ -33,6 +33,8 @@ pub enum Command {
     Drain(NodeId),
     /// Let a node take copies again.
     Undrain(NodeId),
+    /// Take a node that holds nothing off the list of members, for good.
+    Remove(NodeId),
     /// Even out the copies (or, with `false`, stop doing so).
     Rebalance(bool),
     /// Give the password.

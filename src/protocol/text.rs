@@ -108,6 +108,7 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         Op::Undrain => {
             return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
         }
+        Op::Remove => return Ok(Command::Remove(only_node(rest, "REMOVE wants the number of a node: REMOVE <node>")?)),
         Op::Rebalance => {
             return match rest {
                 None => Ok(Command::Rebalance(true)),
@@ -199,6 +200,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Verify => put(out, &[b"VERIFY"]),
         Command::Drain(node) => put(out, &[b"DRAIN ", node.to_string().as_bytes()]),
         Command::Undrain(node) => put(out, &[b"UNDRAIN ", node.to_string().as_bytes()]),
+        Command::Remove(node) => put(out, &[b"REMOVE ", node.to_string().as_bytes()]),
         Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::Count => put(out, &[b"COUNT"]),
@@ -398,6 +400,8 @@ mod tests {
             "DRAIN +1\n",
             "DRAIN 01\n",
             "UNDRAIN 4294967296\n",
+            "REMOVE\n",
+            "REMOVE 03\n",
             "REBALANCE NOW\n",
             "VERIFY 1\n",
         ] {
@@ -477,6 +481,7 @@ mod tests {
             id.clone().prop_map(Command::Delete),
             (1..u32::MAX).prop_map(|node| Command::Drain(NodeId(node))),
             (1..u32::MAX).prop_map(|node| Command::Undrain(NodeId(node))),
+            (1..u32::MAX).prop_map(|node| Command::Remove(NodeId(node))),
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
             Just(Command::Count),

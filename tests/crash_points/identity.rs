@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use hatokuse::cluster::Reign;
 use hatokuse::cluster::registry::Member;
+use hatokuse::cluster::removal::Removed;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::identity::IdentityFile;
 use hatokuse::types::{Epoch, Layout, NodeId, Uuid};
-use hatokuse::wire::Fence;
+use hatokuse::wire::{Fence, Roll};
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};
 
@@ -59,6 +60,11 @@ fn members(count: u32) -> Vec<Member> {
     (1..=count).map(member).collect()
 }
 
+/// As many that were removed.
+fn removed(count: u32) -> Vec<Removed> {
+    (1..=count).map(|n| Removed { id: NodeId(100 + n), uuid: Uuid([100 + n as u8; 16]) }).collect()
+}
+
 fn run(disk: &MemDisk, told: &mut Told, steps: &[Step]) {
     let mut file = None;
     for step in steps {
@@ -74,7 +80,7 @@ fn run(disk: &MemDisk, told: &mut Told, steps: &[Step]) {
                 }
             }
             (Learn(count), Some(opened)) => {
-                if let Ok(()) = opened.learn(members(count)) {
+                if let Ok(()) = opened.learn(Roll { members: members(count), removed: removed(count) }) {
                     told.members = count as usize;
                 }
             }
@@ -92,6 +98,7 @@ fn check(disk: &MemDisk, told: &Told, what: &str) {
     }
     assert!(found.seen.map_or(Epoch(0), |(reign, _)| reign.epoch) >= told.epoch, "{what}: {found:?}");
     assert!(found.members.len() >= told.members && found.members == members(found.members.len() as u32), "{what}");
+    assert_eq!(found.removed, removed(found.members.len() as u32), "{what}");
     assert!(file.admit(fence(50)).unwrap().is_ok(), "{what}: it does not go on");
     assert!(file.admit(fence(49)).unwrap().is_err(), "{what}: an older epoch is admitted");
 }

@@ -12,6 +12,7 @@ use hatokuse::cluster::Reign;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Member;
+use hatokuse::cluster::removal::Removed;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
@@ -61,6 +62,11 @@ fn rows() -> Vec<Row> {
         row("journal, registration", closed(), vec![Begin, Append(vec![commit("c", 4), member(3)])]),
         row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
         row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
+        row(
+            "journal, a member is removed and its number used again",
+            closed(),
+            vec![Begin, Append(vec![commit("c", 4), removed(2), successor(2)]), Append(vec![removed(1)])],
+        ),
         row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Event::Closed])]),
         row(
             "journal, a transaction",
@@ -92,14 +98,15 @@ fn rows() -> Vec<Row> {
                         .concat(),
                 ),
                 Append(vec![commits("t", 300)]),
-                Append(vec![member(3), commit("b", 320)]),
+                Append(vec![member(3), removed(3), commit("b", 320)]),
                 Append(vec![Event::Aborted { name: v(310) }]),
             ],
         ),
         row(
             "journal, compaction",
-            [some(), vec![deleted, outdated]].concat(),
-            vec![Begin, Append(vec![commit("c", 9)])],
+            [some(), vec![deleted, Append(vec![member(3), removed(2), removed(3), successor(2)]), outdated]].concat(),
+            // That it joined in the moment of its removal changes nothing.
+            vec![Begin, Append(vec![commit("c", 9), member(3)])],
         ),
     ]
 }
@@ -114,6 +121,15 @@ fn v(sequence: u32) -> Version {
 
 fn member(node: u32) -> Event {
     Event::Member(Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address: format!("node-{node}:1") })
+}
+
+fn removed(node: u32) -> Event {
+    Event::Removed(Removed { id: NodeId(node), uuid: Uuid([node as u8; 16]) })
+}
+
+/// Another folder has the number of one that was removed.
+fn successor(node: u32) -> Event {
+    Event::Member(Member { id: NodeId(node), uuid: Uuid([100 + node as u8; 16]), address: format!("new-{node}:1") })
 }
 
 fn commit(text: &str, sequence: u32) -> Event {
@@ -243,10 +259,15 @@ impl Told {
             newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
         };
         let told = found.transactions.told();
+        let is_removed = |member: &Member| found.removed.iter().any(|removed| removed.uuid == member.uuid);
+        let asked = |removed: &Removed| self.asked.contains(&Event::Removed(*removed));
+        assert!(found.removed.iter().all(asked), "{what}: a removal is made up");
         for event in self.acknowledged.iter().filter(|event| !(unsafe_end && is_commit(event))) {
             let there = match event {
                 Event::Began { reign, .. } => found.last.is_some_and(|last| last.epoch >= reign.epoch),
+                Event::Member(member) if is_removed(member) => !found.members.contains(member),
                 Event::Member(member) => found.members.contains(member),
+                Event::Removed(removed) => found.removed.contains(removed),
                 Event::Draining { node, on } => found.draining.contains(node) == *on,
                 Event::Horizon(version) | Event::Forgotten { version, .. } => found.mapping.horizon() >= *version,
                 Event::Commit(commit) => there(commit),

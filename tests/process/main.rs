@@ -21,6 +21,7 @@ mod modes;
 mod nodes;
 mod protocol;
 mod refusals;
+mod removal;
 mod repair;
 mod resp;
 mod support;

@@ -82,7 +82,12 @@ impl Machine {
 
     /// Whether it has ended by itself, as after a failed sync.
     pub(crate) fn has_failed(&self) -> bool {
-        self.running.as_ref().is_some_and(|(_, stop)| stop.failure().is_some())
+        self.failure().is_some()
+    }
+
+    /// Why it has ended by itself.
+    fn failure(&self) -> Option<&str> {
+        self.running.as_ref().and_then(|(_, stop)| stop.failure())
     }
 }
 
@@ -100,6 +105,10 @@ pub(crate) struct Sim {
     pub(crate) world: World,
     /// Whether clients write several ids at once.
     pub(crate) pairs: bool,
+    /// Nodes that somebody wanted to remove. What became of that the one who asked may not know.
+    pub(crate) dismissed: BTreeSet<u32>,
+    /// The disks of those that were.
+    pub(crate) retired: BTreeMap<u32, MemDisk>,
 }
 
 pub(crate) fn address(node: u32) -> String {
@@ -139,8 +148,9 @@ impl Sim {
         let net = Net::new(chance.fork());
         let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
         let (stores, world) = (BTreeMap::new(), World::new());
-        let leading = None;
-        let mut sim = Self { net, chance, io_mode, tolerance, leader, leading, nodes, stores, world, pairs: true };
+        let (leading, pairs, dismissed, retired) = (None, true, BTreeSet::new(), BTreeMap::new());
+        let mut sim =
+            Self { net, chance, io_mode, tolerance, leader, leading, nodes, stores, world, pairs, dismissed, retired };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -222,6 +232,20 @@ impl Sim {
         self.nodes.get_mut(&number).unwrap().crash(how, &mut self.chance)
     }
 
+    /// Whether it ended because its folder is not let in any more.
+    pub(crate) fn was_removed(&self, node: u32) -> bool {
+        let removed = self.nodes[&node].failure().is_some_and(|why| why.contains("was removed from this register"));
+        assert!(!removed || self.dismissed.contains(&node), "node {node} was removed, and nobody wanted that");
+        removed
+    }
+
+    /// A node that was removed gets an empty disk; the old one is kept.
+    pub(crate) fn retire(&mut self, node: u32) {
+        self.crash_node(node, Crash::Kill);
+        let machine = self.nodes.get_mut(&node).unwrap();
+        self.retired.insert(node, std::mem::replace(&mut machine.disk, MemDisk::new()));
+    }
+
     /// Clients work beside `story` until `until`; then everything heals, and what there is has to be right.
     pub(crate) async fn live(&mut self, until: Duration, story: impl AsyncFnOnce(&mut Self)) {
         let clients: Vec<_> = (0..CLIENTS)
@@ -255,6 +279,9 @@ impl Sim {
             self.start_leader().await.unwrap();
         }
         for node in 1..=NODES {
+            if self.was_removed(node) {
+                self.retire(node);
+            }
             if self.nodes[&node].has_failed() {
                 self.crash_node(node, Crash::Kill);
             }
@@ -266,6 +293,17 @@ impl Sim {
 
     /// Starts everything and waits until nothing is left to repair.
     pub(crate) async fn heal(&mut self) {
+        self.put_right().await;
+        // A leader without its log may let in a folder that was removed, until it hears those who know.
+        while (1..=NODES).any(|node| self.was_removed(node)) {
+            self.put_right().await;
+        }
+        for machine in self.nodes.values().chain([&self.leader]) {
+            assert_eq!(machine.failure(), None, "nothing that was healed stops by itself");
+        }
+    }
+
+    async fn put_right(&mut self) {
         self.start_all().await;
         for node in 1..=NODES {
             while ask(&self.net, Command::Undrain(NodeId(node))).await != Some(Reply::Done) {
@@ -275,10 +313,6 @@ impl Sim {
             }
         }
         sleep(HEALING).await;
-        for machine in self.nodes.values().chain([&self.leader]) {
-            let (_, stop) = machine.running.as_ref().unwrap();
-            assert_eq!(stop.failure(), None, "nothing that was healed stops by itself");
-        }
     }
 
     /// Every answer fits one order, the register is whole, and the disks hold exactly what they should.

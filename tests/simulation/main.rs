@@ -210,6 +210,38 @@ fn a_leader_comes_back_without_its_folder_or_with_an_old_one() {
     life(6, IoMode::Buffered, &troubles);
 }
 
+/// A life in which a dead node is removed, and its old folder comes back: it has to be refused so many times.
+fn removal(seed: u64, io_mode: IoMode, then: &[(Duration, Trouble)], refused: u64) {
+    let removed = [(s(2.0), Trouble::Node(2, Crash::Kill)), (s(12.0), Trouble::Remove(2))];
+    let mut troubles = [&removed, then].concat();
+    troubles.sort_by_key(|(at, _)| *at);
+    let until = troubles.last().map_or(s(1.0), |(at, _)| *at) + s(4.0);
+    simulate(async {
+        let mut sim = Sim::start(seed, io_mode).await;
+        sim.pairs = troubles::leave_transactions_whole(io_mode, &troubles);
+        sim.live(until, async |sim| sim.suffer(&troubles).await).await;
+        let faults = sim.world.record().faults.clone();
+        assert_eq!((faults["member removed"], faults["removed folder refused"]), (1, refused), "{troubles:?}");
+        assert_eq!(sim.net.leader().unwrap().coordinator.cluster().removed().len(), 1);
+    });
+}
+
+#[test]
+fn a_removed_folder_never_comes_back() {
+    use Trouble::{Heal, Leader, LeaderFromBackup, LeaderWithoutFolder, OldFolder};
+    for (seed, io_mode) in [(1, IoMode::Buffered), (2, IoMode::Unbuffered)] {
+        // Before another folder has the number, and beside it.
+        removal(seed, io_mode, &[(s(13.0), OldFolder(2)), (s(17.0), Heal), (s(20.0), OldFolder(2))], 2);
+        // The log says so to the next leader; the nodes to one that has none, or one of before.
+        for trouble in [Leader(Crash::Kill), LeaderWithoutFolder, LeaderFromBackup] {
+            let restart = [(s(1.0), Trouble::Backup), (s(15.0), trouble), (s(15.1), Heal)];
+            removal(seed, io_mode, &[&restart[..], &[(s(22.0), OldFolder(2))]].concat(), 1);
+            // It is there at once, when that leader has yet to hear the others.
+            removal(seed, io_mode, &[&restart[..], &[(s(15.2), OldFolder(2)), (s(24.0), OldFolder(2))]].concat(), 2);
+        }
+    }
+}
+
 #[test]
 fn frames_that_are_lost_in_one_direction_only() {
     for way in [Way::ToNode, Way::FromNode, Way::Both] {

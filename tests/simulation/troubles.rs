@@ -5,7 +5,7 @@ use std::time::Duration;
 use hatokuse::durable::sim::{Fault, Op, errno};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::types::{IoMode, NodeId};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::machines::{Crash, NODES, Sim, TOLERANCE, address, folder};
 use crate::network::Way;
@@ -34,6 +34,10 @@ pub(crate) enum Trouble {
     Swap(u32, u32),
     /// Another process with a copy of this node's folder.
     Double(u32),
+    /// A node is taken off the list, if it is gone and its copies are made again. Its number gets an empty disk.
+    Remove(u32),
+    /// The old folder of a node that was removed comes back, beside what has its number.
+    OldFolder(u32),
     Tolerance(usize),
     Order(Order),
     /// A backup of the leader's folder is made.
@@ -152,6 +156,14 @@ pub(crate) fn by_chance(
             troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
         }
     }
+    // Until the other members have heard of it only the leader's log says that one was removed: if it is lost in that
+    // moment, the next leader waits for that one for ever.
+    if !limits.leader_loses && density == 1 && chance.bool() {
+        // Its copies take a while to be made again, and it must not come back meanwhile: that is up to the others.
+        let (node, at) = (chance.u32(1..=NODES), chance.f64() * 3.0);
+        troubles.extend([(at, Trouble::Node(node, Crash::Kill)), (at + 8.0, Trouble::Remove(node))]);
+        troubles.push((at + 8.0 + chance.f64() * 3.0, Trouble::OldFolder(node)));
+    }
     troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
     troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
 }
@@ -226,6 +238,8 @@ impl Sim {
             Trouble::Rot(node) => self.rot(node).then_some("bit flipped"),
             Trouble::Swap(one, other) => self.swap(one, other).then_some("disks swapped"),
             Trouble::Double(node) => self.double(node).await.then_some("folder copied, node doubled"),
+            Trouble::Remove(node) => self.remove(node).await.then_some("member removed"),
+            Trouble::OldFolder(node) => self.old_folder(node).await.then_some("removed folder refused"),
             Trouble::Tolerance(tolerance) => self.change_tolerance(tolerance).then_some("tolerance changed"),
             Trouble::Order(order) => {
                 let (command, what) = match order {
@@ -266,7 +280,9 @@ impl Sim {
 
     /// Neither may start on the other's disk; each gets its own back.
     fn swap(&mut self, one: u32, other: u32) -> bool {
-        if !self.crash_node(one, Crash::Kill) {
+        // A new disk that was never started is anybody's.
+        let started = |node: u32| self.nodes[&node].is_running() || !self.retired.contains_key(&node);
+        if !started(one) || !started(other) || !self.crash_node(one, Crash::Kill) {
             return false;
         }
         let theirs = self.nodes[&other].disk.after_kill();
@@ -290,6 +306,36 @@ impl Sim {
         stop.request();
         self.net.set_node(&home, None);
         true
+    }
+
+    /// An operator takes a node off the list.
+    async fn remove(&mut self, node: u32) -> bool {
+        self.dismissed.insert(node);
+        let net = self.net.clone();
+        let order = ask(&net, Command::Remove(NodeId(node)));
+        let removed = timeout(Duration::from_secs(10), order).await == Ok(Some(Reply::Done));
+        if removed {
+            self.retire(node);
+        }
+        removed
+    }
+
+    /// The folder of a node that was removed must not be let in, whoever has its number; true: it was told so.
+    async fn old_folder(&mut self, node: u32) -> bool {
+        let Some(disk) = self.retired.get(&node).cloned() else { return false };
+        let home = format!("old-{node}:1");
+        let Ok((life, stop)) = self.start_node_at(node, &home, &disk) else { return false };
+        sleep(Duration::from_secs(3)).await;
+        if let Some(leader) = self.net.leader() {
+            let cluster = leader.coordinator.cluster();
+            let member = cluster.registry.get(NodeId(node)).filter(|_| cluster.waiting_for().is_none());
+            assert!(member.is_none_or(|node| node.member.address != home), "a removed folder is a member again");
+        }
+        let refused = stop.failure().is_some_and(|why| why.contains("was removed from this register"));
+        life.cancel();
+        stop.request();
+        self.net.set_node(&home, None);
+        refused
     }
 
     fn change_tolerance(&mut self, tolerance: usize) -> bool {

@@ -3,7 +3,7 @@
 //! A line below is what one line above led to. `HATOKUSE_BLESS=1 cargo test scripts` writes anew what is below,
 //! for review as a diff. Commands: `join`, `part`, `full` (nodes); `set ID`; `ack`, `lose`, `hush` (ID NODE: kept,
 //! refused, no answer), `late` (no answer yet); `inventory NODE ID=VERSION..` (`ID=foreign`, `ID=VERSION!` for damaged); `complete`;
-//! `get ID`; `loads`; `tolerance N`; `restart whole|end|nothing` (a new leader, with so much of the log).
+//! `get ID`; `loads`; `remove N` (an order), `gone N` (a node that joins says that it was removed); `tolerance N`; `restart whole|end|nothing` (a new leader, with so much of the log).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::*;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
+use crate::cluster::removal::Removed;
 use crate::cluster::{Entry, Located, NotAdmitted};
 use crate::types::Version;
 
@@ -34,7 +35,8 @@ fn scripts_lead_to_what_they_say() {
 
 /// The script with what really happens below each `---`.
 fn play(script: &str) -> String {
-    let mut stage = Stage { cluster: cluster(2, Trust::Whole), log: Vec::new(), writes: BTreeMap::new(), session: 0 };
+    let (log, removed, writes) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut stage = Stage { cluster: cluster(2, Trust::Whole), log, removed, writes, session: 0 };
     let mut result = String::new();
     for part in script.split("\n\n") {
         let commands = part.split("---").next().unwrap_or_default().trim_end();
@@ -56,6 +58,7 @@ struct Stage {
     cluster: Cluster,
     /// All that is durable: what a new leader reads.
     log: Vec<Commit>,
+    removed: Vec<Removed>,
     writes: BTreeMap<MessageId, (Ticket, Tally)>,
     session: u64,
 }
@@ -91,6 +94,11 @@ impl Stage {
             "late" => self.stand_in(&id(rest[0]), node(rest[1])),
             "inventory" => self.inventory(node(rest[0]), &rest[1..]),
             "complete" => self.complete(),
+            "remove" => self.remove(node(rest[0])),
+            "gone" => {
+                self.cluster.remove(Removed { id: node(rest[0]), uuid: uuid(node(rest[0]).0) });
+                return;
+            }
             "get" => self.get(rest[0]),
             "loads" => {
                 let load = |node: &super::super::registry::Node| format!("{}:{}", node.member.id, node.load());
@@ -130,6 +138,9 @@ impl Stage {
         let reign = self.cluster.reign().unwrap();
         self.cluster = Cluster::new(self.cluster.tolerance(), mapping, trust);
         self.cluster.restore_members(members);
+        if trust != Trust::Nothing {
+            self.cluster.restore_removed(self.removed.iter().copied());
+        }
         self.cluster.begin(Reign { epoch: Epoch(reign.epoch.0 + 1), ..reign });
         self.writes.clear();
     }
@@ -202,6 +213,19 @@ impl Stage {
                 let how = if tally.surely_nowhere() { "it is surely nowhere" } else { "it may appear" };
                 format!("fail {id} {version}: {how}")
             }
+        }
+    }
+
+    /// An order that is logged at once, as no write of a script goes on by itself.
+    fn remove(&mut self, node: NodeId) -> String {
+        let begun = self.cluster.begin_removal(node).and_then(|_| self.cluster.end_removal(node));
+        match begun {
+            Ok(removed) => {
+                self.cluster.remove(removed);
+                self.removed.push(removed);
+                format!("node {node} is removed")
+            }
+            Err(why) => format!("refuse: {why}"),
         }
     }
 

@@ -310,6 +310,7 @@ impl Session {
             Op::Status => Command::Status,
             Op::Drain => Command::Drain(node()?),
             Op::Undrain => Command::Undrain(node()?),
+            Op::Remove => Command::Remove(node()?),
             Op::Rebalance => match words.get(1) {
                 None => Command::Rebalance(true),
                 Some(stop) if words.len() == 2 && stop.eq_ignore_ascii_case(b"STOP") => Command::Rebalance(false),

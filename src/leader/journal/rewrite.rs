@@ -203,6 +203,7 @@ pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Ite
         head.push(began);
     }
     head.extend(reading.members.iter().cloned().map(Event::Member));
+    head.extend(reading.removed.iter().copied().map(Event::Removed));
     head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
     head.push(Event::Horizon(reading.mapping.horizon()));
     if trust == Trust::Whole && !reading.old {

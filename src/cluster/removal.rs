@@ -1,0 +1,237 @@
+//! Members that are taken off the list for good.
+//!
+//! A member can go when nothing depends on it: no committed message, no tombstone, no version that was found on it and
+//! is not settled, and no write that is under way. From then on its folder (its uuid) is refused for ever, so that
+//! what is deleted needs no tombstone for its sake; its number is free for another folder. Every member keeps the
+//! list of those that were removed, since a leader without its log knows it from nobody else: until all members have
+//! said that they do, no tombstone is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Cluster;
+use super::mapping::{HolderSet, SHARDS};
+use crate::seeded::{self, Bug};
+use crate::types::{NodeId, NodeState, Uuid, Version};
+
+/// A member that was removed: its number, which others may have since, and its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removed {
+    /// The number that it had.
+    pub id: NodeId,
+    /// The name of its folder.
+    pub uuid: Uuid,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    all: BTreeSet<Removed>,
+    /// How long the list was that a member keeps for sure. It only grows.
+    informed: BTreeMap<NodeId, usize>,
+}
+
+/// Why a member cannot be removed now. Nothing happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRemovable {
+    /// Nobody has this number.
+    #[error("there is no node {0}")]
+    NoMember(NodeId),
+    /// The leader does not know enough.
+    #[error("{0}; nothing was removed, try again when STATUS says that answers are given")]
+    NotYet(String),
+    /// It serves.
+    #[error("node {0} is not down: DRAIN it first, and remove it when it holds nothing")]
+    InUse(NodeId),
+    /// It is a holder of committed messages, or tombstones.
+    #[error("node {node} still holds {}{}", Self::counted(*.messages, *.deletions), Self::remedy(*.alone, *.draining))]
+    Holds {
+        /// Which.
+        node: NodeId,
+        /// How many.
+        messages: u64,
+        /// Tombstones.
+        deletions: u64,
+        /// Of both, those that can be read on no other node.
+        alone: u64,
+        /// It is being drained.
+        draining: bool,
+    },
+    /// Versions were found on it, and it is not known yet what becomes of them.
+    #[error(
+        "{count} messages were found on node {node} that are not completed: start it once more, or write or delete these ids (WAITING in GET names the node)"
+    )]
+    Found {
+        /// Which.
+        node: NodeId,
+        /// Of how many ids.
+        count: usize,
+    },
+    /// It has just joined, and what it holds is not known yet.
+    #[error("node {0} has just joined, and is being heard: try again in a moment")]
+    Listing(NodeId),
+    /// Fewer members than copies would be left.
+    #[error("need {need} members, and {left} would be left")]
+    TooFewLeft {
+        /// The tolerance.
+        need: usize,
+        /// Members that would be left.
+        left: usize,
+    },
+}
+
+impl NotRemovable {
+    fn counted(messages: u64, deletions: u64) -> String {
+        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        match (messages, deletions) {
+            (messages, 0) => count(messages, "message"),
+            (0, deletions) => format!("the traces of {}", count(deletions, "deletion")),
+            (messages, deletions) => {
+                format!("{} and the traces of {}", count(messages, "message"), count(deletions, "deletion"))
+            }
+        }
+    }
+
+    fn remedy(alone: u64, draining: bool) -> String {
+        match (alone, draining) {
+            (0, true) => ": wait until they are on others, STATUS says how far that is".to_owned(),
+            (0, false) => {
+                ": wait until they are copied again (--repair-after; STATUS says how far that is), or DRAIN it to begin now"
+                    .to_owned()
+            }
+            (alone, _) => format!(
+                ", {alone} of them on no other node that can be asked: start it, or its other holders, once more; or write or delete these ids"
+            ),
+        }
+    }
+}
+
+impl Cluster {
+    /// Takes up what the log says of members that were removed, after those that are left.
+    pub fn restore_removed(&mut self, removed: impl IntoIterator<Item = Removed>) {
+        for removed in removed {
+            self.remove(removed);
+        }
+    }
+
+    /// Those that were removed, each once.
+    pub fn removed(&self) -> Vec<Removed> {
+        self.removals.all.iter().copied().collect()
+    }
+
+    /// Whether this folder was removed.
+    pub fn is_removed(&self, uuid: Uuid) -> bool {
+        self.removals.all.iter().any(|removed| removed.uuid == uuid) && !seeded::active(Bug::RemovedFolderAdmitted)
+    }
+
+    /// Whether a member can be removed as things stand.
+    fn removable(&self, id: NodeId) -> Result<Removed, NotRemovable> {
+        let Some(node) = self.registry.get(id) else { return Err(NotRemovable::NoMember(id)) };
+        if let Some(reason) = self.waiting_for() {
+            return Err(NotRemovable::NotYet(reason));
+        }
+        if node.state != NodeState::Down && !node.draining {
+            return Err(NotRemovable::InUse(id));
+        }
+        let (mut messages, mut deletions, mut alone) = (0, 0, 0);
+        for (set, count, _) in self.mapping.sets().filter(|(set, ..)| set.holders.contains(&id)) {
+            *(if set.deleted { &mut deletions } else { &mut messages }) += count;
+            alone += if self.is_readable_without(set, id) { 0 } else { count };
+        }
+        if messages + deletions > 0 {
+            return Err(NotRemovable::Holds { node: id, messages, deletions, alone, draining: node.draining });
+        }
+        if self.is_listing(id) {
+            return Err(NotRemovable::Listing(id));
+        }
+        match self.found_on(id) {
+            0 => {}
+            count => return Err(NotRemovable::Found { node: id, count }),
+        }
+        let left = self.registry.nodes().len() - 1;
+        if left < self.tolerance {
+            return Err(NotRemovable::TooFewLeft { need: self.tolerance, left });
+        }
+        Ok(Removed { id, uuid: node.member.uuid })
+    }
+
+    fn is_readable_without(&self, set: &HolderSet, id: NodeId) -> bool {
+        self.readable(set).iter().any(|node| *node != id)
+    }
+
+    /// A member is to be removed: from now on nothing is placed on it. Gives the writes under way, which may have
+    /// chosen it before. Ends in [`Cluster::remove`] or [`Cluster::keep_member`].
+    pub fn begin_removal(&mut self, id: NodeId) -> Result<BTreeSet<Version>, NotRemovable> {
+        self.removable(id)?;
+        self.registry.set_leaving(id, true);
+        Ok(self.under_way.clone())
+    }
+
+    /// Whether any of these writes is under way.
+    pub fn any_under_way(&self, versions: &BTreeSet<Version>) -> bool {
+        !self.under_way.is_disjoint(versions)
+    }
+
+    /// Those writes are over: what the log has to say for the member to be removed, if that can still be.
+    pub fn end_removal(&self, id: NodeId) -> Result<Removed, NotRemovable> {
+        self.removable(id)
+    }
+
+    /// It is not removed.
+    pub fn keep_member(&mut self, id: NodeId) {
+        self.registry.set_leaving(id, false);
+    }
+
+    /// The log, or a node that another leader told it, says that a member was removed.
+    pub fn remove(&mut self, removed: Removed) {
+        let Removed { id, uuid } = removed;
+        if !self.removals.all.insert(removed) {
+            return;
+        }
+        let (member, other) = match self.registry.get(id) {
+            Some(node) => (node.member.uuid == uuid, node.member.uuid != uuid),
+            None => (false, false),
+        };
+        self.knowledge.depart(id, uuid, member);
+        if other {
+            // The number belongs to the folder that came after it, and so does everything that names it.
+            return;
+        }
+        self.registry.remove(id);
+        self.removals.informed.remove(&id);
+        self.taking.remove(&id);
+        self.alarmed.remove(&id);
+        self.forget_found_on(id);
+        self.surplus.forget_node(id);
+        self.in_doubt.forget_node(id);
+        self.forget_copies_on(id);
+        let members = self.member_ids();
+        self.deletions.depart(id, &members);
+    }
+
+    /// A member that an order removed holds nothing. One of which an old log does not know that it was may be a
+    /// holder in it: others have these copies since, and are asked for them.
+    fn forget_copies_on(&mut self, node: NodeId) {
+        if self.is_empty_node(node) {
+            return;
+        }
+        for part in 0..SHARDS {
+            let held = self.mapping.records(part).filter(|(_, found)| found.set.holders.contains(&node));
+            let held: Vec<_> = held.map(|(key, found)| (key.id(), found.record.version)).collect();
+            held.iter().for_each(|(id, version)| self.mapping.mark(id, *version, node, false));
+        }
+    }
+
+    /// The members that may not know of all that were removed.
+    pub fn uninformed(&self) -> Vec<NodeId> {
+        let all = self.removals.all.len();
+        let knows = |node: &NodeId| all == 0 || self.removals.informed.get(node) == Some(&all);
+        self.member_ids().into_iter().filter(|node| !knows(node)).collect()
+    }
+
+    /// A member keeps the list of those that were removed, of which there were so many when it was told.
+    pub fn note_informed(&mut self, node: NodeId, count: usize) {
+        if self.registry.get(node).is_some() {
+            self.removals.informed.insert(node, count);
+        }
+    }
+}

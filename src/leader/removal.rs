@@ -1,0 +1,137 @@
+//! A member is taken off the list: in the log first, then here, and then every other member remembers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::coordinator::Coordinator;
+use super::journal::{Event, NotLogged};
+use super::repair::no_member;
+use crate::cluster::knowledge::Trust;
+use crate::cluster::removal::{NotRemovable, Removed};
+use crate::error::Refusal;
+use crate::types::NodeId;
+
+/// Writes that may have chosen the member before are waited for so long.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they are over.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The answer waits so long for the other members: what they know counts only where the leader loses its log.
+const TOLD: Duration = Duration::from_secs(2);
+
+/// A member on which nothing is placed any more; it stays after all, unless it is removed before this is dropped.
+struct Leaving {
+    coordinator: Arc<Coordinator>,
+    node: NodeId,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.coordinator.cluster().keep_member(self.node);
+    }
+}
+
+impl Coordinator {
+    /// Takes a member off the list for good. A client that goes away does not stop it half way, where the log says so
+    /// and the leader does not know.
+    pub(super) async fn remove(self: &Arc<Self>, node: NodeId) -> Result<(), Refusal> {
+        let ended = || Refusal::Unknown("the leader stops".to_owned());
+        self.tasks.spawn(self.clone().remove_whole(node)).await.map_err(|_| ended())?
+    }
+
+    async fn remove_whole(self: Arc<Self>, node: NodeId) -> Result<(), Refusal> {
+        let refused = |why| self.not_removable(why);
+        let before = self.cluster().begin_removal(node);
+        let before = before.map_err(refused)?;
+        let leaving = Leaving { coordinator: self.clone(), node };
+        let until = Instant::now() + UNDER_WAY;
+        while self.cluster().any_under_way(&before) {
+            if Instant::now() >= until {
+                return Err(Refusal::Busy("writes are under way that may have chosen this node"));
+            }
+            sleep(LOOK).await;
+        }
+        let removed = self.cluster().end_removal(node);
+        let removed = removed.map_err(refused)?;
+        let logged = self.ledger().append(&[Event::Removed(removed)]).await;
+        logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
+        self.let_go(removed);
+        drop(leaving);
+        tracing::info!("node {node} was removed: its folder (uuid {}) is not let in any more", removed.uuid);
+        self.inform_of_removed(TOLD).await;
+        Ok(())
+    }
+
+    fn not_removable(&self, why: NotRemovable) -> Refusal {
+        match why {
+            NotRemovable::NoMember(node) => no_member(&self.cluster(), node),
+            NotRemovable::InUse(_) => Refusal::BadCommand(why.to_string()),
+            NotRemovable::TooFewLeft { need, left } => Refusal::TooFewNodes { need, live: left },
+            NotRemovable::NotYet(_)
+            | NotRemovable::Holds { .. }
+            | NotRemovable::Found { .. }
+            | NotRemovable::Listing(_) => Refusal::Unavailable(why.to_string()),
+        }
+    }
+
+    /// The log says that it is no member any more.
+    fn let_go(&self, removed: Removed) {
+        let mut cluster = self.cluster();
+        let is_it = cluster.registry.get(removed.id).is_some_and(|node| node.member.uuid == removed.uuid);
+        cluster.remove(removed);
+        if is_it {
+            // Under the lock: the number may belong to another folder a moment later.
+            self.links.cut(removed.id);
+        }
+        drop(cluster);
+        self.notify();
+    }
+
+    /// A node that joins knows of members that were removed: an older log, or none, does not.
+    pub(super) async fn learn_removed(self: &Arc<Self>, told: &[Removed]) -> Result<(), NotLogged> {
+        let known = self.cluster().removed();
+        let news: Vec<Removed> = told.iter().filter(|removed| !known.contains(removed)).copied().collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let leader = self.clone();
+        // To its end, even if the node goes away: the log and the leader say the same.
+        let learnt = self.tasks.spawn(async move {
+            leader.ledger().append(&news.iter().copied().map(Event::Removed).collect::<Vec<_>>()).await?;
+            for removed in news {
+                tracing::warn!("node {} was removed by a leader with a later log than this one's", removed.id);
+                leader.let_go(removed);
+            }
+            Ok(())
+        });
+        learnt.await.map_err(|_| NotLogged("the leader stops".to_owned()))?
+    }
+
+    /// Tells who was removed, where a member may not know it, and waits that long for the answers; `true`: some
+    /// member that is here does not say that it keeps that.
+    pub(super) async fn inform_of_removed(&self, patience: Duration) -> bool {
+        let (asked, count) = {
+            let cluster = self.cluster();
+            let uninformed = cluster.uninformed();
+            let here = uninformed.iter().any(|node| cluster.registry.is_linked(*node));
+            if !here || cluster.trust() != Trust::Whole {
+                return false;
+            }
+            (self.tell_members(&cluster), cluster.removed().len())
+        };
+        let answers = asked.into_iter().map(|(node, answer)| async move {
+            let kept = timeout(patience, answer).await.is_ok_and(|answer| answer == Ok(true));
+            (node, kept)
+        });
+        let answers = join_all(answers).await;
+        let mut cluster = self.cluster();
+        for (node, _) in answers.into_iter().filter(|(_, kept)| *kept) {
+            cluster.note_informed(node, count);
+        }
+        cluster.uninformed().iter().any(|node| cluster.registry.is_linked(*node))
+    }
+}
