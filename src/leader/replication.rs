@@ -389,7 +389,7 @@ impl Traffic for Writes {
                     batch.puts.extend(puts);
                 }
             }
-            if bytes < BATCH_BYTES && batch.puts.len() < BATCH_ITEMS {
+            if bytes < BATCH_BYTES && batch.puts.len() + batch.settles.len() < BATCH_ITEMS {
                 next = queue.try_recv().ok();
             }
         }
@@ -513,5 +513,28 @@ impl Owner {
         }
         // One lane without the other is no link.
         self.cut.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settles(count: usize) -> WriteJob {
+        let settles = vec![family::Settle::default(); count];
+        let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        WriteJob::Settle { settles, _room, done: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_frame_takes_no_more_settles_than_a_slow_disk_can_answer_in_time() {
+        let (jobs, mut queue) = mpsc::unbounded_channel();
+        (0..10).for_each(|_| jobs.send(settles(BATCH_ITEMS / 2)).unwrap());
+        let mut frames = Vec::new();
+        while let Ok(first) = queue.try_recv() {
+            let (to_node::Body::Write(batch), pending) = Writes::pack(first, &mut queue) else { unreachable!() };
+            frames.push((batch.settles.len(), pending.settles.len()));
+        }
+        assert_eq!(frames, [(BATCH_ITEMS, 2); 5]);
     }
 }
