@@ -25,7 +25,8 @@ use crate::types::{Holders, NodeId, NodeState, Payload};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
-/// How often stand-ins are looked for. A target gets one only if its node is late with its heartbeats or with
+/// How often stand-ins are looked for, and the longest that the last answers to a write are waited for that is on too
+/// few nodes whatever they say. A target gets one only if its node is late with its heartbeats or with
 /// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
 /// copies would end up unevenly spread.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -77,7 +78,7 @@ pub(super) enum Outcome {
     Open,
     /// On enough nodes.
     Kept,
-    /// Not on enough nodes, and no other node can be asked.
+    /// Not on enough nodes, and no other node can be asked; nor is any answer waited for.
     Failed,
 }
 
@@ -265,6 +266,7 @@ impl Replication {
                         self.give_up();
                     } else if now >= self.next_look {
                         self.next_look = now + PATIENCE;
+                        self.end_short();
                         self.stand_in();
                     } else {
                         return Some(self.hand_out());
@@ -340,7 +342,11 @@ impl Replication {
             while let Verdict::Short(_) = write.tally.verdict() {
                 let Some(ticket) = write.promise.ticket.as_mut() else { break };
                 let Some(next) = cluster.replace(ticket, node, false) else {
-                    write.outcome = Outcome::Failed;
+                    // It cannot become true any more. If the others refuse it too, it is surely nowhere, which is
+                    // worth a moment.
+                    if !write.tally.is_awaited() {
+                        write.outcome = Outcome::Failed;
+                    }
                     break;
                 };
                 write.tally.ask(next);
@@ -348,6 +354,14 @@ impl Replication {
             }
         }
         again
+    }
+
+    /// Ends writes that had no node left to ask before this look: their last answers are not waited for any longer.
+    fn end_short(&mut self) {
+        let is_short = |write: &&mut Write| {
+            write.outcome == Outcome::Open && matches!(write.tally.verdict(), Verdict::Short(_))
+        };
+        self.writes.iter_mut().flatten().filter(is_short).for_each(|write| write.outcome = Outcome::Failed);
     }
 
     /// Finds stand-ins for nodes that are late, where there are any.
