@@ -124,12 +124,14 @@ impl Coordinator {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         let mut changes = self.changes();
+        // Not under the lock: a round can have megabytes of messages.
+        let sums: Vec<Option<u32>> = turns.iter().map(|turn| turn.payload.as_deref().map(checksum)).collect();
         {
             let mut cluster = self.cluster();
-            for turn in turns {
-                let admitted = match &turn.payload {
-                    Some(payload) => cluster.admit(&turn.id, payload.len() as u32, checksum(payload)).map(Some),
-                    None => cluster.admit_deletion(&turn.id),
+            for (turn, sum) in turns.into_iter().zip(sums) {
+                let admitted = match (&turn.payload, sum) {
+                    (Some(payload), Some(crc)) => cluster.admit(&turn.id, payload.len() as u32, crc).map(Some),
+                    _ => cluster.admit_deletion(&turn.id),
                 };
                 match admitted {
                     Ok(Some(ticket)) => {
@@ -216,7 +218,14 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit>) {
+    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit> + Clone) {
+        // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
+        for (write, commit) in writes.iter().zip(commits.clone()) {
+            let record = commit.record;
+            if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
+                self.cache.put(&commit.id, record.version, &write.payload);
+            }
+        }
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<Change> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
@@ -233,9 +242,6 @@ impl Coordinator {
                 let ticket = write.promise.keep();
                 cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
-                if !deleted && write.payload.len() == commit.record.bytes() as usize {
-                    self.cache.put(&commit.id, commit.record.version, &write.payload);
-                }
                 let shown = if deleted { Holders::new() } else { commit.holders.clone() };
                 match cluster.apply(commit) {
                     Applied::Superseded => continue,
