@@ -44,6 +44,13 @@ pub enum NotAdmitted {
     NotYet(String),
 }
 
+impl Ticket {
+    /// Nothing is sent after all: of its targets, only these may have a copy.
+    pub fn unsent(&mut self, sources: &[NodeId]) {
+        self.tried.retain(|node| sources.contains(node));
+    }
+}
+
 impl Cluster {
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
@@ -137,6 +144,13 @@ impl Cluster {
     pub fn next_version(&mut self) -> Option<Version> {
         self.sequence = self.sequence.checked_add(1)?;
         Some(Version::new(self.reign?.epoch, self.sequence))
+    }
+
+    /// Nothing was admitted with the version that was given out last.
+    pub fn give_back(&mut self, version: Version) {
+        if self.reign.is_some_and(|reign| Version::new(reign.epoch, self.sequence) == version) {
+            self.sequence -= 1;
+        }
     }
 
     fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {

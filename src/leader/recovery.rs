@@ -297,11 +297,18 @@ impl Coordinator {
         if sources.is_empty() {
             return None;
         }
-        let version = if cluster.needs_new_version(id, found) { cluster.next_version()? } else { found };
+        let anew = cluster.needs_new_version(id, found);
+        let version = if anew { cluster.next_version()? } else { found };
         let record = CopyRecord { version, ..newer.record };
         let ticket = match cluster.admit_completion(id, record, &sources, fewer) {
             Ok(ticket) => ticket,
-            Err(NotAdmitted::TooFewNodes { .. } | NotAdmitted::NotYet(_)) => return None,
+            Err(NotAdmitted::TooFewNodes { .. } | NotAdmitted::NotYet(_)) => {
+                // It is tried again many times while nodes are away, and an epoch has only so many versions.
+                if anew {
+                    cluster.give_back(version);
+                }
+                return None;
+            }
         };
         drop(cluster);
         let need = ticket.targets.len();

@@ -163,6 +163,14 @@ impl Write {
         }
     }
 
+    /// It failed before any node was asked to keep it: only who had this version before may have it.
+    fn unsent(&mut self) {
+        let sources = if self.adopt { &[][..] } else { &self.sources };
+        if let Some(ticket) = &mut self.promise.ticket {
+            ticket.unsent(sources);
+        }
+    }
+
     fn put(&self, node: NodeId) -> family::Put {
         let ticket = self.promise.ticket();
         let adopt = self.adopt && self.sources.contains(&node);
@@ -216,7 +224,11 @@ impl Replication {
     /// Sends writes to their targets.
     pub(super) fn start(leader: Arc<Coordinator>, mut writes: Vec<Write>) -> Self {
         let mut by_node = ByNode::new();
-        for (i, write) in writes.iter_mut().enumerate().filter(|(_, write)| write.outcome == Outcome::Open) {
+        for (i, write) in writes.iter_mut().enumerate() {
+            if write.outcome != Outcome::Open {
+                write.unsent();
+                continue;
+            }
             for &node in &write.promise.ticket().targets {
                 if write.adopt || !write.sources.contains(&node) {
                     by_node.entry(node).or_default().push(i);
