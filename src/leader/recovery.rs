@@ -18,7 +18,7 @@ use super::replication::DialError;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
+use crate::types::{CopyRecord, MessageId, NodeId, Payload, Version};
 use crate::wire::Fence;
 use crate::wire::family::{CopyStatus, InventoryPage, from_node};
 
@@ -222,7 +222,7 @@ impl Coordinator {
             vanished.iter().for_each(|(id, version)| drop(cluster.forget(id, *version)));
             cluster.forgot_vanished();
             drop(cluster);
-            let _ = self.view.send(vanished.into_iter().map(|(id, _)| (id, Holders::new())).collect());
+            self.view.add(vanished.into_iter().map(|(id, _)| id).collect());
             self.notify();
         }
     }

@@ -17,13 +17,12 @@ use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
 use super::journal::Event;
 use super::rounds::Item;
-use super::view::Change;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Applied, Commit};
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
+use crate::types::{MessageId, NodeId, Payload, checksum};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
@@ -227,7 +226,7 @@ impl Coordinator {
             }
         }
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<MessageId> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
         {
             let mut cluster = self.cluster();
@@ -242,11 +241,10 @@ impl Coordinator {
                 let ticket = write.promise.keep();
                 cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
-                let shown = if deleted { Holders::new() } else { commit.holders.clone() };
                 match cluster.apply(commit) {
                     Applied::Superseded => continue,
                     Applied::New if deleted => {}
-                    Applied::New => changes.push((commit.id.clone(), shown)),
+                    Applied::New => changes.push(commit.id.clone()),
                     Applied::Replaced { holders, record } => {
                         // Whoever stays a holder of the same version has nothing to publish.
                         let same = record.version == commit.record.version;
@@ -263,8 +261,8 @@ impl Coordinator {
                             let made = commit.holders.iter().filter(|node| !stayed(node));
                             made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
                         }
-                        if holders != shown || record.is_tombstone() != deleted {
-                            changes.push((commit.id.clone(), shown));
+                        if holders != commit.holders || record.is_tombstone() != deleted {
+                            changes.push(commit.id.clone());
                         }
                     }
                 }
@@ -277,9 +275,7 @@ impl Coordinator {
             }
         }
         self.settle(settles);
-        if !changes.is_empty() {
-            let _ = self.view.send(changes);
-        }
+        self.view.add(changes);
     }
 
     /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.
