@@ -61,6 +61,23 @@ impl LeaderService {
         nodes.iter().filter_map(info).collect()
     }
 
+    /// The messages of a slice of a part of the index; nothing behind its end.
+    fn ids(&self, part: usize, slice: usize) -> Option<Vec<MessageId>> {
+        let cluster = self.coordinator.cluster();
+        let mapping = Some(cluster.mapping()).filter(|mapping| slice < mapping.slices(part))?;
+        Some(mapping.slice(part, slice).filter(|(_, found)| !found.set.deleted).map(|(key, _)| key.id()).collect())
+    }
+
+    /// Reads a message and sends it, if it is still there. `false`: nobody listens any more.
+    async fn send_message(&self, id: MessageId, out: &mpsc::Sender<Result<ChatMessage, Status>>) -> bool {
+        let message = match self.ask(Command::Get(id.clone())).await {
+            Reply::Value(body) => Ok(chat_message(&id, body)),
+            Reply::Refused(refusal) if refusal != Refusal::NotFound => Err(Status::unavailable(shown(&refusal))),
+            _ => return !out.is_closed(),
+        };
+        out.send(message).await.is_ok()
+    }
+
     fn holders(&self, id: &MessageId) -> Vec<NodeInfo> {
         let holders = self.coordinator.cluster().holders(id).unwrap_or_default();
         self.info(&holders)
@@ -141,18 +158,15 @@ impl FamilyService for LeaderService {
         let service = self.clone();
         tokio::spawn(async move {
             for part in 0..SHARDS {
-                let mut ids = Vec::new();
-                service.coordinator.cluster().mapping().for_each(part, |id, _| ids.push(id.clone()));
-                for id in ids {
-                    let sent = match service.ask(Command::Get(id.clone())).await {
-                        Reply::Value(body) => out.send(Ok(chat_message(&id, body))).await,
-                        Reply::Refused(Refusal::NotFound) => Ok(()),
-                        Reply::Refused(refusal) => out.send(Err(Status::unavailable(shown(&refusal)))).await,
-                        _ => Ok(()),
-                    };
-                    if sent.is_err() {
-                        return;
+                let mut slice = 0;
+                // The lock is let go between two slices, so that no request waits for a whole part.
+                while let Some(ids) = service.ids(part, slice) {
+                    for id in ids {
+                        if !service.send_message(id, &out).await {
+                            return;
+                        }
                     }
+                    slice += 1;
                 }
             }
         });
