@@ -357,16 +357,25 @@ impl Mapping {
         (self.len, self.bytes) = (self.len + messages, self.bytes + bytes);
     }
 
-    /// Calls `each` for every committed message of one of [`SHARDS`] parts.
-    pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
-        for (key, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {
-            each(&key.id(), found);
-        }
-    }
-
     /// Everything committed of one of [`SHARDS`] parts, tombstones too.
     pub fn records(&self, part: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
         (0..self.slices(part)).flat_map(move |slice| self.slice(part, slice))
+    }
+
+    /// Everything committed of a part that lies on a holder set which is `wanted`: that is asked once for each set.
+    pub(super) fn records_on<'a>(
+        &'a self,
+        part: usize,
+        mut wanted: impl FnMut(&HolderSet) -> bool + 'a,
+    ) -> impl Iterator<Item = (Key<'a>, Found<'a>)> {
+        let mut known = vec![None; self.sets.numbers()];
+        let slots = (0..self.slices(part)).flat_map(move |slice| self.shards[part].arena.slots(slice));
+        slots.filter_map(move |(_, slot)| {
+            let entry = Entry::read(slot);
+            let known = &mut known[entry.set as usize];
+            let is_wanted = *known.get_or_insert_with(|| wanted(self.sets.get(entry.set)));
+            is_wanted.then(|| (Key(&slot[HEAD..]), self.found(&entry)))
+        })
     }
 
     /// Into how many slices of some thousand ids a part is divided.
@@ -468,7 +477,8 @@ mod tests {
     fn state(mapping: &Mapping) -> State {
         let mut ids = Vec::new();
         for part in 0..SHARDS {
-            mapping.for_each(part, |id, found| ids.push((id.to_string(), found.record.version, found.set.clone())));
+            let messages = mapping.records(part).filter(|(_, found)| !found.set.deleted);
+            ids.extend(messages.map(|(key, found)| (key.id().to_string(), found.record.version, found.set.clone())));
         }
         ids.sort_by(|a, b| a.0.cmp(&b.0));
         let mut sets: Vec<_> = mapping.sets().map(|(set, n, bytes)| (set.clone(), n, bytes)).collect();

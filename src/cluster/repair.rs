@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 
 use smallvec::SmallVec;
 
-use super::mapping::{Found, HolderSet};
+use super::mapping::HolderSet;
 use super::registry::Node;
 use super::{Cluster, Ticket, Trust};
 use crate::error::name_nodes;
@@ -131,7 +131,7 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, skip, |found| self.need(found.set) == Need::Step(urgency))
+        self.find(part, limit, skip, |set| self.need(set) == Need::Step(urgency))
     }
 
     /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
@@ -155,9 +155,9 @@ impl Cluster {
         part: usize,
         limit: usize,
         skip: &HashSet<MessageId, S>,
-        mut wanted: impl FnMut(Found<'_>) -> bool,
+        wanted: impl FnMut(&HolderSet) -> bool,
     ) -> Vec<MessageId> {
-        let all = self.mapping.records(part).filter(|(_, found)| wanted(*found)).map(|(key, _)| key.id());
+        let all = self.mapping.records_on(part, wanted).map(|(key, _)| key.id());
         all.filter(|id| !skip.contains(id)).take(limit).collect()
     }
 
@@ -246,9 +246,7 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, skip, |found| {
-            !found.set.deleted && found.set.has_intact(from) && !found.set.holders.contains(&to)
-        })
+        self.find(part, limit, skip, |set| !set.deleted && set.has_intact(from) && !set.holders.contains(&to))
     }
 
     /// Decides to move a copy, and promises it; nothing if that would even nothing out any more.
@@ -397,7 +395,8 @@ impl Cluster {
         };
         let mut left: Vec<(Obstacle, usize)> = self.stuck().into_iter().map(some).collect();
         let mut found: Vec<(MessageId, Obstacle)> = Vec::new();
-        for (key, message) in self.mapping.records(part).filter(|(_, found)| !found.set.deleted) {
+        let is_stuck = |set: &HolderSet| !set.deleted && matches!(self.need(set), Need::Stuck(_));
+        for (key, message) in self.mapping.records_on(part, is_stuck) {
             left.retain(|(_, count)| *count > 0);
             if left.is_empty() {
                 break;
