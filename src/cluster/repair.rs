@@ -14,7 +14,7 @@ use super::mapping::HolderSet;
 use super::registry::Node;
 use super::{Cluster, Ticket, Trust};
 use crate::error::name_nodes;
-use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, RepairView, Version};
+use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, Nodes, RepairView, Version};
 
 /// Ids of a stuck kind that reports name.
 const NAMED: usize = 5;
@@ -28,12 +28,12 @@ pub struct Repair {
     /// Its targets: holders that stay, and nodes that get a copy.
     pub ticket: Ticket,
     /// Those of the targets that have a copy which counts.
-    pub keep: SmallVec<[NodeId; 7]>,
+    pub keep: Nodes,
     /// Holders that stay on record beside the targets, because these are fewer than tolerance asks for: their
     /// copies are intact, if on nodes that are away or being drained.
-    pub also: SmallVec<[NodeId; 7]>,
+    pub also: Nodes,
     /// Who can be asked for the content, best first.
-    pub sources: SmallVec<[NodeId; 7]>,
+    pub sources: Nodes,
     /// Copies that can be read will go: those that stay have to be read and checked first.
     pub trims: bool,
 }
@@ -44,7 +44,7 @@ pub struct Trim {
     /// The committed record; nothing where the id was deleted and forgotten.
     pub committed: Option<CopyRecord>,
     /// Holders that have to prove first that they have it.
-    pub check: SmallVec<[NodeId; 7]>,
+    pub check: Nodes,
     /// Which nodes let go of what: everything up to this version, or (where they are holders) before it.
     pub settles: SmallVec<[(NodeId, Version, bool); 2]>,
     /// The copies that were looked at.
@@ -77,13 +77,13 @@ impl Cluster {
     }
 
     /// Holders whose copies count.
-    fn counting(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
+    fn counting(&self, set: &HolderSet) -> Nodes {
         set.intact().filter(|&id| self.node(id).is_some_and(|node| !node.missing && !node.draining)).collect()
     }
 
     /// Holders whose copies can be read now, steady ones first.
-    fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
-        let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
+    fn readable(&self, set: &HolderSet) -> Nodes {
+        let mut all: Nodes = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
         all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
         all
     }
@@ -202,12 +202,12 @@ impl Cluster {
         id: &MessageId,
         record: CopyRecord,
         set: &HolderSet,
-        keep: SmallVec<[NodeId; 7]>,
-        targets: SmallVec<[NodeId; 7]>,
-        sources: SmallVec<[NodeId; 7]>,
+        keep: Nodes,
+        targets: Nodes,
+        sources: Nodes,
     ) -> Repair {
         let room = self.tolerance.saturating_sub(targets.len());
-        let also: SmallVec<[NodeId; 7]> = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
+        let also: Nodes = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
         let goes = |node: NodeId| !targets.contains(&node) && !also.contains(&node) && !self.is_missing(node);
         let trims = set.intact().any(goes);
         // A tombstone is no load.
@@ -258,7 +258,7 @@ impl Cluster {
         if !pays || self.need(&set) != Need::Nothing || !set.has_intact(from) || set.holders.contains(&to) {
             return None;
         }
-        let keep: SmallVec<[NodeId; 7]> = set.intact().filter(|node| *node != from).collect();
+        let keep: Nodes = set.intact().filter(|node| *node != from).collect();
         let targets = keep.iter().copied().chain([to]).collect();
         let sources = self.readable(&set);
         (!sources.is_empty()).then(|| self.step(id, record, &set, keep, targets, sources))

@@ -1,10 +1,8 @@
 //! The leader's gRPC door: nodes register and beat here, and programs of the original register SET and GET.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,10 +19,7 @@ use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
     RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
 };
-use crate::wire::{chat_message, requested_id};
-
-/// Messages that wait for a slow reader of `ListMessages`.
-const LISTED_AHEAD: usize = 64;
+use crate::wire::{LISTED_AHEAD, Replies, chat_message, requested_id};
 
 /// The service of the leader.
 #[derive(Debug, Clone)]
@@ -91,8 +86,6 @@ fn failed(error: String) -> Response<StoreResponse> {
 fn shown(refusal: &Refusal) -> String {
     format!("{} {refusal}", refusal.code())
 }
-
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl FamilyService for LeaderService {

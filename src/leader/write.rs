@@ -21,7 +21,7 @@ use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, NodeId, NodeState, Payload};
+use crate::types::{Holders, NodeId, NodeState, Nodes, Payload};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
@@ -117,11 +117,11 @@ pub(super) struct Write {
     /// Where it stands.
     pub outcome: Outcome,
     /// For a completion: nodes that had this version before.
-    pub sources: SmallVec<[NodeId; 7]>,
+    pub sources: Nodes,
     /// The sources hold it as a foreign file, which they are to adopt.
     pub adopt: bool,
     /// For a repair: holders that stay on record beside those that answered.
-    pub also: SmallVec<[NodeId; 7]>,
+    pub also: Nodes,
     /// For a repair: holders that are no targets let go of their copies, as those that stay were read and checked.
     pub trims: bool,
     /// The first failure, for people.
@@ -132,7 +132,7 @@ impl Write {
     /// A write that was just admitted.
     pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
-        let (sources, outcome) = (SmallVec::new(), Outcome::Open);
+        let (sources, outcome) = (Nodes::new(), Outcome::Open);
         Self {
             askers,
             promise,
@@ -142,7 +142,7 @@ impl Write {
             outcome,
             sources,
             adopt: false,
-            also: SmallVec::new(),
+            also: Nodes::new(),
             trims: false,
             trouble: None,
         }
@@ -370,9 +370,8 @@ impl Replication {
 
     /// Ends writes that had no node left to ask before this look: their last answers are not waited for any longer.
     fn end_short(&mut self) {
-        let is_short = |write: &&mut Write| {
-            write.outcome == Outcome::Open && matches!(write.tally.verdict(), Verdict::Short(_))
-        };
+        let is_short =
+            |write: &&mut Write| write.outcome == Outcome::Open && matches!(write.tally.verdict(), Verdict::Short(_));
         self.writes.iter_mut().flatten().filter(is_short).for_each(|write| write.outcome = Outcome::Failed);
     }
 
