@@ -17,6 +17,7 @@ mod belief;
 mod inventory;
 mod placement;
 mod sets;
+mod shard;
 
 #[cfg(test)]
 mod tests;
