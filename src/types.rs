@@ -168,6 +168,9 @@ impl fmt::Display for NodeId {
 /// Nodes that keep copies of one message: ascending, distinct, at most [`MAX_TOLERANCE`].
 pub type Holders = SmallVec<[NodeId; MAX_TOLERANCE]>;
 
+/// Nodes that something is to be done with about one message, in an order of their own.
+pub type Nodes = SmallVec<[NodeId; MAX_TOLERANCE]>;
+
 /// One life of a leader; a larger one fences off all smaller ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u32);

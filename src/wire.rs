@@ -3,9 +3,11 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,6 +39,12 @@ pub const BATCH_BYTES: usize = 1 << 20;
 
 /// Items that a batch is filled up to: enough to share a sync, few enough for a slow disk to answer in time.
 pub const BATCH_ITEMS: usize = 512;
+
+/// Messages that wait for a slow reader of `ListMessages`.
+pub const LISTED_AHEAD: usize = 64;
+
+/// What a call gives that is answered many times.
+pub type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, tonic::Status>> + Send>>;
 
 /// Frames that wait between a role and its transport, in each direction.
 pub const LANE_FRAMES: usize = 8;

@@ -80,7 +80,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
     rewrite_log_from: ByteSize,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
-    #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0)]
+    #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
     local_nodes: u32,
     /// How copies lie on the disks of these nodes
     #[arg(long, env = "HATOKUSE_LAYOUT", default_value = "text")]

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::Cluster;
 use super::knowledge::Trust;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, Nodes, Version};
 
 /// Ids of failed writes whose copies are remembered. Disks that take nothing would else make the leader remember every
 /// id that it is asked to write; what it does not remember, a node lists when it joins the next time.
@@ -23,7 +23,7 @@ pub struct Ticket {
     /// Version, length and checksum.
     pub record: CopyRecord,
     /// The nodes that are meant to hold it.
-    pub targets: SmallVec<[NodeId; 7]>,
+    pub targets: Nodes,
     /// Every node that was ever a target.
     pub(super) tried: SmallVec<[NodeId; 8]>,
     /// The holders of the version before.
@@ -42,6 +42,13 @@ pub enum NotAdmitted {
     },
     /// The leader does not know enough yet.
     NotYet(String),
+}
+
+impl Ticket {
+    /// Nothing is sent after all: of its targets, only these may have a copy.
+    pub fn unsent(&mut self, sources: &[NodeId]) {
+        self.tried.retain(|node| sources.contains(node));
+    }
 }
 
 impl Cluster {
@@ -139,9 +146,16 @@ impl Cluster {
         Some(Version::new(self.reign?.epoch, self.sequence))
     }
 
+    /// Nothing was admitted with the version that was given out last.
+    pub fn give_back(&mut self, version: Version) {
+        if self.reign.is_some_and(|reign| Version::new(reign.epoch, self.sequence) == version) {
+            self.sequence -= 1;
+        }
+    }
+
     fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {
         let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
-        let mut targets: SmallVec<[NodeId; 7]> = sources.iter().copied().take(self.tolerance).collect();
+        let mut targets: Nodes = sources.iter().copied().take(self.tolerance).collect();
         if targets.len() < self.tolerance {
             targets.extend(self.registry.choose(self.tolerance - targets.len(), &held, sources));
         }
@@ -152,13 +166,7 @@ impl Cluster {
     }
 
     /// `held`: the holders of the message before, who will give it up.
-    pub(super) fn promise_to(
-        &mut self,
-        id: &MessageId,
-        record: CopyRecord,
-        targets: SmallVec<[NodeId; 7]>,
-        held: Holders,
-    ) -> Ticket {
+    pub(super) fn promise_to(&mut self, id: &MessageId, record: CopyRecord, targets: Nodes, held: Holders) -> Ticket {
         self.under_way.insert(record.version);
         let ticket = Ticket { id: id.clone(), record, tried: targets.iter().copied().collect(), targets, held };
         self.weigh(&ticket, 1);

@@ -11,7 +11,7 @@ use std::ops::Bound;
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
-use super::mapping::{Found, SHARDS};
+use super::mapping::SHARDS;
 use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
@@ -310,8 +310,8 @@ impl Cluster {
         let mut missing = Vec::new();
         for part in 0..SHARDS {
             let judged = |version| version < taking.floor || seeded::active(Bug::AbsenceAboveFloor);
-            let held = |found: &Found<'_>| found.set.holders.contains(&node) && judged(found.record.version);
-            for (key, found) in self.mapping.records(part).filter(|(_, found)| held(found)) {
+            let held = self.mapping.records_on(part, |set| set.holders.contains(&node));
+            for (key, found) in held.filter(|(_, found)| judged(found.record.version)) {
                 let id = key.id();
                 if !taking.seen.contains(&HASHER.hash_one(&id)) {
                     missing.push((id, found.record.version));

@@ -13,11 +13,11 @@
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 
-use super::arena::{Arena, HEAD, LENGTH_AT};
+use super::arena::{Arena, HEAD};
 pub use super::sets::HolderSet;
 use super::sets::Sets;
+use super::shard::{Entry, NO_LINE, Shard};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 
@@ -66,80 +66,6 @@ pub struct Found<'a> {
     pub record: CopyRecord,
     /// Who holds it.
     pub set: &'a HolderSet,
-}
-
-/// What is kept of an id beside the id.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    record: CopyRecord,
-    set: u32,
-    /// Where its line of the readable view begins, or [`NO_LINE`].
-    line: u64,
-}
-
-/// The longest that 48 bits hold.
-const NO_LINE: u64 = (1 << 48) - 1;
-
-impl Entry {
-    fn read(head: &[u8]) -> Self {
-        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
-        let version = Version(u64::from_le_bytes(head[..8].try_into().expect("eight bytes")));
-        let record = CopyRecord { version, length: u32_at(8), crc: u32_at(12) };
-        let mut line = [0; 8];
-        line[..6].copy_from_slice(&head[20..LENGTH_AT]);
-        Self { record, set: u32_at(16), line: u64::from_le_bytes(line) }
-    }
-
-    fn write(&self, head: &mut [u8]) {
-        head[..8].copy_from_slice(&self.record.version.0.to_le_bytes());
-        head[8..12].copy_from_slice(&self.record.length.to_le_bytes());
-        head[12..16].copy_from_slice(&self.record.crc.to_le_bytes());
-        head[16..20].copy_from_slice(&self.set.to_le_bytes());
-        head[20..LENGTH_AT].copy_from_slice(&self.line.to_le_bytes()[..6]);
-    }
-}
-
-/// Where an id's slot is, and enough of its hash to tell most others.
-#[derive(Debug, Clone, Copy)]
-struct Pointer {
-    hash: u32,
-    at: u32,
-}
-
-impl Pointer {
-    /// The table takes the low bits for the place and the top bits for the first comparison.
-    fn spread(self) -> u64 {
-        u64::from(self.hash) << 32 | u64::from(self.hash)
-    }
-}
-
-/// Part of the index.
-#[derive(Debug, Default)]
-struct Shard {
-    table: HashTable<Pointer>,
-    arena: Arena,
-}
-
-impl Shard {
-    fn find(&self, hash: u32, id: &[u8]) -> Option<u32> {
-        let same = |other: &Pointer| other.hash == hash && &self.arena.get(other.at)[HEAD..] == id;
-        self.table.find(Pointer { hash, at: 0 }.spread(), same).map(|pointer| pointer.at)
-    }
-
-    fn insert(&mut self, hash: u32, id: &[u8], entry: Entry) -> bool {
-        let Some(at) = self.arena.add(id) else { return false };
-        entry.write(self.arena.head_mut(at));
-        let pointer = Pointer { hash, at };
-        self.table.insert_unique(pointer.spread(), pointer, |other| other.spread());
-        true
-    }
-
-    fn remove(&mut self, hash: u32, at: u32) {
-        if let Ok(pointer) = self.table.find_entry(Pointer { hash, at }.spread(), |other| other.at == at) {
-            pointer.remove();
-            self.arena.remove(at);
-        }
-    }
 }
 
 /// An id's place: its shard, its hash there, and its slot if it has one.
@@ -357,16 +283,25 @@ impl Mapping {
         (self.len, self.bytes) = (self.len + messages, self.bytes + bytes);
     }
 
-    /// Calls `each` for every committed message of one of [`SHARDS`] parts.
-    pub fn for_each(&self, part: usize, mut each: impl FnMut(&MessageId, Found<'_>)) {
-        for (key, found) in self.records(part).filter(|(_, found)| !found.set.deleted) {
-            each(&key.id(), found);
-        }
-    }
-
     /// Everything committed of one of [`SHARDS`] parts, tombstones too.
     pub fn records(&self, part: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
         (0..self.slices(part)).flat_map(move |slice| self.slice(part, slice))
+    }
+
+    /// Everything committed of a part that lies on a holder set which is `wanted`: that is asked once for each set.
+    pub(super) fn records_on<'a>(
+        &'a self,
+        part: usize,
+        mut wanted: impl FnMut(&HolderSet) -> bool + 'a,
+    ) -> impl Iterator<Item = (Key<'a>, Found<'a>)> {
+        let mut known = vec![None; self.sets.numbers()];
+        let slots = (0..self.slices(part)).flat_map(move |slice| self.shards[part].arena.slots(slice));
+        slots.filter_map(move |(_, slot)| {
+            let entry = Entry::read(slot);
+            let known = &mut known[entry.set as usize];
+            let is_wanted = *known.get_or_insert_with(|| wanted(self.sets.get(entry.set)));
+            is_wanted.then(|| (Key(&slot[HEAD..]), self.found(&entry)))
+        })
     }
 
     /// Into how many slices of some thousand ids a part is divided.
@@ -468,7 +403,8 @@ mod tests {
     fn state(mapping: &Mapping) -> State {
         let mut ids = Vec::new();
         for part in 0..SHARDS {
-            mapping.for_each(part, |id, found| ids.push((id.to_string(), found.record.version, found.set.clone())));
+            let messages = mapping.records(part).filter(|(_, found)| !found.set.deleted);
+            ids.extend(messages.map(|(key, found)| (key.id().to_string(), found.record.version, found.set.clone())));
         }
         ids.sort_by(|a, b| a.0.cmp(&b.0));
         let mut sets: Vec<_> = mapping.sets().map(|(set, n, bytes)| (set.clone(), n, bytes)).collect();

@@ -6,7 +6,6 @@
 pub mod deletion;
 pub mod knowledge;
 pub mod mapping;
-pub mod placement;
 pub mod quorum;
 pub mod registry;
 pub mod removal;
@@ -17,15 +16,15 @@ mod admission;
 mod arena;
 mod belief;
 mod inventory;
+mod placement;
 mod sets;
+mod shard;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-use smallvec::SmallVec;
 
 pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
@@ -39,7 +38,7 @@ use self::repair::Obstacle;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Nodes, Uuid, Version};
 
 /// Whose word counts: the cluster's name, and the epoch of its leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +57,9 @@ pub enum Located {
         /// Version, length and checksum.
         record: CopyRecord,
         /// Holders to ask, best first.
-        candidates: SmallVec<[NodeId; 7]>,
+        candidates: Nodes,
         /// Holders that cannot be asked now.
-        missed: SmallVec<[NodeId; 7]>,
+        missed: Nodes,
     },
     /// Surely no such message.
     NotFound,
@@ -270,8 +269,7 @@ impl Cluster {
         {
             return Located::Hidden("a copy on a node that was no holder is being taken in".to_owned());
         }
-        let (mut up, mut late, mut missed) =
-            (SmallVec::<[NodeId; 7]>::new(), SmallVec::<[NodeId; 7]>::new(), SmallVec::new());
+        let (mut up, mut late, mut missed) = (Nodes::new(), Nodes::new(), Nodes::new());
         for id in found.set.intact() {
             match self.registry.get(id) {
                 Some(node) if node.session.is_some() && node.state == NodeState::Up => up.push(id),

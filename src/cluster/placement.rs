@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 /// A node's place in the registry's list, which ascends by node id.
-pub type Slot = usize;
+pub(super) type Slot = usize;
 
 /// The slots of one load, as a bit set: the lowest slot is found by scanning
 /// words, and a slot moves between loads by clearing one bit and setting another.
@@ -44,33 +44,20 @@ impl Rung {
 
 /// Slots sorted by load, then by slot.
 #[derive(Debug, Clone, Default)]
-pub struct Ladder {
+pub(super) struct Ladder {
     rungs: BTreeMap<u64, Rung>,
-    len: usize,
 }
 
 impl Ladder {
-    /// Slots on the ladder.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Puts a slot that is not there on the rung of its load.
-    pub fn insert(&mut self, slot: Slot, load: u64) {
+    pub(super) fn insert(&mut self, slot: Slot, load: u64) {
         self.rungs.entry(load).or_default().insert(slot);
-        self.len += 1;
     }
 
     /// Takes a slot off the rung of its load.
-    pub fn remove(&mut self, slot: Slot, load: u64) {
+    pub(super) fn remove(&mut self, slot: Slot, load: u64) {
         if let Some(rung) = self.rungs.get_mut(&load) {
             rung.remove(slot);
-            self.len -= 1;
             if rung.members == 0 {
                 self.rungs.remove(&load);
             }
@@ -78,7 +65,7 @@ impl Ladder {
     }
 
     /// Moves a slot from one load to another.
-    pub fn shift(&mut self, slot: Slot, from: u64, to: u64) {
+    pub(super) fn shift(&mut self, slot: Slot, from: u64, to: u64) {
         if from != to {
             self.remove(slot, from);
             self.insert(slot, to);
@@ -86,7 +73,7 @@ impl Ladder {
     }
 
     /// All slots with their loads, least loaded first, ties by slot.
-    pub fn ascending(&self) -> impl Iterator<Item = (u64, Slot)> {
+    pub(super) fn ascending(&self) -> impl Iterator<Item = (u64, Slot)> {
         self.rungs.iter().flat_map(|(&load, rung)| rung.slots().map(move |slot| (load, slot)))
     }
 
@@ -94,7 +81,7 @@ impl Ladder {
     ///
     /// `staying` are slots that hold an older version of the message, with their
     /// loads: they give that copy up whatever is chosen, so each ranks one lower.
-    pub fn choose(&self, count: usize, staying: &[(u64, Slot)]) -> SmallVec<[Slot; 8]> {
+    pub(super) fn choose(&self, count: usize, staying: &[(u64, Slot)]) -> SmallVec<[Slot; 8]> {
         let mut ranked: SmallVec<[(u64, Slot); 16]> =
             staying.iter().map(|&(load, slot)| (load.saturating_sub(1), slot)).collect();
         let others = self.ascending().filter(|(_, slot)| !staying.iter().any(|(_, held)| held == slot));
@@ -151,7 +138,6 @@ mod tests {
             let mut expected: Vec<_> = loads.iter().copied().zip(0..).collect();
             expected.sort_unstable();
             prop_assert_eq!(ladder.ascending().collect::<Vec<_>>(), expected);
-            prop_assert_eq!(ladder.len(), loads.len());
         }
     }
 }

@@ -89,6 +89,11 @@ impl Tally {
         self.stored.iter().skip(self.need).chain(&self.asked).copied()
     }
 
+    /// Whether any node that was asked has not answered.
+    pub fn is_awaited(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Whether every node asked so far has surely kept nothing.
     pub fn surely_nowhere(&self) -> bool {
         self.stored.is_empty() && self.asked.is_empty() && !self.silent

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::placement::{Ladder, Slot};
-use crate::types::{DiskView, Holders, NodeId, NodeState, Uuid};
+use crate::types::{DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Uuid};
 
 /// A node beats this often.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -346,15 +347,15 @@ impl Registry {
     /// The `count` nodes for a message, least loaded first, ties by id; fewer if there are not as many.
     /// `held` are the holders of its older version. Nodes of `barred` are left out.
     /// Nodes that something is late about come last, and only as needed.
-    pub fn choose(&self, count: usize, held: &[NodeId], barred: &[NodeId]) -> Vec<NodeId> {
-        let staying: Vec<(u64, Slot)> = held
+    pub fn choose(&self, count: usize, held: &[NodeId], barred: &[NodeId]) -> Nodes {
+        let staying: SmallVec<[(u64, Slot); MAX_TOLERANCE]> = held
             .iter()
             .filter_map(|id| self.slots.get(id))
             .filter(|&&slot| self.nodes[slot].placeable())
             .map(|&slot| (self.nodes[slot].load(), slot))
             .collect();
         let is_barred = |node: &Node| barred.contains(&node.member.id);
-        let mut chosen: Vec<NodeId> = self
+        let mut chosen: Nodes = self
             .ladder
             .choose(count + barred.len(), &staying)
             .into_iter()

@@ -10,11 +10,11 @@ use std::hash::BuildHasher;
 
 use smallvec::SmallVec;
 
-use super::mapping::{Found, HolderSet};
+use super::mapping::HolderSet;
 use super::registry::Node;
 use super::{Cluster, Ticket, Trust};
 use crate::error::name_nodes;
-use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, RepairView, Version};
+use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, Nodes, RepairView, Version};
 
 /// Ids of a stuck kind that reports name.
 const NAMED: usize = 5;
@@ -28,12 +28,12 @@ pub struct Repair {
     /// Its targets: holders that stay, and nodes that get a copy.
     pub ticket: Ticket,
     /// Those of the targets that have a copy which counts.
-    pub keep: SmallVec<[NodeId; 7]>,
+    pub keep: Nodes,
     /// Holders that stay on record beside the targets, because these are fewer than tolerance asks for: their
     /// copies are intact, if on nodes that are away or being drained.
-    pub also: SmallVec<[NodeId; 7]>,
+    pub also: Nodes,
     /// Who can be asked for the content, best first.
-    pub sources: SmallVec<[NodeId; 7]>,
+    pub sources: Nodes,
     /// Copies that can be read will go: those that stay have to be read and checked first.
     pub trims: bool,
 }
@@ -44,7 +44,7 @@ pub struct Trim {
     /// The committed record; nothing where the id was deleted and forgotten.
     pub committed: Option<CopyRecord>,
     /// Holders that have to prove first that they have it.
-    pub check: SmallVec<[NodeId; 7]>,
+    pub check: Nodes,
     /// Which nodes let go of what: everything up to this version, or (where they are holders) before it.
     pub settles: SmallVec<[(NodeId, Version, bool); 2]>,
     /// The copies that were looked at.
@@ -77,13 +77,13 @@ impl Cluster {
     }
 
     /// Holders whose copies count.
-    fn counting(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
+    fn counting(&self, set: &HolderSet) -> Nodes {
         set.intact().filter(|&id| self.node(id).is_some_and(|node| !node.missing && !node.draining)).collect()
     }
 
     /// Holders whose copies can be read now, steady ones first.
-    pub(super) fn readable(&self, set: &HolderSet) -> SmallVec<[NodeId; 7]> {
-        let mut all: SmallVec<[NodeId; 7]> = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
+    pub(super) fn readable(&self, set: &HolderSet) -> Nodes {
+        let mut all: Nodes = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
         all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
         all
     }
@@ -131,7 +131,7 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, skip, |found| self.need(found.set) == Need::Step(urgency))
+        self.find(part, limit, skip, |set| self.need(set) == Need::Step(urgency))
     }
 
     /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
@@ -155,9 +155,9 @@ impl Cluster {
         part: usize,
         limit: usize,
         skip: &HashSet<MessageId, S>,
-        mut wanted: impl FnMut(Found<'_>) -> bool,
+        wanted: impl FnMut(&HolderSet) -> bool,
     ) -> Vec<MessageId> {
-        let all = self.mapping.records(part).filter(|(_, found)| wanted(*found)).map(|(key, _)| key.id());
+        let all = self.mapping.records_on(part, wanted).map(|(key, _)| key.id());
         all.filter(|id| !skip.contains(id)).take(limit).collect()
     }
 
@@ -202,12 +202,12 @@ impl Cluster {
         id: &MessageId,
         record: CopyRecord,
         set: &HolderSet,
-        keep: SmallVec<[NodeId; 7]>,
-        targets: SmallVec<[NodeId; 7]>,
-        sources: SmallVec<[NodeId; 7]>,
+        keep: Nodes,
+        targets: Nodes,
+        sources: Nodes,
     ) -> Repair {
         let room = self.tolerance.saturating_sub(targets.len());
-        let also: SmallVec<[NodeId; 7]> = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
+        let also: Nodes = set.intact().filter(|node| !targets.contains(node)).take(room).collect();
         let goes = |node: NodeId| !targets.contains(&node) && !also.contains(&node) && !self.is_missing(node);
         let trims = set.intact().any(goes);
         // A tombstone is no load.
@@ -246,9 +246,7 @@ impl Cluster {
         limit: usize,
         skip: &HashSet<MessageId, S>,
     ) -> Vec<MessageId> {
-        self.find(part, limit, skip, |found| {
-            !found.set.deleted && found.set.has_intact(from) && !found.set.holders.contains(&to)
-        })
+        self.find(part, limit, skip, |set| !set.deleted && set.has_intact(from) && !set.holders.contains(&to))
     }
 
     /// Decides to move a copy, and promises it; nothing if that would even nothing out any more.
@@ -260,7 +258,7 @@ impl Cluster {
         if !pays || self.need(&set) != Need::Nothing || !set.has_intact(from) || set.holders.contains(&to) {
             return None;
         }
-        let keep: SmallVec<[NodeId; 7]> = set.intact().filter(|node| *node != from).collect();
+        let keep: Nodes = set.intact().filter(|node| *node != from).collect();
         let targets = keep.iter().copied().chain([to]).collect();
         let sources = self.readable(&set);
         (!sources.is_empty()).then(|| self.step(id, record, &set, keep, targets, sources))
@@ -397,7 +395,8 @@ impl Cluster {
         };
         let mut left: Vec<(Obstacle, usize)> = self.stuck().into_iter().map(some).collect();
         let mut found: Vec<(MessageId, Obstacle)> = Vec::new();
-        for (key, message) in self.mapping.records(part).filter(|(_, found)| !found.set.deleted) {
+        let is_stuck = |set: &HolderSet| !set.deleted && matches!(self.need(set), Need::Stuck(_));
+        for (key, message) in self.mapping.records_on(part, is_stuck) {
             left.retain(|(_, count)| *count > 0);
             if left.is_empty() {
                 break;

@@ -62,6 +62,11 @@ fn hash(key: &HolderSet) -> u64 {
 }
 
 impl Sets {
+    /// All numbers that are in use are below this one.
+    pub(super) fn numbers(&self) -> usize {
+        self.all.len()
+    }
+
     pub(super) fn get(&self, number: u32) -> &HolderSet {
         &self.all[number as usize].key
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +23,7 @@ use super::repair::Progress;
 use super::replication::Links;
 use super::rounds::Rounds;
 use super::set::{Turn, Wanted};
-use super::view::Change;
+use super::view;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
@@ -102,7 +102,7 @@ pub struct Coordinator {
     pub(super) reads: Arc<Rounds<Get>>,
     /// One write at a time for each id.
     pub gate: Arc<Gate>,
-    pub(super) view: mpsc::UnboundedSender<Vec<Change>>,
+    pub(super) view: Arc<view::Changes>,
     changed: Arc<Changed>,
     /// Writes under way, which a stop waits for.
     pub tasks: TaskTracker,
@@ -203,7 +203,7 @@ impl Coordinator {
         links: Arc<Links>,
         ledger: Ledger,
         cache: MessageCache,
-        view: mpsc::UnboundedSender<Vec<Change>>,
+        view: Arc<view::Changes>,
         stop: Stop,
     ) -> Self {
         Self {

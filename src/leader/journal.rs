@@ -42,8 +42,9 @@ const COMPACT_FROM: u64 = 10_000;
 /// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) long ids on many nodes.
 const LONGEST: usize = 1 << 20;
 
-/// Records of one batch.
+/// Records and bytes that a batch is filled up to; it holds at least one job, however long.
 const BATCH_RECORDS: usize = 16_384;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Something that became true.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -587,12 +588,14 @@ async fn write_loop(
                 None => return,
             },
         };
-        let mut count = first.ends.len();
+        let (mut count, mut bytes) = (first.ends.len(), first.records.len());
         let mut batch = vec![first];
         while count < BATCH_RECORDS
+            && bytes < BATCH_BYTES
             && let Ok(job) = queue.try_recv()
         {
             count += job.ends.len();
+            bytes += job.records.len();
             batch.push(job);
         }
         let result = busy.with(|| write_batch(&mut log, io_mode, &batch));

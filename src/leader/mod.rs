@@ -39,7 +39,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -160,15 +159,15 @@ impl Leader {
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network));
         let cache = MessageCache::new(settings.cache_bytes);
-        let (changes, view_queue) = mpsc::unbounded_channel();
-        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes, stop.clone()));
+        let changes = Arc::new(view::Changes::default());
+        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));
         let membership =
             Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
-        let view = view::keep(folder, coordinator.clone(), view_queue, finish_view.clone(), hold_view);
+        let view = view::keep(folder, coordinator.clone(), changes, finish_view.clone(), hold_view);
         let view = async move {
             view.await;
             let _ = done.send(());

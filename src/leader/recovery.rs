@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -19,7 +18,7 @@ use super::replication::DialError;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, Payload, Version};
+use crate::types::{CopyRecord, MessageId, NodeId, Nodes, Payload, Version};
 use crate::wire::family::{CopyStatus, InventoryPage, from_node};
 use crate::wire::{Fence, Roll};
 
@@ -49,7 +48,7 @@ pub(super) struct Fetch {
     /// The version that the sources have it by.
     pub version: Version,
     /// Whom to ask, best first.
-    pub sources: SmallVec<[NodeId; 7]>,
+    pub sources: Nodes,
 }
 
 impl Coordinator {
@@ -233,7 +232,7 @@ impl Coordinator {
             vanished.iter().for_each(|(id, version)| drop(cluster.forget(id, *version)));
             cluster.forgot_vanished();
             drop(cluster);
-            let _ = self.view.send(vanished.into_iter().map(|(id, _)| (id, Holders::new())).collect());
+            self.view.add(vanished.into_iter().map(|(id, _)| id).collect());
             self.notify();
         }
     }
@@ -293,36 +292,38 @@ impl Coordinator {
     }
 
     /// Admits a completion; with sources to fetch the message from, where it has to go to other nodes too.
-    fn plan(
-        self: &Arc<Self>,
-        id: &MessageId,
-        newer: &Unsettled,
-        pass: super::gate::Pass,
-    ) -> Option<(Write, SmallVec<[NodeId; 7]>)> {
+    fn plan(self: &Arc<Self>, id: &MessageId, newer: &Unsettled, pass: super::gate::Pass) -> Option<(Write, Nodes)> {
         let found = newer.record.version;
         let foreign = found == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();
         let linked = newer.holders.iter().filter(|node| cluster.registry.is_linked(**node));
-        let sources: SmallVec<[NodeId; 7]> = linked.copied().collect();
+        let sources: Nodes = linked.copied().collect();
         if sources.is_empty() {
             return None;
         }
-        let version = if cluster.needs_new_version(id, found) { cluster.next_version()? } else { found };
+        let anew = cluster.needs_new_version(id, found);
+        let version = if anew { cluster.next_version()? } else { found };
         let record = CopyRecord { version, ..newer.record };
         let ticket = match cluster.admit_completion(id, record, &sources, fewer) {
             Ok(ticket) => ticket,
-            Err(NotAdmitted::TooFewNodes { .. } | NotAdmitted::NotYet(_)) => return None,
+            Err(NotAdmitted::TooFewNodes { .. } | NotAdmitted::NotYet(_)) => {
+                // It is tried again many times while nodes are away, and an epoch has only so many versions.
+                if anew {
+                    cluster.give_back(version);
+                }
+                return None;
+            }
         };
         drop(cluster);
         let need = ticket.targets.len();
         // What the sources hold is of use as it is, or as soon as they have adopted it, unless its version changes.
-        let stays: SmallVec<[NodeId; 7]> = if foreign || version == found { sources.clone() } else { SmallVec::new() };
+        let stays = if foreign || version == found { sources.clone() } else { Nodes::new() };
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !stays.contains(node));
         let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
         write.sources = stays;
         write.adopt = foreign;
-        Some((write, if elsewhere { sources } else { SmallVec::new() }))
+        Some((write, if elsewhere { sources } else { Nodes::new() }))
     }
 
     /// Gets messages for writes that bring them to other nodes. A source that cannot tell is passed over for the next. A

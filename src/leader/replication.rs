@@ -395,7 +395,7 @@ impl Traffic for Writes {
                     batch.puts.extend(puts);
                 }
             }
-            if bytes < BATCH_BYTES && batch.puts.len() < BATCH_ITEMS {
+            if bytes < BATCH_BYTES && batch.puts.len() + batch.settles.len() < BATCH_ITEMS {
                 next = queue.try_recv().ok();
             }
         }
@@ -544,5 +544,23 @@ mod tests {
         let heard = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
         let heard: Vec<_> = heard.map(|result| (result.statuses.len(), result.unpublished)).collect();
         assert_eq!(heard, [(2, vec![1]), (0, vec![]), (3, vec![0, 2])]);
+    }
+
+    fn settles(count: usize) -> WriteJob {
+        let settles = vec![family::Settle::default(); count];
+        let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        WriteJob::Settle { settles, _room, done: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_frame_takes_no_more_settles_than_a_slow_disk_can_answer_in_time() {
+        let (jobs, mut queue) = mpsc::unbounded_channel();
+        (0..10).for_each(|_| jobs.send(settles(BATCH_ITEMS / 2)).unwrap());
+        let mut frames = Vec::new();
+        while let Ok(first) = queue.try_recv() {
+            let (to_node::Body::Write(batch), pending) = Writes::pack(first, &mut queue) else { unreachable!() };
+            frames.push((batch.settles.len(), pending.settles.len()));
+        }
+        assert_eq!(frames, [(BATCH_ITEMS, 2); 5]);
     }
 }

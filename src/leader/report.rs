@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
 use crate::VERSION;
 use crate::cluster::Cluster;
+use crate::cluster::registry::Node;
 use crate::telemetry::{EventRing, History, Period};
 use crate::types::{Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
 
@@ -51,6 +52,20 @@ struct StatusNode {
     layout: String,
 }
 
+impl StatusNode {
+    fn of(node: &Node) -> Self {
+        Self {
+            id: node.member.id,
+            address: node.member.address.clone(),
+            state: node.shown(),
+            messages: node.committed,
+            bytes: node.bytes,
+            io_mode: node.traits.io_mode.clone(),
+            layout: node.traits.layout.clone(),
+        }
+    }
+}
+
 impl Coordinator {
     /// Why answers are held back, to all requests or to writes, while they are.
     fn waiting_for(&self, cluster: &Cluster) -> Option<String> {
@@ -80,15 +95,7 @@ impl Coordinator {
     /// One line of JSON.
     pub fn status(&self, cluster: &Cluster) -> String {
         let counts = cluster.counts();
-        let nodes = cluster.registry.nodes().iter().map(|node| StatusNode {
-            id: node.member.id,
-            address: node.member.address.clone(),
-            state: node.shown(),
-            messages: node.committed,
-            bytes: node.bytes,
-            io_mode: node.traits.io_mode.clone(),
-            layout: node.traits.layout.clone(),
-        });
+        let nodes = cluster.registry.nodes().iter().map(StatusNode::of);
         let status = Status {
             version: VERSION,
             epoch: cluster.reign().map_or(0, |reign| reign.epoch.0),
@@ -138,17 +145,11 @@ impl Reporter {
         let now = leader.now();
         let cluster = leader.cluster();
         let counts = cluster.counts();
-        let nodes = cluster.registry.nodes().iter().map(|node| NodeView {
-            id: node.member.id,
-            address: node.member.address.clone(),
-            state: node.shown(),
-            messages: node.committed,
-            bytes: node.bytes,
-            io_mode: node.traits.io_mode.clone(),
-            layout: node.traits.layout.clone(),
-            disk: node.beat.map(|beat| beat.disk),
-            p99_ms: leader.links.write_p99_ms(node.member.id, period),
-            seen_s: now.saturating_sub(node.last_beat).as_secs_f64(),
+        let nodes = cluster.registry.nodes().iter().map(|node| {
+            let StatusNode { id, address, state, messages, bytes, io_mode, layout } = StatusNode::of(node);
+            let (disk, p99_ms) = (node.beat.map(|beat| beat.disk), leader.links.write_p99_ms(id, period));
+            let seen_s = now.saturating_sub(node.last_beat).as_secs_f64();
+            NodeView { id, address, state, messages, bytes, io_mode, layout, disk, p99_ms, seen_s }
         });
         ClusterView {
             version: VERSION.to_owned(),

@@ -8,9 +8,11 @@
 //! back first would go alone, and all others after it. A round that takes long stops counting, so that what waits
 //! for a slow node holds up nobody else.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::FutureExt;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -144,7 +146,8 @@ where
         place.gather(expected).await;
         let Some(items) = place.next() else { return };
         let answered = items.len();
-        let mut round = Box::pin(work(items));
+        // One that panics takes only its own requests along: they see that nobody is left to answer them.
+        let mut round = Box::pin(AssertUnwindSafe(work(items)).catch_unwind());
         if timeout(HOLD, &mut round).await.is_err() {
             tasks.spawn(round);
             expected = 0;
@@ -219,6 +222,22 @@ mod tests {
         sleep(Duration::from_millis(1)).await;
         let (asked, answered) = oneshot::channel();
         rounds.add([Asked(asked)], &tasks, work);
+        answered.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_round_that_panics_holds_up_nobody() {
+        let (rounds, tasks) = (Arc::new(Rounds::default()), TaskTracker::new());
+        let work = |items: Vec<Asked>| async {
+            for Asked(asked) in items {
+                assert!(!asked.is_closed(), "nobody waits for it: that is what this test panics for");
+                asked.send(()).unwrap();
+            }
+        };
+        // In rounds of their own, as the first has as many as it takes.
+        let lost = (0..ROUND_ITEMS).map(|_| Asked(oneshot::channel().0));
+        let (asked, answered) = oneshot::channel();
+        rounds.add(lost.chain([Asked(asked)]), &tasks, work);
         answered.await.unwrap();
     }
 }

@@ -1,10 +1,8 @@
 //! The leader's gRPC door: nodes register and beat here, and programs of the original register SET and GET.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,10 +19,7 @@ use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
     RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
 };
-use crate::wire::{chat_message, requested_id};
-
-/// Messages that wait for a slow reader of `ListMessages`.
-const LISTED_AHEAD: usize = 64;
+use crate::wire::{LISTED_AHEAD, Replies, chat_message, requested_id};
 
 /// The service of the leader.
 #[derive(Debug, Clone)]
@@ -61,6 +56,23 @@ impl LeaderService {
         nodes.iter().filter_map(info).collect()
     }
 
+    /// The messages of a slice of a part of the index; nothing behind its end.
+    fn ids(&self, part: usize, slice: usize) -> Option<Vec<MessageId>> {
+        let cluster = self.coordinator.cluster();
+        let mapping = Some(cluster.mapping()).filter(|mapping| slice < mapping.slices(part))?;
+        Some(mapping.slice(part, slice).filter(|(_, found)| !found.set.deleted).map(|(key, _)| key.id()).collect())
+    }
+
+    /// Reads a message and sends it, if it is still there. `false`: nobody listens any more.
+    async fn send_message(&self, id: MessageId, out: &mpsc::Sender<Result<ChatMessage, Status>>) -> bool {
+        let message = match self.ask(Command::Get(id.clone())).await {
+            Reply::Value(body) => Ok(chat_message(&id, body)),
+            Reply::Refused(refusal) if refusal != Refusal::NotFound => Err(Status::unavailable(shown(&refusal))),
+            _ => return !out.is_closed(),
+        };
+        out.send(message).await.is_ok()
+    }
+
     fn holders(&self, id: &MessageId) -> Vec<NodeInfo> {
         let holders = self.coordinator.cluster().holders(id).unwrap_or_default();
         self.info(&holders)
@@ -74,8 +86,6 @@ fn failed(error: String) -> Response<StoreResponse> {
 fn shown(refusal: &Refusal) -> String {
     format!("{} {refusal}", refusal.code())
 }
-
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl FamilyService for LeaderService {
@@ -141,18 +151,15 @@ impl FamilyService for LeaderService {
         let service = self.clone();
         tokio::spawn(async move {
             for part in 0..SHARDS {
-                let mut ids = Vec::new();
-                service.coordinator.cluster().mapping().for_each(part, |id, _| ids.push(id.clone()));
-                for id in ids {
-                    let sent = match service.ask(Command::Get(id.clone())).await {
-                        Reply::Value(body) => out.send(Ok(chat_message(&id, body))).await,
-                        Reply::Refused(Refusal::NotFound) => Ok(()),
-                        Reply::Refused(refusal) => out.send(Err(Status::unavailable(shown(&refusal)))).await,
-                        _ => Ok(()),
-                    };
-                    if sent.is_err() {
-                        return;
+                let mut slice = 0;
+                // The lock is let go between two slices, so that no request waits for a whole part.
+                while let Some(ids) = service.ids(part, slice) {
+                    for id in ids {
+                        if !service.send_message(id, &out).await {
+                            return;
+                        }
                     }
+                    slice += 1;
                 }
             }
         });

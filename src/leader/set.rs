@@ -17,13 +17,12 @@ use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
 use super::journal::Event;
 use super::rounds::Item;
-use super::view::Change;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Applied, Commit};
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, MessageId, NodeId, Payload, checksum};
+use crate::types::{MessageId, NodeId, Payload, checksum};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
@@ -124,12 +123,14 @@ impl Coordinator {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         let mut changes = self.changes();
+        // Not under the lock: a round can have megabytes of messages.
+        let sums: Vec<Option<u32>> = turns.iter().map(|turn| turn.payload.as_deref().map(checksum)).collect();
         {
             let mut cluster = self.cluster();
-            for turn in turns {
-                let admitted = match &turn.payload {
-                    Some(payload) => cluster.admit(&turn.id, payload.len() as u32, checksum(payload)).map(Some),
-                    None => cluster.admit_deletion(&turn.id),
+            for (turn, sum) in turns.into_iter().zip(sums) {
+                let admitted = match (&turn.payload, sum) {
+                    (Some(payload), Some(crc)) => cluster.admit(&turn.id, payload.len() as u32, crc).map(Some),
+                    _ => cluster.admit_deletion(&turn.id),
                 };
                 match admitted {
                     Ok(Some(ticket)) => {
@@ -216,9 +217,16 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit>) {
+    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit> + Clone) {
+        // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
+        for (write, commit) in writes.iter().zip(commits.clone()) {
+            let record = commit.record;
+            if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
+                self.cache.put(&commit.id, record.version, &write.payload);
+            }
+        }
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<MessageId> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
         {
             let mut cluster = self.cluster();
@@ -236,14 +244,10 @@ impl Coordinator {
                 let ticket = write.promise.keep();
                 cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
-                if !deleted && write.payload.len() == commit.record.bytes() as usize {
-                    self.cache.put(&commit.id, commit.record.version, &write.payload);
-                }
-                let shown = if deleted { Holders::new() } else { commit.holders.clone() };
                 match cluster.apply(commit) {
                     Applied::Superseded => continue,
                     Applied::New if deleted => {}
-                    Applied::New => changes.push((commit.id.clone(), shown)),
+                    Applied::New => changes.push(commit.id.clone()),
                     Applied::Replaced { holders, record } => {
                         // Whoever stays a holder of the same version has nothing to publish.
                         let same = record.version == commit.record.version;
@@ -260,8 +264,8 @@ impl Coordinator {
                             let made = commit.holders.iter().filter(|node| !stayed(node));
                             made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
                         }
-                        if holders != shown || record.is_tombstone() != deleted {
-                            changes.push((commit.id.clone(), shown));
+                        if holders != commit.holders || record.is_tombstone() != deleted {
+                            changes.push(commit.id.clone());
                         }
                     }
                 }
@@ -277,9 +281,7 @@ impl Coordinator {
             }
         }
         self.settle(settles);
-        if !changes.is_empty() {
-            let _ = self.view.send(changes);
-        }
+        self.view.add(changes);
     }
 
     /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.

@@ -9,16 +9,18 @@
 //! written: a line keeps its number when lines before it are cut out, and
 //! `View::place` finds it by the sum of these cuts.
 
+mod changes;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use self::changes::Changes;
 use super::coordinator::Coordinator;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
@@ -52,45 +54,40 @@ const LOOKS: usize = 256;
 /// More cuts than this, and than a quarter of the messages, are not worth remembering: the view is written anew.
 const MAX_CUTS: usize = 65_536;
 
-/// A message whose holders are new or have changed; without holders, one that was deleted.
-pub type Change = (MessageId, Holders);
-
 /// Keeps the view until `finish`, and then writes it once more, so that it is exact. With `hold` the file that is
 /// there says what a leader without its log has to hear: it stays until all that is heard.
 pub async fn keep(
     folder: Arc<dyn Folder>,
     coordinator: Arc<Coordinator>,
-    mut changes: mpsc::UnboundedReceiver<Vec<Change>>,
+    changes: Arc<Changes>,
     finish: CancellationToken,
     mut hold: bool,
 ) {
     let mut view = View::new(folder);
     // What is there may be behind the log: begin with a whole one.
     let mut anew = true;
-    let mut pending: BTreeSet<MessageId> = BTreeSet::new();
     let mut next = Instant::now();
     loop {
-        let mut ending = false;
-        let idle = !anew && pending.is_empty();
-        tokio::select! {
+        let due = async {
+            if !anew {
+                changes.come().await;
+            }
+            // What comes meanwhile wakes nobody.
+            sleep_until(next).await;
+        };
+        let ending = tokio::select! {
             biased;
-            () = finish.cancelled() => ending = true,
-            () = sleep_until(next), if !idle => {}
-            Some(change) = changes.recv(), if idle => pending.extend(change.into_iter().map(|(id, _)| id)),
-        }
-        // What comes meanwhile wakes nobody.
-        if !ending && Instant::now() < next {
-            continue;
-        }
-        while let Ok(change) = changes.try_recv() {
-            pending.extend(change.into_iter().map(|(id, _)| id));
-        }
+            () = finish.cancelled() => true,
+            () = due => false,
+        };
         let began = Instant::now();
+        let waiting = changes.take();
+        anew |= waiting.too_many;
+        let pending: BTreeSet<MessageId> = waiting.ids.into_iter().collect();
         hold &= coordinator.cluster().trust() == Trust::Nothing;
         if !anew && !pending.is_empty() {
             anew = view.take(&*coordinator, &pending).is_err();
         }
-        pending.clear();
         if anew && !hold {
             let result = view.rewrite(&*coordinator);
             anew = view.note(result);

@@ -21,11 +21,12 @@ use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, NodeId, NodeState, Payload};
+use crate::types::{Holders, NodeId, NodeState, Nodes, Payload};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
-/// How often stand-ins are looked for. A target gets one only if its node is late with its heartbeats or with
+/// How often stand-ins are looked for, and the longest that the last answers to a write are waited for that is on too
+/// few nodes whatever they say. A target gets one only if its node is late with its heartbeats or with
 /// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
 /// copies would end up unevenly spread.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -77,7 +78,7 @@ pub(super) enum Outcome {
     Open,
     /// On enough nodes.
     Kept,
-    /// Not on enough nodes, and no other node can be asked.
+    /// Not on enough nodes, and no other node can be asked; nor is any answer waited for.
     Failed,
 }
 
@@ -116,13 +117,13 @@ pub(super) struct Write {
     /// Where it stands.
     pub outcome: Outcome,
     /// For a completion: nodes that had this version before.
-    pub sources: SmallVec<[NodeId; 7]>,
+    pub sources: Nodes,
     /// The sources hold it as a foreign file, which they are to adopt.
     pub adopt: bool,
     /// Nodes that keep their copy under a hidden name until they are told of the commit.
-    pub unpublished: SmallVec<[NodeId; 7]>,
+    pub unpublished: Nodes,
     /// For a repair: holders that stay on record beside those that answered.
-    pub also: SmallVec<[NodeId; 7]>,
+    pub also: Nodes,
     /// For a repair: holders that are no targets let go of their copies, as those that stay were read and checked.
     pub trims: bool,
     /// The first failure, for people.
@@ -133,7 +134,7 @@ impl Write {
     /// A write that was just admitted.
     pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
-        let (sources, outcome) = (SmallVec::new(), Outcome::Open);
+        let (sources, outcome) = (Nodes::new(), Outcome::Open);
         Self {
             askers,
             promise,
@@ -143,8 +144,8 @@ impl Write {
             outcome,
             sources,
             adopt: false,
-            unpublished: SmallVec::new(),
-            also: SmallVec::new(),
+            unpublished: Nodes::new(),
+            also: Nodes::new(),
             trims: false,
             trouble: None,
         }
@@ -162,6 +163,14 @@ impl Write {
     fn settle(&mut self) {
         if self.outcome == Outcome::Open && self.tally.verdict() == Verdict::Reached {
             self.outcome = Outcome::Kept;
+        }
+    }
+
+    /// It failed before any node was asked to keep it: only who had this version before may have it.
+    fn unsent(&mut self) {
+        let sources = if self.adopt { &[][..] } else { &self.sources };
+        if let Some(ticket) = &mut self.promise.ticket {
+            ticket.unsent(sources);
         }
     }
 
@@ -218,7 +227,11 @@ impl Replication {
     /// Sends writes to their targets.
     pub(super) fn start(leader: Arc<Coordinator>, mut writes: Vec<Write>) -> Self {
         let mut by_node = ByNode::new();
-        for (i, write) in writes.iter_mut().enumerate().filter(|(_, write)| write.outcome == Outcome::Open) {
+        for (i, write) in writes.iter_mut().enumerate() {
+            if write.outcome != Outcome::Open {
+                write.unsent();
+                continue;
+            }
             for &node in &write.promise.ticket().targets {
                 if write.adopt || !write.sources.contains(&node) {
                     by_node.entry(node).or_default().push(i);
@@ -268,6 +281,7 @@ impl Replication {
                         self.give_up();
                     } else if now >= self.next_look {
                         self.next_look = now + PATIENCE;
+                        self.end_short();
                         self.stand_in();
                     } else {
                         return Some(self.hand_out());
@@ -346,7 +360,11 @@ impl Replication {
             while let Verdict::Short(_) = write.tally.verdict() {
                 let Some(ticket) = write.promise.ticket.as_mut() else { break };
                 let Some(next) = cluster.replace(ticket, node, false) else {
-                    write.outcome = Outcome::Failed;
+                    // It cannot become true any more. If the others refuse it too, it is surely nowhere, which is
+                    // worth a moment.
+                    if !write.tally.is_awaited() {
+                        write.outcome = Outcome::Failed;
+                    }
                     break;
                 };
                 write.tally.ask(next);
@@ -354,6 +372,13 @@ impl Replication {
             }
         }
         again
+    }
+
+    /// Ends writes that had no node left to ask before this look: their last answers are not waited for any longer.
+    fn end_short(&mut self) {
+        let is_short =
+            |write: &&mut Write| write.outcome == Outcome::Open && matches!(write.tally.verdict(), Verdict::Short(_));
+        self.writes.iter_mut().flatten().filter(is_short).for_each(|write| write.outcome = Outcome::Failed);
     }
 
     /// Finds stand-ins for nodes that are late, where there are any.

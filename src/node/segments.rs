@@ -43,7 +43,7 @@ use crate::durable::{DiskFile, Folder, Space};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
-/// The longest record: more than any frame of the wire holds.
+/// The longest record: a copy of the largest message that a leader takes, 64 MiB.
 const LONGEST: usize = (64 << 20) + 1024;
 const MAGIC: [u8; 8] = *b"hatoseg1";
 

@@ -1,10 +1,9 @@
 //! A node's gRPC door: lanes for its leader, reads for anyone, writes for nobody else.
 
 use std::future::ready;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -17,10 +16,7 @@ use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
     RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
 };
-use crate::wire::{chat_message, requested_id};
-
-/// Messages that wait for a slow reader of `ListMessages`.
-const LISTED_AHEAD: usize = 64;
+use crate::wire::{LISTED_AHEAD, Replies, chat_message, requested_id};
 
 /// The service of one node.
 #[derive(Debug, Clone)]
@@ -34,8 +30,6 @@ impl NodeService {
         Self { node }
     }
 }
-
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl FamilyService for NodeService {

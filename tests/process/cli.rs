@@ -183,6 +183,7 @@ fn wrong_usage_is_two_and_names_what_is_right() {
         &["leader", "--max-message", "12 parsecs"],
         &["leader", "--max-message", "65MiB"],
         &["leader", "--report-every", "0s"],
+        &["leader", "--local-nodes", "65"],
         &["leader", "--io-mode", "fast"],
         &["leader", "extra"],
         &["bench", "--connections", "0"],

@@ -1,11 +1,12 @@
 //! What programs ask beyond SET and GET, of healthy nodes: counters, snapshots, walks, and their bounds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::durable::Disk as _;
+use hatokuse::durable::sim::errno;
 use hatokuse::error::Refusal;
 use hatokuse::leader::METADATA_FOLDER;
 use hatokuse::leader::coordinator::Coordinator;
@@ -123,6 +124,21 @@ fn a_group_that_cannot_be_written_is_refused_to_all_of_it() {
         let (replies, _room) = leader.execute(&mut sets.collect(), Protocol::Text).await;
         let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::TooFewNodes { .. }));
         assert!(replies.len() == 10 && replies.iter().all(refused), "{replies:?}");
+    });
+}
+
+#[test]
+fn what_no_disk_takes_is_surely_nowhere() {
+    simulate(async {
+        let (sim, leader) = healthy().await;
+        sim.nodes.values().for_each(|machine| machine.disk.set_failing(Some(errno::EROFS)));
+        // The refusals of one write come one after the other, over links of different lengths.
+        for n in 0..20 {
+            let mut queue = VecDeque::from([Ok(Command::Set { id: id(&format!("id{n}")), payload: "x".into() })]);
+            let (replies, _room) = leader.execute(&mut queue, Protocol::Text).await;
+            let refused = |reply: &Reply| matches!(reply, Reply::Refused(Refusal::TooFewNodes { .. }));
+            assert!(replies.iter().all(refused), "{replies:?}");
+        }
     });
 }
 

@@ -451,3 +451,26 @@ fn what_is_remembered_of_failed_writes_is_bounded() {
     set(&mut cluster, "id0");
     assert_eq!(cluster.in_doubt.len(), MOST_IN_DOUBT - 1);
 }
+
+#[test]
+fn a_version_that_nothing_was_admitted_with_is_given_out_again() {
+    let mut cluster = healthy(2, 3);
+    let first = cluster.next_version().unwrap();
+    cluster.give_back(first);
+    let again = cluster.next_version().unwrap();
+    let next = cluster.next_version().unwrap();
+    // It was used meanwhile.
+    cluster.give_back(again);
+    assert!(first == again && next < cluster.next_version().unwrap());
+}
+
+#[test]
+fn who_was_sent_nothing_is_not_in_doubt() {
+    let mut cluster = healthy(2, 3);
+    let mut ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let source = ticket.targets[1];
+    ticket.unsent(&[source]);
+    cluster.release(&ticket);
+    cluster.note_in_doubt(&ticket);
+    assert_eq!(cluster.in_doubt.of(&id("x")).collect::<Vec<_>>(), [(source, ticket.record.version)]);
+}

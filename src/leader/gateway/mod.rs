@@ -150,8 +150,8 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         let (coordinator, door) = (coordinator.clone(), door.clone());
         let tasks = coordinator.tasks.clone();
         let held = Held { all: partial.clone(), own: 0 };
+        let counted = Counted::new(&coordinator);
         tasks.spawn(async move {
-            coordinator.meters.clients.fetch_add(1, Ordering::Relaxed);
             // An error here is the client's going, which is its right.
             if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door, held)
                 && let Ok(true) = connection.serve().await
@@ -161,8 +161,7 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
                     part(stream, &to.out, parting).await;
                 }
             }
-            coordinator.meters.clients.fetch_sub(1, Ordering::Relaxed);
-            drop(place);
+            drop((counted, place));
         });
     }
 }
@@ -181,6 +180,22 @@ async fn turn_away(stream: TcpStream, parting: OwnedSemaphorePermit) {
         encode_reply(&Reply::Refused(refusal), &mut why);
     }
     part(stream, &why, parting).await;
+}
+
+/// A client that the meters count as connected, until this is dropped.
+struct Counted(Arc<Coordinator>);
+
+impl Counted {
+    fn new(coordinator: &Arc<Coordinator>) -> Self {
+        coordinator.meters.clients.fetch_add(1, Ordering::Relaxed);
+        Self(coordinator.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.meters.clients.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Tells a client why its connection ends. What it still sends is read for a moment: a socket

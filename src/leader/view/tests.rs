@@ -57,11 +57,11 @@ fn id(n: u8) -> MessageId {
 fn lines(cluster: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
     for part in 0..SHARDS {
-        cluster.mapping().for_each(part, |id, found| {
+        for (key, found) in cluster.mapping().records(part).filter(|(_, found)| !found.set.deleted) {
             let mut text = String::new();
-            line(&mut text, id, &found.set.holders);
+            line(&mut text, &key.id(), &found.set.holders);
             lines.push(text);
-        });
+        }
     }
     lines.sort();
     lines

@@ -67,7 +67,6 @@ impl LeftOver {
     pub(super) fn read(folder: &Arc<dyn Folder>) -> Result<Self, OpenError> {
         let path = folder.path().display().to_string();
         let listed = folder.list().map_err(|source| OpenError::Disk { what: "listing", file: path, source })?;
-        let number = |name: &str| name.strip_prefix(PREFIX)?.parse().ok();
         let mut numbers: Vec<u64> = listed.iter().filter_map(|entry| number(&entry.name)).collect();
         numbers.sort_unstable();
         let mut steps = Vec::new();
@@ -219,6 +218,13 @@ fn name(number: u64) -> String {
     format!("{PREFIX}{number}")
 }
 
+/// The number of a journal. Another spelling of it is no journal's name, nor is one that we cannot have counted up to:
+/// there would be none to come after it.
+fn number(file: &str) -> Option<u64> {
+    let number = file.strip_prefix(PREFIX)?.parse().ok()?;
+    (number <= u64::MAX / 2 && name(number) == file).then_some(number)
+}
+
 fn remove(folder: &dyn Folder, number: u64) -> io::Result<()> {
     match folder.remove(&name(number)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -320,5 +326,18 @@ mod tests {
         assert_eq!((Journals::after(&left).due(), left.ids().len()), (Some(11), 3));
         left.remove(&*folder).unwrap();
         assert!(LeftOver::read(&folder).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_journal_of_ours_is_left_alone() {
+        let disk = MemDisk::new();
+        let folder = disk.folder(Path::new("/node")).unwrap();
+        let others = ["007", "+7", "18446744073709551615", "9223372036854775808", "", "x"];
+        others.iter().for_each(|other| drop(folder.create_new(&format!("{PREFIX}{other}")).unwrap()));
+        let left = LeftOver::read(&folder).unwrap();
+        assert_eq!((left.is_empty(), Journals::after(&left).due()), (true, Some(1)));
+        drop(Journal::create(&folder, 7).unwrap());
+        assert_eq!(Journals::after(&LeftOver::read(&folder).unwrap()).due(), Some(8));
+        assert_eq!(folder.list().unwrap().len(), others.len() + 1);
     }
 }
