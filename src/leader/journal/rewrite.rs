@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
-use super::{Event, LOG_FILE, Reading, encode_commit};
+use super::LOG_FILE;
+use super::event::{Event, encode_commit};
+use super::recover::Reading;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::SHARDS;
 use crate::durable::DiskFile;

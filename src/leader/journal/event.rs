@@ -1,0 +1,353 @@
+//! What the log's records say, and their bytes. A record that was ever written is read for ever: a new kind gets a new number.
+
+use crate::cluster::Reign;
+use crate::cluster::knowledge::Trust;
+use crate::cluster::mapping::Commit;
+use crate::cluster::registry::Member;
+use crate::cluster::removal::Removed;
+use crate::seeded::{self, Bug};
+use crate::types::{CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, MessageId, NodeId, Uuid, Version};
+
+/// Something that became true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A leader began to reign. Always synced.
+    Began {
+        /// Its cluster and epoch.
+        reign: Reign,
+        /// Random, one a leader process: tells two leaders with copies of one log apart.
+        run: u64,
+        /// The boot of the machine that it runs in.
+        boot_id: String,
+        /// Whether every batch is synced from here on.
+        io_mode: IoMode,
+        /// How far it could believe what the log says before.
+        trust: Trust,
+    },
+    /// A node was accepted, or has a new address. Always synced.
+    Member(Member),
+    /// A version of a message became true, or its deletion.
+    Commit(Commit),
+    /// Several versions became true at once: a transaction.
+    Commits(Vec<Commit>),
+    /// A transaction is about to send copies: none of these versions is true until all of them are.
+    Prepared {
+        /// Its name: the first of its versions.
+        name: Version,
+        /// Its ids with their versions.
+        writes: Vec<(MessageId, Version)>,
+    },
+    /// A transaction never becomes true. Always synced, since what was true before is written again behind it.
+    Aborted {
+        /// Its name.
+        name: Version,
+    },
+    /// Every member has confirmed a deletion: its tombstone is not needed any more. Always synced, since a power
+    /// cut may bring back what a member has removed, and then this says that it is old.
+    Forgotten {
+        /// The deleted id.
+        id: MessageId,
+        /// The deletion's version.
+        version: Version,
+    },
+    /// The newest version that a deletion was forgotten of; what a rewritten log keeps of them.
+    Horizon(Version),
+    /// All that nodes had reported is in the log: it is whole again, and nodes were told of commits up to this
+    /// version. Always synced.
+    Whole(Version),
+    /// A node is to be emptied, or not any more. Always synced.
+    Draining {
+        /// Which.
+        node: NodeId,
+        /// Whether.
+        on: bool,
+    },
+    /// A member is none any more, and its folder never will be. Always synced.
+    Removed(Removed),
+    /// The leader ended after writing everything. Always synced.
+    Closed,
+}
+
+impl Event {
+    /// Whether it is put on stable storage even in buffered mode.
+    pub(super) fn is_synced(&self) -> bool {
+        match self {
+            Self::Commit(_) | Self::Commits(_) | Self::Prepared { .. } => false,
+            Self::Began { .. } => !seeded::active(Bug::EpochNotSynced),
+            _ => true,
+        }
+    }
+
+    /// Appends the record's bytes: a kind, then fixed fields in little endian, then text to the end.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Began { reign, run, boot_id, io_mode, trust } => {
+                out.push(1);
+                out.extend_from_slice(&reign.cluster_id.0);
+                out.extend_from_slice(&reign.epoch.0.to_le_bytes());
+                out.extend_from_slice(&run.to_le_bytes());
+                out.push(match io_mode {
+                    IoMode::Buffered => 0,
+                    IoMode::Unbuffered => 1,
+                });
+                out.push(match trust {
+                    Trust::Whole => 0,
+                    Trust::MayLackItsEnd => 1,
+                    Trust::Nothing => 2,
+                });
+                out.extend_from_slice(boot_id.as_bytes());
+            }
+            Self::Member(member) => {
+                out.push(2);
+                out.extend_from_slice(&member.id.0.to_le_bytes());
+                out.extend_from_slice(&member.uuid.0);
+                out.extend_from_slice(member.address.as_bytes());
+            }
+            Self::Commit(commit) => encode_commit(&commit.id, &commit.record, &commit.holders, out),
+            Self::Whole(version) => {
+                out.push(4);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Self::Closed => out.push(5),
+            Self::Forgotten { id, version } => {
+                out.push(6);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend_from_slice(id.as_bytes());
+            }
+            Self::Horizon(version) => {
+                out.push(7);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Self::Draining { node, on } => {
+                out.extend_from_slice(&[8, u8::from(*on)]);
+                out.extend_from_slice(&node.0.to_le_bytes());
+            }
+            Self::Commits(commits) => {
+                out.push(9);
+                for commit in commits {
+                    encode_record(&commit.record, &commit.holders, out);
+                    encode_short_id(&commit.id, out);
+                }
+            }
+            Self::Prepared { name, writes } => {
+                out.push(10);
+                out.extend_from_slice(&name.0.to_le_bytes());
+                for (id, version) in writes {
+                    out.extend_from_slice(&version.0.to_le_bytes());
+                    encode_short_id(id, out);
+                }
+            }
+            Self::Aborted { name } => {
+                out.push(11);
+                out.extend_from_slice(&name.0.to_le_bytes());
+            }
+            Self::Removed(Removed { id, uuid }) => {
+                out.push(12);
+                out.extend_from_slice(&id.0.to_le_bytes());
+                out.extend_from_slice(&uuid.0);
+            }
+        }
+    }
+
+    /// Reads a record's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let mut fields = Fields(bytes);
+        match fields.array::<1>()?[0] {
+            1 => Ok(Self::Began {
+                reign: Reign { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
+                run: u64::from_le_bytes(fields.array()?),
+                io_mode: match fields.array::<1>()?[0] {
+                    0 => IoMode::Buffered,
+                    1 => IoMode::Unbuffered,
+                    other => return Err(format!("unknown io mode {other}")),
+                },
+                trust: match fields.array::<1>()?[0] {
+                    0 => Trust::Whole,
+                    1 => Trust::MayLackItsEnd,
+                    2 => Trust::Nothing,
+                    other => return Err(format!("unknown trust {other}")),
+                },
+                boot_id: fields.text()?.to_owned(),
+            }),
+            2 => Ok(Self::Member(Member {
+                id: NodeId(fields.u32()?),
+                uuid: Uuid(fields.array()?),
+                address: fields.text()?.to_owned(),
+            })),
+            3 => {
+                let (record, holders) = fields.record()?;
+                let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
+                Ok(Self::Commit(Commit { id, record, holders }))
+            }
+            4 => Ok(Self::Whole(fields.version()?)),
+            5 => Ok(Self::Closed),
+            6 => {
+                let version = fields.version()?;
+                let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
+                Ok(Self::Forgotten { id, version })
+            }
+            7 => Ok(Self::Horizon(fields.version()?)),
+            8 => Ok(Self::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
+            9 => {
+                let mut commits = Vec::new();
+                while !fields.0.is_empty() {
+                    let (record, holders) = fields.record()?;
+                    commits.push(Commit { id: fields.short_id()?, record, holders });
+                }
+                Ok(Self::Commits(commits))
+            }
+            10 => {
+                let (name, mut writes) = (fields.version()?, Vec::new());
+                while !fields.0.is_empty() {
+                    let version = fields.version()?;
+                    writes.push((fields.short_id()?, version));
+                }
+                Ok(Self::Prepared { name, writes })
+            }
+            11 => Ok(Self::Aborted { name: fields.version()? }),
+            12 => Ok(Self::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
+            other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
+        }
+    }
+}
+
+pub(super) fn encode_commit(id: &MessageId, record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
+    out.push(3);
+    encode_record(record, holders, out);
+    out.extend_from_slice(id.as_bytes());
+}
+
+fn encode_record(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
+    out.extend_from_slice(&record.version.0.to_le_bytes());
+    out.extend_from_slice(&record.length.to_le_bytes());
+    out.extend_from_slice(&record.crc.to_le_bytes());
+    out.push(holders.len() as u8);
+    for node in holders {
+        out.extend_from_slice(&node.0.to_le_bytes());
+    }
+}
+
+/// An id that is not the end of its record.
+fn encode_short_id(id: &MessageId, out: &mut Vec<u8>) {
+    out.push(id.as_bytes().len() as u8);
+    out.extend_from_slice(id.as_bytes());
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or("a record that is too short")?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn version(&mut self) -> Result<Version, String> {
+        Ok(Version(u64::from_le_bytes(self.array()?)))
+    }
+
+    fn record(&mut self) -> Result<(CopyRecord, Holders), String> {
+        let record = CopyRecord { version: self.version()?, length: self.u32()?, crc: self.u32()? };
+        let count = self.array::<1>()?[0] as usize;
+        if count == 0 || count > MAX_TOLERANCE {
+            return Err(format!("a commit on {count} nodes"));
+        }
+        let holders = (0..count).map(|_| Ok(NodeId(self.u32()?))).collect::<Result<Holders, String>>()?;
+        Ok((record, holders))
+    }
+
+    fn short_id(&mut self) -> Result<MessageId, String> {
+        let length = usize::from(self.array::<1>()?[0]);
+        let (id, rest) = self.0.split_at_checked(length).ok_or("a record that is too short")?;
+        self.0 = rest;
+        MessageId::from_bytes(id).map_err(|bad| bad.to_string())
+    }
+
+    fn text(&mut self) -> Result<&'a str, String> {
+        std::str::from_utf8(std::mem::take(&mut self.0)).map_err(|_| "a record with bad text".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::LONGEST;
+    use super::*;
+    use crate::leader::transaction::MOST_IDS;
+
+    fn there_and_back(event: &Event) -> Result<Event, String> {
+        let mut bytes = Vec::new();
+        event.encode(&mut bytes);
+        Event::decode(&bytes)
+    }
+
+    fn ids() -> impl Strategy<Value = MessageId> {
+        proptest::collection::vec(any::<u8>(), 1..=200).prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
+    }
+
+    fn commits() -> impl Strategy<Value = Commit> {
+        let holders = proptest::collection::vec(any::<u32>(), 1..=MAX_TOLERANCE);
+        (ids(), any::<(u64, u32, u32)>(), holders).prop_map(|(id, (version, length, crc), holders)| {
+            let record = CopyRecord { version: Version(version), length, crc };
+            Commit { id, record, holders: holders.into_iter().map(NodeId).collect() }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn records_with_ids_of_any_bytes_are_read_as_they_were_written(
+            commits in proptest::collection::vec(commits(), 1..9),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let version = commits[0].record.version;
+            let writes = commits.iter().map(|commit| (commit.id.clone(), commit.record.version)).collect();
+            let events = [
+                Event::Commit(commits[0].clone()),
+                Event::Forgotten { id: commits[0].id.clone(), version },
+                Event::Prepared { name: version, writes },
+                Event::Aborted { name: version },
+                Event::Removed(Removed { id: NodeId(version.sequence()), uuid: Uuid([7; 16]) }),
+                Event::Commits(commits),
+            ];
+            for event in events {
+                prop_assert_eq!(there_and_back(&event), Ok(event.clone()));
+                let mut bytes = Vec::new();
+                event.encode(&mut bytes);
+                bytes.truncate(cut.index(bytes.len()));
+                prop_assert_ne!(Event::decode(&bytes), Ok(event));
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(event) = Event::decode(&bytes) {
+                prop_assert_eq!(there_and_back(&event), Ok(event));
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_transaction_fits_into_a_record() {
+        let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1 };
+        let id = MessageId::from_bytes(&[0xff; 200]).unwrap();
+        let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
+        let mut bytes = Vec::new();
+        Event::Commits(vec![commit; MOST_IDS]).encode(&mut bytes);
+        assert!(bytes.len() <= LONGEST, "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_read() {
+        let commit = |bytes: &[u8]| Event::decode(bytes);
+        let bytes = b"\x03\x07\0\0\0\x01\0\0\0\x05\0\0\0\x63\0\0\0\x02\x01\0\0\0\x02\0\0\0a/b";
+        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
+        let holders = [NodeId(1), NodeId(2)].into_iter().collect();
+        assert_eq!(commit(bytes), Ok(Event::Commit(Commit { id: "a/b".parse().unwrap(), record, holders })));
+        assert!(commit(b"\x0d").unwrap_err().contains("use a newer hatokuse"));
+    }
+}
