@@ -15,12 +15,12 @@ use crate::types::{Holders, MessageId, NodeId, Version};
 
 /// A deletion that not all members have confirmed.
 #[derive(Debug)]
-struct Grave {
+struct Tombstone {
     version: Version,
     confirmed: SmallVec<[NodeId; 8]>,
 }
 
-impl Grave {
+impl Tombstone {
     fn confirmed_by(&self, node: NodeId) -> bool {
         self.confirmed.contains(&node) || (seeded::active(Bug::TombstoneForgottenEarly) && !self.confirmed.is_empty())
     }
@@ -29,7 +29,7 @@ impl Grave {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Deletions {
-    graves: BTreeMap<MessageId, Grave>,
+    tombstones: BTreeMap<MessageId, Tombstone>,
     /// Whom to ask for what.
     asks: BTreeMap<NodeId, VecDeque<MessageId>>,
     /// Confirmed by all.
@@ -56,7 +56,9 @@ impl Deletions {
         }
         let records = (0..SHARDS).flat_map(|part| mapping.records(part));
         for (key, found) in records.filter(|(_, found)| found.set.deleted) {
-            deletions.graves.insert(key.id(), Grave { version: found.record.version, confirmed: SmallVec::new() });
+            deletions
+                .tombstones
+                .insert(key.id(), Tombstone { version: found.record.version, confirmed: SmallVec::new() });
         }
         deletions
     }
@@ -65,9 +67,9 @@ impl Deletions {
     pub(super) fn hear(&mut self, commit: &Commit, linked: impl Iterator<Item = NodeId>) {
         let version = commit.record.version;
         if !commit.record.is_tombstone() {
-            self.graves.remove(&commit.id);
-        } else if self.graves.get(&commit.id).is_none_or(|grave| grave.version != version) {
-            self.graves.insert(commit.id.clone(), Grave { version, confirmed: SmallVec::new() });
+            self.tombstones.remove(&commit.id);
+        } else if self.tombstones.get(&commit.id).is_none_or(|tombstone| tombstone.version != version) {
+            self.tombstones.insert(commit.id.clone(), Tombstone { version, confirmed: SmallVec::new() });
             for node in linked {
                 self.asks.entry(node).or_default().push_back(commit.id.clone());
             }
@@ -77,10 +79,10 @@ impl Deletions {
     /// A member is none any more, and `members` are those that are left: what only it had not confirmed is done.
     pub(super) fn depart(&mut self, node: NodeId, members: &[NodeId]) {
         self.asks.remove(&node);
-        for (id, grave) in &mut self.graves {
+        for (id, tombstone) in &mut self.tombstones {
             // Another folder may come with its number, and has confirmed nothing.
-            grave.confirmed.retain(|other| *other != node);
-            if members.iter().all(|member| grave.confirmed_by(*member)) {
+            tombstone.confirmed.retain(|other| *other != node);
+            if members.iter().all(|member| tombstone.confirmed_by(*member)) {
                 self.done.push_back(id.clone());
             }
         }
@@ -89,14 +91,14 @@ impl Deletions {
     /// Of how many tombstones a node is a holder, so that its inventory should list them.
     pub(super) fn held_by(&self, mapping: &Mapping, node: NodeId) -> u64 {
         let holds = |id: &&MessageId| mapping.newest(id).is_some_and(|found| found.set.holders.contains(&node));
-        self.graves.keys().filter(holds).count() as u64
+        self.tombstones.keys().filter(holds).count() as u64
     }
 }
 
 impl Cluster {
     /// A member came (back): it has to confirm every deletion that it has not.
     pub fn ask_for_confirmations(&mut self, node: NodeId) {
-        let owed = self.deletions.graves.iter().filter(|(_, grave)| !grave.confirmed.contains(&node));
+        let owed = self.deletions.tombstones.iter().filter(|(_, tombstone)| !tombstone.confirmed.contains(&node));
         let owed = owed.map(|(id, _)| id.clone()).collect();
         self.deletions.asks.insert(node, owed);
     }
@@ -109,11 +111,13 @@ impl Cluster {
         while asks.len() < limit
             && let Some(id) = queue.pop_front()
         {
-            let Some(grave) = self.deletions.graves.get(&id).filter(|grave| !grave.confirmed.contains(&node)) else {
+            let Some(tombstone) =
+                self.deletions.tombstones.get(&id).filter(|tombstone| !tombstone.confirmed.contains(&node))
+            else {
                 continue;
             };
             let keep = self.mapping.newest(&id).is_some_and(|found| found.set.holders.contains(&node));
-            asks.push(Ask { id, version: grave.version, keep });
+            asks.push(Ask { id, version: tombstone.version, keep });
         }
         asks
     }
@@ -125,13 +129,15 @@ impl Cluster {
 
     /// Nothing older is left on a member.
     pub fn confirmed(&mut self, node: NodeId, ask: &Ask) {
-        let Some(grave) = self.deletions.graves.get_mut(&ask.id).filter(|grave| grave.version == ask.version) else {
+        let Some(tombstone) =
+            self.deletions.tombstones.get_mut(&ask.id).filter(|tombstone| tombstone.version == ask.version)
+        else {
             return;
         };
-        if !grave.confirmed.contains(&node) {
-            grave.confirmed.push(node);
+        if !tombstone.confirmed.contains(&node) {
+            tombstone.confirmed.push(node);
         }
-        if self.registry.nodes().iter().all(|node| grave.confirmed_by(node.member.id)) {
+        if self.registry.nodes().iter().all(|node| tombstone.confirmed_by(node.member.id)) {
             self.deletions.done.push_back(ask.id.clone());
         }
     }
@@ -146,10 +152,10 @@ impl Cluster {
         while all.len() < limit
             && let Some(id) = self.deletions.done.pop_front()
         {
-            let Some(grave) = self.deletions.graves.get(&id) else { continue };
+            let Some(tombstone) = self.deletions.tombstones.get(&id) else { continue };
             // A member may have joined since: its answer is awaited, and brings the id here again.
-            if self.registry.nodes().iter().all(|node| grave.confirmed_by(node.member.id)) {
-                all.push((id, grave.version));
+            if self.registry.nodes().iter().all(|node| tombstone.confirmed_by(node.member.id)) {
+                all.push((id, tombstone.version));
             }
         }
         all
@@ -162,8 +168,8 @@ impl Cluster {
 
     /// A deletion is forgotten. Gives who holds its tombstone, which can go.
     pub fn forget(&mut self, id: &MessageId, version: Version) -> Holders {
-        if self.deletions.graves.get(id).is_some_and(|grave| grave.version == version) {
-            self.deletions.graves.remove(id);
+        if self.deletions.tombstones.get(id).is_some_and(|tombstone| tombstone.version == version) {
+            self.deletions.tombstones.remove(id);
         }
         let before = self.mapping.newest(id).filter(|found| found.record.version == version).map(|found| found.record);
         let holders = self.mapping.forget(id, version).unwrap_or_default();
@@ -175,6 +181,6 @@ impl Cluster {
 
     /// How many deletions wait for a member's confirmation.
     pub fn deletions(&self) -> usize {
-        self.deletions.graves.len()
+        self.deletions.tombstones.len()
     }
 }
