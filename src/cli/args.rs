@@ -292,8 +292,8 @@ impl LeaderArgs {
     /// Looks into the files that the settings name.
     pub(super) fn check(self) -> anyhow::Result<()> {
         let shown = self.tolerance_conf.display().to_string();
-        let (tolerance, from) = match std::fs::read_to_string(&self.tolerance_conf) {
-            Ok(text) => (parse_tolerance(&text).with_context(|| shown.clone())?, shown),
+        let (tolerance, from) = match leader::process::read_conf(&self.tolerance_conf) {
+            Ok(text) => (parse_tolerance(&String::from_utf8_lossy(&text)).with_context(|| shown.clone())?, shown),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 (DEFAULT_TOLERANCE, format!("default, as there is no {shown}"))
             }

@@ -1,12 +1,14 @@
 //! The leader as a process: listeners, threads, signals, screen.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -32,6 +34,9 @@ use crate::{dashboard, terminal};
 
 /// tolerance.conf is looked at this often: well within a report period.
 const TOLERANCE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is read of it at most: comments and a line.
+const CONF_BYTES: u64 = 64 << 10;
 
 /// How often health looks whether the leader is ready.
 const READY_EVERY: Duration = Duration::from_millis(250);
@@ -224,9 +229,21 @@ fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result
     LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
 }
 
-/// Reads tolerance.conf at the start: what is illegal stops it, what is missing is said.
+/// Reads tolerance.conf, which has to be a regular file: a FIFO would be waited for, and a device read without an end.
+pub fn read_conf(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(CONF_BYTES).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// The tolerance at the start: what is illegal stops it, what is missing is said.
 fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
-    match std::fs::read(path) {
+    match read_conf(path) {
         Ok(bytes) => parse_tolerance(&String::from_utf8_lossy(&bytes))
             .with_context(|| format!("{} cannot be used", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -244,7 +261,7 @@ async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
     // Away from the threads that serve: a disk that hangs holds up nobody else.
     let read = || async {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || std::fs::read(path)).await.ok()?.ok()
+        tokio::task::spawn_blocking(move || read_conf(&path)).await.ok()?.ok()
     };
     let mut seen = read().await;
     loop {

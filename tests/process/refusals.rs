@@ -4,6 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::support::{Register, Server, eventually, folder, refused_leader, refused_node, tells};
 
 /// Every file below a folder with its content, but for locks and what servers said.
@@ -55,6 +57,9 @@ fn a_tolerance_that_makes_no_sense_stops_the_start_and_names_the_line() {
     fs::create_dir(&conf).unwrap();
     tells(&refused_leader(home.path(), &[]), &["tolerance.conf", "cannot be read"]);
     fs::remove_dir(&conf).unwrap();
+    mknodat(CWD, &conf, FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+    tells(&refused_leader(home.path(), &[]), &["tolerance.conf", "not a regular file"]);
+    fs::remove_file(&conf).unwrap();
     // A BOM, CRLF and comments are fine; and without the file it is two, which is said.
     for (content, tolerance) in [(Some("\u{feff}# copies\r\n\r\n tolerance = 3 # three\r\n"), 3), (None, 2)] {
         match content {
