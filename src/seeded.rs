@@ -45,6 +45,8 @@ bugs! {
     1 EpochNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A leader takes writes before enough nodes could have said that its log is an old one.
     1 WriteBeforeGreeting: hatokuse "cluster::tests::inventories::nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader";
+    /// A leader that finds its log to be behind what nodes hold does not say so in the log.
+    1 DoubtNotLogged: simulation "asked::a_leader_that_doubts_its_log_leaves_that_to_the_next";
     /// Two writes of one epoch get the same version.
     1 VersionGivenTwice: simulation "campaign";
     /// A node obeys every frame, whatever its fence says.

@@ -91,7 +91,7 @@ impl Cluster {
             Trust::Nothing => {
                 Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
             }
-            Trust::MayLackItsEnd => Some(format!(
+            Trust::Doubted | Trust::MayLackItsEnd => Some(format!(
                 "the leader's log may lack its end since the leader or its machine went down; it waits to hear from {}",
                 name_nodes(&missing())
             )),
@@ -152,13 +152,17 @@ impl Cluster {
         !old
     }
 
-    /// A node that joins holds a copy of this version, and nothing newer. That it is newer than all the log says is no
-    /// news where a write was under way when the leader died, and proves nothing; but a log that was copied a moment
-    /// before its end looks the same.
-    pub fn hear_newest(&mut self, version: Version) {
-        if self.lacks(version) {
-            self.knowledge.doubt();
-        }
+    /// Whether the log is to be doubted because a node that joins holds a copy of this version, and nothing newer. That
+    /// it is newer than all the log says is no news where a write was under way when the leader died, and proves
+    /// nothing; but a log that was copied a moment before its end looks the same.
+    pub fn is_doubted_for(&self, newest: Version) -> bool {
+        self.knowledge.is_greeting() && self.lacks(newest)
+    }
+
+    /// The log [is doubted](Self::is_doubted_for), and says so: what this leader commits from here on is newer than what
+    /// the log lacks, and would hide from the next one that it does.
+    pub fn doubt(&mut self) {
+        self.knowledge.doubt();
     }
 
     /// Whether this version is later than all that the log said of its epoch. What this leader has committed since says

@@ -344,7 +344,9 @@ impl Cluster {
         after: Option<&MessageId>,
         limit: usize,
     ) -> (Vec<(MessageId, Unsettled)>, Option<MessageId>) {
-        if self.knowledge.trust() != Trust::Whole || self.transactions.any_open() {
+        // Some become true as new versions, which is not for a leader that may have been succeeded.
+        let early = self.knowledge.trust() != Trust::Whole || self.knowledge.may_be_succeeded();
+        if early || self.transactions.any_open() {
             return (Vec::new(), None);
         }
         let ready = |id: &MessageId, newer: &Unsettled| match newer.record.version {

@@ -19,7 +19,10 @@ const TOLD_GRACE: Duration = Duration::from_secs(10);
 pub enum Trust {
     /// It holds every commit.
     Whole,
-    /// It was written to the page cache of another boot, or a node holds something newer: its end may be missing.
+    /// A node holds something newer, so that it looks like a copy that was made a moment before its end. More often that
+    /// was under way when the leader died.
+    Doubted,
+    /// It was written to the page cache of another boot: its end may be missing.
     MayLackItsEnd,
     /// There was none, or nodes have seen a later epoch than it has.
     Nothing,
@@ -63,7 +66,7 @@ impl Knowledge {
             from_log: trust == Trust::Whole,
             greeted: false,
             old: false,
-            doubted: false,
+            doubted: trust == Trust::Doubted,
         }
     }
 
@@ -80,18 +83,16 @@ impl Knowledge {
         (self.old, self.from_log, self.doubted) = (true, false, false);
     }
 
-    /// A node that joins holds something newer than the log. Unless enough nodes without such a thing had joined
-    /// before, the log is treated as one that may lack its end.
+    /// A node that joins holds something newer than the log, which has to be [`is_greeting`](Self::is_greeting): with
+    /// enough nodes without such a thing it is believed.
     pub fn doubt(&mut self) {
-        if self.is_greeting() {
-            (self.trust, self.from_log, self.doubted) = (Trust::MayLackItsEnd, false, true);
-        }
+        (self.trust, self.from_log, self.doubted) = (Trust::Doubted, false, true);
     }
 
     /// The members that are here had time enough to report: a log that was merely doubted is believed without those
     /// that stay away. `here`: the members that have joined. True if it is believed from here on.
     pub fn stop_doubting(&mut self, here: &[NodeId]) -> bool {
-        let stops = self.doubted && self.trust == Trust::MayLackItsEnd && self.missing(here).is_empty();
+        let stops = self.trust == Trust::Doubted && self.missing(here).is_empty();
         if stops {
             self.trust = Trust::Whole;
         }
@@ -174,8 +175,8 @@ impl Knowledge {
 
     /// Takes the step to [`Trust::Whole`] if the inventories that came suffice. `members` are
     /// all nodes known of. Without a log all of them have to report, and if some come from an older cluster, at least
-    /// `tolerance` have to be known, and one of them must have been told who they are. With one that may lack its end
-    /// all but `tolerance - 1`: a commit that was acknowledged is then on a node that did.
+    /// `tolerance` have to be known, and one of them must have been told who they are. With one that is doubted, or may
+    /// lack its end, all but `tolerance - 1`: a commit that was acknowledged is then on a node that did.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
         if self.trust == Trust::Whole {
             return false;
@@ -184,7 +185,7 @@ impl Knowledge {
         let told = self.told || !self.older;
         let enough = match self.trust {
             Trust::Whole => true,
-            Trust::MayLackItsEnd => missing < tolerance,
+            Trust::Doubted | Trust::MayLackItsEnd => missing < tolerance,
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
             Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
@@ -274,7 +275,7 @@ mod tests {
     fn who_has_to_report() {
         // (trust, members, reported, tolerance, enough)
         type Row = (Trust, &'static [u32], &'static [u32], usize, bool);
-        let table: [Row; 9] = [
+        let table: [Row; 11] = [
             (Trust::Nothing, &[], &[], 2, false),
             (Trust::Nothing, &[1, 2, 3], &[1, 2], 2, false),
             (Trust::Nothing, &[1, 2, 3], &[1, 2, 3], 2, true),
@@ -282,6 +283,8 @@ mod tests {
             (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 2, true),
             (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 1, false),
             (Trust::MayLackItsEnd, &[1, 2, 3], &[2], 3, true),
+            (Trust::Doubted, &[1, 2, 3], &[1], 2, false),
+            (Trust::Doubted, &[1, 2, 3], &[1, 3], 2, true),
             (Trust::MayLackItsEnd, &[], &[], 2, true),
             (Trust::MayLackItsEnd, &[1], &[], 1, false),
         ];

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::coordinator::Coordinator;
 use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
-use crate::cluster::Reign;
+use crate::cluster::{Cluster, Reign};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
 use crate::seeded::{self, Bug};
@@ -140,9 +140,7 @@ impl Membership {
         let epoch = seen.0.checked_add(step).ok_or("the epochs of this cluster are used up")?;
         let reign = Reign { cluster_id, epoch: Epoch(epoch) };
         let trust = self.coordinator.cluster().trust();
-        let boot_id = self.boot_id.clone();
-        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
-        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
+        self.log_reign(reign, trust).await?;
         {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if trust == Trust::Nothing {
@@ -154,6 +152,32 @@ impl Membership {
         self.coordinator.cluster().begin(reign);
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
+        Ok(())
+    }
+
+    async fn log_reign(&self, reign: Reign, trust: Trust) -> Result<(), String> {
+        let boot_id = self.boot_id.clone();
+        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
+        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())
+    }
+
+    /// A node that is about to join holds nothing newer than this version. If that is later than the log, the log says
+    /// that it is doubted before anything is committed: a leader after this one could not tell any more.
+    async fn hear_newest(&self, newest: Version, reign: Reign) -> Result<(), Refused> {
+        // Nothing is committed before enough nodes have joined, nor does an epoch end meanwhile.
+        let _one_at_a_time = self.reigning.lock().await;
+        let doubted = |cluster: &Cluster| cluster.reign() == Some(reign) && cluster.is_doubted_for(newest);
+        if !doubted(&self.coordinator.cluster()) {
+            return Ok(());
+        }
+        if !seeded::active(Bug::DoubtNotLogged) {
+            self.log_reign(reign, Trust::Doubted).await.or_else(not_now)?;
+        }
+        let mut cluster = self.coordinator.cluster();
+        self.coordinator.log_is_whole.store(false, Ordering::Relaxed);
+        if doubted(&cluster) {
+            cluster.doubt();
+        }
         Ok(())
     }
 
@@ -386,6 +410,7 @@ impl Membership {
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let (incarnation, newest) = (dialled.welcome.incarnation, dialled.welcome.newest);
         let told = !roll.members.is_empty();
+        self.hear_newest(newest, fence.reign).await?;
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
@@ -403,7 +428,6 @@ impl Membership {
             cluster.ask_for_confirmations(member.id);
             // Under this lock too: what it holds is not known until its inventory has come.
             cluster.inventory_begins(member.id, fence.session);
-            cluster.hear_newest(newest);
             if told {
                 cluster.note_told();
             }

@@ -29,9 +29,11 @@ use crate::harness::{Counts, Ending, crashes, errors, synced};
 enum Step {
     /// The leader starts, and begins the next epoch.
     Begin,
+    /// It finds out that nodes hold more than the log has.
+    Doubt,
     Append(Vec<Event>),
 }
-use Step::{Append, Begin};
+use Step::{Append, Begin, Doubt};
 
 /// One path: what the log holds, and what is done while the disk fails.
 struct Row {
@@ -61,6 +63,12 @@ fn rows() -> Vec<Row> {
         row("journal, batch of several", closed(), vec![Begin, Append((0..5).map(|n| commit("m", 10 + n)).collect())]),
         row("journal, registration", closed(), vec![Begin, Append(vec![commit("c", 4), member(3)])]),
         row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
+        row("journal, a doubt", some(), vec![Begin, Doubt, Append(vec![commit("c", 4)])]),
+        row(
+            "journal, compaction in doubt",
+            [some(), vec![Begin, Doubt, outdated.clone()]].concat(),
+            vec![Begin, Append(vec![commit("c", 4)])],
+        ),
         row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
         row(
             "journal, a member is removed and its number used again",
@@ -172,6 +180,8 @@ const REWRITING: Rewriting = Rewriting { from: 4096, seed: 1 };
 
 const PATH: &str = "/data";
 
+const CLUSTER: Uuid = Uuid([7; 16]);
+
 fn folder(disk: &MemDisk) -> io::Result<Arc<dyn Folder>> {
     disk.folder(&Path::new(PATH).join(METADATA_FOLDER))
 }
@@ -193,10 +203,15 @@ impl Told {
                         let Ok(recovered) = journal::open(&folder, &disk.boot_id(), 1) else { return };
                         let epoch = Epoch(recovered.last.map_or(0, |last| last.epoch.0) + 1);
                         assert!(epoch > self.epoch, "epoch {epoch} begins a second time");
-                        let reign = Reign { cluster_id: Uuid([7; 16]), epoch };
+                        let reign = Reign { cluster_id: CLUSTER, epoch };
                         let (boot_id, trust) = (disk.boot_id(), recovered.trust);
                         ledger = Some(Ledger::start(recovered.log, io_mode, REWRITING, &Hands::Inline, &stop).unwrap());
                         vec![Event::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
+                    }
+                    Doubt => {
+                        let reign = Reign { cluster_id: CLUSTER, epoch: self.epoch };
+                        let (run, boot_id) = (u64::from(self.epoch.0), disk.boot_id());
+                        vec![Event::Began { reign, run, boot_id, io_mode, trust: Trust::Doubted }]
                     }
                     Append(events) => events.clone(),
                 };
@@ -258,6 +273,10 @@ impl Told {
             let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
             newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
         };
+        let last = |is: fn(&Event) -> bool| self.acknowledged.iter().rposition(is);
+        let doubted = last(|event| matches!(event, Event::Began { trust: Trust::Doubted, .. }));
+        let settled = last(|event| matches!(event, Event::Whole(_)));
+        assert!(doubted <= settled || found.trust != Trust::Whole, "{what}: a doubt is forgotten");
         let told = found.transactions.told();
         let is_removed = |member: &Member| found.removed.iter().any(|removed| removed.uuid == member.uuid);
         let asked = |removed: &Removed| self.asked.contains(&Event::Removed(*removed));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::durable::Disk as _;
@@ -164,6 +165,41 @@ fn the_end_of_a_leader_is_the_last_that_its_log_says() {
             assert_eq!(log.trust, Trust::Whole, "stopped with {left} left");
         });
     }
+}
+
+#[test]
+fn a_leader_that_doubts_its_log_leaves_that_to_the_next() {
+    let mut hidden = 0;
+    for after in 0..40 {
+        simulate(async {
+            let (mut sim, leader) = healthy().await;
+            set(&leader, "a", "before").await;
+            let backup = sim.leader.disk.after_kill();
+            set(&leader, "a", "after").await;
+            sim.crash_leader(Crash::Kill);
+            sim.leader.disk = backup;
+            sim.start_leader().await.unwrap();
+            let leader = sim.net.leader().unwrap().coordinator;
+            let newer = tokio::spawn({
+                let leader = leader.clone();
+                async move { set(&leader, "b", "x").await }
+            });
+            while leader.cluster().trust() == Trust::Whole {
+                sleep(s(0.001)).await;
+            }
+            // It may die after it has committed what is newer than what its log lacks, and before that is completed.
+            sleep(Duration::from_millis(after)).await;
+            hidden += u32::from(newer.is_finished() && leader.cluster().unsettled_len() > 0);
+            newer.abort();
+            sim.crash_leader(Crash::Kill);
+            sim.start_leader().await.unwrap();
+            let leader = sim.net.leader().unwrap().coordinator;
+            let mut queue = VecDeque::from([Ok(Command::Get(id("a")))]);
+            let (replies, _room) = leader.execute(&mut queue, Protocol::Text).await;
+            assert!(matches!(&replies[..], [Reply::Value(body)] if **body == *b"after"), "{after} ms: {replies:?}");
+        });
+    }
+    assert!(hidden > 0, "it never died in between");
 }
 
 #[test]

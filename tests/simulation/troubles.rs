@@ -181,7 +181,7 @@ impl Sim {
                     if let Some(backup) = backup.clone()
                         && self.crash_leader(Crash::Kill)
                     {
-                        self.leader.disk = backup;
+                        self.leader.disk = backup.after_kill();
                         self.world.count("leader folder from a backup");
                     }
                 }

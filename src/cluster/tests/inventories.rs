@@ -270,7 +270,8 @@ fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_co
         cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
         (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
         (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
-        cluster.hear_newest(Version::new(Epoch(1), 0));
+        assert!(cluster.is_doubted_for(Version::new(Epoch(1), 0)));
+        cluster.doubt();
         cluster.greet();
         cluster
     };
@@ -286,7 +287,7 @@ fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_co
     assert_eq!(look(&cluster, "y"), "not found");
     // Node 2 stays away: the log is believed once all that are here have reported.
     let mut cluster = restarted();
-    assert!(cluster.stop_greeting() && cluster.trust() == Trust::MayLackItsEnd && !cluster.stop_greeting());
+    assert!(cluster.stop_greeting() && cluster.trust() == Trust::Doubted && !cluster.stop_greeting());
     report(&mut cluster, 1, &[newer]).unwrap();
     assert!(!cluster.settle_knowledge() && cluster.stop_greeting());
     assert_eq!((look(&cluster, "y").as_str(), unsettled(&cluster).len()), ("not found", 1));
@@ -298,7 +299,7 @@ fn a_log_that_a_node_is_ahead_of_needs_inventories_until_the_rest_had_time_to_co
 
 #[test]
 fn nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader() {
-    for trust in [Trust::Whole, Trust::MayLackItsEnd] {
+    for trust in [Trust::Whole, Trust::Doubted, Trust::MayLackItsEnd] {
         let mut cluster = healthy(2, 4);
         put_on(&mut cluster, "x", &[1, 2]);
         let mapping = std::mem::replace(&mut cluster.mapping, Mapping::new(1));
@@ -313,6 +314,9 @@ fn nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader() {
         }
         let Err(NotAdmitted::NotYet(reason)) = restarted.admit(&id("x"), 10, 7) else { panic!("a write was admitted") };
         assert_eq!(reason, "the leader has just started, and nodes 1, 2 have not joined yet");
+        report(&mut restarted, 3, &[line("f", CopyRecord { version: Version::FOREIGN, length: 3, crc: 9 })]).unwrap();
+        report(&mut restarted, 4, &[]).unwrap();
+        assert!(unsettled(&restarted).is_empty(), "what is found would get a version");
         assert!(matches!(restarted.admit_deletion(&id("x")), Err(NotAdmitted::NotYet(_))));
         join_as(&mut restarted, 2, 2, ms(0));
         restarted.greet();
@@ -371,8 +375,9 @@ fn what_a_new_leader_commits_does_not_hide_that_its_log_is_old() {
     put_on(&mut cluster, "x", &[1]);
     assert!(cluster.hear_committed(cluster.newest_committed()), "this leader said so itself");
     assert!(!cluster.hear_committed(Version::new(Epoch(1), 5)));
-    cluster.hear_newest(Version::new(Epoch(1), 5));
-    assert_eq!(cluster.trust(), Trust::MayLackItsEnd);
+    assert!(cluster.is_doubted_for(Version::new(Epoch(1), 5)));
+    cluster.doubt();
+    assert!(!cluster.is_doubted_for(Version::new(Epoch(1), 6)), "once is enough");
 }
 
 #[test]

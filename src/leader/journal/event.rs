@@ -21,7 +21,8 @@ pub enum Event {
         boot_id: String,
         /// Whether every batch is synced from here on.
         io_mode: IoMode,
-        /// How far it could believe what the log says before.
+        /// How far it could believe what the log says before. If that turns out to be less than it thought, before it
+        /// has committed anything, it says so by another record of the same reign.
         trust: Trust,
     },
     /// A node was accepted, or has a new address. Always synced.
@@ -94,6 +95,7 @@ impl Event {
                     Trust::Whole => 0,
                     Trust::MayLackItsEnd => 1,
                     Trust::Nothing => 2,
+                    Trust::Doubted => 3,
                 });
                 out.extend_from_slice(boot_id.as_bytes());
             }
@@ -165,6 +167,7 @@ impl Event {
                     0 => Trust::Whole,
                     1 => Trust::MayLackItsEnd,
                     2 => Trust::Nothing,
+                    3 => Trust::Doubted,
                     other => return Err(format!("unknown trust {other}")),
                 },
                 boot_id: fields.text()?.to_owned(),
