@@ -243,12 +243,13 @@ impl Cluster {
             // If it is none of the holders in the end, it has a copy too many.
             self.surplus.note(&entry.id, node, version);
         }
+        let news = newer && !ours && !outdated;
         let void = self.transactions.is_void(&entry.id, version);
-        if void {
+        if void || (news && entry.damaged) {
             // It goes when something newer stands before it.
             self.in_doubt.note(&entry.id, node, version);
         }
-        if entry.damaged || outdated || !newer || ours || void || seeded::active(Bug::UnsettledDropped) {
+        if entry.damaged || void || !news || seeded::active(Bug::UnsettledDropped) {
             return;
         }
         let noted = self.unsettled.entry(entry.id.clone()).or_insert_with(|| Unsettled::new(entry.record));

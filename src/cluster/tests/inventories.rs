@@ -149,6 +149,18 @@ fn a_damaged_copy_is_no_source_and_no_evidence() {
 }
 
 #[test]
+fn a_damaged_copy_that_no_log_speaks_of_goes_with_the_next_write() {
+    let mut cluster = cluster(2, Trust::Nothing);
+    (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
+    report(&mut cluster, 3, &[Entry { damaged: true, ..unknown("x", 0) }]).unwrap();
+    report(&mut cluster, 1, &[]).unwrap();
+    report(&mut cluster, 2, &[]).unwrap();
+    assert!(cluster.settle_knowledge() && unsettled(&cluster).is_empty());
+    put_on(&mut cluster, "x", &[1, 2]);
+    assert_eq!(cluster.surplus.of(&id("x")).collect::<Vec<_>>(), [(NodeId(3), Version::new(Epoch(1), 0))]);
+}
+
+#[test]
 fn a_holder_that_has_not_published_is_told_again() {
     let mut cluster = healthy(2, 2);
     let record = put_on(&mut cluster, "x", &[1, 2]);
