@@ -6,26 +6,26 @@
 //! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
+mod lane;
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::every;
+use self::lane::{Owner, to};
+use self::traffic::{ReadJob, Reads, WriteJob, Writes};
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
-use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_BYTES, BATCH_ITEMS, FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
-
-/// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
-/// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
-const STALL: Duration = Duration::from_secs(3);
+use crate::wire::family::{self, FromNode, from_node, to_node};
+use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -333,234 +333,5 @@ impl Welcome {
             layout: welcome.layout,
             newest: Version(welcome.newest),
         })
-    }
-}
-
-fn to(fence: Fence, seq: u64, body: to_node::Body) -> ToNode {
-    ToNode { fence: Some(fence.into()), seq, body: Some(body) }
-}
-
-/// What one kind of lane carries.
-trait Traffic {
-    type Job: Send;
-    type Pending: Send;
-    /// Frames under way at once: enough to keep the node busy while the next one forms.
-    const WINDOW: usize;
-    /// Makes a frame of a job and of what else has queued.
-    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>) -> (to_node::Body, Self::Pending);
-    /// Hands an answer to those who wait for it.
-    fn unpack(pending: Self::Pending, answer: from_node::Body);
-}
-
-#[derive(Debug)]
-enum WriteJob {
-    Store { puts: Vec<family::Put>, done: oneshot::Sender<family::WriteResult> },
-    Settle { settles: Vec<family::Settle>, _room: OwnedSemaphorePermit, done: oneshot::Sender<Vec<bool>> },
-    Members { members: family::Members, done: oneshot::Sender<bool> },
-}
-
-struct Writes;
-
-/// Who waits for the answers to a frame of writes, with how many puts or settles in it.
-#[derive(Default)]
-struct WritesPending {
-    puts: Vec<(usize, oneshot::Sender<family::WriteResult>)>,
-    settles: Vec<(usize, oneshot::Sender<Vec<bool>>)>,
-    members: Vec<oneshot::Sender<bool>>,
-}
-
-impl Traffic for Writes {
-    type Job = WriteJob;
-    type Pending = WritesPending;
-    const WINDOW: usize = 2;
-
-    fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Self::Pending) {
-        let mut batch = family::WriteBatch::default();
-        let mut pending = WritesPending::default();
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
-            match job {
-                WriteJob::Members { members, done } => {
-                    pending.members.push(done);
-                    batch.members = Some(members);
-                }
-                WriteJob::Settle { settles, done, .. } => {
-                    pending.settles.push((settles.len(), done));
-                    batch.settles.extend(settles);
-                }
-                WriteJob::Store { puts, done } => {
-                    bytes += puts.iter().map(|put| put.body.len()).sum::<usize>();
-                    pending.puts.push((puts.len(), done));
-                    batch.puts.extend(puts);
-                }
-            }
-            if bytes < BATCH_BYTES && batch.puts.len() + batch.settles.len() < BATCH_ITEMS {
-                next = queue.try_recv().ok();
-            }
-        }
-        (to_node::Body::Write(batch), pending)
-    }
-
-    fn unpack(pending: Self::Pending, answer: from_node::Body) {
-        let from_node::Body::Written(result) = answer else { return };
-        let mut statuses = result.statuses.into_iter();
-        let mut unpublished = result.unpublished.into_iter().peekable();
-        let mut first = 0;
-        for (puts, done) in pending.puts {
-            let statuses = statuses.by_ref().take(puts).collect();
-            let (error, end) = (result.error.clone(), first + puts as u32);
-            let of_these = std::iter::from_fn(|| unpublished.next_if(|place| *place < end));
-            let unpublished = of_these.map(|place| place.saturating_sub(first)).collect();
-            let _ = done.send(family::WriteResult { statuses, error, unpublished, ..Default::default() });
-            first = end;
-        }
-        let mut settled = result.settled.into_iter().map(|status| status == family::CopyStatus::CopyStored as i32);
-        for (settles, done) in pending.settles {
-            let _ = done.send(settled.by_ref().take(settles).collect());
-        }
-        for done in pending.members {
-            let _ = done.send(result.members_kept);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct ReadJob {
-    keys: Vec<family::CopyKey>,
-    check: bool,
-    bytes: usize,
-    done: oneshot::Sender<family::ReadResult>,
-}
-
-struct Reads;
-
-impl Traffic for Reads {
-    type Job = ReadJob;
-    /// How many keys each waiting job has in the frame, and whether it wants no bodies.
-    type Pending = Vec<(usize, bool, oneshot::Sender<family::ReadResult>)>;
-    const WINDOW: usize = 4;
-
-    fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Self::Pending) {
-        let mut batch = family::ReadBatch::default();
-        let mut pending = Vec::new();
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
-            bytes += job.bytes;
-            pending.push((job.keys.len(), job.check, job.done));
-            batch.keys.extend(job.keys);
-            if bytes < BATCH_BYTES && batch.keys.len() < BATCH_ITEMS {
-                next = queue.try_recv().ok();
-            }
-        }
-        (to_node::Body::Read(batch), pending)
-    }
-
-    fn unpack(pending: Self::Pending, answer: from_node::Body) {
-        let from_node::Body::Read(result) = answer else { return };
-        let mut statuses = result.statuses.into_iter();
-        let mut bodies = result.bodies.into_iter();
-        for (keys, check, done) in pending {
-            let statuses: Vec<i32> = statuses.by_ref().take(keys).collect();
-            let stored = |status: &&i32| **status == family::CopyStatus::CopyStored as i32;
-            let sent = if check { 0 } else { statuses.iter().filter(stored).count() };
-            let bodies = bodies.by_ref().take(sent).collect();
-            let _ = done.send(family::ReadResult { statuses, bodies, error: result.error.clone() });
-        }
-    }
-}
-
-/// The one task that has a lane.
-struct Owner {
-    node: NodeId,
-    fence: Fence,
-    events: Arc<dyn LinkEvents>,
-    cut: CancellationToken,
-}
-
-impl Owner {
-    /// `took` hears how long each frame took.
-    async fn drive<T: Traffic>(
-        self,
-        mut lane: Lane,
-        mut jobs: mpsc::UnboundedReceiver<T::Job>,
-        took: impl Fn(Duration) + Send,
-    ) {
-        let mut pending: BTreeMap<u64, (Instant, T::Pending)> = BTreeMap::new();
-        let mut seq = 0;
-        let mut stalled = false;
-        let mut look = every(STALL / 6);
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cut.cancelled() => break,
-                frame = lane.frames_in.recv() => {
-                    let Some(FromNode { seq, body: Some(body) }) = frame else { break };
-                    if let from_node::Body::Fenced(fenced) = body {
-                        self.events.fenced(self.node, Epoch(fenced.epoch_seen), &fenced.reason);
-                        break;
-                    }
-                    if let Some((sent, waiting)) = pending.remove(&seq) {
-                        took(sent.elapsed());
-                        T::unpack(waiting, body);
-                    }
-                }
-                job = jobs.recv(), if pending.len() < T::WINDOW => {
-                    let Some(job) = job else { break };
-                    let (body, waiting) = T::pack(job, &mut jobs);
-                    seq += 1;
-                    // There is room: fewer frames are under way than the lane's queue has places.
-                    if lane.frames_out.send(to(self.fence, seq, body)).await.is_err() {
-                        break;
-                    }
-                    pending.insert(seq, (Instant::now(), waiting));
-                }
-                _ = look.tick() => {
-                    let overdue = pending.first_key_value().is_some_and(|(_, (sent, _))| sent.elapsed() >= STALL);
-                    if overdue != stalled {
-                        stalled = overdue;
-                        self.events.stalled(self.node, self.fence.session, stalled);
-                    }
-                }
-            }
-        }
-        // One lane without the other is no link.
-        self.cut.cancel();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_writer_hears_of_its_own_copies_that_wait() {
-        let (done, mut answers): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
-        let puts = [2, 0, 3].into_iter().zip(done).collect();
-        let statuses = vec![family::CopyStatus::CopyStored as i32; 5];
-        let result = family::WriteResult { statuses, unpublished: vec![1, 2, 4, 9], ..Default::default() };
-        Writes::unpack(WritesPending { puts, ..WritesPending::default() }, from_node::Body::Written(result));
-        let heard = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
-        let heard: Vec<_> = heard.map(|result| (result.statuses.len(), result.unpublished)).collect();
-        assert_eq!(heard, [(2, vec![1]), (0, vec![]), (3, vec![0, 2])]);
-    }
-
-    fn settles(count: usize) -> WriteJob {
-        let settles = vec![family::Settle::default(); count];
-        let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        WriteJob::Settle { settles, _room, done: oneshot::channel().0 }
-    }
-
-    #[test]
-    fn a_frame_takes_no_more_settles_than_a_slow_disk_can_answer_in_time() {
-        let (jobs, mut queue) = mpsc::unbounded_channel();
-        (0..10).for_each(|_| jobs.send(settles(BATCH_ITEMS / 2)).unwrap());
-        let mut frames = Vec::new();
-        while let Ok(first) = queue.try_recv() {
-            let (to_node::Body::Write(batch), pending) = Writes::pack(first, &mut queue) else { unreachable!() };
-            frames.push((batch.settles.len(), pending.settles.len()));
-        }
-        assert_eq!(frames, [(BATCH_ITEMS, 2); 5]);
     }
 }
