@@ -157,7 +157,7 @@ impl Leader {
         let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
         let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
-        let links = Arc::new(Links::new(seams.network));
+        let links = Arc::new(Links::new(seams.network, stop.clone()));
         let cache = MessageCache::new(settings.cache_bytes);
         let changes = Arc::new(view::Changes::default());
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));

@@ -2,7 +2,7 @@
 //!
 //! A lane has one owner and a queue. Whatever queued while the last frames were
 //! under way becomes the next frame, so batches grow with load and one message
-//! alone does not wait. A queue is bounded by the bytes that the coordinator lets
+//! alone does not wait. What nobody waits for goes along with the next frame, or alone after a moment. A queue is bounded by the bytes that the coordinator lets
 //! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
+use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
@@ -91,6 +92,7 @@ pub trait LinkEvents: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Links {
     network: Arc<dyn Network>,
+    stop: Stop,
     /// Ascending, so that what is told to all is told in one order in every run.
     links: RwLock<BTreeMap<NodeId, Link>>,
     /// How long nodes took, whatever became of their sessions.
@@ -129,9 +131,9 @@ pub struct Dialled {
 }
 
 impl Links {
-    /// No links yet.
-    pub fn new(network: Arc<dyn Network>) -> Self {
-        Self { network, links: RwLock::default(), times: RwLock::default() }
+    /// No links yet. From the stop on, nothing lingers.
+    pub fn new(network: Arc<dyn Network>, stop: Stop) -> Self {
+        Self { network, stop, links: RwLock::default(), times: RwLock::default() }
     }
 
     /// Opens both lanes to a node.
@@ -179,7 +181,9 @@ impl Links {
             old.cut.cancel();
         }
         let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
-        let owner = || Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone() };
+        let stop = self.stop.clone();
+        let owner =
+            || Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
         let wrote = times.clone();
         let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
             meter.record(elapsed, 1);
@@ -225,14 +229,23 @@ impl Links {
     }
 
     /// Tells a node which versions are committed. The answer says of each settle whether what had to go is gone; it
-    /// does not come if the link is or gets broken. Nobody has to wait: what gets lost is told again after an inventory.
+    /// does not come if the link is or gets broken: what gets lost is told again after an inventory.
     pub fn settle(&self, node: NodeId, settles: &[Settle]) -> oneshot::Receiver<Vec<bool>> {
+        self.settle_by(node, settles, false)
+    }
+
+    /// As [`settle`](Self::settle) where nobody waits for it: with the next copies that go to this node, or after a moment.
+    pub fn settle_soon(&self, node: NodeId, settles: &[Settle]) -> oneshot::Receiver<Vec<bool>> {
+        self.settle_by(node, settles, true)
+    }
+
+    fn settle_by(&self, node: NodeId, settles: &[Settle], lingers: bool) -> oneshot::Receiver<Vec<bool>> {
         let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
             let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);
             if let Ok(_room) = room {
                 let settles = settles.iter().map(family::Settle::from).collect();
-                let _ = link.writes.send(WriteJob::Settle { settles, _room, done });
+                let _ = link.writes.send(WriteJob::Settle { settles, lingers, _room, done });
             }
         }
         answer

@@ -287,7 +287,7 @@ impl Coordinator {
     /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.
     pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<Settle>>) {
         for (node, settles) in settles {
-            let (leader, answer) = (self.clone(), self.links.settle(node, &settles));
+            let (leader, answer) = (self.clone(), self.links.settle_soon(node, &settles));
             tokio::spawn(async move { leader.note_undone(node, &settles, &answer.await.unwrap_or_default()) });
         }
     }

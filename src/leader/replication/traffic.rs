@@ -1,6 +1,6 @@
 //! What the two lanes of a node carry: jobs become frames, and answers go back to those who wait for them.
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS};
@@ -11,17 +11,32 @@ pub(super) trait Traffic {
     type Pending: Send;
     /// Frames under way at once: enough to keep the node busy while the next one forms.
     const WINDOW: usize;
+    /// Whether a job may wait a moment, to go along with another.
+    fn lingers(_: &Self::Job) -> bool {
+        false
+    }
     /// Makes a frame of a job and of what else has queued.
-    fn pack(first: Self::Job, queue: &mut mpsc::UnboundedReceiver<Self::Job>) -> (to_node::Body, Self::Pending);
+    fn pack(first: Self::Job, queue: impl FnMut() -> Option<Self::Job>) -> (to_node::Body, Self::Pending);
     /// Hands an answer to those who wait for it.
     fn unpack(pending: Self::Pending, answer: from_node::Body);
 }
 
 #[derive(Debug)]
 pub(super) enum WriteJob {
-    Store { puts: Vec<family::Put>, done: oneshot::Sender<family::WriteResult> },
-    Settle { settles: Vec<family::Settle>, _room: OwnedSemaphorePermit, done: oneshot::Sender<Vec<bool>> },
-    Members { members: family::Members, done: oneshot::Sender<bool> },
+    Store {
+        puts: Vec<family::Put>,
+        done: oneshot::Sender<family::WriteResult>,
+    },
+    Settle {
+        settles: Vec<family::Settle>,
+        lingers: bool,
+        _room: OwnedSemaphorePermit,
+        done: oneshot::Sender<Vec<bool>>,
+    },
+    Members {
+        members: family::Members,
+        done: oneshot::Sender<bool>,
+    },
 }
 
 pub(super) struct Writes;
@@ -39,7 +54,11 @@ impl Traffic for Writes {
     type Pending = WritesPending;
     const WINDOW: usize = 2;
 
-    fn pack(first: WriteJob, queue: &mut mpsc::UnboundedReceiver<WriteJob>) -> (to_node::Body, Self::Pending) {
+    fn lingers(job: &WriteJob) -> bool {
+        matches!(job, WriteJob::Settle { lingers: true, .. })
+    }
+
+    fn pack(first: WriteJob, mut queue: impl FnMut() -> Option<WriteJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::WriteBatch::default();
         let mut pending = WritesPending::default();
         let mut bytes = 0;
@@ -61,7 +80,7 @@ impl Traffic for Writes {
                 }
             }
             if bytes < BATCH_BYTES && batch.puts.len() + batch.settles.len() < BATCH_ITEMS {
-                next = queue.try_recv().ok();
+                next = queue();
             }
         }
         (to_node::Body::Write(batch), pending)
@@ -110,7 +129,7 @@ impl Traffic for Reads {
     type Pending = Vec<(usize, bool, oneshot::Sender<family::ReadResult>)>;
     const WINDOW: usize = 4;
 
-    fn pack(first: ReadJob, queue: &mut mpsc::UnboundedReceiver<ReadJob>) -> (to_node::Body, Self::Pending) {
+    fn pack(first: ReadJob, mut queue: impl FnMut() -> Option<ReadJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::ReadBatch::default();
         let mut pending = Vec::new();
         let mut bytes = 0;
@@ -120,7 +139,7 @@ impl Traffic for Reads {
             pending.push((job.keys.len(), job.check, job.done));
             batch.keys.extend(job.keys);
             if bytes < BATCH_BYTES && batch.keys.len() < BATCH_ITEMS {
-                next = queue.try_recv().ok();
+                next = queue();
             }
         }
         (to_node::Body::Read(batch), pending)
@@ -144,7 +163,7 @@ impl Traffic for Reads {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::sync::Semaphore;
+    use tokio::sync::{Semaphore, mpsc};
 
     use super::*;
 
@@ -163,7 +182,7 @@ mod tests {
     fn settles(count: usize) -> WriteJob {
         let settles = vec![family::Settle::default(); count];
         let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        WriteJob::Settle { settles, _room, done: oneshot::channel().0 }
+        WriteJob::Settle { settles, lingers: true, _room, done: oneshot::channel().0 }
     }
 
     #[test]
@@ -172,7 +191,8 @@ mod tests {
         (0..10).for_each(|_| jobs.send(settles(BATCH_ITEMS / 2)).unwrap());
         let mut frames = Vec::new();
         while let Ok(first) = queue.try_recv() {
-            let (to_node::Body::Write(batch), pending) = Writes::pack(first, &mut queue) else { unreachable!() };
+            let rest = || queue.try_recv().ok();
+            let (to_node::Body::Write(batch), pending) = Writes::pack(first, rest) else { unreachable!() };
             frames.push((batch.settles.len(), pending.settles.len()));
         }
         assert_eq!(frames, [(BATCH_ITEMS, 2); 5]);
