@@ -106,6 +106,9 @@ impl Cluster {
             return Err(NotAdmitted::NotYet(self.waiting_to_greet()));
         }
         let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
+        if self.paused {
+            return Err(NotAdmitted::NotYet("another epoch begins, and nodes have to join it".to_owned()));
+        }
         let Some(sequence) = self.sequence.checked_add(1) else {
             return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));
         };
@@ -144,6 +147,21 @@ impl Cluster {
     pub fn next_version(&mut self) -> Option<Version> {
         self.sequence = self.sequence.checked_add(1)?;
         Some(Version::new(self.reign?.epoch, self.sequence))
+    }
+
+    /// How many versions of this epoch were given out.
+    pub fn versions_given(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Whether writes have to wait from here on.
+    pub fn pause(&mut self, on: bool) {
+        self.paused = on;
+    }
+
+    /// Whether any write or repair is under way.
+    pub fn is_writing(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     /// Nothing was admitted with the version that was given out last.

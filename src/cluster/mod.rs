@@ -91,6 +91,8 @@ pub struct Cluster {
     knowledge: Knowledge,
     reign: Option<Reign>,
     sequence: u32,
+    /// Another epoch is about to begin: nothing is admitted.
+    paused: bool,
     tolerance: usize,
     /// Versions with a ticket out.
     under_way: BTreeSet<Version>,
@@ -125,6 +127,7 @@ impl Cluster {
             knowledge: Knowledge::new(trust),
             reign: None,
             sequence: 0,
+            paused: false,
             tolerance,
             under_way: BTreeSet::new(),
             taking: BTreeMap::new(),

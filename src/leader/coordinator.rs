@@ -33,7 +33,7 @@ use crate::telemetry::Meter;
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol, Served};
 use crate::types::MessageId;
 
-/// Requests that come this soon after the start wait for nodes that are still joining, up to then.
+/// Requests that come this soon after the start, or that of another epoch, wait for nodes that are still joining, up to then.
 pub const JOINING: Duration = Duration::from_secs(5);
 
 /// Members that have not joined so soon after the start had time enough to tell of another leader: well before those
@@ -109,6 +109,8 @@ pub struct Coordinator {
     /// Ends the leader.
     pub stop: Stop,
     started: Instant,
+    /// Until when nodes are expected to join, since the start.
+    joining_ms: AtomicU64,
     in_flight: Arc<AtomicUsize>,
     turn: AtomicUsize,
     pub(super) served: AtomicBool,
@@ -220,6 +222,7 @@ impl Coordinator {
             tasks: TaskTracker::new(),
             stop,
             started: Instant::now(),
+            joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
             in_flight: Arc::new(AtomicUsize::new(0)),
             turn: AtomicUsize::new(0),
             served: AtomicBool::new(false),
@@ -272,7 +275,17 @@ impl Coordinator {
 
     /// Until when requests wait for nodes instead of failing.
     pub(super) fn joining_until(&self) -> Instant {
-        self.started + JOINING
+        self.started + Duration::from_millis(self.joining_ms.load(Ordering::Relaxed))
+    }
+
+    /// Nodes join anew from now on, and requests wait for them as they do after the start.
+    pub(super) fn expect_nodes(&self) {
+        self.joining_ms.store((self.now() + JOINING).as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the log says that it holds everything.
+    pub(super) fn says_whole(&self) -> bool {
+        self.log_is_whole.load(Ordering::Relaxed) && self.cluster().trust() == Trust::Whole
     }
 
     pub(super) fn turn(&self) -> usize {

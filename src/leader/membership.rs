@@ -30,7 +30,7 @@ const FOUNDING_GRACE: Duration = Duration::from_millis(600);
 /// What membership needs beside the coordinator.
 #[derive(Debug)]
 pub struct Membership {
-    coordinator: Arc<Coordinator>,
+    pub(super) coordinator: Arc<Coordinator>,
     boot_id: String,
     io_mode: IoMode,
     /// Random, one a process.
@@ -323,9 +323,28 @@ impl Membership {
         if let Err(error) = self.begin(reign.cluster_id, seen).await {
             return self.coordinator.stop.fail(error);
         }
-        let nodes: Vec<NodeId> =
-            self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
-        nodes.into_iter().for_each(|node| self.coordinator.links.cut(node));
+        self.cut_all();
+    }
+
+    /// Begins the next epoch of a leader that goes on. Nodes have to join it.
+    pub(super) async fn begin_next(&self) -> Result<(), String> {
+        let _one_at_a_time = self.reigning.lock().await;
+        let reign = self.coordinator.cluster().reign();
+        let Some(reign) = reign.filter(|_| self.coordinator.says_whole()) else { return Ok(()) };
+        self.begin(reign.cluster_id, reign.epoch).await?;
+        self.cut_all();
+        Ok(())
+    }
+
+    /// Ends all sessions. From here on nothing is sent to a node before it has joined anew.
+    fn cut_all(&self) {
+        let now = self.coordinator.now();
+        let mut cluster = self.coordinator.cluster();
+        let sessions = cluster.registry.nodes().iter().filter_map(|node| Some((node.member.id, node.session?)));
+        for (node, session) in sessions.collect::<Vec<_>>() {
+            cluster.registry.part(node, session, false, now);
+            self.coordinator.links.cut(node);
+        }
     }
 
     /// A node refused our word.

@@ -26,12 +26,15 @@ mod query;
 mod read;
 mod recovery;
 mod removal;
+mod renewal;
 mod repair;
 mod rounds;
 mod set;
 mod undo;
 mod verify;
 mod write;
+
+pub use renewal::VERSIONS_AN_EPOCH;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -94,6 +97,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Bytes from which on the log is rewritten while the leader runs.
     pub rewrite_log_from: u64,
+    /// Versions after which the next epoch begins: [`VERSIONS_AN_EPOCH`], but in tests.
+    pub versions_an_epoch: u32,
 }
 
 /// A leader that has read its log and serves.
@@ -181,6 +186,7 @@ impl Leader {
         loops.spawn(stop.vital("undo", coordinator.clone().undo()));
         loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
+        loops.spawn(stop.vital("renewal", renewal::renew(membership.clone(), settings.versions_an_epoch)));
         Ok(Self { coordinator, membership, loops, finish_view, view_done, _lock: lock })
     }
 

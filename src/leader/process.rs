@@ -132,6 +132,7 @@ async fn serve(
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
         rewrite_log_from: settings.rewrite_log_from,
+        versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
     let attended = attend(&leader, &settings, listeners, &stop, events).await;

@@ -381,6 +381,7 @@ fn live(disk: &MemDisk) -> bool {
             repair_after: Duration::from_secs(30),
             cache_bytes: 0,
             rewrite_log_from: u64::MAX,
+            versions_an_epoch: u32::MAX,
         };
         let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await else {
             return false;

@@ -203,6 +203,32 @@ fn a_leader_that_doubts_its_log_leaves_that_to_the_next() {
 }
 
 #[test]
+fn a_leader_begins_another_epoch_before_the_versions_of_one_are_used_up() {
+    simulate(async {
+        // Of a seed whose epochs are short.
+        let mut sim = Sim::start(4, IoMode::Buffered).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        for n in 0..1000 {
+            // None of them fails, or has an unknown outcome.
+            let one = |k: u32| {
+                let (leader, id) = (leader.clone(), format!("id{n}.{k}"));
+                async move { set(&leader, &id, "x").await }
+            };
+            futures::future::join_all((0..3).map(one)).await;
+        }
+        let reign = leader.cluster().reign().unwrap();
+        assert!(reign.epoch.0 > 5, "{reign:?}");
+        assert_eq!(leader.cluster().len(), 3000);
+        sim.stop_leader().await;
+        sim.start_leader().await.unwrap();
+        let again = sim.net.leader().unwrap().coordinator.cluster().reign().unwrap();
+        assert_eq!(again.epoch.0, reign.epoch.0 + 1);
+        sim.heal().await;
+    });
+}
+
+#[test]
 fn a_write_without_an_outcome_is_unknown_and_may_appear_later() {
     simulate(async {
         let (_sim, leader) = healthy().await;

@@ -96,6 +96,8 @@ pub(crate) struct Sim {
     pub(crate) chance: fastrand::Rng,
     pub(crate) io_mode: IoMode,
     pub(crate) tolerance: usize,
+    /// After which a leader begins its next epoch by itself.
+    pub(crate) versions_an_epoch: u32,
     pub(crate) leader: Machine,
     /// The leader that runs, if one does: for its end in order.
     leading: Option<Leader>,
@@ -149,8 +151,23 @@ impl Sim {
         let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
         let (stores, world) = (BTreeMap::new(), World::new());
         let (leading, pairs, dismissed, retired) = (None, true, BTreeSet::new(), BTreeMap::new());
-        let mut sim =
-            Self { net, chance, io_mode, tolerance, leader, leading, nodes, stores, world, pairs, dismissed, retired };
+        // In a quarter of all lives that happens all the time.
+        let versions_an_epoch = if seed.is_multiple_of(4) { 200 } else { u32::MAX };
+        let mut sim = Self {
+            net,
+            chance,
+            io_mode,
+            tolerance,
+            versions_an_epoch,
+            leader,
+            leading,
+            nodes,
+            stores,
+            world,
+            pairs,
+            dismissed,
+            retired,
+        };
         sim.start_leader().await.unwrap();
         (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
         sim
@@ -174,6 +191,7 @@ impl Sim {
             repair_after: REPAIR_AFTER,
             cache_bytes,
             rewrite_log_from: REWRITE_LOG_FROM,
+            versions_an_epoch: self.versions_an_epoch,
         };
         let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
         let leader = leader.map_err(|error| error.to_string())?;
