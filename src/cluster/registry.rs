@@ -114,7 +114,8 @@ impl Node {
         self.session.is_some() && self.state != NodeState::Down && !self.full() && !self.leaving
     }
 
-    fn full(&self) -> bool {
+    /// Has no room for copies.
+    pub(super) fn full(&self) -> bool {
         self.beat.is_some_and(|beat| beat.full)
     }
 }

@@ -268,7 +268,8 @@ impl Cluster {
 
     /// Whether a node could be emptied: how many nodes would be left to take copies.
     pub fn left_without(&self, node: NodeId) -> usize {
-        let stays = |other: &&Node| other.member.id != node && !other.draining && other.state != NodeState::Down;
+        let takes = |other: &&Node| !other.draining && !other.full() && other.state != NodeState::Down;
+        let stays = |other: &&Node| other.member.id != node && takes(other);
         self.registry.nodes().iter().filter(stays).count()
     }
 

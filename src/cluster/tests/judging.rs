@@ -201,3 +201,12 @@ fn copies_that_are_too_many_wait_until_some_can_be_asked() {
     join_as(&mut cluster, 2, 9, ms(20));
     assert_eq!(cluster.most_urgent(), Some(1));
 }
+
+#[test]
+fn a_full_node_takes_nothing_off_one_that_is_to_be_emptied() {
+    let mut cluster = healthy(2, 4);
+    assert_eq!(cluster.left_without(NodeId(1)), 3);
+    cluster.registry.note_full(NodeId(2));
+    cluster.registry.set_draining(NodeId(3), true);
+    assert_eq!(cluster.left_without(NodeId(1)), 1);
+}
