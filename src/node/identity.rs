@@ -20,6 +20,13 @@ use crate::wire::{Fence, Roll};
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
 
+/// Blanks, on stable storage: a later epoch goes into them where the disk has no room for a new file. Without that a
+/// leader which begins while a node's disk is full could not read what the node holds.
+const SPARE_FILE: &str = ".hatokuse.spare";
+
+/// Room for some hundred members. An identity that is longer waits for room.
+const SPARE_BYTES: usize = 16 << 10;
+
 /// Holds the newest version that a leader called committed, in decimal and with a checksum. It is not synced: that
 /// it is a second behind, or gone after a power cut, only means that a leader with an old log is not told so.
 pub const COMMITTED_FILE: &str = ".committed";
@@ -182,6 +189,7 @@ impl IdentityFile {
                 identity
             }
         };
+        keep_spare(folder.as_ref());
         let committed = AtomicU64::new(read_committed(folder.as_ref()).unwrap_or_default().0);
         Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
     }
@@ -215,6 +223,20 @@ impl IdentityFile {
     fn replace(&self, identity: Identity) -> io::Result<()> {
         durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
         self.state().identity = identity;
+        Ok(())
+    }
+
+    /// As [`replace`](Self::replace), with the spare file where there is no room for another.
+    fn note_epoch(&self, identity: Identity) -> io::Result<()> {
+        let folder = self.folder.as_ref();
+        match self.replace(identity.clone()) {
+            Err(full) if durable::is_full(&full) => {
+                use_spare(folder, identity.encode().as_bytes()).map_err(|_| full)?;
+                self.state().identity = identity;
+            }
+            replaced => replaced?,
+        }
+        keep_spare(folder);
         Ok(())
     }
 
@@ -252,7 +274,7 @@ impl IdentityFile {
             if seeded::active(Bug::EpochSeenNotKept) {
                 self.state().identity = identity;
             } else {
-                self.replace(identity)?;
+                self.note_epoch(identity)?;
             }
         }
         self.state().current = Some(fence);
@@ -284,6 +306,38 @@ impl IdentityFile {
         }
         self.replace(Identity { members, removed, ..identity })
     }
+}
+
+/// Sees to it that there is a spare file, if there is room for one.
+fn keep_spare(folder: &dyn Folder) {
+    let is_there = folder.open(SPARE_FILE).and_then(|spare| spare.len()).is_ok_and(|len| len == SPARE_BYTES as u64);
+    if is_there {
+        return;
+    }
+    let make = || {
+        let _ = folder.remove(SPARE_FILE);
+        let mut spare = folder.create_new(SPARE_FILE)?;
+        spare.append(&[io::IoSlice::new(&[b'\n'; SPARE_BYTES])])?;
+        // On many file systems only this gives it its blocks.
+        spare.sync()
+    };
+    if let Err(error) = make() {
+        tracing::debug!("no spare file for a later epoch: {error}");
+        let _ = folder.remove(SPARE_FILE);
+    }
+}
+
+/// Makes the spare file the identity. Like a file that is written beside it, it is whole before it has the name.
+fn use_spare(folder: &dyn Folder, text: &[u8]) -> io::Result<()> {
+    let blanks = SPARE_BYTES.checked_sub(text.len()).ok_or(io::ErrorKind::StorageFull)?;
+    let mut spare = folder.open(SPARE_FILE)?;
+    if spare.len()? != SPARE_BYTES as u64 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    spare.write_at(&[io::IoSlice::new(text), io::IoSlice::new(&vec![b'\n'; blanks])], 0)?;
+    spare.sync()?;
+    folder.rename(SPARE_FILE, IDENTITY_FILE)?;
+    folder.sync()
 }
 
 /// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.
@@ -342,6 +396,32 @@ mod tests {
         }
         file.learn(told.clone()).unwrap();
         assert_eq!((open().get().members, open().get().removed), (told.members, removed));
+    }
+
+    #[test]
+    fn a_later_epoch_is_noted_where_there_is_no_room_for_a_file() {
+        use crate::durable::sim::{Fault, MemDisk, Op, errno};
+
+        let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
+        let open = || {
+            let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
+            IdentityFile::open(folder, NodeId(1), Uuid([1; 16]), Layout::Text).unwrap()
+        };
+        let fence =
+            |epoch| Fence { reign: Reign { epoch: Epoch(epoch), ..identity().seen.unwrap().0 }, run: 1, session: 1 };
+        let file = open();
+        for epoch in 1..4 {
+            disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
+            file.admit(fence(epoch)).unwrap().unwrap();
+            assert_eq!(open().get().seen.unwrap().0.epoch, Epoch(epoch));
+            assert!(disk.peek(path).contains_key(SPARE_FILE), "the next one needs it again");
+        }
+        // Nothing is lost where there is none.
+        let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
+        folder.remove(SPARE_FILE).unwrap();
+        disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
+        assert!(durable::is_full(&file.admit(fence(9)).unwrap_err()));
+        assert_eq!((file.get(), open().get().seen.unwrap().0.epoch), (open().get(), Epoch(3)));
     }
 
     #[test]

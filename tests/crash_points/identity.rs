@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hatokuse::cluster::Reign;
 use hatokuse::cluster::registry::Member;
 use hatokuse::cluster::removal::Removed;
-use hatokuse::durable::sim::MemDisk;
+use hatokuse::durable::sim::{Fault, MemDisk, Op, errno};
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::identity::IdentityFile;
 use hatokuse::types::{Epoch, Layout, NodeId, Uuid};
@@ -20,16 +20,19 @@ enum Step {
     Open(u8),
     /// A leader of this epoch opens a lane.
     Admit(u32),
+    /// As [`Admit`], while there is no room for another file.
+    AdmitFull(u32),
     /// The leader tells of so many members.
     Learn(u32),
 }
-use Step::{Admit, Learn, Open};
+use Step::{Admit, AdmitFull, Learn, Open};
 
 /// A path: its name, what was done before, and what is done while the disk fails.
 const ROWS: &[(&str, &[Step], &[Step])] = &[
     ("identity, creation", &[], &[Open(1)]),
     ("identity, first epoch", &[Open(1)], &[Open(2), Admit(1)]),
     ("identity, later epoch", &[Open(1), Admit(1)], &[Open(2), Admit(2)]),
+    ("identity, later epoch on a full disk", &[Open(1), Admit(1)], &[Open(2), AdmitFull(2), AdmitFull(3)]),
     ("identity, members", &[Open(1), Admit(1)], &[Open(2), Learn(3)]),
     ("identity, everything", &[], &[Open(1), Admit(1), Learn(2), Admit(3), Learn(3)]),
 ];
@@ -74,7 +77,10 @@ fn run(disk: &MemDisk, told: &mut Told, steps: &[Step]) {
                 told.uuid = Some(opened.get().uuid);
                 file = Some(opened);
             }
-            (Admit(epoch), Some(opened)) => {
+            (Admit(epoch) | AdmitFull(epoch), Some(opened)) => {
+                if matches!(step, AdmitFull(_)) {
+                    disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
+                }
                 if let Ok(Ok(())) = opened.admit(fence(epoch)) {
                     told.epoch = told.epoch.max(Epoch(epoch));
                 }

@@ -1,5 +1,6 @@
 //! Disks that are full, read-only, or no folders at all.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,6 +20,14 @@ impl Mount {
         }
         eprintln!("SKIPPED: this process may not mount file systems");
         None
+    }
+
+    /// Leaves no room in it for a single byte.
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.join(".filler")).unwrap();
+        for size in [4096, 1] {
+            while filler.write_all(&[0; 4096][..size]).is_ok() {}
+        }
     }
 
     /// Changes its options.
@@ -196,8 +205,8 @@ fn a_full_disk(layout: &str) {
 #[test]
 fn too_many_full_disks_refuse_writes_and_answer_reads() {
     let home = folder();
-    let Some(_one) = Mount::tmpfs(&home.path().join("storage_node_1"), "size=1m") else { return };
-    let Some(_two) = Mount::tmpfs(&home.path().join("storage_node_2"), "size=1m") else { return };
+    let Some(one) = Mount::tmpfs(&home.path().join("storage_node_1"), "size=1m") else { return };
+    let Some(two) = Mount::tmpfs(&home.path().join("storage_node_2"), "size=1m") else { return };
     let mut register = Register::with(2, 2, home, |builder| builder);
     let message = "x".repeat(100 << 10);
     let mut kept = 0;
@@ -219,6 +228,14 @@ fn too_many_full_disks_refuse_writes_and_answer_reads() {
         assert!(register.node_is_running(node), "{}", register.node_stderr(node));
         register.restart_node(node).unwrap();
     }
+    register.wait_up(2).unwrap();
+    register.check("m", kept, &message);
+    // Nor does a leader that begins when there is no room for anything have less to read.
+    for mount in [&one, &two] {
+        mount.fill();
+    }
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
     register.wait_up(2).unwrap();
     register.check("m", kept, &message);
 }
