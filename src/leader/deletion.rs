@@ -62,7 +62,7 @@ impl Coordinator {
             lasting: true,
         };
         let settles: Vec<Settle> = asks.iter().map(settle).collect();
-        let answer = timeout(ANSWER, self.links.settle(node, &settles)).await;
+        let answer = timeout(ANSWER, self.links.settle(node, &settles, false)).await;
         let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
         let mut cluster = self.cluster();
         let mut any = false;
@@ -100,6 +100,6 @@ impl Coordinator {
                 }
             }
         }
-        self.settle(settles);
+        self.settle(settles, false);
     }
 }

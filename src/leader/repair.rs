@@ -416,7 +416,7 @@ impl Coordinator {
                 "node {node} is told of {} ids again: what is too old or too many goes into its trash",
                 settles.len()
             );
-            (node, self.links.settle(node, &settles), settles)
+            (node, self.links.settle(node, &settles, false), settles)
         });
         let told: Vec<_> = told.collect();
         // On their way before the next write of these ids: its copy would be staged beside what then goes, and nobody

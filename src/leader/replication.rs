@@ -229,17 +229,9 @@ impl Links {
     }
 
     /// Tells a node which versions are committed. The answer says of each settle whether what had to go is gone; it
-    /// does not come if the link is or gets broken: what gets lost is told again after an inventory.
-    pub fn settle(&self, node: NodeId, settles: &[Settle]) -> oneshot::Receiver<Vec<bool>> {
-        self.settle_by(node, settles, false)
-    }
-
-    /// As [`settle`](Self::settle) where nobody waits for it: with the next copies that go to this node, or after a moment.
-    pub fn settle_soon(&self, node: NodeId, settles: &[Settle]) -> oneshot::Receiver<Vec<bool>> {
-        self.settle_by(node, settles, true)
-    }
-
-    fn settle_by(&self, node: NodeId, settles: &[Settle], lingers: bool) -> oneshot::Receiver<Vec<bool>> {
+    /// does not come if the link is or gets broken: what gets lost is told again after an inventory. `lingers`: it goes
+    /// with the next copies for this node, or after a moment.
+    pub fn settle(&self, node: NodeId, settles: &[Settle], lingers: bool) -> oneshot::Receiver<Vec<bool>> {
         let (done, answer) = oneshot::channel();
         if let Some(link) = self.link(node) {
             let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);

@@ -217,7 +217,11 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit> + Clone) {
+    pub(super) fn apply<'a>(
+        self: &Arc<Self>,
+        writes: Vec<Write>,
+        mut commits: impl Iterator<Item = &'a Commit> + Clone,
+    ) {
         // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
         for (write, commit) in writes.iter().zip(commits.clone()) {
             let record = commit.record;
@@ -230,7 +234,7 @@ impl Coordinator {
         let mut passes = Vec::with_capacity(writes.len());
         {
             let mut cluster = self.cluster();
-            for (write, commit) in writes.into_iter().zip(commits) {
+            for (write, commit) in writes.into_iter().zip(commits.clone()) {
                 let mut settle = |node: NodeId, keep: bool| {
                     let (id, version) = (commit.id.clone(), commit.record.version);
                     let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
@@ -280,14 +284,17 @@ impl Coordinator {
                 passes.push(write.pass);
             }
         }
-        self.settle(settles);
+        // What was deleted is to be gone from nodes too, for those who ask them.
+        let lingers = !commits.any(|commit| commit.record.is_tombstone());
+        self.settle(settles, lingers);
         self.view.add(changes);
     }
 
-    /// Tells nodes what to publish and what to let go. Nobody waits for it; what a node could not do is surplus.
-    pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<Settle>>) {
+    /// Tells nodes what to publish and what to let go, at once or, if it lingers, with the next copies. Nobody waits for
+    /// it; what a node could not do is surplus.
+    pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<Settle>>, lingers: bool) {
         for (node, settles) in settles {
-            let (leader, answer) = (self.clone(), self.links.settle_soon(node, &settles));
+            let (leader, answer) = (self.clone(), self.links.settle(node, &settles, lingers));
             tokio::spawn(async move { leader.note_undone(node, &settles, &answer.await.unwrap_or_default()) });
         }
     }
