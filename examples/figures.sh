@@ -61,6 +61,7 @@ compare durable-set-1 unbuffered always 2 --connections 1
 compare durable-set-32 unbuffered always 2 --connections 32
 compare durable-set-128 unbuffered always 2 --connections 128
 compare durable-set-32x128 unbuffered always 2 --connections 32 --pipeline 128
+compare durable-overwrite-32 unbuffered always 2 --connections 32 --keys 20000
 compare buffered-set-32 buffered everysec 0 --connections 32
 compare get-32 buffered everysec 0 --connections 32 --op get --keys 20000
 compare get-32x128 buffered everysec 0 --connections 32 --pipeline 128 --op get --keys 20000
