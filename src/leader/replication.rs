@@ -2,7 +2,8 @@
 //!
 //! A lane has one owner and a queue. Whatever queued while the last frames were
 //! under way becomes the next frame, so batches grow with load and one message
-//! alone does not wait. What nobody waits for goes along with the next frame, or alone after a moment. A queue is bounded by the bytes that the coordinator lets
+//! alone does not wait. What nobody waits for goes along with the next frame, or
+//! alone after a moment. A queue is bounded by the bytes that the coordinator lets
 //! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
@@ -181,9 +182,8 @@ impl Links {
             old.cut.cancel();
         }
         let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
-        let stop = self.stop.clone();
-        let owner =
-            || Owner { node, fence: dialled.fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
+        let (fence, stop) = (dialled.fence, &self.stop);
+        let owner = || Owner { node, fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
         let wrote = times.clone();
         let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
             meter.record(elapsed, 1);

@@ -217,11 +217,7 @@ impl Coordinator {
     }
 
     /// Changes the index, and tells those nodes that have something to publish or to let go.
-    pub(super) fn apply<'a>(
-        self: &Arc<Self>,
-        writes: Vec<Write>,
-        mut commits: impl Iterator<Item = &'a Commit> + Clone,
-    ) {
+    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit> + Clone) {
         // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
         for (write, commit) in writes.iter().zip(commits.clone()) {
             let record = commit.record;
@@ -232,9 +228,10 @@ impl Coordinator {
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<MessageId> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
+        let mut deletes = false;
         {
             let mut cluster = self.cluster();
-            for (write, commit) in writes.into_iter().zip(commits.clone()) {
+            for (write, commit) in writes.into_iter().zip(commits) {
                 let mut settle = |node: NodeId, keep: bool| {
                     let (id, version) = (commit.id.clone(), commit.record.version);
                     let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
@@ -248,6 +245,7 @@ impl Coordinator {
                 let ticket = write.promise.keep();
                 cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
+                deletes |= deleted;
                 match cluster.apply(commit) {
                     Applied::Superseded => continue,
                     Applied::New if deleted => {}
@@ -285,8 +283,7 @@ impl Coordinator {
             }
         }
         // What was deleted is to be gone from nodes too, for those who ask them.
-        let lingers = !commits.any(|commit| commit.record.is_tombstone());
-        self.settle(settles, lingers);
+        self.settle(settles, !deletes);
         self.view.add(changes);
     }
 

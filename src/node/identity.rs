@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cluster::Reign;
 use crate::cluster::registry::Member;
 use crate::cluster::removal::Removed;
-use crate::durable::{self, Folder};
+use crate::durable::{self, DiskFile, Folder};
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
 use crate::wire::{Fence, Roll};
@@ -228,14 +228,12 @@ impl IdentityFile {
 
     /// As [`replace`](Self::replace), with the spare file where there is no room for another.
     fn note_epoch(&self, identity: Identity) -> io::Result<()> {
-        let folder = self.folder.as_ref();
-        match self.replace(identity.clone()) {
-            Err(full) if durable::is_full(&full) => {
-                use_spare(folder, identity.encode().as_bytes()).map_err(|_| full)?;
-                self.state().identity = identity;
-            }
+        let (folder, text) = (self.folder.as_ref(), identity.encode());
+        match durable::replace(folder, IDENTITY_FILE, text.as_bytes()) {
+            Err(full) if durable::is_full(&full) => use_spare(folder, text.as_bytes()).ok_or(full)??,
             replaced => replaced?,
         }
+        self.state().identity = identity;
         keep_spare(folder);
         Ok(())
     }
@@ -308,10 +306,14 @@ impl IdentityFile {
     }
 }
 
+/// The spare file, if there is a whole one.
+fn spare(folder: &dyn Folder) -> Option<Box<dyn DiskFile>> {
+    folder.open(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
+}
+
 /// Sees to it that there is a spare file, if there is room for one.
 fn keep_spare(folder: &dyn Folder) {
-    let is_there = folder.open(SPARE_FILE).and_then(|spare| spare.len()).is_ok_and(|len| len == SPARE_BYTES as u64);
-    if is_there {
+    if spare(folder).is_some() {
         return;
     }
     let make = || {
@@ -327,17 +329,14 @@ fn keep_spare(folder: &dyn Folder) {
     }
 }
 
-/// Makes the spare file the identity. Like a file that is written beside it, it is whole before it has the name.
-fn use_spare(folder: &dyn Folder, text: &[u8]) -> io::Result<()> {
-    let blanks = SPARE_BYTES.checked_sub(text.len()).ok_or(io::ErrorKind::StorageFull)?;
-    let mut spare = folder.open(SPARE_FILE)?;
-    if spare.len()? != SPARE_BYTES as u64 {
-        return Err(io::ErrorKind::StorageFull.into());
-    }
-    spare.write_at(&[io::IoSlice::new(text), io::IoSlice::new(&vec![b'\n'; blanks])], 0)?;
-    spare.sync()?;
-    folder.rename(SPARE_FILE, IDENTITY_FILE)?;
-    folder.sync()
+/// Makes the spare file the identity; nothing: there is none, or it is too short. Like a file that is written beside it, it
+/// is whole before it has the name.
+fn use_spare(folder: &dyn Folder, text: &[u8]) -> Option<io::Result<()>> {
+    let blanks = vec![b'\n'; SPARE_BYTES.checked_sub(text.len())?];
+    let mut spare = spare(folder)?;
+    let written = spare.write_at(&[io::IoSlice::new(text), io::IoSlice::new(&blanks)], 0);
+    let put_in_place = || folder.rename(SPARE_FILE, IDENTITY_FILE).and_then(|()| folder.sync());
+    Some(written.and_then(|()| spare.sync()).and_then(|()| put_in_place()))
 }
 
 /// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.
