@@ -6,12 +6,14 @@
 //! up; a leader that meets a later epoch than its own has been succeeded, and
 //! either starts over, if nobody has believed it yet, or stops.
 
+mod announced;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use self::announced::{Announced, Refused, not_now, refuse};
 use super::coordinator::Coordinator;
 use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
@@ -49,21 +51,6 @@ pub struct Membership {
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
 }
 
-/// How a registration is refused.
-struct Refused {
-    reason: String,
-    /// Trying again may help.
-    retry: bool,
-}
-
-fn refuse<T>(reason: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { reason: reason.into(), retry: false })
-}
-
-fn not_now<T>(reason: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { reason: reason.into(), retry: true })
-}
-
 /// Why a folder is not let in any more.
 fn removed(member: &Member) -> String {
     let (id, uuid) = (member.id, member.uuid);
@@ -89,16 +76,6 @@ impl Drop for Joining<'_> {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
-}
-
-/// A checked announcement.
-struct Announced {
-    member: Member,
-    cluster_id: Option<Uuid>,
-    incarnation: u64,
-    epoch_seen: Epoch,
-    run_seen: u64,
-    committed: Version,
 }
 
 impl Membership {
@@ -511,55 +488,4 @@ impl LinkEvents for Membership {
                 .fail(format!("node {node} has seen epoch {epoch}: another leader has taken over; start only one"));
         }
     }
-}
-
-impl Announced {
-    fn read(request: RegisterNodeRequest) -> Result<Self, Refused> {
-        if request.format > FORMAT {
-            return refuse(format!(
-                "it speaks format {}, this leader only {FORMAT}: upgrade the leader",
-                request.format
-            ));
-        }
-        let Some(info) = request.node_info else { return refuse("the announcement has no node_info") };
-        if request.format == 0 {
-            return refuse(
-                "it is a node of the original register: run hatokuse node instead; it adopts the old folder's messages",
-            );
-        }
-        let Some(uuid) = Uuid::from_bytes(&request.uuid) else {
-            return refuse("the announcement has no uuid of 16 bytes");
-        };
-        let id = info.node_id as u32;
-        if id == 0 {
-            return refuse("a node's number is 1 to 4294967295");
-        }
-        if !is_address(&info.address) {
-            return refuse(format!("{:?} is no HOST:PORT: check --advertise", info.address));
-        }
-        let cluster_id = match request.cluster_id.len() {
-            0 => None,
-            _ => match Uuid::from_bytes(&request.cluster_id) {
-                None => return refuse("its cluster id has not 16 bytes"),
-                some => some,
-            },
-        };
-        Ok(Self {
-            member: Member { id: NodeId(id), uuid, address: info.address },
-            cluster_id,
-            incarnation: request.incarnation,
-            epoch_seen: Epoch(request.epoch_seen),
-            run_seen: request.run_seen,
-            committed: Version(request.committed),
-        })
-    }
-}
-
-/// Whether this is `HOST:PORT`, of characters that can stand in a log line and in a URL.
-pub fn is_address(text: &str) -> bool {
-    let plain = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    let named =
-        |(host, port): (&str, &str)| !host.is_empty() && plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    text.len() <= 255
-        && (text.parse::<SocketAddr>().is_ok_and(|a| a.port() > 0) || text.rsplit_once(':').is_some_and(named))
 }
