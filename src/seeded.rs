@@ -45,8 +45,6 @@ bugs! {
     1 EpochNotSynced: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A leader takes writes before enough nodes could have said that its log is an old one.
     1 WriteBeforeGreeting: hatokuse "cluster::tests::inventories::nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader";
-    /// A leader that finds its log to be behind what nodes hold does not say so in the log.
-    1 DoubtNotLogged: simulation "asked::a_leader_that_doubts_its_log_leaves_that_to_the_next";
     /// Two writes of one epoch get the same version.
     1 VersionGivenTwice: simulation "campaign";
     /// A node obeys every frame, whatever its fence says.
@@ -97,6 +95,8 @@ bugs! {
     7 DamageCutOff: hatokuse "durable::record_log::tests::a_flipped_byte_is_refused_by_offset";
     /// A commit replaces a newer one.
     7 ReplayIgnoresVersions: hatokuse "cluster::mapping::tests::the_highest_version_wins_in_any_order";
+    /// A log that says that it is whole is believed before anybody has said what nodes hold.
+    7 LogBelievedUnheard: hatokuse "cluster::tests::inventories::a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest";
     /// A buffered log is believed to be whole after a power cut.
     7 BufferedLogBelieved: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A folder that cannot be listed is taken for an empty one.
@@ -119,6 +119,8 @@ bugs! {
     9 OneReportIsEnough: simulation "campaign";
     /// A node serves the leader of another cluster.
     10 ForeignLeaderServed: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
+    /// A deletion is forgotten while an older version may still become true.
+    5 ForgottenBeforeOlder: hatokuse "cluster::tests::deletions::a_deletion_is_forgotten_when_all_that_is_older_has_come_to_its_end";
     /// A tombstone goes when one member has confirmed it.
     5 TombstoneForgottenEarly: hatokuse "cluster::tests::deletions::a_tombstone_waits_for_every_member";
     /// Copies too many are given up without a look at those that stay.

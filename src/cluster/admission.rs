@@ -159,6 +159,11 @@ impl Cluster {
         self.paused = on;
     }
 
+    /// The oldest version that may still become true.
+    pub(super) fn oldest_write(&self) -> Option<Version> {
+        self.under_way.iter().find(|version| !self.repairing.contains(version)).copied()
+    }
+
     /// Whether any write or repair is under way.
     pub fn is_writing(&self) -> bool {
         !self.under_way.is_empty()
@@ -227,6 +232,7 @@ impl Cluster {
     pub fn release(&mut self, ticket: &Ticket) {
         self.weigh(ticket, -1);
         self.under_way.remove(&ticket.record.version);
+        self.repairing.remove(&ticket.record.version);
     }
 
     /// A write ended without becoming true: whoever was asked for a copy may have one. So may whoever was asked for

@@ -22,9 +22,14 @@ impl Cluster {
         self.taking.clear();
     }
 
-    /// How far the index can be believed.
+    /// What the log says of itself.
     pub fn trust(&self) -> Trust {
         self.knowledge.trust()
+    }
+
+    /// Whether the index is believed: what it does not say, and no inventory that came, is nowhere.
+    pub fn is_settled(&self) -> bool {
+        self.knowledge.is_settled()
     }
 
     /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
@@ -75,12 +80,15 @@ impl Cluster {
 
     /// Why answers are held back, as long as they are.
     pub fn waiting_for(&self) -> Option<String> {
+        if self.is_settled() {
+            return None;
+        }
         let missing = || self.knowledge.missing(&self.member_ids());
         match self.knowledge.trust() {
-            Trust::Whole if self.knowledge.is_greeting() && !self.registry.nodes().is_empty() => {
-                Some(self.waiting_to_greet())
+            Trust::Whole if self.registry.linked().next().is_none() => Some(self.waiting_to_greet()),
+            Trust::Whole => {
+                Some(format!("the leader has just started, and waits to hear from {}", name_nodes(&missing())))
             }
-            Trust::Whole => None,
             Trust::Nothing if self.registry.nodes().is_empty() => {
                 Some("no node has reported to this leader yet".to_owned())
             }
@@ -91,7 +99,7 @@ impl Cluster {
             Trust::Nothing => {
                 Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
             }
-            Trust::Doubted | Trust::MayLackItsEnd => Some(format!(
+            Trust::MayLackItsEnd => Some(format!(
                 "the leader's log may lack its end since the leader or its machine went down; it waits to hear from {}",
                 name_nodes(&missing())
             )),
@@ -110,37 +118,29 @@ impl Cluster {
         away.map(|node| node.member.id).collect()
     }
 
-    /// Looks whether so many members have joined since the start that a commit which the log lacks, as an old copy
-    /// of it would, has a holder among them: each of them could have said so.
+    /// Looks whether so many members have joined since the start that a later leader than the log knows of has left its
+    /// epoch with one of them: each of them could have said so.
     pub fn greet(&mut self) {
         if self.away().len() < self.least_holders() {
-            self.believe();
+            self.knowledge.greet();
         }
     }
 
-    /// Members had time enough to join: the log is believed as it is, if any of them has looked at it, and if all
-    /// that did have reported where it is doubted. Whether either is so from now on; without a member nothing could be
-    /// read or written anyway.
+    /// Members had time enough to join: those that did are taken for all who know of a later leader, and as soon as
+    /// they have reported, a log that says that it is whole is believed. Whether either is so from now on; without a
+    /// member nothing could be read or written anyway.
     pub fn stop_greeting(&mut self) -> bool {
         let here: Vec<NodeId> = self.registry.linked().collect();
         if here.is_empty() {
             return false;
         }
-        let (greets, doubted) = (self.knowledge.may_be_succeeded(), self.knowledge.stop_doubting(&here));
-        if doubted {
-            self.decide_transactions();
-        }
-        if greets {
-            self.believe();
-        }
-        greets || doubted
-    }
-
-    fn believe(&mut self) {
+        let greets = self.knowledge.may_be_succeeded();
         self.knowledge.greet();
-        if self.knowledge.is_from_log() {
+        let settled = self.knowledge.settle_without_the_rest(&here);
+        if settled {
             self.decide_transactions();
         }
+        greets || settled
     }
 
     /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.
@@ -150,19 +150,6 @@ impl Cluster {
             self.mapping.note_committed(version);
         }
         !old
-    }
-
-    /// Whether the log is to be doubted because a node that joins holds a copy of this version, and nothing newer. That
-    /// it is newer than all the log says is no news where a write was under way when the leader died, and proves
-    /// nothing; but a log that was copied a moment before its end looks the same.
-    pub fn is_doubted_for(&self, newest: Version) -> bool {
-        self.knowledge.is_greeting() && self.lacks(newest)
-    }
-
-    /// The log [is doubted](Self::is_doubted_for), and says so: what this leader commits from here on is newer than what
-    /// the log lacks, and would hide from the next one that it does.
-    pub fn doubt(&mut self) {
-        self.knowledge.doubt();
     }
 
     /// Whether this version is later than all that the log said of its epoch. What this leader has committed since says
@@ -180,7 +167,7 @@ impl Cluster {
     /// Whether all nodes were heard since the log was found to be an old one, so that what it alone speaks of can be
     /// forgotten.
     pub fn has_vanished(&self) -> bool {
-        self.knowledge.trust() == Trust::Whole && self.knowledge.is_old()
+        self.is_settled() && self.knowledge.is_old()
     }
 
     /// The leader before found the log to be an old one, and did not come to forget what it alone speaks of.

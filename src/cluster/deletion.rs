@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
+use super::Cluster;
 use super::mapping::{Commit, Mapping, SHARDS};
-use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
 use crate::types::{Holders, MessageId, NodeId, Version};
 
@@ -142,20 +142,27 @@ impl Cluster {
         }
     }
 
-    /// Takes up to `limit` deletions that all members have confirmed: they can be forgotten, in the log first.
+    /// Takes up to `limit` deletions that all members have confirmed: they can be forgotten, in the log first. Whatever
+    /// is older has come to its end, so that of an id of which the log says nothing after that, what is older than the
+    /// newest that was forgotten never becomes true, in any copy of that log.
     pub fn forgettable(&mut self, limit: usize) -> Vec<(MessageId, Version)> {
         // Who was removed may come back with what was deleted: whoever may have to refuse it has to know that first.
-        if self.trust() != Trust::Whole || !self.uninformed().is_empty() {
+        if !self.is_settled() || self.any_to_complete() || !self.uninformed().is_empty() {
             return Vec::new();
         }
+        let oldest = self.oldest_write();
         let mut all = Vec::new();
-        while all.len() < limit
-            && let Some(id) = self.deletions.done.pop_front()
-        {
+        for _ in 0..limit.min(self.deletions.done.len()) {
+            let Some(id) = self.deletions.done.pop_front() else { break };
             let Some(tombstone) = self.deletions.tombstones.get(&id) else { continue };
             // A member may have joined since: its answer is awaited, and brings the id here again.
-            if self.registry.nodes().iter().all(|node| tombstone.confirmed_by(node.member.id)) {
-                all.push((id, tombstone.version));
+            if !self.registry.nodes().iter().all(|node| tombstone.confirmed_by(node.member.id)) {
+                continue;
+            }
+            let behind = oldest.is_some_and(|oldest| oldest < tombstone.version);
+            match behind && !seeded::active(Bug::ForgottenBeforeOlder) {
+                true => self.deletions.done.push_back(id),
+                false => all.push((id, tombstone.version)),
             }
         }
         all

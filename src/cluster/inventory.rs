@@ -265,8 +265,10 @@ impl Cluster {
         match self.mapping.newest(id) {
             Some(found) => found.record.version >= version,
             None => {
+                // See `Cluster::forgettable`: whatever the log lacks is later. One that is lost says nothing, and an old
+                // one will have forgotten what no node has any more before all that they have is in it.
                 version <= self.mapping.horizon()
-                    && self.knowledge.trust() == Trust::Whole
+                    && self.knowledge.trust() != Trust::Nothing
                     && !seeded::active(Bug::HorizonIgnored)
             }
         }
@@ -346,8 +348,7 @@ impl Cluster {
         limit: usize,
     ) -> (Vec<(MessageId, Unsettled)>, Option<MessageId>) {
         // Some become true as new versions, which is not for a leader that may have been succeeded.
-        let early = self.knowledge.trust() != Trust::Whole || self.knowledge.may_be_succeeded();
-        if early || self.transactions.any_open() {
+        if !self.is_settled() || self.transactions.any_open() {
             return (Vec::new(), None);
         }
         let ready = |id: &MessageId, newer: &Unsettled| match newer.record.version {
@@ -365,6 +366,11 @@ impl Cluster {
         }
         let last = last.filter(|_| rest.next().is_some()).cloned();
         (found, last)
+    }
+
+    /// Whether a version that was written waits to be completed; a foreign file stands behind all of them.
+    pub(super) fn any_to_complete(&self) -> bool {
+        self.unsettled.values().any(|found| found.record.version != Version::FOREIGN)
     }
 
     /// How many versions wait to be completed.

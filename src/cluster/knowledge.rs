@@ -1,7 +1,7 @@
 //! What a leader may claim to know, and of whom it still has to hear.
 //!
-//! A leader with a whole log knows everything at once. One without a log, or
-//! with one that may lack its end, first hears complete inventories, and until
+//! A log that says that it is whole may be a copy that was made a moment before its end. Commits are not in the order
+//! of versions, so that only inventories show it. Whatever the log, a leader hears complete inventories first, and until
 //! then says of an id that it cannot tell, instead of "no such message".
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,14 +14,11 @@ use crate::types::{NodeId, Uuid};
 /// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
 const TOLD_GRACE: Duration = Duration::from_secs(10);
 
-/// How far the log can be believed.
+/// What the log says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// It holds every commit.
+    /// It holds every commit, unless it is a copy that was made before its end.
     Whole,
-    /// A node holds something newer, so that it looks like a copy that was made a moment before its end. More often that
-    /// was under way when the leader died.
-    Doubted,
     /// It was written to the page cache of another boot: its end may be missing.
     MayLackItsEnd,
     /// There was none, or nodes have seen a later epoch than it has.
@@ -33,15 +30,14 @@ pub enum Trust {
 pub struct Knowledge {
     trust: Trust,
     reported: BTreeSet<NodeId>,
-    /// All that is known comes from a log that is believed to be whole.
+    /// The inventories that came suffice: the index is believed.
+    settled: bool,
+    /// The log said at the start that it is whole, and nothing has shown that it is an old one.
     from_log: bool,
-    /// The log was held against what enough nodes have seen, or nobody came to do that.
+    /// Enough nodes have joined to have said if there was a later epoch, or nobody came to do that.
     greeted: bool,
     /// The log was found to be an old one, by this leader or the one before it.
     old: bool,
-    /// A node holds something newer than a log that looked whole: it was under way when the leader died, or the log
-    /// is a copy that was made a moment before its end.
-    doubted: bool,
     /// Nodes of this cluster that announced themselves, each with its folder, or that are heard of by number only, and
     /// are no members yet.
     announced: BTreeMap<NodeId, Option<Uuid>>,
@@ -63,16 +59,21 @@ impl Knowledge {
             older: false,
             told: false,
             untold_since: None,
+            settled: false,
             from_log: trust == Trust::Whole,
             greeted: false,
             old: false,
-            doubted: trust == Trust::Doubted,
         }
     }
 
-    /// How far the index can be believed now.
+    /// What the log says of itself; [`Trust::Whole`] too when inventories have said what it lacks.
     pub fn trust(&self) -> Trust {
         self.trust
+    }
+
+    /// Whether the index is believed: the inventories that came suffice.
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// The index turned out to be older than what nodes have seen: start over.
@@ -80,38 +81,22 @@ impl Knowledge {
         self.trust = Trust::Nothing;
         self.reported.clear();
         self.told = false;
-        (self.old, self.from_log, self.doubted) = (true, false, false);
+        (self.old, self.from_log, self.settled) = (true, false, false);
     }
 
-    /// A node that joins holds something newer than the log, which has to be [`is_greeting`](Self::is_greeting): with
-    /// enough nodes without such a thing it is believed.
-    pub fn doubt(&mut self) {
-        (self.trust, self.from_log, self.doubted) = (Trust::Doubted, false, true);
-    }
-
-    /// The members that are here had time enough to report: a log that was merely doubted is believed without those
+    /// The members that are here had time enough to report: a log that says that it is whole is believed without those
     /// that stay away. `here`: the members that have joined. True if it is believed from here on.
-    pub fn stop_doubting(&mut self, here: &[NodeId]) -> bool {
-        let stops = self.trust == Trust::Doubted && self.missing(here).is_empty();
-        if stops {
-            self.trust = Trust::Whole;
+    pub fn settle_without_the_rest(&mut self, here: &[NodeId]) -> bool {
+        let enough = !self.settled && self.trust == Trust::Whole && self.missing(here).is_empty();
+        if enough {
+            self.believe();
         }
-        stops
+        enough
     }
 
     /// Whether a commit that the log does not have shows that it is an old copy.
     pub fn can_turn_out_old(&self) -> bool {
-        self.from_log || self.doubted
-    }
-
-    /// Whether all that is known comes from a log that is believed to be whole.
-    pub fn is_from_log(&self) -> bool {
         self.from_log
-    }
-
-    /// Whether the log is to be believed as soon as nodes had a chance to say that it is an old one.
-    pub fn is_greeting(&self) -> bool {
-        !self.greeted && self.from_log
     }
 
     /// Whether the members may have seen a later epoch than the log has, of which those that have joined know nothing: a
@@ -123,6 +108,9 @@ impl Knowledge {
     /// Enough nodes have joined, or there was time enough.
     pub fn greet(&mut self) {
         self.greeted = true;
+        if self.trust == Trust::Whole && seeded::active(Bug::LogBelievedUnheard) {
+            self.settled = true;
+        }
     }
 
     /// The log was found to be an old one by the leader before, which did not come to forget what it alone speaks of.
@@ -173,26 +161,29 @@ impl Knowledge {
         self.reported.insert(node);
     }
 
-    /// Takes the step to [`Trust::Whole`] if the inventories that came suffice. `members` are
-    /// all nodes known of. Without a log all of them have to report, and if some come from an older cluster, at least
-    /// `tolerance` have to be known, and one of them must have been told who they are. With one that is doubted, or may
-    /// lack its end, all but `tolerance - 1`: a commit that was acknowledged is then on a node that did.
+    /// Believes the index if the inventories that came suffice. `members` are all nodes known of. Without a log all of
+    /// them have to report, and if some come from an older cluster, at least `tolerance` have to be known, and one of
+    /// them must have been told who they are. With a log all but `tolerance - 1`: a commit that was acknowledged and
+    /// that it lacks is then on a node that did. True if it is believed from here on.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
-        if self.trust == Trust::Whole {
+        if self.settled {
             return false;
         }
         let missing = self.missing(members).len();
         let told = self.told || !self.older;
         let enough = match self.trust {
-            Trust::Whole => true,
-            Trust::Doubted | Trust::MayLackItsEnd => missing < tolerance,
+            Trust::Whole | Trust::MayLackItsEnd => missing < tolerance,
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
             Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
         if enough {
-            (self.trust, self.doubted, self.greeted) = (Trust::Whole, false, true);
+            self.believe();
         }
         enough
+    }
+
+    fn believe(&mut self) {
+        (self.trust, self.settled, self.greeted) = (Trust::Whole, true, true);
     }
 
     /// Whether all members have reported, and can be all there are. Fewer nodes than hold a message were never all of a
@@ -211,7 +202,7 @@ impl Knowledge {
         }
         let enough = now.saturating_sub(*self.untold_since.get_or_insert(now)) >= TOLD_GRACE;
         if enough {
-            (self.trust, self.greeted) = (Trust::Whole, true);
+            self.believe();
         }
         enough
     }
@@ -264,7 +255,7 @@ mod tests {
         // Node 2 comes, which has not reported: the wait is over, and begins anew without it.
         assert!(!knowledge.settle_untold(&nodes(&[1, 2, 4]), 2, TOLD_GRACE * 2));
         assert!(!knowledge.settle_untold(&all, 2, TOLD_GRACE * 2) && knowledge.settle_untold(&all, 2, TOLD_GRACE * 3));
-        assert_eq!(knowledge.trust(), Trust::Whole);
+        assert!(knowledge.is_settled());
     }
 
     fn nodes(ids: &[u32]) -> Vec<NodeId> {
@@ -283,8 +274,8 @@ mod tests {
             (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 2, true),
             (Trust::MayLackItsEnd, &[1, 2, 3], &[1, 3], 1, false),
             (Trust::MayLackItsEnd, &[1, 2, 3], &[2], 3, true),
-            (Trust::Doubted, &[1, 2, 3], &[1], 2, false),
-            (Trust::Doubted, &[1, 2, 3], &[1, 3], 2, true),
+            (Trust::Whole, &[1, 2, 3], &[1], 2, false),
+            (Trust::Whole, &[1, 2, 3], &[1, 3], 2, true),
             (Trust::MayLackItsEnd, &[], &[], 2, true),
             (Trust::MayLackItsEnd, &[1], &[], 1, false),
         ];

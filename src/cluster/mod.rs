@@ -96,6 +96,8 @@ pub struct Cluster {
     tolerance: usize,
     /// Versions with a ticket out.
     under_way: BTreeSet<Version>,
+    /// Those among them that are true already, and get other holders.
+    repairing: BTreeSet<Version>,
     /// Inventories that are coming in.
     taking: BTreeMap<NodeId, Taking>,
     /// Newer than what is committed, found on nodes.
@@ -130,6 +132,7 @@ impl Cluster {
             paused: false,
             tolerance,
             under_way: BTreeSet::new(),
+            repairing: BTreeSet::new(),
             taking: BTreeMap::new(),
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::mapping::HolderSet;
 use super::registry::Node;
-use super::{Cluster, Ticket, Trust};
+use super::{Cluster, Ticket};
 use crate::error::name_nodes;
 use crate::types::{BlockedView, CopyRecord, Holders, MessageId, NodeId, NodeState, Nodes, RepairView, Version};
 
@@ -113,7 +113,7 @@ impl Cluster {
 
     /// Of the messages that need a step, how pressing are the most pressing.
     pub fn most_urgent(&self) -> Option<Urgency> {
-        if self.trust() != Trust::Whole {
+        if !self.is_settled() {
             return None;
         }
         let urgency = |set: &HolderSet| match self.need(set) {
@@ -136,7 +136,7 @@ impl Cluster {
 
     /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
     pub fn rescuable<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
-        if self.trust() != Trust::Whole || self.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
+        if !self.is_settled() || self.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
             return Vec::new();
         }
         let spare = |id: &MessageId, version| {
@@ -213,6 +213,7 @@ impl Cluster {
         // A tombstone is no load.
         let held = if set.deleted { Holders::new() } else { set.holders.clone() };
         let mut ticket = self.promise_to(id, record, targets, held);
+        self.repairing.insert(record.version);
         // A holder that is to give its copy up must not stand in for a target.
         ticket.tried.extend(set.holders.iter().copied());
         Repair { ticket, keep, also, sources, trims }
@@ -283,7 +284,7 @@ impl Cluster {
     /// Up to `limit` ids with copies that nobody needs. None while a node misses a large part of its copies: then
     /// nothing at all is removed.
     pub fn surplus<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
-        if self.trust() != Trust::Whole || !self.alarmed.is_empty() {
+        if !self.is_settled() || !self.alarmed.is_empty() {
             return Vec::new();
         }
         self.surplus.ids().filter(|id| !skip.contains(*id)).take(limit).cloned().collect()
@@ -341,7 +342,7 @@ impl Cluster {
     /// What is to be done and what cannot be; rates are left to whoever measures them.
     pub fn repair_view(&self) -> RepairView {
         let mut view = RepairView { rebalancing: self.rebalancing, ..RepairView::default() };
-        if self.trust() != Trust::Whole {
+        if !self.is_settled() {
             return view;
         }
         let steps = self.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));

@@ -48,6 +48,7 @@ fn join_as(cluster: &mut Cluster, node: u32, session: u64, now: Duration) {
 /// A cluster of `nodes` healthy nodes that knows everything.
 fn healthy(tolerance: usize, nodes: u32) -> Cluster {
     let mut cluster = cluster(tolerance, Trust::Whole);
+    assert!(cluster.settle_knowledge(), "there is nobody to hear");
     for node in 1..=nodes {
         join_as(&mut cluster, node, u64::from(node), Duration::ZERO);
     }

@@ -194,16 +194,16 @@ impl Cluster {
         self.transactions.writes.len() >= MOST_TAKEN_BACK
     }
 
-    /// Decides what a leader before has left open, as soon as the index is believed: with a whole log, that none of
-    /// it became true. A log that lacks its end may lack its commits; but then all of its writes are on nodes, and
-    /// are completed together. If any is on none of them, nobody was told that it is true.
+    /// Decides what a leader before has left open, as soon as the index is believed. The log may lack its commits, as an
+    /// old copy of it would; but then all of its writes are on nodes, and are completed together. If any is on none of
+    /// them, nobody was told that it is true, and it never becomes so.
     pub(super) fn decide_transactions(&mut self) {
         for (name, writes) in self.transactions.all(|standing| standing == Standing::Open) {
             let found = |(id, version): &(MessageId, Version)| {
                 self.mapping.newest(id).is_some_and(|found| found.record.version >= *version)
                     || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= *version)
             };
-            if !self.knowledge.is_from_log() && writes.iter().all(found) {
+            if writes.iter().all(found) {
                 self.transactions.set(name, Standing::Found);
             } else {
                 self.give_up(name, &writes);

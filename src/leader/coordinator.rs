@@ -285,7 +285,7 @@ impl Coordinator {
 
     /// Whether the log says that it holds everything.
     pub(super) fn says_whole(&self) -> bool {
-        self.log_is_whole.load(Ordering::Relaxed) && self.cluster().trust() == Trust::Whole
+        self.log_is_whole.load(Ordering::Relaxed) && self.cluster().is_settled()
     }
 
     pub(super) fn turn(&self) -> usize {

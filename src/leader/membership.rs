@@ -17,9 +17,9 @@ use self::announced::{Announced, Refused, not_now, refuse};
 use super::coordinator::Coordinator;
 use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
+use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
-use crate::cluster::{Cluster, Reign};
 use crate::seeded::{self, Bug};
 use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
@@ -117,7 +117,9 @@ impl Membership {
         let epoch = seen.0.checked_add(step).ok_or("the epochs of this cluster are used up")?;
         let reign = Reign { cluster_id, epoch: Epoch(epoch) };
         let trust = self.coordinator.cluster().trust();
-        self.log_reign(reign, trust).await?;
+        let boot_id = self.boot_id.clone();
+        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
+        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
         {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if trust == Trust::Nothing {
@@ -129,32 +131,6 @@ impl Membership {
         self.coordinator.cluster().begin(reign);
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
-        Ok(())
-    }
-
-    async fn log_reign(&self, reign: Reign, trust: Trust) -> Result<(), String> {
-        let boot_id = self.boot_id.clone();
-        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
-        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())
-    }
-
-    /// A node that is about to join holds nothing newer than this version. If that is later than the log, the log says
-    /// that it is doubted before anything is committed: a leader after this one could not tell any more.
-    async fn hear_newest(&self, newest: Version, reign: Reign) -> Result<(), Refused> {
-        // Nothing is committed before enough nodes have joined, nor does an epoch end meanwhile.
-        let _one_at_a_time = self.reigning.lock().await;
-        let doubted = |cluster: &Cluster| cluster.reign() == Some(reign) && cluster.is_doubted_for(newest);
-        if !doubted(&self.coordinator.cluster()) {
-            return Ok(());
-        }
-        if !seeded::active(Bug::DoubtNotLogged) {
-            self.log_reign(reign, Trust::Doubted).await.or_else(not_now)?;
-        }
-        let mut cluster = self.coordinator.cluster();
-        self.coordinator.log_is_whole.store(false, Ordering::Relaxed);
-        if doubted(&cluster) {
-            cluster.doubt();
-        }
         Ok(())
     }
 
@@ -404,9 +380,8 @@ impl Membership {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
         }
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
-        let (incarnation, newest) = (dialled.welcome.incarnation, dialled.welcome.newest);
+        let incarnation = dialled.welcome.incarnation;
         let told = !roll.members.is_empty();
-        self.hear_newest(newest, fence.reign).await?;
         self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
@@ -455,8 +430,8 @@ impl Membership {
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)
             .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
-        // A leader that does not trust its own log has nothing to tell.
-        let tells = known && cluster.trust() == Trust::Whole;
+        // A leader that does not believe its own log has nothing to tell.
+        let tells = known && cluster.is_settled();
         HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }
     }
 }

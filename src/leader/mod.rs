@@ -233,7 +233,7 @@ fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
     let recovered = journal::open(&folder, &boot_id, seed).map_err(OpenError::Log)?;
     let named = match recovered.trust {
         Trust::Nothing => view::named_nodes(&*folder).map_err(OpenError::Folder)?,
-        Trust::Whole | Trust::Doubted | Trust::MayLackItsEnd => BTreeSet::new(),
+        Trust::Whole | Trust::MayLackItsEnd => BTreeSet::new(),
     };
     Ok(Opened { folder, lock, boot_id, recovered, named })
 }
@@ -251,9 +251,6 @@ fn say_recovered(recovered: &Recovered) {
     }
     match recovered.trust {
         Trust::Whole => {}
-        Trust::Doubted => tracing::warn!(
-            "the leader before held more on its nodes than in this log, and went down before all of it was in: nodes are heard before answers are given"
-        ),
         Trust::MayLackItsEnd => tracing::warn!(
             "the machine went down and the log may lack its end: nodes are heard before answers are given"
         ),

@@ -198,12 +198,11 @@ impl Coordinator {
     async fn note_whole(&self) {
         let newest = {
             let cluster = self.cluster();
-            let whole = cluster.trust() == Trust::Whole;
-            if !whole {
+            if cluster.trust() != Trust::Whole {
                 self.log_is_whole.store(false, Ordering::Relaxed);
             }
             let told = self.log_is_whole.load(Ordering::Relaxed);
-            if told || !whole || cluster.unsettled_len() > 0 || cluster.reign().is_none() {
+            if told || !cluster.is_settled() || cluster.unsettled_len() > 0 || cluster.reign().is_none() {
                 return;
             }
             cluster.newest_committed()

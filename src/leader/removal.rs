@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::coordinator::Coordinator;
 use super::journal::{Event, NotLogged};
 use super::repair::no_member;
-use crate::cluster::knowledge::Trust;
 use crate::cluster::removal::{NotRemovable, Removed};
 use crate::error::Refusal;
 use crate::types::NodeId;
@@ -118,7 +117,7 @@ impl Coordinator {
             let cluster = self.cluster();
             let uninformed = cluster.uninformed();
             let here = uninformed.iter().any(|node| cluster.registry.is_linked(*node));
-            if !here || cluster.trust() != Trust::Whole {
+            if !here || !cluster.is_settled() {
                 return false;
             }
             (self.tell_members(&cluster), cluster.removed().len())

@@ -25,7 +25,7 @@ use self::traffic::{ReadJob, Reads, WriteJob, Writes};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
 use crate::wire::family::{self, FromNode, from_node, to_node};
 use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
@@ -53,8 +53,6 @@ pub struct Welcome {
     pub io_mode: String,
     /// `text`.
     pub layout: String,
-    /// Version of its newest copy, committed or not.
-    pub newest: Version,
 }
 
 /// Why a dial came to nothing.
@@ -336,7 +334,6 @@ impl Welcome {
             roll,
             io_mode: welcome.io_mode,
             layout: welcome.layout,
-            newest: Version(welcome.newest),
         })
     }
 }

@@ -268,10 +268,6 @@ impl Store for TextStore {
         self.index.part(part)
     }
 
-    fn newest_of_all(&self) -> Version {
-        self.index.newest_of_all()
-    }
-
     fn totals(&self) -> Totals {
         self.index.totals()
     }

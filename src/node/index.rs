@@ -127,15 +127,6 @@ impl Index {
         result
     }
 
-    /// The newest version of all whole recorded copies.
-    pub fn newest_of_all(&self) -> Version {
-        let newest = |shard: &Mutex<Shard>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().filter_map(Slot::newest).map(|record| record.version).max()
-        };
-        self.shards.iter().filter_map(newest).max().unwrap_or_default()
-    }
-
     /// Everything of one part but what is fresh, ascending by id.
     pub fn part(&self, part: usize) -> Vec<Entry> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };

@@ -270,7 +270,6 @@ impl Node {
             io_mode: self.io_mode.to_string(),
             layout: before.layout,
             copies: self.store.totals().messages,
-            newest: self.store.newest_of_all().0,
         })
     }
 

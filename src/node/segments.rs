@@ -368,10 +368,6 @@ impl Store for SegmentStore {
         self.known.places.part(part)
     }
 
-    fn newest_of_all(&self) -> Version {
-        self.known.places.newest_of_all()
-    }
-
     fn totals(&self) -> Totals {
         self.known.places.totals()
     }

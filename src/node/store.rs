@@ -138,9 +138,6 @@ pub trait Store: std::fmt::Debug + Send + Sync {
         false
     }
 
-    /// The newest version of all whole recorded copies, tombstones too; zero if there is none. Looks at every copy.
-    fn newest_of_all(&self) -> Version;
-
     /// The `part`-th of [`INVENTORY_PARTS`] parts of everything held: a copy that was
     /// here before the first part was asked for, and still is after the last, is listed.
     fn inventory(&self, part: usize) -> Vec<Entry>;

@@ -29,11 +29,10 @@ use crate::harness::{Counts, Ending, crashes, errors, synced};
 enum Step {
     /// The leader starts, and begins the next epoch.
     Begin,
-    /// It finds out that nodes hold more than the log has.
-    Doubt,
+    /// The log takes these records, as one batch.
     Append(Vec<Event>),
 }
-use Step::{Append, Begin, Doubt};
+use Step::{Append, Begin};
 
 /// One path: what the log holds, and what is done while the disk fails.
 struct Row {
@@ -63,12 +62,6 @@ fn rows() -> Vec<Row> {
         row("journal, batch of several", closed(), vec![Begin, Append((0..5).map(|n| commit("m", 10 + n)).collect())]),
         row("journal, registration", closed(), vec![Begin, Append(vec![commit("c", 4), member(3)])]),
         row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
-        row("journal, a doubt", some(), vec![Begin, Doubt, Append(vec![commit("c", 4)])]),
-        row(
-            "journal, compaction in doubt",
-            [some(), vec![Begin, Doubt, outdated.clone()]].concat(),
-            vec![Begin, Append(vec![commit("c", 4)])],
-        ),
         row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
         row(
             "journal, a member is removed and its number used again",
@@ -208,11 +201,6 @@ impl Told {
                         ledger = Some(Ledger::start(recovered.log, io_mode, REWRITING, &Hands::Inline, &stop).unwrap());
                         vec![Event::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
                     }
-                    Doubt => {
-                        let reign = Reign { cluster_id: CLUSTER, epoch: self.epoch };
-                        let (run, boot_id) = (u64::from(self.epoch.0), disk.boot_id());
-                        vec![Event::Began { reign, run, boot_id, io_mode, trust: Trust::Doubted }]
-                    }
                     Append(events) => events.clone(),
                 };
                 let Some(ledger) = &ledger else { return };
@@ -273,10 +261,6 @@ impl Told {
             let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
             newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
         };
-        let last = |is: fn(&Event) -> bool| self.acknowledged.iter().rposition(is);
-        let doubted = last(|event| matches!(event, Event::Began { trust: Trust::Doubted, .. }));
-        let settled = last(|event| matches!(event, Event::Whole(_)));
-        assert!(doubted <= settled || found.trust != Trust::Whole, "{what}: a doubt is forgotten");
         let told = found.transactions.told();
         let is_removed = |member: &Member| found.removed.iter().any(|removed| removed.uuid == member.uuid);
         let asked = |removed: &Removed| self.asked.contains(&Event::Removed(*removed));

@@ -36,7 +36,7 @@ fn scripts_lead_to_what_they_say() {
 /// The script with what really happens below each `---`.
 fn play(script: &str) -> String {
     let (log, removed, writes) = (Vec::new(), Vec::new(), BTreeMap::new());
-    let mut stage = Stage { cluster: cluster(2, Trust::Whole), log, removed, writes, session: 0 };
+    let mut stage = Stage { cluster: healthy(2, 0), log, removed, writes, session: 0 };
     let mut result = String::new();
     for part in script.split("\n\n") {
         let commands = part.split("---").next().unwrap_or_default().trim_end();

@@ -95,7 +95,6 @@ impl Event {
                     Trust::Whole => 0,
                     Trust::MayLackItsEnd => 1,
                     Trust::Nothing => 2,
-                    Trust::Doubted => 3,
                 });
                 out.extend_from_slice(boot_id.as_bytes());
             }
@@ -164,10 +163,10 @@ impl Event {
                     other => return Err(format!("unknown io mode {other}")),
                 },
                 trust: match fields.array::<1>()?[0] {
-                    0 => Trust::Whole,
+                    // Some logs of earlier builds have 3: more was found on nodes than in the log. Inventories say so too.
+                    0 | 3 => Trust::Whole,
                     1 => Trust::MayLackItsEnd,
                     2 => Trust::Nothing,
-                    3 => Trust::Doubted,
                     other => return Err(format!("unknown trust {other}")),
                 },
                 boot_id: fields.text()?.to_owned(),

@@ -150,7 +150,7 @@ impl Reading {
             Some(_) if seeded::active(Bug::BufferedLogBelieved) => self.trust,
             Some((_, _, IoMode::Buffered)) if !self.closed && self.power_cut_possible(boot_id) => match self.trust {
                 Trust::Nothing => Trust::Nothing,
-                Trust::Whole | Trust::Doubted | Trust::MayLackItsEnd => Trust::MayLackItsEnd,
+                Trust::Whole | Trust::MayLackItsEnd => Trust::MayLackItsEnd,
             },
             Some(_) => self.trust,
         }

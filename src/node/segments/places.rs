@@ -184,15 +184,6 @@ impl Places {
         result
     }
 
-    /// The newest version of all whole copies.
-    pub(super) fn newest_of_all(&self) -> Version {
-        let newest = |shard: &Mutex<Shard>| {
-            let shard = lock(shard);
-            shard.values().filter_map(Slot::newest).map(|record| record.version).max()
-        };
-        self.shards.iter().filter_map(newest).max().unwrap_or_default()
-    }
-
     /// Everything of one part, ascending by id.
     pub(super) fn part(&self, part: usize) -> Vec<Entry> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };
