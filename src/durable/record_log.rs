@@ -23,23 +23,20 @@ use std::sync::Arc;
 use super::{DiskFile, Folder};
 use crate::seeded::{self, Bug};
 
+mod error;
+mod frame;
 mod read;
 mod replacement;
 
+pub use error::LogError;
+pub use frame::{FIRST_FRAME, FORMAT, FRAME_BYTES, check};
+use frame::{FRAME_HEAD, Frames, HEADER, MARKER, MARKER_PAYLOAD, frame_crc, header, u32_at};
 use read::{Frame, Reader};
 pub use read::{Met, walk};
 pub use replacement::{Place, Replacement};
 
 /// The longest record of a log that does not ask for longer ones; a longer length in a file is damage.
 pub const MAX_RECORD: usize = 64 * 1024;
-
-/// The format that is written, and the newest that is read.
-pub const FORMAT: u32 = 1;
-
-const HEADER: u64 = 16;
-const FRAME_HEAD: usize = 8;
-const MARKER: u32 = 1 << 31;
-const MARKER_PAYLOAD: usize = 8;
 
 /// How much is read at once while opening, and written at once while compacting.
 const CHUNK: usize = 1 << 20;
@@ -48,15 +45,6 @@ const CHUNK: usize = 1 << 20;
 const LEAST_ROOM: u64 = 16 << 10;
 const MOST_ROOM: u64 = 256 << 10;
 static ZEROS: [u8; LEAST_ROOM as usize] = [0; LEAST_ROOM as usize];
-
-/// A body from here on is written from where it lies; a shorter one costs less to copy than a part of its own.
-const OWN_PART: usize = 2048;
-
-/// Bytes of a frame besides its payload.
-pub const FRAME_BYTES: u64 = FRAME_HEAD as u64;
-
-/// Where the first frame of a log begins.
-pub const FIRST_FRAME: u64 = HEADER;
 
 /// What was found where a valid record should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,95 +93,6 @@ pub struct Opened {
     pub log: RecordLog,
     /// The end that was cut off, for the report.
     pub torn: Option<Torn>,
-}
-
-/// Why a log cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The disk refused a call. Reading or appending may be tried again, unless the next call says `Poisoned`.
-    #[error("{what} {file} failed: {source}; check the disk")]
-    Io {
-        /// `reading`, `appending to`, ...
-        what: &'static str,
-        /// The file's path.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is no such log.
-    #[error("{file} is not a log of this kind (it begins with other bytes): move it away, or correct the data folder")]
-    Foreign {
-        /// The file's path.
-        file: String,
-    },
-    /// Written by a newer program.
-    #[error("{file} has format {found}, and this program reads up to {FORMAT}: upgrade hatokuse")]
-    Newer {
-        /// The file's path.
-        file: String,
-        /// Its format.
-        found: u32,
-    },
-    /// Bytes that were safe on the disk are not what was written.
-    #[error(
-        "{file} is damaged at byte {offset}, and this is no torn end of a last write: nothing was changed; restore the file from a backup, or move it away, and the leader rebuilds it from its nodes"
-    )]
-    Damaged {
-        /// The file's path.
-        file: String,
-        /// Where.
-        offset: u64,
-    },
-    /// A whole record that the reader of the log cannot use.
-    #[error(
-        "{file} holds a record at byte {offset} that makes no sense here: {reason}; was it written by another version?"
-    )]
-    BadRecord {
-        /// The file's path.
-        file: String,
-        /// Where.
-        offset: u64,
-        /// What the reader said.
-        reason: String,
-    },
-    /// A record of no bytes, or of more than the log takes.
-    #[error("a record of {length} bytes does not fit into {file}: 1 to {longest} are allowed")]
-    Length {
-        /// The file's path.
-        file: String,
-        /// Of the record.
-        length: usize,
-        /// The longest that is allowed.
-        longest: usize,
-    },
-    /// A sync or a rename failed: nobody knows what is on the disk, and nothing may be tried again.
-    #[error("{what} {file} failed: {source}; what is on the disk is not known any more: check it, then start again")]
-    Final {
-        /// `syncing`, `naming`.
-        what: &'static str,
-        /// The file's path.
-        file: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// An earlier sync failed: nobody knows what is on the disk.
-    #[error("{file} takes no more records, as an earlier sync or cut of it failed: check the disk, then start again")]
-    Poisoned {
-        /// The file's path.
-        file: String,
-    },
-}
-
-impl LogError {
-    /// Whether the disk is full: nothing was kept, and a later append may succeed.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if super::is_full(source))
-    }
-
-    /// Whether nobody knows any more what is on the disk.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Final { .. } | Self::Poisoned { .. })
-    }
 }
 
 /// An open log; one owner appends.
@@ -260,7 +159,7 @@ impl RecordLog {
             other => other.map_err(io("opening"))?,
         };
         let size = file.len().map_err(io("reading"))?;
-        check_header(&*file, magic, &path)?;
+        check(&*file, magic, &path)?;
 
         let mut reader = Reader::new(&*file, size, longest);
         let mut offset = HEADER;
@@ -368,7 +267,7 @@ impl RecordLog {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<u64, LogError> {
         self.check()?;
-        let mut batch = Frames { buffer: std::mem::take(&mut self.buffer), base: self.length, ..Frames::default() };
+        let mut batch = Frames::at(self.length, std::mem::take(&mut self.buffer));
         batch.buffer.clear();
         if self.durable > self.marked {
             batch.push(MARKER, &self.durable.to_le_bytes(), &[]);
@@ -483,96 +382,6 @@ impl RecordLog {
 /// A file that belongs to `name` and is hidden.
 fn beside(name: &str, suffix: &str) -> String {
     format!("{}{name}.{suffix}", if name.starts_with('.') { "" } else { "." })
-}
-
-fn header(magic: [u8; 8]) -> [u8; HEADER as usize] {
-    let mut header = [0; HEADER as usize];
-    header[..8].copy_from_slice(&magic);
-    header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-    let crc = crc32c::crc32c(&header[..12]);
-    header[12..].copy_from_slice(&crc.to_le_bytes());
-    header
-}
-
-fn check_header(file: &dyn DiskFile, magic: [u8; 8], path: &str) -> Result<(), LogError> {
-    let mut found = [0; HEADER as usize];
-    let mut filled = 0;
-    while filled < found.len() {
-        match file.read_at(&mut found[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(some) => filled += some,
-            Err(source) => return Err(LogError::Io { what: "reading", file: path.to_owned(), source }),
-        }
-    }
-    if filled >= 8 && found[..8] != magic {
-        return Err(LogError::Foreign { file: path.to_owned() });
-    }
-    let format = u32_at(&found, 8);
-    if filled < found.len() || u32_at(&found, 12) != crc32c::crc32c(&found[..12]) || format == 0 {
-        return Err(LogError::Damaged { file: path.to_owned(), offset: 0 });
-    }
-    if format > FORMAT {
-        return Err(LogError::Newer { file: path.to_owned(), found: format });
-    }
-    Ok(())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-/// Frames on their way to the end of a file.
-#[derive(Debug, Default)]
-struct Frames<'a> {
-    buffer: Vec<u8>,
-    /// Where the first byte will lie in the file.
-    base: u64,
-    /// Bodies that are written from where they lie, and before which byte of the buffer.
-    apart: Vec<(usize, &'a [u8])>,
-    apart_bytes: usize,
-}
-
-impl<'a> Frames<'a> {
-    fn end(&self) -> u64 {
-        self.base + (self.buffer.len() + self.apart_bytes) as u64
-    }
-
-    fn push(&mut self, flag: u32, head: &[u8], body: &'a [u8]) {
-        let offset = self.end();
-        let length = ((head.len() + body.len()) as u32 | flag).to_le_bytes();
-        self.buffer.extend_from_slice(&length);
-        self.buffer.extend_from_slice(&frame_crc(offset, length, head, body).to_le_bytes());
-        self.buffer.extend_from_slice(head);
-        if body.len() < OWN_PART {
-            self.buffer.extend_from_slice(body);
-        } else {
-            self.apart.push((self.buffer.len(), body));
-            self.apart_bytes += body.len();
-        }
-    }
-
-    fn parts(&self) -> Vec<IoSlice<'_>> {
-        let mut parts = Vec::with_capacity(1 + 2 * self.apart.len());
-        let mut from = 0;
-        for (until, body) in &self.apart {
-            parts.extend([IoSlice::new(&self.buffer[from..*until]), IoSlice::new(body)]);
-            from = *until;
-        }
-        parts.push(IoSlice::new(&self.buffer[from..]));
-        parts
-    }
-}
-
-fn frame_crc(offset: u64, length: [u8; 4], head: &[u8], body: &[u8]) -> u32 {
-    let mut place = [0; 12];
-    place[..8].copy_from_slice(&offset.to_le_bytes());
-    place[8..].copy_from_slice(&length);
-    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&place), head), body)
-}
-
-/// Whether the file begins as a log of this kind does.
-pub fn check(file: &dyn DiskFile, magic: [u8; 8], path: &str) -> Result<(), LogError> {
-    check_header(file, magic, path)
 }
 
 /// Keeps a copy of what is about to be cut off, for whoever wants to look at it.

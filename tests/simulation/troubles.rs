@@ -64,16 +64,15 @@ struct Limits {
     /// if the copy comes first, it brings back what was deleted since it was made.
     leader_loses: bool,
     /// What a second process with a node's folder has taken goes with it: that node's newest copies are lost. Rot, or a
-    /// power cut where nothing is synced, may take the others. Nor in dense lives: a folder that comes back behind its
-    /// double, to a leader whose log may lack its end, brings back what was deleted meanwhile.
+    /// power cut where nothing is synced, may take the others.
     doubles: bool,
 }
 
 impl Limits {
-    fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng, density: usize) -> Self {
+    fn by_chance(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
         let limits = Self::of(io_mode, chance);
         let takes_copies = limits.rots.is_some() || (io_mode == IoMode::Buffered && limits.power_cuts > 0);
-        Self { doubles: !limits.leader_loses && !takes_copies && density == 1, ..limits }
+        Self { doubles: !limits.leader_loses && !takes_copies, ..limits }
     }
 
     fn of(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
@@ -145,7 +144,7 @@ pub(crate) fn by_chance(
     until: f64,
     density: usize,
 ) -> Vec<(Duration, Trouble)> {
-    let mut limits = Limits::by_chance(io_mode, chance, density);
+    let mut limits = Limits::by_chance(io_mode, chance);
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
     // In dense lives a leader is sure to lose its folder; before all have joined, new nodes would found another cluster.
     let from = if density > 1 { 2.0 } else { 0.0 };

@@ -70,7 +70,7 @@ impl Place {
             _ => {}
         }
         let file = self.folder.create_new(&beside).map_err(|error| self.io("replacing", error))?;
-        let frames = Frames { buffer: header(self.magic).to_vec(), ..Frames::default() };
+        let frames = Frames::at(0, header(self.magic).to_vec());
         Ok(Replacement { place: self.clone(), file, frames, records: 0 })
     }
 }
@@ -89,10 +89,10 @@ impl Replacement {
 
     fn write(&mut self) -> Result<(), LogError> {
         self.file.append(&self.frames.parts()).map_err(|error| self.place.io("replacing", error))?;
+        let base = self.frames.end();
         let mut buffer = std::mem::take(&mut self.frames.buffer);
-        let base = self.frames.base + buffer.len() as u64;
         buffer.clear();
-        self.frames = Frames { buffer, base, ..Frames::default() };
+        self.frames = Frames::at(base, buffer);
         Ok(())
     }
 

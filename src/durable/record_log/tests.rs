@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::frame::OWN_PART;
 use super::*;
 use crate::durable::Disk;
 use crate::durable::sim::{Fault, MemDisk, Op, Survives, errno};
