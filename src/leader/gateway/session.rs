@@ -12,8 +12,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::clients::Taken;
+use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
 use super::multi::{Queued, View};
-use super::{Door, Flow, Outbox, QUEUED_REQUESTS, data, keyspace};
+use super::{Door, data, keyspace};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::transaction::{Need, Transaction};

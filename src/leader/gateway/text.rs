@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::Door;
 use super::clients::Taken;
-use super::{Door, Flow, Outbox, QUEUED_REQUESTS};
+use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::protocol::text::{CommandDecoder, encode_reply};
