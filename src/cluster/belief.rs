@@ -74,7 +74,7 @@ impl Cluster {
     }
 
     /// On how many nodes the least kept message is: the tolerance may have been raised since.
-    fn least_holders(&self) -> usize {
+    pub(super) fn least_holders(&self) -> usize {
         self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance).min(self.tolerance)
     }
 
@@ -126,12 +126,15 @@ impl Cluster {
         }
     }
 
-    /// Members had time enough to join: those that did are taken for all who know of a later leader, and as soon as
-    /// they have reported, a log that says that it is whole is believed. Whether either is so from now on; without a
-    /// member nothing could be read or written anyway.
-    pub fn stop_greeting(&mut self) -> bool {
+    /// Looks whether members had time enough to join: those that did are taken for all who know of a later leader, and as
+    /// soon as they have reported, a log that says that it is whole is believed. Whether either is so from now on; without
+    /// a member nothing could be read or written anyway.
+    pub fn stop_greeting(&mut self, now: Duration) -> bool {
+        if self.is_settled() {
+            return false;
+        }
         let here: Vec<NodeId> = self.registry.linked().collect();
-        if here.is_empty() {
+        if !self.knowledge.had_time_to_join(&here, now) || here.is_empty() {
             return false;
         }
         let greets = self.knowledge.may_be_succeeded();

@@ -143,11 +143,12 @@ impl Cluster {
     }
 
     /// Takes up to `limit` deletions that all members have confirmed: they can be forgotten, in the log first. Whatever
-    /// is older has come to its end, so that of an id of which the log says nothing after that, what is older than the
-    /// newest that was forgotten never becomes true, in any copy of that log.
+    /// is older has come to its end by then, and every member has said what it holds, so that of an id of which the log
+    /// says nothing, what is older than the newest that was forgotten never becomes true, in any copy of that log.
     pub fn forgettable(&mut self, limit: usize) -> Vec<(MessageId, Version)> {
+        let all_heard = self.is_settled() && self.knowledge.missing(&self.member_ids()).is_empty();
         // Who was removed may come back with what was deleted: whoever may have to refuse it has to know that first.
-        if !self.is_settled() || self.any_to_complete() || !self.uninformed().is_empty() {
+        if !all_heard || self.any_to_complete() || !self.uninformed().is_empty() {
             return Vec::new();
         }
         let oldest = self.oldest_write();
@@ -164,6 +165,10 @@ impl Cluster {
                 true => self.deletions.done.push_back(id),
                 false => all.push((id, tombstone.version)),
             }
+        }
+        if let Some(newest) = all.iter().map(|(_, version)| *version).max() {
+            // Before the log has it: a node that lists something older meanwhile must not make that true any more.
+            self.mapping.raise_horizon(newest);
         }
         all
     }

@@ -265,8 +265,8 @@ impl Cluster {
         match self.mapping.newest(id) {
             Some(found) => found.record.version >= version,
             None => {
-                // See `Cluster::forgettable`: whatever the log lacks is later. One that is lost says nothing, and an old
-                // one will have forgotten what no node has any more before all that they have is in it.
+                // See `Cluster::forgettable`. A log that says "nothing" forgot what had vanished before all that nodes
+                // hold was in it.
                 version <= self.mapping.horizon()
                     && self.knowledge.trust() != Trust::Nothing
                     && !seeded::active(Bug::HorizonIgnored)

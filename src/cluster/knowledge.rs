@@ -14,6 +14,17 @@ use crate::types::{NodeId, Uuid};
 /// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
 const TOLD_GRACE: Duration = Duration::from_secs(10);
 
+/// How long members have to join and to report, from the first on that the log names, where more stay away than a log
+/// can be believed without. Nodes that run all the time join within a second; requests wait for 5 s in all.
+const GREETING: Duration = Duration::from_secs(4);
+
+/// A member that has joined and has not reported by then is taken for one that stays away: a million copies take about
+/// a second.
+const HEARING: Duration = Duration::from_secs(30);
+
+/// A look counts for no more than this, as the leader itself may have been paused since the last one.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
 /// What the log says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
@@ -30,6 +41,11 @@ pub enum Trust {
 pub struct Knowledge {
     trust: Trust,
     reported: BTreeSet<NodeId>,
+    /// The members that the log names.
+    named: BTreeSet<NodeId>,
+    /// How long any of them has been here, and when that was looked at.
+    waited: Duration,
+    looked: Duration,
     /// The inventories that came suffice: the index is believed.
     settled: bool,
     /// The log said at the start that it is whole, and nothing has shown that it is an old one.
@@ -55,6 +71,9 @@ impl Knowledge {
         Self {
             trust,
             reported: BTreeSet::new(),
+            named: BTreeSet::new(),
+            waited: Duration::ZERO,
+            looked: Duration::ZERO,
             announced: BTreeMap::new(),
             older: false,
             told: false,
@@ -84,10 +103,28 @@ impl Knowledge {
         (self.old, self.from_log, self.settled) = (true, false, false);
     }
 
-    /// The members that are here had time enough to report: a log that says that it is whole is believed without those
-    /// that stay away. `here`: the members that have joined. True if it is believed from here on.
+    /// The log names this member.
+    pub fn name(&mut self, node: NodeId) {
+        self.named.insert(node);
+    }
+
+    /// Looks whether members had time enough to join, since the first that the log names did. `here`: those that have.
+    pub fn had_time_to_join(&mut self, here: &[NodeId], now: Duration) -> bool {
+        let step = now.saturating_sub(self.looked).min(LONGEST_LOOK);
+        self.looked = now;
+        if here.iter().any(|node| self.named.contains(node)) {
+            self.waited += step;
+        }
+        self.waited >= GREETING
+    }
+
+    /// Members [had time](Self::had_time_to_join): a log that says that it is whole is believed without those that stay
+    /// away, if all that are `here` have reported, and any of them is one that the log names. A commit that the log
+    /// lacks, as an old copy of it would, may then be on those that stay away. True if it is believed from here on.
     pub fn settle_without_the_rest(&mut self, here: &[NodeId]) -> bool {
-        let enough = !self.settled && self.trust == Trust::Whole && self.missing(here).is_empty();
+        let heard = here.iter().any(|node| self.named.contains(node) && self.reported.contains(node));
+        let all = self.waited >= HEARING || self.missing(here).is_empty();
+        let enough = !self.settled && self.trust == Trust::Whole && heard && all;
         if enough {
             self.believe();
         }
@@ -172,7 +209,7 @@ impl Knowledge {
         let missing = self.missing(members).len();
         let told = self.told || !self.older;
         let enough = match self.trust {
-            Trust::Whole | Trust::MayLackItsEnd => missing < tolerance,
+            Trust::Whole | Trust::MayLackItsEnd => missing < tolerance && !self.reported.is_empty(),
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
             Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
@@ -266,7 +303,7 @@ mod tests {
     fn who_has_to_report() {
         // (trust, members, reported, tolerance, enough)
         type Row = (Trust, &'static [u32], &'static [u32], usize, bool);
-        let table: [Row; 11] = [
+        let table: [Row; 12] = [
             (Trust::Nothing, &[], &[], 2, false),
             (Trust::Nothing, &[1, 2, 3], &[1, 2], 2, false),
             (Trust::Nothing, &[1, 2, 3], &[1, 2, 3], 2, true),
@@ -276,7 +313,8 @@ mod tests {
             (Trust::MayLackItsEnd, &[1, 2, 3], &[2], 3, true),
             (Trust::Whole, &[1, 2, 3], &[1], 2, false),
             (Trust::Whole, &[1, 2, 3], &[1, 3], 2, true),
-            (Trust::MayLackItsEnd, &[], &[], 2, true),
+            (Trust::MayLackItsEnd, &[], &[], 2, false),
+            (Trust::MayLackItsEnd, &[1], &[], 2, false),
             (Trust::MayLackItsEnd, &[1], &[], 1, false),
         ];
         for (trust, members, reported, tolerance, enough) in table {

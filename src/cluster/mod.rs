@@ -150,6 +150,7 @@ impl Cluster {
     pub fn restore_members(&mut self, mut members: Vec<registry::Member>) {
         members.sort_unstable_by_key(|member| member.id);
         for member in members {
+            self.knowledge.name(member.id);
             self.registry.remember(member, Duration::ZERO);
         }
         let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();

@@ -24,7 +24,7 @@ enum Standing {
     Open,
     /// One of its writes is true, so all of them are or will be.
     Forward,
-    /// All of its writes were found where the log may lack its end: they become true together.
+    /// Its writes were found, or can be on members that were not heard: they become true together.
     Found,
     /// It never becomes true, and the log does not say so yet.
     Void,
@@ -196,19 +196,26 @@ impl Cluster {
 
     /// Decides what a leader before has left open, as soon as the index is believed. The log may lack its commits, as an
     /// old copy of it would; but then all of its writes are on nodes, and are completed together. If any is on none of
-    /// them, nobody was told that it is true, and it never becomes so.
+    /// those that were heard, and these are enough, nobody was told that it is true, and it never becomes so.
     pub(super) fn decide_transactions(&mut self) {
         for (name, writes) in self.transactions.all(|standing| standing == Standing::Open) {
-            let found = |(id, version): &(MessageId, Version)| {
-                self.mapping.newest(id).is_some_and(|found| found.record.version >= *version)
-                    || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= *version)
-            };
-            if writes.iter().all(found) {
+            if writes.iter().all(|(id, version)| self.is_known(id, *version)) || !self.all_but_few_heard() {
                 self.transactions.set(name, Standing::Found);
             } else {
                 self.give_up(name, &writes);
             }
         }
+    }
+
+    /// Whether this version, or one after it, is true or was found.
+    fn is_known(&self, id: &MessageId, version: Version) -> bool {
+        self.mapping.newest(id).is_some_and(|found| found.record.version >= version)
+            || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= version)
+    }
+
+    /// Whether so few members have not reported that a commit has a holder among those that have.
+    fn all_but_few_heard(&self) -> bool {
+        self.knowledge.missing(&self.member_ids()).len() < self.least_holders()
     }
 
     fn give_up(&mut self, name: Version, writes: &[(MessageId, Version)]) {
@@ -219,15 +226,15 @@ impl Cluster {
     }
 
     /// The transactions that wait to become true as a whole, each with its writes as they were found. One of which a
-    /// write is nowhere any more, though all members were heard, never becomes true.
+    /// write is nowhere, though enough members were heard, never becomes true.
     pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Unsettled)>> {
         let mut ready = Vec::new();
         for (name, writes) in self.transactions.all(|standing| standing == Standing::Found) {
             let gone = |(id, version): &(MessageId, Version)| {
-                !self.unsettled.contains_key(id) && !self.under_way.contains(version)
+                !self.is_known(id, *version) && !self.under_way.contains(version)
             };
             if writes.iter().any(gone) {
-                if self.knowledge.missing(&self.member_ids()).is_empty() && self.taking.is_empty() {
+                if self.all_but_few_heard() && self.taking.is_empty() {
                     self.give_up(name, &writes);
                 }
                 continue;

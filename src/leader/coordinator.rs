@@ -36,10 +36,6 @@ use crate::types::MessageId;
 /// Requests that come this soon after the start, or that of another epoch, wait for nodes that are still joining, up to then.
 pub const JOINING: Duration = Duration::from_secs(5);
 
-/// Members that have not joined so soon after the start had time enough to tell of another leader: well before those
-/// that wait give up.
-pub const GREETING: Duration = Duration::from_secs(4);
-
 /// A write whose outcome is not known by then is answered UNKNOWN: its log hangs, or those before it took all the time
 /// there was. It goes on, and may appear later.
 pub(super) const OUTCOME: Duration = Duration::from_secs(40);
@@ -158,6 +154,8 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     writes: Vec<Wanted>,
     gets: Vec<Sought>,
+    /// WHERE, while the index is not believed.
+    wheres: Vec<(usize, MessageId)>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -315,6 +313,9 @@ impl Coordinator {
             let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
             self.meters.served.note(via, Operation::Read, Duration::ZERO, busy);
         }
+        for (at, reply) in self.holders_of(std::mem::take(&mut batch.wheres)).await {
+            batch.replies[at] = Some(reply);
+        }
         if !batch.writes.is_empty() || !batch.gets.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
             let write = self.noted(via, Operation::Write, began, self.write(writes));
@@ -381,7 +382,11 @@ impl Coordinator {
                     queue.push_front(other);
                     break;
                 }
-                Ok(Command::Where(id)) => Some(holders(&cluster, &id)),
+                Ok(Command::Where(id)) if cluster.is_settled() => Some(holders(&cluster, &id)),
+                Ok(Command::Where(id)) => {
+                    batch.wheres.push((at, id));
+                    None
+                }
                 Ok(Command::Count) => Some(Reply::Count(cluster.len())),
                 Ok(_) => Some(Reply::Status(self.status(&cluster))),
             };
@@ -393,6 +398,21 @@ impl Coordinator {
             }
         }
         batch
+    }
+
+    /// Who holds messages, as soon as that can be said.
+    async fn holders_of(&self, asked: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
+        let until = self.joining_until();
+        while !asked.is_empty() {
+            let mut changes = self.changes();
+            let Some(reason) = self.cluster().waiting_for() else { break };
+            if Instant::now() >= until || !self.changed(&mut changes, until).await {
+                let refused = |(at, _)| (at, Reply::Refused(Refusal::Unavailable(reason.clone())));
+                return asked.into_iter().map(refused).collect();
+            }
+        }
+        let cluster = self.cluster();
+        asked.into_iter().map(|(at, id)| (at, holders(&cluster, &id))).collect()
     }
 
     /// Answers a GET if that takes no node, or else puts it with those that do.
@@ -435,12 +455,9 @@ fn outcome(reply: &Reply) -> Outcome {
     }
 }
 
+/// As a leader that believes its index says it.
 fn holders(cluster: &Cluster, id: &MessageId) -> Reply {
-    match (cluster.holders(id), cluster.waiting_for()) {
-        (Some(holders), _) => Reply::Nodes(holders.to_vec()),
-        (None, None) => Reply::Refused(Refusal::NotFound),
-        (None, Some(reason)) => Reply::Refused(Refusal::Unavailable(reason)),
-    }
+    cluster.holders(id).map_or(Reply::Refused(Refusal::NotFound), |holders| Reply::Nodes(holders.to_vec()))
 }
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].

@@ -279,10 +279,7 @@ async fn sweep(coordinator: Arc<Coordinator>) {
             _ => {}
         }
         let transitions = coordinator.cluster().sweep(now);
-        if now >= coordinator::GREETING && coordinator.cluster().stop_greeting() {
-            coordinator.notify();
-        }
-        coordinator.settle_untold(now);
+        coordinator.settle_by_now(now);
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {

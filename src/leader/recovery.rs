@@ -52,7 +52,8 @@ pub(super) struct Fetch {
 }
 
 impl Coordinator {
-    /// Tells all nodes who the members are; only a leader that knows the whole may.
+    /// Tells all nodes who the members are. Only a leader may whose log says that it is whole: it unites its list with
+    /// that of each node that joins, so that none learns less than it knew.
     pub(super) fn tell_members(&self, cluster: &Cluster) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
         let members = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
         self.links.tell_members(&Roll { members, removed: cluster.removed() })
@@ -149,15 +150,22 @@ impl Coordinator {
         true
     }
 
-    /// Looks whether nodes that were told of nobody have waited long enough for those who were.
-    pub(super) fn settle_untold(&self, now: Duration) {
+    /// Looks whether what was heard suffices by now: members had time enough to come, or the tolerance is another one.
+    pub(super) fn settle_by_now(&self, now: Duration) {
         let mut cluster = self.cluster();
-        if cluster.settle_untold(now) {
+        let heard = cluster.settle_knowledge();
+        let untold = cluster.settle_untold(now);
+        let greeted = cluster.stop_greeting(now);
+        if heard || untold {
             self.tell_members(&cluster);
-            drop(cluster);
+        }
+        drop(cluster);
+        if untold {
             tracing::warn!(
                 "no node that came was ever told who the members are: those that came are taken for all of them"
             );
+        }
+        if heard || untold || greeted {
             self.notify();
         }
     }

@@ -1,8 +1,8 @@
 //! A node's disk work: the one writer, and the readers.
 //!
-//! Each loop has a thread of its own in the program. A frame is checked against
-//! the fence when its turn comes, so that late words of an older leader are inert
-//! even if they arrived in time.
+//! Each loop has a thread of its own in the program. A frame is checked against the fence when its turn comes, so that
+//! late words of an older leader are inert even if they arrived in time; and once more before it is answered, as a
+//! later leader may have listed this node's copies while it was written.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::identity::Fenced;
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
 use crate::durable;
@@ -150,8 +151,7 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
     for work in late {
         let Err(fenced) = node.identity.check(work.fence) else { continue };
-        let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-        let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
+        answer_fenced(&work, fenced).await;
     }
     let Some(first) = batch.first() else { return true };
     node.meters.queue.record(first.arrived.elapsed(), 1);
@@ -201,12 +201,22 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         let settled = settled.by_ref().take(work.settles.len()).map(|done| of(done) as i32).collect();
         let error = report.error.clone().unwrap_or_default();
         let members_kept = learnt && work.members.is_some();
+        // A later leader that was let in meanwhile may not have been told of these copies.
+        if let Err(fenced) = node.identity.check(work.fence) {
+            answer_fenced(&work, fenced).await;
+            continue;
+        }
         let hidden = |put: &Put| node.store.is_unpublished(&put.id, put.record.version);
         let unpublished = (0..).zip(&work.puts).filter(|(_, put)| hidden(put)).map(|(place, _)| place).collect();
         let result = family::WriteResult { statuses, error, settled, members_kept, unpublished };
         let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
     }
     true
+}
+
+async fn answer_fenced(work: &WriteWork, fenced: Fenced) {
+    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+    let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
 }
 
 fn status_of(outcome: PutOutcome) -> CopyStatus {

@@ -300,38 +300,122 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
     assert_eq!(look(&cluster, "y"), "v3 on 1 3");
 }
 
+/// A cluster of tolerance 2 that was started on a log which says that it is whole, and names nodes 1 to `members`.
+fn restarted(members: u32) -> Cluster {
+    let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
+    let member = |node| Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
+    cluster.restore_members((1..=members).map(member).collect());
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
+    cluster
+}
+
+/// The leader looks once a second until then; whether anything followed from it.
+fn look_until(cluster: &mut Cluster, seconds: std::ops::RangeInclusive<u64>) -> bool {
+    seconds.map(|second| cluster.stop_greeting(ms(second * 1000))).fold(false, |any, one| any | one)
+}
+
 #[test]
 fn a_log_is_believed_without_those_that_stay_away_when_all_others_have_reported() {
-    let restarted = || {
-        let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
-        cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
-        assert!(!cluster.stop_greeting(), "nobody came");
-        assert_eq!(look(&cluster, "x"), "hidden: the leader has just started, and no node has joined yet");
-        (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
-        (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
-        cluster.greet();
-        cluster
-    };
     let newer = unknown("x", 0);
-    let mut cluster = restarted();
-    join_as(&mut cluster, 2, 2, ms(0));
-    cluster.greet();
-    assert!(look(&cluster, "x").starts_with("hidden: the leader has just started"));
+    let mut cluster = restarted(3);
+    assert_eq!(look(&cluster, "x"), "hidden: the leader has just started, and nodes 1, 2, 3 have not joined yet");
+    (1..=2).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     report(&mut cluster, 1, std::slice::from_ref(&newer)).unwrap();
     assert!(!cluster.settle_knowledge());
     report(&mut cluster, 2, &[]).unwrap();
     assert!(cluster.settle_knowledge() && unsettled(&cluster).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
-    // Node 2 stays away: the log is believed once all that are here have reported.
-    let mut cluster = restarted();
-    assert!(cluster.stop_greeting() && !cluster.is_settled() && !cluster.stop_greeting());
+    // Node 2 stays away, and nobody can say what it has.
+    let mut cluster = restarted(3);
+    assert!(!look_until(&mut cluster, 1..=20), "nobody came: the time has not begun");
+    join_as(&mut cluster, 1, 1, ms(0));
+    cluster.greet();
+    assert!(!look_until(&mut cluster, 21..=23) && cluster.admit(&id("z"), 1, 1).is_err());
+    assert!(look_until(&mut cluster, 24..=24) && !cluster.is_settled(), "writes go on, it has not reported");
     report(&mut cluster, 1, &[newer]).unwrap();
-    assert!(!cluster.settle_knowledge() && cluster.stop_greeting() && cluster.is_settled());
+    assert!(!cluster.settle_knowledge() && look_until(&mut cluster, 25..=25) && cluster.is_settled());
     assert_eq!((look(&cluster, "y").as_str(), unsettled(&cluster).len()), ("not found", 1));
     assert!(
         !cluster.hear_committed(Version::new(Epoch(1), 9)),
         "and a commit that it lacks still shows that it is old"
     );
+}
+
+#[test]
+fn neither_a_new_node_nor_a_pause_of_the_leader_stands_for_the_members_of_a_log() {
+    let mut cluster = restarted(3);
+    join_as(&mut cluster, 9, 9, ms(0));
+    report(&mut cluster, 9, &[]).unwrap();
+    assert!(!cluster.settle_knowledge() && !look_until(&mut cluster, 1..=60));
+    join_as(&mut cluster, 1, 1, ms(0));
+    report(&mut cluster, 1, &[]).unwrap();
+    assert!(!cluster.stop_greeting(ms(1_000_000)), "of a look that comes late, one second counts");
+    assert!(look_until(&mut cluster, 1001..=1003) && cluster.is_settled());
+}
+
+#[test]
+fn an_inventory_that_does_not_end_is_not_waited_for_without_end() {
+    let mut cluster = restarted(3);
+    (1..=2).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
+    cluster.greet();
+    report(&mut cluster, 1, &[]).unwrap();
+    cluster.inventory_begins(NodeId(2), 2);
+    look_until(&mut cluster, 1..=29);
+    assert!(!cluster.is_settled(), "it may hold what only node 3 holds too");
+    assert!(look_until(&mut cluster, 30..=30) && cluster.is_settled());
+}
+
+#[test]
+fn what_members_that_were_away_hold_is_not_forgotten_with_a_deletion() {
+    // The log is a copy: y became true on nodes 3 and 4 after it was made, and is older than the deletion of x.
+    let mut cluster = restarted(4);
+    for node in [1, 2] {
+        join_as(&mut cluster, node, u64::from(node), ms(0));
+        report(&mut cluster, node, &[]).unwrap();
+    }
+    let deletion = Commit {
+        id: id("x"),
+        record: CopyRecord::tombstone(Version::new(Epoch(0), 3)),
+        holders: [NodeId(1), NodeId(2)].into_iter().collect(),
+    };
+    cluster.apply(&deletion);
+    assert!(look_until(&mut cluster, 1..=4) && cluster.is_settled());
+    let y = line("y", CopyRecord { version: Version::new(Epoch(0), 2), length: 10, crc: 7 });
+    for node in 1..=4 {
+        if node > 2 {
+            join_as(&mut cluster, node, u64::from(node), ms(0));
+        }
+        cluster.ask_for_confirmations(NodeId(node));
+        for ask in cluster.asks(NodeId(node), 9) {
+            cluster.confirmed(NodeId(node), &ask);
+        }
+    }
+    assert_eq!(cluster.forgettable(9), [], "all have confirmed, and two have not said what they hold");
+    report(&mut cluster, 3, std::slice::from_ref(&y)).unwrap();
+    report(&mut cluster, 4, std::slice::from_ref(&y)).unwrap();
+    assert_eq!(look(&cluster, "y"), "hidden: a version found on nodes 3, 4 is being completed");
+    assert_eq!(cluster.forgettable(9), [], "nor is it in the log yet");
+}
+
+#[test]
+fn what_is_listed_while_a_deletion_is_being_forgotten_is_as_old_as_it_will_be_then() {
+    let mut cluster = healthy(2, 3);
+    spend_versions(&mut cluster);
+    let deletion = cluster.admit_deletion(&id("x")).unwrap();
+    assert_eq!(deletion, None);
+    put_on(&mut cluster, "x", &[1, 2]);
+    let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
+    commit(&mut cluster, &deletion);
+    for node in 1..=3 {
+        for ask in cluster.asks(NodeId(node), 9) {
+            cluster.confirmed(NodeId(node), &ask);
+        }
+    }
+    assert_eq!(cluster.forgettable(9).len(), 1);
+    // The log is being synced, and a write that failed turns up: were it completed, a log that lost its end would know
+    // that the deletion is forgotten, and nothing of it.
+    report(&mut cluster, 3, &[unknown("y", 2)]).unwrap();
+    assert_eq!((cluster.unsettled_len(), look(&cluster, "y").as_str()), (0, "not found"));
 }
 
 #[test]

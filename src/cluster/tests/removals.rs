@@ -147,6 +147,8 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
     assert_eq!(cluster.forgettable(9), [], "the new folder has not been asked");
     let ask = cluster.asks(NodeId(3), 9).pop().unwrap();
     cluster.confirmed(NodeId(3), &ask);
+    assert_eq!(cluster.forgettable(9), [], "nor has it said what it holds");
+    cluster.knowledge.report(NodeId(3));
     assert_eq!(cluster.forgettable(9), [(id("x"), version)]);
 }
 

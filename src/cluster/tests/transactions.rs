@@ -119,6 +119,37 @@ fn goes_forward(trust: Trust) {
 }
 
 #[test]
+fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
+    let mut transactions = Transactions::default();
+    transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
+    let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
+    let member = |node| Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
+    cluster.restore_members((1..=4).map(member).collect());
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    cluster.restore_transactions(transactions);
+    let list = |cluster: &mut Cluster, node: u32, text: &str, sequence| {
+        join_as(cluster, node, u64::from(node), ms(0));
+        let entry = Entry { id: id(text), record: record(sequence), staged: false, damaged: false };
+        cluster.inventory_begins(NodeId(node), u64::from(node));
+        cluster.inventory_page(NodeId(node), u64::from(node), &[entry]);
+        cluster.inventory_ends(NodeId(node), u64::from(node), 1).unwrap();
+    };
+    // It was committed with x on nodes 1 and 2, y on 3 and 4, after the log was copied.
+    list(&mut cluster, 1, "x", 5);
+    list(&mut cluster, 2, "x", 5);
+    (1..=4).for_each(|second| assert_eq!(cluster.stop_greeting(ms(second * 1000)), second == 4));
+    assert!(cluster.is_settled() && cluster.found_transactions().is_empty());
+    assert_eq!(cluster.to_abort(), []);
+    assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"));
+    list(&mut cluster, 3, "y", 6);
+    assert_eq!(cluster.found_transactions().len(), 1, "all of it is there");
+    // Or node 3 has nothing of it, and so few are left that nobody was told that it is true.
+    cluster.forget_unsettled(&id("y"), v(6), NodeId(3));
+    assert!(cluster.found_transactions().is_empty());
+    assert_eq!(cluster.to_abort(), [v(5)]);
+}
+
+#[test]
 fn what_was_committed_or_overwritten_is_no_matter_any_more() {
     let commit = |text: &str, sequence| Commit {
         id: id(text),

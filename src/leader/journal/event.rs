@@ -21,8 +21,7 @@ pub enum Event {
         boot_id: String,
         /// Whether every batch is synced from here on.
         io_mode: IoMode,
-        /// How far it could believe what the log says before. If that turns out to be less than it thought, before it
-        /// has committed anything, it says so by another record of the same reign.
+        /// What the log said of itself before.
         trust: Trust,
     },
     /// A node was accepted, or has a new address. Always synced.
