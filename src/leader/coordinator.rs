@@ -313,15 +313,13 @@ impl Coordinator {
             let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
             self.meters.served.note(via, Operation::Read, Duration::ZERO, busy);
         }
-        for (at, reply) in self.holders_of(std::mem::take(&mut batch.wheres)).await {
-            batch.replies[at] = Some(reply);
-        }
-        if !batch.writes.is_empty() || !batch.gets.is_empty() {
+        if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.wheres.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
+            let wheres = self.holders_of(std::mem::take(&mut batch.wheres));
             let write = self.noted(via, Operation::Write, began, self.write(writes));
             let read = self.noted(via, Operation::Read, began, self.read(gets));
-            let (written, read) = futures::future::join(write, read).await;
-            for (at, reply) in written.into_iter().chain(read) {
+            let (written, read, found) = futures::future::join3(write, read, wheres).await;
+            for (at, reply) in written.into_iter().chain(read).chain(found) {
                 batch.replies[at] = Some(reply);
             }
         }

@@ -115,6 +115,20 @@ fn a_leader_without_its_folder_learns_everything_from_the_nodes() {
 }
 
 #[test]
+fn what_is_asked_of_a_leader_before_its_nodes_are_back_waits_for_them() {
+    let mut register = Register::start(3, 2);
+    register.set("m", "here");
+    let holders = register.ask("WHERE m");
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    let asked = ["WHERE m", "GET m", "SET n after", "WHERE n", "GET never", "WHERE never"].map(str::to_owned);
+    let replies = register.ask_all(asked);
+    assert_eq!(replies[..3], [holders.as_str(), "VALUE here", "OK"]);
+    tells(&replies[3], &["NODES "]);
+    assert_eq!([code(&replies[4]), code(&replies[5])], ["ERROR NOT_FOUND"; 2]);
+}
+
+#[test]
 fn an_old_value_is_never_shown_again() {
     const COUNT: usize = 40;
     let mut register = Register::start(3, 2);
