@@ -60,6 +60,9 @@ impl Cluster {
 
     /// As [`settle_knowledge`](Self::settle_knowledge) where nobody who joined was ever told of the others.
     pub fn settle_untold(&mut self, now: Duration) -> bool {
+        if self.is_settled() {
+            return false;
+        }
         let members = self.member_ids();
         let settled = self.knowledge.settle_untold(&members, self.least_holders(), now);
         if settled {
@@ -121,7 +124,8 @@ impl Cluster {
     /// Looks whether so many members have joined since the start that a later leader than the log knows of has left its
     /// epoch with one of them: each of them could have said so.
     pub fn greet(&mut self) {
-        if self.away().len() < self.least_holders() {
+        let here: Vec<NodeId> = self.registry.linked().collect();
+        if self.away().len() < self.least_holders() && self.knowledge.any_named(&here) {
             self.knowledge.greet();
         }
     }
@@ -134,7 +138,7 @@ impl Cluster {
             return false;
         }
         let here: Vec<NodeId> = self.registry.linked().collect();
-        if !self.knowledge.had_time_to_join(&here, now) || here.is_empty() {
+        if !self.knowledge.had_time_to_join(&here, now) {
             return false;
         }
         let greets = self.knowledge.may_be_succeeded();

@@ -14,13 +14,12 @@ use crate::types::{NodeId, Uuid};
 /// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
 const TOLD_GRACE: Duration = Duration::from_secs(10);
 
-/// How long members have to join and to report, from the first on that the log names, where more stay away than a log
-/// can be believed without. Nodes that run all the time join within a second; requests wait for 5 s in all.
-const GREETING: Duration = Duration::from_secs(4);
+/// How long members have to join, from the first on that the log names, where more stay away than a log can be believed
+/// without. Nodes that run all the time join within a second, and requests that come at the start wait for 5 s.
+const GREETING: Duration = Duration::from_secs(3);
 
-/// A member that has joined and has not reported by then is taken for one that stays away: a million copies take about
-/// a second.
-const HEARING: Duration = Duration::from_secs(30);
+/// The same where only nodes come that the log does not name: its own may be lost for good.
+const STRANGERS: Duration = Duration::from_secs(30);
 
 /// A look counts for no more than this, as the leader itself may have been paused since the last one.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -43,14 +42,15 @@ pub struct Knowledge {
     reported: BTreeSet<NodeId>,
     /// The members that the log names.
     named: BTreeSet<NodeId>,
-    /// How long any of them has been here, and when that was looked at.
+    /// How long any of them has been here, how long any node has, and when that was looked at.
     waited: Duration,
+    waited_for_any: Duration,
     looked: Duration,
     /// The inventories that came suffice: the index is believed.
     settled: bool,
     /// The log said at the start that it is whole, and nothing has shown that it is an old one.
     from_log: bool,
-    /// Enough nodes have joined to have said if there was a later epoch, or nobody came to do that.
+    /// Enough nodes have joined to have said if there was a later epoch, or there was time enough.
     greeted: bool,
     /// The log was found to be an old one, by this leader or the one before it.
     old: bool,
@@ -73,6 +73,7 @@ impl Knowledge {
             reported: BTreeSet::new(),
             named: BTreeSet::new(),
             waited: Duration::ZERO,
+            waited_for_any: Duration::ZERO,
             looked: Duration::ZERO,
             announced: BTreeMap::new(),
             older: false,
@@ -108,23 +109,30 @@ impl Knowledge {
         self.named.insert(node);
     }
 
+    /// Whether any of these is a member that the log names, if it names any: a new and empty node says nothing of it.
+    pub fn any_named(&self, nodes: &[NodeId]) -> bool {
+        self.named.is_empty() || nodes.iter().any(|node| self.named.contains(node))
+    }
+
     /// Looks whether members had time enough to join, since the first that the log names did. `here`: those that have.
     pub fn had_time_to_join(&mut self, here: &[NodeId], now: Duration) -> bool {
         let step = now.saturating_sub(self.looked).min(LONGEST_LOOK);
         self.looked = now;
-        if here.iter().any(|node| self.named.contains(node)) {
+        if here.is_empty() {
+            return false;
+        }
+        self.waited_for_any += step;
+        if self.any_named(here) {
             self.waited += step;
         }
-        self.waited >= GREETING
+        self.waited >= GREETING || self.waited_for_any >= STRANGERS
     }
 
     /// Members [had time](Self::had_time_to_join): a log that says that it is whole is believed without those that stay
-    /// away, if all that are `here` have reported, and any of them is one that the log names. A commit that the log
-    /// lacks, as an old copy of it would, may then be on those that stay away. True if it is believed from here on.
+    /// away, if all that are `here` have reported. A commit that the log lacks, as an old copy of it would, may then be on
+    /// those that stay away. True if it is believed from here on.
     pub fn settle_without_the_rest(&mut self, here: &[NodeId]) -> bool {
-        let heard = here.iter().any(|node| self.named.contains(node) && self.reported.contains(node));
-        let all = self.waited >= HEARING || self.missing(here).is_empty();
-        let enough = !self.settled && self.trust == Trust::Whole && heard && all;
+        let enough = !self.settled && self.trust == Trust::Whole && self.missing(here).is_empty();
         if enough {
             self.believe();
         }
@@ -198,7 +206,8 @@ impl Knowledge {
         self.reported.insert(node);
     }
 
-    /// Believes the index if the inventories that came suffice. `members` are all nodes known of. Without a log all of
+    /// Believes the index if the inventories that came suffice, one of a member that the log names among them.
+    /// `members` are all nodes known of. Without a log all of
     /// them have to report, and if some come from an older cluster, at least `tolerance` have to be known, and one of
     /// them must have been told who they are. With a log all but `tolerance - 1`: a commit that was acknowledged and
     /// that it lacks is then on a node that did. True if it is believed from here on.
@@ -209,7 +218,7 @@ impl Knowledge {
         let missing = self.missing(members).len();
         let told = self.told || !self.older;
         let enough = match self.trust {
-            Trust::Whole | Trust::MayLackItsEnd => missing < tolerance && !self.reported.is_empty(),
+            Trust::Whole | Trust::MayLackItsEnd => missing < tolerance && self.any_named_reported(),
             Trust::Nothing if seeded::active(Bug::OneReportIsEnough) => missing < members.len(),
             Trust::Nothing => told && self.could_be_all(members, tolerance),
         };
@@ -217,6 +226,10 @@ impl Knowledge {
             self.believe();
         }
         enough
+    }
+
+    fn any_named_reported(&self) -> bool {
+        !self.reported.is_empty() && (self.named.is_empty() || !self.named.is_disjoint(&self.reported))
     }
 
     fn believe(&mut self) {

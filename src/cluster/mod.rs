@@ -262,7 +262,7 @@ impl Cluster {
             return Located::Hidden(format!("a version found on {} is being completed", name_nodes(&newer.holders)));
         }
         if self.transactions.holds_back(id) {
-            return Located::Hidden("a transaction that did not come to its end is being taken back".to_owned());
+            return Located::Hidden(self.waiting_to_decide());
         }
         if let Some(reason) = self.waiting_for().filter(|_| !seeded::active(Bug::NotFoundAtOnce)) {
             return Located::Hidden(reason);

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::mapping::Commit;
 use super::{Cluster, Ticket, Unsettled};
+use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, MessageId, Version};
 
@@ -211,6 +212,16 @@ impl Cluster {
     fn is_known(&self, id: &MessageId, version: Version) -> bool {
         self.mapping.newest(id).is_some_and(|found| found.record.version >= version)
             || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= version)
+    }
+
+    /// Why an id that belongs to a transaction is held back.
+    pub(super) fn waiting_to_decide(&self) -> String {
+        let mut reason = "a transaction that did not come to its end is being completed or taken back".to_owned();
+        if !self.all_but_few_heard() {
+            reason += "; that waits to hear from ";
+            reason += &name_nodes(&self.knowledge.missing(&self.member_ids()));
+        }
+        reason
     }
 
     /// Whether so few members have not reported that a commit has a holder among those that have.

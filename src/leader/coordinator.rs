@@ -154,7 +154,7 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     writes: Vec<Wanted>,
     gets: Vec<Sought>,
-    /// WHERE, while the index is not believed.
+    /// WHERE, of what cannot be told at once.
     wheres: Vec<(usize, MessageId)>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
@@ -380,11 +380,7 @@ impl Coordinator {
                     queue.push_front(other);
                     break;
                 }
-                Ok(Command::Where(id)) if cluster.is_settled() => Some(holders(&cluster, &id)),
-                Ok(Command::Where(id)) => {
-                    batch.wheres.push((at, id));
-                    None
-                }
+                Ok(Command::Where(id)) => holders(&cluster, &id).map_err(|_| batch.wheres.push((at, id))).ok(),
                 Ok(Command::Count) => Some(Reply::Count(cluster.len())),
                 Ok(_) => Some(Reply::Status(self.status(&cluster))),
             };
@@ -398,19 +394,21 @@ impl Coordinator {
         batch
     }
 
-    /// Who holds messages, as soon as that can be said.
+    /// Who holds messages, as soon as that can be told of all of them, and as long as nodes are expected to join.
     async fn holders_of(&self, asked: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
         let until = self.joining_until();
-        while !asked.is_empty() {
+        loop {
             let mut changes = self.changes();
-            let Some(reason) = self.cluster().waiting_for() else { break };
-            if Instant::now() >= until || !self.changed(&mut changes, until).await {
-                let refused = |(at, _)| (at, Reply::Refused(Refusal::Unavailable(reason.clone())));
-                return asked.into_iter().map(refused).collect();
+            let found: Vec<_> = {
+                let cluster = self.cluster();
+                asked.iter().map(|(at, id)| (*at, holders(&cluster, id))).collect()
+            };
+            let wait = found.iter().any(|(_, found)| found.is_err()) && Instant::now() < until;
+            if !wait || !self.changed(&mut changes, until).await {
+                let refused = |reason| Reply::Refused(Refusal::Unavailable(reason));
+                return found.into_iter().map(|(at, found)| (at, found.unwrap_or_else(refused))).collect();
             }
         }
-        let cluster = self.cluster();
-        asked.into_iter().map(|(at, id)| (at, holders(&cluster, &id))).collect()
     }
 
     /// Answers a GET if that takes no node, or else puts it with those that do.
@@ -453,9 +451,13 @@ fn outcome(reply: &Reply) -> Outcome {
     }
 }
 
-/// As a leader that believes its index says it.
-fn holders(cluster: &Cluster, id: &MessageId) -> Reply {
-    cluster.holders(id).map_or(Reply::Refused(Refusal::NotFound), |holders| Reply::Nodes(holders.to_vec()))
+/// Who holds a message, or why that cannot be told now.
+fn holders(cluster: &Cluster, id: &MessageId) -> Result<Reply, String> {
+    match cluster.locate(id, 0) {
+        Located::Hidden(reason) => Err(reason),
+        Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
+        Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
+    }
 }
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].

@@ -286,6 +286,10 @@ fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator:
     match parsed {
         Ok(tolerance) if tolerance != before => {
             cluster.set_tolerance(tolerance);
+            // What was heard may suffice now.
+            if cluster.settle_knowledge() {
+                coordinator.tell_members(&cluster);
+            }
             drop(cluster);
             coordinator.notify();
             tracing::info!(

@@ -150,13 +150,12 @@ impl Coordinator {
         true
     }
 
-    /// Looks whether what was heard suffices by now: members had time enough to come, or the tolerance is another one.
+    /// Looks whether members had time enough to come, so that what was heard suffices.
     pub(super) fn settle_by_now(&self, now: Duration) {
         let mut cluster = self.cluster();
-        let heard = cluster.settle_knowledge();
         let untold = cluster.settle_untold(now);
         let greeted = cluster.stop_greeting(now);
-        if heard || untold {
+        if untold {
             self.tell_members(&cluster);
         }
         drop(cluster);
@@ -165,7 +164,7 @@ impl Coordinator {
                 "no node that came was ever told who the members are: those that came are taken for all of them"
             );
         }
-        if heard || untold || greeted {
+        if untold || greeted {
             self.notify();
         }
     }

@@ -1,7 +1,7 @@
 //! A node's disk work: the one writer, and the readers.
 //!
 //! Each loop has a thread of its own in the program. A frame is checked against the fence when its turn comes, so that
-//! late words of an older leader are inert even if they arrived in time; and once more before it is answered, as a
+//! late words of an older leader are inert even if they arrived in time; and a write once more before it is answered, as a
 //! later leader may have listed this node's copies while it was written.
 
 use std::collections::HashSet;

@@ -64,8 +64,9 @@ struct Limits {
     /// if the copy comes first, it brings back what was deleted since it was made.
     leader_loses: bool,
     /// What a second process with a node's folder has taken goes with it: that node's newest copies are lost. Rot, or a
-    /// power cut where nothing is synced, may take the others.
+    /// power cut where nothing is synced, may take the others, and so may the double of another node.
     doubles: bool,
+    doubled: Option<u32>,
 }
 
 impl Limits {
@@ -76,19 +77,23 @@ impl Limits {
     }
 
     fn of(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
-        let doubles = false;
+        let (doubles, doubled) = (false, None);
         let power_cuts = if io_mode == IoMode::Unbuffered { usize::MAX } else { TOLERANCE - 1 };
         match (io_mode, chance.u8(..3)) {
-            (IoMode::Unbuffered, n) => {
-                Self { power_cuts, rots: chance.bool().then(|| chance.u32(1..=NODES)), leader_loses: n > 0, doubles }
-            }
+            (IoMode::Unbuffered, n) => Self {
+                power_cuts,
+                rots: chance.bool().then(|| chance.u32(1..=NODES)),
+                leader_loses: n > 0,
+                doubles,
+                doubled,
+            },
             (IoMode::Buffered, 0) => {
-                Self { power_cuts: power_cuts * chance.usize(..2), rots: None, leader_loses: false, doubles }
+                Self { power_cuts: power_cuts * chance.usize(..2), rots: None, leader_loses: false, doubles, doubled }
             }
             (IoMode::Buffered, 1) => {
-                Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false, doubles }
+                Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false, doubles, doubled }
             }
-            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true, doubles },
+            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true, doubles, doubled },
         }
     }
 
@@ -118,7 +123,7 @@ impl Limits {
             18 => Trouble::OpenFails(node, [errno::EMFILE, errno::EIO, errno::EACCES][chance.usize(..3)]),
             19 | 20 if self.rots.is_some() => Trouble::Rot(self.rots.unwrap_or(node)),
             21 => Trouble::Swap(node, node % NODES + 1),
-            19..23 if self.doubles => Trouble::Double(node),
+            19..23 if self.doubles => Trouble::Double(*self.doubled.get_or_insert(node)),
             23 => Trouble::Tolerance(chance.usize(2..=3)),
             24 => Trouble::Order(if chance.bool() { Order::Drain(node) } else { Order::Undrain(node) }),
             25 => Trouble::Order(Order::Rebalance(chance.bool())),
