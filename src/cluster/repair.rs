@@ -297,10 +297,11 @@ impl Cluster {
         let found = self.mapping.newest(id);
         let committed = found.map(|found| found.record);
         let copies: SmallVec<[(NodeId, Version); 2]> = self.surplus.of(id).collect();
-        let mut settles = SmallVec::new();
+        let mut settles: SmallVec<[(NodeId, Version, bool); 2]> = SmallVec::new();
         for &(node, version) in &copies {
             match found {
                 Some(found) if found.record.version < version => {}
+                Some(_) if settles.iter().any(|(told, ..)| *told == node) => {}
                 Some(found) => settles.push((node, found.record.version, found.set.holders.contains(&node))),
                 None if version <= self.mapping.horizon() => settles.push((node, version, false)),
                 None => {}
@@ -320,6 +321,13 @@ impl Cluster {
         if self.registry.is_linked(node) {
             self.surplus.note(id, node, version);
         }
+    }
+
+    /// A node was told that this version is true, and did not do what follows from that: it may have a copy of it too
+    /// many, and one of an older version that stands before it even if the node becomes a holder meanwhile.
+    pub fn note_undone(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        self.note_surplus(id, version, node);
+        self.note_surplus(id, Version(version.0.saturating_sub(1)), node);
     }
 
     /// These surplus copies of an id are dealt with. Others may have been noted meanwhile.

@@ -302,7 +302,7 @@ impl Coordinator {
         let undone: Vec<&Settle> = undone.map(|(_, told)| told).collect();
         if !undone.is_empty() {
             let mut cluster = self.cluster();
-            undone.iter().for_each(|told| cluster.note_surplus(&told.id, told.version, node));
+            undone.iter().for_each(|told| cluster.note_undone(&told.id, told.version, node));
         }
         undone.into_iter().map(|told| told.id.clone()).collect()
     }

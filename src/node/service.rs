@@ -85,6 +85,10 @@ impl FamilyService for NodeService {
                     if staged || damaged || record.is_tombstone() || record.version == Version::FOREIGN {
                         continue;
                     }
+                    // It is deleted, and the node has not heard yet that this is true.
+                    if node.store.newest(&id).is_some_and(|newest| newest.is_tombstone()) {
+                        continue;
+                    }
                     if !send_copy(&node, id, record.version, &out).await {
                         return;
                     }

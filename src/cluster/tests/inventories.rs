@@ -173,6 +173,18 @@ fn a_holder_that_has_not_published_is_told_again() {
 }
 
 #[test]
+fn what_a_node_did_not_do_is_not_forgotten_when_it_becomes_a_holder() {
+    let mut cluster = healthy(2, 3);
+    let record = put_on(&mut cluster, "x", &[1, 2]);
+    // Node 3 has an older copy, and its disk was read-only when it was told to let go of that.
+    cluster.note_undone(&id("x"), record.version, NodeId(3));
+    let holders = [NodeId(1), NodeId(3)].into_iter().collect();
+    cluster.apply(&Commit { id: id("x"), record, holders });
+    let settles = cluster.trim(&id("x")).unwrap().settles;
+    assert_eq!(settles.as_slice(), [(NodeId(3), record.version, true)]);
+}
+
+#[test]
 fn absence_follows_only_from_a_whole_inventory() {
     type Tell = fn(&mut Cluster, &[Entry]);
     // How an inventory that lists y and not x goes on, and where x is looked for then.
