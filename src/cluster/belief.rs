@@ -77,8 +77,13 @@ impl Cluster {
     }
 
     /// On how many nodes the least kept message is: the tolerance may have been raised since.
-    pub(super) fn least_holders(&self) -> usize {
+    fn least_holders(&self) -> usize {
         self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance).min(self.tolerance)
+    }
+
+    /// Whether so few members have not reported that a commit has a holder among those that have.
+    pub(super) fn all_but_few_heard(&self) -> bool {
+        self.knowledge.missing(&self.member_ids()).len() < self.least_holders()
     }
 
     /// Why answers are held back, as long as they are.

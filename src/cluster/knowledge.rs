@@ -206,11 +206,10 @@ impl Knowledge {
         self.reported.insert(node);
     }
 
-    /// Believes the index if the inventories that came suffice, one of a member that the log names among them.
-    /// `members` are all nodes known of. Without a log all of
+    /// Believes the index if the inventories that came suffice. `members` are all nodes known of. Without a log all of
     /// them have to report, and if some come from an older cluster, at least `tolerance` have to be known, and one of
-    /// them must have been told who they are. With a log all but `tolerance - 1`: a commit that was acknowledged and
-    /// that it lacks is then on a node that did. True if it is believed from here on.
+    /// them must have been told who they are. With a log all but `tolerance - 1`, and one that it names: a commit that
+    /// was acknowledged and that it lacks is then on a node that did. True if it is believed from here on.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
         if self.settled {
             return false;

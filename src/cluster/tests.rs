@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::knowledge::Trust;
 use super::mapping::{Commit, Mapping};
 use super::registry::{Member, Traits};
-use super::{Cluster, Reign, Ticket, Unsettled};
+use super::{Cluster, Entry, Reign, Reported, Ticket, Unsettled};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
 
 /// A moment, in milliseconds since the leader's start.
@@ -38,10 +38,13 @@ fn cluster(tolerance: usize, trust: Trust) -> Cluster {
     cluster
 }
 
+fn member(node: u32) -> Member {
+    Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") }
+}
+
 /// Node `node` joins in this session.
 fn join_as(cluster: &mut Cluster, node: u32, session: u64, now: Duration) {
-    let member = Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
-    cluster.registry.remember(member, now);
+    cluster.registry.remember(member(node), now);
     cluster.registry.join(NodeId(node), session, Traits::default(), now);
 }
 
@@ -71,6 +74,26 @@ fn set(cluster: &mut Cluster, text: &str) -> Ticket {
     let ticket = cluster.admit(&id(text), 10, 7).unwrap();
     commit(cluster, &ticket);
     ticket
+}
+
+/// A member confirms all deletions that it is asked for.
+fn confirm(cluster: &mut Cluster, node: u32) {
+    for ask in cluster.asks(NodeId(node), 9) {
+        cluster.confirmed(NodeId(node), &ask);
+    }
+}
+
+/// A whole inventory of a node, in the session of [`healthy`].
+fn report(cluster: &mut Cluster, node: u32, entries: &[Entry]) -> Option<Reported> {
+    cluster.inventory_begins(NodeId(node), u64::from(node));
+    cluster.inventory_page(NodeId(node), u64::from(node), entries);
+    cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64)
+}
+
+/// What a leader reads from a log of this cluster: its members, nodes 1 to `members`, and the next epoch.
+fn restart(cluster: &mut Cluster, members: u32, epoch: u32) {
+    cluster.restore_members((1..=members).map(member).collect());
+    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(epoch) });
 }
 
 /// Makes a message true on these very nodes, as a log may say it.

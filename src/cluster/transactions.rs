@@ -224,11 +224,6 @@ impl Cluster {
         reason
     }
 
-    /// Whether so few members have not reported that a commit has a holder among those that have.
-    fn all_but_few_heard(&self) -> bool {
-        self.knowledge.missing(&self.member_ids()).len() < self.least_holders()
-    }
-
     fn give_up(&mut self, name: Version, writes: &[(MessageId, Version)]) {
         self.transactions.set(name, Standing::Void);
         for (id, version) in writes {

@@ -77,24 +77,13 @@ impl Limits {
     }
 
     fn of(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
-        let (doubles, doubled) = (false, None);
-        let power_cuts = if io_mode == IoMode::Unbuffered { usize::MAX } else { TOLERANCE - 1 };
-        match (io_mode, chance.u8(..3)) {
-            (IoMode::Unbuffered, n) => Self {
-                power_cuts,
-                rots: chance.bool().then(|| chance.u32(1..=NODES)),
-                leader_loses: n > 0,
-                doubles,
-                doubled,
-            },
-            (IoMode::Buffered, 0) => {
-                Self { power_cuts: power_cuts * chance.usize(..2), rots: None, leader_loses: false, doubles, doubled }
-            }
-            (IoMode::Buffered, 1) => {
-                Self { power_cuts: 0, rots: Some(chance.u32(1..=NODES)), leader_loses: false, doubles, doubled }
-            }
-            (IoMode::Buffered, _) => Self { power_cuts: 0, rots: None, leader_loses: true, doubles, doubled },
-        }
+        let (power_cuts, rots, leader_loses) = match (io_mode, chance.u8(..3)) {
+            (IoMode::Unbuffered, n) => (usize::MAX, chance.bool().then(|| chance.u32(1..=NODES)), n > 0),
+            (IoMode::Buffered, 0) => ((TOLERANCE - 1) * chance.usize(..2), None, false),
+            (IoMode::Buffered, 1) => (0, Some(chance.u32(1..=NODES)), false),
+            (IoMode::Buffered, _) => (0, None, true),
+        };
+        Self { power_cuts, rots, leader_loses, doubles: false, doubled: None }
     }
 
     fn crash(&mut self, chance: &mut fastrand::Rng) -> Crash {

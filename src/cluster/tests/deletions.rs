@@ -1,7 +1,6 @@
 //! Tombstones, and who has to confirm them.
 
 use super::*;
-use crate::cluster::Entry;
 use crate::types::Version;
 
 #[test]
@@ -36,11 +35,6 @@ fn a_deletion_is_forgotten_when_all_that_is_older_has_come_to_its_end() {
     let under_way = cluster.admit(&id("z"), 10, 7).unwrap();
     let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
     commit(&mut cluster, &deletion);
-    let confirm = |cluster: &mut Cluster, node| {
-        for ask in cluster.asks(NodeId(node), 9) {
-            cluster.confirmed(NodeId(node), &ask);
-        }
-    };
     (1..=3).for_each(|node| confirm(&mut cluster, node));
     // A copy of the log that says that x was forgotten would say nothing of z, which became true after it.
     assert_eq!(cluster.forgettable(9), [], "z is older");
@@ -59,25 +53,16 @@ fn a_deletion_is_not_forgotten_while_what_was_found_waits_to_be_completed() {
     put_on(&mut cluster, "x", &[1, 2]);
     let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
     commit(&mut cluster, &deletion);
-    for node in 1..=3 {
-        for ask in cluster.asks(NodeId(node), 9) {
-            cluster.confirmed(NodeId(node), &ask);
-        }
-    }
+    (1..=3).for_each(|node| confirm(&mut cluster, node));
     let found = |version| Entry {
         id: id("z"),
         record: CopyRecord { version, length: 10, crc: 7 },
         staged: false,
         damaged: false,
     };
-    let mut list = |entries: &[_]| {
-        cluster.inventory_begins(NodeId(3), 3);
-        cluster.inventory_page(NodeId(3), 3, entries);
-        cluster.inventory_ends(NodeId(3), 3, entries.len() as u64).unwrap();
-        cluster.forgettable(9)
-    };
     // Acknowledged by a leader before, perhaps, whose log this one's is a copy of.
-    assert_eq!(list(&[found(Version::new(Epoch(0), 9))]), []);
+    report(&mut cluster, 3, &[found(Version::new(Epoch(0), 9))]).unwrap();
+    assert_eq!(cluster.forgettable(9), []);
     cluster.forget_unsettled(&id("z"), Version::new(Epoch(0), 9), NodeId(3));
     assert_eq!(cluster.forgettable(9), [(id("x"), deletion.record.version)]);
 }

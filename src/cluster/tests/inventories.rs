@@ -17,13 +17,6 @@ fn unknown(text: &str, sequence: u32) -> Entry {
     line(text, CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7 })
 }
 
-/// A whole inventory of a node in the session of [`healthy`], while these ids are being written.
-fn report(cluster: &mut Cluster, node: u32, entries: &[Entry]) -> Option<Reported> {
-    cluster.inventory_begins(NodeId(node), u64::from(node));
-    cluster.inventory_page(NodeId(node), u64::from(node), entries);
-    cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64)
-}
-
 /// What a GET would be told: `v<sequence>` and the nodes to ask, or why not.
 fn look(cluster: &Cluster, text: &str) -> String {
     match cluster.locate(&id(text), 0) {
@@ -315,9 +308,7 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
 /// A cluster of tolerance 2 that was started on a log which says that it is whole, and names nodes 1 to `members`.
 fn restarted(members: u32) -> Cluster {
     let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
-    let member = |node| Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
-    cluster.restore_members((1..=members).map(member).collect());
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
+    restart(&mut cluster, members, 1);
     cluster
 }
 
@@ -397,9 +388,7 @@ fn what_members_that_were_away_hold_is_not_forgotten_with_a_deletion() {
             join_as(&mut cluster, node, u64::from(node), ms(0));
         }
         cluster.ask_for_confirmations(NodeId(node));
-        for ask in cluster.asks(NodeId(node), 9) {
-            cluster.confirmed(NodeId(node), &ask);
-        }
+        confirm(&mut cluster, node);
     }
     assert_eq!(cluster.forgettable(9), [], "all have confirmed, and two have not said what they hold");
     report(&mut cluster, 3, std::slice::from_ref(&y)).unwrap();
@@ -417,11 +406,7 @@ fn what_is_listed_while_a_deletion_is_being_forgotten_is_as_old_as_it_will_be_th
     put_on(&mut cluster, "x", &[1, 2]);
     let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
     commit(&mut cluster, &deletion);
-    for node in 1..=3 {
-        for ask in cluster.asks(NodeId(node), 9) {
-            cluster.confirmed(NodeId(node), &ask);
-        }
-    }
+    (1..=3).for_each(|node| confirm(&mut cluster, node));
     assert_eq!(cluster.forgettable(9).len(), 1);
     // The log is being synced, and a write that failed turns up: were it completed, a log that lost its end would know
     // that the deletion is forgotten, and nothing of it.

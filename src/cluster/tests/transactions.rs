@@ -33,9 +33,7 @@ fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
             damaged: false,
         });
         let entries: Vec<Entry> = old.into_iter().chain(new).collect();
-        cluster.inventory_begins(NodeId(node), u64::from(node));
-        cluster.inventory_page(NodeId(node), u64::from(node), &entries);
-        cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64).unwrap();
+        report(&mut cluster, node, &entries).unwrap();
     }
     assert!(unsettled(&cluster).is_empty(), "nothing is completed too early");
     assert!(cluster.settle_knowledge());
@@ -123,16 +121,12 @@ fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
     let mut transactions = Transactions::default();
     transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
     let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
-    let member = |node| Member { id: NodeId(node), uuid: uuid(node), address: format!("host-{node}:1") };
-    cluster.restore_members((1..=4).map(member).collect());
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    restart(&mut cluster, 4, 2);
     cluster.restore_transactions(transactions);
     let list = |cluster: &mut Cluster, node: u32, text: &str, sequence| {
         join_as(cluster, node, u64::from(node), ms(0));
         let entry = Entry { id: id(text), record: record(sequence), staged: false, damaged: false };
-        cluster.inventory_begins(NodeId(node), u64::from(node));
-        cluster.inventory_page(NodeId(node), u64::from(node), &[entry]);
-        cluster.inventory_ends(NodeId(node), u64::from(node), 1).unwrap();
+        report(cluster, node, &[entry]).unwrap();
     };
     // It was committed with x on nodes 1 and 2, y on 3 and 4, after the log was copied.
     list(&mut cluster, 1, "x", 5);
