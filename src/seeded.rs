@@ -1,4 +1,4 @@
-//! Bugs on purpose, for testing the tests: each breaks one of the ten rules of the failure model at the place that
+//! Bugs on purpose, for testing the tests: each breaks one of the ten rules of `docs/failure-model.md` at the place that
 //! keeps it, and `tests/seeded_bugs.rs` holds the suites to finding every one.
 //!
 //! Without the feature `seeded-bugs`, `active` is a constant `false` and nothing of this is in the program. With
