@@ -22,11 +22,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
+use crate::cluster::Reign;
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
-use crate::wire::family::{self, FromNode, from_node, to_node};
+use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
@@ -282,20 +283,25 @@ impl Links {
         answer
     }
 
+    /// Asks who answers at an address. Nothing changes there, whoever it is.
+    pub async fn ask_who(&self, address: &str) -> Result<family::Pong, DialError> {
+        let mut lane = self.network.open_lane(address.to_owned()).await?;
+        let nobody = Fence { reign: Reign { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
+        let ping = to(nobody, 0, to_node::Body::Ping(family::Ping {}));
+        lane.frames_out.send(ping).await.map_err(|_| silent())?;
+        let frame = timeout(WELCOME_TIMEOUT, lane.frames_in.recv()).await.map_err(|_| silent())?;
+        match frame.and_then(|frame| frame.body) {
+            Some(from_node::Body::Pong(pong)) => Ok(pong),
+            Some(_) => Err(DialError::Strange("another frame")),
+            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection").into()),
+        }
+    }
+
     /// Whether the process behind a node's link still answers, and is this one.
-    pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
-        let Ok(Ok(mut lane)) = timeout(PING_TIMEOUT, self.network.open_lane(address.to_owned())).await else {
-            return false;
-        };
-        if self.link(node).is_none()
-            || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err()
-        {
-            return false;
-        }
-        match timeout(PING_TIMEOUT, lane.frames_in.recv()).await {
-            Ok(Some(FromNode { body: Some(from_node::Body::Pong(pong)), .. })) => pong.incarnation == incarnation,
-            _ => false,
-        }
+    pub async fn answers_as(&self, node: NodeId, address: &str, incarnation: u64) -> bool {
+        let who = timeout(PING_TIMEOUT, self.ask_who(address)).await;
+        self.link(node).is_some() && matches!(who, Ok(Ok(pong)) if pong.incarnation == incarnation)
     }
 
     /// Streams a node's inventory over a lane of its own: pages in order, the last one marked.

@@ -224,11 +224,25 @@ impl Node {
                 self.list(seq, reply).await;
             }
             to_node::Body::Ping(_) => {
-                let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation });
-                let _ = reply.send(from(seq, body)).await;
+                let _ = reply.send(from(seq, from_node::Body::Pong(self.who()))).await;
             }
         }
         Ok(())
+    }
+
+    /// Who this is, and whom it has served.
+    fn who(&self) -> family::Pong {
+        let identity = self.identity.get();
+        let (reign, run) = identity.seen.unzip();
+        family::Pong {
+            incarnation: self.incarnation,
+            node_id: self.id.0,
+            uuid: identity.uuid.0.to_vec().into(),
+            cluster_id: reign.map_or_else(Vec::new, |reign| reign.cluster_id.0.to_vec()).into(),
+            epoch_seen: reign.map_or(0, |reign| reign.epoch.0),
+            run_seen: run.unwrap_or_default(),
+            committed: self.identity.committed().0,
+        }
     }
 
     async fn hello(&self, fence: Fence, hello: &family::Hello) -> Result<family::Welcome, Fenced> {
