@@ -18,6 +18,11 @@ use crate::wire::family::family_service_server::{FamilyService, FamilyServiceSer
 use crate::wire::{MAX_FRAME, WINDOW};
 use crate::{logs, terminal};
 
+/// A gRPC peer that a quiet connection does not show is asked for a sign of life after this long, and given up after as
+/// long again: a connection whose other end lost power, or its network, is not held for ever. Peers that are paused for
+/// less stay.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
@@ -77,10 +82,11 @@ pub async fn serve_grpc<S: FamilyService>(
         let family = FamilyServiceServer::new(service);
         let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
         let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let server = server.http2_keepalive_interval(Some(QUIET)).http2_keepalive_timeout(Some(QUIET));
         let server =
             { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
         server.serve_with_incoming(incoming).await.map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {

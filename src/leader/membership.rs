@@ -23,7 +23,7 @@ use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
-use crate::cluster::registry::{Beat, Member, Traits};
+use crate::cluster::registry::{Beat, Member, Stalled, Traits, Way};
 use crate::seeded::{self, Bug};
 use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
@@ -306,7 +306,7 @@ impl Membership {
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let incarnation = dialled.welcome.incarnation;
         let told = !roll.members.is_empty();
-        self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
+        let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
@@ -318,8 +318,14 @@ impl Membership {
             }
             news.retain(|member| !cluster.is_removed(member.uuid));
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
-            coordinator.links.attach(member.id, dialled, self.clone());
+            // The same process on the same disk: that its lanes are new proves nothing.
+            let same = before == Some(incarnation);
+            let late = if same { cluster.registry.was_late(member.id) } else { Stalled::default() };
+            coordinator.links.attach(member.id, dialled, late, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
+            for way in [Way::Writes, Way::Reads].into_iter().filter(|way| late.on(*way)) {
+                cluster.registry.note_stalled(member.id, fence.session, way, true);
+            }
             cluster.ask_for_confirmations(member.id);
             // Under this lock too: what it holds is not known until its inventory has come.
             cluster.inventory_begins(member.id, fence.session);
@@ -371,11 +377,12 @@ impl LinkEvents for Membership {
         }
     }
 
-    fn stalled(&self, node: NodeId, session: u64, stalled: bool) {
+    fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool) {
         if stalled {
-            tracing::warn!("node {node} is late with its answers");
+            let of = if way == Way::Writes { "writes" } else { "reads" };
+            tracing::warn!("node {node} is late with its answers to {of}");
         }
-        self.coordinator.cluster().registry.note_stalled(node, session, stalled);
+        self.coordinator.cluster().registry.note_stalled(node, session, way, stalled);
     }
 
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {

@@ -4,7 +4,8 @@
 //! under way becomes the next frame, so batches grow with load and one message
 //! alone does not wait. What nobody waits for goes along with the next frame, or
 //! alone after a moment. A queue is bounded by the bytes that the coordinator lets
-//! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
+//! in: what nobody waits for any more is dropped. A lane that breaks, or is not answered
+//! for long, drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
 mod lane;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
 use crate::cluster::Reign;
+use crate::cluster::registry::{Stalled, Way};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
@@ -82,8 +84,8 @@ pub enum DialError {
 pub trait LinkEvents: Debug + Send + Sync {
     /// A link's lanes broke. `gone`: the port is closed too.
     fn parted(&self, node: NodeId, session: u64, gone: bool);
-    /// Answers are overdue, or came after all.
-    fn stalled(&self, node: NodeId, session: u64, stalled: bool);
+    /// Answers on one of the lanes are overdue, or came after all.
+    fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
 }
@@ -168,8 +170,8 @@ impl Links {
         }
     }
 
-    /// Starts the lanes of a dialled node, in place of an older session.
-    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, events: Arc<dyn LinkEvents>) {
+    /// Starts the lanes of a dialled node, in place of an older session. `late`: those on which it was late in that one.
+    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, late: Stalled, events: Arc<dyn LinkEvents>) {
         let (writes, write_jobs) = mpsc::unbounded_channel();
         let (reads, read_jobs) = mpsc::unbounded_channel();
         let cut = CancellationToken::new();
@@ -182,13 +184,21 @@ impl Links {
         }
         let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
         let (fence, stop) = (dialled.fence, &self.stop);
-        let owner = || Owner { node, fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
+        let owner = |way| Owner {
+            node,
+            fence,
+            events: events.clone(),
+            cut: cut.clone(),
+            stop: stop.clone(),
+            late: late.on(way),
+        };
         let wrote = times.clone();
-        let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
+        let write = owner(Way::Writes).drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
             meter.record(elapsed, 1);
             wrote.writes.record(elapsed, 1);
         });
-        let read = owner().drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
+        let read = owner(Way::Reads)
+            .drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
         let links = self.clone();
         tokio::spawn(async move {
             tokio::join!(write, read);
