@@ -13,6 +13,7 @@ mod figures;
 mod files;
 mod foreign;
 mod grpc;
+mod grpc_door;
 mod hostile;
 mod http;
 mod layouts;
