@@ -1,22 +1,37 @@
 //! What leader and node processes have in common: signals, the end of standard
 //! input, ready lines, and how long a drain may take.
 
+pub mod door;
+
+use std::future::ready;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
+use self::door::{Accounted, Counted, Halves};
 use crate::stop::Stop;
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
 use crate::wire::{MAX_FRAME, WINDOW};
 use crate::{logs, terminal};
+
+/// A gRPC peer that a quiet connection does not show is asked for a sign of life after this long, and given up after as
+/// long again: a connection whose other end lost power, or its network, is not held for ever. Peers that are paused for
+/// less stay.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// gRPC connections of a process at once. Nodes have one each, and programs few.
+const MOST_CONNECTIONS: usize = 4096;
 
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -57,46 +72,82 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Serves gRPC until the process ends: the family service, health, and reflection.
+/// How a gRPC port is served.
+#[derive(Debug)]
+pub struct Serving {
+    /// The largest message that is taken, bytes.
+    pub max_message: usize,
+    /// What messages that have come in part take; none where calls are lanes.
+    pub halves: Option<Arc<Halves>>,
+    /// What the family service's health says.
+    pub ready: watch::Receiver<bool>,
+    /// From here on it is not serving, whatever `ready` says; and what the process ends with if the server fails.
+    pub stop: Stop,
+    /// The server ends: no call comes in any more, and those that are under way end first.
+    pub end: CancellationToken,
+}
+
+/// Serves gRPC until its end: the family service, health, and reflection.
 ///
 /// The health of the family service is what `ready` says; that of the whole server (the empty name) is that it answers.
-pub async fn serve_grpc<S: FamilyService>(
-    listener: tokio::net::TcpListener,
-    service: S,
-    ready: watch::Receiver<bool>,
-    stop: Stop,
-) {
+pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, how: Serving) {
+    let Serving { max_message, halves, ready, stop, end } = how;
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
-        tokio::spawn(keep_health::<S>(health, ready));
+        tokio::spawn(keep_health::<S>(health, ready, stop.clone()));
         // Many tools still ask in the older form.
-        let reflection =
-            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let older = reflection().build_v1alpha().map_err(|error| error.to_string())?;
         let reflection = reflection().build_v1().map_err(|error| error.to_string())?;
         let family = FamilyServiceServer::new(service);
-        let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let family = family.max_decoding_message_size(max_message).max_encoding_message_size(MAX_FRAME);
+        let family = Accounted::new(family, halves);
         let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let server = server.http2_keepalive_interval(Some(QUIET)).http2_keepalive_timeout(Some(QUIET));
         let server =
             { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        server.serve_with_incoming(incoming).await.map_err(|error| error.to_string())
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
+        let incoming = counted(incoming);
+        server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
     }
 }
 
-/// Tells the health of the family service until its server has ended.
-async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>) {
+/// Connections up to [`MOST_CONNECTIONS`] at once; one more is closed.
+fn counted(incoming: TcpIncoming) -> impl Stream<Item = io::Result<Counted>> {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    incoming.filter_map(move |stream| {
+        let place = places.clone().try_acquire_owned();
+        ready(match (stream, place) {
+            (Err(error), _) => Some(Err(error)),
+            (Ok(stream), Ok(_place)) => Some(Ok(Counted { stream, _place })),
+            (Ok(_), Err(_)) => {
+                tracing::debug!("a gRPC connection was closed: {MOST_CONNECTIONS} are open");
+                None
+            }
+        })
+    })
+}
+
+/// Tells the health of the family service until its server has ended; from the stop on, that it does not serve.
+async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>, stop: Stop) {
     loop {
-        let serving = *ready.borrow_and_update();
+        let serving = *ready.borrow_and_update() && !stop.is_requested();
         match serving {
             true => health.set_serving::<FamilyServiceServer<S>>().await,
             false => health.set_not_serving::<FamilyServiceServer<S>>().await,
         }
-        if ready.changed().await.is_err() {
+        if stop.is_requested() {
+            return;
+        }
+        if stop.unless(ready.changed()).await.is_some_and(|changed| changed.is_err()) {
             return;
         }
     }

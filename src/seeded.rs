@@ -125,6 +125,8 @@ bugs! {
     5 TombstoneForgottenEarly: hatokuse "cluster::tests::deletions::a_tombstone_waits_for_every_member";
     /// Copies too many are given up without a look at those that stay.
     6 TrimmedUnchecked: process "repair::a_copy_too_many_stays_where_those_that_stay_are_bad";
+    /// A caller of RegisterNode is believed what it says of epochs and commits before anybody dialled it back.
+    10 ClaimsBelieved: process "strangers::what_a_caller_says_of_epochs_and_commits_is_not_believed";
     /// The number of a node is not held to one folder.
     10 UuidNotPinned: process "refusals::a_number_belongs_to_one_folder";
     /// The folder of a member that was removed is let in again.

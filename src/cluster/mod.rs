@@ -6,6 +6,7 @@
 pub mod deletion;
 pub mod knowledge;
 pub mod mapping;
+pub mod past;
 pub mod quorum;
 pub mod registry;
 pub mod removal;

@@ -58,6 +58,43 @@ pub struct Beat {
     pub full: bool,
 }
 
+/// One of a node's two lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The one that writes.
+    Writes,
+    /// The one that reads.
+    Reads,
+}
+
+/// On which lanes of a node answers are overdue: one that is late with either is not up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalled {
+    writes: bool,
+    reads: bool,
+}
+
+impl Stalled {
+    /// Whether they are on this one.
+    pub fn on(self, way: Way) -> bool {
+        match way {
+            Way::Writes => self.writes,
+            Way::Reads => self.reads,
+        }
+    }
+
+    fn any(self) -> bool {
+        self.writes || self.reads
+    }
+
+    fn set(&mut self, way: Way, stalled: bool) {
+        match way {
+            Way::Writes => self.writes = stalled,
+            Way::Reads => self.reads = stalled,
+        }
+    }
+}
+
 /// One member.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -79,8 +116,8 @@ pub struct Node {
     pub session: Option<u64>,
     /// When its lanes closed, if they are.
     lanes_lost: Duration,
-    /// Answers to writes are overdue.
-    stalled: bool,
+    /// On which lanes answers are overdue.
+    stalled: Stalled,
     /// Copies under way to it, less those that will leave it.
     promised: i64,
     /// Since when it is down; without meaning in other states.
@@ -196,7 +233,7 @@ impl Registry {
             beat: None,
             session: None,
             lanes_lost: now,
-            stalled: false,
+            stalled: Stalled::default(),
             promised: 0,
             down_since: now,
             missing: false,
@@ -229,6 +266,11 @@ impl Registry {
         }
     }
 
+    /// On which lanes a member was late when its session ended.
+    pub fn was_late(&self, id: NodeId) -> Stalled {
+        self.get(id).map(|node| node.stalled).unwrap_or_default()
+    }
+
     /// Both lanes to a member are open.
     pub fn join(&mut self, id: NodeId, session: u64, traits: Traits, now: Duration) {
         self.change(id, |node| {
@@ -236,7 +278,7 @@ impl Registry {
             node.session = Some(session);
             node.last_beat = now;
             node.beat = None;
-            node.stalled = false;
+            node.stalled = Stalled::default();
             node.state = NodeState::Up;
             node.missing = false;
         });
@@ -292,11 +334,11 @@ impl Registry {
         self.change(id, |node| node.beat = Some(Beat { full: true, ..node.beat.unwrap_or_default() }));
     }
 
-    /// Answers to writes of this session are overdue, or came after all.
-    pub fn note_stalled(&mut self, id: NodeId, session: u64, stalled: bool) {
-        if self.get(id).is_some_and(|node| node.session == Some(session) && node.stalled != stalled) {
+    /// Answers on a lane of this session are overdue, or came after all.
+    pub fn note_stalled(&mut self, id: NodeId, session: u64, way: Way, stalled: bool) {
+        if self.get(id).is_some_and(|node| node.session == Some(session) && node.stalled.on(way) != stalled) {
             self.change(id, |node| {
-                node.stalled = stalled;
+                node.stalled.set(way, stalled);
                 if stalled && node.state == NodeState::Up {
                     node.state = NodeState::Suspect;
                 }
@@ -334,7 +376,7 @@ impl Registry {
                 _ if parted >= DOWN_AFTER => (NodeState::Down, "its connection is lost"),
                 _ if node.session.is_none() => (NodeState::Suspect, "its connection is lost"),
                 _ if silent >= SUSPECT_AFTER => (NodeState::Suspect, "its heartbeats are late"),
-                _ if node.stalled => (NodeState::Suspect, "its answers to writes are late"),
+                _ if node.stalled.any() => (NodeState::Suspect, "its answers are late"),
                 _ => (NodeState::Up, "it answers again"),
             };
             if state != node.state {

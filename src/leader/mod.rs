@@ -190,10 +190,15 @@ impl Leader {
         Ok(Self { coordinator, membership, loops, finish_view, view_done, _lock: lock })
     }
 
-    /// Finishes what was admitted, and closes the log. The stop must have been requested.
-    pub async fn close(self) {
+    /// Finishes what clients asked for. The stop must have been requested.
+    pub async fn drain(&self) {
         self.coordinator.tasks.close();
         self.coordinator.tasks.wait().await;
+    }
+
+    /// Finishes what was admitted, and closes the log. The stop must have been requested.
+    pub async fn close(self) {
+        self.drain().await;
         // What they commit has to be in the log before its end, and in the view.
         self.loops.close();
         if timeout(LAST_STEPS, self.loops.wait()).await.is_err() {

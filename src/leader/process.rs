@@ -12,6 +12,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
 use super::every;
@@ -23,8 +26,10 @@ use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
+use crate::process::door::Halves;
 use crate::process::{
-    bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
+    Serving, bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals,
+    watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -82,6 +87,12 @@ pub struct Settings {
     pub json_logs: bool,
 }
 
+/// What a gRPC request has beside its message: its id in all forms, and the message once more where it is small.
+const BESIDE_MESSAGE: usize = 1 << 20;
+
+/// After the last write has ended, answers to gRPC calls have this long to leave; streams that are open end with it.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
 /// Threads that serve clients and lanes. The log, the view and local nodes have threads of their own, and on few cores
 /// a second one mostly wakes the first.
 fn workers() -> usize {
@@ -135,11 +146,22 @@ async fn serve(
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
-    let attended = attend(&leader, &settings, listeners, &stop, events).await;
+    let end = CancellationToken::new();
+    let attended = attend(&leader, &settings, listeners, (&stop, &end), events).await;
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
+    leader.drain().await;
+    // Nodes beat until then, and the last answers are on their way out.
+    end.cancel();
+    let (local, grpc) = match attended {
+        Ok((local, grpc)) => (Ok(local), Some(grpc)),
+        Err(error) => (Err(error), None),
+    };
+    if let Some(grpc) = grpc {
+        let _ = timeout(LAST_ANSWERS, grpc).await;
+    }
     leader.close().await;
-    attended.map(drop)
+    local.map(drop)
 }
 
 /// Serves until the stop is requested. Gives the local nodes, which end when they are dropped: they are to outlive the
@@ -148,21 +170,23 @@ async fn attend(
     leader: &Leader,
     settings: &Settings,
     (clients, nodes, http): Listeners,
-    stop: &Stop,
+    (stop, end): (&Stop, &CancellationToken),
     events: EventRing,
-) -> anyhow::Result<LocalNodes> {
+) -> anyhow::Result<(LocalNodes, JoinHandle<()>)> {
     let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;
     let gateway =
         tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
-    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.clients.max_message);
-    tokio::spawn(serve_grpc(
-        tokio::net::TcpListener::from_std(nodes)?,
-        service,
-        keep_ready(coordinator.clone()),
-        stop.clone(),
-    ));
+    let how = Serving {
+        max_message: settings.clients.max_message + BESIDE_MESSAGE,
+        halves: Some(Halves::new(settings.clients.limits.max_partial_bytes)),
+        ready: keep_ready(coordinator.clone()),
+        stop: stop.clone(),
+        end: end.clone(),
+    };
+    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), &settings.clients);
+    let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
     let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
     tokio::spawn(stop.vital("tolerance", watch));
     // The screen is not up yet: these lines stay above it.
@@ -191,7 +215,7 @@ async fn attend(
     }
     stop.requested().await;
     let _ = gateway.await;
-    Ok(local)
+    Ok((local, grpc))
 }
 
 /// The listener for HTTP, if there is to be one. That another program has the usual port, which nobody asked for,

@@ -41,6 +41,9 @@ const MOST_BARREN: usize = 16;
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of messages that are asked for together, but for one that is larger: a slow link brings them in that time.
+const FETCH_BYTES: u64 = 1 << 20;
+
 /// A message that a write needs.
 pub(super) struct Fetch {
     /// The place of the write among those that are told.
@@ -373,10 +376,23 @@ impl Coordinator {
         }
     }
 
-    /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole.
+    /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole. Of as
+    /// many bytes at a time as come in time; a node that did not answer is not asked for the rest.
     async fn fetch(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<Result<Payload, bool>> {
-        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok().and_then(Result::ok);
-        let answer = answer.unwrap_or_default();
+        let mut all = Vec::with_capacity(keys.len());
+        for some in batches(keys.iter().cloned(), BATCH, FETCH_BYTES, |(_, record)| record.bytes().into()) {
+            match self.fetch_some(source, &some).await {
+                Some(bodies) => all.extend(bodies),
+                None => break,
+            }
+        }
+        all.resize(keys.len(), Err(false));
+        all
+    }
+
+    /// As [`fetch`](Self::fetch), in one frame; nothing: no answer came.
+    async fn fetch_some(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Option<Vec<Result<Payload, bool>>> {
+        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok()?.ok()?;
         let mut bodies = answer.bodies.into_iter();
         let each = keys.iter().enumerate().map(|(k, (_, record))| {
             match answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok()) {
@@ -387,7 +403,7 @@ impl Coordinator {
                 status => Err(matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged))),
             }
         });
-        each.collect()
+        Some(each.collect())
     }
 }
 

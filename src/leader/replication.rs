@@ -4,7 +4,8 @@
 //! under way becomes the next frame, so batches grow with load and one message
 //! alone does not wait. What nobody waits for goes along with the next frame, or
 //! alone after a moment. A queue is bounded by the bytes that the coordinator lets
-//! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
+//! in: what nobody waits for any more is dropped. A lane that breaks, or is not answered
+//! for long, drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
 mod lane;
@@ -22,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
+use crate::cluster::Reign;
+use crate::cluster::registry::{Stalled, Way};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
-use crate::wire::family::{self, FromNode, from_node, to_node};
+use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
@@ -81,8 +84,8 @@ pub enum DialError {
 pub trait LinkEvents: Debug + Send + Sync {
     /// A link's lanes broke. `gone`: the port is closed too.
     fn parted(&self, node: NodeId, session: u64, gone: bool);
-    /// Answers are overdue, or came after all.
-    fn stalled(&self, node: NodeId, session: u64, stalled: bool);
+    /// Answers on one of the lanes are overdue, or came after all.
+    fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
 }
@@ -167,8 +170,8 @@ impl Links {
         }
     }
 
-    /// Starts the lanes of a dialled node, in place of an older session.
-    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, events: Arc<dyn LinkEvents>) {
+    /// Starts the lanes of a dialled node, in place of an older session. `late`: those on which it was late in that one.
+    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, late: Stalled, events: Arc<dyn LinkEvents>) {
         let (writes, write_jobs) = mpsc::unbounded_channel();
         let (reads, read_jobs) = mpsc::unbounded_channel();
         let cut = CancellationToken::new();
@@ -181,13 +184,21 @@ impl Links {
         }
         let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
         let (fence, stop) = (dialled.fence, &self.stop);
-        let owner = || Owner { node, fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
+        let owner = |way| Owner {
+            node,
+            fence,
+            events: events.clone(),
+            cut: cut.clone(),
+            stop: stop.clone(),
+            late: late.on(way),
+        };
         let wrote = times.clone();
-        let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
+        let write = owner(Way::Writes).drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
             meter.record(elapsed, 1);
             wrote.writes.record(elapsed, 1);
         });
-        let read = owner().drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
+        let read = owner(Way::Reads)
+            .drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
         let links = self.clone();
         tokio::spawn(async move {
             tokio::join!(write, read);
@@ -282,20 +293,25 @@ impl Links {
         answer
     }
 
+    /// Asks who answers at an address. Nothing changes there, whoever it is.
+    pub async fn ask_who(&self, address: &str) -> Result<family::Pong, DialError> {
+        let mut lane = self.network.open_lane(address.to_owned()).await?;
+        let nobody = Fence { reign: Reign { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
+        let ping = to(nobody, 0, to_node::Body::Ping(family::Ping {}));
+        lane.frames_out.send(ping).await.map_err(|_| silent())?;
+        let frame = timeout(WELCOME_TIMEOUT, lane.frames_in.recv()).await.map_err(|_| silent())?;
+        match frame.and_then(|frame| frame.body) {
+            Some(from_node::Body::Pong(pong)) => Ok(pong),
+            Some(_) => Err(DialError::Strange("another frame")),
+            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection").into()),
+        }
+    }
+
     /// Whether the process behind a node's link still answers, and is this one.
-    pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
-        let Ok(Ok(mut lane)) = timeout(PING_TIMEOUT, self.network.open_lane(address.to_owned())).await else {
-            return false;
-        };
-        if self.link(node).is_none()
-            || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err()
-        {
-            return false;
-        }
-        match timeout(PING_TIMEOUT, lane.frames_in.recv()).await {
-            Ok(Some(FromNode { body: Some(from_node::Body::Pong(pong)), .. })) => pong.incarnation == incarnation,
-            _ => false,
-        }
+    pub async fn answers_as(&self, node: NodeId, address: &str, incarnation: u64) -> bool {
+        let who = timeout(PING_TIMEOUT, self.ask_who(address)).await;
+        self.link(node).is_some() && matches!(who, Ok(Ok(pong)) if pong.incarnation == incarnation)
     }
 
     /// Streams a node's inventory over a lane of its own: pages in order, the last one marked.

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
@@ -32,6 +33,14 @@ pub const MOST_IDS: usize = 4096;
 
 /// Bytes that one transaction reads, and that it writes; more are refused as BUSY.
 pub const MOST_BYTES: usize = 64 << 20;
+
+/// A transaction that has gates waits so long for the next one, far longer than a write takes that does not hang: whoever
+/// else wants those is not to wait for one that does. Then it lets them go, waits for that one alone, and begins anew,
+/// with twice the patience, so that it comes to an end where all ids are busy.
+const HOLDING: Duration = Duration::from_millis(500);
+
+/// A transaction that has not got all gates by then is refused: shorter than its client waits for an outcome.
+const ENTERING: Duration = Duration::from_secs(30);
 
 /// What a transaction wants to know of an id before it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -241,15 +250,44 @@ impl Coordinator {
         }
     }
 
-    async fn passes(&self, ids: impl ExactSizeIterator<Item = &MessageId>) -> Result<Vec<Pass>, Refusal> {
+    /// Takes the gates of all ids, in their order.
+    async fn passes<'a>(
+        &self,
+        ids: impl ExactSizeIterator<Item = &'a MessageId> + Clone,
+    ) -> Result<Vec<Pass>, Refusal> {
+        let (until, mut holding) = (Instant::now() + ENTERING, HOLDING);
         let mut passes = Vec::with_capacity(ids.len());
-        for id in ids {
-            passes.push(match self.gate.enter(id) {
-                Entry::Entered(pass) => pass,
-                Entry::Wait(turn) => turn.await.map_err(|_| Refusal::Busy("the writer before was lost"))?,
-            });
+        'anew: loop {
+            for id in ids.clone() {
+                let mut turn = match self.gate.enter(id) {
+                    Entry::Entered(pass) => {
+                        passes.push(pass);
+                        continue;
+                    }
+                    Entry::Wait(turn) => turn,
+                };
+                let lost = |_| Refusal::Busy("the writer before was lost");
+                if !passes.is_empty() {
+                    if let Ok(pass) = timeout(holding, &mut turn).await {
+                        passes.push(pass.map_err(lost)?);
+                        continue;
+                    }
+                    passes.clear();
+                    holding *= 2;
+                }
+                let Ok(pass) = timeout_at(until, turn).await else {
+                    let why = format!("a write of {id:?} does not end; nothing was written, try again");
+                    return Err(Refusal::Unavailable(why));
+                };
+                let pass = pass.map_err(lost)?;
+                if ids.clone().next() != Some(id) {
+                    // Those before it in the order come first.
+                    continue 'anew;
+                }
+                passes.push(pass);
+            }
+            return Ok(passes);
         }
-        Ok(passes)
     }
 
     fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {

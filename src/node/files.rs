@@ -260,6 +260,12 @@ impl Store for TextStore {
         slot.copies().filter(|copy| !copy.fresh).map(|copy| copy.record).max_by_key(|record| record.version)
     }
 
+    fn published(&self, id: &MessageId) -> Option<CopyRecord> {
+        let slot = self.index.get(id);
+        let deleted = slot.staged.last().is_some_and(|copy| !copy.fresh && copy.record.is_tombstone());
+        slot.recorded().filter(|copy| !copy.fresh && !deleted).map(|copy| copy.record)
+    }
+
     fn is_unpublished(&self, id: &MessageId, version: Version) -> bool {
         self.index.get(id).unpublished().any(|copy| copy.record.version == version)
     }

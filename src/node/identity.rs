@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::Reign;
+use crate::cluster::past::is_beyond_reason;
 use crate::cluster::registry::Member;
 use crate::cluster::removal::Removed;
 use crate::durable::{self, DiskFile, Folder};
@@ -190,7 +191,8 @@ impl IdentityFile {
             }
         };
         keep_spare(folder.as_ref());
-        let committed = AtomicU64::new(read_committed(folder.as_ref()).unwrap_or_default().0);
+        let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
+        let committed = AtomicU64::new(committed.unwrap_or_default().0);
         Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
     }
 
@@ -199,8 +201,11 @@ impl IdentityFile {
         Version(self.committed.load(Ordering::Relaxed))
     }
 
-    /// The leader says what is committed. Blocks.
+    /// The leader says what is committed; nothing can be in an epoch that this node has not seen. Blocks.
     pub fn note_committed(&self, version: Version) -> io::Result<()> {
+        if !could_be_committed(&self.state().identity, version) {
+            return Err(bad(format!("version {version} is of a later epoch than this node has seen: it is not noted")));
+        }
         if self.committed.fetch_max(version.0, Ordering::Relaxed) >= version.0 {
             return Ok(());
         }
@@ -254,6 +259,12 @@ impl IdentityFile {
                 return refuse(
                     seen.epoch,
                     format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch),
+                );
+            }
+            if is_beyond_reason(fence.reign.epoch, seen.epoch) {
+                return refuse(
+                    seen.epoch,
+                    format!("epoch {} is beyond reason: this node has seen only {}", fence.reign.epoch, seen.epoch),
                 );
             }
             if seen.epoch == fence.reign.epoch && run != fence.run {
@@ -352,6 +363,11 @@ fn refuse_copies_of_another(folder: &dyn Folder, layout: Layout) -> io::Result<(
     let (shown, name) = (folder.path().display().to_string(), found.name);
     let text = format!("{shown} holds {name}, which is of layout {other}: start this node with --layout {other}");
     Err(bad(text))
+}
+
+/// A version is given in its leader's epoch, which every node has seen that serves that leader.
+fn could_be_committed(identity: &Identity, version: Version) -> bool {
+    identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch) >= version.epoch()
 }
 
 fn bad(text: String) -> io::Error {

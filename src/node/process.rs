@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::convert;
 use super::files::TextStore;
@@ -24,13 +25,13 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, reopen_logs, say_ready, serve_grpc,
+    Serving, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, reopen_logs, say_ready, serve_grpc,
     watch_signals, watch_stdin,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
 use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, Uuid};
-use crate::wire::Grpc;
+use crate::wire::{Grpc, MAX_FRAME};
 use crate::{VERSION, dashboard, terminal};
 
 /// The lock that keeps a second process out of the folder.
@@ -176,13 +177,17 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         incarnation: chance.u64(1..),
     };
     let node = Node::start(parts, hands, stop.clone())?;
-    let service = tokio::spawn(serve_grpc(
-        tokio::net::TcpListener::from_std(listener)?,
-        NodeService::new(node.clone()),
+    let how = Serving {
+        max_message: MAX_FRAME,
+        halves: None,
         // It reads for anyone as long as it lives, with a leader or without.
-        tokio::sync::watch::channel(true).1,
-        stop.clone(),
-    ));
+        ready: tokio::sync::watch::channel(true).1,
+        stop: stop.clone(),
+        // Its lanes are open until the very end.
+        end: CancellationToken::new(),
+    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let service = tokio::spawn(serve_grpc(listener, NodeService::new(node.clone()), how));
     let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());
     let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
     let (standing, seen) = watch::channel(Standing::default());

@@ -364,6 +364,10 @@ impl Store for SegmentStore {
         self.known.places.get(id).newest()
     }
 
+    fn published(&self, id: &MessageId) -> Option<CopyRecord> {
+        self.known.places.get(id).published()
+    }
+
     fn inventory(&self, part: usize) -> Vec<Entry> {
         self.known.places.part(part)
     }

@@ -133,6 +133,10 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// The newest whole recorded version of a message.
     fn newest(&self, id: &MessageId) -> Option<CopyRecord>;
 
+    /// The whole recorded version that others may be shown: not one that waits to be settled behind it, which may be taken
+    /// back, and none that a tombstone waits behind.
+    fn published(&self, id: &MessageId) -> Option<CopyRecord>;
+
     /// Whether this version waits to be settled under a hidden name. Where copies have no names of their own none does.
     fn is_unpublished(&self, _id: &MessageId, _version: Version) -> bool {
         false

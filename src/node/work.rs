@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::identity::Fenced;
+use super::lane::Replies;
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
 use crate::types::{CopyRecord, MessageId, Version};
-use crate::wire::family::{self, CopyStatus, FromNode, from_node};
+use crate::wire::family::{self, CopyStatus, from_node};
 use crate::wire::{BATCH_BYTES, Fence, Roll};
 
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(super) struct WriteWork {
     puts: Vec<Put>,
     bytes: usize,
     arrived: Instant,
-    reply: mpsc::Sender<FromNode>,
+    reply: Replies,
 }
 
 /// Which copy to read.
@@ -47,17 +48,12 @@ pub(super) struct ReadWork {
     pub(super) fence: Fence,
     pub(super) seq: u64,
     pub(super) keys: Vec<ReadKey>,
-    pub(super) reply: mpsc::Sender<FromNode>,
+    pub(super) reply: Replies,
 }
 
 impl WriteWork {
     /// Takes a batch off the wire.
-    pub(super) fn read(
-        fence: Fence,
-        seq: u64,
-        batch: family::WriteBatch,
-        reply: mpsc::Sender<FromNode>,
-    ) -> Result<Self, String> {
+    pub(super) fn read(fence: Fence, seq: u64, batch: family::WriteBatch, reply: Replies) -> Result<Self, String> {
         let put = |put: family::Put| {
             let version = Version(put.version);
             let (record, body) = if put.deleted {
@@ -151,7 +147,7 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
     for work in late {
         let Err(fenced) = node.identity.check(work.fence) else { continue };
-        answer_fenced(&work, fenced).await;
+        answer_fenced(&work, fenced);
     }
     let Some(first) = batch.first() else { return true };
     node.meters.queue.record(first.arrived.elapsed(), 1);
@@ -203,20 +199,20 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         let members_kept = learnt && work.members.is_some();
         // A later leader that was let in meanwhile may not have been told of these copies.
         if let Err(fenced) = node.identity.check(work.fence) {
-            answer_fenced(&work, fenced).await;
+            answer_fenced(&work, fenced);
             continue;
         }
         let hidden = |put: &Put| node.store.is_unpublished(&put.id, put.record.version);
         let unpublished = (0..).zip(&work.puts).filter(|(_, put)| hidden(put)).map(|(place, _)| place).collect();
         let result = family::WriteResult { statuses, error, settled, members_kept, unpublished };
-        let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
+        work.reply.give(from(work.seq, from_node::Body::Written(result)));
     }
     true
 }
 
-async fn answer_fenced(work: &WriteWork, fenced: Fenced) {
+fn answer_fenced(work: &WriteWork, fenced: Fenced) {
     let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-    let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
+    work.reply.give(from(work.seq, from_node::Body::Fenced(body)));
 }
 
 fn status_of(outcome: PutOutcome) -> CopyStatus {
@@ -244,7 +240,7 @@ pub(super) async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mps
                 from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason })
             }
         };
-        let _ = work.reply.send(from(work.seq, body)).await;
+        work.reply.give(from(work.seq, body));
     }
 }
 

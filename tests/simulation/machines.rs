@@ -290,7 +290,10 @@ impl Sim {
         for machine in self.nodes.values().chain([&self.leader]) {
             machine.disk.heal();
         }
-        if self.leader.has_failed() {
+        // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
+        let met_elsewhere =
+            |node: &Machine| node.failure().is_some_and(|why| why.contains("has served another leader"));
+        if self.leader.has_failed() || self.nodes.values().any(met_elsewhere) {
             self.crash_leader(Crash::Kill);
         }
         if !self.leader.is_running() {
@@ -326,7 +329,7 @@ impl Sim {
         for node in 1..=NODES {
             while ask(&self.net, Command::Undrain(NodeId(node))).await != Some(Reply::Done) {
                 sleep(Duration::from_millis(100)).await;
-                // A leader that was started from an old log may end when it meets its successor's nodes.
+                // A leader that was started from an old log may refuse its successor's nodes.
                 self.start_all().await;
             }
         }

@@ -1,7 +1,7 @@
 //! Who is up, suspect or down, by table, with time handed in.
 
 use super::*;
-use crate::cluster::registry::{Beat, Registry, Transition};
+use crate::cluster::registry::{Beat, Registry, Transition, Way};
 use crate::types::NodeState::{self, Down, Suspect, Up};
 
 /// What happens to node 1, whose uuid is `uuid(1)`. Between two events the leader sweeps every 250 ms.
@@ -19,12 +19,14 @@ enum Do {
     Part(u64, bool),
     /// Answers of this session are overdue, or came after all.
     Stalled(u64, bool),
+    /// The same on the lane that reads.
+    ReadsStalled(u64, bool),
     /// The leader itself is away until now: it does not sweep.
     Away,
     /// It is so at this moment: its state, and whether it is given copies gladly.
     Is(NodeState, bool),
 }
-use Do::{Away, Full, Is, Join, Part, RefusedForRoom, Stalled};
+use Do::{Away, Full, Is, Join, Part, ReadsStalled, RefusedForRoom, Stalled};
 
 /// A sign of life of the right folder, which the leader knows.
 const BEAT: Do = Do::Beat(1, true);
@@ -47,7 +49,8 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
             Full(full) => drop(registry.beat(NodeId(1), uuid(1), Beat { full, ..Beat::default() }, now)),
             RefusedForRoom => registry.note_full(NodeId(1)),
             Part(session, gone) => drop(registry.part(NodeId(1), session, gone, now)),
-            Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, stalled),
+            Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Writes, stalled),
+            ReadsStalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Reads, stalled),
             Away => swept = *at - 250,
             Is(state, gladly) => {
                 let node = registry.get(NodeId(1)).unwrap();
@@ -93,6 +96,20 @@ fn a_node_is_judged_by_its_signs_of_life() {
                 (3000, Do::Beat(1, false)),
                 (3500, Is(Suspect, false)),
                 (3750, Is(Down, false)),
+            ],
+        ),
+        (
+            "both lanes late, and one of them no more",
+            &[
+                (0, Join(1)),
+                (300, Stalled(1, true)),
+                (310, ReadsStalled(1, true)),
+                (500, BEAT),
+                (600, ReadsStalled(1, false)),
+                (1000, BEAT),
+                (1500, Is(Suspect, false)),
+                (1600, Stalled(1, false)),
+                (1800, Is(Up, true)),
             ],
         ),
         ("killed: its port is closed", &[(0, Join(1)), (300, Part(1, true)), (300, Is(Down, false))]),
@@ -179,7 +196,7 @@ fn a_change_is_told_once() {
 #[test]
 fn nodes_that_something_is_late_about_come_last_and_only_as_needed() {
     let mut cluster = healthy(2, 3);
-    cluster.registry.note_stalled(NodeId(1), 1, true);
+    cluster.registry.note_stalled(NodeId(1), 1, Way::Writes, true);
     assert_eq!(cluster.admit(&id("x"), 1, 1).unwrap().targets.to_vec(), [NodeId(2), NodeId(3)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
     assert_eq!(cluster.admit(&id("y"), 1, 1).unwrap().targets.to_vec(), [NodeId(3), NodeId(1)]);

@@ -62,11 +62,15 @@ struct Door {
 impl Door {
     /// Whether this is the password.
     fn check_password(&self, given: &[u8]) -> Result<(), Refusal> {
-        let right = self.settings.password.as_deref().unwrap_or_default().as_bytes();
-        // In the same time wherever they differ.
-        let differ = right.iter().zip(given).fold(right.len() ^ given.len(), |all, (a, b)| all | usize::from(a ^ b));
-        if differ == 0 { Ok(()) } else { Err(Refusal::WrongPassword) }
+        let right = self.settings.password.as_deref().unwrap_or_default();
+        if is_password(right, given) { Ok(()) } else { Err(Refusal::WrongPassword) }
     }
+}
+
+/// Whether this is the password, in the same time wherever they differ.
+pub(super) fn is_password(right: &str, given: &[u8]) -> bool {
+    let right = right.as_bytes();
+    right.iter().zip(given).fold(right.len() ^ given.len(), |all, (a, b)| all | usize::from(a ^ b)) == 0
 }
 
 /// What clients may take of the leader.
