@@ -87,6 +87,8 @@ bugs! {
     6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
     /// A version that is being completed does not hold back the older answer.
     6 UnsettledNotHidden: simulation "campaign";
+    /// What a failed write may have left on a node that cannot be asked is taken for nothing.
+    6 DoubtIsAbsence: hatokuse "cluster::tests::doubts::what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombstone";
     /// A newer version that an inventory lists is passed over.
     6 UnsettledDropped: simulation "campaign";
     /// The torn end of a log stays where it is.

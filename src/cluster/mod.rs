@@ -15,6 +15,7 @@ pub mod transactions;
 mod admission;
 mod arena;
 mod belief;
+mod doubt;
 mod inventory;
 mod placement;
 mod sets;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
+use self::doubt::Doubts;
 pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
@@ -106,6 +108,8 @@ pub struct Cluster {
     surplus: Surplus,
     /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
     in_doubt: Surplus,
+    /// Those among them of ids that have no message.
+    doubts: Doubts,
     /// The newest committed version of the epochs before this one.
     newest_before: Version,
     deletions: Deletions,
@@ -137,6 +141,7 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            doubts: Doubts::default(),
             removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
@@ -232,6 +237,7 @@ impl Cluster {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
         self.transactions.hear(commit);
+        self.doubts.hear(commit);
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
             if version > commit.record.version {
@@ -252,8 +258,8 @@ impl Cluster {
 
     // ---- reading -----------------------------------------------------------
 
-    /// Finds a message. `turn` spreads reads over its holders.
-    pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+    /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
+    pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)

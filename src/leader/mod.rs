@@ -21,6 +21,7 @@ pub mod view;
 mod batches;
 mod cache;
 mod deletion;
+mod doubt;
 mod jobs;
 mod query;
 mod read;
@@ -184,6 +185,7 @@ impl Leader {
         loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         loops.spawn(stop.vital("repair", coordinator.clone().repair()));
         loops.spawn(stop.vital("undo", coordinator.clone().undo()));
+        loops.spawn(stop.vital("doubt", coordinator.clone().settle_doubts()));
         loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
         loops.spawn(stop.vital("renewal", renewal::renew(membership.clone(), settings.versions_an_epoch)));

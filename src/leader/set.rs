@@ -212,7 +212,7 @@ impl Coordinator {
     pub(super) fn note_in_doubt(&self, writes: &[Write]) {
         if !writes.is_empty() {
             let mut cluster = self.cluster();
-            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));
+            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket(), write.tally.refused()));
         }
     }
 

@@ -366,6 +366,8 @@ impl Sim {
         if let Err(violation) = self.world.record().history.check() {
             panic!("{violation}");
         }
+        let back = self.world.record().history.came_back();
+        assert!(back.is_none(), "{}", back.unwrap_or_default());
     }
 
     /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.
