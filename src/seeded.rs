@@ -117,6 +117,8 @@ bugs! {
     9 FailedCopySyncIgnored: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
     /// A leader that does not know yet says "no such message".
     9 NotFoundAtOnce: simulation "campaign";
+    /// A leader that does not know yet counts the messages that it knows of.
+    9 CountedUnheard: hatokuse "cluster::tests::inventories::what_is_not_known_is_not_counted";
     /// A leader without its log needs to hear only one of its members.
     9 OneReportIsEnough: simulation "campaign";
     /// A node serves the leader of another cluster.

@@ -185,6 +185,14 @@ impl Cluster {
         self.mapping.len()
     }
 
+    /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
+    pub fn count(&self) -> Result<u64, String> {
+        match self.waiting_for() {
+            Some(reason) if !seeded::active(Bug::CountedUnheard) => Err(reason),
+            _ => Ok(self.len()),
+        }
+    }
+
     /// Whether no message is committed.
     pub fn is_empty(&self) -> bool {
         self.mapping.is_empty()

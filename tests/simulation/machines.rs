@@ -186,7 +186,7 @@ impl Sim {
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
         let (tolerance, io_mode) = (self.tolerance, self.io_mode);
         let settings = Settings {
-            tolerance,
+            tolerance: Some(tolerance),
             io_mode,
             repair_after: REPAIR_AFTER,
             cache_bytes,

@@ -594,3 +594,18 @@ fn who_was_sent_nothing_is_not_in_doubt() {
     cluster.note_in_doubt(&ticket, &[]);
     assert_eq!(cluster.in_doubt.of(&id("x")).collect::<Vec<_>>(), [(source, ticket.record.version)]);
 }
+
+#[test]
+fn what_is_not_known_is_not_counted() {
+    let mut cluster = cluster(1, Trust::Nothing);
+    assert!(cluster.count().is_err(), "no node has come");
+    join_as(&mut cluster, 1, 1, ms(0));
+    assert!(cluster.count().is_err(), "node 1 has not reported");
+    report(&mut cluster, 1, &[]).unwrap();
+    assert!(cluster.settle_knowledge());
+    assert_eq!(cluster.count(), Ok(0));
+    put_on(&mut cluster, "x", &[1]);
+    assert_eq!(cluster.count(), Ok(1));
+    cluster.distrust();
+    assert!(cluster.count().is_err(), "nodes have seen a later leader");
+}
