@@ -20,6 +20,7 @@ mod inventory;
 mod placement;
 mod sets;
 mod shard;
+mod shortage;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
 use self::removal::Removals;
 use self::repair::Obstacle;
+pub use self::shortage::Shortage;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};

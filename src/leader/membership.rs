@@ -20,14 +20,19 @@ use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Traits};
+use crate::error::printable;
 use crate::seeded::{self, Bug};
-use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid, Version};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{DiskView, Epoch, IoMode, NodeId, Refusing, Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, Fence};
 
 /// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
 /// Nodes that lost their leader try again at least this often.
 const FOUNDING_GRACE: Duration = Duration::from_millis(600);
+
+/// Characters of the reason why a node refuses copies that are kept of what it says.
+const REASON_CHARS: usize = 200;
 
 /// What membership needs beside the coordinator.
 #[derive(Debug)]
@@ -49,6 +54,8 @@ pub struct Membership {
     joining: Mutex<BTreeSet<NodeId>>,
     /// The process behind each node that has joined.
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
+    /// What was said of nodes that are not let in, or do not let this leader in.
+    said: Mutex<Repeats>,
 }
 
 /// Why a folder is not let in any more.
@@ -100,6 +107,7 @@ impl Membership {
             reigning: tokio::sync::Mutex::new(()),
             joining: Mutex::new(BTreeSet::new()),
             incarnations: Mutex::new(BTreeMap::new()),
+            said: Mutex::default(),
         }
     }
 
@@ -134,6 +142,14 @@ impl Membership {
         Ok(())
     }
 
+    /// Says what comes again with every try of a node only once, and then counts.
+    fn warn(&self, line: String) {
+        let unsaid = self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&line, self.coordinator.now());
+        if let Some(unsaid) = unsaid {
+            tracing::warn!("{line}{unsaid}");
+        }
+    }
+
     /// The fence of a new session.
     fn fence(&self, reign: Reign) -> Fence {
         Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
@@ -157,7 +173,7 @@ impl Membership {
                     // The node says it, once; here it would be said at every try.
                     tracing::debug!("node {id} cannot join yet: {}", refused.reason);
                 } else {
-                    tracing::warn!("node {id} was refused: {}", refused.reason);
+                    self.warn(format!("node {id} was refused: {}", refused.reason));
                 }
                 answer(false, refused.reason, refused.retry)
             }
@@ -302,7 +318,7 @@ impl Membership {
 
     /// A node refused our word.
     async fn fenced(&self, node: NodeId, seen: Epoch, reason: &str) {
-        tracing::warn!("node {node} refuses this leader: {reason}");
+        self.warn(format!("node {node} refuses this leader: {reason}"));
         let _one_at_a_time = self.reigning.lock().await;
         let reign = self.coordinator.cluster().reign();
         if let Some(reign) = reign.filter(|reign| seen > reign.epoch) {
@@ -430,6 +446,11 @@ impl Membership {
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)
             .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
+        if known {
+            let refusing = (!request.refuses.is_empty())
+                .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
+            cluster.registry.note_refusing(id, refusing);
+        }
         // A leader that does not believe its own log has nothing to tell.
         let tells = known && cluster.is_settled();
         HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }
@@ -455,7 +476,7 @@ impl LinkEvents for Membership {
     }
 
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {
-        tracing::warn!("node {node} refuses this leader: {reason}");
+        self.warn(format!("node {node} refuses this leader: {reason}"));
         let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
         if later && self.coordinator.has_served() {
             self.coordinator

@@ -19,7 +19,7 @@ use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
 use super::query::COMPLETION;
-use super::set::{Turn, not_in_time, refusal};
+use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
 use crate::cluster::{Located, Ticket};
@@ -373,7 +373,7 @@ impl Coordinator {
                 }
             };
             if !self.changed(&mut changes, self.joining_until()).await {
-                return Err(refusal(refused));
+                return Err(self.refusal(refused));
             }
         }
     }

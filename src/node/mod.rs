@@ -34,10 +34,11 @@ use tokio_util::sync::CancellationToken;
 use self::identity::{Fenced, IdentityFile};
 use self::store::{INVENTORY_PARTS, Store};
 use self::work::{ReadKey, ReadWork, WriteWork, read_loop, tend_loop, write_loop};
-use crate::durable::{self, hands::Hands};
+use crate::durable::{self, Space, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Version};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Refusing, Version};
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
 use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES, id_bytes};
 
@@ -80,6 +81,13 @@ pub struct Node {
     /// What reports show.
     pub meters: Meters,
     full_until: Mutex<Option<Instant>>,
+    /// Why it refused the last copy, if it did.
+    refusing: Mutex<Option<Refusing>>,
+    /// Its disk, as last looked at.
+    space: Mutex<Space>,
+    /// What was said of refused copies.
+    said: Mutex<Repeats>,
+    started: Instant,
     written: CancellationToken,
     tended: CancellationToken,
 }
@@ -122,6 +130,10 @@ impl Node {
             reads,
             meters: Meters::default(),
             full_until: Mutex::new(None),
+            refusing: Mutex::default(),
+            space: Mutex::default(),
+            said: Mutex::default(),
+            started: Instant::now(),
             written: CancellationToken::new(),
             tended: CancellationToken::new(),
         });
@@ -175,6 +187,11 @@ impl Node {
     pub fn is_full(&self) -> bool {
         let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
         full.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Why it refused the last copy that it was to keep; nothing if it took it.
+    pub fn refusing(&self) -> Option<Refusing> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Serves one lane: takes frames until the lane ends or the fence falls.

@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn refusals_have_the_classes_that_clients_know() {
-        let few = Refusal::TooFewNodes { need: 3, live: 2 };
+        let few = Refusal::TooFewNodes("need 3 live nodes, have 2".to_owned());
         assert_eq!(class(&few, || true), "NOREPLICAS");
         assert_eq!(class(&Refusal::Unavailable("wait".into()), || false), "TRYAGAIN");
         assert_eq!(class(&Refusal::Unavailable("wait".into()), || true), "CLUSTERDOWN");
