@@ -27,13 +27,8 @@ pub enum Refusal {
         limit: usize,
     },
     /// Fewer live nodes than copies to place.
-    #[error("need {need} live nodes, have {live}; nothing was written, start more nodes and try again")]
-    TooFewNodes {
-        /// The tolerance.
-        need: usize,
-        /// Nodes that can take a copy now.
-        live: usize,
-    },
+    #[error("{0}")]
+    TooFewNodes(String),
     /// A bound was hit.
     #[error("{0}; nothing was written, try again in a moment")]
     Busy(&'static str),

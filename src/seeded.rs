@@ -87,6 +87,8 @@ bugs! {
     6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
     /// A version that is being completed does not hold back the older answer.
     6 UnsettledNotHidden: simulation "campaign";
+    /// What a failed write may have left on a node that cannot be asked is taken for nothing.
+    6 DoubtIsAbsence: hatokuse "cluster::tests::doubts::what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombstone";
     /// A newer version that an inventory lists is passed over.
     6 UnsettledDropped: simulation "campaign";
     /// The torn end of a log stays where it is.
@@ -115,6 +117,8 @@ bugs! {
     9 FailedCopySyncIgnored: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
     /// A leader that does not know yet says "no such message".
     9 NotFoundAtOnce: simulation "campaign";
+    /// A leader that does not know yet counts the messages that it knows of.
+    9 CountedUnheard: hatokuse "cluster::tests::inventories::what_is_not_known_is_not_counted";
     /// A leader without its log needs to hear only one of its members.
     9 OneReportIsEnough: simulation "campaign";
     /// A node serves the leader of another cluster.

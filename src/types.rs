@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 mod views;
 
 pub use self::views::{
-    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, RepairView,
+    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, Refusing,
+    RepairView,
 };
 
 /// The largest number of nodes that one message may be kept on.

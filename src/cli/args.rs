@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
-use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
+use crate::config::{ByteSize, DEFAULT_TOLERANCE};
 use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
 use crate::{bench, client, leader, node};
 
@@ -33,7 +33,10 @@ pub(super) struct LeaderArgs {
     /// Folder that holds leader_metadata
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
     data_dir: PathBuf,
-    /// File that says on how many nodes a message is kept
+    /// On how many nodes a message is kept, whatever --tolerance-conf says
+    #[arg(long, env = "HATOKUSE_TOLERANCE", value_parser = clap::value_parser!(u8).range(1..=7))]
+    tolerance: Option<u8>,
+    /// File that says on how many nodes a message is kept; this name is looked for in --data-dir first
     #[arg(long, env = "HATOKUSE_TOLERANCE_CONF", default_value = "tolerance.conf", value_name = "FILE")]
     tolerance_conf: PathBuf,
     /// When a record of the leader's log counts as written
@@ -291,19 +294,22 @@ fn read_password(path: &Path) -> anyhow::Result<String> {
 impl LeaderArgs {
     /// Looks into the files that the settings name.
     pub(super) fn check(self) -> anyhow::Result<()> {
-        let shown = self.tolerance_conf.display().to_string();
-        let (tolerance, from) = match leader::process::read_conf(&self.tolerance_conf) {
-            Ok(text) => (parse_tolerance(&String::from_utf8_lossy(&text)).with_context(|| shown.clone())?, shown),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (DEFAULT_TOLERANCE, format!("default, as there is no {shown}"))
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        let source = self.tolerance_source();
+        let said = source.read()?;
+        let from = match said.tolerance {
+            Some(_) => said.by,
+            None => format!("default, as there is no {}; or what the log says", source.shown()),
         };
-        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {from}")?;
+        writeln!(std::io::stdout(), "tolerance = {}  # {from}", said.tolerance.unwrap_or(DEFAULT_TOLERANCE))?;
         self.settings(false, false).map(drop)
     }
 
+    fn tolerance_source(&self) -> leader::tolerance::Source {
+        leader::tolerance::Source::new(self.tolerance.map(usize::from), &self.tolerance_conf, &self.data_dir)
+    }
+
     pub(super) fn settings(self, screen: bool, json_logs: bool) -> anyhow::Result<leader::process::Settings> {
+        let tolerance = self.tolerance_source();
         let password = self.password_file.as_deref().map(read_password).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
@@ -312,7 +318,7 @@ impl LeaderArgs {
             http_port: self.http_port,
             http_host: self.http_host,
             data_dir: self.data_dir,
-            tolerance_conf: self.tolerance_conf,
+            tolerance,
             io_mode: self.io_mode,
             clients: leader::gateway::Settings {
                 max_message: self.max_message.0 as usize,

@@ -54,12 +54,18 @@ impl Ticket {
 impl Cluster {
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+        if let Some(reason) = self.doubts_too_much(id) {
+            return Err(NotAdmitted::NotYet(reason));
+        }
         self.admit_next(id, |version| CopyRecord { version, length, crc })
     }
 
-    /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete.
+    /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete, on any member:
+    /// one that this leader has not heard may have what a write left that failed under the leader before.
     pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
-        let whole = self.waiting_for().is_none();
+        let doubted = !seeded::active(Bug::DoubtIsAbsence)
+            && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
+        let whole = self.waiting_for().is_none() && !doubted;
         let nowhere = self.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
         if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
@@ -235,10 +241,17 @@ impl Cluster {
         self.repairing.remove(&ticket.record.version);
     }
 
-    /// A write ended without becoming true: whoever was asked for a copy may have one. So may whoever was asked for
-    /// another copy of what is true already: that is one too many.
-    pub fn note_in_doubt(&mut self, ticket: &Ticket) {
+    /// A write ended without becoming true: whoever was asked for a copy, and has not `refused` it, may have one. So may
+    /// whoever was asked for another copy of what is true already: that is one too many.
+    pub fn note_in_doubt(&mut self, ticket: &Ticket, refused: &[NodeId]) {
+        self.note_left(ticket, refused);
+        self.note_doubt(ticket, ticket.tried.iter().copied().filter(|node| !refused.contains(node)));
+    }
+
+    /// As [`Cluster::note_in_doubt`], of what surely never becomes true.
+    pub(super) fn note_left(&mut self, ticket: &Ticket, refused: &[NodeId]) {
         let version = ticket.record.version;
+        let kept = ticket.tried.iter().filter(|node| !refused.contains(node));
         match self.mapping.newest(&ticket.id) {
             Some(found) if found.record.version == version => {
                 let holders = found.set.holders.clone();
@@ -246,7 +259,7 @@ impl Cluster {
             }
             Some(found) if found.record.version > version => self.note_left_over(ticket, &Holders::new()),
             _ if self.in_doubt.len() >= MOST_IN_DOUBT => {}
-            _ => ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
+            _ => kept.for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
         }
     }
 

@@ -86,6 +86,11 @@ impl Cluster {
         self.knowledge.missing(&self.member_ids()).len() < self.least_holders()
     }
 
+    /// Whether every member has said in this leader's life what it holds.
+    pub(super) fn all_heard(&self) -> bool {
+        self.registry.nodes().iter().all(|node| self.knowledge.has_reported(node.member.id))
+    }
+
     /// Why answers are held back, as long as they are.
     pub fn waiting_for(&self) -> Option<String> {
         if self.is_settled() {

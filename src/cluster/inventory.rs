@@ -29,12 +29,12 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
-    fn new(record: CopyRecord) -> Self {
+    pub(super) fn new(record: CopyRecord) -> Self {
         Self { record, holders: Holders::new(), older: Vec::new() }
     }
 
     /// A node has this of it.
-    fn note(&mut self, node: NodeId, record: CopyRecord) {
+    pub(super) fn note(&mut self, node: NodeId, record: CopyRecord) {
         if record.version > self.record.version {
             let (before, holders) = (self.record, std::mem::take(&mut self.holders));
             self.record = record;
@@ -261,7 +261,7 @@ impl Cluster {
 
     /// Whether this version is or stands before a committed one, or was deleted everywhere, or was never read by anybody: the
     /// log would know it otherwise.
-    fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
+    pub(super) fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
         match self.mapping.newest(id) {
             Some(found) => found.record.version >= version,
             None => {

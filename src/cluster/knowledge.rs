@@ -256,6 +256,11 @@ impl Knowledge {
         enough
     }
 
+    /// Whether a complete inventory of this node has come.
+    pub fn has_reported(&self, node: NodeId) -> bool {
+        self.reported.contains(&node)
+    }
+
     /// The members whose inventories have not come.
     pub fn missing(&self, members: &[NodeId]) -> Vec<NodeId> {
         let announced = self.announced.keys().filter(|_| self.trust == Trust::Nothing);

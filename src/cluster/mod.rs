@@ -16,10 +16,12 @@ pub mod transactions;
 mod admission;
 mod arena;
 mod belief;
+mod doubt;
 mod inventory;
 mod placement;
 mod sets;
 mod shard;
+mod shortage;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
+use self::doubt::Doubts;
 pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
@@ -36,6 +39,7 @@ use self::mapping::{Applied, Commit, Mapping};
 use self::registry::Registry;
 use self::removal::Removals;
 use self::repair::Obstacle;
+pub use self::shortage::Shortage;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
@@ -107,6 +111,8 @@ pub struct Cluster {
     surplus: Surplus,
     /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
     in_doubt: Surplus,
+    /// Those among them of ids that have no message.
+    doubts: Doubts,
     /// The newest committed version of the epochs before this one.
     newest_before: Version,
     deletions: Deletions,
@@ -138,6 +144,7 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            doubts: Doubts::default(),
             removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
@@ -179,6 +186,14 @@ impl Cluster {
     /// How many messages are committed.
     pub fn len(&self) -> u64 {
         self.mapping.len()
+    }
+
+    /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
+    pub fn count(&self) -> Result<u64, String> {
+        match self.waiting_for() {
+            Some(reason) if !seeded::active(Bug::CountedUnheard) => Err(reason),
+            _ => Ok(self.len()),
+        }
     }
 
     /// Whether no message is committed.
@@ -233,6 +248,7 @@ impl Cluster {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
         self.transactions.hear(commit);
+        self.doubts.hear(commit);
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
             if version > commit.record.version {
@@ -253,8 +269,8 @@ impl Cluster {
 
     // ---- reading -----------------------------------------------------------
 
-    /// Finds a message. `turn` spreads reads over its holders.
-    pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+    /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
+    pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::placement::{Ladder, Slot};
-use crate::types::{DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Uuid};
+use crate::types::{DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// A node beats this often.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -112,6 +112,8 @@ pub struct Node {
     pub last_beat: Duration,
     /// The last report.
     pub beat: Option<Beat>,
+    /// Why it refused copies last; nothing once it takes some.
+    pub refusing: Option<Refusing>,
     /// Which dial of ours it talks to; `None` while its lanes are closed.
     pub session: Option<u64>,
     /// When its lanes closed, if they are.
@@ -149,6 +151,11 @@ impl Node {
     /// Can take copies, gladly or not.
     fn usable(&self) -> bool {
         self.session.is_some() && self.state != NodeState::Down && !self.full() && !self.leaving
+    }
+
+    /// Whether it has no room for copies, as it says or as it last refused one.
+    pub fn is_full(&self) -> bool {
+        self.full() || self.refusing.as_ref().is_some_and(|refusing| refusing.full)
     }
 
     /// Has no room for copies.
@@ -231,6 +238,7 @@ impl Registry {
             bytes: 0,
             last_beat: now,
             beat: None,
+            refusing: None,
             session: None,
             lanes_lost: now,
             stalled: Stalled::default(),
@@ -278,6 +286,7 @@ impl Registry {
             node.session = Some(session);
             node.last_beat = now;
             node.beat = None;
+            node.refusing = None;
             node.stalled = Stalled::default();
             node.state = NodeState::Up;
             node.missing = false;
@@ -332,6 +341,13 @@ impl Registry {
     /// A node refused a copy for want of room: no more until it reports room again.
     pub fn note_full(&mut self, id: NodeId) {
         self.change(id, |node| node.beat = Some(Beat { full: true, ..node.beat.unwrap_or_default() }));
+    }
+
+    /// Why a node refuses copies, or that it takes them.
+    pub fn note_refusing(&mut self, id: NodeId, refusing: Option<Refusing>) {
+        if self.get(id).is_some_and(|node| node.refusing != refusing) {
+            self.change(id, |node| node.refusing = refusing);
+        }
     }
 
     /// Answers on a lane of this session are overdue, or came after all.

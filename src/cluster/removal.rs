@@ -203,6 +203,7 @@ impl Cluster {
         self.forget_found_on(id);
         self.surplus.forget_node(id);
         self.in_doubt.forget_node(id);
+        self.doubts.forget_node(id);
         self.forget_copies_on(id);
         let members = self.member_ids();
         self.deletions.depart(id, &members);

@@ -1,6 +1,7 @@
 //! The pure cluster as a whole: what it decides, told as stories.
 
 mod deletions;
+mod doubts;
 mod inventories;
 mod judging;
 mod placing;

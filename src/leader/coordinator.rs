@@ -154,8 +154,8 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     writes: Vec<Wanted>,
     gets: Vec<Sought>,
-    /// WHERE, of what cannot be told at once.
-    wheres: Vec<(usize, MessageId)>,
+    /// WHERE and (without an id) COUNT, of what cannot be told at once.
+    wheres: Vec<(usize, Option<MessageId>)>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -380,8 +380,8 @@ impl Coordinator {
                     queue.push_front(other);
                     break;
                 }
-                Ok(Command::Where(id)) => holders(&cluster, &id).map_err(|_| batch.wheres.push((at, id))).ok(),
-                Ok(Command::Count) => Some(Reply::Count(cluster.len())),
+                Ok(Command::Where(id)) => holders(&cluster, &id).map_err(|_| batch.wheres.push((at, Some(id)))).ok(),
+                Ok(Command::Count) => count(&cluster).map_err(|_| batch.wheres.push((at, None))).ok(),
                 Ok(_) => Some(Reply::Status(self.status(&cluster))),
             };
             // The connection closes with this reply: nothing after it is run.
@@ -394,14 +394,16 @@ impl Coordinator {
         batch
     }
 
-    /// Who holds messages, as soon as that can be told of all of them, and as long as nodes are expected to join.
-    async fn holders_of(&self, asked: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
+    /// Who holds messages, or how many there are, as soon as that can be told of all of them, and as long as nodes are expected to join.
+    async fn holders_of(&self, asked: Vec<(usize, Option<MessageId>)>) -> Vec<(usize, Reply)> {
         let until = self.joining_until();
         loop {
             let mut changes = self.changes();
             let found: Vec<_> = {
                 let cluster = self.cluster();
-                asked.iter().map(|(at, id)| (*at, holders(&cluster, id))).collect()
+                let look =
+                    |id: &Option<MessageId>| id.as_ref().map_or_else(|| count(&cluster), |id| holders(&cluster, id));
+                asked.iter().map(|(at, id)| (*at, look(id))).collect()
             };
             let wait = found.iter().any(|(_, found)| found.is_err()) && Instant::now() < until;
             if !wait || !self.changed(&mut changes, until).await {
@@ -458,6 +460,11 @@ fn holders(cluster: &Cluster, id: &MessageId) -> Result<Reply, String> {
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
         Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
     }
+}
+
+/// How many messages there are, or why that cannot be told now.
+fn count(cluster: &Cluster) -> Result<Reply, String> {
+    cluster.count().map(Reply::Count)
 }
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].

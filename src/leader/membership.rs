@@ -24,8 +24,10 @@ use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Member, Stalled, Traits, Way};
+use crate::error::printable;
 use crate::seeded::{self, Bug};
-use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{DiskView, Epoch, IoMode, NodeId, Refusing, Uuid};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, Fence};
 
@@ -36,6 +38,8 @@ const FOUNDING_GRACE: Duration = Duration::from_millis(600);
 /// Callers of RegisterNode that are dialled back at once; more are told to try again. Each takes a connection for a few
 /// seconds at most, and may name an address where nobody answers.
 const DIALS_BACK: usize = 256;
+/// Characters of the reason why a node refuses copies that are kept of what it says.
+const REASON_CHARS: usize = 200;
 
 /// What membership needs beside the coordinator.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Membership {
     joining: Mutex<BTreeSet<NodeId>>,
     /// The process behind each node that has joined.
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
+    /// What was said of nodes that are not let in, or do not let this leader in.
+    said: Mutex<Repeats>,
 }
 
 fn not_reached(member: &Member, error: &DialError) -> String {
@@ -116,6 +122,7 @@ impl Membership {
             dials: Semaphore::new(DIALS_BACK),
             joining: Mutex::new(BTreeSet::new()),
             incarnations: Mutex::new(BTreeMap::new()),
+            said: Mutex::default(),
         }
     }
 
@@ -150,6 +157,14 @@ impl Membership {
         Ok(())
     }
 
+    /// Says what comes again with every try of a node only once, and then counts.
+    fn warn(&self, line: String) {
+        let unsaid = self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&line, self.coordinator.now());
+        if let Some(unsaid) = unsaid {
+            tracing::warn!("{line}{unsaid}");
+        }
+    }
+
     /// The fence of a new session.
     fn fence(&self, reign: Reign) -> Fence {
         Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
@@ -170,7 +185,7 @@ impl Membership {
                     // The node says it, once; here it would be said at every try.
                     tracing::debug!("node {id} cannot join yet: {}", refused.reason);
                 } else {
-                    tracing::warn!("node {id} was refused: {}", refused.reason);
+                    self.warn(format!("node {id} was refused: {}", refused.reason));
                 }
                 answer(false, refused.reason, refused.retry)
             }
@@ -360,6 +375,11 @@ impl Membership {
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)
             .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
+        if known {
+            let refusing = (!request.refuses.is_empty())
+                .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
+            cluster.registry.note_refusing(id, refusing);
+        }
         // A leader that does not believe its own log has nothing to tell.
         let tells = known && cluster.is_settled();
         HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }
@@ -386,7 +406,7 @@ impl LinkEvents for Membership {
     }
 
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {
-        tracing::warn!("node {node} refuses this leader: {reason}");
+        self.warn(format!("node {node} refuses this leader: {reason}"));
         let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
         if later && self.coordinator.has_served() {
             self.coordinator

@@ -15,12 +15,14 @@ pub mod process;
 pub mod replication;
 pub mod report;
 pub mod service;
+pub mod tolerance;
 pub mod transaction;
 pub mod view;
 
 mod batches;
 mod cache;
 mod deletion;
+mod doubt;
 mod jobs;
 mod query;
 mod read;
@@ -87,8 +89,8 @@ pub struct Seams {
 /// What a leader is told by its operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Copies a message.
-    pub tolerance: usize,
+    /// Copies a message; nothing: as many as the log says that there were last.
+    pub tolerance: Option<usize>,
     /// How safe the log is when a write is answered.
     pub io_mode: IoMode,
     /// A node that is down for this long is missing: its copies are made again.
@@ -108,6 +110,8 @@ pub struct Leader {
     pub coordinator: Arc<Coordinator>,
     /// For nodes.
     pub membership: Arc<Membership>,
+    /// The tolerance that the log noted last, if it did.
+    pub last_tolerance: Option<usize>,
     /// What goes on by itself, beside clients.
     loops: TaskTracker,
     finish_view: CancellationToken,
@@ -145,9 +149,10 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
+        let last_tolerance = recovered.tolerance;
         let Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, .. } =
             recovered;
-        let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
+        let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), mapping, trust);
         cluster.restore_members(members);
         cluster.restore_removed(removed);
         cluster.restore_transactions(transactions);
@@ -184,10 +189,11 @@ impl Leader {
         loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         loops.spawn(stop.vital("repair", coordinator.clone().repair()));
         loops.spawn(stop.vital("undo", coordinator.clone().undo()));
+        loops.spawn(stop.vital("doubt", coordinator.clone().settle_doubts()));
         loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
         loops.spawn(stop.vital("renewal", renewal::renew(membership.clone(), settings.versions_an_epoch)));
-        Ok(Self { coordinator, membership, loops, finish_view, view_done, _lock: lock })
+        Ok(Self { coordinator, membership, last_tolerance, loops, finish_view, view_done, _lock: lock })
     }
 
     /// Finishes what clients asked for. The stop must have been requested.

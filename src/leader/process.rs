@@ -1,16 +1,11 @@
 //! The leader as a process: listeners, threads, signals, screen.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -21,8 +16,7 @@ use super::every;
 use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
-use super::{Leader, Seams, gateway};
-use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
+use super::{Leader, Seams, gateway, tolerance};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
@@ -36,12 +30,6 @@ use crate::telemetry::EventRing;
 use crate::types::{Addresses, IoMode, Layout};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
-
-/// tolerance.conf is looked at this often: well within a report period.
-const TOLERANCE_EVERY: Duration = Duration::from_secs(1);
-
-/// What is read of it at most: comments and a line.
-const CONF_BYTES: u64 = 64 << 10;
 
 /// How often health looks whether the leader is ready.
 const READY_EVERY: Duration = Duration::from_millis(250);
@@ -62,7 +50,7 @@ pub struct Settings {
     /// Holds `leader_metadata`.
     pub data_dir: PathBuf,
     /// Says the tolerance.
-    pub tolerance_conf: PathBuf,
+    pub tolerance: tolerance::Source,
     /// Of the log, and of local nodes.
     pub io_mode: IoMode,
     /// How clients are served.
@@ -102,7 +90,7 @@ fn workers() -> usize {
 /// Runs a leader until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     raise_file_limit();
-    let tolerance = read_tolerance(&settings.tolerance_conf)?;
+    let tolerance = settings.tolerance.read()?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
@@ -123,7 +111,7 @@ type Listeners = (TcpListener, TcpListener, Option<TcpListener>);
 
 async fn serve(
     settings: Settings,
-    tolerance: usize,
+    said: tolerance::Said,
     listeners: Listeners,
     stop: Stop,
     events: EventRing,
@@ -138,7 +126,7 @@ async fn serve(
         chance: fastrand::Rng::new(),
     };
     let told = super::Settings {
-        tolerance,
+        tolerance: said.tolerance,
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
@@ -146,6 +134,8 @@ async fn serve(
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
     let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
+    let watch = tolerance::watch(settings.tolerance.clone(), said, leader.last_tolerance, leader.coordinator.clone());
+    tokio::spawn(stop.vital("tolerance", watch));
     let end = CancellationToken::new();
     let attended = attend(&leader, &settings, listeners, (&stop, &end), events).await;
     // However it ended, what was admitted is finished, and the readable view with it.
@@ -187,8 +177,6 @@ async fn attend(
     };
     let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), &settings.clients);
     let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
-    let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
-    tokio::spawn(stop.vital("tolerance", watch));
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
     let looked = coordinator.clone();
@@ -252,75 +240,4 @@ fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     let (any_port, how) = (settings.port == 0, (*io_mode, *layout));
     LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
-}
-
-/// Reads tolerance.conf, which has to be a regular file: a FIFO would be waited for, and a device read without an end.
-pub fn read_conf(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(CONF_BYTES).read_to_end(&mut content)?;
-    Ok(content)
-}
-
-/// The tolerance at the start: what is illegal stops it, what is missing is said.
-fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
-    match read_conf(path) {
-        Ok(bytes) => parse_tolerance(&String::from_utf8_lossy(&bytes))
-            .with_context(|| format!("{} cannot be used", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!("{} is not there: every message is kept on {DEFAULT_TOLERANCE} nodes", path.display());
-            Ok(DEFAULT_TOLERANCE)
-        }
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    }
-}
-
-/// Takes up a changed tolerance.conf, at SIGHUP and by itself; illegal content keeps the old value, and that is said once.
-async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
-    let mut look = every(TOLERANCE_EVERY);
-    let mut hang_up = signal(SignalKind::hangup()).ok();
-    // Away from the threads that serve: a disk that hangs holds up nobody else.
-    let read = || async {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || read_conf(&path)).await.ok()?.ok()
-    };
-    let mut seen = read().await;
-    loop {
-        let asked = tokio::select! {
-            _ = look.tick() => false,
-            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
-        };
-        // A file that is gone or cannot be read says nothing: the old value stays.
-        let Some(bytes) = read().await else { continue };
-        if !asked && seen.as_ref() == Some(&bytes) {
-            continue;
-        }
-        take_tolerance(&path, parse_tolerance(&String::from_utf8_lossy(&bytes)), &coordinator);
-        seen = Some(bytes);
-    }
-}
-
-fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordinator) {
-    let mut cluster = coordinator.cluster();
-    let before = cluster.tolerance();
-    match parsed {
-        Ok(tolerance) if tolerance != before => {
-            cluster.set_tolerance(tolerance);
-            // What was heard may suffice now.
-            if cluster.settle_knowledge() {
-                coordinator.tell_members(&cluster);
-            }
-            drop(cluster);
-            coordinator.notify();
-            tracing::info!(
-                "tolerance is {tolerance} from here on (it was {before}); messages stored before follow through repair"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!("{} cannot be used: {error}; tolerance stays {before}", path.display()),
-    }
 }

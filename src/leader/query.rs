@@ -23,14 +23,17 @@ const TRIES: usize = 3;
 const STEP: usize = 4096;
 
 impl Coordinator {
-    /// How many messages there are.
-    pub fn len(&self) -> u64 {
-        self.cluster().len()
-    }
-
-    /// Whether there are no messages.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// How many messages there are, as soon as that is known, and as long as nodes are expected to join.
+    pub async fn count(&self) -> Result<u64, Refusal> {
+        let until = self.joining_until();
+        loop {
+            let changes = self.changes();
+            let counted = self.cluster().count();
+            match counted {
+                Ok(count) => return Ok(count),
+                Err(reason) => self.wait(changes, until, reason).await?,
+            }
+        }
     }
 
     /// What is known of messages at one instant, without asking any node: version and length, or that there is none.

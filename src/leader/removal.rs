@@ -69,7 +69,9 @@ impl Coordinator {
         match why {
             NotRemovable::NoMember(node) => no_member(&self.cluster(), node),
             NotRemovable::InUse(_) => Refusal::BadCommand(why.to_string()),
-            NotRemovable::TooFewLeft { need, left } => Refusal::TooFewNodes { need, live: left },
+            NotRemovable::TooFewLeft { need, left } => Refusal::TooFewNodes(format!(
+                "need {need} live nodes, and {left} would be left; nothing was changed, start more nodes and try again"
+            )),
             NotRemovable::NotYet(_)
             | NotRemovable::Holds { .. }
             | NotRemovable::Found { .. }

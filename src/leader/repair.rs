@@ -348,7 +348,9 @@ impl Coordinator {
             };
             let (need, live) = (cluster.tolerance(), cluster.left_without(node));
             if on && !member.draining && live < need {
-                return Err(Refusal::TooFewNodes { need, live });
+                return Err(Refusal::TooFewNodes(format!(
+                    "need {need} live nodes, and {live} would be left; nothing was changed, start more nodes and try again"
+                )));
             }
             if member.draining == on {
                 return Ok(());

@@ -11,7 +11,7 @@ use crate::VERSION;
 use crate::cluster::Cluster;
 use crate::cluster::registry::Node;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, Refusing, RepairView};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -35,6 +35,9 @@ struct Status {
     /// Why answers are held back, while they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
+    /// Only while `messages` is not all: nodes are still to be heard.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
     repair: RepairView,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheView>,
@@ -46,6 +49,10 @@ struct StatusNode {
     id: NodeId,
     address: String,
     state: NodeState,
+    /// Whether it has no room for copies; and why it refuses them, for this or another reason.
+    full: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     messages: u64,
     bytes: u64,
     io_mode: String,
@@ -58,6 +65,8 @@ impl StatusNode {
             id: node.member.id,
             address: node.member.address.clone(),
             state: node.shown(),
+            full: node.is_full(),
+            reason: node.refusing.as_ref().map(|refusing| refusing.why.clone()),
             messages: node.committed,
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),
@@ -84,7 +93,7 @@ impl Coordinator {
         let cluster = self.cluster();
         let (need, live) = (cluster.tolerance(), cluster.registry.usable());
         if live < need {
-            return Some(format!("need {need} live nodes, have {live}"));
+            return Some(cluster.registry.shortage(need).what);
         }
         match cluster.reign() {
             None => Some("the leader has no epoch yet".to_owned()),
@@ -107,6 +116,7 @@ impl Coordinator {
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             waiting_for: self.waiting_for(cluster),
+            incomplete: !cluster.is_settled(),
             repair: self.repair_progress.add_to(cluster.repair_view()),
             cache: self.cache.view(),
             nodes: nodes.collect(),
@@ -146,10 +156,12 @@ impl Reporter {
         let cluster = leader.cluster();
         let counts = cluster.counts();
         let nodes = cluster.registry.nodes().iter().map(|node| {
-            let StatusNode { id, address, state, messages, bytes, io_mode, layout } = StatusNode::of(node);
+            let StatusNode { id, address, state, full, reason, messages, bytes, io_mode, layout } =
+                StatusNode::of(node);
+            let refusing = (full || reason.is_some()).then(|| Refusing { full, why: reason.unwrap_or_default() });
             let (disk, p99_ms) = (node.beat.map(|beat| beat.disk), leader.links.write_p99_ms(id, period));
             let seen_s = now.saturating_sub(node.last_beat).as_secs_f64();
-            NodeView { id, address, state, messages, bytes, io_mode, layout, disk, p99_ms, seen_s }
+            NodeView { id, address, state, refusing, messages, bytes, io_mode, layout, disk, p99_ms, seen_s }
         });
         ClusterView {
             version: VERSION.to_owned(),
@@ -159,6 +171,7 @@ impl Reporter {
             every_s: self.every.as_secs_f64(),
             addresses: self.addresses.clone(),
             messages: counts.messages,
+            is_settled: cluster.is_settled(),
             bytes: counts.bytes,
             copies_live: counts.copies_live,
             copies_wanted: counts.messages * cluster.tolerance() as u64,

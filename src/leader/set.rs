@@ -154,7 +154,7 @@ impl Coordinator {
                     leader.take_turns(refused.into_iter().map(|(turn, _)| turn));
                 } else {
                     for (turn, why) in refused {
-                        let reply = Reply::Refused(refusal(why));
+                        let reply = Reply::Refused(leader.refusal(why));
                         turn.askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
                     }
                 }
@@ -212,7 +212,7 @@ impl Coordinator {
     pub(super) fn note_in_doubt(&self, writes: &[Write]) {
         if !writes.is_empty() {
             let mut cluster = self.cluster();
-            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));
+            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket(), write.tally.refused()));
         }
     }
 
@@ -307,6 +307,18 @@ impl Coordinator {
         undone.into_iter().map(|told| told.id.clone()).collect()
     }
 
+    /// How a client hears why its write was not admitted.
+    pub(super) fn refusal(&self, reason: NotAdmitted) -> Refusal {
+        match reason {
+            NotAdmitted::TooFewNodes { need, .. } => {
+                Refusal::TooFewNodes(self.cluster().registry.shortage(need).to_string())
+            }
+            NotAdmitted::NotYet(reason) => {
+                Refusal::Unavailable(format!("{reason}; nothing was written, try again later"))
+            }
+        }
+    }
+
     /// Takes back the promises of a write that did not become true.
     pub(super) fn release(&self, ticket: &Ticket) {
         self.cluster().release(ticket);
@@ -316,12 +328,4 @@ impl Coordinator {
 /// How a client hears that the outcome of its write did not come in time.
 pub(super) fn not_in_time() -> Refusal {
     Refusal::Unknown(format!("no outcome within {} s", OUTCOME.as_secs()))
-}
-
-/// How a client hears why its write was not admitted.
-pub(super) fn refusal(reason: NotAdmitted) -> Refusal {
-    match reason {
-        NotAdmitted::TooFewNodes { need, live } => Refusal::TooFewNodes { need, live },
-        NotAdmitted::NotYet(reason) => Refusal::Unavailable(format!("{reason}; nothing was written, try again later")),
-    }
 }

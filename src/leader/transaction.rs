@@ -20,7 +20,7 @@ use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
 use super::query::COMPLETION;
-use super::set::{Turn, not_in_time, refusal};
+use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
 use crate::cluster::{Located, Ticket};
@@ -47,6 +47,9 @@ const ENTERING: Duration = Duration::from_secs(30);
 pub enum Need {
     /// Nothing: it is at most written.
     Nothing,
+    /// As `Version`, for one that is deleted: what a failed write may have left of it counts as nothing, as the deletion
+    /// stands before it.
+    Deletion,
     /// Whether there is a message, its version and its length.
     Version,
     /// The message too.
@@ -89,7 +92,7 @@ impl Transaction {
     /// Whether there is a message, with what this transaction has written.
     ///
     /// # Panics
-    /// If the id was not named with [`Need::Version`] or more, and not written before.
+    /// If the id was not named with [`Need::Deletion`] or more, and not written before.
     pub fn exists(&self, id: &MessageId) -> bool {
         self.length(id).is_some()
     }
@@ -99,7 +102,7 @@ impl Transaction {
     /// # Panics
     /// As [`Transaction::exists`].
     pub fn length(&self, id: &MessageId) -> Option<usize> {
-        let known = self.known(id, Need::Version);
+        let known = self.known(id, Need::Deletion);
         let before = || known.record.map(|record| record.bytes() as usize);
         known.written.as_ref().map_or_else(before, |written| written.as_ref().map(Payload::len))
     }
@@ -293,13 +296,15 @@ impl Coordinator {
     fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
         let cluster = self.cluster();
         let known = |(id, &need): (&MessageId, &Need)| {
-            let record = match need {
-                Need::Nothing => None,
-                Need::Version | Need::Message => match cluster.locate(id, 0) {
-                    Located::Here { record, .. } => Some(record),
-                    Located::NotFound => None,
-                    Located::Hidden(reason) => return Err(reason),
-                },
+            let located = match need {
+                Need::Nothing => Located::NotFound,
+                Need::Deletion => cluster.locate_known(id, 0),
+                Need::Version | Need::Message => cluster.locate(id, 0),
+            };
+            let record = match located {
+                Located::Here { record, .. } => Some(record),
+                Located::NotFound => None,
+                Located::Hidden(reason) => return Err(reason),
             };
             Ok((id.clone(), Known { need, record, message: None, written: None, overtaken: false }))
         };
@@ -406,7 +411,7 @@ impl Coordinator {
                 }
             };
             if !self.changed(&mut changes, self.joining_until()).await {
-                return Err(refusal(refused));
+                return Err(self.refusal(refused));
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, NodeId, NodeState, Nodes, Payload};
+use crate::types::{Holders, NodeId, NodeState, Nodes, Payload, Refusing};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
@@ -316,11 +316,12 @@ impl Replication {
         let answer = answer
             .unwrap_or_else(|| family::WriteResult { error: "the connection broke".to_owned(), ..Default::default() });
         let mut short = Vec::new();
-        let mut full = false;
+        let (mut full, mut failed) = (false, false);
         for (k, &i) in members.iter().enumerate() {
             let Some(write) = &mut self.writes[i] else { continue };
             let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
             full |= status == Some(CopyStatus::CopyFull);
+            failed |= status == Some(CopyStatus::CopyFailed);
             let said = match status {
                 Some(CopyStatus::CopyStored) => Answer::Stored,
                 Some(status) => {
@@ -341,6 +342,10 @@ impl Replication {
             if write.outcome == Outcome::Open && matches!(verdict, Verdict::Short(_)) {
                 short.push(i);
             }
+        }
+        if full || failed {
+            let refusing = Refusing::of(full, &answer.error);
+            self.leader.cluster().registry.note_refusing(node, Some(refusing));
         }
         if !short.is_empty() || full {
             let again = self.replace(node, &short, full);
@@ -436,7 +441,7 @@ impl Coordinator {
     pub(super) fn why(&self, write: &Write) -> Refusal {
         let need = self.cluster().tolerance();
         if write.tally.surely_nowhere() {
-            return Refusal::TooFewNodes { need, live: self.cluster().registry.usable().min(need - 1) };
+            return Refusal::TooFewNodes(self.cluster().registry.shortage(need).to_string());
         }
         let trouble = write.trouble.as_deref().unwrap_or("no node answered");
         Refusal::Unknown(format!("{} of {need} copies confirmed; {trouble}", write.tally.stored()))

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -167,6 +167,8 @@ async fn session(
         if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
             disk = space.unwrap_or_default();
         }
+        *node.space.lock().unwrap_or_else(PoisonError::into_inner) = disk;
+        let refusing = node.refusing();
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
@@ -177,6 +179,8 @@ async fn session(
             disk_bytes: disk.size,
             files_free: disk.free_files,
             disk_files: disk.files,
+            no_room: refusing.as_ref().is_some_and(|refusing| refusing.full),
+            refuses: refusing.map_or_else(String::new, |refusing| refusing.why),
         };
         let sent = Instant::now();
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {

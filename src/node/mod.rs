@@ -34,10 +34,11 @@ use tokio_util::sync::CancellationToken;
 use self::identity::{Fenced, IdentityFile};
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
-use crate::durable::{self, hands::Hands};
+use crate::durable::{self, Space, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Refusing};
 use crate::wire::family::{self, FromNode, from_node};
 use crate::wire::{FORMAT, Fence, LANE_FRAMES, id_bytes};
 
@@ -85,6 +86,13 @@ pub struct Node {
     full_until: Mutex<Option<Instant>>,
     /// Of [`STRANGERS`].
     strangers: Arc<Semaphore>,
+    /// Why it refused the last copy, if it did.
+    refusing: Mutex<Option<Refusing>>,
+    /// Its disk, as last looked at.
+    space: Mutex<Space>,
+    /// What was said of refused copies.
+    said: Mutex<Repeats>,
+    started: Instant,
     written: CancellationToken,
     tended: CancellationToken,
 }
@@ -128,6 +136,10 @@ impl Node {
             meters: Meters::default(),
             full_until: Mutex::new(None),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            refusing: Mutex::default(),
+            space: Mutex::default(),
+            said: Mutex::default(),
+            started: Instant::now(),
             written: CancellationToken::new(),
             tended: CancellationToken::new(),
         });
@@ -181,6 +193,11 @@ impl Node {
     pub fn is_full(&self) -> bool {
         let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
         full.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Why it refused the last copy that it was to keep; nothing if it took it.
+    pub fn refusing(&self) -> Option<Refusing> {
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Who this is, and whom it has served.

@@ -18,7 +18,7 @@ use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::types::{CopyRecord, MessageId, Refusing, Version};
 use crate::wire::family::{self, CopyStatus, from_node};
 use crate::wire::{BATCH_BYTES, Fence, Roll};
 
@@ -277,7 +277,25 @@ impl Node {
             *self.full_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL_FOR);
         }
         if let Some(error) = &report.error {
-            tracing::warn!("a copy was not kept: {error}");
+            let why = Refusing::of(false, error).why;
+            if let Some(unsaid) =
+                self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&why, self.started.elapsed())
+            {
+                let space = *self.space.lock().unwrap_or_else(PoisonError::into_inner);
+                tracing::warn!(
+                    "a copy was not kept: {error}; {} bytes and {} files are free{unsaid}",
+                    space.free,
+                    space.free_files
+                );
+            }
+        }
+        let is_refused = |outcome: &PutOutcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed);
+        if report.outcomes.iter().any(is_refused) {
+            let full = report.outcomes.contains(&PutOutcome::Full);
+            let refusing = Refusing::of(full, report.error.as_deref().unwrap_or_default());
+            *self.refusing.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusing);
+        } else if report.outcomes.contains(&PutOutcome::Stored) {
+            *self.refusing.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
         let failed = failed.count() as u64;

@@ -186,7 +186,7 @@ impl Sim {
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
         let (tolerance, io_mode) = (self.tolerance, self.io_mode);
         let settings = Settings {
-            tolerance,
+            tolerance: Some(tolerance),
             io_mode,
             repair_after: REPAIR_AFTER,
             cache_bytes,
@@ -369,6 +369,8 @@ impl Sim {
         if let Err(violation) = self.world.record().history.check() {
             panic!("{violation}");
         }
+        let back = self.world.record().history.came_back();
+        assert!(back.is_none(), "{}", back.unwrap_or_default());
     }
 
     /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.

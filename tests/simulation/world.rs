@@ -96,7 +96,13 @@ pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: W
         sleep(Duration::from_millis(chance.u64(0..40))).await;
         let id = format!("id{}", chance.u32(..IDS));
         match chance.u8(..20) {
-            0..8 => drop(request(n, &net, &world, &id, Some(chance.usize(..300))).await),
+            0..8 => {
+                let reply = request(n, &net, &world, &id, Some(chance.usize(..300))).await;
+                // What may have happened is deleted, and must not come back.
+                if matches!(reply, Some(Reply::Refused(Refusal::Unknown(_))) | None) && chance.bool() {
+                    delete(n, &net, &world, &id).await;
+                }
+            }
             8..10 => delete(n, &net, &world, &id).await,
             _ => drop(request(n, &net, &world, &id, None).await),
         }

@@ -462,7 +462,7 @@ fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
     let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
     cluster.release(&ticket);
     // The log did not take it.
-    cluster.note_in_doubt(&ticket);
+    cluster.note_in_doubt(&ticket, &[]);
     let (here, there) = (ticket.targets[0], ticket.targets[1]);
     let holders = [here, (1..=4).map(NodeId).find(|node| !ticket.tried.contains(node)).unwrap()];
     cluster.apply(&Commit { id: id("x"), record: ticket.record, holders: holders.into_iter().collect() });
@@ -478,7 +478,7 @@ fn a_repair_that_the_log_did_not_take_leaves_a_copy_too_many() {
     let x = put_on(&mut cluster, "x", &[1]);
     let repair = cluster.admit_repair(&id("x")).unwrap();
     cluster.release(&repair.ticket);
-    cluster.note_in_doubt(&repair.ticket);
+    cluster.note_in_doubt(&repair.ticket, &[]);
     let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
     assert_eq!(copies, [(repair.ticket.targets[1], x.version)]);
 }
@@ -561,8 +561,9 @@ fn what_cannot_be_completed_stands_before_nothing_that_can() {
 fn what_is_remembered_of_failed_writes_is_bounded() {
     let mut cluster = healthy(2, 3);
     for n in 0..MOST_IN_DOUBT + 9 {
+        put_on(&mut cluster, &format!("id{n}"), &[1, 2]);
         let ticket = cluster.admit(&id(&format!("id{n}")), 10, 7).unwrap();
-        cluster.note_in_doubt(&ticket);
+        cluster.note_in_doubt(&ticket, &[]);
         cluster.release(&ticket);
     }
     assert_eq!(cluster.in_doubt.len(), MOST_IN_DOUBT);
@@ -590,6 +591,21 @@ fn who_was_sent_nothing_is_not_in_doubt() {
     let source = ticket.targets[1];
     ticket.unsent(&[source]);
     cluster.release(&ticket);
-    cluster.note_in_doubt(&ticket);
+    cluster.note_in_doubt(&ticket, &[]);
     assert_eq!(cluster.in_doubt.of(&id("x")).collect::<Vec<_>>(), [(source, ticket.record.version)]);
+}
+
+#[test]
+fn what_is_not_known_is_not_counted() {
+    let mut cluster = cluster(1, Trust::Nothing);
+    assert!(cluster.count().is_err(), "no node has come");
+    join_as(&mut cluster, 1, 1, ms(0));
+    assert!(cluster.count().is_err(), "node 1 has not reported");
+    report(&mut cluster, 1, &[]).unwrap();
+    assert!(cluster.settle_knowledge());
+    assert_eq!(cluster.count(), Ok(0));
+    put_on(&mut cluster, "x", &[1]);
+    assert_eq!(cluster.count(), Ok(1));
+    cluster.distrust();
+    assert!(cluster.count().is_err(), "nodes have seen a later leader");
 }

@@ -35,6 +35,7 @@ use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
 use crate::protocol::text::encode_reply;
+use crate::telemetry::repeats::Repeats;
 
 /// How clients are served.
 #[derive(Debug, Clone)]
@@ -108,6 +109,7 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
     let door = Arc::new(Door { settings, clients: Arc::default() });
     let stop = coordinator.stop.clone();
     let mut second = every(Duration::from_secs(1));
+    let mut said = Repeats::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -120,7 +122,9 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("cannot accept a client: {error}");
+                if let Some(unsaid) = said.note(&error.to_string(), coordinator.now()) {
+                    tracing::warn!("cannot accept a client: {error}{unsaid}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -7,6 +7,7 @@ use super::clients::Seat;
 use super::help;
 use super::session::{Session, error, wrong_number};
 use crate::VERSION;
+use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, Op, Spec};
@@ -42,8 +43,11 @@ impl Session {
             Op::Client => self.client(words),
             Op::Command => command(words),
             Op::Config => self.config(words),
-            Op::Info => Ok(Value::Text(self.info(words))),
-            Op::Dbsize => Ok(Value::Integer(self.coordinator.len() as i64)),
+            Op::Info => self.info(words).map(Value::Text),
+            Op::Dbsize => {
+                let count = self.coordinator.count().await.map_err(|why| self.told(why))?;
+                Ok(Value::Integer(count as i64))
+            }
             Op::Time => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let part = |number: u64| Value::text(number.to_string());
@@ -246,17 +250,25 @@ impl Session {
     }
 
     /// The sections of INFO that are asked for, or all.
-    fn info(&self, words: &Words) -> String {
+    /// While it is not known which messages there are, who asks for their number alone gets an error, and all others a
+    /// text that says that the leader is still loading.
+    fn info(&self, words: &Words) -> Result<String, String> {
         let coordinator = &self.coordinator;
-        let (messages, epoch) = {
+        let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+        let (count, epoch) = {
             let cluster = coordinator.cluster();
-            (cluster.len(), cluster.reign().map_or(0, |reign| reign.epoch.0))
+            (cluster.count(), cluster.reign().map_or(0, |reign| reign.epoch.0))
+        };
+        let loading = u8::from(count.is_err());
+        let keyspace = match count {
+            Ok(0) => String::new(),
+            Ok(messages) => format!("db0:keys={messages},expires=0,avg_ttl=0\r\n"),
+            Err(reason) if asked == ["keyspace"] => return Err(self.told(Refusal::Unavailable(reason))),
+            Err(reason) => format!("# not known yet: {reason}\r\n"),
         };
         let (uptime, memory) = (coordinator.now().as_secs(), used_memory());
         let clients = self.door.clients.which(|_| true).len();
         let (hits, misses) = hits_and_misses(&coordinator.meters);
-        let keyspace =
-            if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
         let sections = [
             (
                 "Server",
@@ -284,7 +296,7 @@ impl Session {
                     coordinator.in_flight()
                 ),
             ),
-            ("Persistence", "loading:0\r\nasync_loading:0\r\naof_enabled:1\r\n".to_owned()),
+            ("Persistence", format!("loading:{loading}\r\nasync_loading:0\r\naof_enabled:1\r\n")),
             (
                 "Stats",
                 format!(
@@ -306,7 +318,6 @@ impl Session {
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
             ("Keyspace", keyspace),
         ];
-        let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
         let any_of = |names: &[&str]| asked.iter().any(|name| names.contains(&name.as_str()));
         let all = any_of(&["all", "everything"]);
         let usual = all || asked.is_empty() || any_of(&["default"]);
@@ -315,7 +326,7 @@ impl Session {
             asked.contains(&name.to_lowercase()) || if *name == "Commandstats" { all } else { usual }
         });
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
-        parts.join("\r\n")
+        Ok(parts.join("\r\n"))
     }
 }
 
@@ -447,11 +458,10 @@ fn docs_of(spec: &Spec) -> (Value, Value) {
 mod tests {
     use super::super::session::class;
     use super::*;
-    use crate::error::Refusal;
 
     #[test]
     fn refusals_have_the_classes_that_clients_know() {
-        let few = Refusal::TooFewNodes { need: 3, live: 2 };
+        let few = Refusal::TooFewNodes("need 3 live nodes, have 2".to_owned());
         assert_eq!(class(&few, || true), "NOREPLICAS");
         assert_eq!(class(&Refusal::Unavailable("wait".into()), || false), "TRYAGAIN");
         assert_eq!(class(&Refusal::Unavailable("wait".into()), || true), "CLUSTERDOWN");

@@ -205,6 +205,16 @@ impl Page<'_> {
             "Whether a node is up or draining (1), or not (0)",
             each(&|node: &NodeView| Some(f64::from(matches!(node.state, NodeState::Up | NodeState::Draining)))),
         )?;
+        self.gauges(
+            "hatokuse_node_full",
+            "Whether a node has no room for copies (1) or has (0)",
+            each(&|node: &NodeView| Some(f64::from(node.refusing.as_ref().is_some_and(|refusing| refusing.full)))),
+        )?;
+        self.gauges(
+            "hatokuse_node_refuses",
+            "Whether a node refused the last copy that it was to keep, for want of room or another reason (1), or not (0)",
+            each(&|node: &NodeView| Some(f64::from(node.refusing.is_some()))),
+        )?;
         self.gauges("hatokuse_node_messages", "Copies on a node", each(&|node: &NodeView| Some(node.messages as f64)))?;
         self.gauges("hatokuse_node_bytes", "Bytes of these copies", each(&|node: &NodeView| Some(node.bytes as f64)))?;
         self.gauges(

@@ -64,6 +64,8 @@ pub enum Event {
     },
     /// A member is none any more, and its folder never will be. Always synced.
     Removed(Removed),
+    /// On how many nodes a message is kept from here on. Always synced.
+    Tolerance(u8),
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
@@ -146,6 +148,7 @@ impl Event {
                 out.extend_from_slice(&id.0.to_le_bytes());
                 out.extend_from_slice(&uuid.0);
             }
+            Self::Tolerance(tolerance) => out.extend_from_slice(&[14, *tolerance]),
         }
     }
 
@@ -207,6 +210,10 @@ impl Event {
             }
             11 => Ok(Self::Aborted { name: fields.version()? }),
             12 => Ok(Self::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
+            14 => match fields.array::<1>()?[0] {
+                tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => Ok(Self::Tolerance(tolerance)),
+                other => Err(format!("a tolerance of {other}")),
+            },
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -313,6 +320,7 @@ mod tests {
                 Event::Prepared { name: version, writes },
                 Event::Aborted { name: version },
                 Event::Removed(Removed { id: NodeId(version.sequence()), uuid: Uuid([7; 16]) }),
+                Event::Tolerance(1 + (version.0 % 7) as u8),
                 Event::Commits(commits),
             ];
             for event in events {
