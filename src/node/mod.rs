@@ -47,7 +47,7 @@ const READERS: usize = 2;
 /// Frames that wait for the writer or a reader; a lane with more is not read on.
 const WORK_QUEUE: usize = 64;
 
-/// After a refusal for want of room a node says that it is full for this long; then it may be tried again.
+/// After a refusal a node says why for this long; then it may be tried again.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
@@ -65,6 +65,35 @@ pub struct Parts {
     pub incarnation: u64,
 }
 
+/// Why this node did not take a copy a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the disk said.
+    pub why: String,
+    until: Instant,
+    /// The smallest message that there was no room for, in bytes, and until when that counts.
+    full_from: Option<(u32, Instant)>,
+}
+
+impl Refusal {
+    /// The smallest message that there was no room for a moment ago, in bytes.
+    pub fn full_from(&self) -> Option<u32> {
+        self.full_from.filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes)
+    }
+
+    /// Another one, after `before`.
+    fn after(before: Option<Self>, why: String, full_from: Option<u32>) -> Self {
+        let until = Instant::now() + FULL_FOR;
+        let now = full_from.map(|bytes| (bytes, until));
+        let before = before.and_then(|before| Some((before.full_from()?, before.full_from?.1)));
+        let full_from = match (now, before) {
+            (Some(now), Some(before)) if before.0 < now.0 => Some(before),
+            (now, before) => now.or(before),
+        };
+        Self { why, until, full_from }
+    }
+}
+
 /// A running node. Its lanes are fed by `service`, or by a simulated network.
 #[derive(Debug)]
 pub struct Node {
@@ -79,7 +108,7 @@ pub struct Node {
     reads: mpsc::Sender<ReadWork>,
     /// What reports show.
     pub meters: Meters,
-    full_until: Mutex<Option<Instant>>,
+    refusal: Mutex<Option<Refusal>>,
     written: CancellationToken,
     tended: CancellationToken,
 }
@@ -121,7 +150,7 @@ impl Node {
             writes,
             reads,
             meters: Meters::default(),
-            full_until: Mutex::new(None),
+            refusal: Mutex::new(None),
             written: CancellationToken::new(),
             tended: CancellationToken::new(),
         });
@@ -171,10 +200,10 @@ impl Node {
         self.incarnation
     }
 
-    /// Whether it refused a copy for want of room a moment ago.
-    pub fn is_full(&self) -> bool {
-        let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
-        full.is_some_and(|until| Instant::now() < until)
+    /// What it refused a moment ago.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.clone().filter(|refusal| Instant::now() < refusal.until)
     }
 
     /// Serves one lane: takes frames until the lane ends or the fence falls.

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::convert;
-use super::files::TextStore;
+use super::files::{SPARES, TextStore};
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
 use super::scan::Found;
@@ -131,6 +131,7 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
             let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+            store.keep_spares(SPARES);
             (Arc::new(store), found)
         }
         Layout::Log => {
