@@ -115,6 +115,12 @@ bugs! {
     9 FailedLogSyncIgnored: hatokuse "durable::record_log::tests::a_failed_sync_is_final";
     /// A failed sync of copies is passed over.
     9 FailedCopySyncIgnored: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
+    /// A start after a failed sync believes the files that its journal speaks of, if they can be read.
+    9 JournalReadBack: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
+    /// A log that is opened after a failed sync believes its end, if it can be read.
+    9 LogReadBack: hatokuse "durable::record_log::tests::what_a_failed_sync_left_is_written_again";
+    /// Copies whose sync has failed are left for the next start to find.
+    9 UnsyncedCopyLeft: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
     /// A leader that does not know yet says "no such message".
     9 NotFoundAtOnce: simulation "campaign";
     /// A leader that does not know yet counts the messages that it knows of.

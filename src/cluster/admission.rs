@@ -183,10 +183,12 @@ impl Cluster {
     }
 
     fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {
-        let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
+        let found = self.mapping.get(id);
+        let held = found.as_ref().map(|found| found.set.holders.clone()).unwrap_or_default();
+        let before = found.map_or(0, |found| found.record.bytes());
         let mut targets: Nodes = sources.iter().copied().take(self.tolerance).collect();
         if targets.len() < self.tolerance {
-            targets.extend(self.registry.choose(self.tolerance - targets.len(), &held, sources));
+            targets.extend(self.registry.choose(record, before, self.tolerance - targets.len(), &held, sources));
         }
         if targets.len() < self.tolerance {
             return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
@@ -213,7 +215,7 @@ impl Cluster {
     /// Finds another node in place of a target that failed (or, with `beside`, is late and stays a target).
     pub fn replace(&mut self, ticket: &mut Ticket, failed: NodeId, beside: bool) -> Option<NodeId> {
         // The copies that will be given up are off the loads since the admission: none ranks lower once more.
-        let next = *self.registry.choose(1, &[], &ticket.tried).first()?;
+        let next = *self.registry.choose(ticket.record, 0, 1, &[], &ticket.tried).first()?;
         ticket.tried.push(next);
         ticket.targets.push(next);
         if !ticket.record.is_tombstone() {

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::placement::{Ladder, Slot};
-use crate::types::{DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
+use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// A node beats this often.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -54,8 +54,10 @@ pub struct Traits {
 pub struct Beat {
     /// Its disk.
     pub disk: DiskView,
-    /// It refuses copies for want of room.
+    /// It refuses messages for want of room.
     pub full: bool,
+    /// The smallest of those that it refused, in bytes. What is smaller may fit, and a tombstone always does.
+    pub full_from: u32,
 }
 
 /// One of a node's two lanes.
@@ -138,9 +140,14 @@ impl Node {
         self.committed.saturating_add_signed(self.promised)
     }
 
-    /// Takes copies gladly.
+    /// Takes copies of any size gladly.
     pub(super) fn placeable(&self) -> bool {
-        self.state == NodeState::Up && !self.full() && !self.draining && !self.leaving
+        self.is_ranked() && !self.full()
+    }
+
+    /// Stands on the ladder: takes gladly what it has room for.
+    pub(super) fn is_ranked(&self) -> bool {
+        self.state == NodeState::Up && !self.draining && !self.leaving
     }
 
     /// The state that reports show.
@@ -148,9 +155,14 @@ impl Node {
         if self.draining && self.state == NodeState::Up { NodeState::Draining } else { self.state }
     }
 
-    /// Can take copies, gladly or not.
+    /// Can take copies of any size, gladly or not.
     fn usable(&self) -> bool {
-        self.session.is_some() && self.state != NodeState::Down && !self.full() && !self.leaving
+        self.is_reached() && !self.full()
+    }
+
+    /// Can take what it has room for, gladly or not.
+    fn is_reached(&self) -> bool {
+        self.session.is_some() && self.state != NodeState::Down && !self.leaving
     }
 
     /// Whether it has no room for copies, as it says or as it last refused one.
@@ -158,9 +170,14 @@ impl Node {
         self.full() || self.refusing.as_ref().is_some_and(|refusing| refusing.full)
     }
 
-    /// Has no room for copies.
+    /// Has no room for some messages.
     pub(super) fn full(&self) -> bool {
         self.beat.is_some_and(|beat| beat.full)
+    }
+
+    /// Has no room for this.
+    pub(super) fn full_for(&self, record: CopyRecord) -> bool {
+        !record.is_tombstone() && self.beat.is_some_and(|beat| beat.full && record.bytes() >= beat.full_from)
     }
 }
 
@@ -186,6 +203,8 @@ pub struct Registry {
     /// Hashed: a write looks a node up some twenty times, and that must not cost more with more nodes.
     slots: HashMap<NodeId, Slot, FixedState>,
     ladder: Ladder,
+    /// How many of them are full.
+    full: usize,
     swept: Duration,
     repair_after: Duration,
 }
@@ -194,7 +213,7 @@ impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
         let (ladder, repair_after) = (Ladder::default(), REPAIR_AFTER);
-        Self { nodes: Vec::new(), slots, ladder, swept: Duration::ZERO, repair_after }
+        Self { nodes: Vec::new(), slots, ladder, full: 0, swept: Duration::ZERO, repair_after }
     }
 }
 
@@ -269,7 +288,8 @@ impl Registry {
         self.slots.clear();
         self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));
         self.ladder = Ladder::default();
-        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.placeable()) {
+        self.full = self.nodes.iter().filter(|node| node.full()).count();
+        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_ranked()) {
             self.ladder.insert(slot, node.load());
         }
     }
@@ -338,9 +358,13 @@ impl Registry {
         self.is_linked(id)
     }
 
-    /// A node refused a copy for want of room: no more until it reports room again.
-    pub fn note_full(&mut self, id: NodeId) {
-        self.change(id, |node| node.beat = Some(Beat { full: true, ..node.beat.unwrap_or_default() }));
+    /// A node refused a message of so many bytes for want of room: none of that size until it reports room again.
+    pub fn note_full(&mut self, id: NodeId, bytes: u32) {
+        self.change(id, |node| {
+            let before = node.beat.unwrap_or_default();
+            let full_from = if before.full { before.full_from.min(bytes) } else { bytes };
+            node.beat = Some(Beat { full: true, full_from, ..before });
+        });
     }
 
     /// Why a node refuses copies, or that it takes them.
@@ -405,18 +429,21 @@ impl Registry {
 
     /// The `count` nodes for a message, least loaded first, ties by id; fewer if there are not as many.
     /// `held` are the holders of its older version. Nodes of `barred` are left out.
-    /// Nodes that something is late about come last, and only as needed.
-    pub fn choose(&self, count: usize, held: &[NodeId], barred: &[NodeId]) -> Nodes {
+    /// Nodes that something is late about come last, and only as needed; those without room for `record` never, but that
+    /// holders always have room for what is no longer than the `before` bytes that they hold.
+    pub fn choose(&self, record: CopyRecord, before: u32, count: usize, held: &[NodeId], barred: &[NodeId]) -> Nodes {
         let staying: SmallVec<[(u64, Slot); MAX_TOLERANCE]> = held
             .iter()
             .filter_map(|id| self.slots.get(id))
-            .filter(|&&slot| self.nodes[slot].placeable())
+            .filter(|&&slot| self.nodes[slot].is_ranked())
             .map(|&slot| (self.nodes[slot].load(), slot))
             .collect();
-        let is_barred = |node: &Node| barred.contains(&node.member.id);
+        let in_place = |node: &Node| record.bytes() <= before && held.contains(&node.member.id);
+        let is_barred = |node: &Node| barred.contains(&node.member.id) || node.full_for(record) && !in_place(node);
+        let full = if self.full > 0 { self.nodes.iter().filter(|node| node.full_for(record)).count() } else { 0 };
         let mut chosen: Nodes = self
             .ladder
-            .choose(count + barred.len(), &staying)
+            .choose(count + barred.len() + full, &staying)
             .into_iter()
             .map(|slot| &self.nodes[slot])
             .filter(|node| !is_barred(node))
@@ -425,7 +452,7 @@ impl Registry {
             .collect();
         if chosen.len() < count {
             let mut late: Vec<&Node> =
-                self.nodes.iter().filter(|node| node.usable() && !node.placeable() && !is_barred(node)).collect();
+                self.nodes.iter().filter(|node| node.is_reached() && !node.is_ranked() && !is_barred(node)).collect();
             late.sort_by_key(|node| (node.load(), node.member.id));
             chosen.extend(late.iter().take(count - chosen.len()).map(|node| node.member.id));
         }
@@ -466,9 +493,10 @@ impl Registry {
     fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) {
         let Some(&slot) = self.slots.get(&id) else { return };
         let node = &mut self.nodes[slot];
-        let before = node.placeable().then(|| node.load());
+        let (before, was_full) = (node.is_ranked().then(|| node.load()), node.full());
         change(node);
-        match (before, node.placeable().then(|| node.load())) {
+        self.full = self.full + usize::from(node.full()) - usize::from(was_full);
+        match (before, node.is_ranked().then(|| node.load())) {
             (None, None) => {}
             (None, Some(load)) => self.ladder.insert(slot, load),
             (Some(load), None) => self.ladder.remove(slot, load),

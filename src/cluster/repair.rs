@@ -186,8 +186,9 @@ impl Cluster {
         }
         let barred: SmallVec<[NodeId; 16]> = set.holders.iter().chain(&targets).copied().collect();
         if targets.len() < self.tolerance {
-            let more = self.registry.choose(self.tolerance - targets.len(), &[], &barred);
-            targets.extend(more.into_iter().filter(|id| self.node(*id).is_some_and(Node::placeable)));
+            let more = self.registry.choose(record, 0, self.tolerance - targets.len(), &[], &barred);
+            let gladly = |node: &Node| node.is_ranked() && !node.full_for(record);
+            targets.extend(more.into_iter().filter(|id| self.node(*id).is_some_and(gladly)));
         }
         let gains = targets.len() > had;
         let sheds = had >= self.tolerance && set.holders.len() > targets.len();

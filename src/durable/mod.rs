@@ -15,6 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Bytes that [`write_again`] holds.
+const AT_ONCE: u64 = 1 << 20;
+
 /// A machine's disks.
 pub trait Disk: Debug + Send + Sync {
     /// Opens a folder, making it (and its parents) if it is not there. A folder
@@ -34,9 +37,11 @@ pub trait Folder: Debug + Send + Sync {
     fn path(&self) -> PathBuf;
     /// Makes a file that must not be there yet, for writing and reading.
     fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens a regular file for reading and writing (for reading only where writing is not allowed).
-    /// Never follows a symbolic link, and refuses what is no regular file.
+    /// Opens a regular file for reading. Never follows a symbolic link, and refuses what is no regular file.
+    /// (To open for writing what is only read makes file systems in layers copy it.)
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// As [`open`](Self::open), for reading and writing (for reading only where writing is not allowed).
+    fn edit(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Names one file anew, over any older file of the new name; at once or not at all.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
@@ -72,6 +77,13 @@ pub struct Space {
     pub files: u64,
 }
 
+impl Space {
+    /// Whether the file system says how full it is. Some (ramfs, some in user space) say zeros.
+    pub fn is_known(&self) -> bool {
+        self.size > 0
+    }
+}
+
 /// What [`Folder::list`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -98,6 +110,8 @@ pub trait DiskFile: Debug + Send + Sync {
     }
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Lets go of what is in memory of these bytes, as far as it is written, so that the next read is of the disk.
+    fn uncache(&self, _offset: u64, _length: u64) {}
     /// Cuts the file to `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
     /// Gives the file its record: the extended attribute `user.hatokuse`.
@@ -135,6 +149,24 @@ pub fn write_beside(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Resu
 /// Gives what [`write_beside`] wrote its name.
 pub fn put_in_place(folder: &dyn Folder, name: &str) -> io::Result<()> {
     folder.rename(&beside(name), name)
+}
+
+/// Writes the bytes of a file from `from` to `until` again, over themselves: what a failed sync has left is readable, and not
+/// written by any later sync but in this way. A crash meanwhile leaves the same bytes.
+pub fn write_again(file: &mut dyn DiskFile, from: u64, until: u64) -> io::Result<()> {
+    let mut chunk = vec![0; AT_ONCE.min(until.saturating_sub(from)) as usize];
+    let mut offset = from;
+    while offset < until {
+        let most = chunk.len().min((until - offset) as usize);
+        match file.read_at(&mut chunk[..most], offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            some => {
+                file.write_at(&[io::IoSlice::new(&chunk[..some])], offset)?;
+                offset += some as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn beside(name: &str) -> String {

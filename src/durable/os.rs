@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
 
 use super::{Disk, DiskFile, Folder, Listed, Space};
@@ -29,12 +30,25 @@ const RECORD: &str = "user.hatokuse";
 /// The longest record that is read; records are far smaller than this.
 const MAX_RECORD_BYTES: usize = 1024;
 
+/// A multiple of every machine's page.
+const PAGE: u64 = 64 << 10;
+
 /// Parts given to one call of `writev`: the system's own limit.
 const MAX_PARTS: usize = 1024;
 
 /// File systems whose `syncfs` is known to write everything, by their `statfs` magic: ext4, XFS,
 /// btrfs and tmpfs. On FUSE, for one, it does nothing.
 const SYNCFS_WORKS: [u64; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
+
+/// Since then `syncfs` says when something could not be written; before, it says OK whatever happened (see its manual page).
+const SYNCFS_TELLS_SINCE: (u32, u32) = (5, 8);
+
+/// Whether the `syncfs` of a kernel of this release tells of errors. What cannot be read is not believed.
+fn syncfs_tells(release: &str) -> bool {
+    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit()).map(|number| number.parse().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    version.is_some_and(|version| version >= SYNCFS_TELLS_SINCE)
+}
 
 /// The disks of this machine.
 #[derive(Debug, Default)]
@@ -108,6 +122,14 @@ struct OsFolder {
 }
 
 impl OsFolder {
+    /// Refuses what is no regular file. (It is opened with NONBLOCK, without which a FIFO waits for its other end.)
+    fn regular(&self, name: &str, fd: OwnedFd) -> io::Result<Box<dyn DiskFile>> {
+        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a regular file")));
+        }
+        Ok(Box::new(OsFile(File::from(fd))))
+    }
+
     fn open_at(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         retry_on_intr(|| fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644)))
@@ -125,17 +147,14 @@ impl Folder for OsFolder {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        // Without NONBLOCK, a FIFO of that name would keep this call waiting for its other end.
-        let fd = match self.open_at(name, OFlags::NONBLOCK | OFlags::RDWR) {
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
-                self.open_at(name, OFlags::NONBLOCK | OFlags::RDONLY)?
-            }
-            other => other?,
-        };
-        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a regular file")));
+        self.regular(name, self.open_at(name, OFlags::NONBLOCK | OFlags::RDONLY)?)
+    }
+
+    fn edit(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        match self.open_at(name, OFlags::NONBLOCK | OFlags::RDWR) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => self.open(name),
+            fd => self.regular(name, fd?),
         }
-        Ok(Box::new(OsFile(File::from(fd))))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -177,7 +196,9 @@ impl Folder for OsFolder {
 
     fn sync_all(&self) -> io::Result<()> {
         if self.syncs_as_a_whole()? {
-            return Ok(retry_on_intr(|| fs::syncfs(&self.fd))?);
+            retry_on_intr(|| fs::syncfs(&self.fd))?;
+            // Before 5.17 an error of the file system's own journal was dropped there, and is told here.
+            return self.sync();
         }
         for listed in self.list()? {
             if listed.regular {
@@ -194,15 +215,24 @@ impl Folder for OsFolder {
     fn syncs_as_a_whole(&self) -> io::Result<bool> {
         // The type of this field differs between machines; all magic numbers have 32 bits.
         let magic = retry_on_intr(|| fs::fstatfs(&self.fd))?.f_type as u64 & 0xFFFF_FFFF;
-        Ok(SYNCFS_WORKS.contains(&magic))
+        static TELLS: OnceLock<bool> = OnceLock::new();
+        let tells = || syncfs_tells(&rustix::system::uname().release().to_string_lossy());
+        Ok(SYNCFS_WORKS.contains(&magic) && *TELLS.get_or_init(tells))
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
         let mut file = File::from(self.open_at(name, OFlags::RDWR | OFlags::CREATE)?);
         file.try_lock()?;
+        // Somebody may remove that file, and then another process would lock another one. The folder itself stays, and is
+        // locked by a descriptor of the guard's own. Some file systems cannot lock a folder.
+        let folder = self.open_at(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        match fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
+            Ok(()) | Err(_) => {}
+        }
         // The pid is for people only: a full disk must not keep a node from serving reads.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Box::new(file))
+        Ok(Box::new((file, folder)))
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -247,10 +277,23 @@ fn write_all(
     Ok(())
 }
 
+/// Appends by `append`, or where the system has no such call (gVisor, kernels before 4.16) at the length that the file has:
+/// it has one writer.
+fn append_by(
+    file: &File,
+    parts: &[IoSlice<'_>],
+    append: impl Fn(&[IoSlice<'_>]) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    write_all(parts, |left, _| match append(left) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => pwritev(file, left, fs::fstat(file)?.st_size as u64),
+        appended => appended,
+    })
+}
+
 impl DiskFile for OsFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         // Not O_APPEND, under which Linux writes at the end whatever offset it is given.
-        write_all(parts, |left, _| pwritev2(&self.0, left, 0, ReadWriteFlags::APPEND))
+        append_by(&self.0, parts, |left| pwritev2(&self.0, left, 0, ReadWriteFlags::APPEND))
     }
 
     fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -283,6 +326,13 @@ impl DiskFile for OsFile {
                 other => return other,
             }
         }
+    }
+
+    fn uncache(&self, offset: u64, length: u64) {
+        // Whole pages only, so more is asked for. What is not written yet stays.
+        let from = offset - offset % PAGE;
+        let length = NonZeroU64::new((offset + length - from).next_multiple_of(PAGE));
+        let _ = fs::fadvise(&self.0, from, length, Advice::DontNeed);
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
@@ -422,10 +472,11 @@ mod tests {
         file.append(&slices).unwrap();
         file.append(&[IoSlice::new(b""), IoSlice::new(b"end"), IoSlice::new(b"")]).unwrap();
         assert_eq!(file.len().unwrap(), 9003);
-        let mut again = folder.open("f").unwrap();
+        let mut again = folder.edit("f").unwrap();
         let content = again.read_all(9003).unwrap();
         assert!(content.ends_with(b"\xb7\xb7\xb7end") && content.len() == 9003);
         assert_eq!(again.read_all(10).unwrap().len(), 11, "one more than the limit, so that it can be told");
+        again.uncache(9000, 3);
         again.truncate(2).unwrap();
         again.append(&[IoSlice::new(b"x")]).unwrap();
         assert_eq!(file.read_all(100).unwrap(), b"\0\0x");
@@ -460,12 +511,46 @@ mod tests {
         std::fs::create_dir(folder.path().join("folder")).unwrap();
         fs::mknodat(fs::CWD, folder.path().join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
         for odd in ["link", "folder", "fifo"] {
-            let error = folder.open(odd).unwrap_err();
-            assert_ne!(error.kind(), io::ErrorKind::NotFound, "{odd} must not look absent");
+            for error in [folder.open(odd).unwrap_err(), folder.edit(odd).unwrap_err()] {
+                assert_ne!(error.kind(), io::ErrorKind::NotFound, "{odd} must not look absent");
+            }
         }
         let mut listed = folder.list().unwrap();
         listed.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(listed.iter().map(|l| l.regular).collect::<Vec<_>>(), [false, false, false, true]);
+    }
+
+    #[test]
+    fn old_kernels_tell_nothing_of_a_failed_syncfs() {
+        let table = [
+            ("6.18.0", true),
+            ("5.8.0-rc1", true),
+            ("5.10.0-28-amd64", true),
+            ("10.0", true),
+            ("5.7.19", false),
+            ("4.18.0-553.el8_10.x86_64", false),
+            ("3.10.0", false),
+            ("", false),
+            ("gVisor", false),
+            ("5", false),
+        ];
+        for (release, tells) in table {
+            assert_eq!(syncfs_tells(release), tells, "{release}");
+        }
+    }
+
+    #[test]
+    fn a_system_that_cannot_append_at_once_appends_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        for refused in [Errno::OPNOTSUPP, Errno::NOSYS] {
+            let path = dir.path().join("f");
+            std::fs::write(&path, "one").unwrap();
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            append_by(&file, &[IoSlice::new(b"two"), IoSlice::new(b"three")], |_| Err(refused)).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), "onetwothree");
+        }
+        let file = File::options().read(true).write(true).open(dir.path().join("f")).unwrap();
+        assert!(append_by(&file, &[IoSlice::new(b"x")], |_| Err(Errno::IO)).is_err());
     }
 
     #[test]
@@ -477,6 +562,9 @@ mod tests {
         assert_eq!(other.lock(".lock").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let pid = std::fs::read_to_string(folder.path().join(".lock")).unwrap();
         assert_eq!(pid.trim(), std::process::id().to_string());
+        // A cleaner that removes the file opens the folder to nobody.
+        folder.remove(".lock").unwrap();
+        assert_eq!(other.lock(".lock").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(guard);
         other.lock(".lock").unwrap();
     }

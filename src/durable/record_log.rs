@@ -111,6 +111,8 @@ pub struct RecordLog {
     durable: u64,
     /// What the last marker said.
     marked: u64,
+    /// From here on an earlier life wrote what nobody knows to be on the disk, whatever a read says; see [`Self::renew`].
+    unproven: Option<u64>,
     poisoned: bool,
     buffer: Vec<u8>,
 }
@@ -150,11 +152,11 @@ impl RecordLog {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("clearing a left-over of")(error)),
             _ => {}
         }
-        let mut file = match folder.open(name) {
+        let mut file = match folder.edit(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Renamed into place, so that a log without a whole header is always damage.
                 super::replace(&*folder, name, &header(magic)).map_err(io("creating"))?;
-                folder.open(name).map_err(io("opening"))?
+                folder.edit(name).map_err(io("opening"))?
             }
             other => other.map_err(io("opening"))?,
         };
@@ -195,7 +197,8 @@ impl RecordLog {
             torn = Some(Torn { offset, bytes: size - offset });
             file_length = offset;
         }
-        // Nobody knows whether the records were synced before: only a marker, or the next sync, says so.
+        // Nobody knows whether the records were synced before: only a marker says so, or the next sync after they were
+        // written again.
         let log = Self {
             folder,
             name: name.to_owned(),
@@ -205,8 +208,9 @@ impl RecordLog {
             length: offset,
             file_length,
             keeps_room: false,
-            durable: if torn.is_some() { offset } else { marked },
+            durable: marked,
             marked,
+            unproven: (marked < offset && !seeded::active(Bug::LogReadBack)).then_some(marked),
             poisoned: false,
             buffer: Vec::new(),
         };
@@ -235,6 +239,7 @@ impl RecordLog {
             keeps_room: false,
             durable: HEADER,
             marked: HEADER,
+            unproven: None,
             poisoned: false,
             buffer: Vec::new(),
             folder,
@@ -333,9 +338,21 @@ impl RecordLog {
             && reader.content_end().is_ok_and(|end| end <= self.length)
     }
 
-    /// Puts all records on stable storage. After an error the log takes nothing any more.
+    /// Writes again, over itself, what was not known to be synced when the log was opened. After a failed sync it may be
+    /// readable, whole, and not on the disk, and no sync would write it, as the system takes it for written.
+    /// After an error it can be tried again: the first sync does.
+    pub fn renew(&mut self) -> Result<(), LogError> {
+        let Some(from) = self.unproven else { return Ok(()) };
+        self.check()?;
+        super::write_again(&mut *self.file, from, self.length).map_err(|source| self.io("writing again", source))?;
+        self.unproven = None;
+        Ok(())
+    }
+
+    /// Puts all records on stable storage. After an error of the sync itself the log takes nothing any more.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check()?;
+        self.renew()?;
         if let Err(source) = self.file.sync_data()
             && !seeded::active(Bug::FailedLogSyncIgnored)
         {

@@ -370,7 +370,7 @@ impl Membership {
             free_files: request.files_free,
             files: request.disk_files,
         };
-        let beat = Beat { disk, full: request.full };
+        let beat = Beat { disk, full: request.full, full_from: request.full_from };
         let now = self.coordinator.now();
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)

@@ -316,11 +316,14 @@ impl Replication {
         let answer = answer
             .unwrap_or_else(|| family::WriteResult { error: "the connection broke".to_owned(), ..Default::default() });
         let mut short = Vec::new();
-        let (mut full, mut failed) = (false, false);
+        let (mut full, mut failed) = (None::<u32>, false);
         for (k, &i) in members.iter().enumerate() {
             let Some(write) = &mut self.writes[i] else { continue };
             let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
-            full |= status == Some(CopyStatus::CopyFull);
+            let record = write.promise.ticket().record;
+            if status == Some(CopyStatus::CopyFull) && !record.is_tombstone() {
+                full = Some(full.map_or(record.bytes(), |least| least.min(record.bytes())));
+            }
             failed |= status == Some(CopyStatus::CopyFailed);
             let said = match status {
                 Some(CopyStatus::CopyStored) => Answer::Stored,
@@ -343,22 +346,22 @@ impl Replication {
                 short.push(i);
             }
         }
-        if full || failed {
-            let refusing = Refusing::of(full, &answer.error);
+        if full.is_some() || failed {
+            let refusing = Refusing::of(full.is_some(), &answer.error);
             self.leader.cluster().registry.note_refusing(node, Some(refusing));
         }
-        if !short.is_empty() || full {
+        if !short.is_empty() || full.is_some() {
             let again = self.replace(node, &short, full);
             self.send(again);
         }
     }
 
     /// Finds other targets for writes that a node did not keep.
-    fn replace(&mut self, node: NodeId, short: &[usize], full: bool) -> ByNode {
+    fn replace(&mut self, node: NodeId, short: &[usize], full: Option<u32>) -> ByNode {
         let mut again = ByNode::new();
         let mut cluster = self.leader.cluster();
-        if full {
-            cluster.registry.note_full(node);
+        if let Some(bytes) = full {
+            cluster.registry.note_full(node, bytes);
         }
         for &i in short {
             let Some(write) = &mut self.writes[i] else { continue };

@@ -319,7 +319,7 @@ impl IdentityFile {
 
 /// The spare file, if there is a whole one.
 fn spare(folder: &dyn Folder) -> Option<Box<dyn DiskFile>> {
-    folder.open(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
+    folder.edit(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
 }
 
 /// Sees to it that there is a spare file, if there is room for one.

@@ -51,7 +51,7 @@ const WORK_QUEUE: usize = 64;
 /// Lanes of whoever has not proved to be a leader, at once: far more than leaders open, and bounded for all others.
 const STRANGERS: usize = 256;
 
-/// After a refusal for want of room a node says that it is full for this long; then it may be tried again.
+/// After a refusal a node says why for this long; then it may be tried again.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
@@ -69,6 +69,35 @@ pub struct Parts {
     pub incarnation: u64,
 }
 
+/// Why this node did not take a copy a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the disk said.
+    pub refusing: Refusing,
+    until: Instant,
+    /// The smallest message that there was no room for, in bytes, and until when that counts.
+    full_from: Option<(u32, Instant)>,
+}
+
+impl Refusal {
+    /// The smallest message that there was no room for a moment ago, in bytes.
+    pub fn full_from(&self) -> Option<u32> {
+        self.full_from.filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes)
+    }
+
+    /// Another one, after `before`.
+    fn after(before: Option<Self>, refusing: Refusing, full_from: Option<u32>) -> Self {
+        let until = Instant::now() + FULL_FOR;
+        let now = full_from.map(|bytes| (bytes, until));
+        let before = before.and_then(|before| Some((before.full_from()?, before.full_from?.1)));
+        let full_from = match (now, before) {
+            (Some(now), Some(before)) if before.0 < now.0 => Some(before),
+            (now, before) => now.or(before),
+        };
+        Self { refusing, until, full_from }
+    }
+}
+
 /// A running node. Its lanes are fed by `service`, or by a simulated network.
 #[derive(Debug)]
 pub struct Node {
@@ -83,11 +112,9 @@ pub struct Node {
     reads: mpsc::Sender<ReadWork>,
     /// What reports show.
     pub meters: Meters,
-    full_until: Mutex<Option<Instant>>,
     /// Of [`STRANGERS`].
     strangers: Arc<Semaphore>,
-    /// Why it refused the last copy, if it did.
-    refusing: Mutex<Option<Refusing>>,
+    refusal: Mutex<Option<Refusal>>,
     /// Its disk, as last looked at.
     space: Mutex<Space>,
     /// What was said of refused copies.
@@ -134,9 +161,8 @@ impl Node {
             writes,
             reads,
             meters: Meters::default(),
-            full_until: Mutex::new(None),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
-            refusing: Mutex::default(),
+            refusal: Mutex::new(None),
             space: Mutex::default(),
             said: Mutex::default(),
             started: Instant::now(),
@@ -189,15 +215,10 @@ impl Node {
         self.incarnation
     }
 
-    /// Whether it refused a copy for want of room a moment ago.
-    pub fn is_full(&self) -> bool {
-        let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
-        full.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Why it refused the last copy that it was to keep; nothing if it took it.
-    pub fn refusing(&self) -> Option<Refusing> {
-        self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What it refused a moment ago.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.clone().filter(|refusal| Instant::now() < refusal.until)
     }
 
     /// Who this is, and whom it has served.

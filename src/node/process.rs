@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
-use super::files::TextStore;
+use super::files::{SPARES, TextStore};
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
 use super::scan::Found;
@@ -132,6 +132,7 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
             let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+            store.keep_spares(SPARES);
             (Arc::new(store), found)
         }
         Layout::Log => {

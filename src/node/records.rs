@@ -147,7 +147,9 @@ impl Records {
                 logged.hashed.insert(stem, id.clone());
             }
         }
-        Ok((Self::Log(Mutex::new(opened.log)), logged))
+        let mut log = opened.log;
+        log.keep_room(); // for the records of deletions on a full disk
+        Ok((Self::Log(Mutex::new(log)), logged))
     }
 
     /// Writes down, before their content, the copies that a batch is about to make. In the log they are synced
@@ -165,6 +167,16 @@ impl Records {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.append(payloads.iter().map(Vec::as_slice))?;
         if sync { log.sync() } else { Ok(()) }
+    }
+
+    /// Writes again what an earlier life may not have synced, for the sync of everything that follows. A disk that takes
+    /// nothing now is asked again by the first batch.
+    pub fn renew(&self) -> Result<(), LogError> {
+        let Self::Log(log) = self else { return Ok(()) };
+        match log.lock().unwrap_or_else(PoisonError::into_inner).renew() {
+            Err(LogError::Io { source, .. }) if takes_nothing(&source) => Ok(()),
+            renewed => renewed,
+        }
     }
 
     /// Whether an earlier failure has ended the index log: nobody knows what is on the disk.
@@ -245,7 +257,7 @@ impl Logged {
 /// Tries it out. A disk that is full or read-only cannot be asked; one that had no attributes would have its log.
 fn keeps_attributes(folder: &dyn Folder) -> io::Result<bool> {
     let mut file = match folder.create_new(PROBE) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(PROBE)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.edit(PROBE)?,
         Err(error) if takes_nothing(&error) => return Ok(true),
         other => other?,
     };

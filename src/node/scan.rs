@@ -23,6 +23,9 @@ pub const ASIDE: &str = ".aside-";
 /// Copies that had become too many or too old while this node was away: `.trash-<number>-<stem>`.
 pub const TRASH: &str = ".trash-";
 
+/// Files put by for a full disk: `.spare-<number>`.
+pub const SPARE: &str = ".spare-";
+
 /// Below this, a second thread costs more than it brings, and simulated disks see one order of calls.
 const TWO_THREADS_FROM: usize = 4096;
 
@@ -135,6 +138,8 @@ pub(super) struct Moved {
     pub(super) next: u64,
     /// Those in the trash, oldest first.
     pub(super) trash: BTreeMap<u64, String>,
+    /// Files put by for a full disk.
+    pub(super) spares: Vec<String>,
 }
 
 enum Item {
@@ -180,6 +185,9 @@ impl Scan<'_> {
         for entry in listed {
             if let Some(number) = number(&entry.name, ASIDE).or_else(|| number(&entry.name, TRASH)) {
                 moved.next = moved.next.max(number.saturating_add(1));
+            }
+            if entry.regular && entry.name.starts_with(SPARE) {
+                moved.spares.push(entry.name.clone());
             }
             if let Some(number) = number(&entry.name, TRASH) {
                 moved.trash.insert(number, entry.name.clone());

@@ -37,9 +37,9 @@ use self::plan::Plan;
 use self::replay::{Replay, Replayed, Seen, read_record};
 use self::upkeep::Upkeep;
 use super::scan::{Found, OpenError};
-use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
+use super::store::{Body, Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
-use crate::durable::{DiskFile, Folder, Space};
+use crate::durable::{DiskFile, Folder, Space, takes_nothing};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
@@ -65,6 +65,14 @@ pub(super) fn segments_in(folder: &dyn Folder) -> io::Result<Vec<(String, String
     }
     Ok(all)
 }
+
+/// A message of so many bytes is small: there is room for it on a disk that is nearly full.
+const SMALL: u64 = 4096;
+
+/// Bytes that a disk which has room puts by, for records of what is gone when others leave it none: a 64th of the disk, between these.
+pub(super) const RESERVE_FILE: &str = ".reserve";
+const RESERVE_LEAST: u64 = 16 << 10;
+const RESERVE_MOST: u64 = 256 << 10;
 
 /// Room is asked for again after so many bytes.
 const LOOK_EVERY: u64 = 1 << 20;
@@ -95,9 +103,11 @@ struct Writer {
     unsynced: Vec<Arc<Segment>>,
     /// Sealed segments whose hints are not written.
     unhinted: Vec<(Arc<Segment>, HintWriter)>,
-    /// Whether the disk has room for more copies, and from which length on to ask again.
-    room: bool,
+    /// The longest message that the disk has room for, and from which length on to ask again.
+    room: u64,
     look_at: u64,
+    /// Whether there is a reserve to give up.
+    reserve: bool,
     /// A sync has failed: nobody knows what is on the disk.
     failed: bool,
 }
@@ -179,6 +189,11 @@ impl SegmentStore {
         segment_bytes: u64,
     ) -> Result<(Self, Found), OpenError> {
         let Replayed { known, mut log, number, hint, found } = Replay::run(&folder)?;
+        match log.renew() {
+            // Its first sync will try again, and until then nothing is called safe.
+            Err(LogError::Io { source, .. }) if takes_nothing(&source) => {}
+            renewed => renewed?,
+        }
         if io_mode == IoMode::Unbuffered {
             log.keep_room();
             // A process killed between a write and its sync left copies that only look safe.
@@ -198,8 +213,9 @@ impl SegmentStore {
             hint,
             unsynced,
             unhinted: Vec::new(),
-            room: true,
+            room: u64::MAX,
             look_at: 0,
+            reserve: folder.open(RESERVE_FILE).is_ok(),
             failed: false,
         };
         let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
@@ -226,20 +242,65 @@ impl SegmentStore {
         Ok(first)
     }
 
-    /// Whether there is room for new copies. The last of it (a sixteenth of the disk, or two segments) is left to what
-    /// makes room again: to records of what is gone, and to moving what is live out of the way.
-    fn has_room(&self, writer: &mut Writer) -> bool {
-        if !writer.room || writer.log.len() >= writer.look_at {
+    /// The longest message that there is room for. The last of the disk (a sixteenth, or two segments) is left to what makes
+    /// room again, to records of what is gone and to moving what is live out of the way; small messages may use half of that.
+    fn room(&self, writer: &mut Writer) -> u64 {
+        if writer.room < u64::MAX || writer.log.len() >= writer.look_at {
             writer.look_at = writer.log.len() + LOOK_EVERY;
-            let enough = |space: Space| space.free > (space.size / 16).min(2 * self.segment_bytes);
+            let room = |space: Space| match (space.size / 16).min(2 * self.segment_bytes) {
+                kept if !space.is_known() || space.free > kept => u64::MAX,
+                kept if space.free > kept / 2 => SMALL,
+                _ => 0,
+            };
             // A disk that cannot be asked says so at the next write.
-            writer.room = self.folder.space().map_or(true, enough);
+            writer.room = self.folder.space().map_or(u64::MAX, room);
         }
         writer.room
     }
 
+    /// Whether a put is let in on a disk with so much room: always, if it leaves no more to keep than there was.
+    fn has_room_for(&self, put: &Put, room: u64) -> bool {
+        let Body::Bytes(content) = &put.body else { return true };
+        let bytes = content.len() as u64;
+        let shrinks =
+            || self.known.places.get(&put.id).newest().is_some_and(|newest| bytes <= u64::from(newest.bytes()));
+        bytes <= room || (bytes <= SMALL && shrinks())
+    }
+
+    fn no_room(&self, room: u64) -> String {
+        let free = self.folder.space().map_or(0, |space| space.free);
+        let but = if room > 0 { format!("messages of up to {room} bytes and for ") } else { String::new() };
+        format!("the disk is nearly full: its last {free} bytes are kept for {but}what makes room again")
+    }
+
+    /// Gives up the reserve, if there is one: a disk without a byte takes some more records of what is gone.
+    fn give_up_reserve(&self, writer: &mut Writer) -> bool {
+        std::mem::take(&mut writer.reserve) && self.folder.remove(RESERVE_FILE).is_ok()
+    }
+
+    /// Sees to it that there is a reserve, on a disk that has room for it.
+    fn keep_reserve(&self) {
+        let mut writer = self.writer();
+        if writer.reserve || writer.room < u64::MAX {
+            return;
+        }
+        let make = || {
+            let bytes = self.folder.space()?.size / 64;
+            let mut file = self.folder.create_new(RESERVE_FILE)?;
+            file.append(&[io::IoSlice::new(&vec![0; bytes.clamp(RESERVE_LEAST, RESERVE_MOST) as usize])])
+        };
+        writer.reserve = match make() {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let _ = self.folder.remove(RESERVE_FILE);
+                false
+            }
+            _ => true,
+        };
+    }
+
     /// Begins a new segment. Where that cannot be done now the old one goes on, as long as its places can be told.
     fn seal(&self, writer: &mut Writer) -> Result<(), LogError> {
+        writer.log.renew()?; // from here on its sync is that of its file
         let number = writer.next;
         let name = log_name(number);
         writer.next += 1;
@@ -308,26 +369,37 @@ impl Store for SegmentStore {
             return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
         }
         let start = Instant::now();
-        let mut plan = Plan::new(&self.known.places, settles, puts);
-        let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
-        let room = puts.is_empty() || self.has_room(&mut writer);
-        let full = PutOutcome::Full;
-        let outcomes = puts.iter().map(|put| if room { plan.put(put) } else { plan.missed(put, full) }).collect();
-        let error = (!room).then(|| "the disk is nearly full".to_owned());
-        let mut report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
-        let first = match self.append(&mut writer, plan.records()) {
-            Ok(first) => first,
-            Err(error) => {
-                let error = match writer.fatal("writing copies", error) {
+        let mut room = if puts.is_empty() { u64::MAX } else { self.room(&mut writer) };
+        let (plan, mut report, first) = loop {
+            let mut plan = Plan::new(&self.known.places, settles, puts);
+            let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
+            let (mut outcomes, mut error) = (Vec::with_capacity(puts.len()), None);
+            for put in puts {
+                let has_room = self.has_room_for(put, room);
+                outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
+                if !has_room {
+                    error.get_or_insert_with(|| self.no_room(room));
+                }
+            }
+            let report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
+            let error = match self.append(&mut writer, plan.records()) {
+                Ok(first) => break (plan, report, first),
+                Err(error) => match writer.fatal("writing copies", error) {
                     Ok(fatal) => return Err(fatal),
                     Err(error) => error,
-                };
-                let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
-                report.outcomes = puts.iter().map(|put| plan.missed(put, missed)).collect();
-                report.settled = vec![false; settles.len()];
-                report.error = Some(error.to_string());
-                return Ok(report);
+                },
+            };
+            // Without what is new there may be room for what makes room.
+            if error.is_full() && (std::mem::take(&mut room) > 0 || self.give_up_reserve(&mut writer)) {
+                continue;
             }
+            let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
+            return Ok(WriteReport {
+                outcomes: puts.iter().map(|put| plan.missed(put, missed)).collect(),
+                settled: vec![false; settles.len()],
+                error: Some(error.to_string()),
+                ..WriteReport::default()
+            });
         };
         report.write_time = start.elapsed();
         let unbuffered = self.io_mode == IoMode::Unbuffered && !plan.is_empty();
@@ -358,6 +430,15 @@ impl Store for SegmentStore {
             tracing::warn!(%id, %version, segment, "a copy is damaged: its content does not match its record");
         }
         Err(ReadFault::Damaged)
+    }
+
+    fn check(&self, id: &MessageId, version: Version) -> Result<(), ReadFault> {
+        if let Some(place) = self.known.places.find(id, version)
+            && let Some(segment) = self.known.segment(place.segment)
+        {
+            segment.file.uncache(u64::from(place.offset), u64::from(place.record().bytes()));
+        }
+        self.read(id, version).map(drop)
     }
 
     fn newest(&self, id: &MessageId) -> Option<CopyRecord> {

@@ -130,6 +130,9 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// `Version::FOREIGN` reads the foreign file of that id.
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault>;
 
+    /// Whether one version of one message is whole on the disk: as [`read`](Self::read), but what is in memory proves nothing.
+    fn check(&self, id: &MessageId, version: Version) -> Result<(), ReadFault>;
+
     /// The newest whole recorded version of a message.
     fn newest(&self, id: &MessageId) -> Option<CopyRecord>;
 

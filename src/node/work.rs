@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::identity::Fenced;
 use super::lane::Replies;
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
-use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
+use super::{Node, Refusal, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
 use crate::types::{CopyRecord, MessageId, Refusing, Version};
@@ -248,13 +248,12 @@ fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
     let began = Instant::now();
     let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };
     for ReadKey { id, version, check } in keys {
-        let status = match node.store.read(id, *version) {
-            Ok(payload) => {
-                if !*check {
-                    result.bodies.push(payload);
-                }
-                CopyStatus::CopyStored
-            }
+        let found = match *check {
+            true => node.store.check(id, *version),
+            false => node.store.read(id, *version).map(|payload| result.bodies.push(payload)),
+        };
+        let status = match found {
+            Ok(()) => CopyStatus::CopyStored,
             Err(ReadFault::Absent) => CopyStatus::CopyAbsent,
             Err(ReadFault::Damaged) => {
                 node.meters.bad_checksums.fetch_add(1, Ordering::Relaxed);
@@ -273,14 +272,10 @@ fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
 
 impl Node {
     fn note(&self, work: &[WriteWork], report: &WriteReport) {
-        if report.outcomes.contains(&PutOutcome::Full) {
-            *self.full_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL_FOR);
-        }
         if let Some(error) = &report.error {
-            let why = Refusing::of(false, error).why;
-            if let Some(unsaid) =
-                self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&why, self.started.elapsed())
-            {
+            let refusing = Refusing::of(report.outcomes.contains(&PutOutcome::Full), error);
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unsaid) = said.note(&refusing.why, self.started.elapsed()) {
                 let space = *self.space.lock().unwrap_or_else(PoisonError::into_inner);
                 tracing::warn!(
                     "a copy was not kept: {error}; {} bytes and {} files are free{unsaid}",
@@ -288,14 +283,11 @@ impl Node {
                     space.free_files
                 );
             }
-        }
-        let is_refused = |outcome: &PutOutcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed);
-        if report.outcomes.iter().any(is_refused) {
-            let full = report.outcomes.contains(&PutOutcome::Full);
-            let refusing = Refusing::of(full, report.error.as_deref().unwrap_or_default());
-            *self.refusing.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusing);
-        } else if report.outcomes.contains(&PutOutcome::Stored) {
-            *self.refusing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let outcomes = work.iter().flat_map(|work| &work.puts).zip(&report.outcomes);
+            let full = outcomes.filter(|(put, outcome)| **outcome == PutOutcome::Full && !put.record.is_tombstone());
+            let full_from = full.map(|(put, _)| put.record.bytes()).min();
+            let refusal = Refusal::after(self.refusal(), refusing, full_from);
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         }
         let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
         let failed = failed.count() as u64;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cluster::registry::{Beat, Registry, Transition, Way};
+use crate::types::CopyRecord;
 use crate::types::NodeState::{self, Down, Suspect, Up};
 
 /// What happens to node 1, whose uuid is `uuid(1)`. Between two events the leader sweeps every 250 ms.
@@ -47,7 +48,7 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
                 assert_eq!(registry.beat(NodeId(1), uuid(folder), Beat::default(), now), known, "{name} at {at}");
             }
             Full(full) => drop(registry.beat(NodeId(1), uuid(1), Beat { full, ..Beat::default() }, now)),
-            RefusedForRoom => registry.note_full(NodeId(1)),
+            RefusedForRoom => registry.note_full(NodeId(1), 0),
             Part(session, gone) => drop(registry.part(NodeId(1), session, gone, now)),
             Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Writes, stalled),
             ReadsStalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Reads, stalled),
@@ -55,7 +56,12 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
             Is(state, gladly) => {
                 let node = registry.get(NodeId(1)).unwrap();
                 assert_eq!(node.state, state, "{name} at {at}");
-                assert_eq!(!registry.choose(1, &[], &[]).is_empty() && state == Up, gladly, "{name} at {at}");
+                assert_eq!(
+                    !registry.choose(CopyRecord { version: v(1), length: 1, crc: 1 }, 0, 1, &[], &[]).is_empty()
+                        && state == Up,
+                    gladly,
+                    "{name} at {at}"
+                );
             }
         }
     }
@@ -200,9 +206,39 @@ fn nodes_that_something_is_late_about_come_last_and_only_as_needed() {
     assert_eq!(cluster.admit(&id("x"), 1, 1).unwrap().targets.to_vec(), [NodeId(2), NodeId(3)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
     assert_eq!(cluster.admit(&id("y"), 1, 1).unwrap().targets.to_vec(), [NodeId(3), NodeId(1)]);
-    cluster.registry.note_full(NodeId(1));
+    cluster.registry.note_full(NodeId(1), 0);
     let refused = cluster.admit(&id("z"), 1, 1).unwrap_err();
     assert_eq!(refused, crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 });
+}
+
+#[test]
+fn a_full_node_takes_what_fits_and_whatever_makes_room() {
+    let mut cluster = healthy(2, 3);
+    put_on(&mut cluster, "x", &[1, 2]);
+    cluster.registry.note_full(NodeId(1), 100);
+    cluster.registry.note_full(NodeId(2), 5000);
+    cluster.registry.note_full(NodeId(1), 200);
+    let targets = |cluster: &mut Cluster, name: &str, length: u32| {
+        cluster.admit(&id(name), length, 1).map(|ticket| ticket.targets.len())
+    };
+    assert_eq!(targets(&mut cluster, "small", 99), Ok(2));
+    assert_eq!(targets(&mut cluster, "middle", 4999), Ok(2), "two of them have room for it");
+    let refused = crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 };
+    assert_eq!(targets(&mut cluster, "large", 5000), Err(refused));
+    assert!(cluster.admit_deletion(&id("x")).unwrap().is_some());
+    // What is no longer than the message before fits where that one is.
+    for node in [1, 2, 3] {
+        cluster.registry.note_full(NodeId(node), 0);
+    }
+    assert!(targets(&mut cluster, "new", 0).is_err());
+    let held = cluster.mapping.get(&id("x")).unwrap().record.bytes();
+    assert_eq!(targets(&mut cluster, "x", held), Ok(2));
+    assert!(targets(&mut cluster, "x", held + 1).is_err());
+    assert!(cluster.admit_deletion(&id("x")).unwrap().is_some());
+    // A beat that says nothing of it ends it.
+    cluster.registry.beat(NodeId(1), uuid(1), Beat::default(), ms(1));
+    cluster.registry.beat(NodeId(2), uuid(2), Beat::default(), ms(1));
+    assert_eq!(targets(&mut cluster, "large", 5000), Ok(2));
 }
 
 #[test]
@@ -223,7 +259,7 @@ fn copies_that_are_too_many_wait_until_some_can_be_asked() {
 fn a_full_node_takes_nothing_off_one_that_is_to_be_emptied() {
     let mut cluster = healthy(2, 4);
     assert_eq!(cluster.left_without(NodeId(1)), 3);
-    cluster.registry.note_full(NodeId(2));
+    cluster.registry.note_full(NodeId(2), 0);
     cluster.registry.set_draining(NodeId(3), true);
     assert_eq!(cluster.left_without(NodeId(1)), 1);
 }

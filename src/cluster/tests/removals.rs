@@ -87,7 +87,7 @@ fn writes_that_chose_it_before_are_waited_for_and_none_chooses_it_after() {
     let mut cluster = healthy(2, 3);
     cluster.registry.set_draining(NodeId(3), true);
     // The only other node that could take the second copy is full.
-    cluster.registry.note_full(NodeId(2));
+    cluster.registry.note_full(NodeId(2), 0);
     let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
     assert!(ticket.targets.contains(&NodeId(3)));
     let before = cluster.begin_removal(NodeId(3)).unwrap();

@@ -120,7 +120,7 @@ impl Stage {
                 let session = self.cluster.registry.get(node).and_then(|node| node.session).unwrap();
                 self.cluster.registry.part(node, session, true, ms(0));
             }
-            _ => self.cluster.registry.note_full(node),
+            _ => self.cluster.registry.note_full(node, 0),
         }
     }
 

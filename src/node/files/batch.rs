@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use super::super::index::{Copy, Slot, Visible};
 use super::super::scan::{ASIDE, Moved, TRASH, measure, staged_name};
 use super::super::store::{Body, Fatal, Put, PutOutcome, Settle, WriteReport};
+use super::spares::{Room, Spares};
 use super::{TextStore, journal};
 use crate::durable::{DiskFile, is_full};
 use crate::file_names::{self, SUFFIX};
@@ -14,7 +15,7 @@ use crate::seeded::{self, Bug};
 use crate::types::{MessageId, Version};
 
 /// Files of one batch that are open at once, waiting for their sync; a larger batch syncs in turns.
-const OPEN_FILES: usize = 256;
+pub(super) const OPEN_FILES: usize = 256;
 
 /// Files that the trash keeps; the oldest make room for the next.
 const TRASH_KEPT: usize = 1000;
@@ -31,11 +32,16 @@ pub(super) enum Safety {
 }
 
 pub(super) struct Batch<'a> {
-    store: &'a TextStore,
+    pub(super) store: &'a TextStore,
     moved: &'a mut Moved,
+    spares: &'a mut Spares,
+    /// Asked for with the first put that needs it.
+    room: Option<Room>,
     safety: Safety,
     pub(super) report: WriteReport,
     files: Vec<Box<dyn DiskFile>>,
+    /// The files that this batch has made and nobody was told of.
+    made: Vec<String>,
     fresh: Vec<MessageId>,
     removed: Vec<(MessageId, Version)>,
     names_changed: bool,
@@ -52,13 +58,16 @@ enum Miss {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(store: &'a TextStore, moved: &'a mut Moved, safety: Safety) -> Self {
+    pub(super) fn new(store: &'a TextStore, moved: &'a mut Moved, spares: &'a mut Spares, safety: Safety) -> Self {
         Self {
             store,
             moved,
+            spares,
+            room: None,
             safety,
             report: WriteReport::default(),
             files: Vec::new(),
+            made: Vec::new(),
             fresh: Vec::new(),
             removed: Vec::new(),
             names_changed: false,
@@ -104,7 +113,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Removes a file of ours; false if it is still there.
-    fn remove(&mut self, name: &str) -> bool {
+    pub(super) fn remove(&mut self, name: &str) -> bool {
         match self.store.folder.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 self.note(format!("removing {name}: {error}"));
@@ -260,11 +269,18 @@ impl<'a> Batch<'a> {
             }
             _ => {}
         }
+        if let Body::Bytes(content) = body
+            && !slot.newest().is_some_and(|newest| content.len() <= newest.bytes() as usize)
+            && !self.room.get_or_insert_with(|| Room::of(self.store.folder.space())).take(content.len())
+        {
+            let why = "the disk is nearly full: what is left is kept for deletions";
+            return Ok(self.missed(io::Error::new(io::ErrorKind::StorageFull, why)));
+        }
         self.keep(put, &slot)
     }
 
     /// Writes a copy that is to be kept, in the place that is right beside what else is there of its id.
-    fn keep(&mut self, put: &Put, slot: &Slot) -> Result<PutOutcome, Fatal> {
+    pub(super) fn keep(&mut self, put: &Put, slot: &Slot) -> Result<PutOutcome, Fatal> {
         let Put { id, record, body } = put;
         let stem = file_names::stem(id);
         let adoptable =
@@ -289,20 +305,6 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Does a put of the journal again, unless its copy is there. Newer ones may be there too: they came later, as what
-    /// let go of this one did. What a power cut left of its file makes room, as the journal has it whole.
-    pub(super) fn put_again(&mut self, put: &Put) -> Result<PutOutcome, Fatal> {
-        let slot = self.store.index.get(&put.id);
-        if slot.copies().any(|copy| copy.record == put.record) {
-            return Ok(PutOutcome::Stored);
-        }
-        let torn = slot.visible == Some(Visible::Damaged(put.record));
-        if torn && self.remove(&format!("{}{SUFFIX}", file_names::stem(&put.id))) {
-            self.store.index.change(&put.id, |slot| slot.visible = None);
-        }
-        self.keep(put, &self.store.index.get(&put.id))
-    }
-
     fn nothing_to_adopt(&mut self) -> PutOutcome {
         self.note("no file of that content to adopt");
         PutOutcome::Failed
@@ -310,7 +312,7 @@ impl<'a> Batch<'a> {
 
     /// Gives the foreign file its record; nothing if it has other content by now.
     fn adopt(&mut self, put: &Put, stem: &str) -> Result<Option<PutOutcome>, Fatal> {
-        let adopted = self.store.folder.open(&format!("{stem}{SUFFIX}")).and_then(|mut file| {
+        let adopted = self.store.folder.edit(&format!("{stem}{SUFFIX}")).and_then(|mut file| {
             if measure(&*file, &mut Vec::new())? != (u64::from(put.record.length), put.record.crc) {
                 return Ok(None);
             }
@@ -369,10 +371,31 @@ impl<'a> Batch<'a> {
                 written = self.write_file(&name, stem, put, content);
             }
         }
+        if matches!(&written, Err(Miss::Nothing(error)) if is_full(error))
+            && let Some(file) = self.use_spare(&name, stem, put, content)
+        {
+            written = Ok(file);
+        }
         match written {
             Ok(file) => self.wrote(put, file, |slot, copy| slot.stage(copy)),
             Err(Miss::Nothing(error) | Miss::Partial(error)) => Ok(self.missed(error)),
         }
+    }
+
+    /// On a full disk a file that was put by becomes a tombstone, or what takes the place of something longer.
+    fn use_spare(&mut self, name: &str, stem: &str, put: &Put, content: &[u8]) -> Option<Box<dyn DiskFile>> {
+        let newest = self.store.index.get(&put.id).newest();
+        if !put.record.is_tombstone() && newest.is_none_or(|newest| newest.bytes() < put.record.bytes()) {
+            return None;
+        }
+        let records = &self.store.records;
+        let record = |file: &mut dyn DiskFile| records.attach(file, &put.id, put.record, stem);
+        let file = self.spares.become_file(&*self.store.folder, name, content, record)?.ok()?;
+        self.names_changed = true;
+        if self.safety != Safety::Later {
+            self.made.push(name.to_owned());
+        }
+        Some(file)
     }
 
     fn missed(&mut self, error: io::Error) -> PutOutcome {
@@ -399,7 +422,12 @@ impl<'a> Batch<'a> {
             .and_then(|()| self.store.records.attach(&mut *file, &put.id, put.record, stem))
             .and_then(|()| if early { Ok(()) } else { write(&mut *file) });
         match written {
-            Ok(()) => Ok(file),
+            Ok(()) => {
+                if self.safety != Safety::Later {
+                    self.made.push(name.to_owned());
+                }
+                Ok(file)
+            }
             Err(error) => Err(if self.remove(name) { Miss::Nothing(error) } else { Miss::Partial(error) }),
         }
     }
@@ -439,6 +467,17 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// A sync has failed. What it should have written can be read as if it were whole, and no later sync writes it: the next
+    /// start would take it for safe. So it goes. Nobody was told of it, and the journal has what it was asked to keep.
+    pub(super) fn withdraw(&mut self) {
+        if seeded::active(Bug::UnsyncedCopyLeft) {
+            return;
+        }
+        for name in std::mem::take(&mut self.made) {
+            self.remove(&name);
+        }
+    }
+
     /// Makes everything safe that the journal is not asked to. `lasting`: what is gone stays gone, whatever the
     /// mode. Earlier batches may have removed it, so the folder is synced anyway.
     pub(super) fn sync(&mut self, lasting: bool) -> Result<(), Fatal> {
@@ -467,6 +506,9 @@ impl<'a> Batch<'a> {
         // One that this batch has written again needs its record.
         let has = |id: &MessageId, upto: Version| self.store.index.get(id).copies().any(|c| c.record.version <= upto);
         self.removed.retain(|(id, upto)| !has(id, *upto));
+        if self.names_changed {
+            self.spares.fill(&*self.store.folder);
+        }
         if !self.removed.is_empty()
             && let Err(error) = self.store.records.forget(&self.removed)
         {

@@ -291,6 +291,42 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn a_disk_without_a_byte_takes_deletions_and_smaller_messages() {
+    for (keeps, errno, io_mode) in [
+        (true, errno::ENOSPC, IoMode::Buffered),
+        (true, errno::EDQUOT, IoMode::Unbuffered),
+        (false, errno::ENOSPC, IoMode::Unbuffered),
+    ] {
+        let disk = MemDisk::new();
+        disk.set_keeps_records(keeps);
+        let (store, _) = open(&disk, io_mode);
+        store.keep_spares(4);
+        let puts: Vec<Put> = (0..20).map(|n| put(&format!("m{n}"), n + 1, &[b'x'; 100])).collect();
+        store.write(&[], &puts).unwrap();
+        disk.fill(errno);
+        let written = |puts: &[Put]| store.write(&[], puts).unwrap().outcomes;
+        assert_eq!(written(&[put("new", 30, b"new")]), [PutOutcome::Full]);
+        assert_eq!(
+            written(&[put("m0", 31, b"shorter"), put("m1", 32, &[b'y'; 101])]),
+            [PutOutcome::Stored, PutOutcome::Full]
+        );
+        assert_eq!(store.read(&id("m0"), v(31)).unwrap(), "shorter");
+        assert_eq!(store.write(&[settle("m0", 31, true)], &[]).unwrap().settled, [true]);
+        for n in 2..5 {
+            assert_eq!(written(&[delete(&format!("m{n}"), 40 + n)]), [PutOutcome::Stored], "{errno} {n}");
+            assert_eq!(store.write(&[settle(&format!("m{n}"), 40 + n, true)], &[]).unwrap().settled, [true]);
+        }
+        assert_eq!(store.totals().messages, 17);
+        disk.heal();
+        store.tend().unwrap();
+        let spares = disk.peek(path()).keys().filter(|name| name.starts_with(crate::node::scan::SPARE)).count();
+        assert_eq!(spares, 4, "they are put by again");
+        let (again, _) = open(&disk.after_power_cut_with(|_| Survives::Whole), io_mode);
+        assert_eq!(inventory(&again), inventory(&store));
+    }
+}
+
+#[test]
 fn a_full_or_read_only_disk_still_serves_reads() {
     for errno in [errno::ENOSPC, errno::EROFS] {
         let disk = MemDisk::new();
