@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::coordinator::Coordinator;
@@ -24,7 +24,8 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
 use crate::process::{
-    bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
+    Doing, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
+    while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -90,17 +91,24 @@ fn workers() -> usize {
 
 /// Runs a leader until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::take()?
+    };
     raise_file_limit();
     let tolerance = read_tolerance(&settings.tolerance_conf)?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, tolerance, (clients, nodes, http), stop.clone(), events))?;
+    let served = runtime.block_on(serve(settings, tolerance, (clients, nodes, http), signals, stop.clone(), events));
+    // Not waiting for a disk that hangs.
+    runtime.shutdown_background();
+    served?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -114,11 +122,11 @@ async fn serve(
     settings: Settings,
     tolerance: usize,
     listeners: Listeners,
+    signals: Signals,
     stop: Stop,
     events: EventRing,
 ) -> anyhow::Result<()> {
-    tokio::spawn(watch_signals(stop.clone()));
-    tokio::spawn(reopen_logs());
+    let hang_up = signals.attend(&stop);
     limit_drain(stop.clone(), &Handle::current());
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
@@ -134,8 +142,11 @@ async fn serve(
         rewrite_log_from: settings.rewrite_log_from,
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
-    let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
-    let attended = attend(&leader, &settings, listeners, &stop, events).await;
+    let doing = Doing::new(format!("opening {}", settings.data_dir.join("leader_metadata").display()));
+    let start = Leader::start(&settings.data_dir, told, seams, stop.clone());
+    let Some(leader) = while_starting(&stop, &doing, false, start).await else { return Ok(()) };
+    let leader = leader?;
+    let attended = attend(&leader, &settings, listeners, hang_up, &stop, events).await;
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
     leader.close().await;
@@ -148,6 +159,7 @@ async fn attend(
     leader: &Leader,
     settings: &Settings,
     (clients, nodes, http): Listeners,
+    hang_up: Signal,
     stop: &Stop,
     events: EventRing,
 ) -> anyhow::Result<LocalNodes> {
@@ -163,12 +175,13 @@ async fn attend(
         keep_ready(coordinator.clone()),
         stop.clone(),
     ));
-    let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
+    let watch = watch_tolerance(settings.tolerance_conf.clone(), hang_up, coordinator.clone());
     tokio::spawn(stop.vital("tolerance", watch));
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
     let looked = coordinator.clone();
-    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
+    let status = format!("clients on {clients_address}, nodes on {nodes_address}");
+    tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.cluster())));
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses = Addresses {
         clients: clients_address.to_string(),
@@ -256,9 +269,8 @@ fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
 }
 
 /// Takes up a changed tolerance.conf, at SIGHUP and by itself; illegal content keeps the old value, and that is said once.
-async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
+async fn watch_tolerance(path: PathBuf, mut hang_up: Signal, coordinator: Arc<Coordinator>) {
     let mut look = every(TOLERANCE_EVERY);
-    let mut hang_up = signal(SignalKind::hangup()).ok();
     // Away from the threads that serve: a disk that hangs holds up nobody else.
     let read = || async {
         let path = path.clone();
@@ -268,7 +280,7 @@ async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
     loop {
         let asked = tokio::select! {
             _ = look.tick() => false,
-            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
+            Some(()) = hang_up.recv() => true,
         };
         // A file that is gone or cannot be read says nothing: the old value stays.
         let Some(bytes) = read().await else { continue };

@@ -24,5 +24,6 @@ mod refusals;
 mod removal;
 mod repair;
 mod resp;
+mod starts;
 mod support;
 mod support_load;
