@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::{Stream, StreamExt};
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,10 @@ use crate::wire::family::family_service_server::{FamilyService, FamilyServiceSer
 use crate::wire::{MAX_FRAME, WINDOW};
 use crate::{logs, terminal};
 
+mod notify;
+
+pub use self::notify::{Doing, keep_notified, while_starting};
+
 /// A gRPC peer that a quiet connection does not show is asked for a sign of life after this long, and given up after as
 /// long again: a connection whose other end lost power, or its network, is not held for ever. Peers that are paused for
 /// less stay.
@@ -36,21 +40,45 @@ const MOST_CONNECTIONS: usize = 4096;
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
+/// The signals that a server takes. It takes them before it does anything else: the system's own way with them is to end
+/// the process, or, if that is process 1 of a container, to drop them.
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    reopen: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Takes them; a runtime must have been entered.
+    pub fn take() -> anyhow::Result<Self> {
+        let take = |kind| signal(kind).context("signals cannot be watched");
+        Ok(Self {
+            term: take(SignalKind::terminate())?,
+            int: take(SignalKind::interrupt())?,
+            reopen: take(SignalKind::user_defined1())?,
+            hang_up: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// Looks after them from now on, except for SIGHUP, which is the caller's.
+    pub fn attend(self, stop: &Stop) -> Signal {
+        tokio::spawn(watch_ends(self.term, self.int, stop.clone()));
+        tokio::spawn(reopen_logs(self.reopen));
+        self.hang_up
+    }
+}
+
 /// Opens the log file anew at each SIGUSR1, as those who rotate logs ask for it.
-pub async fn reopen_logs() {
-    let Ok(mut asked) = signal(SignalKind::user_defined1()) else {
-        return tracing::warn!("SIGUSR1 cannot be watched: the log file is not opened anew");
-    };
+async fn reopen_logs(mut asked: Signal) {
     while asked.recv().await.is_some() {
         logs::reopen();
     }
 }
 
 /// Outlives the terminal that it was started from, and whoever tells all servers to read their settings again.
-pub async fn outlive_hangups() {
-    let Ok(mut hang_up) = signal(SignalKind::hangup()) else {
-        return tracing::warn!("SIGHUP cannot be watched: it ends this process");
-    };
+pub async fn outlive_hangups(mut hang_up: Signal) {
     while hang_up.recv().await.is_some() {
         tracing::debug!("SIGHUP: there is nothing to read again");
     }
@@ -161,34 +189,8 @@ pub fn say_ready(line: &str, screen: bool) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Tells the service manager that started this process, if any did (sd_notify(3)), that it serves, later that it stops,
-/// and as often as it wants to hear it that it is alive. `look` touches what everything else needs: while that is
-/// stuck, nothing is told, and the service manager starts the process anew.
-pub async fn keep_notified(stop: Stop, look: impl Fn()) {
-    let tell = |state: NotifyState<'_>| {
-        if let Err(error) = sd_notify::notify(&[state]) {
-            tracing::debug!("the service manager could not be told: {error}");
-        }
-    };
-    tell(NotifyState::Ready);
-    match sd_notify::watchdog_enabled() {
-        None => stop.requested().await,
-        Some(every) => {
-            let mut tick = tokio::time::interval(every / 2);
-            while stop.unless(tick.tick()).await.is_some() {
-                look();
-                tell(NotifyState::Watchdog);
-            }
-        }
-    }
-    tell(NotifyState::Stopping);
-}
-
 /// Asks for the end at the first SIGTERM or SIGINT, and ends the process at the second.
-pub async fn watch_signals(stop: Stop) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return tracing::warn!("signals cannot be watched");
-    };
+async fn watch_ends(mut term: Signal, mut int: Signal, stop: Stop) {
     let mut asked = false;
     loop {
         either(&mut term, &mut int).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,8 +23,8 @@ use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
 use crate::process::door::Halves;
 use crate::process::{
-    Serving, bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals,
-    watch_stdin,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
+    while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -89,17 +90,24 @@ fn workers() -> usize {
 
 /// Runs a leader until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::take()?
+    };
     raise_file_limit();
     let tolerance = settings.tolerance.read()?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, tolerance, (clients, nodes, http), stop.clone(), events))?;
+    let served = runtime.block_on(serve(settings, tolerance, (clients, nodes, http), signals, stop.clone(), events));
+    // Not waiting for a disk that hangs.
+    runtime.shutdown_background();
+    served?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -113,11 +121,11 @@ async fn serve(
     settings: Settings,
     said: tolerance::Said,
     listeners: Listeners,
+    signals: Signals,
     stop: Stop,
     events: EventRing,
 ) -> anyhow::Result<()> {
-    tokio::spawn(watch_signals(stop.clone()));
-    tokio::spawn(reopen_logs());
+    let hang_up = signals.attend(&stop);
     limit_drain(stop.clone(), &Handle::current());
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
@@ -133,8 +141,12 @@ async fn serve(
         rewrite_log_from: settings.rewrite_log_from,
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
-    let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
-    let watch = tolerance::watch(settings.tolerance.clone(), said, leader.last_tolerance, leader.coordinator.clone());
+    let doing = Doing::new(format!("opening {}", settings.data_dir.join("leader_metadata").display()));
+    let start = Leader::start(&settings.data_dir, told, seams, stop.clone());
+    let Some(leader) = while_starting(&stop, &doing, false, start).await else { return Ok(()) };
+    let leader = leader?;
+    let source = settings.tolerance.clone();
+    let watch = tolerance::watch(source, said, leader.last_tolerance, hang_up, leader.coordinator.clone());
     tokio::spawn(stop.vital("tolerance", watch));
     let end = CancellationToken::new();
     let attended = attend(&leader, &settings, listeners, (&stop, &end), events).await;
@@ -180,7 +192,8 @@ async fn attend(
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
     let looked = coordinator.clone();
-    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
+    let status = format!("clients on {clients_address}, nodes on {nodes_address}");
+    tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.cluster())));
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses = Addresses {
         clients: clients_address.to_string(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 
 use super::coordinator::Coordinator;
 use super::every;
@@ -169,15 +169,20 @@ impl Watch {
 
 /// Takes up a changed file, at SIGHUP and by itself, and notes in the log what is in force. Illegal content keeps the old
 /// value, and that is said once. `noted`: what the log says.
-pub async fn watch(source: Source, said: Said, noted: Option<usize>, coordinator: Arc<Coordinator>) {
+pub async fn watch(
+    source: Source,
+    said: Said,
+    noted: Option<usize>,
+    mut hang_up: Signal,
+    coordinator: Arc<Coordinator>,
+) {
     let mut look = every(LOOK);
-    let mut hang_up = signal(SignalKind::hangup()).ok();
     let mut noted = noted.unwrap_or(DEFAULT_TOLERANCE);
     let mut watch = Watch { conf: source.conf, read: said.read, gone: false };
     loop {
         let asked = tokio::select! {
             _ = look.tick() => false,
-            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
+            Some(()) = hang_up.recv() => true,
         };
         // Away from the threads that serve: a disk that hangs holds up nobody else.
         let looked = tokio::task::spawn_blocking(move || {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
@@ -25,8 +25,8 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    Serving, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, reopen_logs, say_ready, serve_grpc,
-    watch_signals, watch_stdin,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready, serve_grpc,
+    watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
@@ -42,6 +42,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(20);
 
 /// Time between two lines about a conversion.
 const CONVERSION_TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Of a folder with as many entries the service manager is told at once that opening it takes a while.
+const LARGE_FOLDER: usize = 1000;
 
 /// How often the disk is asked for its space.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -83,15 +86,22 @@ pub struct Settings {
 
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
-    raise_file_limit();
-    let listener = bind(settings.host, settings.port, "the leader", "--port")?;
     // One thread for the network: the work is on the disk threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::take()?
+    };
+    raise_file_limit();
+    let listener = bind(settings.host, settings.port, "the leader", "--port")?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, listener, stop.clone(), events))?;
+    let served = runtime.block_on(serve(settings, listener, signals, stop.clone(), events));
+    // Not waiting for a disk that hangs.
+    runtime.shutdown_background();
+    served?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -108,10 +118,33 @@ struct Opened {
     took: Duration,
 }
 
-fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opened> {
+/// Opens the folder on a thread of its own: it may take long, and the network's thread answers signals meanwhile. Nothing
+/// comes of it if the end is asked for first, as of a `kill -9`, from which a folder recovers.
+async fn open_aside(settings: &Settings, uuid: Uuid, stop: &Stop) -> anyhow::Result<Option<Opened>> {
+    let path = folder_of(settings);
+    let doing = Doing::new(format!("opening {}", path.display()));
+    let (tell, opened) = oneshot::channel();
+    let (settings, told) = (settings.clone(), doing.clone());
+    let open = move || drop(tell.send(open(&settings, uuid, &told)));
+    std::thread::Builder::new().name("open".to_owned()).spawn(open)?;
+    let large = std::fs::read_dir(path).is_ok_and(|files| files.take(LARGE_FOLDER).count() == LARGE_FOLDER);
+    match while_starting(stop, &doing, large, opened).await {
+        None => Ok(None),
+        Some(Ok(opened)) => opened.map(Some),
+        Some(Err(_)) => {
+            anyhow::bail!("opening the folder ended unasked; this is a bug: please report it with the lines above")
+        }
+    }
+}
+
+fn folder_of(settings: &Settings) -> PathBuf {
+    settings.data_dir.join(format!("storage_node_{}", settings.id))
+}
+
+fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened> {
     let began = Instant::now();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-    let path = settings.data_dir.join(format!("storage_node_{}", settings.id));
+    let path = folder_of(settings);
     let shown = path.display().to_string();
     let folder = disk.folder(&path).with_context(|| format!("cannot use {shown}; check that it can be written"))?;
     let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
@@ -123,11 +156,11 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
     if settings.convert {
-        convert_folder(settings, &disk, &folder)?;
+        convert_folder(settings, &disk, &folder, doing)?;
     } else {
         convert::finish(&disk, &folder, settings.id)?;
     }
-    let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance), settings.layout)
+    let identity = IdentityFile::open(folder.clone(), settings.id, uuid, settings.layout)
         .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
@@ -143,14 +176,21 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
     Ok(Opened { folder, lock, identity, store, found, took: began.elapsed() })
 }
 
-fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Folder>) -> anyhow::Result<()> {
+fn convert_folder(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    folder: &Arc<dyn Folder>,
+    doing: &Doing,
+) -> anyhow::Result<()> {
     let (began, mut said) = (Instant::now(), Instant::now());
     let mut carried = 0;
     let mut progress = |done, total| {
         carried = done;
         if said.elapsed() >= CONVERSION_TOLD_EVERY {
             said = Instant::now();
-            tracing::info!("converting to layout {}: {done} of {total} copies", settings.layout);
+            let far = format!("converting to layout {}: {done} of {total} copies", settings.layout);
+            tracing::info!("{far}");
+            doing.now(far);
         }
     };
     convert::convert(disk, folder, settings.id, settings.layout, &mut progress)?;
@@ -160,14 +200,18 @@ fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Fo
     Ok(())
 }
 
-async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {
-    tokio::spawn(watch_signals(stop.clone()));
-    tokio::spawn(reopen_logs());
-    tokio::spawn(outlive_hangups());
+async fn serve(
+    settings: Settings,
+    listener: TcpListener,
+    signals: Signals,
+    stop: Stop,
+    events: EventRing,
+) -> anyhow::Result<()> {
+    tokio::spawn(outlive_hangups(signals.attend(&stop)));
     limit_drain(stop.clone(), &Handle::current());
     let mut chance = fastrand::Rng::new();
     let bound = listener.local_addr()?;
-    let opened = open(&settings, &mut chance)?;
+    let Some(opened) = open_aside(&settings, Uuid::random(&mut chance), &stop).await? else { return Ok(()) };
     say_found(&opened.found, opened.took);
     let hands = Hands::Threads(Handle::current());
     let parts = Parts {
@@ -197,7 +241,8 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     let ready = format!("node {} ready grpc={bound}", settings.id);
     tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));
     let looked = node.clone();
-    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
+    let status = format!("node {} on {bound}", settings.id);
+    tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.identity().get())));
     let finishing = node.clone();
     let space = watch_space(opened.folder.clone());
     let mut reporter = Reporter {

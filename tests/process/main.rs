@@ -26,5 +26,6 @@ mod removal;
 mod repair;
 mod resp;
 mod strangers;
+mod starts;
 mod support;
 mod support_load;
