@@ -5,6 +5,7 @@
 
 pub mod deletion;
 pub mod knowledge;
+pub mod lease;
 pub mod mapping;
 pub mod quorum;
 pub mod registry;
@@ -16,6 +17,7 @@ mod admission;
 mod arena;
 mod belief;
 mod inventory;
+mod newcomers;
 mod placement;
 mod sets;
 mod shard;
@@ -32,6 +34,7 @@ pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
+use self::newcomers::Newcomers;
 use self::registry::Registry;
 use self::removal::Removals;
 use self::repair::Obstacle;
@@ -87,6 +90,8 @@ pub struct Counts {
 pub struct Cluster {
     /// Members, their state and load.
     pub registry: Registry,
+    /// The time, as it was last handed in.
+    now: Duration,
     mapping: Mapping,
     knowledge: Knowledge,
     reign: Option<Reign>,
@@ -111,6 +116,7 @@ pub struct Cluster {
     deletions: Deletions,
     removals: Removals,
     transactions: Transactions,
+    newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
     /// The operator wants the copies evened out.
@@ -122,9 +128,10 @@ pub struct Cluster {
 impl Cluster {
     /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
     pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
-        Self {
+        let mut cluster = Self {
             deletions: Deletions::restore(&mapping),
             registry: Registry::default(),
+            now: Duration::ZERO,
             mapping,
             knowledge: Knowledge::new(trust),
             reign: None,
@@ -140,10 +147,13 @@ impl Cluster {
             removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
+            newcomers: Newcomers::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
             stuck_ids: Vec::new(),
-        }
+        };
+        cluster.note_copies_by_log();
+        cluster
     }
 
     /// Takes up the members and loads that the log speaks of.
@@ -165,6 +175,11 @@ impl Cluster {
         }
     }
 
+    /// It is this time now, since the leader's start.
+    pub fn set_clock(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Copies a message.
     pub fn tolerance(&self) -> usize {
         self.tolerance
@@ -173,6 +188,7 @@ impl Cluster {
     /// Changes how many copies a new message gets.
     pub fn set_tolerance(&mut self, tolerance: usize) {
         self.tolerance = tolerance;
+        self.note_copies_by_log();
     }
 
     /// How many messages are committed.
@@ -252,8 +268,27 @@ impl Cluster {
 
     // ---- reading -----------------------------------------------------------
 
-    /// Finds a message. `turn` spreads reads over its holders.
+    /// Finds a message for a client that a holder is to answer. `turn` spreads reads over its holders.
     pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+        let found = self.find_here(id, turn);
+        let unsure = match found {
+            Located::Hidden(_) => None,
+            Located::NotFound => self.unsure(),
+            Located::Here { .. } => self.not_asked(),
+        };
+        unsure.map_or(found, Located::Hidden)
+    }
+
+    /// Looks a message up for an answer that asks no holder.
+    pub fn look_up(&self, id: &MessageId) -> Located {
+        match self.find_here(id, 0) {
+            Located::Hidden(reason) => Located::Hidden(reason),
+            found => self.unsure().map_or(found, Located::Hidden),
+        }
+    }
+
+    /// Finds a message for the leader itself: another one may know better, unless a commit follows.
+    pub fn find_here(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)
@@ -318,6 +353,10 @@ impl Cluster {
 
     /// Judges all nodes; see [`Registry::sweep`].
     pub fn sweep(&mut self, now: Duration) -> Vec<registry::Transition> {
+        self.note_copies_by_log();
+        if self.removals_are_known() {
+            self.registry.forget_departed();
+        }
         self.registry.sweep(now)
     }
 

@@ -280,7 +280,7 @@ async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
     }
 }
 
-fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordinator) {
+fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Arc<Coordinator>) {
     let mut cluster = coordinator.cluster();
     let before = cluster.tolerance();
     match parsed {
@@ -288,7 +288,7 @@ fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator:
             cluster.set_tolerance(tolerance);
             // What was heard may suffice now.
             if cluster.settle_knowledge() {
-                coordinator.tell_members(&cluster);
+                coordinator.tell_all(&cluster);
             }
             drop(cluster);
             coordinator.notify();

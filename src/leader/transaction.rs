@@ -18,7 +18,6 @@ use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
-use super::query::COMPLETION;
 use super::set::{Turn, not_in_time, refusal};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
@@ -214,6 +213,9 @@ impl Coordinator {
         }
         let Some(_written) = self.room(bytes) else { return Err(too_much_under_way()) };
         let count = writes.len() as u64;
+        if count == 0 {
+            self.vouch().await?;
+        }
         self.write_together(writes).await?;
         Ok((told, count))
     }
@@ -225,7 +227,7 @@ impl Coordinator {
         needs: BTreeMap<MessageId, Need>,
         mut held: Option<Vec<Pass>>,
     ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
-        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        let began = Instant::now();
         loop {
             let passes = match held.take() {
                 Some(passes) => passes,
@@ -237,7 +239,7 @@ impl Coordinator {
                 Err(reason) => reason,
             };
             drop(passes);
-            self.wait(changes, until, reason).await?;
+            self.wait(changes, self.patient_until(began), reason).await?;
         }
     }
 
@@ -257,7 +259,8 @@ impl Coordinator {
         let known = |(id, &need): (&MessageId, &Need)| {
             let record = match need {
                 Need::Nothing => None,
-                Need::Version | Need::Message => match cluster.locate(id, 0) {
+                // Another leader may know better: the commit that follows shows that none does, or else `vouch`.
+                Need::Version | Need::Message => match cluster.find_here(id, 0) {
                     Located::Here { record, .. } => Some(record),
                     Located::NotFound => None,
                     Located::Hidden(reason) => return Err(reason),

@@ -20,6 +20,7 @@ pub mod segments;
 pub mod service;
 pub mod store;
 
+mod promise;
 mod work;
 
 use std::sync::atomic::AtomicU64;
@@ -27,11 +28,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
+use self::promise::Promise;
 use self::store::{INVENTORY_PARTS, Store};
 use self::work::{ReadKey, ReadWork, WriteWork, read_loop, tend_loop, write_loop};
 use crate::durable::{self, hands::Hands};
@@ -73,6 +75,9 @@ pub struct Node {
     store: Arc<dyn Store>,
     io_mode: IoMode,
     incarnation: u64,
+    promise: Arc<Promise>,
+    /// A leader was let in: lanes of the one before see that they are over.
+    admitted: Notify,
     hands: Hands,
     stop: Stop,
     writes: mpsc::Sender<WriteWork>,
@@ -110,8 +115,11 @@ impl Node {
     pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
+        let served = parts.identity.get().seen.map(|(_, run)| run);
         let node = Arc::new(Self {
             id: parts.id,
+            promise: Arc::new(Promise::of_before(served)),
+            admitted: Notify::new(),
             identity: Arc::new(parts.identity),
             store: parts.store,
             io_mode: parts.io_mode,
@@ -177,22 +185,34 @@ impl Node {
         full.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Serves one lane: takes frames until the lane ends or the fence falls.
+    /// Serves one lane: takes frames until the lane ends or the fence falls. A leader that is succeeded by another one is
+    /// told so at once, whether it says anything or not.
     pub async fn serve_lane<F>(self: Arc<Self>, mut frames: F, reply: mpsc::Sender<FromNode>)
     where
         F: Stream<Item = ToNode> + Unpin,
     {
-        while let Some(frame) = frames.next().await {
-            let seq = frame.seq;
-            match self.take(frame, &reply).await {
-                Ok(()) => {}
-                Err(fenced) => {
-                    tracing::warn!("refused a leader's word: {}", fenced.reason);
-                    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-                    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
-                    return;
-                }
+        let mut of: Option<Fence> = None;
+        loop {
+            let admitted = self.admitted.notified();
+            if let Some(fence) = of.filter(|fence| self.identity.is_succeeded(*fence))
+                && let Err(fenced) = self.identity.check(fence)
+            {
+                return answer_fenced(0, fenced, &reply).await;
             }
+            let frame = tokio::select! {
+                biased;
+                () = admitted => continue,
+                frame = frames.next() => frame,
+            };
+            let Some(frame) = frame else { return };
+            let seq = frame.seq;
+            let is_hello = matches!(frame.body, Some(to_node::Body::Hello(_)));
+            let fence = frame.fence.as_ref().filter(|_| is_hello).and_then(|fence| Fence::try_from(fence).ok());
+            if let Err(fenced) = self.take(frame, &reply).await {
+                answer_fenced(seq, fenced, &reply).await;
+                return;
+            }
+            of = fence.or(of);
         }
     }
 
@@ -223,8 +243,17 @@ impl Node {
                 self.identity.check(fence)?;
                 self.list(seq, reply).await;
             }
-            to_node::Body::Ping(_) => {
-                let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation });
+            to_node::Body::Ping(ping) => {
+                let mut lease_refused = false;
+                if ping.lease || ping.release {
+                    self.identity.check(fence)?;
+                }
+                if ping.release {
+                    self.promise.release(fence.run);
+                } else if ping.lease {
+                    lease_refused = !self.promise.renew(fence.run);
+                }
+                let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation, lease_refused });
                 let _ = reply.send(from(seq, body)).await;
             }
         }
@@ -246,9 +275,19 @@ impl Node {
                 self.id, hello.node_id
             )));
         }
+        // Who is refused anyway waits for nothing, and keeps the leader that is there from nothing.
+        self.identity.admits(fence)?;
+        let turn = self.promise.turn_of(fence.run).await;
         let identity = self.identity.clone();
-        match self.hands.run(move || identity.admit(fence)).await {
-            Ok(Ok(())) => {}
+        let admit = move || {
+            let admitted = identity.admit(fence)?;
+            if admitted.is_ok() {
+                turn.promise();
+            }
+            Ok(admitted)
+        };
+        match self.hands.run(admit).await {
+            Ok(Ok(())) => self.admitted.notify_waiters(),
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
@@ -294,6 +333,12 @@ impl Node {
         let page = family::InventoryPage { last: true, count, ..Default::default() };
         let _ = reply.send(from(seq, from_node::Body::Page(page))).await;
     }
+}
+
+async fn answer_fenced(seq: u64, fenced: Fenced, reply: &mpsc::Sender<FromNode>) {
+    tracing::warn!("refused a leader's word: {}", fenced.reason);
+    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
 }
 
 fn identity_failed(error: &std::io::Error) -> String {

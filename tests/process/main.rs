@@ -17,6 +17,7 @@ mod hostile;
 mod http;
 mod layouts;
 mod leader_faults;
+mod leaders;
 mod modes;
 mod nodes;
 mod protocol;

@@ -43,7 +43,10 @@ impl Session {
             Op::Command => command(words),
             Op::Config => self.config(words),
             Op::Info => Ok(Value::Text(self.info(words))),
-            Op::Dbsize => Ok(Value::Integer(self.coordinator.len() as i64)),
+            Op::Dbsize => match self.coordinator.count().await {
+                Ok(count) => Ok(Value::Integer(count as i64)),
+                Err(refusal) => Err(self.told(refusal)),
+            },
             Op::Time => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let part = |number: u64| Value::text(number.to_string());

@@ -123,6 +123,7 @@ mod tests {
     impl LinkEvents for Deaf {
         fn parted(&self, _: NodeId, _: u64, _: bool) {}
         fn stalled(&self, _: NodeId, _: u64, _: bool) {}
+        fn answered(&self, _: NodeId, _: Instant) {}
         fn fenced(&self, _: NodeId, _: Epoch, _: &str) {}
     }
 
