@@ -53,6 +53,14 @@ bugs! {
     2 LowerEpochAccepted: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// A node lets an earlier session take over from a later one.
     2 LateSessionAccepted: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
+    /// A leader speaks from its own knowledge however long its nodes have been silent.
+    2 LeaseNotChecked: simulation "a_leader_that_its_nodes_have_left_says_so";
+    /// A node lets in another leader while the one of before may still speak.
+    2 LeaderLetInAtOnce: hatokuse "node::promise::tests::another_leader_waits_for_the_end_of_a_promise";
+    /// A node that was started again lets in another leader at once.
+    2 PromiseForgotten: hatokuse "node::promise::tests::a_node_that_starts_keeps_what_it_may_have_promised";
+    /// A new member keeps copies before enough others know of it.
+    2 NewcomerCountsAtOnce: hatokuse "cluster::newcomers::tests::a_new_member_counts_when_enough_others_know_of_it";
     /// A node does not keep the highest epoch on its disk.
     2 EpochSeenNotKept: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// OK is said before the log has the commit.
@@ -99,6 +107,8 @@ bugs! {
     7 ReplayIgnoresVersions: hatokuse "cluster::mapping::tests::the_highest_version_wins_in_any_order";
     /// A log that says that it is whole is believed before anybody has said what nodes hold.
     7 LogBelievedUnheard: hatokuse "cluster::tests::inventories::a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest";
+    /// A leader that has waited long enough goes on without the members that stay away.
+    7 TimeReplacesMembers: hatokuse "cluster::tests::inventories::no_time_stands_for_members_that_stay_away";
     /// A buffered log is believed to be whole after a power cut.
     7 BufferedLogBelieved: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A folder that cannot be listed is taken for an empty one.

@@ -77,7 +77,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
     /// Memory for recent messages, which GETs then read without asking a node (0: none)
-    #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
+    #[arg(long, env = "HATOKUSE_CACHE", default_value = "64MiB", value_name = "SIZE")]
     cache: ByteSize,
     /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
     #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]

@@ -205,7 +205,16 @@ impl Client {
 
     /// Takes a node off the list of members for good. It has to be down, or drained, and hold nothing.
     pub async fn remove(&mut self, node: NodeId) -> Result<(), Error> {
-        match self.request(&Command::Remove(node)).await? {
+        self.take_off(node, false).await
+    }
+
+    /// Gives a node up that is down and gone for good, with whatever it held: what had no other copy is lost.
+    pub async fn give_up(&mut self, node: NodeId) -> Result<(), Error> {
+        self.take_off(node, true).await
+    }
+
+    async fn take_off(&mut self, node: NodeId, force: bool) -> Result<(), Error> {
+        match self.request(&Command::Remove { node, force }).await? {
             ReplyLine::Ok => Ok(()),
             reply => Err(self.refused("OK or ERROR", reply)),
         }

@@ -65,7 +65,7 @@ impl Cluster {
     pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
         let doubted = !seeded::active(Bug::DoubtIsAbsence)
             && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
-        let whole = self.waiting_for().is_none() && !doubted;
+        let whole = self.unsure().is_none() && !doubted;
         let nowhere = self.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
         if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
@@ -114,6 +114,9 @@ impl Cluster {
         let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
         if self.paused {
             return Err(NotAdmitted::NotYet("another epoch begins, and nodes have to join it".to_owned()));
+        }
+        if let Some(reason) = self.not_yet_fewer() {
+            return Err(NotAdmitted::NotYet(reason));
         }
         let Some(sequence) = self.sequence.checked_add(1) else {
             return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));

@@ -96,9 +96,9 @@ impl Cluster {
         ))
     }
 
-    /// Finds a message as [`Cluster::locate_known`], but of what a failed write may have left nobody is told that it is
-    /// not there.
-    pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+    /// Finds a message for the leader itself (another one may know better, unless a commit follows): as
+    /// [`Cluster::locate_known`], but what a failed write may have left is not taken for absent.
+    pub fn find_here(&self, id: &MessageId, turn: usize) -> Located {
         match self.locate_known(id, turn) {
             Located::NotFound if self.is_in_doubt(id) => Located::Hidden(format!(
                 "a write of it failed and may have left a copy on {}, which is asked as soon as it answers",

@@ -5,6 +5,7 @@
 
 pub mod deletion;
 pub mod knowledge;
+pub mod lease;
 pub mod mapping;
 pub mod past;
 pub mod quorum;
@@ -18,6 +19,7 @@ mod arena;
 mod belief;
 mod doubt;
 mod inventory;
+mod newcomers;
 mod placement;
 mod sets;
 mod shard;
@@ -36,6 +38,7 @@ pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
+use self::newcomers::Newcomers;
 use self::registry::Registry;
 use self::removal::Removals;
 use self::repair::Obstacle;
@@ -92,6 +95,8 @@ pub struct Counts {
 pub struct Cluster {
     /// Members, their state and load.
     pub registry: Registry,
+    /// The time, as it was last handed in.
+    now: Duration,
     mapping: Mapping,
     knowledge: Knowledge,
     reign: Option<Reign>,
@@ -118,6 +123,7 @@ pub struct Cluster {
     deletions: Deletions,
     removals: Removals,
     transactions: Transactions,
+    newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
     /// The operator wants the copies evened out.
@@ -129,9 +135,10 @@ pub struct Cluster {
 impl Cluster {
     /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
     pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
-        Self {
+        let mut cluster = Self {
             deletions: Deletions::restore(&mapping),
             registry: Registry::default(),
+            now: Duration::ZERO,
             mapping,
             knowledge: Knowledge::new(trust),
             reign: None,
@@ -148,10 +155,13 @@ impl Cluster {
             removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
+            newcomers: Newcomers::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
             stuck_ids: Vec::new(),
-        }
+        };
+        cluster.note_copies_by_log();
+        cluster
     }
 
     /// Takes up the members and loads that the log speaks of.
@@ -173,6 +183,11 @@ impl Cluster {
         }
     }
 
+    /// It is this time now, since the leader's start.
+    pub fn set_clock(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Copies a message.
     pub fn tolerance(&self) -> usize {
         self.tolerance
@@ -181,6 +196,7 @@ impl Cluster {
     /// Changes how many copies a new message gets.
     pub fn set_tolerance(&mut self, tolerance: usize) {
         self.tolerance = tolerance;
+        self.note_copies_by_log();
     }
 
     /// How many messages are committed.
@@ -190,7 +206,7 @@ impl Cluster {
 
     /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
     pub fn count(&self) -> Result<u64, String> {
-        match self.waiting_for() {
+        match self.unsure() {
             Some(reason) if !seeded::active(Bug::CountedUnheard) => Err(reason),
             _ => Ok(self.len()),
         }
@@ -269,6 +285,25 @@ impl Cluster {
 
     // ---- reading -----------------------------------------------------------
 
+    /// Finds a message for a client that a holder is to answer. `turn` spreads reads over its holders.
+    pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+        let found = self.find_here(id, turn);
+        let unsure = match found {
+            Located::Hidden(_) => None,
+            Located::NotFound => self.unsure(),
+            Located::Here { .. } => self.not_asked(),
+        };
+        unsure.map_or(found, Located::Hidden)
+    }
+
+    /// Looks a message up for an answer that asks no holder.
+    pub fn look_up(&self, id: &MessageId) -> Located {
+        match self.find_here(id, 0) {
+            Located::Hidden(reason) => Located::Hidden(reason),
+            found => self.unsure().map_or(found, Located::Hidden),
+        }
+    }
+
     /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
     pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.mapping.newest(id);
@@ -335,6 +370,10 @@ impl Cluster {
 
     /// Judges all nodes; see [`Registry::sweep`].
     pub fn sweep(&mut self, now: Duration) -> Vec<registry::Transition> {
+        self.note_copies_by_log();
+        if self.removals_are_known() {
+            self.registry.forget_departed();
+        }
         self.registry.sweep(now)
     }
 

@@ -11,6 +11,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use super::lease::Lease;
 use super::placement::{Ladder, Slot};
 use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
 
@@ -132,6 +133,10 @@ pub struct Node {
     pub draining: bool,
     /// It is about to be taken off the list: nothing new comes in any case.
     pub(super) leaving: bool,
+    /// When the last beat of ours that it answered was sent.
+    pub(super) answered: Option<Duration>,
+    /// A leader from an older copy of the log may know nothing of it yet: it keeps nothing, and its word counts for nothing.
+    pub(super) fresh: bool,
 }
 
 impl Node {
@@ -147,12 +152,17 @@ impl Node {
 
     /// Stands on the ladder: takes gladly what it has room for.
     pub(super) fn is_ranked(&self) -> bool {
-        self.state == NodeState::Up && !self.draining && !self.leaving
+        self.state == NodeState::Up && !self.draining && !self.leaving && !self.fresh
     }
 
     /// The state that reports show.
     pub fn shown(&self) -> NodeState {
-        if self.draining && self.state == NodeState::Up { NodeState::Draining } else { self.state }
+        match self.state {
+            NodeState::Up if self.draining => NodeState::Draining,
+            // It is about to be told of: it keeps nothing yet.
+            NodeState::Up if self.fresh => NodeState::Suspect,
+            state => state,
+        }
     }
 
     /// Can take copies of any size, gladly or not.
@@ -207,13 +217,16 @@ pub struct Registry {
     full: usize,
     swept: Duration,
     repair_after: Duration,
+    pub(super) lease: Lease,
+    /// Members that were removed, of which not all others know yet: a leader from an older copy of the log counts them.
+    departed: usize,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
-        let (ladder, repair_after) = (Ladder::default(), REPAIR_AFTER);
-        Self { nodes: Vec::new(), slots, ladder, full: 0, swept: Duration::ZERO, repair_after }
+        let (ladder, lease) = (Ladder::default(), Lease::default());
+        Self { nodes: Vec::new(), slots, ladder, full: 0, swept: Duration::ZERO, repair_after: REPAIR_AFTER, lease, departed: 0 }
     }
 }
 
@@ -266,22 +279,60 @@ impl Registry {
             missing: false,
             draining: false,
             leaving: false,
+            answered: None,
+            fresh: false,
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
         if at == self.nodes.len() {
             // No other slot moves, and a node that is down stands on no rung: members in order cost the same each.
             self.slots.insert(node.member.id, at);
             self.nodes.push(node);
-            return;
+        } else {
+            self.nodes.insert(at, node);
+            self.number_slots();
         }
-        self.nodes.insert(at, node);
-        self.number_slots();
+        self.count_leases();
     }
 
     /// A member is none any more.
     pub(super) fn remove(&mut self, id: NodeId) {
+        let before = self.nodes.len();
         self.nodes.retain(|node| node.member.id != id);
+        self.departed += before - self.nodes.len();
         self.number_slots();
+        self.count_leases();
+    }
+
+    /// All members know who was removed.
+    pub(super) fn forget_departed(&mut self) {
+        self.departed = 0;
+        self.count_leases();
+    }
+
+    /// A beat that was sent then, or the first word of a session, is answered: the node lets in no other leader for a while.
+    pub fn note_answered(&mut self, id: NodeId, sent: Duration) {
+        if let Some(&slot) = self.slots.get(&id) {
+            let answered = &mut self.nodes[slot].answered;
+            *answered = (*answered).max(Some(sent));
+            self.count_leases();
+        }
+    }
+
+    /// A new member counts from now on, or not yet.
+    pub(super) fn set_fresh(&mut self, id: NodeId, fresh: bool) {
+        self.change(id, |node| node.fresh = fresh);
+        self.count_leases();
+    }
+
+    /// The members that count.
+    pub(super) fn counted(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| !node.fresh).map(|node| node.member.id)
+    }
+
+    /// Counts anew for how long leases last.
+    pub(super) fn count_leases(&mut self) {
+        let answered = self.nodes.iter().filter(|node| !node.fresh).filter_map(|node| node.answered);
+        self.lease.count(self.nodes.len() + self.departed, answered);
     }
 
     fn number_slots(&mut self) {

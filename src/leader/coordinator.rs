@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::cache::MessageCache;
 use super::gate::Gate;
 use super::journal::Ledger;
+use super::query::COMPLETION;
 use super::read::{Get, Sought};
 use super::repair::Progress;
 use super::replication::Links;
@@ -39,6 +40,10 @@ pub const JOINING: Duration = Duration::from_secs(5);
 /// A write whose outcome is not known by then is answered UNKNOWN: its log hangs, or those before it took all the time
 /// there was. It goes on, and may appear later.
 pub(super) const OUTCOME: Duration = Duration::from_secs(40);
+
+/// What needs the word of members that are silent waits no longer for them: as long as it takes a leader that was itself
+/// paused to hear them again.
+pub(super) const LAPSE: Duration = Duration::from_millis(500);
 
 /// Bytes of messages (and a little for each request) that are under way at once, over all
 /// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
@@ -154,8 +159,8 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     writes: Vec<Wanted>,
     gets: Vec<Sought>,
-    /// WHERE and (without an id) COUNT, of what cannot be told at once.
-    wheres: Vec<(usize, Option<MessageId>)>,
+    /// WHERE and COUNT, of what cannot be told at once.
+    later: Vec<(usize, Command)>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -229,9 +234,12 @@ impl Coordinator {
         }
     }
 
-    /// The lock over what the leader knows. Never hold it across an await.
+    /// The lock over what the leader knows, and the time that it is. Never hold it across an await.
     pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not before it is held: what is said then is as new as that.
+        cluster.set_clock(self.now());
+        cluster
     }
 
     /// The log.
@@ -242,6 +250,11 @@ impl Coordinator {
     /// Time since the start: what the cluster takes for the clock.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// A moment on that clock.
+    pub(super) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
     }
 
     /// Bytes under way.
@@ -274,6 +287,13 @@ impl Coordinator {
     /// Until when requests wait for nodes instead of failing.
     pub(super) fn joining_until(&self) -> Instant {
         self.started + Duration::from_millis(self.joining_ms.load(Ordering::Relaxed))
+    }
+
+    /// Until when a request that `began` then waits for what is held back now: as long as nodes are joining, or a version
+    /// is being completed; but not for members that were silent for as long as a lease.
+    pub(super) fn patient_until(&self, began: Instant) -> Instant {
+        let patience = if self.cluster().leases() == (true, true) { COMPLETION } else { LAPSE };
+        self.joining_until().max(began + patience)
     }
 
     /// Nodes join anew from now on, and requests wait for them as they do after the start.
@@ -313,12 +333,12 @@ impl Coordinator {
             let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
             self.meters.served.note(via, Operation::Read, Duration::ZERO, busy);
         }
-        if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.wheres.is_empty() {
+        if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.later.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
-            let wheres = self.holders_of(std::mem::take(&mut batch.wheres));
+            let later = self.tell_later(std::mem::take(&mut batch.later));
             let write = self.noted(via, Operation::Write, began, self.write(writes));
             let read = self.noted(via, Operation::Read, began, self.read(gets));
-            let (written, read, found) = futures::future::join3(write, read, wheres).await;
+            let (written, read, found) = futures::future::join3(write, read, later).await;
             for (at, reply) in written.into_iter().chain(read).chain(found) {
                 batch.replies[at] = Some(reply);
             }
@@ -380,8 +400,9 @@ impl Coordinator {
                     queue.push_front(other);
                     break;
                 }
-                Ok(Command::Where(id)) => holders(&cluster, &id).map_err(|_| batch.wheres.push((at, Some(id)))).ok(),
-                Ok(Command::Count) => count(&cluster).map_err(|_| batch.wheres.push((at, None))).ok(),
+                Ok(asked @ (Command::Where(_) | Command::Count)) => {
+                    tell(&cluster, &asked).map_err(|_| batch.later.push((at, asked))).ok()
+                }
                 Ok(_) => Some(Reply::Status(self.status(&cluster))),
             };
             // The connection closes with this reply: nothing after it is run.
@@ -394,16 +415,15 @@ impl Coordinator {
         batch
     }
 
-    /// Who holds messages, or how many there are, as soon as that can be told of all of them, and as long as nodes are expected to join.
-    async fn holders_of(&self, asked: Vec<(usize, Option<MessageId>)>) -> Vec<(usize, Reply)> {
+    /// Who holds messages, and how many there are, as soon as all that is asked can be told, and as long as nodes are
+    /// expected to join.
+    async fn tell_later(&self, asked: Vec<(usize, Command)>) -> Vec<(usize, Reply)> {
         let until = self.joining_until();
         loop {
             let mut changes = self.changes();
             let found: Vec<_> = {
                 let cluster = self.cluster();
-                let look =
-                    |id: &Option<MessageId>| id.as_ref().map_or_else(|| count(&cluster), |id| holders(&cluster, id));
-                asked.iter().map(|(at, id)| (*at, look(id))).collect()
+                asked.iter().map(|(at, asked)| (*at, tell(&cluster, asked))).collect()
             };
             let wait = found.iter().any(|(_, found)| found.is_err()) && Instant::now() < until;
             if !wait || !self.changed(&mut changes, until).await {
@@ -423,7 +443,9 @@ impl Coordinator {
             }
             Located::Here { record, .. } => {
                 batch.read_bytes += record.bytes() as usize;
-                if let Some(payload) = self.cache.get(&id, record.version) {
+                if cluster.may_speak()
+                    && let Some(payload) = self.cache.get(&id, record.version)
+                {
                     batch.recalled += 1;
                     return Some(Reply::Value(payload));
                 }
@@ -453,9 +475,12 @@ fn outcome(reply: &Reply) -> Outcome {
     }
 }
 
-/// Who holds a message, or why that cannot be told now.
-fn holders(cluster: &Cluster, id: &MessageId) -> Result<Reply, String> {
-    match cluster.locate(id, 0) {
+/// Who holds a message, or how many there are; or why that cannot be told now.
+fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
+    let Command::Where(id) = asked else {
+        return cluster.unsure().map_or_else(|| Ok(Reply::Count(cluster.len())), Err);
+    };
+    match cluster.look_up(id) {
         Located::Hidden(reason) => Err(reason),
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
         Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
@@ -470,5 +495,5 @@ fn count(cluster: &Cluster) -> Result<Reply, String> {
 /// Whether a request is worked on by itself, by [`Coordinator::order`].
 fn is_order(command: &Command) -> bool {
     use Command::{Drain, Rebalance, Remove, Undrain, Verify};
-    matches!(command, Verify | Drain(_) | Undrain(_) | Remove(_) | Rebalance(_))
+    matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }

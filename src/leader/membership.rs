@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::announced::{Announced, Refused, not_now, refuse};
 use super::coordinator::Coordinator;
@@ -332,7 +333,12 @@ impl Membership {
                 return refuse(removed(&member));
             }
             news.retain(|member| !cluster.is_removed(member.uuid));
+            let is_new = cluster.registry.get(member.id).is_none();
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
+            if is_new {
+                cluster.introduce(member.id);
+            }
+            cluster.registry.note_answered(member.id, coordinator.at(dialled.sent));
             // The same process on the same disk: that its lanes are new proves nothing.
             let same = before == Some(incarnation);
             let late = if same { cluster.registry.was_late(member.id) } else { Stalled::default() };
@@ -350,7 +356,7 @@ impl Membership {
             cluster.greet();
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.
-                coordinator.tell_members(&cluster);
+                coordinator.tell_all(&cluster);
             }
         }
         tracing::info!("node {} joined ({})", member.id, member.address);
@@ -394,6 +400,19 @@ impl LinkEvents for Membership {
         if parted && !self.coordinator.stop.is_requested() {
             let how = if gone { "is down: its port is closed" } else { "is suspect: its connection is lost" };
             tracing::warn!("node {node} {how}");
+        }
+    }
+
+    fn answered(&self, node: NodeId, sent: Instant) {
+        let sent = self.coordinator.at(sent);
+        let (before, after) = {
+            let mut cluster = self.coordinator.cluster();
+            let before = cluster.leases();
+            cluster.registry.note_answered(node, sent);
+            (before, cluster.leases())
+        };
+        if after != before {
+            self.coordinator.notify();
         }
     }
 

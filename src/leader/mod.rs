@@ -70,6 +70,9 @@ const LOCK_FILE: &str = ".lock";
 /// How often nodes are judged.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
 
+/// Who could not note who the members are is told again, while a new one does not count for that.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
+
 /// At a stop, steps of repair and the like that are under way have this long to end: most of a drain is left to clients.
 const LAST_STEPS: Duration = Duration::from_secs(2);
 
@@ -213,6 +216,8 @@ impl Leader {
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().reign().is_some() {
             let _ = self.coordinator.ledger().append(&[Event::Closed]).await;
+            self.coordinator.cluster().return_lease();
+            self.coordinator.links.release().await;
         }
         self.finish_view.cancel();
         let _ = self.view_done.await;
@@ -278,7 +283,7 @@ fn every(period: Duration) -> Interval {
 
 async fn sweep(coordinator: Arc<Coordinator>) {
     let mut tick = every(SWEEP_EVERY);
-    let mut late = false;
+    let (mut late, mut told) = (false, Duration::ZERO);
     while coordinator.stop.unless(tick.tick()).await.is_some() {
         let now = coordinator.now();
         let was_late = std::mem::replace(&mut late, coordinator.ledger().late().is_some());
@@ -291,6 +296,10 @@ async fn sweep(coordinator: Arc<Coordinator>) {
         }
         let transitions = coordinator.cluster().sweep(now);
         coordinator.settle_by_now(now);
+        if now.saturating_sub(told) >= TELL_AGAIN {
+            told = now;
+            coordinator.tell_of_newcomers();
+        }
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::coordinator::{Coordinator, REQUEST_COST, Room};
+use super::coordinator::{Coordinator, LAPSE, REQUEST_COST, Room};
 use super::transaction::{MOST_BYTES, MOST_IDS, Need};
 use crate::cluster::Located;
 use crate::error::Refusal;
@@ -23,22 +23,22 @@ const TRIES: usize = 3;
 const STEP: usize = 4096;
 
 impl Coordinator {
-    /// How many messages there are, as soon as that is known, and as long as nodes are expected to join.
+    /// How many messages there are, as soon as that can be told.
     pub async fn count(&self) -> Result<u64, Refusal> {
-        let until = self.joining_until();
+        let began = Instant::now();
         loop {
             let changes = self.changes();
             let counted = self.cluster().count();
             match counted {
                 Ok(count) => return Ok(count),
-                Err(reason) => self.wait(changes, until, reason).await?,
+                Err(reason) => self.wait(changes, self.patient_until(began), reason).await?,
             }
         }
     }
 
     /// What is known of messages at one instant, without asking any node: version and length, or that there is none.
     pub async fn records(self: &Arc<Self>, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, Refusal> {
-        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        let began = Instant::now();
         loop {
             let changes = self.changes();
             match self.look(ids) {
@@ -46,8 +46,19 @@ impl Coordinator {
                     self.served.store(true, Ordering::Relaxed);
                     return Ok(records);
                 }
-                Err(reason) => self.wait(changes, until, reason).await?,
+                Err(reason) => self.wait(changes, self.patient_until(began), reason).await?,
             }
+        }
+    }
+
+    /// Waits until the leader may speak from its own knowledge: nothing of what it has told until then was overtaken by
+    /// another one.
+    pub(super) async fn vouch(&self) -> Result<(), Refusal> {
+        let began = Instant::now();
+        loop {
+            let changes = self.changes();
+            let Some(reason) = self.cluster().unsure() else { return Ok(()) };
+            self.wait(changes, self.patient_until(began), reason).await?;
         }
     }
 
@@ -59,7 +70,7 @@ impl Coordinator {
 
     fn look(&self, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, String> {
         let cluster = self.cluster();
-        let record = |id| match cluster.locate(id, 0) {
+        let record = |id| match cluster.look_up(id) {
             Located::Here { record, .. } => Ok(Some(record)),
             Located::NotFound => Ok(None),
             Located::Hidden(reason) => Err(reason),
@@ -132,17 +143,17 @@ impl Coordinator {
     /// on (0: it is over). What is there from the beginning to the end of a walk is given, and only once; the walk
     /// does not outlive the leader. A step takes bounded time.
     pub async fn scan(self: &Arc<Self>, cursor: u64, count: usize) -> Result<(u64, Vec<MessageId>), Refusal> {
-        let until = self.joining_until();
+        let began = Instant::now();
         loop {
             let changes = self.changes();
             let reason = {
                 let cluster = self.cluster();
-                match cluster.waiting_for() {
+                match cluster.unsure() {
                     None => return Ok(cluster.mapping().scan(cursor, count.clamp(1, STEP))),
                     Some(reason) => reason,
                 }
             };
-            self.wait(changes, until, reason).await?;
+            self.wait(changes, self.joining_until().max(began + LAPSE), reason).await?;
         }
     }
 

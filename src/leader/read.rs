@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout};
 
 use super::batches::batches;
 use super::coordinator::{Changes, Coordinator};
-use super::query::COMPLETION;
 use super::rounds::Item;
 use super::write::Asker;
 use crate::cluster::Located;
@@ -162,7 +161,7 @@ impl Coordinator {
 
     async fn wait_for_change(self: Arc<Self>, waiting: Vec<(Get, Refusal)>, mut changes: Changes) {
         let began = waiting.iter().map(|(get, _)| get.began).min().unwrap_or_else(Instant::now);
-        let until = self.joining_until().max(began + COMPLETION);
+        let until = self.patient_until(began);
         if self.changed(&mut changes, until).await {
             self.take_gets(waiting.into_iter().map(|(get, _)| Get { tried: SmallVec::new(), ..get }));
         } else {

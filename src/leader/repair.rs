@@ -325,7 +325,7 @@ impl Coordinator {
         let done = match command {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,
-            Command::Remove(node) => self.remove(node).await,
+            Command::Remove { node, force } => self.remove(node, force).await,
             Command::Rebalance(on) => {
                 self.cluster().set_rebalancing(on);
                 Ok(())

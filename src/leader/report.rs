@@ -82,7 +82,7 @@ impl Coordinator {
             let late = self.ledger().late()?.as_secs();
             Some(format!("the disk of the leader's log, which has not answered for {late} s: only reads go on"))
         };
-        cluster.waiting_for().or_else(log)
+        cluster.unsure().or_else(log)
     }
 
     /// Why messages cannot be written now; nothing if they can.

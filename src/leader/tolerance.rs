@@ -212,7 +212,7 @@ pub async fn watch(
     }
 }
 
-fn take(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordinator) {
+fn take(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Arc<Coordinator>) {
     let mut cluster = coordinator.cluster();
     let before = cluster.tolerance();
     match parsed {
@@ -220,7 +220,7 @@ fn take(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordina
             cluster.set_tolerance(tolerance);
             // What was heard may suffice now.
             if cluster.settle_knowledge() {
-                coordinator.tell_members(&cluster);
+                coordinator.tell_all(&cluster);
             }
             drop(cluster);
             coordinator.notify();

@@ -19,7 +19,6 @@ use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
-use super::query::COMPLETION;
 use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
@@ -226,6 +225,9 @@ impl Coordinator {
         }
         let Some(_written) = self.room(bytes) else { return Err(too_much_under_way()) };
         let count = writes.len() as u64;
+        if count == 0 {
+            self.vouch().await?;
+        }
         self.write_together(writes).await?;
         Ok((told, count))
     }
@@ -237,7 +239,7 @@ impl Coordinator {
         needs: BTreeMap<MessageId, Need>,
         mut held: Option<Vec<Pass>>,
     ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
-        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        let began = Instant::now();
         loop {
             let passes = match held.take() {
                 Some(passes) => passes,
@@ -249,7 +251,7 @@ impl Coordinator {
                 Err(reason) => reason,
             };
             drop(passes);
-            self.wait(changes, until, reason).await?;
+            self.wait(changes, self.patient_until(began), reason).await?;
         }
     }
 
@@ -298,8 +300,9 @@ impl Coordinator {
         let known = |(id, &need): (&MessageId, &Need)| {
             let located = match need {
                 Need::Nothing => Located::NotFound,
+                // Another leader may know better: the commit that follows shows that none does, or else `vouch`.
                 Need::Deletion => cluster.locate_known(id, 0),
-                Need::Version | Need::Message => cluster.locate(id, 0),
+                Need::Version | Need::Message => cluster.find_here(id, 0),
             };
             let record = match located {
                 Located::Here { record, .. } => Some(record),

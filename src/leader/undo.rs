@@ -67,7 +67,7 @@ impl Coordinator {
             if !cluster.takes_back(&id) {
                 return true;
             }
-            match cluster.locate(&id, 0) {
+            match cluster.find_here(&id, 0) {
                 Located::Here { record, .. } => Some(record),
                 Located::NotFound => None,
                 Located::Hidden(_) => return false,

@@ -247,9 +247,30 @@ impl IdentityFile {
     /// A higher epoch is on stable storage when this returns. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (identity, current) = (self.get(), self.state().current);
-        let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
-        if let Some((seen, run)) = identity.seen {
+        if let Err(fenced) = self.admits(fence) {
+            return Ok(Err(fenced));
+        }
+        let identity = self.get();
+        if identity.seen != Some((fence.reign, fence.run)) {
+            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
+            if seeded::active(Bug::EpochSeenNotKept) {
+                self.state().identity = identity;
+            } else {
+                self.note_epoch(identity)?;
+            }
+        }
+        self.state().current = Some(fence);
+        Ok(Ok(()))
+    }
+
+    /// Whether a leader would be let in.
+    pub fn admits(&self, fence: Fence) -> Result<(), Fenced> {
+        let (seen, current) = {
+            let state = self.state();
+            (state.identity.seen, state.current)
+        };
+        let refuse = |epoch: Epoch, reason: String| Err(Fenced { epoch, reason });
+        if let Some((seen, run)) = seen {
             if seen.cluster_id != fence.reign.cluster_id && !seeded::active(Bug::ForeignLeaderServed) {
                 let reason =
                     format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
@@ -278,16 +299,12 @@ impl IdentityFile {
         {
             return refuse(fence.reign.epoch, "a later session is open".to_owned());
         }
-        if identity.seen != Some((fence.reign, fence.run)) {
-            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
-            if seeded::active(Bug::EpochSeenNotKept) {
-                self.state().identity = identity;
-            } else {
-                self.note_epoch(identity)?;
-            }
-        }
-        self.state().current = Some(fence);
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Whether another leader process than that of this fence was let in.
+    pub fn is_succeeded(&self, fence: Fence) -> bool {
+        self.state().current.is_some_and(|current| current.run != fence.run)
     }
 
     /// Whether a frame with this fence counts now.

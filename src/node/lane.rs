@@ -53,7 +53,8 @@ impl Replies {
 }
 
 impl Node {
-    /// Serves one lane: takes frames until the lane ends or the fence falls.
+    /// Serves one lane: takes frames until the lane ends or the fence falls. A leader that is succeeded by another one is
+    /// told so at once, whether it says anything or not.
     ///
     /// Whoever opens one is a stranger until a leader's Hello was let in: until then it may ask who this is, has
     /// [`TO_SAY_HELLO`], and is one of [`STRANGERS`](super::STRANGERS).
@@ -67,27 +68,34 @@ impl Node {
             Err(_) => return tracing::debug!("a lane was refused: too many are open that no leader uses"),
         };
         let until = Instant::now() + TO_SAY_HELLO;
+        let mut of: Option<Fence> = None;
         loop {
+            let admitted = self.admitted.notified();
+            if let Some(fence) = of.filter(|fence| self.identity.is_succeeded(*fence))
+                && let Err(fenced) = self.identity.check(fence)
+            {
+                return refuse(0, fenced, &reply);
+            }
             let frame = tokio::select! {
                 biased;
                 () = reply.broken.cancelled() => return,
+                () = admitted => continue,
                 frame = frames.next() => frame,
                 () = sleep_until(until), if stranger.is_some() => return,
             };
             let Some(frame) = frame else { return };
             let seq = frame.seq;
+            let is_hello = matches!(frame.body, Some(to_node::Body::Hello(_)));
+            let fence = frame.fence.as_ref().filter(|_| is_hello).and_then(|fence| Fence::try_from(fence).ok());
             match self.take(frame, &reply, stranger.is_none()).await {
                 Ok(is_leader) => {
                     if is_leader {
                         stranger = None;
                     }
                 }
-                Err(fenced) => {
-                    tracing::warn!("refused a leader's word: {}", fenced.reason);
-                    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-                    return reply.give(from(seq, from_node::Body::Fenced(body)));
-                }
+                Err(fenced) => return refuse(seq, fenced, &reply),
             }
+            of = fence.or(of);
         }
     }
 
@@ -102,8 +110,16 @@ impl Node {
                 let welcome = self.hello(fence, &hello).await?;
                 reply.give(from(seq, from_node::Body::Welcome(welcome)));
             }
-            to_node::Body::Ping(_) => {
-                reply.give(from(seq, from_node::Body::Pong(self.who())));
+            to_node::Body::Ping(ping) => {
+                if ping.lease || ping.release {
+                    self.identity.check(fence)?;
+                }
+                if ping.release {
+                    self.promise.release(fence.run);
+                }
+                let lease_refused = ping.lease && !ping.release && !self.promise.renew(fence.run);
+                let pong = family::Pong { lease_refused, ..self.who() };
+                reply.give(from(seq, from_node::Body::Pong(pong)));
                 return Ok(is_leaders);
             }
             _ if !is_leaders => return Err(malformed("a frame ahead of the Hello")),
@@ -149,6 +165,12 @@ impl Node {
         let page = family::InventoryPage { last: true, count, ..Default::default() };
         let _ = reply.queue.send(from(seq, from_node::Body::Page(page))).await;
     }
+}
+
+fn refuse(seq: u64, fenced: Fenced, reply: &Replies) {
+    tracing::warn!("refused a leader's word: {}", fenced.reason);
+    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+    reply.give(from(seq, from_node::Body::Fenced(body)));
 }
 
 #[cfg(test)]

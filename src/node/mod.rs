@@ -21,17 +21,19 @@ pub mod service;
 pub mod store;
 
 mod lane;
+mod promise;
 mod work;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
+use self::promise::Promise;
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
 use crate::durable::{self, Space, hands::Hands};
@@ -106,6 +108,9 @@ pub struct Node {
     store: Arc<dyn Store>,
     io_mode: IoMode,
     incarnation: u64,
+    promise: Arc<Promise>,
+    /// A leader was let in: lanes of the one before see that they are over.
+    admitted: Notify,
     hands: Hands,
     stop: Stop,
     writes: mpsc::Sender<WriteWork>,
@@ -150,8 +155,11 @@ impl Node {
     pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
+        let served = parts.identity.get().seen.map(|(_, run)| run);
         let node = Arc::new(Self {
             id: parts.id,
+            promise: Arc::new(Promise::of_before(served)),
+            admitted: Notify::new(),
             identity: Arc::new(parts.identity),
             store: parts.store,
             io_mode: parts.io_mode,
@@ -251,9 +259,19 @@ impl Node {
                 self.id, hello.node_id
             )));
         }
+        // Who is refused anyway waits for nothing, and keeps the leader that is there from nothing.
+        self.identity.admits(fence)?;
+        let turn = self.promise.turn_of(fence.run).await;
         let identity = self.identity.clone();
-        match self.hands.run(move || identity.admit(fence)).await {
-            Ok(Ok(())) => {}
+        let admit = move || {
+            let admitted = identity.admit(fence)?;
+            if admitted.is_ok() {
+                turn.promise();
+            }
+            Ok(admitted)
+        };
+        match self.hands.run(admit).await {
+            Ok(Ok(())) => self.admitted.notify_waiters(),
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
@@ -277,6 +295,12 @@ impl Node {
             copies: self.store.totals().messages,
         })
     }
+}
+
+async fn answer_fenced(seq: u64, fenced: Fenced, reply: &mpsc::Sender<FromNode>) {
+    tracing::warn!("refused a leader's word: {}", fenced.reason);
+    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
+    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
 }
 
 fn identity_failed(error: &std::io::Error) -> String {

@@ -164,8 +164,16 @@ pub const COMMANDS: &[Spec] = &[
     row("VERIFY", Op::Verify, 1, SLOW_READ, NONE, "register", "Checks every copy of every message now.").line("VERIFY"),
     row("DRAIN", Op::Drain, 2, ADMIN, NONE, "register", "Moves everything off a node.").line("DRAIN <node>"),
     row("UNDRAIN", Op::Undrain, 2, ADMIN, NONE, "register", "Lets a node take copies again.").line("UNDRAIN <node>"),
-    row("REMOVE", Op::Remove, 2, ADMIN, NONE, "register", "Takes a node that holds nothing off the list, for good.")
-        .line("REMOVE <node>"),
+    row(
+        "REMOVE",
+        Op::Remove,
+        -2,
+        ADMIN,
+        NONE,
+        "register",
+        "Takes a node that holds nothing, or is gone, off the list.",
+    )
+    .line("REMOVE <node> [FORCE]"),
     row("REBALANCE", Op::Rebalance, -1, ADMIN, NONE, "register", "Evens out the copies, or stops that.")
         .line("REBALANCE [STOP]"),
     row("AUTH", Op::Auth, -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),

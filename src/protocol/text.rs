@@ -108,7 +108,16 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         Op::Undrain => {
             return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
         }
-        Op::Remove => return Ok(Command::Remove(only_node(rest, "REMOVE wants the number of a node: REMOVE <node>")?)),
+        Op::Remove => {
+            const FORCE: &[u8] = b" FORCE";
+            let force = rest.as_ref().and_then(|rest| {
+                let at = rest.len().checked_sub(FORCE.len())?;
+                rest[at..].eq_ignore_ascii_case(FORCE).then_some(at)
+            });
+            let node = rest.map(|rest| rest.slice(..force.unwrap_or(rest.len())));
+            let node = only_node(node, "REMOVE wants the number of a node: REMOVE <node> [FORCE]")?;
+            return Ok(Command::Remove { node, force: force.is_some() });
+        }
         Op::Rebalance => {
             return match rest {
                 None => Ok(Command::Rebalance(true)),
@@ -200,7 +209,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Verify => put(out, &[b"VERIFY"]),
         Command::Drain(node) => put(out, &[b"DRAIN ", node.to_string().as_bytes()]),
         Command::Undrain(node) => put(out, &[b"UNDRAIN ", node.to_string().as_bytes()]),
-        Command::Remove(node) => put(out, &[b"REMOVE ", node.to_string().as_bytes()]),
+        Command::Remove { node, force } => {
+            put(out, &[b"REMOVE ", node.to_string().as_bytes(), if *force { b" FORCE" } else { b"" }]);
+        }
         Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::Count => put(out, &[b"COUNT"]),
@@ -402,6 +413,10 @@ mod tests {
             "UNDRAIN 4294967296\n",
             "REMOVE\n",
             "REMOVE 03\n",
+            "REMOVE FORCE\n",
+            "REMOVE 3FORCE\n",
+            "REMOVE 3  FORCE\n",
+            "REMOVE 3 FORCED\n",
             "REBALANCE NOW\n",
             "VERIFY 1\n",
         ] {
@@ -481,7 +496,7 @@ mod tests {
             id.clone().prop_map(Command::Delete),
             (1..u32::MAX).prop_map(|node| Command::Drain(NodeId(node))),
             (1..u32::MAX).prop_map(|node| Command::Undrain(NodeId(node))),
-            (1..u32::MAX).prop_map(|node| Command::Remove(NodeId(node))),
+            (1..u32::MAX, any::<bool>()).prop_map(|(node, force)| Command::Remove { node: NodeId(node), force }),
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
             Just(Command::Count),

@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod layouts;
 mod leader_faults;
+mod leaders;
 mod modes;
 mod nodes;
 mod protocol;

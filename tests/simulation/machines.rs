@@ -23,7 +23,7 @@ use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::network::{LeaderHere, Life, Net, Plug};
+use crate::network::{FIRST, LeaderHere, Life, Net, Plug};
 use crate::together::{self, HALVES, PAIR};
 use crate::world::{World, ask, client, request, value_of};
 
@@ -101,6 +101,10 @@ pub(crate) struct Sim {
     pub(crate) leader: Machine,
     /// The leader that runs, if one does: for its end in order.
     leading: Option<Leader>,
+    /// A second leader from a copy of the first one's folder, how often there was one, and where the first one is.
+    second: Option<(Machine, Leader)>,
+    seconds: u32,
+    home: String,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
@@ -161,6 +165,9 @@ impl Sim {
             versions_an_epoch,
             leader,
             leading,
+            second: None,
+            seconds: 0,
+            home: FIRST.to_owned(),
             nodes,
             stores,
             world,
@@ -175,10 +182,63 @@ impl Sim {
 
     /// Fails where the disk does.
     pub(crate) async fn start_leader(&mut self) -> Result<(), String> {
+        let (disk, home) = (self.leader.disk.clone(), self.home.clone());
+        let (here, leader, running) = self.lead(&disk, home).await?;
+        self.net.set_leader(Some(here));
+        self.leader.running = Some(running);
+        self.leading = Some(leader);
+        Ok(())
+    }
+
+    /// A second leader from a copy of the first one's folder; these nodes go to it, restarted or cut off from the first.
+    pub(crate) async fn start_second(&mut self, nodes: &[u32], cut: bool) -> bool {
+        if self.second.is_some() || !self.leader.is_running() {
+            return false;
+        }
+        let mut machine = Machine { disk: self.leader.disk.after_kill(), layout: Layout::Text, running: None };
+        self.seconds += 1;
+        let home = format!("leader-{}", self.seconds);
+        let Ok((here, leader, running)) = self.lead(&machine.disk.clone(), home).await else { return false };
+        machine.running = Some(running);
+        self.net.set_second(Some(here));
+        self.second = Some((machine, leader));
+        nodes.iter().for_each(|node| self.send_to_second(*node, cut));
+        true
+    }
+
+    /// From now on this node follows the second leader.
+    pub(crate) fn send_to_second(&mut self, node: u32, cut: bool) {
+        self.net.send_to_second(&address(node));
+        if cut {
+            self.net.part(&self.home, &address(node));
+        } else if self.crash_node(node, Crash::Kill) {
+            let _ = self.start_node(node);
+        }
+    }
+
+    /// One of two leaders goes: one that has stopped by itself, or either.
+    pub(crate) async fn end_second(&mut self) {
+        let Some((mut machine, leader)) = self.second.take() else { return };
+        let here = self.net.second();
+        let stays = self.leader.has_failed() || !machine.has_failed() && self.chance.bool();
+        if stays {
+            self.crash_leader(Crash::Kill);
+            self.home = here.as_ref().map_or_else(|| FIRST.to_owned(), |here| here.home.clone());
+            self.net.set_leader(here);
+            (self.leader, self.leading) = (machine, Some(leader));
+        } else {
+            machine.crash(Crash::Kill, &mut self.chance);
+        }
+        self.net.set_second(None);
+        // Whoever stays may be told that it is succeeded, as the nodes of the other one come.
+        sleep(Duration::from_secs(5)).await;
+    }
+
+    async fn lead(&mut self, disk: &MemDisk, home: String) -> Result<(LeaderHere, Leader, (Life, Stop)), String> {
         let (life, stop) = (Life::new(), Stop::new());
         let seams = Seams {
-            disk: Arc::new(self.leader.disk.clone()),
-            network: Arc::new(Plug { net: self.net.clone(), home: String::new(), life: life.clone() }),
+            disk: Arc::new(disk.clone()),
+            network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
             hands: Hands::Inline,
             chance: self.chance.fork(),
         };
@@ -196,10 +256,12 @@ impl Sim {
         let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
         let leader = leader.map_err(|error| error.to_string())?;
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
-        self.net.set_leader(Some(LeaderHere { coordinator, membership, life: life.clone() }));
-        self.leader.running = Some((life, stop));
-        self.leading = Some(leader);
-        Ok(())
+        Ok((LeaderHere { home, coordinator, membership, life: life.clone() }, leader, (life, stop)))
+    }
+
+    /// Where the first leader is.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     /// Has the leader end in order.
@@ -290,6 +352,7 @@ impl Sim {
         for machine in self.nodes.values().chain([&self.leader]) {
             machine.disk.heal();
         }
+        self.end_second().await;
         // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
         let met_elsewhere =
             |node: &Machine| node.failure().is_some_and(|why| why.contains("has served another leader"));

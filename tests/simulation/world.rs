@@ -12,7 +12,7 @@ use hatokuse::types::checksum;
 use tokio::time::{Instant, sleep};
 
 use crate::checker::{Action, History, Outcome};
-use crate::network::Net;
+use crate::network::{LeaderHere, Net};
 
 /// Everybody writes, reads and deletes all of these.
 pub(crate) const IDS: u32 = 6;
@@ -73,14 +73,19 @@ impl Record {
 
 /// One request; nothing: the leader went before it answered.
 pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
-    let Some(leader) = net.leader() else {
+    let Some(leader) = net.either() else {
         return Some(Reply::Refused(Refusal::Unavailable("nobody listens".to_owned())));
     };
+    ask_of(&leader, net, command).await
+}
+
+/// One request of this leader.
+pub(crate) async fn ask_of(leader: &LeaderHere, net: &Net, command: Command) -> Option<Reply> {
     let mut queue = VecDeque::from([Ok(command)]);
     let answer = async {
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&leader.home).await;
         let answer = leader.coordinator.execute(&mut queue, Protocol::Text).await;
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&leader.home).await;
         answer
     };
     tokio::select! {

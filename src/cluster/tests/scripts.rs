@@ -218,7 +218,7 @@ impl Stage {
 
     /// An order that is logged at once, as no write of a script goes on by itself.
     fn remove(&mut self, node: NodeId) -> String {
-        let begun = self.cluster.begin_removal(node).and_then(|_| self.cluster.end_removal(node));
+        let begun = self.cluster.begin_removal(node, false).and_then(|_| self.cluster.end_removal(node, false));
         match begun {
             Ok(removed) => {
                 self.cluster.remove(removed);

@@ -311,7 +311,14 @@ impl Session {
             Op::Status => Command::Status,
             Op::Drain => Command::Drain(node()?),
             Op::Undrain => Command::Undrain(node()?),
-            Op::Remove => Command::Remove(node()?),
+            Op::Remove => Command::Remove {
+                node: node()?,
+                force: match words.get(2) {
+                    None => false,
+                    Some(force) if words.len() == 3 && force.eq_ignore_ascii_case(b"FORCE") => true,
+                    Some(_) => return error("ERR REMOVE wants the number of a node, alone or with FORCE"),
+                },
+            },
             Op::Rebalance => match words.get(1) {
                 None => Command::Rebalance(true),
                 Some(stop) if words.len() == 2 && stop.eq_ignore_ascii_case(b"STOP") => Command::Rebalance(false),
@@ -388,7 +395,7 @@ pub(super) fn bytes_of(id: &MessageId) -> Value {
 
 /// A refusal with the class word that clients of Redis know, if there is one.
 pub(super) fn told(coordinator: &Coordinator, refusal: Refusal) -> String {
-    format!("{} {refusal}", class(&refusal, || coordinator.cluster().waiting_for().is_some()))
+    format!("{} {refusal}", class(&refusal, || coordinator.cluster().unsure().is_some()))
 }
 
 /// The class word of a refusal; `is_waiting`: the leader does not know its messages yet.

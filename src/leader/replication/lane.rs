@@ -159,6 +159,7 @@ mod tests {
         fn stalled(&self, _: NodeId, _: u64, way: Way, stalled: bool) {
             self.0.lock().unwrap().push((way, stalled));
         }
+        fn answered(&self, _: NodeId, _: Instant) {}
         fn fenced(&self, _: NodeId, _: Epoch, _: &str) {}
     }
 
