@@ -110,7 +110,7 @@ mod tests {
         assert!(!cluster.note_listed(NodeId(3), &nodes(&[1, 2, 3, 4])));
         cluster.registry.note_answered(NodeId(4), Duration::ZERO);
         cluster.registry.note_answered(NodeId(1), Duration::ZERO);
-        assert!(!cluster.registry.choose(3, &[], &[]).contains(&NodeId(4)));
+        assert!(!cluster.registry.choose(small, 0, 3, &[], &[]).contains(&NodeId(4)));
         cluster.forget_newcomer(NodeId(4));
         assert_eq!(cluster.newcomers(), []);
     }

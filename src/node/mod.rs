@@ -241,6 +241,7 @@ impl Node {
             epoch_seen: reign.map_or(0, |reign| reign.epoch.0),
             run_seen: run.unwrap_or_default(),
             committed: self.identity.committed().0,
+            lease_refused: false,
         }
     }
 

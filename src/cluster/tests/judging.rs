@@ -57,7 +57,7 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
                 let node = registry.get(NodeId(1)).unwrap();
                 assert_eq!(node.state, state, "{name} at {at}");
                 assert_eq!(
-                    !registry.choose(CopyRecord { version: v(1), length: 1, crc: 1 }, 0, 1, &[], &[]).is_empty()
+                    !registry.choose(CopyRecord { version: Version::new(Epoch(1), 1), length: 1, crc: 1 }, 0, 1, &[], &[]).is_empty()
                         && state == Up,
                     gladly,
                     "{name} at {at}"
