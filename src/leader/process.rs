@@ -139,6 +139,7 @@ async fn serve(
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
+        largest_message: settings.clients.max_message,
         rewrite_log_from: settings.rewrite_log_from,
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
