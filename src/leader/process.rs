@@ -79,6 +79,8 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Print a line a report period, where there is no screen.
+    pub reports: bool,
     /// Whether log lines are JSON, for the child nodes.
     pub json_logs: bool,
 }
@@ -200,7 +202,7 @@ async fn attend(
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::LEADER).await;
-    } else {
+    } else if settings.reports {
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::LEADER).await;
     }
     stop.requested().await;

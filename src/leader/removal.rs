@@ -60,7 +60,11 @@ impl Coordinator {
         logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
         self.let_go(removed);
         drop(leaving);
-        tracing::info!("node {node} was removed: its folder (uuid {}) is not let in any more", removed.uuid);
+        tracing::info!(
+            node.id = node.0,
+            "node {node} was removed: its folder (uuid {}) is not let in any more",
+            removed.uuid
+        );
         self.inform_of_removed(TOLD).await;
         Ok(())
     }
