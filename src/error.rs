@@ -58,6 +58,21 @@ pub enum Refusal {
     OtherProtocol,
 }
 
+/// Every code word of the text protocol.
+pub const CODES: [&str; 11] = [
+    "BAD_COMMAND",
+    "BUSY",
+    "LOST",
+    "NOAUTH",
+    "NOT_A_LINE",
+    "NOT_FOUND",
+    "TOO_FEW_NODES",
+    "TOO_LARGE",
+    "UNAVAILABLE",
+    "UNKNOWN",
+    "WRONGPASS",
+];
+
 impl Refusal {
     /// The code word of the text protocol.
     pub fn code(&self) -> &'static str {

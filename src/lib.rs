@@ -32,6 +32,8 @@ pub mod dashboard;
 #[doc(hidden)]
 pub mod durable;
 #[doc(hidden)]
+pub mod environment;
+#[doc(hidden)]
 pub mod file_names;
 #[doc(hidden)]
 pub mod leader;

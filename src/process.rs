@@ -186,7 +186,7 @@ pub fn say_ready(line: &str, screen: bool) {
     if screen && io::stderr().is_terminal() {
         return tracing::info!("{line}");
     }
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", logs::told(line));
 }
 
 /// Asks for the end at the first SIGTERM or SIGINT, and ends the process at the second.

@@ -204,7 +204,7 @@ impl<V, F: FnMut(Period) -> V> Reporter<V, F> {
                     since = Instant::now();
                     match screen {
                         Some(screen) => screen.fetched(&self.look, &view)?,
-                        None => say(&format!("{}\n", (self.look.line)(&view)))?,
+                        None => say(&format!("{}\n", logs::told(&(self.look.line)(&view))))?,
                     }
                     now = Some(view);
                 }

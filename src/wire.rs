@@ -11,6 +11,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use self::family::family_service_client::FamilyServiceClient;
@@ -141,12 +142,28 @@ impl Network for Grpc {
 
 impl LeaderPort for FamilyServiceClient<Channel> {
     fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>> {
-        Box::pin(async move { Ok(self.register_node(request).await.map_err(|status| io_error(&status))?.into_inner()) })
+        Box::pin(
+            async move { Ok(self.register_node(request).await.map_err(|status| no_leader(&status))?.into_inner()) },
+        )
     }
 
     fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {
         Box::pin(async move { Ok(self.heartbeat(request).await.map_err(|status| io_error(&status))?.into_inner()) })
     }
+}
+
+/// Why a registration failed: what the system says, or that something else than a leader's port for nodes has answered.
+fn no_leader(status: &tonic::Status) -> io::Error {
+    let error = io_error(status);
+    let is_foreign = matches!(status.code(), Code::Internal | Code::Unknown | Code::Unimplemented);
+    if error.kind() != io::ErrorKind::Other || !is_foreign {
+        return error;
+    }
+    let said = status.message();
+    io::Error::other(format!(
+        "what answers there is no leader's port for nodes ({said}): nodes use the port that the leader prints as nodes=, \
+         5550 unless --grpc-port says another, and clients the other one, 6666"
+    ))
 }
 
 /// The operating system's error inside a gRPC one, if there is one: `ConnectionRefused` says more than "transport error".

@@ -1,5 +1,6 @@
 //! What a bench was asked for, whether that can work, and what it means.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -87,6 +88,8 @@ pub struct Settings {
     pub seed: u64,
     /// Read back and compare.
     pub verify: bool,
+    /// Remove what the run wrote, when all is measured.
+    pub clean: bool,
     /// Replicas that Redis has to confirm.
     pub wait: u32,
     /// Report as JSON.
@@ -179,6 +182,18 @@ impl Settings {
         })
     }
 
+    /// The command that removes the ids below `ids` that a run with these settings wrote.
+    pub fn to_remove(&self, ids: u64) -> String {
+        let mut command = format!("hatokuse bench --op get --keys {ids} --count 1 --clean --addr {}", self.addr);
+        if self.protocol != Dialect::Text {
+            let _ = write!(command, " --protocol {}", self.protocol.name());
+        }
+        let Sizes { min, max } = self.sizes;
+        // With these the messages are known again, and not written anew.
+        let _ = write!(command, " --size {min}-{max} --seed {} --key-prefix '{}'", self.seed, self.key_prefix);
+        command
+    }
+
     /// What a report says of all this.
     pub fn asked(&self) -> Asked {
         let order = self.order();
@@ -263,6 +278,7 @@ pub(super) mod tests {
             key_prefix: "k-".to_owned(),
             seed: 1,
             verify: true,
+            clean: false,
             wait: 0,
             json: true,
             html: None,

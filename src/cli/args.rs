@@ -2,21 +2,25 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
+use super::values::{
+    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
+};
 use crate::config::{ByteSize, DEFAULT_TOLERANCE};
-use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
+use crate::protocol::text::Dialect;
+use crate::types::{IoMode, Layout, NodeId};
 use crate::{bench, client, leader, node};
 
 #[derive(Debug, Args)]
 pub(super) struct LeaderArgs {
     /// Address to listen on, for clients and nodes
-    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
     /// Port for clients (0: any free one)
     #[arg(long, env = "HATOKUSE_PORT", default_value_t = 6666)]
@@ -28,7 +32,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_HTTP_PORT", value_name = "PORT|off")]
     http_port: Option<leader::http::Port>,
     /// Address to listen on for HTTP
-    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     http_host: IpAddr,
     /// Folder that holds leader_metadata
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
@@ -70,6 +74,10 @@ pub(super) struct LeaderArgs {
     /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
     #[arg(long, env = "HATOKUSE_UNTERMINATED", value_parser = duration, value_name = "TIME")]
     unterminated: Option<Duration>,
+    /// How a GET of the text protocol is answered: own is VALUE <message>; course is OK <message>, for load clients of the
+    /// course that the original was written for (hatokuse's own client and bench do not read it)
+    #[arg(long, env = "HATOKUSE_DIALECT", default_value = "own", value_name = "own|course")]
+    dialect: Dialect,
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
     report_every: Duration,
@@ -121,10 +129,10 @@ pub(super) struct NodeArgs {
     #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_name = "HOST:PORT")]
     leader: String,
     /// Address to listen on
-    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
     /// Where the leader reaches this node [default: as bound]
-    #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = host_and_port, value_name = "HOST:PORT")]
+    #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = own_address, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Folder that holds `storage_node_<ID>`
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
@@ -222,6 +230,9 @@ pub(super) struct BenchArgs {
     /// Read back every value written, and compare
     #[arg(long, env = "HATOKUSE_VERIFY", value_parser = YesOrNo::new())]
     verify: bool,
+    /// Remove the messages of this run when all is measured; otherwise they stay, and the report says which
+    #[arg(long, env = "HATOKUSE_CLEAN", value_parser = YesOrNo::new())]
+    clean: bool,
     /// Redis: a SET ends when WAIT says that this many replicas have it
     #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
     wait: u32,
@@ -251,46 +262,6 @@ pub(super) struct BenchArgs {
     repair_after: Duration,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write for example 10s or 500ms")),
-    }
-}
-
-fn message_size(text: &str) -> Result<ByteSize, String> {
-    match text.parse()? {
-        size if size > ByteSize(MAX_MESSAGE_BYTES) => {
-            Err(format!("must be at most {}, which is what a frame to a node can hold", ByteSize(MAX_MESSAGE_BYTES)))
-        }
-        size => Ok(size),
-    }
-}
-
-fn host_and_port(text: &str) -> Result<String, String> {
-    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if is_one {
-        Ok(text.to_owned())
-    } else {
-        Err("is no HOST:PORT: write a host or its address, a colon and a port".to_owned())
-    }
-}
-
-fn duration_or_never(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
-}
-
-/// The first line of a file.
-fn read_password(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --password-file {shown}"))?;
-    match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => anyhow::bail!("--password-file {shown} is empty; its first line has to be the password"),
-    }
-}
-
 impl LeaderArgs {
     /// Looks into the files that the settings name.
     pub(super) fn check(self) -> anyhow::Result<()> {
@@ -301,14 +272,19 @@ impl LeaderArgs {
             None => format!("default, as there is no {}; or what the log says", source.shown()),
         };
         writeln!(std::io::stdout(), "tolerance = {}  # {from}", said.tolerance.unwrap_or(DEFAULT_TOLERANCE))?;
-        self.settings(false, false).map(drop)
+        self.settings(false, false, false).map(drop)
     }
 
     fn tolerance_source(&self) -> leader::tolerance::Source {
         leader::tolerance::Source::new(self.tolerance.map(usize::from), &self.tolerance_conf, &self.data_dir)
     }
 
-    pub(super) fn settings(self, screen: bool, json_logs: bool) -> anyhow::Result<leader::process::Settings> {
+    pub(super) fn settings(
+        self,
+        screen: bool,
+        reports: bool,
+        json_logs: bool,
+    ) -> anyhow::Result<leader::process::Settings> {
         let tolerance = self.tolerance_source();
         let password = self.password_file.as_deref().map(read_password).transpose()?;
         Ok(leader::process::Settings {
@@ -332,6 +308,7 @@ impl LeaderArgs {
                 password,
                 allow_flush: self.allow_flush,
                 unterminated: self.unterminated,
+                dialect: self.dialect,
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
@@ -341,13 +318,18 @@ impl LeaderArgs {
             layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,
             screen,
+            reports,
             json_logs,
         })
     }
 }
 
 impl NodeArgs {
-    pub(super) fn settings(self, screen: bool) -> node::process::Settings {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(super) fn settings(self, screen: bool, reports: bool) -> node::process::Settings {
         node::process::Settings {
             id: NodeId(self.id),
             host: self.host,
@@ -361,6 +343,7 @@ impl NodeArgs {
             report_every: self.report_every,
             stop_with_stdin: self.stop_with_stdin,
             screen,
+            reports,
         }
     }
 }
@@ -400,6 +383,7 @@ impl BenchArgs {
             key_prefix: self.key_prefix,
             seed: self.seed,
             verify: self.verify,
+            clean: self.clean,
             wait: self.wait,
             json: self.json,
             html: self.html,

@@ -29,6 +29,7 @@
 //! Never connects again by itself, and never sends a write twice unless the
 //! first was surely not done.
 
+mod advice;
 mod batch;
 mod connection;
 mod error;
@@ -294,6 +295,9 @@ impl Client {
     pub fn check(&mut self) -> Result<(), Error> {
         if self.unusable.is_none() && !self.connection.receiver.is_quiet() {
             self.unusable = Some(ANSWER_FOR_NOBODY);
+            if let Some(what) = self.connection.receiver.stranger() {
+                return Err(Error::NotALeader { what });
+            }
             // A leader with too many connections says so before it hangs up.
             if let Some(ReplyLine::Error { code, explanation }) = self.connection.receiver.buffered_reply() {
                 return Err(Error::Refused { code, explanation });

@@ -531,6 +531,10 @@ fn keys() {
         (Key::Char('n'), Action::None),
         (Key::Char('s'), Action::None),
         (Key::Escape, Action::Redraw),
+        // Asked first, and anything but a yes is a no.
+        (Key::Char('q'), Action::Redraw),
+        (Key::Char('n'), Action::Redraw),
+        (Key::Char('q'), Action::Redraw),
         (Key::Char('q'), Action::Quit),
         (Key::Interrupt, Action::Quit),
     ] {

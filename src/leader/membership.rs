@@ -359,7 +359,7 @@ impl Membership {
                 coordinator.tell_all(&cluster);
             }
         }
-        tracing::info!("node {} joined ({})", member.id, member.address);
+        tracing::info!(node.id = member.id.0, node.address = %member.address, "node {} joined ({})", member.id, member.address);
         coordinator.notify();
         let leader = coordinator.clone();
         tokio::spawn(async move { leader.take_inventory(member.id, &member.address, fence).await });

@@ -100,6 +100,8 @@ pub struct Settings {
     pub repair_after: Duration,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
+    /// Of the messages that are taken, in bytes: a cache has room for it.
+    pub largest_message: usize,
     /// Bytes from which on the log is rewritten while the leader runs.
     pub rewrite_log_from: u64,
     /// Versions after which the next epoch begins: [`VERSIONS_AN_EPOCH`], but in tests.
@@ -171,7 +173,7 @@ impl Leader {
         let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network, stop.clone()));
-        let cache = MessageCache::new(settings.cache_bytes);
+        let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));
         let membership =
@@ -303,8 +305,8 @@ async fn sweep(coordinator: Arc<Coordinator>) {
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {
-                NodeState::Up => tracing::info!("node {node} is up: {reason}"),
-                _ => tracing::warn!("node {node} is {state}: {reason}"),
+                NodeState::Up => tracing::info!(node.id = node.0, "node {node} is up: {reason}"),
+                _ => tracing::warn!(node.id = node.0, "node {node} is {state}: {reason}"),
             }
             if state == NodeState::Down {
                 coordinator.links.cut(node);

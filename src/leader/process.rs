@@ -71,6 +71,8 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Print a line a report period, where there is no screen.
+    pub reports: bool,
     /// Whether log lines are JSON, for the child nodes.
     pub json_logs: bool,
 }
@@ -137,6 +139,7 @@ async fn serve(
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
+        largest_message: settings.clients.max_message,
         rewrite_log_from: settings.rewrite_log_from,
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
@@ -210,7 +213,7 @@ async fn attend(
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::LEADER).await;
-    } else {
+    } else if settings.reports {
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::LEADER).await;
     }
     stop.requested().await;

@@ -66,7 +66,11 @@ impl Coordinator {
         logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
         self.let_go(removed);
         drop(leaving);
-        tracing::info!("node {node} was removed: its folder (uuid {}) is not let in any more", removed.uuid);
+        tracing::info!(
+            node.id = node.0,
+            "node {node} was removed: its folder (uuid {}) is not let in any more",
+            removed.uuid
+        );
         if given_up {
             tracing::warn!(
                 "node {node} was given up by order: {alone} messages and deletions had no other copy that can be read now, and what only it knew of is lost"

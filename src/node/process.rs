@@ -82,6 +82,8 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Print a line a report period, where there is no screen.
+    pub reports: bool,
 }
 
 /// Runs a node until it is told to stop.
@@ -261,7 +263,7 @@ async fn serve(
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::NODE).await;
-    } else {
+    } else if settings.reports {
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::NODE).await;
     }
     stop.requested().await;

@@ -4,6 +4,8 @@
 //! limit is answered as soon as that is seen, and the rest of it is swallowed
 //! without being kept, so that a line of any length costs a bounded buffer.
 
+use std::str::FromStr;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::table::{self, Op};
@@ -222,6 +224,37 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Exit => put(out, &[b"EXIT"]),
     }
     put(out, &[b"\n"]);
+}
+
+/// How a GET is answered on a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// `VALUE <message>`.
+    #[default]
+    Own,
+    /// `OK <message>`, as load clients of the course read it that the original was written for: they take what does not
+    /// begin with OK for an error.
+    Course,
+}
+
+impl FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "own" => Ok(Self::Own),
+            "course" => Ok(Self::Course),
+            _ => Err(format!("{text:?} is no dialect; there are own and course")),
+        }
+    }
+}
+
+/// As [`encode_reply`], in a dialect.
+pub fn encode_reply_in(dialect: Dialect, reply: &Reply, out: &mut BytesMut) {
+    match (dialect, reply) {
+        (Dialect::Course, Reply::Value(payload)) if !payload.contains(&b'\n') => put(out, &[b"OK ", payload, b"\n"]),
+        _ => encode_reply(reply, out),
+    }
 }
 
 /// Appends a reply as its line.
@@ -448,6 +481,22 @@ mod tests {
             ),
             "{all:?}"
         );
+    }
+
+    #[test]
+    fn the_dialect_of_the_course_says_ok_to_a_get() {
+        let mut out = BytesMut::new();
+        let value = |bytes: &'static [u8]| Reply::Value(Bytes::from_static(bytes));
+        for reply in [value(b"a b"), value(b""), value(b"a\nb"), Reply::Done, Reply::Refused(Refusal::NotFound)] {
+            encode_reply_in(Dialect::Course, &reply, &mut out);
+        }
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["OK a b", "OK "]);
+        assert!(lines[2].starts_with("ERROR NOT_A_LINE ") && lines[3] == "OK", "{text}");
+        assert!(lines[4].starts_with("ERROR NOT_FOUND ") && lines.len() == 5, "{text}");
+        assert_eq!(("course".parse(), "own".parse()), (Ok(Dialect::Course), Ok(Dialect::Own)));
+        assert!("lisp".parse::<Dialect>().is_err());
     }
 
     #[test]

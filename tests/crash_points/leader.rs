@@ -365,6 +365,7 @@ fn live(disk: &MemDisk) -> bool {
             io_mode: IoMode::Unbuffered,
             repair_after: Duration::from_secs(30),
             cache_bytes: 0,
+            largest_message: 1 << 20,
             rewrite_log_from: u64::MAX,
             versions_an_epoch: u32::MAX,
         };

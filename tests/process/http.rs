@@ -104,7 +104,13 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
 }
 
 pub(crate) fn metrics(addr: &str) -> BTreeMap<String, f64> {
-    samples(&get(addr, "/metrics").body)
+    samples(&openmetrics(addr).body)
+}
+
+/// The page of metrics, as a scraper gets it that prefers OpenMetrics.
+fn openmetrics(addr: &str) -> Answer {
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n";
+    send(addr, &request("GET", "/metrics").replacen("\r\n\r\n", &format!("\r\n{accept}"), 1))
 }
 
 fn tell<T>(story: impl Future<Output = T>) -> T {
@@ -145,9 +151,13 @@ fn metrics_tell_what_was_done() {
         assert!(stored.into_inner().success);
     });
 
-    let page = get(&addr, "/metrics");
+    let page = openmetrics(&addr);
     assert_eq!(page.status, 200);
     assert_eq!(page.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = get(&addr, "/metrics");
+    assert_eq!(text.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert!(text.body.contains("\n# TYPE hatokuse_requests_total counter\n"), "{}", text.body);
+    assert!(!text.body.contains(" info\n") && !text.body.contains("# EOF"), "{}", text.body);
     let samples = samples(&page.body);
     for (name, value) in [
         ("hatokuse_messages", 2.0),
@@ -166,6 +176,7 @@ fn metrics_tell_what_was_done() {
         ("hatokuse_requests_total{op=\"read\",protocol=\"text\",result=\"ok\"}", 1.0),
         ("hatokuse_requests_total{op=\"read\",protocol=\"text\",result=\"not_found\"}", 1.0),
         ("hatokuse_requests_total{op=\"other\",protocol=\"text\",result=\"bad_command\"}", 1.0),
+        ("hatokuse_requests_total{op=\"write\",protocol=\"resp\",result=\"busy\"}", 0.0),
         ("hatokuse_request_duration_seconds_count{op=\"write\",protocol=\"text\"}", 3.0),
         ("hatokuse_request_duration_seconds_bucket{le=\"+Inf\",op=\"read\",protocol=\"text\"}", 2.0),
         ("hatokuse_clients", 1.0),

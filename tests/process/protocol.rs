@@ -320,3 +320,11 @@ fn too_few_nodes_and_what_then() {
     register.set("1", "again");
     assert_eq!(register.get("1"), "again");
 }
+
+#[test]
+fn in_the_dialect_of_the_course_a_get_is_answered_with_ok() {
+    let register = Register::with(1, 1, folder(), |builder| builder.leader_args(["--dialect", "course"]));
+    assert_eq!(register.ask("SET 1 hello world"), "OK");
+    assert_eq!(register.ask("GET 1"), "OK hello world");
+    assert!(register.ask("GET 2").starts_with("ERROR NOT_FOUND"));
+}

@@ -250,6 +250,7 @@ impl Sim {
             io_mode,
             repair_after: REPAIR_AFTER,
             cache_bytes,
+            largest_message: 1 << 20,
             rewrite_log_from: REWRITE_LOG_FROM,
             versions_an_epoch: self.versions_an_epoch,
         };

@@ -34,7 +34,7 @@ use super::every;
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
-use crate::protocol::text::encode_reply;
+use crate::protocol::text::{Dialect, encode_reply};
 use crate::telemetry::repeats::Repeats;
 
 /// How clients are served.
@@ -51,6 +51,8 @@ pub struct Settings {
     /// A line of text that has not ended is run when nothing more of it has come for so long. The danger: a
     /// connection that stalls in the middle of a line has the first half of it run.
     pub unterminated: Option<Duration>,
+    /// How a GET is answered on a line of text.
+    pub dialect: Dialect,
 }
 
 /// What all connections share.

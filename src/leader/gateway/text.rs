@@ -10,7 +10,7 @@ use super::clients::Taken;
 use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
-use crate::protocol::text::{CommandDecoder, encode_reply};
+use crate::protocol::text::{CommandDecoder, Dialect, encode_reply_in};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
 
@@ -18,6 +18,7 @@ use crate::telemetry::served::Protocol;
 #[derive(Debug)]
 pub(super) struct TextTalk {
     decoder: CommandDecoder,
+    dialect: Dialect,
     requests: VecDeque<Request>,
     /// The password was given, or none is asked for.
     pub(super) allowed: bool,
@@ -29,6 +30,7 @@ impl TextTalk {
     pub(super) fn new(door: &Door) -> Self {
         Self {
             decoder: CommandDecoder::new(door.settings.max_message),
+            dialect: door.settings.dialect,
             requests: VecDeque::new(),
             allowed: door.settings.password.is_none(),
             turns_to_resp: false,
@@ -87,7 +89,7 @@ impl TextTalk {
         taken.note(command, replies.len());
         to.rooms.extend(room);
         for reply in replies {
-            encode_reply(&reply, &mut to.out);
+            encode_reply_in(self.dialect, &reply, &mut to.out);
             if reply == Reply::Bye {
                 return Flow::Close;
             }

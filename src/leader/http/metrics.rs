@@ -1,5 +1,6 @@
-//! The metrics page, as OpenMetrics text. `docs/monitoring.md` says what each of them means.
+//! The metrics page, as OpenMetrics text (`exposition` knows the older one too). `docs/monitoring.md` says what each of them means.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,11 +15,9 @@ use super::super::coordinator::Coordinator;
 use super::super::replication::NodeTimes;
 use crate::VERSION;
 use crate::durable::Space;
+use crate::error::CODES;
 use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView, TimesView};
 use crate::types::{ClusterView, NodeId, NodeState, NodeView};
-
-/// Of the page.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The page of this moment.
 pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) -> String {
@@ -263,7 +262,10 @@ impl Page<'_> {
             self.0.encode_descriptor("hatokuse_requests", "Requests, by how they ended", None, MetricType::Counter)?;
         for (via, op, view) in served {
             let good = (*op != Operation::Other).then_some(("ok", view.good));
-            for (result, n) in good.into_iter().chain(view.refused.iter().map(|(code, n)| (*code, *n))) {
+            // From the start, all of them: a rate does not see the first burst of a counter that was not there.
+            let mut refused: BTreeMap<&str, u64> = CODES.iter().map(|code| (*code, 0)).collect();
+            refused.extend(view.refused.iter().map(|(code, n)| (*code, *n)));
+            for (result, n) in good.into_iter().chain(refused) {
                 let mut labels = labels(*via, *op);
                 labels.push(("result", result.to_ascii_lowercase()));
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;

@@ -6,6 +6,7 @@
 
 mod api;
 mod charts;
+mod exposition;
 mod metrics;
 mod pace;
 mod page;
