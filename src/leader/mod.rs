@@ -22,6 +22,7 @@ mod batches;
 mod cache;
 mod deletion;
 mod jobs;
+mod proof;
 mod query;
 mod read;
 mod recovery;
