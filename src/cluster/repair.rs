@@ -150,6 +150,29 @@ impl Cluster {
         all.take(limit).cloned().collect()
     }
 
+    /// Up to `limit` messages of one part of the index that no holder has an intact copy of.
+    pub fn lost<S: BuildHasher>(&self, part: usize, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
+        let is_lost = |set: &HolderSet| !set.deleted && set.intact().next().is_none();
+        if !self.is_settled() || !self.mapping.sets().any(|(set, ..)| is_lost(set)) {
+            return Vec::new();
+        }
+        self.find(part, limit, skip, is_lost)
+    }
+
+    /// What a message that no holder has an intact copy of was.
+    pub fn lost_record(&self, id: &MessageId) -> Option<CopyRecord> {
+        let found = self.mapping.newest(id)?;
+        (!found.set.deleted && found.set.intact().next().is_none()).then_some(found.record)
+    }
+
+    /// A node has proved that it has a copy of this version.
+    pub fn note_proven(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        match self.is_holder(id, version, node) {
+            true => self.note_copy(id, version, node, true),
+            false => self.note_surplus(id, version, node),
+        }
+    }
+
     fn find<S: BuildHasher>(
         &self,
         part: usize,

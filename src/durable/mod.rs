@@ -55,6 +55,10 @@ pub trait Folder: Debug + Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Whether [`Folder::sync_all`] is one call to a file system that is known to do it all.
     fn syncs_as_a_whole(&self) -> io::Result<bool>;
+    /// Why a sync here proves little, if it is known to: the file system is memory, or hands syncs on as it likes.
+    fn doubt(&self) -> Option<&'static str> {
+        None
+    }
     /// Takes the folder's lock, held until the guard is dropped or the process ends.
     /// `WouldBlock`: another process has it.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
@@ -176,6 +180,21 @@ fn beside(name: &str) -> String {
 /// Whether a disk refused before it did anything, being full or read-only: what was there before stands.
 pub fn takes_nothing(error: &io::Error) -> bool {
     is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
+/// Whether a call on one file was refused before it did anything, so that what was there before stands: its disk takes
+/// nothing, or this file may not be changed (EPERM, EACCES), or its name is too long.
+pub fn is_refused(error: &io::Error) -> bool {
+    takes_nothing(error) || matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename)
+}
+
+/// Whether the file system itself is gone: nothing on it will work again until it is mounted anew, and the folder opened.
+pub fn is_gone(error: &io::Error) -> bool {
+    const ENODEV: i32 = 19;
+    const ESHUTDOWN: i32 = 108;
+    const ENOTCONN: i32 = 107;
+    const ESTALE: i32 = 116;
+    matches!(error.raw_os_error(), Some(ENODEV | ESHUTDOWN | ENOTCONN | ESTALE))
 }
 
 /// Whether an error means that the disk (or the quota) has no room left.

@@ -114,6 +114,8 @@ pub struct RecordLog {
     /// From here on an earlier life wrote what nobody knows to be on the disk, whatever a read says; see [`Self::renew`].
     unproven: Option<u64>,
     poisoned: bool,
+    /// A part of a batch lies behind the records and could not be cut off yet, as the disk took nothing.
+    uncut: bool,
     buffer: Vec<u8>,
 }
 
@@ -183,19 +185,24 @@ impl RecordLog {
                 None => break,
             }
         }
-        let (mut torn, mut file_length) = (None, size);
+        let (mut torn, mut file_length, mut uncut) = (None, size, false);
         if offset < reader.content_end().map_err(io("reading"))? {
             let damage = reader.search(offset).map_err(io("reading"))?;
             if judge(&damage) == Verdict::Refuse && !seeded::active(Bug::DamageCutOff) {
                 return Err(LogError::Damaged { file: path, offset });
             }
             let _ = save_tail(&*folder, &beside(name, &format!("torn-{offset}")), &*file, offset);
-            if !seeded::active(Bug::TornTailKept) {
-                file.truncate(offset).map_err(io("cutting the torn end of"))?;
-            }
-            file.sync().map_err(io("syncing"))?;
+            let cut = if seeded::active(Bug::TornTailKept) { Ok(()) } else { file.truncate(offset) };
             torn = Some(Torn { offset, bytes: size - offset });
-            file_length = offset;
+            match cut {
+                // It can be read, and is cut before anything is appended.
+                Err(error) if super::takes_nothing(&error) => uncut = true,
+                cut => {
+                    cut.map_err(io("cutting the torn end of"))?;
+                    file.sync().map_err(io("syncing"))?;
+                    file_length = offset;
+                }
+            }
         }
         // Nobody knows whether the records were synced before: only a marker says so, or the next sync after they were
         // written again.
@@ -212,6 +219,7 @@ impl RecordLog {
             marked,
             unproven: (marked < offset && !seeded::active(Bug::LogReadBack)).then_some(marked),
             poisoned: false,
+            uncut,
             buffer: Vec::new(),
         };
         Ok(Opened { log, torn })
@@ -241,6 +249,7 @@ impl RecordLog {
             marked: HEADER,
             unproven: None,
             poisoned: false,
+            uncut: false,
             buffer: Vec::new(),
             folder,
         })
@@ -272,6 +281,7 @@ impl RecordLog {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<u64, LogError> {
         self.check()?;
+        self.cut()?;
         let mut batch = Frames::at(self.length, std::mem::take(&mut self.buffer));
         batch.buffer.clear();
         if self.durable > self.marked {
@@ -298,6 +308,7 @@ impl RecordLog {
             if !self.is_untouched() {
                 match self.file.truncate(self.length) {
                     Ok(()) => self.file_length = self.length,
+                    Err(error) if super::takes_nothing(&error) => self.uncut = true,
                     Err(_) => self.poisoned = true,
                 }
             }
@@ -316,6 +327,15 @@ impl RecordLog {
             self.make_room(room);
         }
         Ok(first)
+    }
+
+    /// Cuts off what a failed append has left, if that could not be done then. Until it can, nothing is appended.
+    pub fn cut(&mut self) -> Result<(), LogError> {
+        if self.uncut {
+            self.file.truncate(self.length).map_err(|source| self.io("cutting", source))?;
+            (self.file_length, self.uncut) = (self.length, false);
+        }
+        Ok(())
     }
 
     /// Writes zeros behind the records. Where that fails there is less room, or none.

@@ -169,6 +169,11 @@ impl MemDisk {
         self.state().folds_case = folds;
     }
 
+    /// Names of more bytes are refused (36, ENAMETOOLONG).
+    pub fn set_longest_name(&self, bytes: usize) {
+        self.state().longest_name = bytes;
+    }
+
     /// What `Folder::syncs_as_a_whole` answers.
     pub fn set_syncs_as_a_whole(&self, does: bool) {
         self.state().syncs_as_a_whole = does;

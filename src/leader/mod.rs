@@ -24,6 +24,7 @@ mod cache;
 mod deletion;
 mod doubt;
 mod jobs;
+mod proof;
 mod query;
 mod read;
 mod recovery;

@@ -17,6 +17,7 @@ use super::coordinator::{Coordinator, OUTCOME};
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
+use super::proof::Proofs;
 use super::recovery::Fetch;
 use super::set::not_in_time;
 use super::write::{Askers, Outcome, Promise, Write};
@@ -99,6 +100,7 @@ struct Round {
     named: Option<Instant>,
     /// Draining nodes that hold nothing.
     empty: BTreeSet<NodeId>,
+    proofs: Proofs,
 }
 
 impl Coordinator {
@@ -123,6 +125,7 @@ impl Coordinator {
                 round.retry.get_or_insert_with(|| Instant::now() + RETRY);
             }
             if round.named.is_none_or(|at| at.elapsed() >= RETRY) {
+                self.prove_some(&mut round.proofs).await;
                 self.name_stuck();
                 round.named = Some(Instant::now());
             }

@@ -152,7 +152,8 @@ impl Conversion<'_> {
 
     /// Removes what an interrupted conversion left of the layout that the identity does not name.
     fn finish(&mut self, id: NodeId) -> Result<(), ConvertError> {
-        let (Some(made), Some(identity)) = (self.marker()?, self.identity(id)?) else { return Ok(()) };
+        let Some(made) = self.marker()? else { return Ok(()) };
+        let Some(identity) = self.identity(id)? else { return Ok(()) };
         let is_done = identity.layout == made.to_string();
         match (if is_done { other(made) } else { made }, is_done) {
             (Layout::Text, _) => self.remove_texts(is_done)?,

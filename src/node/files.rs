@@ -10,6 +10,7 @@
 mod batch;
 mod journal;
 mod redo;
+mod settle;
 mod spares;
 
 use std::io;
@@ -94,6 +95,11 @@ impl TextStore {
         }
         store.cut_journal().map_err(|fatal| failed("beginning a journal in")(fatal.source))?;
         Ok((store, found))
+    }
+
+    /// Where its records are, as the identity says it.
+    pub fn records_kind(&self) -> &'static str {
+        self.records.kind()
     }
 
     /// Keeps so many files by from now on for deletions on a full disk.

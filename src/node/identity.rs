@@ -44,6 +44,8 @@ pub struct Identity {
     pub uuid: Uuid,
     /// How copies lie in it.
     pub layout: String,
+    /// Where the records of its text copies are, once that is known: `attributes` or `log`.
+    pub records: Option<String>,
     /// The cluster it belongs to and the highest epoch it has seen, with the leader process that had it.
     pub seen: Option<(Reign, u64)>,
     /// The members of the cluster, as the leader last told.
@@ -55,7 +57,8 @@ pub struct Identity {
 impl Identity {
     /// A new folder's, of the text layout.
     pub fn new(id: NodeId, uuid: Uuid) -> Self {
-        Self { id, uuid, layout: Layout::Text.to_string(), seen: None, members: Vec::new(), removed: Vec::new() }
+        let layout = Layout::Text.to_string();
+        Self { id, uuid, layout, records: None, seen: None, members: Vec::new(), removed: Vec::new() }
     }
 
     /// Reads the folder's identity, if it has one.
@@ -83,6 +86,9 @@ impl Identity {
     /// The file's text.
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}\nid={}\nuuid={}\nlayout={}\n", self.id, self.uuid, self.layout);
+        if let Some(records) = &self.records {
+            let _ = writeln!(text, "records={records}");
+        }
         if let Some((reign, run)) = self.seen {
             let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", reign.cluster_id, reign.epoch);
         }
@@ -136,6 +142,7 @@ impl Identity {
             id: NodeId(u32::try_from(number("id")?).map_err(|_| "its id is too large")?),
             uuid: uuid(one("uuid")?)?,
             layout: one("layout")?.to_owned(),
+            records: all("records").next().map(str::to_owned),
             seen,
             members: all("member").map(member).collect::<Result<_, _>>()?,
             removed: all("removed").map(removed).collect::<Result<_, _>>()?,
@@ -235,7 +242,15 @@ impl IdentityFile {
     fn note_epoch(&self, identity: Identity) -> io::Result<()> {
         let (folder, text) = (self.folder.as_ref(), identity.encode());
         match durable::replace(folder, IDENTITY_FILE, text.as_bytes()) {
-            Err(full) if durable::is_full(&full) => use_spare(folder, text.as_bytes()).ok_or(full)??,
+            Err(full) if durable::is_full(&full) => match use_spare(folder, text.as_bytes()).ok_or(full)? {
+                // Where nothing is written over, as on btrfs, its room has to be given back first.
+                Err(full) if durable::is_full(&full) => {
+                    folder.remove(SPARE_FILE)?;
+                    folder.sync()?;
+                    durable::replace(folder, IDENTITY_FILE, text.as_bytes())?;
+                }
+                used => used?,
+            },
             replaced => replaced?,
         }
         self.state().identity = identity;
@@ -317,6 +332,19 @@ impl IdentityFile {
         Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
     }
 
+    /// Notes where the records of the folder's copies are, for good. A disk that takes nothing is told at the next start. Blocks.
+    pub fn note_records(&self, records: &str) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = self.get();
+        if identity.records.as_deref() == Some(records) {
+            return Ok(());
+        }
+        match self.replace(Identity { records: Some(records.to_owned()), ..identity }) {
+            Err(error) if durable::takes_nothing(&error) => Ok(()),
+            noted => noted,
+        }
+    }
+
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
     /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
     pub fn learn(&self, roll: Roll) -> io::Result<()> {
@@ -332,6 +360,12 @@ impl IdentityFile {
         }
         self.replace(Identity { members, removed, ..identity })
     }
+}
+
+/// What the identity in a folder says of where records are. The outer nothing: there is no identity that can be read.
+pub fn records_of(folder: &dyn Folder) -> Option<Option<String>> {
+    let text = folder.open(IDENTITY_FILE).and_then(|mut file| file.read_all(16 << 20)).ok()?;
+    Some(Identity::decode(&String::from_utf8_lossy(&text)).ok()?.records)
 }
 
 /// The spare file, if there is a whole one.

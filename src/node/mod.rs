@@ -19,6 +19,8 @@ pub mod scan;
 pub mod segments;
 pub mod service;
 pub mod store;
+pub mod trial;
+pub mod write_back;
 
 mod lane;
 mod promise;

@@ -20,7 +20,7 @@ use super::scan::Found;
 use super::segments::SegmentStore;
 use super::service::NodeService;
 use super::store::Store;
-use super::{Node, Parts};
+use super::{Node, Parts, trial, write_back};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
@@ -157,6 +157,17 @@ fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened
         }
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
+    trial::try_folder(&*folder).with_context(|| format!("cannot use {shown}"))?;
+    if let (IoMode::Unbuffered, Some(why)) = (settings.io_mode, folder.doubt()) {
+        tracing::warn!(
+            "{shown} may lose what is called safe when the power goes, in spite of --io-mode unbuffered: {why}"
+        );
+    }
+    if let (Layout::Text, Some(longest)) = (settings.layout, trial::too_short_names(&*folder)) {
+        tracing::warn!(
+            "names of more than {longest} bytes do not fit into {shown}: messages of long ids cannot be written there, or not be replaced; --layout log has no such names"
+        );
+    }
     if settings.convert {
         convert_folder(settings, &disk, &folder, doing)?;
     } else {
@@ -167,6 +178,7 @@ fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
             let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+            identity.note_records(store.records_kind()).with_context(|| format!("cannot use {shown}"))?;
             store.keep_spares(SPARES);
             (Arc::new(store), found)
         }
@@ -242,6 +254,10 @@ async fn serve(
     tokio::spawn(stop.vital("heartbeat", beats));
     let ready = format!("node {} ready grpc={bound}", settings.id);
     tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));
+    if settings.io_mode == IoMode::Buffered {
+        let listens = write_back::listen(node.clone(), opened.folder.clone(), stop.clone());
+        tokio::spawn(stop.vital("write-back", listens));
+    }
     let looked = node.clone();
     let status = format!("node {} on {bound}", settings.id);
     tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.identity().get())));

@@ -52,7 +52,7 @@ pub struct Found {
 pub enum OpenError {
     /// Two ids that differ in case would be one file.
     #[error(
-        "{folder} is on a file system that does not tell upper and lower case apart, so ids would share files: choose another --data-dir"
+        "{folder} is on a file system that does not tell upper and lower case apart, so ids would share files: choose another --data-dir, or start this node with --layout log"
     )]
     FoldsCase {
         /// The folder.
@@ -317,7 +317,10 @@ impl Scan<'_> {
             },
             Records::Log(_) => {
                 let id = named.or_else(|| self.logged.hashed.get(stem.as_str()));
-                id.and_then(|id| self.logged(id, staged, content, stages)).map(Ok)
+                let logged = id.and_then(|id| self.logged(id, staged, content, stages)).map(Ok);
+                // What was written where attributes were kept still has its record there.
+                let attached = || records::decode(&file.record().ok()??, named).ok().map(Ok);
+                logged.or_else(attached)
             }
         };
         let right = |id: &MessageId, record: &CopyRecord| {

@@ -226,6 +226,11 @@ impl Sim {
             Trouble::DiskFails(node, error) => {
                 let machine = if node == 0 { &self.leader } else { &self.nodes[&node] };
                 machine.disk.set_failing(Some(error));
+                if error == errno::EIO {
+                    // What the next sync does not write can be read until the power goes.
+                    machine.disk.fault_next(Op::Sync, Fault::Unwritten(error));
+                    machine.disk.fault_next(Op::SyncAll, Fault::Unwritten(error));
+                }
                 Some(match error {
                     errno::EIO => "disk EIO",
                     errno::ENOSPC => "disk ENOSPC",

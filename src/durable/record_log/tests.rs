@@ -234,6 +234,29 @@ fn a_full_disk_leaves_no_half_batch() {
 }
 
 #[test]
+fn a_torn_end_that_cannot_be_cut_now_is_cut_later() {
+    for (disk, mut log) in without_and_with_room() {
+        let fail = || {
+            disk.fault_next(Op::Append, Fault::Short(errno::EDQUOT));
+            disk.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        };
+        fail();
+        assert!(log.append([&b"b"[..]]).unwrap_err().is_full() && !log.is_poisoned());
+        // A start reads what there is, and cuts before it appends.
+        let again = disk.after_kill();
+        again.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        let (mut opened, records, torn) = open(&again, false).unwrap();
+        assert!(payloads(&records) == [b"a"] && torn.is_some());
+        again.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        assert!(opened.append([&b"c"[..]]).unwrap_err().is_full());
+        for (disk, log) in [(&again, &mut opened), (&disk, &mut log)] {
+            log.append([&b"d"[..]]).unwrap();
+            assert_eq!(payloads(&open(disk, false).unwrap().1), [b"a", b"d"]);
+        }
+    }
+}
+
+#[test]
 fn what_a_failed_sync_left_is_written_again() {
     for (disk, mut log) in without_and_with_room() {
         log.sync().unwrap();

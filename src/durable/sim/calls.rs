@@ -95,6 +95,11 @@ impl OpenFolder {
         )
     }
 
+    fn fits(&self, name: &str) -> io::Result<()> {
+        let fits = name.len() <= self.disk.state().longest_name;
+        if fits { Ok(()) } else { Err(io::Error::from_raw_os_error(super::errno::ENAMETOOLONG)) }
+    }
+
     fn file(&self, inode: Arc<Mutex<Inode>>) -> Box<dyn DiskFile> {
         Box::new(OpenFile { disk: self.disk.clone(), inode })
     }
@@ -106,6 +111,7 @@ impl Folder for OpenFolder {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.fits(name)?;
         self.call(Op::Create, |folder, change, number| {
             if folder.live.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -129,6 +135,7 @@ impl Folder for OpenFolder {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.fits(to)?;
         self.call(Op::Rename, |folder, change, _| {
             let entry = folder.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
             folder.change(change, vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);

@@ -21,6 +21,7 @@ pub(super) struct State {
     pub(super) crashed: bool,
     pub(super) keeps_records: bool,
     pub(super) folds_case: bool,
+    pub(super) longest_name: usize,
     pub(super) syncs_as_a_whole: bool,
     /// Free and total bytes.
     pub(super) space: Space,
@@ -43,6 +44,7 @@ impl Default for State {
             crashed: false,
             keeps_records: true,
             folds_case: false,
+            longest_name: 255,
             syncs_as_a_whole: true,
             space: Space { free: 1 << 40, size: 1 << 41, ..Space::default() },
             changes: 0,
@@ -198,6 +200,7 @@ impl State {
         Self {
             keeps_records: self.keeps_records,
             folds_case: self.folds_case,
+            longest_name: self.longest_name,
             syncs_as_a_whole: self.syncs_as_a_whole,
             space: self.space,
             changes: self.changes,

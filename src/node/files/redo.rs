@@ -13,7 +13,7 @@ use super::super::store::{Body, Fatal, Put, PutOutcome};
 use super::batch::{Batch, OPEN_FILES, Safety};
 use super::journal::{LeftOver, Step};
 use super::{TextStore, Writer};
-use crate::durable::{DiskFile, is_full};
+use crate::durable::{DiskFile, is_full, is_refused};
 use crate::file_names::{self, SUFFIX};
 use crate::seeded::{self, Bug};
 use crate::types::{MessageId, Version};
@@ -102,7 +102,14 @@ impl TextStore {
             }
             self.disk.sync_many(files).into_iter().collect::<io::Result<()>>().map_err(failed("syncing"))?;
             for (anew, name) in renames {
-                self.folder.rename(&anew, name).map_err(failed("renaming"))?;
+                match self.folder.rename(&anew, name) {
+                    Err(error) if is_refused(&error) => {
+                        // Somebody has put a stop to changes of this file, after it was written.
+                        tracing::warn!("{name} stays as it is, as it cannot be replaced: {error}");
+                        let _ = self.folder.remove(&anew);
+                    }
+                    renamed => renamed.map_err(failed("renaming"))?,
+                }
             }
         }
         self.folder.sync().map_err(failed("syncing"))?;
