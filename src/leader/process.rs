@@ -88,9 +88,25 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
+/// Open files that clients leave to nodes, HTTP and the log; half of all, where there are few.
+const FILES_KEPT: u64 = 256;
+
+/// How many clients there may be, as each takes an open file. As in Redis, fewer than wished for are said, not refused.
+fn clients_for(wanted: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let fit = usize::try_from(files - FILES_KEPT.min(files / 2)).unwrap_or(usize::MAX).max(1);
+    if wanted > fit {
+        tracing::warn!(
+            "--max-clients is {fit} instead of {wanted}, as this process may have only {files} files open: raise that \
+             limit (ulimit -n, LimitNOFILE in a unit) for more"
+        );
+    }
+    wanted.min(fit)
+}
+
 /// Runs a leader until it is told to stop.
-pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
-    raise_file_limit();
+pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
     let tolerance = read_tolerance(&settings.tolerance_conf)?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
@@ -298,5 +314,24 @@ fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator:
         }
         Ok(_) => {}
         Err(error) => tracing::warn!("{} cannot be used: {error}; tolerance stays {before}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_to_nodes() {
+        for (wanted, files, clients) in [
+            (20_000, None, 20_000),
+            (20_000, Some(1 << 20), 20_000),
+            (20_000, Some(1024), 768),
+            (10, Some(1024), 10),
+            (100, Some(100), 50),
+            (5, Some(0), 1),
+        ] {
+            assert_eq!(clients_for(wanted, files), clients, "{wanted} {files:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod cli;
 mod damage;
 mod deletes;
 mod disks;
+mod door;
 mod faults;
 mod figures;
 mod files;
