@@ -27,7 +27,7 @@ const SYNC_THREADS: usize = 16;
 const RECORD: &str = "user.hatokuse";
 
 /// The longest record that is read; records are far smaller than this.
-const MAX_RECORD_BYTES: usize = 1024;
+const MAX_RECORD_BYTES: usize = 2048;
 
 /// Parts given to one call of `writev`: the system's own limit.
 const MAX_PARTS: usize = 1024;
