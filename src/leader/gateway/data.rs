@@ -282,6 +282,8 @@ impl Context<'_> {
         let Some(end) = end else {
             return error("ERR string exceeds maximum allowed size (--max-message)");
         };
+        // Nothing that is taken may fail: a message may be over a limit that was lowered.
+        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
         let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
         message.resize(message.len().max(end), 0);
         message[start..end].copy_from_slice(part);
@@ -291,6 +293,7 @@ impl Context<'_> {
     fn set_bit(&mut self) -> Result<Value> {
         let (byte, by) = strings::bit_place(&self.words[2], self.max_message)?;
         let bit = strings::bit(&self.words[3])?;
+        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
         let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
         message.resize(message.len().max(byte + 1), 0);
         let before = message[byte] >> by & 1;
@@ -451,6 +454,18 @@ mod tests {
             ),
         ] {
             assert_eq!(talk(requests).join("|"), replies, "{requests}");
+        }
+    }
+
+    #[test]
+    fn a_message_over_a_limit_that_was_lowered_is_refused_and_not_lost() {
+        let (id, message) = (MessageId::from_bytes(b"a").unwrap(), Bytes::from(vec![b'x'; 40]));
+        for request in ["SETRANGE a 0 y", "SETBIT a 1 1", "APPEND a y"] {
+            let mut map = Map([(id.clone(), message.clone())].into());
+            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let op = table::find(&words[0]).unwrap().op;
+            let told = super::run(op, &words, std::slice::from_ref(&id), 30, &mut map);
+            assert!(matches!(told, Value::Error(_)) && map.0.get(&id) == Some(&message), "{request}: {told:?}");
         }
     }
 
