@@ -418,9 +418,10 @@ mod tests {
             let id = MessageId::from_bytes(bytes).unwrap();
             assert_eq!((id.to_string().as_str(), MessageId::from_shown(shown)), (shown, Ok(id)));
         }
-        assert_eq!(MessageId::from_bytes(&[0xff; 200]).unwrap().as_bytes(), [0xff; 200]);
+        let longest = [0xff; MAX_ID_BYTES];
+        assert_eq!(MessageId::from_bytes(&longest).unwrap().as_bytes(), longest);
         assert_eq!(MessageId::from_bytes(b""), Err(BadId::Empty));
-        assert_eq!(MessageId::from_bytes(&[0; 201]), Err(BadId::TooLong));
+        assert_eq!(MessageId::from_bytes(&[0; MAX_ID_BYTES + 1]), Err(BadId::TooLong));
         assert!(
             ["a b", "%41", "", &"x".repeat(MAX_ID_BYTES + 1)].iter().all(|text| MessageId::from_shown(text).is_err())
         );

@@ -291,44 +291,36 @@ mod tests {
         Pot::new(Size { limit: 1000 * KIB, reserve: 100 * KIB })
     }
 
-    /// What is asked of a pot of 1,000 KiB in which these hold so many KiB, the oldest first; whether the asker, who
-    /// holds `has`, gets it; and who is cut.
+    /// What is asked of a pot of 1,000 KiB in which these hold so many KiB, the oldest first; whether the asker gets it,
+    /// and who is cut.
     #[test]
     fn who_holds_most_is_cut_and_not_who_asks_next() {
-        for (holders, has, asks, gets, cut) in [
-            (&[300, 300][..], 0, 400, true, &[][..]),
-            (&[500, 400], 0, 200, true, &[0]),
-            (&[400, 500], 0, 200, true, &[0]),
-            (&[200, 700], 0, 200, true, &[1]),
-            (&[100, 100, 100, 600], 0, 300, true, &[3]),
+        for (holders, asks, gets, cut) in [
+            (&[300, 300][..], 400, true, &[][..]),
+            (&[500, 400], 200, true, &[0]),
+            (&[400, 500], 200, true, &[0]),
+            (&[200, 700], 200, true, &[1]),
+            (&[100, 100, 100, 600], 300, true, &[3]),
             // As many as it takes, of alike ones the oldest.
-            (&[100, 100, 100, 100, 100, 100, 100, 100, 100, 100], 0, 150, true, &[0, 1]),
+            (&[100, 100, 100, 100, 100, 100, 100, 100, 100, 100], 150, true, &[0, 1]),
             // A little less than what is asked for is alike.
-            (&[99, 99, 99, 99, 99, 99, 99, 99, 99, 99], 0, 100, true, &[0]),
+            (&[99, 99, 99, 99, 99, 99, 99, 99, 99, 99], 100, true, &[0]),
             // Who would hold the most himself is refused, and costs nobody anything.
-            (&[90, 90, 90, 90, 90, 90, 90, 90, 90, 90], 500, 0, true, &[]),
-            (&[50; 20], 0, 300, false, &[]),
-            (&[500, 400], 0, 1001, false, &[]),
-            // Small ones have the reserve, as long as they hold little.
-            (&[500, 500], 0, 10, true, &[]),
-            (&[500, 500], 60, 10, true, &[0]),
-            (&[500, 500], 0, 20, true, &[0]),
+            (&[50; 20], 300, false, &[]),
+            (&[500, 400], 1001, false, &[]),
+            // A small one has the reserve.
+            (&[500, 500], 10, true, &[]),
+            (&[500, 500], 20, true, &[0]),
         ] {
             let pot = pot();
-            let token = CancellationToken::new;
-            let own = pot.share(token());
-            let _has = own.room(has * KIB);
-            let all: Vec<_> = holders.iter().map(|bytes| (pot.share(token()), *bytes)).collect();
+            let own = pot.share(CancellationToken::new());
+            let all: Vec<_> = holders.iter().map(|bytes| (pot.share(CancellationToken::new()), *bytes)).collect();
             let rooms: Vec<_> = all.iter().map(|(share, bytes)| share.room(bytes * KIB)).collect();
             let room = own.room(asks * KIB);
-            let is_cut = |place: &usize| all[*place].0.is_cut();
-            let was: Vec<usize> = (0..all.len()).filter(is_cut).collect();
-            if has == 0 {
-                assert_eq!((room.is_some(), was.as_slice()), (gets, cut), "{holders:?} {has} {asks}");
-            }
-            assert!(!own.is_cut());
-            assert!(all.iter().all(|(share, _)| share.account.cut.is_cancelled() == share.is_cut()));
-            drop((rooms, room, _has));
+            let was: Vec<usize> = (0..all.len()).filter(|place| all[*place].0.is_cut()).collect();
+            assert_eq!((room.is_some(), was.as_slice()), (gets, cut), "{holders:?} {asks}");
+            assert!(!own.is_cut() && all.iter().all(|(share, _)| share.account.cut.is_cancelled() == share.is_cut()));
+            drop((rooms, room));
             assert_eq!(pot.used(), 0, "everything is given back, by those who were cut too");
         }
     }

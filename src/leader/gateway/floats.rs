@@ -119,8 +119,8 @@ fn read_decimal(text: &[u8]) -> Option<Float> {
     }
     let scaled = if tens < 0 { &mut below } else { &mut above };
     (0..tens.unsigned_abs()).for_each(|_| scaled.scale(10, 0));
-    // So many bits that the quotient has 64 or 65, before the point.
-    let shift = 64 - (above.bits() - below.bits());
+    // So many bits that the quotient has 66 or 67 before the point: enough to round by, with what is left.
+    let shift = 66 - (above.bits() - below.bits());
     if shift > 0 {
         above.shift(shift as usize)
     } else {
@@ -282,9 +282,9 @@ impl Big {
         self.trim();
     }
 
-    /// The quotient, of 66 bits at most; what is left is the remainder.
+    /// The quotient, of 68 bits at most; what is left is the remainder.
     fn divide(&mut self, mut by: Self) -> u128 {
-        const BITS: usize = 66;
+        const BITS: usize = 67;
         by.shift(BITS);
         let mut quotient = 0;
         for _ in 0..=BITS {
