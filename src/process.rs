@@ -6,6 +6,7 @@ pub mod door;
 use std::future::ready;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -220,12 +221,47 @@ pub fn watch_stdin(stop: Stop) {
     });
 }
 
-/// As many open files as the system lets this process have: every client and every message under way takes one.
-pub fn raise_file_limit() {
+/// As many open files as the system lets this process have: every client and every message under way takes one. Gives
+/// how many that are; nothing: there is no limit.
+pub fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current
+}
+
+/// Bytes of memory that this process may have: that of the machine, or what its control groups allow; nothing: not known.
+pub fn memory() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+    });
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limits_of(&groups).chain(machine).min()
+}
+
+/// What the control groups that `/proc/self/cgroup` names allow, and those above them: of version 2, and of version 1.
+fn limits_of(groups: &str) -> impl Iterator<Item = u64> {
+    let files = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        match controllers {
+            "" => Some((path, "/sys/fs/cgroup", "memory.max")),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                Some((path, "/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
+            }
+            _ => None,
+        }
+    });
+    let above = |(path, root, file): (&str, &'static str, &'static str)| {
+        let path = Path::new(path.trim_start_matches('/')).to_owned();
+        let all: Vec<_> = path.ancestors().map(|group| Path::new(root).join(group).join(file)).collect();
+        all
+    };
+    let files: Vec<_> = files.flat_map(above).collect();
+    // "max" is no number, and no limit.
+    files.into_iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
 /// Ends the process if the drain takes too long.

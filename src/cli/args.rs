@@ -49,11 +49,11 @@ pub(super) struct LeaderArgs {
     /// Largest message that is taken, up to 64MiB
     #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB", value_parser = message_size)]
     max_message: ByteSize,
-    /// Clients connected at once; one more is told BUSY
+    /// Clients connected at once; one more is told BUSY. Fewer, where this process may have fewer files open
     #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_clients: u32,
     /// Cut off a client that asks nothing for this long (0: never)
-    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "10m", value_parser = duration_or_never)]
+    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "0", value_parser = duration_or_never)]
     idle_timeout: Duration,
     /// Cut off a client whose line neither ends nor grows by 1 KiB a second in this time
     #[arg(long, env = "HATOKUSE_LINE_TIMEOUT", default_value = "30s", value_parser = duration)]
@@ -61,8 +61,9 @@ pub(super) struct LeaderArgs {
     /// Cut off a client that takes less than 1 KiB a second of its replies in this time
     #[arg(long, env = "HATOKUSE_WRITE_DEADLINE", default_value = "30s", value_parser = duration)]
     write_deadline: Duration,
-    /// Bytes of unfinished lines held for all clients together
-    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "256MiB")]
+    /// Bytes of unfinished requests held for all clients together; who holds the most is cut off. Less, where there is
+    /// less memory
+    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "64MiB")]
     max_partial_bytes: ByteSize,
     /// File whose first line is the password that clients have to give (AUTH); without it none is asked for
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]

@@ -28,7 +28,7 @@ const SYNC_THREADS: usize = 16;
 const RECORD: &str = "user.hatokuse";
 
 /// The longest record that is read; records are far smaller than this.
-const MAX_RECORD_BYTES: usize = 1024;
+const MAX_RECORD_BYTES: usize = 2048;
 
 /// A multiple of every machine's page.
 const PAGE: u64 = 64 << 10;

@@ -24,10 +24,12 @@ use super::repair::Progress;
 use super::replication::Links;
 use super::rounds::Rounds;
 use super::set::{Turn, Wanted};
+use super::shares::{Pot, Room, Share, Size};
 use super::view;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
+use crate::process::memory;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
@@ -45,9 +47,10 @@ pub(super) const OUTCOME: Duration = Duration::from_secs(40);
 /// paused to hear them again.
 pub(super) const LAPSE: Duration = Duration::from_millis(500);
 
-/// Bytes of messages (and a little for each request) that are under way at once, over all
-/// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
-pub const IN_FLIGHT_BYTES: usize = 256 << 20;
+/// Bytes of messages (and a little for each request) that are under way at once, over all connections, until their
+/// replies are sent; less where there is less memory. With what [`super::gateway::Limits::max_partial_bytes`] allows,
+/// clients cost the leader less than 256 MiB, whatever they do.
+const UNDER_WAY_BYTES: usize = 144 << 20;
 
 /// What a request costs beside its message.
 pub(super) const REQUEST_COST: usize = 256;
@@ -112,7 +115,7 @@ pub struct Coordinator {
     started: Instant,
     /// Until when nodes are expected to join, since the start.
     joining_ms: AtomicU64,
-    in_flight: Arc<AtomicUsize>,
+    pot: Arc<Pot>,
     turn: AtomicUsize,
     pub(super) served: AtomicBool,
     /// The log says that it holds everything.
@@ -136,20 +139,28 @@ pub struct Meters {
     pub clients: AtomicUsize,
     /// Batches of requests since the start.
     pub requests: AtomicU64,
+    /// Clients that were cut off.
+    pub cuts: Cuts,
     /// All of them, for metrics.
     pub served: Served,
 }
 
-/// Room taken from [`IN_FLIGHT_BYTES`]; given back when dropped.
-#[derive(Debug)]
-pub struct Room {
-    in_flight: Arc<AtomicUsize>,
-    bytes: usize,
+/// Clients that were cut off since the start, by the reason.
+#[derive(Debug, Default)]
+pub struct Cuts {
+    /// They held the most bytes when there was no room for others.
+    pub most: AtomicU64,
+    /// They took their replies, or finished their request, too slowly.
+    pub slow: AtomicU64,
+    /// They asked nothing for as long as `--idle-timeout`.
+    pub idle: AtomicU64,
 }
 
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+impl Cuts {
+    /// All of them, named as metrics name them.
+    pub fn counts(&self) -> [(&'static str, u64); 3] {
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        [("memory", count(&self.most)), ("slow", count(&self.slow)), ("idle", count(&self.idle))]
     }
 }
 
@@ -226,7 +237,7 @@ impl Coordinator {
             stop,
             started: Instant::now(),
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
-            in_flight: Arc::new(AtomicUsize::new(0)),
+            pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             meters: Meters::default(),
@@ -259,7 +270,12 @@ impl Coordinator {
 
     /// Bytes under way.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.pot.used()
+    }
+
+    /// What holds the bytes under way.
+    pub fn pot(&self) -> &Arc<Pot> {
+        &self.pot
     }
 
     /// Whether any client was told anything that depends on the index.
@@ -310,15 +326,24 @@ impl Coordinator {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Room for what is nobody's in particular, or cannot be cut.
     pub(super) fn room(&self, bytes: usize) -> Option<Room> {
-        let before = self.in_flight.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room { in_flight: self.in_flight.clone(), bytes };
-        (before + bytes <= IN_FLIGHT_BYTES).then_some(room)
+        self.pot.room(bytes)
     }
 
     /// Works on requests from the front of `queue`, which came by `via`: as many as can be worked on at once.
     /// Gives their replies in order, with the room that they take until they are sent.
     pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>, via: Protocol) -> (Vec<Reply>, Option<Room>) {
+        self.execute_for(None, queue, via).await
+    }
+
+    /// The same for a connection, whose share the room is of.
+    pub(super) async fn execute_for(
+        self: &Arc<Self>,
+        share: Option<&Share>,
+        queue: &mut VecDeque<Request>,
+        via: Protocol,
+    ) -> (Vec<Reply>, Option<Room>) {
         self.meters.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(Ok(order)) = queue.pop_front_if(|request| request.as_ref().is_ok_and(is_order)) {
             return (vec![self.order(order).await], None);
@@ -327,7 +352,8 @@ impl Coordinator {
         let mut batch = self.next_batch(queue);
         self.note_gets(began, batch.recalled, batch.missing, 0);
         self.note_at_once(via, began, &batch);
-        let room = self.room(batch.read_bytes + batch.gets.len() * REQUEST_COST);
+        let bytes = batch.read_bytes + batch.gets.len() * REQUEST_COST;
+        let room = share.map_or_else(|| self.room(bytes), |share| share.room(bytes));
         if room.is_none() {
             // Their replies stay open, which is BUSY below.
             let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
@@ -372,6 +398,7 @@ impl Coordinator {
     fn next_batch(&self, queue: &mut VecDeque<Request>) -> Batch {
         let mut batch = Batch::default();
         let mut named = Named::default();
+        let mut status = None;
         let writes = |request: &Request| matches!(request, Ok(Command::Set { .. } | Command::Delete(_)));
         let first = queue.iter().take(BATCH_REQUESTS);
         let mixed = first.clone().any(writes) && !first.clone().all(writes);
@@ -403,7 +430,12 @@ impl Coordinator {
                 Ok(asked @ (Command::Where(_) | Command::Count)) => {
                     tell(&cluster, &asked).map_err(|_| batch.later.push((at, asked))).ok()
                 }
-                Ok(_) => Some(Reply::Status(self.status(&cluster))),
+                // Many of them at once tell the same.
+                Ok(_) => {
+                    let json = status.get_or_insert_with(|| self.status(&cluster)).clone();
+                    batch.read_bytes += json.len();
+                    Some(Reply::Status(json))
+                }
             };
             // The connection closes with this reply: nothing after it is run.
             let last = reply == Some(Reply::Bye);

@@ -33,8 +33,8 @@ pub const LOG_FILE: &str = "mapping.log";
 /// How the file starts.
 const MAGIC: [u8; 8] = *b"HTKSLOG\n";
 
-/// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) long ids on many nodes.
-const LONGEST: usize = 1 << 20;
+/// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) ids on many nodes.
+const LONGEST: usize = 24 << 20;
 
 /// Records and bytes that a batch is filled up to; it holds at least one job, however long.
 const BATCH_RECORDS: usize = 16_384;

@@ -15,6 +15,7 @@ pub mod process;
 pub mod replication;
 pub mod report;
 pub mod service;
+pub mod shares;
 pub mod tolerance;
 pub mod transaction;
 pub mod view;

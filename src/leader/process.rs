@@ -89,14 +89,30 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
+/// Open files that clients leave to nodes, HTTP and the log; half of all, where there are few.
+const FILES_KEPT: u64 = 256;
+
+/// How many clients there may be, as each takes an open file. As in Redis, fewer than wished for are said, not refused.
+fn clients_for(wanted: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let fit = usize::try_from(files - FILES_KEPT.min(files / 2)).unwrap_or(usize::MAX).max(1);
+    if wanted > fit {
+        tracing::warn!(
+            "--max-clients is {fit} instead of {wanted}, as this process may have only {files} files open: raise that \
+             limit (ulimit -n, LimitNOFILE in a unit) for more"
+        );
+    }
+    wanted.min(fit)
+}
+
 /// Runs a leader until it is told to stop.
-pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
+pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let signals = {
         let _inside = runtime.enter();
         Signals::take()?
     };
-    raise_file_limit();
+    settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
     let tolerance = settings.tolerance.read()?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
@@ -255,4 +271,23 @@ fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     let (any_port, how) = (settings.port == 0, (*io_mode, *layout));
     LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_to_nodes() {
+        for (wanted, files, clients) in [
+            (20_000, None, 20_000),
+            (20_000, Some(1 << 20), 20_000),
+            (20_000, Some(1024), 768),
+            (10, Some(1024), 10),
+            (100, Some(100), 50),
+            (5, Some(0), 1),
+        ] {
+            assert_eq!(clients_for(wanted, files), clients, "{wanted} {files:?}");
+        }
+    }
 }

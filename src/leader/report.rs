@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
+use super::coordinator::Coordinator;
 use crate::VERSION;
 use crate::cluster::Cluster;
 use crate::cluster::registry::Node;
@@ -180,7 +180,7 @@ impl Reporter {
             repair: leader.repair_progress.add_to(cluster.repair_view()),
             waiting_for: leader.waiting_for(&cluster),
             clients: leader.meters.clients.load(Ordering::Relaxed),
-            in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),
+            in_flight: (leader.in_flight() as u64, leader.pot().size().limit as u64),
             sets,
             gets,
             not_found,

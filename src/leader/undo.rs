@@ -75,7 +75,7 @@ impl Coordinator {
         };
         let message = match record {
             None => None,
-            Some(record) => match self.messages(&[(id.clone(), record)]).await {
+            Some(record) => match self.messages(None, &[(id.clone(), record)]).await {
                 Ok((mut messages, _)) => match messages.pop().flatten() {
                     Some(message) => Some(message),
                     None => return false,

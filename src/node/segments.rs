@@ -45,8 +45,8 @@ use crate::durable::{DiskFile, Folder, is_gone, takes_nothing};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
-/// The longest record: a copy of the largest message that a leader takes, 64 MiB.
-const LONGEST: usize = (64 << 20) + 1024;
+/// The longest record: a copy of the largest message that a leader takes, 64 MiB, under the longest id.
+const LONGEST: usize = (64 << 20) + 2048;
 const MAGIC: [u8; 8] = *b"hatoseg1";
 
 /// A segment of more bytes is sealed, and a new one begun.

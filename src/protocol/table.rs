@@ -27,6 +27,7 @@ pub enum Op {
     /// Refused: messages do not expire.
     Expire,
     Flush,
+    Function,
     Get,
     GetBit,
     GetDel,
@@ -40,11 +41,16 @@ pub enum Op {
     IncrByFloat,
     Info,
     Keys,
+    LastSave,
+    Latency,
     Lcs,
+    Memory,
     Mget,
+    Module,
     Mset,
     MsetNx,
     Multi,
+    Object,
     /// A line of HTTP: somebody makes a browser talk to us.
     OtherProtocol,
     Persist,
@@ -56,12 +62,16 @@ pub enum Op {
     Rename,
     RenameNx,
     Reset,
+    Role,
+    /// SAVE and BGSAVE, which are refused.
+    Save,
     Scan,
     Select,
     Set,
     SetBit,
     SetNx,
     SetRange,
+    SlowLog,
     Status,
     Strlen,
     Time,
@@ -237,6 +247,16 @@ pub const COMMANDS: &[Spec] = &[
     row("LCS", Op::Lcs, -3, SLOW_READ, TWO, "string", "Gives the longest sequence that two messages share."),
     row("PERSIST", Op::Persist, 2, READ, ONE, "generic", "Does nothing: no message expires."),
     row("SETBIT", Op::SetBit, 4, WRITE, ONE, "string", "Sets one bit of a message."),
+    row("BGSAVE", Op::Save, -1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
+    row("SAVE", Op::Save, 1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
+    row("FUNCTION", Op::Function, -2, ADMIN, NONE, "tools", "Tells of functions: there are none."),
+    row("LASTSAVE", Op::LastSave, 1, SELF, NONE, "tools", "Tells when everything was last saved: it is now."),
+    row("LATENCY", Op::Latency, -2, ADMIN, NONE, "tools", "Tells of latencies: they are on the metrics page."),
+    row("MEMORY", Op::Memory, -2, SLOW_READ, NONE, "tools", "Tells how many bytes a message takes."),
+    row("MODULE", Op::Module, -2, ADMIN, NONE, "tools", "Tells of modules: there are none."),
+    row("OBJECT", Op::Object, -2, SLOW_READ, NONE, "tools", "Tells how Redis would keep a message."),
+    row("ROLE", Op::Role, 1, SELF, NONE, "tools", "Tells that this is the one that takes writes."),
+    row("SLOWLOG", Op::SlowLog, -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted."),
     row("WATCH", Op::Watch, -2, GATHERS, ALL, "transactions", "Lets EXEC fail if one of these ids is written before."),
 ];
 
@@ -244,6 +264,37 @@ pub const COMMANDS: &[Spec] = &[
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     let is = |spec: &&Spec| spec.name.as_bytes().eq_ignore_ascii_case(name);
     COMMANDS.iter().find(is)
+}
+
+/// The command of the text protocol that a word may be meant for, if one is near.
+pub fn nearest(word: &[u8]) -> Option<&'static str> {
+    let word = word.to_ascii_uppercase();
+    let names = COMMANDS.iter().filter(|spec| spec.line.is_some()).map(|spec| spec.name);
+    // Of a short word two letters are nearly all.
+    let most = if word.len() <= 4 { 1 } else { 2 };
+    let near = names.filter(|name| name.len().abs_diff(word.len()) <= most);
+    near.map(|name| (distance(&word, name.as_bytes()), name))
+        .filter(|(far, _)| *far <= most)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// How many letters have to be put in, left out, changed, or changed with the next one (optimal string alignment).
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 /// How the commands of the text protocol are written, in the order of HELP.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::resp::take;
 use super::table::{self, Op};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
@@ -54,7 +55,7 @@ impl CommandDecoder {
         loop {
             match buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
                 Some(at) => {
-                    let mut line = buffer.split_to(self.scanned + at + 1).freeze();
+                    let mut line = take(buffer, self.scanned + at + 1);
                     self.scanned = 0;
                     if std::mem::take(&mut self.swallowing) {
                         continue;
@@ -98,7 +99,7 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
     let Some(spec) = table::find(&word).filter(|spec| spec.line.is_some() || spec.op == Op::OtherProtocol) else {
         return match word.is_empty() {
             true => bad("the line starts with no command word; HELP lists the commands"),
-            false => bad(&format!("unknown command {:?}; HELP lists the commands", printable(&word, 32))),
+            false => bad(&unknown(&word)),
         };
     };
     let command = match spec.op {
@@ -145,6 +146,29 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         None => Ok(command),
         Some(_) => bad(&format!("{} stands alone on its line", spec.name)),
     }
+}
+
+/// What is said of a word that is none of this protocol.
+fn unknown(word: &[u8]) -> String {
+    let shown = printable(word, 32);
+    if let Some(spec) = table::find(word) {
+        return format!("{} speaks the Redis protocol only: redis-cli -p 6666", spec.name);
+    }
+    match table::nearest(word) {
+        Some(name) => format!("unknown command {shown:?}: {name}? HELP lists the commands"),
+        None => format!("unknown command {shown:?}; HELP lists the commands"),
+    }
+}
+
+/// Whether the first line of a buffer is whole, ends in CR and LF, and is of the Redis protocol only: who sends that
+/// speaks it, with requests on lines of their own.
+pub fn is_redis_line(buffer: &[u8]) -> bool {
+    const LONGEST_NAME: usize = 16;
+    let Some(end) = buffer.iter().take(LONGEST_NAME).position(|byte| matches!(byte, b' ' | b'\r' | b'\n')) else {
+        return false;
+    };
+    let is_one = table::find(&buffer[..end]).is_some_and(|spec| spec.line.is_none() && spec.op != Op::OtherProtocol);
+    is_one && buffer.iter().position(|byte| *byte == b'\n').is_some_and(|at| buffer[at - 1] == b'\r')
 }
 
 fn parse_set(rest: Option<Bytes>, max_message: usize) -> Result<Command, Refusal> {
@@ -456,7 +480,37 @@ mod tests {
             assert_eq!(one(line.as_bytes()), Err("BAD_COMMAND"), "{line:?}");
         }
         assert_eq!(one(b"GET \xff\n"), Err("BAD_COMMAND"));
-        assert_eq!(one(format!("GET {}\n", "x".repeat(201)).as_bytes()), Err("BAD_COMMAND"));
+        assert_eq!(one(format!("GET {}\n", "x".repeat(MAX_ID_BYTES + 1)).as_bytes()), Err("BAD_COMMAND"));
+    }
+
+    #[test]
+    fn a_word_that_is_none_here_is_told_what_it_may_be() {
+        let text = |line: &[u8]| match decode_all(&[line]).pop() {
+            Some(Decoded::Bad(refusal)) => refusal.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(text(b"INCR visits\n").contains("redis-cli -p 6666"));
+        assert!(text(b"GTE 1\n").contains("GET?") && text(b"satus\n").contains("STATUS?"));
+        assert!(!text(b"FROBNICATE 1\n").contains('?'));
+    }
+
+    #[test]
+    fn lines_of_the_redis_protocol_are_known_by_word_and_end() {
+        for line in [&b"info replication\r\n"[..], b"CLIENT ID\r\nPING\r\n", b"dbsize\r\n"] {
+            assert!(is_redis_line(line), "{}", line.escape_ascii());
+        }
+        for line in [&b"info\n"[..], b"info x", b"PING\r\n", b"SET 1 x\r\n", b"\r\n", b"POST / HTTP/1.1\r\n", b"\n"] {
+            assert!(!is_redis_line(line), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_lone_cr_goes_both_ways_as_it_is() {
+        assert_eq!(one(b"SET 1 a\rb\r\r\n"), set("1", b"a\rb\r"));
+        let mut out = BytesMut::new();
+        encode_reply(&Reply::Value(Bytes::from_static(b"a\rb\r")), &mut out);
+        assert_eq!(out, &b"VALUE a\rb\r\n"[..]);
+        assert_eq!(decode_reply(&mut out), Some(ReplyLine::Value(Bytes::from_static(b"a\rb\r"))));
     }
 
     #[test]

@@ -279,7 +279,7 @@ fn a_message_is_looked_up_without_its_content() {
         ("", 400, "BAD_COMMAND"),
         ("a%20b", 404, "NOT_FOUND"),
         ("%FF%00", 404, "NOT_FOUND"),
-        (&"x".repeat(201), 400, "BAD_COMMAND"),
+        (&"x".repeat(1025), 400, "BAD_COMMAND"),
     ] {
         let answer = get(&addr, &format!("/api/message/{path}"));
         assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(code)), "{answer:?}");
@@ -381,7 +381,7 @@ fn the_page_is_whole_as_it_is_sent() {
     for id in ["with%2520blanks", "with+blanks", "with%20blanks"] {
         tells(&get(&addr, &format!("/?id={id}&part=found")).body, &["<dd>1 byte</dd>"]);
     }
-    tells(&get(&addr, &format!("/?id={}&part=found", "x".repeat(201))).body, &["That is no id"]);
+    tells(&get(&addr, &format!("/?id={}&part=found", "x".repeat(1025))).body, &["That is no id"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod cli;
 mod damage;
 mod deletes;
 mod disks;
+mod door;
 mod environment;
 mod faults;
 mod figures;

@@ -5,20 +5,25 @@
 
 mod clients;
 mod connection;
+mod cuts;
 mod data;
+mod floats;
 mod glob;
+mod heavy;
 mod help;
 mod keyspace;
 mod multi;
+mod outbox;
 mod pipeline;
 mod server;
 mod session;
 mod strings;
 mod text;
+mod tools;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -28,10 +33,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use self::clients::Clients;
-use self::connection::{Connection, Held};
+use self::connection::Connection;
+use self::cuts::Cuts;
+use self::heavy::Heavy;
 use super::coordinator::Coordinator;
 use super::every;
+use super::shares::{Pot, Size};
 use crate::error::Refusal;
+use crate::process::memory;
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
 use crate::protocol::text::{Dialect, encode_reply};
@@ -60,6 +69,16 @@ pub struct Settings {
 struct Door {
     settings: Settings,
     clients: Arc<Clients>,
+    /// Bytes of unfinished requests, of all connections.
+    partial: Arc<Pot>,
+    cuts: Cuts,
+    heavy: Heavy,
+    /// One VERIFY at a time: each reads everything that there is.
+    verify: Arc<Semaphore>,
+    /// One step of a walk over all ids at a time.
+    walk: Semaphore,
+    /// What cursors of SCAN have of this run of the leader.
+    run: u64,
 }
 
 impl Door {
@@ -87,7 +106,7 @@ pub struct Limits {
     pub line_timeout: Duration,
     /// In each such time a client has to take 1 KiB a second of its replies, or all, or is cut off.
     pub write_deadline: Duration,
-    /// Bytes of unfinished lines that are held for all clients together.
+    /// Bytes of unfinished requests that are held for all clients together; less where there is less memory.
     pub max_partial_bytes: usize,
 }
 
@@ -107,8 +126,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings: Settings) {
     let places = Arc::new(Semaphore::new(settings.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     let partings = Arc::new(Semaphore::new(MOST_PARTINGS));
-    let partial = Arc::new(AtomicUsize::new(0));
-    let door = Arc::new(Door { settings, clients: Arc::default() });
+    let door = Arc::new(Door {
+        partial: Pot::new(Size::of(settings.limits.max_partial_bytes, memory())),
+        settings,
+        clients: Arc::default(),
+        cuts: Cuts::default(),
+        heavy: Heavy::start(),
+        verify: Arc::new(Semaphore::new(1)),
+        walk: Semaphore::new(1),
+        run: keyspace::mark_of_run(),
+    });
     let stop = coordinator.stop.clone();
     let mut second = every(Duration::from_secs(1));
     let mut said = Repeats::default();
@@ -141,11 +168,10 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         };
         let (coordinator, door) = (coordinator.clone(), door.clone());
         let tasks = coordinator.tasks.clone();
-        let held = Held::new(&partial);
         let counted = Counted::new(&coordinator);
         tasks.spawn(async move {
             // An error here is the client's going, which is its right.
-            if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door, held)
+            if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door)
                 && let Ok(true) = connection.serve().await
                 && let Ok(parting) = partings.try_acquire_owned()
             {

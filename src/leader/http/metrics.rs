@@ -26,6 +26,7 @@ pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) ->
         view: view.clone(),
         served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
         node_times: leader.links.times().into_iter().flat_map(times_of).collect(),
+        cuts: leader.meters.cuts.counts(),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
         disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
@@ -45,6 +46,8 @@ struct Facts {
     view: ClusterView,
     served: Vec<(Protocol, Operation, ServedView)>,
     node_times: Vec<(NodeId, Operation, TimesView)>,
+    /// Clients that were cut off, by the reason.
+    cuts: [(&'static str, u64); 3],
     ready: bool,
     cache: Option<crate::types::CacheView>,
     /// Of the leader's log.
@@ -150,9 +153,16 @@ impl Page<'_> {
         self.gauge("hatokuse_in_flight_bytes", "Bytes of requests under way", view.in_flight.0 as f64)?;
         self.gauge(
             "hatokuse_in_flight_limit_bytes",
-            "Beyond this requests are refused as BUSY",
+            "Beyond this who holds the most is cut off, or the request is refused as BUSY",
             view.in_flight.1 as f64,
-        )
+        )?;
+        let mut family =
+            self.0.encode_descriptor("hatokuse_clients_cut", "Clients that were cut off", None, MetricType::Counter)?;
+        for (reason, count) in facts.cuts {
+            let labels: Labels = vec![("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
     }
 
     fn messages(&mut self, view: &ClusterView) -> fmt::Result {

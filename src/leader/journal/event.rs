@@ -235,10 +235,17 @@ fn encode_record(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
     }
 }
 
-/// An id that is not the end of its record.
+/// An id that is not the end of its record, behind its length. No id has no bytes: 0 says that the length follows in two.
 fn encode_short_id(id: &MessageId, out: &mut Vec<u8>) {
-    out.push(id.as_bytes().len() as u8);
-    out.extend_from_slice(id.as_bytes());
+    let id = id.as_bytes();
+    match u8::try_from(id.len()) {
+        Ok(length) => out.push(length),
+        Err(_) => {
+            out.push(0);
+            out.extend_from_slice(&(id.len() as u16).to_le_bytes());
+        }
+    }
+    out.extend_from_slice(id);
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -269,7 +276,10 @@ impl<'a> Fields<'a> {
     }
 
     fn short_id(&mut self) -> Result<MessageId, String> {
-        let length = usize::from(self.array::<1>()?[0]);
+        let length = match self.array::<1>()?[0] {
+            0 => usize::from(u16::from_le_bytes(self.array()?)),
+            short => usize::from(short),
+        };
         let (id, rest) = self.0.split_at_checked(length).ok_or("a record that is too short")?;
         self.0 = rest;
         MessageId::from_bytes(id).map_err(|bad| bad.to_string())
@@ -286,7 +296,8 @@ mod tests {
 
     use super::super::LONGEST;
     use super::*;
-    use crate::leader::transaction::MOST_IDS;
+    use crate::leader::transaction::{MOST_ID_BYTES, MOST_IDS};
+    use crate::types::MAX_ID_BYTES;
 
     fn there_and_back(event: &Event) -> Result<Event, String> {
         let mut bytes = Vec::new();
@@ -295,7 +306,10 @@ mod tests {
     }
 
     fn ids() -> impl Strategy<Value = MessageId> {
-        proptest::collection::vec(any::<u8>(), 1..=200).prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
+        let lengths = prop_oneof![1..=300usize, Just(MAX_ID_BYTES)];
+        lengths
+            .prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length))
+            .prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
     }
 
     fn commits() -> impl Strategy<Value = Commit> {
@@ -343,7 +357,7 @@ mod tests {
     #[test]
     fn the_largest_transaction_fits_into_a_record() {
         let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1 };
-        let id = MessageId::from_bytes(&[0xff; 200]).unwrap();
+        let id = MessageId::from_bytes(&[0xff; MOST_ID_BYTES / MOST_IDS]).unwrap();
         let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
         let mut bytes = Vec::new();
         Event::Commits(vec![commit; MOST_IDS]).encode(&mut bytes);
