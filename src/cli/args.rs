@@ -1,5 +1,7 @@
 //! The flags of each subcommand, and the settings that they mean.
 
+mod backup;
+
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
+pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
 use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
 use crate::{bench, client, leader, node};

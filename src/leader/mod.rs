@@ -18,6 +18,7 @@ pub mod service;
 pub mod transaction;
 pub mod view;
 
+mod backup;
 mod batches;
 mod cache;
 mod deletion;

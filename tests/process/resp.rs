@@ -63,7 +63,7 @@ impl Redis {
     }
 
     /// A request of these words, and its reply.
-    fn ask(&mut self, words: &[&[u8]]) -> String {
+    pub(crate) fn ask(&mut self, words: &[&[u8]]) -> String {
         self.send(request(words));
         self.reply()
     }

@@ -16,6 +16,7 @@ use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
 use super::multi::{Queued, View};
 use super::{Door, data, keyspace};
 use crate::error::Refusal;
+use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{ProtocolError, RequestDecoder, Value, Words, bulk, number};
@@ -47,6 +48,7 @@ pub(super) struct Session {
     pub(super) allowed: bool,
     pub(super) queued: Option<Queued>,
     pub(super) watched: Vec<(MessageId, Option<Version>)>,
+    pub(super) backup: Option<Box<Backup>>,
 }
 
 impl Session {
@@ -63,6 +65,7 @@ impl Session {
             allowed,
             queued: None,
             watched: Vec::new(),
+            backup: None,
         }
     }
 
@@ -230,7 +233,7 @@ impl Session {
                 None => return error("ERR invalid DB index"),
             },
             Op::Reset => {
-                (self.queued, self.version) = (None, 2);
+                (self.queued, self.version, self.backup) = (None, 2, None);
                 self.watched.clear();
                 self.allowed = self.door.settings.password.is_none();
                 let mut said = self.taken.seat.said();
@@ -249,6 +252,7 @@ impl Session {
                 let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
                 return Ok(id.map_or(Value::Nil, |id| bytes_of(&id)));
             }
+            Op::Backup => return self.back_up(words).await,
             Op::Flush => keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await?,
             _ => return self.tell_of_server(spec, words).await,
         }
