@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use clap::builder::BoolishValueParser as YesOrNo;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use self::args::{BenchArgs, ClientArgs, LeaderArgs, NodeArgs};
+use self::args::{BackupArgs, BenchArgs, ClientArgs, LeaderArgs, NodeArgs, RestoreArgs};
 use crate::protocol::table;
 use crate::settings_file::File;
 use crate::telemetry::EventRing;
-use crate::{VERSION, bench, client, environment, leader, logs, node, terminal};
+use crate::{VERSION, backup, bench, client, environment, leader, logs, node, terminal};
 
 mod args;
 mod values;
@@ -79,6 +79,14 @@ enum Command {
         after_help = "Examples:\n  hatokuse bench --count 9000\n  hatokuse bench --local-nodes 6 --tolerance 3 --count 9000 --verify --json\n  hatokuse bench --op get --connections 32 --pipeline 64\n  hatokuse bench --rate 5000 --duration 10s --warmup 2s --html report.html\n  hatokuse bench --op mixed --mix 20:80 --keys 100000 --distribution zipf --size 50-4096\n  hatokuse bench --protocol resp --addr 127.0.0.1:6379 --wait 2 --json >> redis.json\n  hatokuse bench --compare redis.json hatokuse.json"
     )]
     Bench(BenchArgs),
+    /// Write a running register, as it is at one moment, into a folder or a stream
+    #[command(after_help = "Examples:\n  hatokuse backup /backups/monday\n  hatokuse backup - | zstd > monday.hkb.zst")]
+    Backup(BackupArgs),
+    /// Load a backup into a register, whatever its nodes and tolerance
+    #[command(
+        after_help = "Examples:\n  hatokuse restore /backups/monday --verify\n  hatokuse restore /backups/monday --dry-run\n  zstd -dc monday.hkb.zst | hatokuse restore - --merge"
+    )]
+    Restore(RestoreArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -220,6 +228,8 @@ fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
                 _ => bench::run(args.settings()?),
             }
         }
+        Command::Backup(args) => Ok(exit_code(backup::back_up(&args.settings(cli.plain)?))),
+        Command::Restore(args) => Ok(exit_code(backup::restore(&args.settings(cli.plain)?))),
         Command::Completions { shell } => {
             // Into memory first: written straight to a reader that has left, it would panic.
             let mut script = Vec::new();
@@ -234,6 +244,18 @@ fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
             written
                 .with_context(|| format!("cannot write manual pages into {}: name another folder", dir.display()))?;
             Ok(EXIT_OK)
+        }
+    }
+}
+
+/// How a backup or its restoring ends; messages that were lost before are no success.
+fn exit_code(done: Result<backup::Outcome, backup::Error>) -> u8 {
+    match done {
+        Ok(backup::Outcome { lost: 0 }) => EXIT_OK,
+        Ok(_) => EXIT_FAILED,
+        Err(error) => {
+            eprintln!("hatokuse: {error}");
+            if error.is_no_answer() { EXIT_NO_ANSWER } else { EXIT_FAILED }
         }
     }
 }

@@ -20,6 +20,10 @@ pub mod error;
 pub mod types;
 
 #[doc(hidden)]
+pub mod archive;
+#[doc(hidden)]
+pub mod backup;
+#[doc(hidden)]
 pub mod bench;
 #[doc(hidden)]
 pub mod cli;

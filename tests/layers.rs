@@ -20,6 +20,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("config", 1, &["types"]),
     ("file_names", 1, &["types"]),
     ("telemetry", 1, &["types"]),
+    ("archive", 1, &["types"]),
     ("protocol", 1, &["error", "types"]),
     ("cluster", 1, &["error", "seeded", "types"]),
     ("dashboard", 1, &["telemetry", "types"]),
@@ -76,6 +77,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "wire",
         ],
     ),
+    ("backup", 3, &["archive", "durable", "error", "protocol", "telemetry", "types"]),
     ("client", 3, &["dashboard", "error", "logs", "protocol", "telemetry", "terminal", "types"]),
     (
         "bench",
@@ -97,6 +99,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         "cli",
         5,
         &[
+            "backup",
             "bench",
             "client",
             "config",

@@ -1,5 +1,7 @@
 //! The flags of each subcommand, and the settings that they mean.
 
+mod backup;
+
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
+pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use super::values::{
     duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
 };

@@ -13,7 +13,8 @@ const UNIT: usize = 4;
 /// Bytes of a chunk; the longest slot is far shorter.
 const CHUNK: usize = 64 * 1024;
 
-const UNITS_IN_CHUNK: u32 = (CHUNK / UNIT) as u32;
+/// Addresses of a chunk.
+pub(super) const UNITS_IN_CHUNK: u32 = (CHUNK / UNIT) as u32;
 
 /// Bytes of a slot before the part whose length differs.
 pub(super) const HEAD: usize = 28;
@@ -121,6 +122,11 @@ impl Arena {
     /// The chunk that an address lies in.
     pub(super) fn chunk_of(at: u32) -> usize {
         (at / UNITS_IN_CHUNK) as usize
+    }
+
+    /// The place of an address among the [`UNITS_IN_CHUNK`] of its chunk.
+    pub(super) fn unit_of(at: u32) -> usize {
+        (at % UNITS_IN_CHUNK) as usize
     }
 
     /// The address at which a chunk begins.

@@ -12,6 +12,7 @@ pub mod quorum;
 pub mod registry;
 pub mod removal;
 pub mod repair;
+pub mod snapshot;
 pub mod transactions;
 
 mod admission;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::backup::Saved;
 use super::cache::MessageCache;
 use super::gate::Gate;
 use super::journal::Ledger;
@@ -124,6 +125,8 @@ pub struct Coordinator {
     pub meters: Meters,
     /// How far repair is.
     pub(super) repair_progress: Progress,
+    /// What a backup was given of what writes have overtaken.
+    pub(super) saved: Saved,
 }
 
 /// What a leader measures.
@@ -242,6 +245,7 @@ impl Coordinator {
             served: AtomicBool::new(false),
             meters: Meters::default(),
             repair_progress: Progress::default(),
+            saved: Saved::default(),
         }
     }
 

@@ -26,6 +26,10 @@ impl Coordinator {
         let mut look = every(LOOK);
         let mut inform = Instant::now();
         while self.stop.unless(look.tick()).await.is_some() {
+            // A backup may have still to copy what was deleted.
+            if self.cluster().mapping().has_snapshot() {
+                continue;
+            }
             if Instant::now() >= inform && self.inform_of_removed(ANSWER).await {
                 // One that cannot keep it has no room, or is of a version that knows nothing of it.
                 inform = Instant::now() + ANSWER;

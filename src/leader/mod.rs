@@ -20,6 +20,7 @@ pub mod tolerance;
 pub mod transaction;
 pub mod view;
 
+mod backup;
 mod batches;
 mod cache;
 mod deletion;

@@ -12,6 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
@@ -228,6 +229,7 @@ impl Coordinator {
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<MessageId> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
+        let mut held = Held::default();
         let mut deletes = false;
         {
             let mut cluster = self.cluster();
@@ -279,8 +281,17 @@ impl Coordinator {
                     commit.holders.iter().for_each(|&node| settle(node, true));
                 }
                 cluster.note_left_over(&ticket, &commit.holders);
-                passes.push(write.pass);
+                match cluster.take_overtaken() {
+                    Some(old) => held.push(old, write.pass),
+                    None => passes.push(write.pass),
+                }
             }
+            if !held.is_empty() {
+                self.expect_held(&mut cluster, &mut held);
+            }
+        }
+        if !held.is_empty() {
+            self.copy_then_settle(held, &mut settles, !deletes);
         }
         // What was deleted is to be gone from nodes too, for those who ask them.
         self.settle(settles, !deletes);

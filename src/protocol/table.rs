@@ -9,6 +9,7 @@
 pub enum Op {
     Append,
     Auth,
+    Backup,
     Client,
     Command,
     Config,
@@ -192,6 +193,15 @@ pub const COMMANDS: &[Spec] = &[
     row("EXIT", Op::Exit, 1, LOGIN, NONE, "connection", "Closes the connection.").line("EXIT"),
     row("QUIT", Op::Exit, -1, LOGIN, NONE, "connection", "Closes the connection.").line("QUIT"),
     row("APPEND", Op::Append, 3, WRITE, ONE, "string", "Appends to a message."),
+    row(
+        "BACKUP",
+        Op::Backup,
+        2,
+        ADMIN,
+        NONE,
+        "register",
+        "Gives everything as it was at one moment: BEGIN, NEXT, STOP.",
+    ),
     row("CLIENT", Op::Client, -2, ADMIN, NONE, "connection", "Names, tells of and ends connections."),
     row("COMMAND", Op::Command, -1, SELF, NONE, "server", "Tells of commands."),
     row("CONFIG", Op::Config, -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for."),

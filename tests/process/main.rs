@@ -3,6 +3,7 @@
 //! Each test is a short story on a cluster of its own, which ends with it. Ports
 //! are chosen by the system, and every wait is for a condition with a deadline.
 
+mod backups;
 mod bench;
 mod cli;
 mod damage;

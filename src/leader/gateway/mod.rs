@@ -3,6 +3,7 @@
 //! A connection speaks the text protocol until a line begins with `*`: from then on it speaks the Redis
 //! protocol, which `session`, `data` and `server` carry out. Limits are the same for both.
 
+mod backup;
 mod clients;
 mod connection;
 mod cuts;

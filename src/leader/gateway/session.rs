@@ -17,6 +17,7 @@ use super::multi::{Queued, View};
 use super::outbox::Outbox;
 use super::{Door, data, keyspace, strings};
 use crate::error::Refusal;
+use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
@@ -63,6 +64,7 @@ pub(super) struct Session {
     pub(super) replies: Replies,
     /// The room of the reply to the request that is being worked on.
     pub(super) room: Option<Room>,
+    pub(super) backup: Option<Box<Backup>>,
 }
 
 impl Session {
@@ -88,6 +90,7 @@ impl Session {
             watched: BTreeMap::new(),
             replies: Replies::All,
             room: None,
+            backup: None,
         }
     }
 
@@ -315,7 +318,7 @@ impl Session {
                 None => return error("ERR invalid DB index"),
             },
             Op::Reset => {
-                (self.queued, self.version, self.replies) = (None, 2, Replies::All);
+                (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
                 self.allowed = self.door.settings.password.is_none();
                 let mut said = self.taken.seat.said();
@@ -334,6 +337,7 @@ impl Session {
                 let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
                 return Ok(id.map_or(Value::Nil, |id| bytes_of(&id)));
             }
+            Op::Backup => return self.back_up(words).await,
             Op::Flush => keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await?,
             _ => return self.tell_of_server(spec, words).await,
         }
