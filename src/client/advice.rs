@@ -122,7 +122,7 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
 /// Whether a command changes something.
 pub(super) fn writes(command: &Command) -> bool {
     use Command::{Delete, Drain, Rebalance, Remove, Set, Undrain};
-    matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove(_) | Rebalance(_))
+    matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }
 
 #[cfg(test)]

@@ -226,7 +226,16 @@ impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
         let (ladder, lease) = (Ladder::default(), Lease::default());
-        Self { nodes: Vec::new(), slots, ladder, full: 0, swept: Duration::ZERO, repair_after: REPAIR_AFTER, lease, departed: 0 }
+        Self {
+            nodes: Vec::new(),
+            slots,
+            ladder,
+            full: 0,
+            swept: Duration::ZERO,
+            repair_after: REPAIR_AFTER,
+            lease,
+            departed: 0,
+        }
     }
 }
 

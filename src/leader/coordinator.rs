@@ -514,18 +514,13 @@ fn outcome(reply: &Reply) -> Outcome {
 /// Who holds a message, or how many there are; or why that cannot be told now.
 fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
     let Command::Where(id) = asked else {
-        return cluster.unsure().map_or_else(|| Ok(Reply::Count(cluster.len())), Err);
+        return cluster.count().map(Reply::Count);
     };
     match cluster.look_up(id) {
         Located::Hidden(reason) => Err(reason),
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
         Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
     }
-}
-
-/// How many messages there are, or why that cannot be told now.
-fn count(cluster: &Cluster) -> Result<Reply, String> {
-    cluster.count().map(Reply::Count)
 }
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::coordinator::{Coordinator, Room};
+use super::coordinator::Coordinator;
 use super::gateway::{self, is_password};
 use super::membership::Membership;
+use super::shares::Room;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
 use crate::process::door::Keep;

@@ -483,13 +483,14 @@ impl Coordinator {
 /// may appear later, is not so for one that the log says is `aborted`; if it does not say so, it may be.
 fn taken_back(trouble: Refusal, aborted: bool) -> Refusal {
     match (trouble, aborted) {
-        (trouble @ Refusal::TooFewNodes { .. }, true) => trouble,
+        (trouble @ Refusal::TooFewNodes(_), true) => trouble,
         (Refusal::Unknown(trouble), true) => {
             Refusal::Unavailable(format!("{trouble}; all of it was taken back, nothing was written: try again"))
         }
         (trouble, true) => Refusal::Unavailable(format!("{trouble}; all of it was taken back: try again")),
-        (Refusal::TooFewNodes { need, live }, false) => {
-            Refusal::Unknown(format!("need {need} live nodes, have {live}"))
+        (Refusal::TooFewNodes(why), false) => {
+            // What it says of the outcome is not so here.
+            Refusal::Unknown(why.split("; nothing was written").next().unwrap_or_default().to_owned())
         }
         (Refusal::Unknown(trouble), false) => Refusal::Unknown(trouble),
         (trouble, false) => Refusal::Unknown(trouble.to_string()),
@@ -514,8 +515,8 @@ mod tests {
 
     #[test]
     fn a_text_never_says_otherwise_than_its_code() {
-        let (few, late) =
-            (Refusal::TooFewNodes { need: 2, live: 1 }, Refusal::Unknown("1 of 2 copies confirmed".into()));
+        let few = "need 2 live nodes, have 1; nothing was written, start more nodes and try again";
+        let (few, late) = (Refusal::TooFewNodes(few.into()), Refusal::Unknown("1 of 2 copies confirmed".into()));
         for (trouble, aborted) in [(few.clone(), true), (few, false), (late.clone(), true), (late, false)] {
             let told = taken_back(trouble, aborted);
             assert_eq!(told.certainty() == Certainty::SurelyNot, aborted, "{told:?}");

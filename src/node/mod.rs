@@ -300,12 +300,6 @@ impl Node {
     }
 }
 
-async fn answer_fenced(seq: u64, fenced: Fenced, reply: &mpsc::Sender<FromNode>) {
-    tracing::warn!("refused a leader's word: {}", fenced.reason);
-    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
-}
-
 fn identity_failed(error: &std::io::Error) -> String {
     let help = match durable::takes_nothing(error) {
         true => "make room, or make the disk writable: the node goes on by itself",

@@ -25,8 +25,8 @@ use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready, serve_grpc,
-    watch_stdin, while_starting,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready,
+    serve_grpc, watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
