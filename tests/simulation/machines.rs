@@ -320,6 +320,11 @@ impl Sim {
         removed
     }
 
+    /// Whether it ended because it had served a later leader than this one, which was started from an old log.
+    fn served_another(&self, node: u32) -> bool {
+        self.nodes[&node].failure().is_some_and(|why| why.contains("has served another leader"))
+    }
+
     /// A node that was removed gets an empty disk; the old one is kept.
     pub(crate) fn retire(&mut self, node: u32) {
         self.crash_node(node, Crash::Kill);
@@ -355,9 +360,7 @@ impl Sim {
         }
         self.end_second().await;
         // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
-        let met_elsewhere =
-            |node: &Machine| node.failure().is_some_and(|why| why.contains("has served another leader"));
-        if self.leader.has_failed() || self.nodes.values().any(met_elsewhere) {
+        if self.leader.has_failed() || (1..=NODES).any(|node| self.served_another(node)) {
             self.crash_leader(Crash::Kill);
         }
         if !self.leader.is_running() {
@@ -380,7 +383,7 @@ impl Sim {
     pub(crate) async fn heal(&mut self) {
         self.put_right().await;
         // A leader without its log may let in a folder that was removed, until it hears those who know.
-        while (1..=NODES).any(|node| self.was_removed(node)) {
+        while (1..=NODES).any(|node| self.was_removed(node) || self.served_another(node)) {
             self.put_right().await;
         }
         for machine in self.nodes.values().chain([&self.leader]) {

@@ -79,6 +79,11 @@ impl Announced {
         })
     }
 
+    /// The cluster that it says it is of: enough to be refused, and for nothing else.
+    pub(super) fn claimed_cluster(&self) -> Option<Uuid> {
+        self.claim.cluster_id
+    }
+
     /// Whether it is who it says, by what answered there.
     pub(super) fn check(&self, pong: &Pong) -> Result<Known, Refused> {
         let Member { id, uuid, address } = &self.member;

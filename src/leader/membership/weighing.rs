@@ -18,6 +18,8 @@ impl Membership {
         if seeded::active(Bug::ClaimsBelieved) {
             return announced.check(&Pong::default());
         }
+        let reign = self.coordinator.cluster().reign();
+        reign.map_or(Ok(()), |reign| self.match_cluster(reign, announced.claimed_cluster()))?;
         let Ok(_dial) = self.dials.try_acquire() else {
             return not_now("too many registrations are under way");
         };
@@ -50,20 +52,21 @@ impl Membership {
             };
             return self.begin(cluster_id, known.past.epoch).await.or_else(not_now);
         };
-        match known.cluster_id {
-            Some(theirs) if theirs != reign.cluster_id => {
-                let ours = reign.cluster_id;
-                let mut reason = format!(
-                    "its folder belongs to cluster {theirs}, and this leader leads cluster {ours}: start it with the leader of its cluster, or with an empty folder"
-                );
-                if self.coordinator.cluster().newest_committed() == Version::default() {
-                    // A leader that lost its folder, and met a new node before those that know.
-                    reason.push_str("; nothing was ever written to this leader's cluster: if it is the leader of the node's cluster and lost its folder, stop it, move its leader_metadata away, and start it with the nodes of that cluster first");
-                }
-                refuse(reason)
-            }
-            _ => Ok(()),
+        self.match_cluster(reign, known.cluster_id)
+    }
+
+    /// A node of another cluster is refused, whoever says that it is one.
+    fn match_cluster(&self, reign: Reign, theirs: Option<Uuid>) -> Result<(), Refused> {
+        let ours = reign.cluster_id;
+        let Some(theirs) = theirs.filter(|theirs| *theirs != ours) else { return Ok(()) };
+        let mut reason = format!(
+            "its folder belongs to cluster {theirs}, and this leader leads cluster {ours}: start it with the leader of its cluster, or with an empty folder"
+        );
+        if self.coordinator.cluster().newest_committed() == Version::default() {
+            // A leader that lost its folder, and met a new node before those that know.
+            reason.push_str("; nothing was ever written to this leader's cluster: if it is the leader of the node's cluster and lost its folder, stop it, move its leader_metadata away, and start it with the nodes of that cluster first");
         }
+        refuse(reason)
     }
 
     /// The reign that a node may join by what it says of whom it has served. A leader that nobody has believed yet, and
