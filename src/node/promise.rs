@@ -131,7 +131,7 @@ mod tests {
         });
         tokio::time::sleep(LEASE / 2).await;
         assert!(!promise.renew(1), "another one waits");
-        assert_eq!(other.await.unwrap(), LEASE);
+        assert!(other.await.unwrap() >= LEASE);
         // One that has gone away while it waited is not waited for.
         assert!(promise.renew(1));
         assert!(tokio::time::timeout(LEASE / 2, promise.turn_of(2)).await.is_err());

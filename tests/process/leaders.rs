@@ -19,9 +19,7 @@ impl Second {
         let home = folder();
         let copied = home.path().join("leader_metadata");
         fs::create_dir(&copied).unwrap();
-        for file in ["mapping.log", "message_mapping.txt"] {
-            fs::copy(register.metadata().join(file), copied.join(file)).unwrap();
-        }
+        fs::copy(register.metadata().join("mapping.log"), copied.join("mapping.log")).unwrap();
         fs::copy(register.dir().join("tolerance.conf"), home.path().join("tolerance.conf")).unwrap();
         let leader = Server::start(home.path(), &["leader", "--port", "0", "--grpc-port", "0"]);
         let ready = leader.says("leader ready");
