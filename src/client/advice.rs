@@ -69,7 +69,8 @@ pub(super) fn meant(word: &str) -> Option<&'static str> {
 /// What to do instead, where the first word is of the Redis protocol only.
 pub(super) fn only_redis(line: &[u8], addr: &str) -> Option<String> {
     let line = String::from_utf8_lossy(line);
-    let spec = table::find(line.split(' ').next()?.as_bytes()).filter(|spec| spec.line.is_none())?;
+    let only_there = |spec: &&Spec| spec.line.is_none() && spec.op != table::Op::OtherProtocol;
+    let spec = table::find(line.split(' ').next()?.as_bytes()).filter(only_there)?;
     let (host, port) = addr.rsplit_once(':')?;
     let host = host.trim_matches(['[', ']']);
     Some(format!(
@@ -175,7 +176,9 @@ mod tests {
         let told = only_redis(b"INCR visits", "10.0.0.1:7000").unwrap();
         assert!(told.contains("redis-cli -h 10.0.0.1 -p 7000 INCR visits"), "{told}");
         assert!(only_redis(b"mset a 1", "[::1]:6666").unwrap().contains("-h ::1 -p 6666 mset a 1"));
-        assert_eq!(only_redis(b"SET a 1", "x:1").or(only_redis(b"FROB", "x:1")), None);
+        for line in [&b"SET a 1"[..], b"FROB", b"POST / HTTP/1.1", b""] {
+            assert_eq!(only_redis(line, "x:1"), None, "{line:?}");
+        }
     }
 
     #[test]

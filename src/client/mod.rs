@@ -395,7 +395,7 @@ fn parse_id(id: &str) -> Result<MessageId, Error> {
 fn since(error: &Error) -> &'static str {
     match error {
         Error::Closed => CLOSED,
-        Error::Protocol { .. } => NOT_UNDERSTOOD,
+        Error::Protocol { .. } | Error::NotALeader { .. } => NOT_UNDERSTOOD,
         _ => BROKEN,
     }
 }
