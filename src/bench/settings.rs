@@ -302,10 +302,10 @@ pub(super) mod tests {
         assert_eq!(refused(|s| s.local = local(3)), "");
         assert!(refused(|s| s.local = local(2)).contains("--local-nodes 3"));
         assert!(refused(|s| s.key_prefix = "a b".to_owned()).contains("--key-prefix"));
-        assert_eq!(refused(|s| s.key_prefix = "x".repeat(197)), "");
-        assert!(refused(|s| s.key_prefix = "x".repeat(198)).contains("--key-prefix"));
+        assert_eq!(refused(|s| s.key_prefix = "x".repeat(crate::types::MAX_ID_BYTES - 3)), "");
+        assert!(refused(|s| s.key_prefix = "x".repeat(crate::types::MAX_ID_BYTES - 2)).contains("--key-prefix"));
         assert!(
-            refused(|s| (s.key_prefix, s.duration) = ("x".repeat(190), Some(Duration::MAX))).contains("--key-prefix")
+            refused(|s| (s.key_prefix, s.duration) = ("x".repeat(crate::types::MAX_ID_BYTES - 10), Some(Duration::MAX))).contains("--key-prefix")
         );
         let second = Duration::from_secs(1);
         assert_eq!(refused(|s| (s.warmup, s.duration) = (second, Some(second))), "");

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn help_is_the_command_table() {
-        let all = help(None, 80);
+        let all = help(None, 200);
         for spec in table::COMMANDS {
             let (line, about) = (spec.line.unwrap_or(spec.name), help(Some(&spec.name.to_lowercase()), 200));
             assert!(about.contains(spec.name) && about.contains(spec.summary), "{about}");

@@ -172,7 +172,7 @@ impl Node {
 
     /// Can take what it has room for, gladly or not.
     fn is_reached(&self) -> bool {
-        self.session.is_some() && self.state != NodeState::Down && !self.leaving
+        self.session.is_some() && self.state != NodeState::Down && !self.leaving && !self.fresh
     }
 
     /// Whether it has no room for copies, as it says or as it last refused one.
