@@ -11,6 +11,7 @@ use std::ops::Bound;
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
+use super::deletion::Deletions;
 use super::mapping::SHARDS;
 use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
@@ -297,7 +298,7 @@ impl Cluster {
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
         let messages = self.registry.get(node).map_or(0, |node| node.committed);
-        reported.expected = messages + self.deletions.held_by(&self.mapping, node);
+        reported.expected = messages + Deletions::held_by(&self.mapping, node);
         if (taking.seen.len() as u64) < reported.expected {
             reported.missing = self.mark_missing(node, &taking);
         }

@@ -156,6 +156,9 @@ fn repair(view: &ClusterView, columns: usize, ui: &Ui) -> Vec<Line<'static>> {
     } else if repair.rebalancing {
         lines.push(Line::raw(format!(" evening out  {} moved  {}/s", grouped(repair.done), words::rate(repair.per_s))));
     }
+    if let Some(node) = repair.uneven {
+        lines.push(Line::raw(format!(" node {node} holds less than half of its share: REBALANCE evens copies out")));
+    }
     lines.extend(repair.blocked.iter().take(3).map(|blocked| {
         let count = words::plural(blocked.messages, "message");
         let text = format!(" {count} wait: {}; {}", blocked.why, blocked.help);

@@ -54,6 +54,7 @@ fn cluster() -> ClusterView {
         copies_wanted: 18_000,
         under_replicated: 3320,
         lost: 0,
+        tombstones: 0,
         repair: RepairView::default(),
         waiting_for: None,
         clients: 12,
@@ -90,6 +91,7 @@ fn repairing() -> ClusterView {
         per_s: 94.0,
         eta_s: Some(36.0),
         rebalancing: false,
+        uneven: None,
         blocked: vec![blocked],
     };
     ClusterView { repair, ..cluster() }

@@ -338,6 +338,14 @@ impl RecordLog {
         Ok(())
     }
 
+    /// Whether the disk takes some more, which is tried.
+    pub fn has_room(&mut self) -> bool {
+        if !self.poisoned && self.file_length < self.length + LEAST_ROOM {
+            self.make_room(LEAST_ROOM);
+        }
+        !self.poisoned && self.file_length >= self.length + LEAST_ROOM
+    }
+
     /// Writes zeros behind the records. Where that fails there is less room, or none.
     fn make_room(&mut self, room: u64) {
         let zeros = vec![IoSlice::new(&ZEROS); (room / LEAST_ROOM) as usize];

@@ -58,6 +58,7 @@ use self::membership::Membership;
 use self::replication::Links;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
+use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::hands::Hands;
 use crate::durable::{Disk, Folder};
 use crate::stop::Stop;
@@ -183,6 +184,7 @@ impl Leader {
             Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
+        let last_tolerance = note_tolerance(&coordinator, last_tolerance).await;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
         let view = view::keep(folder, coordinator.clone(), changes, finish_view.clone(), hold_view);
@@ -227,6 +229,15 @@ impl Leader {
         self.finish_view.cancel();
         let _ = self.view_done.await;
     }
+}
+
+/// Has the log say on how many nodes a message is kept from here on, if it says something else; gives what it says.
+async fn note_tolerance(coordinator: &Coordinator, noted: Option<usize>) -> Option<usize> {
+    let now = coordinator.cluster().tolerance();
+    let same = now == noted.unwrap_or(DEFAULT_TOLERANCE);
+    // A log that takes nothing now is told later, by `tolerance::watch`.
+    let told = !same && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok();
+    if told { Some(now) } else { noted }
 }
 
 enum OpenError {

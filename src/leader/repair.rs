@@ -27,6 +27,7 @@ use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::seeded::{self, Bug};
+use crate::telemetry::repeats::Repeats;
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
 use crate::wire::family::CopyStatus;
 use crate::wire::{BATCH_ITEMS, Settle};
@@ -101,6 +102,9 @@ struct Round {
     /// Draining nodes that hold nothing.
     empty: BTreeSet<NodeId>,
     proofs: Proofs,
+    /// Of how many ids nodes were told again, since that was last said.
+    told: BTreeMap<NodeId, u64>,
+    said: Repeats,
 }
 
 impl Coordinator {
@@ -118,6 +122,7 @@ impl Coordinator {
                 self.pause(&mut round, began, bytes).await;
             }
             self.cluster().quiet_alarms();
+            self.tell_told(&mut round);
             self.tell_empty(&mut round);
             if round.skip.is_empty() {
                 self.wave_ends();
@@ -130,6 +135,20 @@ impl Coordinator {
                 round.named = Some(Instant::now());
             }
         }
+    }
+
+    /// Says of how many ids nodes were told, once that is over: a line a node, and no more than one a minute.
+    fn tell_told(&self, round: &mut Round) {
+        let Round { told, said, .. } = round;
+        told.retain(|node, count| {
+            if said.note(&node.to_string(), self.now()).is_none() {
+                return true;
+            }
+            tracing::info!(
+                "node {node} had copies of {count} ids that were too old or too many: they are in its trash, or gone"
+            );
+            false
+        });
     }
 
     /// Leaves nodes to clients for as long as the batch took, if there are any, and keeps to the bytes a second.
@@ -417,10 +436,7 @@ impl Coordinator {
             self.cluster().trimmed(&id, &trim.copies);
         }
         let told = settles.into_iter().map(|(node, settles)| {
-            tracing::info!(
-                "node {node} is told of {} ids again: what is too old or too many goes into its trash",
-                settles.len()
-            );
+            *round.told.entry(node).or_default() += settles.len() as u64;
             (node, self.links.settle(node, &settles, false), settles)
         });
         let told: Vec<_> = told.collect();

@@ -123,6 +123,7 @@ impl Coordinator {
     fn admit(self: &Arc<Self>, turns: Vec<Turn>) -> Vec<Write> {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
+        let log = self.ledger().refuses();
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
         let sums: Vec<Option<u32>> = turns.iter().map(|turn| turn.payload.as_deref().map(checksum)).collect();
@@ -130,6 +131,7 @@ impl Coordinator {
             let mut cluster = self.cluster();
             for (turn, sum) in turns.into_iter().zip(sums) {
                 let admitted = match (&turn.payload, sum) {
+                    _ if log.is_some() => Err(NotAdmitted::NotYet(log.unwrap_or_default().to_owned())),
                     (Some(payload), Some(crc)) => cluster.admit(&turn.id, payload.len() as u32, crc).map(Some),
                     _ => cluster.admit_deletion(&turn.id),
                 };

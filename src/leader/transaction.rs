@@ -22,7 +22,7 @@ use super::journal::Event;
 use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
-use crate::cluster::{Located, Ticket};
+use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::types::{CopyRecord, MessageId, Payload, Version, checksum};
@@ -439,6 +439,9 @@ impl Coordinator {
         loop {
             let mut changes = self.changes();
             let refused = {
+                if let Some(why) = self.ledger().refuses() {
+                    return Err(self.refusal(NotAdmitted::NotYet(why.to_owned())));
+                }
                 let mut cluster = self.cluster();
                 if cluster.is_taking_back_much() {
                     return Err(Refusal::Busy("too many transactions that failed are still to be taken back"));

@@ -30,7 +30,7 @@ use crate::process::{
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, Uuid};
+use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, RateView, Uuid};
 use crate::wire::{Grpc, MAX_FRAME};
 use crate::{VERSION, dashboard, terminal};
 
@@ -275,6 +275,7 @@ async fn serve(
         started: Instant::now(),
         stores: History::new(PERIODS),
         reads: History::new(PERIODS),
+        last: None,
     };
     let view = move |period| reporter.view(period);
     if settings.screen {
@@ -341,18 +342,48 @@ struct Reporter {
     started: Instant,
     stores: History,
     reads: History,
+    /// What the last whole period came to: shown until the next one is over.
+    last: Option<Measured>,
+}
+
+/// What is measured over a period.
+#[derive(Clone, Copy)]
+struct Measured {
+    stores: RateView,
+    reads: RateView,
+    queue: RateView,
+    write: RateView,
+    sync: RateView,
 }
 
 impl Reporter {
-    /// What happened in the `period` since the last view.
-    fn view(&mut self, period: Period) -> NodeReport {
+    /// What was measured in the last whole period; in the first one, what has been so far.
+    fn measured(&mut self, period: Period) -> Measured {
+        if let Some(last) = self.last.filter(|_| !period.full) {
+            return last;
+        }
         let meters = &self.node.meters;
-        let (stores, reads) = (meters.stores.report(period), meters.reads.report(period));
-        self.stores.note(period, &stores);
-        self.reads.note(period, &reads);
+        let measured = Measured {
+            stores: meters.stores.report(period),
+            reads: meters.reads.report(period),
+            queue: meters.queue.report(period),
+            write: meters.write.report(period),
+            sync: meters.sync.report(period),
+        };
+        self.stores.note(period, &measured.stores);
+        self.reads.note(period, &measured.reads);
+        if period.full {
+            self.last = Some(measured);
+        }
+        measured
+    }
+
+    /// The node as it is now, with what was measured over the last `period`.
+    fn view(&mut self, period: Period) -> NodeReport {
+        let Measured { stores, reads, queue, write, sync } = self.measured(period);
+        let meters = &self.node.meters;
         let standing = *self.standing.borrow();
         let totals = self.node.store().totals();
-        let sync = meters.sync.report(period).p99_ms;
         NodeReport {
             version: VERSION.to_owned(),
             id: self.settings.id,
@@ -373,9 +404,9 @@ impl Reporter {
             reads,
             store_history: self.stores.values(),
             read_history: self.reads.values(),
-            queue_p99_ms: meters.queue.report(period).p99_ms,
-            write_p99_ms: meters.write.report(period).p99_ms,
-            sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync),
+            queue_p99_ms: queue.p99_ms,
+            write_p99_ms: write.p99_ms,
+            sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync.p99_ms),
             write_errors: meters.write_errors.load(Ordering::Relaxed),
             bad_checksums: meters.bad_checksums.load(Ordering::Relaxed),
             recovered: self.found,

@@ -129,6 +129,9 @@ pub struct RepairView {
     pub eta_s: Option<f64>,
     /// Copies are being evened out.
     pub rebalancing: bool,
+    /// A node that holds less than half of its share: REBALANCE would even that out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uneven: Option<NodeId>,
     /// Messages that cannot be put right now.
     pub blocked: Vec<BlockedView>,
 }
@@ -175,6 +178,8 @@ pub struct ClusterView {
     pub under_replicated: u64,
     /// Messages that no holder has an intact copy of.
     pub lost: u64,
+    /// Deletions that not all members have confirmed.
+    pub tombstones: u64,
     /// How far repair is.
     pub repair: RepairView,
     /// Why some answers are held back, where the leader does not know all yet.

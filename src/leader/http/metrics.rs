@@ -175,6 +175,11 @@ impl Page<'_> {
             "Messages with fewer live copies than tolerance, but at least one",
             view.under_replicated as f64,
         )?;
+        self.gauge(
+            "hatokuse_tombstones",
+            "Deletions that not all members have confirmed, each kept like a message",
+            view.tombstones as f64,
+        )?;
         self.gauge("hatokuse_lost_messages", "Messages that no holder has an intact copy of", view.lost as f64)
     }
 

@@ -210,6 +210,9 @@ fn notes(view: &ClusterView, down: &[NodeId]) -> Vec<String> {
     if repair.rebalancing {
         notes.push("Copies are being evened out.".to_owned());
     }
+    if let Some(node) = repair.uneven {
+        notes.push(format!("Node {node} holds less than half of its share: REBALANCE evens copies out."));
+    }
     notes
 }
 

@@ -41,6 +41,7 @@ fn view(nodes: Vec<NodeView>) -> ClusterView {
         copies_wanted: 27_000,
         under_replicated: 0,
         lost: 0,
+        tombstones: 0,
         repair: RepairView::default(),
         waiting_for: None,
         clients: 2,
