@@ -96,6 +96,9 @@ pub async fn serve_grpc<S: FamilyService>(
 ) {
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
+        // Known before anybody can ask: who watches a service that is not known is told that there is none.
+        let serving = *ready.borrow();
+        set_health::<S>(&health, serving).await;
         tokio::spawn(keep_health::<S>(health, ready));
         // Many tools still ask in the older form.
         let reflection =
@@ -120,13 +123,17 @@ pub async fn serve_grpc<S: FamilyService>(
 async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>) {
     loop {
         let serving = *ready.borrow_and_update();
-        match serving {
-            true => health.set_serving::<FamilyServiceServer<S>>().await,
-            false => health.set_not_serving::<FamilyServiceServer<S>>().await,
-        }
+        set_health::<S>(&health, serving).await;
         if ready.changed().await.is_err() {
             return;
         }
+    }
+}
+
+async fn set_health<S: FamilyService>(health: &HealthReporter, serving: bool) {
+    match serving {
+        true => health.set_serving::<FamilyServiceServer<S>>().await,
+        false => health.set_not_serving::<FamilyServiceServer<S>>().await,
     }
 }
 
