@@ -107,10 +107,16 @@ pub fn certainty_of(code: &str) -> Certainty {
     }
 }
 
-/// `node 3`, or `nodes 1, 3`: how messages to people name nodes.
+/// `node 3`, or `nodes 1, 3`: how messages to people name nodes, each once.
 pub fn name_nodes(nodes: &[NodeId]) -> String {
-    let mut text = String::from(if nodes.len() == 1 { "node " } else { "nodes " });
-    for (i, node) in nodes.iter().enumerate() {
+    let mut named: Vec<NodeId> = Vec::with_capacity(nodes.len());
+    nodes.iter().for_each(|node| {
+        if !named.contains(node) {
+            named.push(*node)
+        }
+    });
+    let mut text = String::from(if named.len() == 1 { "node " } else { "nodes " });
+    for (i, node) in named.iter().enumerate() {
         let _ = write!(text, "{}{node}", if i == 0 { "" } else { ", " });
     }
     text

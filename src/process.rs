@@ -123,6 +123,9 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
     let Serving { max_message, halves, ready, stop, end } = how;
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
+        // Known before anybody can ask: who watches a service that is not known is told that there is none.
+        let serving = *ready.borrow();
+        set_health::<S>(&health, serving).await;
         tokio::spawn(keep_health::<S>(health, ready, stop.clone()));
         // Many tools still ask in the older form.
         let reflection = || {
@@ -169,16 +172,20 @@ fn counted(incoming: TcpIncoming) -> impl Stream<Item = io::Result<Counted>> {
 async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>, stop: Stop) {
     loop {
         let serving = *ready.borrow_and_update() && !stop.is_requested();
-        match serving {
-            true => health.set_serving::<FamilyServiceServer<S>>().await,
-            false => health.set_not_serving::<FamilyServiceServer<S>>().await,
-        }
+        set_health::<S>(&health, serving).await;
         if stop.is_requested() {
             return;
         }
         if stop.unless(ready.changed()).await.is_some_and(|changed| changed.is_err()) {
             return;
         }
+    }
+}
+
+async fn set_health<S: FamilyService>(health: &HealthReporter, serving: bool) {
+    match serving {
+        true => health.set_serving::<FamilyServiceServer<S>>().await,
+        false => health.set_not_serving::<FamilyServiceServer<S>>().await,
     }
 }
 

@@ -11,6 +11,9 @@ use super::workload::{Choice, Distribution, Mix, Order, Sizes};
 use crate::config::ByteSize;
 use crate::types::{IoMode, MessageId};
 
+/// Where a bench goes unless it is told.
+const USUAL_ADDR: &str = "127.0.0.1:6666";
+
 /// Operations, or keys to read, where nothing is asked for.
 pub const COUNT: u64 = 9000;
 
@@ -182,15 +185,22 @@ impl Settings {
         })
     }
 
-    /// The command that removes the ids below `ids` that a run with these settings wrote.
+    /// The command that removes the ids below `ids` that a run with these settings wrote; what is usual is left out.
     pub fn to_remove(&self, ids: u64) -> String {
-        let mut command = format!("hatokuse bench --op get --keys {ids} --count 1 --clean --addr {}", self.addr);
-        if self.protocol != Dialect::Text {
-            let _ = write!(command, " --protocol {}", self.protocol.name());
-        }
+        let mut command = format!("hatokuse bench --op get --keys {ids} --count 1 --clean");
         let Sizes { min, max } = self.sizes;
-        // With these the messages are known again, and not written anew.
-        let _ = write!(command, " --size {min}-{max} --seed {} --key-prefix '{}'", self.seed, self.key_prefix);
+        // With the same size and seed the messages are known again, and not written anew.
+        for (flag, value, usual) in [
+            ("--addr", self.addr.clone(), USUAL_ADDR),
+            ("--protocol", self.protocol.name().to_owned(), "text"),
+            ("--size", format!("{min}-{max}"), "100-100"),
+            ("--seed", self.seed.to_string(), "1"),
+            ("--key-prefix", self.key_prefix.clone(), "bench-"),
+        ] {
+            if value != usual {
+                let _ = write!(command, " {flag} {value}");
+            }
+        }
         command
     }
 
@@ -257,6 +267,19 @@ impl FromStr for Mix {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    #[test]
+    fn what_removes_a_run_names_only_what_is_unusual() {
+        let usual = Settings {
+            addr: USUAL_ADDR.to_owned(),
+            sizes: Sizes::only(100),
+            key_prefix: "bench-".to_owned(),
+            ..settings(Op::Set)
+        };
+        assert_eq!(usual.to_remove(9000), "hatokuse bench --op get --keys 9000 --count 1 --clean");
+        let other = Settings { key_prefix: "k-".to_owned(), seed: 7, ..usual };
+        assert!(other.to_remove(1).ends_with(" --clean --seed 7 --key-prefix k-"), "{}", other.to_remove(1));
+    }
 
     pub(in super::super) fn settings(op: Op) -> Settings {
         Settings {

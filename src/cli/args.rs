@@ -134,7 +134,7 @@ pub(super) struct NodeArgs {
     /// Address to listen on
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
-    /// Where the leader reaches this node [default: as bound]
+    /// Where the leader reaches this node [default: as bound; with --host 0.0.0.0 the address that the leader sees]
     #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = own_address, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Folder that holds `storage_node_<ID>`

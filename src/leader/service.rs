@@ -1,6 +1,7 @@
 //! The leader's gRPC door: nodes register and beat here, and programs of the original register SET and GET.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,6 +177,16 @@ fn shown(refusal: &Refusal) -> String {
     format!("{} {refusal}", refusal.code())
 }
 
+/// Where a node that listens on all addresses of its machine is reached: at the one that it calls from.
+fn reachable(announced: &str, seen: IpAddr) -> String {
+    match announced.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            SocketAddr::new(seen.to_canonical(), address.port()).to_string()
+        }
+        _ => announced.to_owned(),
+    }
+}
+
 #[tonic::async_trait]
 impl FamilyService for LeaderService {
     type ListNodesStream = Replies<NodeInfo>;
@@ -240,7 +251,12 @@ impl FamilyService for LeaderService {
         &self,
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
-        Ok(Response::new(self.membership.register(request.into_inner()).await))
+        let seen = request.remote_addr();
+        let mut request = request.into_inner();
+        if let (Some(seen), Some(info)) = (seen, request.node_info.as_mut()) {
+            info.address = reachable(&info.address, seen.ip());
+        }
+        Ok(Response::new(self.membership.register(request).await))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {

@@ -143,3 +143,19 @@ fn the_largest_number_of_a_node_is_one_like_any_other() {
     assert_eq!(register.ask("WHERE 1"), "NODES 1,4294967295");
     assert!(home.path().join("storage_node_4294967295/1.txt").exists());
 }
+
+#[test]
+fn a_node_on_all_addresses_is_reached_where_the_leader_sees_it() {
+    let home = folder();
+    let register = Register::start(1, 1);
+    let args = ["node", "--id", "7", "--port", "0", "--host", "0.0.0.0", "--leader", register.grpc_addr()];
+    let node = Server::start(home.path(), &args);
+    let ready = node.says("node 7 ready grpc=0.0.0.0:");
+    let port = ready.rsplit(':').next().unwrap();
+    register.wait_state(7, "up");
+    assert!(
+        register.ask("STATUS").contains(&format!("\"address\":\"127.0.0.1:{port}\"")),
+        "{}",
+        register.ask("STATUS")
+    );
+}
