@@ -19,7 +19,7 @@ const WINDOW_BYTES: usize = 1 << 20;
 
 /// Messages of a window that are read back at once: few enough that their requests fit into any socket's buffers
 /// while nobody reads the answers yet.
-const READ_BACK: usize = 16;
+const READ_BACK: usize = 64;
 
 /// What to do with ids that have a message already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,8 +40,9 @@ const STEP_BYTES: u64 = 512 << 10;
 const MOST_SAVED: usize = 65_536;
 const MOST_SAVED_BYTES: usize = 64 << 20;
 
-/// A holder that does not give an overtaken message by then is passed over.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// A holder that does not give an overtaken message by then is passed over. Long, as the backup fails if no holder does:
+/// nobody waits for it but who writes the same id again.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// While clients ask something, there is a rest of so many times what a step took between two of them, up to this: the
 /// backup takes a quarter of the time, on machines that have no more than clients need.
