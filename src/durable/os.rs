@@ -254,9 +254,8 @@ impl Folder for OsFolder {
         // Somebody may remove that file, and then another process would lock another one. The folder itself stays, and is
         // locked by a descriptor of the guard's own. Some file systems cannot lock a folder.
         let folder = self.open_at(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
-        match fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
-            Ok(()) | Err(_) => {}
+        if let Err(Errno::WOULDBLOCK) = fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         // The pid is for people only: a full disk must not keep a node from serving reads.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));

@@ -316,9 +316,7 @@ impl Links {
             let _ = link.beats.send(done);
             answer
         };
-        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
-        let answers: Vec<_> = links.values().map(release).collect();
-        drop(links);
+        let answers: Vec<_> = self.links.read().unwrap_or_else(PoisonError::into_inner).values().map(release).collect();
         let _ = timeout(RELEASE_TIMEOUT, futures::future::join_all(answers)).await;
     }
 

@@ -36,7 +36,7 @@ const ZERO: Float = Float { negative: false, bits: 0, exponent: 0 };
 /// The sum as Redis writes it; nothing: it is no number, or infinite.
 pub(super) fn sum(a: Number, b: Number) -> Option<String> {
     let (Number::Finite(a), Number::Finite(b)) = (a, b) else { return None };
-    add(a, b).map(|sum| sum.to_text())
+    add(a, b).map(|sum| sum.into_text())
 }
 
 /// Reads a number; nothing: the text is none.
@@ -181,7 +181,7 @@ fn add(a: Float, b: Float) -> Option<Float> {
 }
 
 impl Float {
-    fn to_text(self) -> String {
+    fn into_text(self) -> String {
         let (mut whole, mut fraction) = (Big(vec![]), 0_u128);
         if self.exponent >= 0 {
             whole.add(self.bits);
@@ -203,7 +203,7 @@ impl Float {
             }
             whole.add(before);
         }
-        let mut text = whole.to_text();
+        let mut text = whole.into_text();
         if fraction > 0 {
             let digits = format!("{fraction:017}");
             text = format!("{text}.{}", digits.trim_end_matches('0'));
@@ -298,7 +298,7 @@ impl Big {
         quotient
     }
 
-    fn to_text(mut self) -> String {
+    fn into_text(mut self) -> String {
         const NINE: u64 = 1_000_000_000;
         let mut parts = Vec::new();
         while !self.is_zero() {

@@ -109,7 +109,7 @@ impl Session {
         }
         let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
         let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
-        let mut needs: Vec<(MessageId, Need)> = watched.iter().map(|(id, _)| (id.clone(), Need::Version)).collect();
+        let mut needs: Vec<(MessageId, Need)> = watched.keys().map(|id| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
         let (has_data, is_quick) = (!needs.is_empty(), steps.len() <= QUICK);
         let (max_message, share) = (self.door.settings.max_message, self.share.clone());

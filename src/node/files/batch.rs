@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
             _ => {}
         }
         if let Body::Bytes(content) = body
-            && !slot.newest().is_some_and(|newest| content.len() <= newest.bytes() as usize)
+            && slot.newest().is_none_or(|newest| content.len() > newest.bytes() as usize)
             && !self.room.get_or_insert_with(|| Room::of(self.store.folder.space())).take(content.len())
         {
             let why = "the disk is nearly full: what is left is kept for deletions";
