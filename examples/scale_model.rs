@@ -17,7 +17,7 @@ use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping, SHARDS};
 use hatokuse::cluster::registry::{Beat, Member, Traits};
 use hatokuse::cluster::{Cluster, Reign};
-use hatokuse::types::{Epoch, Holders, MessageId, NodeId, Uuid};
+use hatokuse::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, Uuid, Version};
 
 const TOLERANCE: usize = 3;
 const BYTES: u32 = 100;
