@@ -333,7 +333,10 @@ impl Membership {
                 return refuse(removed(&member));
             }
             news.retain(|member| !cluster.is_removed(member.uuid));
-            let is_new = cluster.registry.get(member.id).is_none();
+            // A leader without its log learns from them who the members are: one that was told so itself is not new.
+            let was_one =
+                cluster.trust() == Trust::Nothing && roll.members.iter().any(|other| other.uuid == member.uuid);
+            let is_new = cluster.registry.get(member.id).is_none() && !was_one;
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
             if is_new {
                 cluster.introduce(member.id);

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hatokuse::types::IoMode;
+
 use crate::support::{Register, Server, code, eventually, folder, refused_leader, refused_node, tells};
 
 /// A small file system in memory, mounted while this lives.
@@ -263,15 +265,13 @@ fn too_many_full_disks_refuse_writes_and_answer_reads() {
 
 #[test]
 fn a_disk_without_a_byte_can_be_emptied() {
-    for (layout, io_mode) in [("text", "buffered"), ("text", "unbuffered"), ("log", "buffered"), ("log", "unbuffered")]
-    {
+    use IoMode::{Buffered, Unbuffered};
+    for (layout, io_mode) in [("text", Buffered), ("text", Unbuffered), ("log", Buffered), ("log", Unbuffered)] {
         let home = folder();
         let image = home.path().join("image");
         let at = home.path().join("storage_node_1");
         let Some(mount) = Mount::ext4(&at, &image, 16, &["-N", "512"]) else { return };
-        let register = Register::with(1, 1, home, |builder| {
-            builder.node_args(["--layout", layout, "--io-mode", io_mode]).leader_args(["--io-mode", io_mode])
-        });
+        let register = Register::with(1, 1, home, |builder| builder.node_args(["--layout", layout]).io_mode(io_mode));
         register.fill("m", 60, &"x".repeat(3000));
         mount.fill_up();
         let refused = register.ask(&format!("SET new {}", "y".repeat(100_000)));

@@ -155,7 +155,7 @@ fn ids_of_any_bytes_are_kept_like_others() {
             let message = ChatMessage { key: key.into(), body: written(key).into(), ..Default::default() };
             assert!(store(&mut leader, message).await.success, "{key:?}");
         }
-        let long = ChatMessage { key: vec![1; 201].into(), ..Default::default() };
+        let long = ChatMessage { key: vec![1; 1025].into(), ..Default::default() };
         assert!(store(&mut leader, long).await.error.starts_with("BAD_COMMAND"));
     });
     check(&register);

@@ -26,7 +26,7 @@ fn an_unfinished_line_is_cut_off_even_one_that_is_swallowed() {
     assert_eq!(wire.line(), "+PONG");
     tells(&wire.rest(), &["ERROR BAD_COMMAND", "not finished within 200ms", "not run"]);
     let mut wire = Wire::to(&addr);
-    wire.send([b'x'; 1000]);
+    wire.send([b'x'; 2000]);
     assert_eq!(code(&wire.line()), "ERROR BAD_COMMAND");
     tells(&wire.rest(), &["not finished within 200ms"]);
 }

@@ -211,7 +211,7 @@ fn readiness_and_health_follow_the_nodes() {
 
     register.kill_node(1).unwrap();
     eventually_same("not ready", &503, || ready().status);
-    assert_eq!(ready().body, "not ready: need 2 live nodes, have 1\n");
+    assert_eq!(ready().body, "not ready: need 2 live nodes, have 1 (node 1 is down)\n");
     assert_eq!(get(&addr, "/livez").status, 200, "it lives all the same");
     eventually_same("not serving", &ServingStatus::NotServing, || health(register.grpc_addr(), FAMILY));
     assert_eq!(health(register.grpc_addr(), ""), ServingStatus::Serving, "the server itself answers");

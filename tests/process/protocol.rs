@@ -119,8 +119,8 @@ fn a_malformed_line_costs_one_error_and_nothing_else() {
     .iter()
     .map(|line| line.as_bytes().to_vec())
     .chain([
-        long(201).into_bytes(),
-        long(300).into_bytes(),
+        long(1025).into_bytes(),
+        long(1300).into_bytes(),
         b"GET \xff".to_vec(),
         b"GET a\x80".to_vec(),
         b"\xff\xfe".to_vec(),

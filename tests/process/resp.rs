@@ -149,12 +149,12 @@ fn ids_and_messages_are_any_bytes() {
     let register = Register::start(2, 2);
     let mut redis = Redis::to(register.addr());
     let every: Vec<u8> = (0..=255).collect();
-    let id: Vec<u8> = (0..200).map(|n| (n * 7) as u8).collect();
+    let id: Vec<u8> = (0..1024).map(|n| (n * 7) as u8).collect();
     assert_eq!(redis.ask(&[b"SET", &id, &every]), "+OK");
     assert_eq!(redis.ask(&[b"GET", &id]), format!("\"{}\"", every.escape_ascii()));
     assert_eq!(redis.ask(&[b"SET", b"lines", b"a\nb"]), "+OK");
     assert_eq!(code(&register.ask("GET lines")), "ERROR NOT_A_LINE");
-    for bad in [&b""[..], &[b'x'; 201]] {
+    for bad in [&b""[..], &[b'x'; 1025]] {
         assert!(redis.ask(&[b"SET", bad, b"x"]).starts_with("-ERR the id is "));
         assert!(redis.ask(&[b"GET", bad]).starts_with("-ERR the id is "));
     }
@@ -367,9 +367,9 @@ fn connections_are_listed_and_ended() {
     let (mut one, mut other) = (Redis::to(&addr), Redis::to(&addr));
     assert_eq!(other.say("CLIENT SETNAME other"), "+OK");
     let mut text = Wire::to(&addr);
-    assert_eq!(text.ask("COUNT"), "COUNT 0");
+    assert_eq!(text.ask("PING"), "+PONG");
     let list = one.say("CLIENT LIST");
-    assert!(list.contains(" cmd=count "), "{list}");
+    assert!(list.contains(" cmd=ping "), "{list}");
     for (line, refused) in [
         ("CLIENT LIST TYPE nonsense", "-ERR Unknown client type 'nonsense'"),
         ("CLIENT KILL TYPE nonsense", "-ERR Unknown client type 'nonsense'"),

@@ -138,6 +138,10 @@ pub(crate) fn leave_transactions_whole(io_mode: IoMode, troubles: &[(Duration, T
     })
 }
 
+/// By then all nodes have joined, in seconds. A leader without a log that came before would found another cluster with
+/// those that are new, and refuse the others.
+const ALL_JOINED: f64 = 2.0;
+
 /// Troubles by chance, in the order of their times: some of them, times `density`.
 pub(crate) fn by_chance(
     io_mode: IoMode,
@@ -147,11 +151,16 @@ pub(crate) fn by_chance(
 ) -> Vec<(Duration, Trouble)> {
     let mut limits = Limits::by_chance(io_mode, chance);
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
-    // In dense lives a leader is sure to lose its folder; before all have joined, new nodes would found another cluster.
-    let from = if density > 1 { 2.0 } else { 0.0 };
+    // In dense lives a leader is sure to lose its folder.
+    let from = if density > 1 { ALL_JOINED } else { 0.0 };
     for _ in 0..chance.usize(2..9) * density {
-        let at = from + chance.f64() * (until * 0.8 - from);
-        troubles.push((at, limits.trouble(chance)));
+        let (at, trouble) = (from + chance.f64() * (until * 0.8 - from), limits.trouble(chance));
+        let at = if matches!(trouble, Trouble::LeaderWithoutFolder | Trouble::SecondLeader(..)) {
+            at.max(ALL_JOINED)
+        } else {
+            at
+        };
+        troubles.push((at, trouble));
         if chance.u8(..3) > 0 {
             troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
         }

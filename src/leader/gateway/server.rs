@@ -273,11 +273,11 @@ impl Session {
     fn info(&self, words: &Words) -> Result<String, String> {
         let coordinator = &self.coordinator;
         let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-        let (count, epoch) = {
+        let (count, epoch, loading) = {
             let cluster = coordinator.cluster();
-            (cluster.count(), cluster.reign().map_or(0, |reign| reign.epoch.0))
+            let loading = u8::from(cluster.waiting_for().is_some());
+            (cluster.count(), cluster.reign().map_or(0, |reign| reign.epoch.0), loading)
         };
-        let loading = u8::from(count.is_err());
         let keyspace = match count {
             Ok(0) => String::new(),
             Ok(messages) => format!("db0:keys={messages},expires=0,avg_ttl=0\r\n"),
@@ -502,10 +502,9 @@ mod tests {
     #[test]
     fn refusals_have_the_classes_that_clients_know() {
         let few = Refusal::TooFewNodes("need 3 live nodes, have 2".to_owned());
-        assert_eq!(class(&few, || true), "NOREPLICAS");
-        assert_eq!(class(&Refusal::Unavailable("wait".into()), || false), "TRYAGAIN");
-        assert_eq!(class(&Refusal::Unavailable("wait".into()), || true), "LOADING");
-        assert_eq!(class(&Refusal::Busy("full"), || true), "OOM");
+        assert_eq!(class(&few, || "LOADING"), "NOREPLICAS");
+        assert_eq!(class(&Refusal::Unavailable("wait".into()), || "LOADING"), "LOADING");
+        assert_eq!(class(&Refusal::Busy("full"), || "LOADING"), "OOM");
     }
 
     #[test]

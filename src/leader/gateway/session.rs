@@ -16,6 +16,7 @@ use super::connection::{Flow, QUEUED_REQUESTS};
 use super::multi::{Queued, View};
 use super::outbox::Outbox;
 use super::{Door, data, keyspace, strings};
+use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
@@ -513,18 +514,28 @@ pub(super) fn bytes_of(id: &MessageId) -> Value {
 
 /// A refusal with the class word that clients of Redis know, if there is one.
 pub(super) fn told(coordinator: &Coordinator, refusal: Refusal) -> String {
-    format!("{} {refusal}", class(&refusal, || coordinator.cluster().unsure().is_some()))
+    format!("{} {refusal}", class(&refusal, || unavailable(&coordinator.cluster())))
 }
 
-/// The class word of a refusal; `is_waiting`: the leader does not know its messages yet.
-pub(super) fn class(refusal: &Refusal, is_waiting: impl FnOnce() -> bool) -> &'static str {
+/// The class word of what cannot be told: as a Redis that still reads its file, while the leader does not know its
+/// messages yet; as one whose cluster is broken, when another leader may know better.
+fn unavailable(cluster: &Cluster) -> &'static str {
+    if cluster.waiting_for().is_some() {
+        "LOADING"
+    } else if cluster.unsure().is_some() {
+        "CLUSTERDOWN"
+    } else {
+        "TRYAGAIN"
+    }
+}
+
+/// The class word of a refusal; `unavailable` is that of what cannot be told.
+pub(super) fn class(refusal: &Refusal, unavailable: impl FnOnce() -> &'static str) -> &'static str {
     match refusal {
         Refusal::BadCommand(_) | Refusal::TooLarge { .. } | Refusal::NotALine | Refusal::OtherProtocol => "ERR",
         Refusal::TooFewNodes { .. } => "NOREPLICAS",
         Refusal::Busy(_) => "OOM",
-        // The leader does not know its messages yet, as a Redis that still reads its file.
-        Refusal::Unavailable(_) if is_waiting() => "LOADING",
-        Refusal::Unavailable(_) => "TRYAGAIN",
+        Refusal::Unavailable(_) => unavailable(),
         Refusal::NoAuth => "NOAUTH",
         Refusal::WrongPassword => "WRONGPASS",
         Refusal::Unknown(_) | Refusal::Lost(_) | Refusal::NotFound => refusal.code(),
