@@ -133,6 +133,10 @@ fn of_two_leaders_with_half_of_the_nodes_each_one_at_most_writes() {
         sleep(s(10.0)).await;
         assert!(matches!(ask(&sim, &first, set("x", "too late")).await, Reply::Refused(_)));
         assert!(is_unavailable(&ask(&sim, &first, get("x")).await));
+        // What node 2 was told of shows the second one that its log is old: now it has to hear everybody.
+        assert!(is_unavailable(&ask(&sim, &second, get("x")).await));
+        sim.send_to_second(1, true);
+        sleep(s(10.0)).await;
         assert_eq!(ask(&sim, &second, get("x")).await, value("still first"));
         assert_eq!(ask(&sim, &second, set("x", "second")).await, Reply::Done);
     });
