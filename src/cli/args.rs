@@ -77,7 +77,7 @@ pub(super) struct LeaderArgs {
     /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
     #[arg(long, env = "HATOKUSE_UNTERMINATED", value_parser = duration, value_name = "TIME")]
     unterminated: Option<Duration>,
-    /// How a GET of the text protocol is answered: own is VALUE <message>; course is OK <message>, for load clients of the
+    /// How a GET of the text protocol is answered: own with VALUE and the message, course with OK in place of VALUE, for load clients of the
     /// course that the original was written for (hatokuse's own client and bench do not read it)
     #[arg(long, env = "HATOKUSE_DIALECT", default_value = "own", value_name = "own|course")]
     dialect: Dialect,

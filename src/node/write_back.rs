@@ -1,6 +1,6 @@
 //! In buffered mode nobody waits for the disk, and so nobody hears when it does not take what was written.
 //!
-//! Every [`EVERY`] all files are synced, only to hear that; the system does it about as often by itself. After an error every
+//! Every half minute (`EVERY`) all files are synced, only to hear that; the system does it about as often by itself. After an error every
 //! copy is read from the disk, and a node that has lost some says so and ends: when it is started again it lists them as
 //! what they are, and they are healed.
 

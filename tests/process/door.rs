@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
 use crate::resp::{Redis, request, story};
-use crate::support::{PATIENCE, Register, Wire, code, folder, lone_leader, tells};
+use crate::support::{PATIENCE, Register, Wire, code, eventually, folder, lone_leader, tells};
 
 /// What the leader says to these bytes, until it closes or has said so much.
 fn said(addr: &str, bytes: &[u8], most: usize) -> String {
@@ -130,6 +130,7 @@ fn a_client_that_reads_nothing_neither_outlives_a_kill_nor_holds_up_the_end() {
     };
     let (killed, _left) = (deaf(), deaf());
     let own = killed.local_addr().unwrap().to_string();
+    eventually("the leader has taken it", || redis.say("CLIENT LIST").contains(&own).then_some(()));
     assert_eq!(redis.say(&format!("CLIENT KILL ADDR {own}")), ":1");
     while redis.say("CLIENT LIST").contains(&own) {
         std::thread::yield_now();
