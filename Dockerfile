@@ -11,7 +11,8 @@ FROM debian:trixie-slim
 # A new volume takes its owner from this folder.
 RUN useradd --system --uid 6666 --home-dir /var/lib/hatokuse --create-home hatokuse
 COPY --from=build /src/target/release/hatokuse /usr/local/bin/hatokuse
-USER hatokuse
+# A number, so that a runtime which starts no container as root can tell (runAsNonRoot).
+USER 6666
 WORKDIR /var/lib/hatokuse
 VOLUME /var/lib/hatokuse
 EXPOSE 6666 5550 7666

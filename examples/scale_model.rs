@@ -17,7 +17,7 @@ use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping, SHARDS};
 use hatokuse::cluster::registry::{Beat, Member, Traits};
 use hatokuse::cluster::{Cluster, Reign};
-use hatokuse::types::{Epoch, Holders, MessageId, NodeId, Uuid};
+use hatokuse::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, Uuid, Version};
 
 const TOLERANCE: usize = 3;
 const BYTES: u32 = 100;
@@ -237,9 +237,11 @@ fn with_counts(nodes: u32, messages: u64, sets: u32) {
         of_lost.map(|(set, messages, _)| (set.holders.clone(), messages)).collect()
     };
     let mut planned = 0;
+    // What any node has room for.
+    let small = CopyRecord { version: Version(1), length: 1, crc: 0 };
     for (holders, messages) in &touched {
         for _ in 0..*messages {
-            let target = cluster.registry.choose(1, &[], holders)[0];
+            let target = cluster.registry.choose(small, 0, 1, &[], holders)[0];
             cluster.registry.promise(target, 1);
             gains[target.0 as usize] += 1;
             planned += 1;

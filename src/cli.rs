@@ -9,12 +9,15 @@ use anyhow::Context as _;
 use clap::builder::BoolishValueParser as YesOrNo;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use self::args::{BenchArgs, ClientArgs, LeaderArgs, NodeArgs};
+use self::args::{BackupArgs, BenchArgs, ClientArgs, LeaderArgs, NodeArgs, RestoreArgs};
+use crate::protocol::table;
 use crate::settings_file::File;
 use crate::telemetry::EventRing;
-use crate::{VERSION, bench, client, leader, logs, node, terminal};
+use crate::{VERSION, backup, bench, client, environment, leader, logs, node, terminal};
 
 mod args;
+mod values;
+mod words;
 
 /// Done.
 pub const EXIT_OK: u8 = 0;
@@ -60,7 +63,7 @@ pub enum LogFormat {
 enum Command {
     /// Take SET and GET from clients, and place messages on nodes
     #[command(
-        after_help = "Examples:\n  hatokuse leader\n  hatokuse leader --local-nodes 4 --io-mode unbuffered\n  hatokuse leader --host 0.0.0.0 --data-dir /var/lib/hatokuse"
+        after_help = "Examples:\n  hatokuse leader\n  hatokuse leader --local-nodes 4 --io-mode unbuffered\n  hatokuse leader --host 0.0.0.0 --data-dir /var/lib/hatokuse-leader"
     )]
     Leader(LeaderArgs),
     /// Keep copies of messages on this machine's disk
@@ -69,27 +72,40 @@ enum Command {
     )]
     Node(NodeArgs),
     /// Talk to a leader: a prompt, a pipe, or one command
-    #[command(
-        after_help = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  hatokuse client SET 1 - < message.bin\n  hatokuse client --watch 1s\n  printf 'SET 1 hello\\nGET 1\\n' | hatokuse client"
-    )]
+    #[command(after_help = client_help())]
     Client(ClientArgs),
     /// Measure a register under load
     #[command(
         after_help = "Examples:\n  hatokuse bench --count 9000\n  hatokuse bench --local-nodes 6 --tolerance 3 --count 9000 --verify --json\n  hatokuse bench --op get --connections 32 --pipeline 64\n  hatokuse bench --rate 5000 --duration 10s --warmup 2s --html report.html\n  hatokuse bench --op mixed --mix 20:80 --keys 100000 --distribution zipf --size 50-4096\n  hatokuse bench --protocol resp --addr 127.0.0.1:6379 --wait 2 --json >> redis.json\n  hatokuse bench --compare redis.json hatokuse.json"
     )]
     Bench(BenchArgs),
+    /// Write a running register, as it is at one moment, into a folder or a stream
+    #[command(after_help = "Examples:\n  hatokuse backup /backups/monday\n  hatokuse backup - | zstd > monday.hkb.zst")]
+    Backup(BackupArgs),
+    /// Load a backup into a register, whatever its nodes and tolerance
+    #[command(
+        after_help = "Examples:\n  hatokuse restore /backups/monday --verify\n  hatokuse restore /backups/monday --dry-run\n  zstd -dc monday.hkb.zst | hatokuse restore - --merge"
+    )]
+    Restore(RestoreArgs),
     /// Print a completion script for a shell
-    #[command(hide = true)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a folder
-    #[command(hide = true)]
     Man {
         /// The folder
         dir: PathBuf,
     },
+}
+
+/// Examples, and the commands that there are.
+fn client_help() -> String {
+    const EXAMPLES: &str = "Examples:\n  hatokuse client\n  hatokuse client SET 1 hello\n  hatokuse client GET 1\n  \
+        hatokuse client SET 1 - < message.txt\n  hatokuse client STATUS --json\n  hatokuse client --watch 1s\n  \
+        printf 'SET 1 hello\\nGET 1\\n' | hatokuse client";
+    let commands: String = table::lines().map(|line| format!("\n  {line}")).collect();
+    format!("{EXAMPLES}\n\nCommands (HELP tells of them at the prompt):{commands}")
 }
 
 impl Command {
@@ -105,20 +121,30 @@ impl Command {
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let file = match File::find(&Cli::command(), &args) {
+    let set: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let (command, notes) = environment::tidy(Cli::command(), &set);
+    let args = words::flags_first(&command, args);
+    let command = environment::yield_to_flags(command, &args);
+    let file = match File::find(&command, &args) {
         Ok(file) => file,
         Err(bad) => {
+            say(&notes);
             eprintln!("hatokuse: {bad}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let command = file.apply(Cli::command());
-    let matches = command.clone().get_matches_from(args);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = file.apply(command);
+    let parsed = command.clone().try_get_matches_from(args);
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return refuse(&error, &notes, environment::blamed(&error, &command, &set)),
+    };
     if cli.command.checks_config() {
+        say(&notes);
         return check_config(cli, &file, &command, &matches);
     }
-    match run(cli) {
+    match run(cli, &notes, file.asks_for("report-every", &matches)) {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(EXIT_OK),
         Err(error) => {
@@ -126,6 +152,24 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+/// Tells what the environment has that may surprise.
+fn say(notes: &[String]) {
+    notes.iter().for_each(|note| eprintln!("hatokuse: {note}"));
+}
+
+/// Shows help, or what is wrong with a command line.
+fn refuse(error: &clap::Error, notes: &[String], blame: Option<String>) -> ExitCode {
+    if error.use_stderr() {
+        say(notes);
+    }
+    // Nobody is there to be told that it cannot be told.
+    let _ = error.print();
+    if let Some(blame) = blame {
+        eprintln!("\n{blame}");
+    }
+    ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { EXIT_OK })
 }
 
 /// Prints the settings in effect; says what is wrong with what they name.
@@ -150,32 +194,42 @@ fn check_config(cli: Cli, file: &File, command: &clap::Command, matches: &clap::
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<u8> {
+/// `reports` says whether the report was asked for.
+fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
+    // A journal keeps every line, and most of these are the same.
+    let reports = reports || !logs::is_journal(std::io::stdout());
     let screen = !cli.plain && terminal::takes_screen();
-    let log = |screen: bool| -> anyhow::Result<EventRing> {
+    let log = |screen: bool, role: &'static str, node: Option<u32>| -> anyhow::Result<EventRing> {
         let ring = EventRing::new();
-        let look = logs::Look { json: cli.log_format == LogFormat::Json, plain: cli.plain };
+        let who = logs::Who { role, node };
+        let look = logs::Look { json: cli.log_format == LogFormat::Json, plain: cli.plain, who };
         logs::init(look, cli.log_file.as_deref(), screen, ring.clone())?;
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
         Ok(ring)
     };
     match cli.command {
         Command::Leader(args) => {
-            let events = log(screen)?;
+            let events = log(screen, "leader", None)?;
             let json_logs = cli.log_format == LogFormat::Json;
-            leader::process::run(args.settings(screen, json_logs)?, events).map(|()| EXIT_OK)
+            leader::process::run(args.settings(screen, reports, json_logs)?, events).map(|()| EXIT_OK)
         }
         Command::Node(args) => {
-            let events = log(screen)?;
-            node::process::run(args.settings(screen), events).map(|()| EXIT_OK)
+            let events = log(screen, "node", Some(args.id()))?;
+            node::process::run(args.settings(screen, reports), events).map(|()| EXIT_OK)
         }
-        Command::Client(args) => client::shell::run(args.settings(cli.plain)?),
+        Command::Client(args) => {
+            say(notes);
+            client::shell::run(args.settings(cli.plain)?)
+        }
         Command::Bench(args) => {
-            log(false)?;
+            log(false, "bench", None)?;
             match args.compare.as_deref() {
                 Some([a, b]) => bench::compare(a, b),
                 _ => bench::run(args.settings()?),
             }
         }
+        Command::Backup(args) => Ok(exit_code(backup::back_up(&args.settings(cli.plain)?))),
+        Command::Restore(args) => Ok(exit_code(backup::restore(&args.settings(cli.plain)?))),
         Command::Completions { shell } => {
             // Into memory first: written straight to a reader that has left, it would panic.
             let mut script = Vec::new();
@@ -190,6 +244,18 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
             written
                 .with_context(|| format!("cannot write manual pages into {}: name another folder", dir.display()))?;
             Ok(EXIT_OK)
+        }
+    }
+}
+
+/// How a backup or its restoring ends; messages that were lost before are no success.
+fn exit_code(done: Result<backup::Outcome, backup::Error>) -> u8 {
+    match done {
+        Ok(backup::Outcome { lost: 0 }) => EXIT_OK,
+        Ok(_) => EXIT_FAILED,
+        Err(error) => {
+            eprintln!("hatokuse: {error}");
+            if error.is_no_answer() { EXIT_NO_ANSWER } else { EXIT_FAILED }
         }
     }
 }
@@ -237,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_variable() {
-        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+        for command in Cli::command().get_subcommands() {
             for flag in command.get_arguments().filter(|a| a.get_long().is_some() && !a.is_hide_set()) {
                 let long = flag.get_long().unwrap_or_default();
                 if ["help", "version"].contains(&long) {

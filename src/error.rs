@@ -27,13 +27,8 @@ pub enum Refusal {
         limit: usize,
     },
     /// Fewer live nodes than copies to place.
-    #[error("need {need} live nodes, have {live}; nothing was written, start more nodes and try again")]
-    TooFewNodes {
-        /// The tolerance.
-        need: usize,
-        /// Nodes that can take a copy now.
-        live: usize,
-    },
+    #[error("{0}")]
+    TooFewNodes(String),
     /// A bound was hit.
     #[error("{0}; nothing was written, try again in a moment")]
     Busy(&'static str),
@@ -62,6 +57,21 @@ pub enum Refusal {
     #[error("this is no web server")]
     OtherProtocol,
 }
+
+/// Every code word of the text protocol.
+pub const CODES: [&str; 11] = [
+    "BAD_COMMAND",
+    "BUSY",
+    "LOST",
+    "NOAUTH",
+    "NOT_A_LINE",
+    "NOT_FOUND",
+    "TOO_FEW_NODES",
+    "TOO_LARGE",
+    "UNAVAILABLE",
+    "UNKNOWN",
+    "WRONGPASS",
+];
 
 impl Refusal {
     /// The code word of the text protocol.
@@ -97,10 +107,16 @@ pub fn certainty_of(code: &str) -> Certainty {
     }
 }
 
-/// `node 3`, or `nodes 1, 3`: how messages to people name nodes.
+/// `node 3`, or `nodes 1, 3`: how messages to people name nodes, each once.
 pub fn name_nodes(nodes: &[NodeId]) -> String {
-    let mut text = String::from(if nodes.len() == 1 { "node " } else { "nodes " });
-    for (i, node) in nodes.iter().enumerate() {
+    let mut named: Vec<NodeId> = Vec::with_capacity(nodes.len());
+    nodes.iter().for_each(|node| {
+        if !named.contains(node) {
+            named.push(*node)
+        }
+    });
+    let mut text = String::from(if named.len() == 1 { "node " } else { "nodes " });
+    for (i, node) in named.iter().enumerate() {
         let _ = write!(text, "{}{node}", if i == 0 { "" } else { ", " });
     }
     text

@@ -20,6 +20,10 @@ pub mod error;
 pub mod types;
 
 #[doc(hidden)]
+pub mod archive;
+#[doc(hidden)]
+pub mod backup;
+#[doc(hidden)]
 pub mod bench;
 #[doc(hidden)]
 pub mod cli;
@@ -31,6 +35,8 @@ pub mod config;
 pub mod dashboard;
 #[doc(hidden)]
 pub mod durable;
+#[doc(hidden)]
+pub mod environment;
 #[doc(hidden)]
 pub mod file_names;
 #[doc(hidden)]

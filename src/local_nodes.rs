@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,10 +19,44 @@ const FIRST_PORT: u32 = 5555;
 /// How long a child may take to finish what it has begun.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A node that ended is started again after so long, and each time after twice that, up to [`LONGEST_PAUSE`]. Not at once:
+/// who has killed it wants to see what happens, and one that cannot start must not be tried again and again.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// One that has run for so long has started well.
+const STARTED_WELL: Duration = Duration::from_secs(60);
+
+/// How often there is a look at who has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Child nodes 1 to N. Each stops when its standard input ends, which happens however the leader dies.
 #[derive(Debug)]
 pub struct LocalNodes {
-    children: Vec<Child>,
+    stop: Option<mpsc::Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// How a node is started.
+#[derive(Debug)]
+struct Recipe {
+    binary: PathBuf,
+    any_port: bool,
+    io_mode: IoMode,
+    layout: Layout,
+    data_dir: PathBuf,
+    leader: SocketAddr,
+    screen: bool,
+    json_logs: bool,
+}
+
+/// One node, while it runs and while it does not.
+#[derive(Debug)]
+struct Kept {
+    id: u32,
+    child: Option<Child>,
+    since: Instant,
+    pause: Duration,
 }
 
 impl LocalNodes {
@@ -36,43 +72,122 @@ impl LocalNodes {
         screen: bool,
         json_logs: bool,
     ) -> anyhow::Result<Self> {
-        let mut nodes = Self { children: Vec::new() };
         if count == 0 {
-            return Ok(nodes);
+            return Ok(Self { stop: None, keeper: None });
         }
         let binary =
             std::env::current_exe().context("local nodes cannot start: this program's own file is not known")?;
-        for id in 1..=count {
-            let port = if any_port { 0 } else { FIRST_PORT + id - 1 };
-            let mut command = Command::new(&binary);
-            for (name, _) in std::env::vars_os() {
-                let name = name.to_string_lossy();
-                // Neither settings nor the service manager's words are for them.
-                if name.starts_with("HATOKUSE_") || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name)
-                {
-                    command.env_remove(&*name);
+        let data_dir = data_dir.to_owned();
+        let recipe = Recipe { binary, any_port, io_mode, layout, data_dir, leader, screen, json_logs };
+        let kept: anyhow::Result<Vec<Kept>> = (1..=count)
+            .map(|id| {
+                let child = Some(recipe.start(id)?);
+                Ok(Kept { id, child, since: Instant::now(), pause: FIRST_PAUSE })
+            })
+            .collect();
+        let kept = kept?;
+        let (stop, stopped) = mpsc::channel();
+        let keeper = std::thread::Builder::new().name("local nodes".to_owned());
+        let keeper = keeper.spawn(move || keep(kept, &recipe, &stopped))?;
+        Ok(Self { stop: Some(stop), keeper: Some(keeper) })
+    }
+}
+
+impl Recipe {
+    fn start(&self, id: u32) -> anyhow::Result<Child> {
+        let port = if self.any_port { 0 } else { FIRST_PORT + id - 1 };
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            // Neither settings nor the service manager's words are for them.
+            if name.starts_with("HATOKUSE_") || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name) {
+                command.env_remove(&*name);
+            }
+        }
+        command.args(["node", "--config", "off", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
+        command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &self.io_mode.to_string()]);
+        command.args(["--layout", &self.layout.to_string()]);
+        // What becomes events of the leader is read as text.
+        command.args(["--log-format", if self.json_logs && !self.screen { "json" } else { "text" }]);
+        command.args(["--leader", &self.leader.to_string(), "--host", &self.leader.ip().to_string()]);
+        command.arg("--data-dir").arg(&self.data_dir);
+        // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
+        command.process_group(0);
+        let stderr = if self.screen { Stdio::piped() } else { Stdio::inherit() };
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let mut child = child.with_context(|| {
+            format!("local node {id} cannot start: {} with its output to /dev/null", self.binary.display())
+        })?;
+        if let Some(said) = child.stderr.take() {
+            std::thread::Builder::new().name(format!("log of {id}")).spawn(move || relay(id, said))?;
+        }
+        Ok(child)
+    }
+
+    fn told_port(&self, id: u32) -> String {
+        if self.any_port {
+            return String::new();
+        }
+        let port = FIRST_PORT + id - 1;
+        format!(
+            " (if its port {port} is taken: stop what has it, or start the leader with --port 0, with which all ports are free ones)"
+        )
+    }
+}
+
+/// Starts nodes again that have ended, until the leader stops; then stops them all.
+fn keep(mut all: Vec<Kept>, recipe: &Recipe, stopped: &mpsc::Receiver<()>) {
+    while matches!(stopped.recv_timeout(LOOK), Err(mpsc::RecvTimeoutError::Timeout)) {
+        for kept in &mut all {
+            let ended = kept.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(how) = ended {
+                kept.child = None;
+                if kept.since.elapsed() >= STARTED_WELL {
+                    kept.pause = FIRST_PAUSE;
+                }
+                let Kept { id, pause, .. } = kept;
+                let seconds = pause.as_secs();
+                tracing::warn!(
+                    "local node {id} has ended ({how}), and is started again in {seconds} s{}",
+                    recipe.told_port(*id)
+                );
+                kept.since = Instant::now();
+            } else if kept.child.is_none() && kept.since.elapsed() >= kept.pause {
+                kept.pause = (kept.pause * 2).min(LONGEST_PAUSE);
+                kept.since = Instant::now();
+                match recipe.start(kept.id) {
+                    Ok(child) => {
+                        tracing::info!("local node {} is started again", kept.id);
+                        kept.child = Some(child);
+                    }
+                    Err(error) => tracing::warn!("{error:#}"),
                 }
             }
-            command.args(["node", "--config", "off", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
-            command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &io_mode.to_string()]);
-            command.args(["--layout", &layout.to_string()]);
-            // What becomes events of the leader is read as text.
-            command.args(["--log-format", if json_logs && !screen { "json" } else { "text" }]);
-            command.args(["--leader", &leader.to_string(), "--host", &leader.ip().to_string()]);
-            command.arg("--data-dir").arg(data_dir);
-            // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
-            command.process_group(0);
-            let stderr = if screen { Stdio::piped() } else { Stdio::inherit() };
-            let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn();
-            let mut child = child.with_context(|| {
-                format!("local node {id} cannot start: {} with its output to /dev/null", binary.display())
-            })?;
-            if let Some(said) = child.stderr.take() {
-                std::thread::Builder::new().name(format!("log of {id}")).spawn(move || relay(id, said))?;
-            }
-            nodes.children.push(child);
         }
-        Ok(nodes)
+    }
+    end(all.into_iter().filter_map(|kept| kept.child).collect());
+}
+
+fn end(mut children: Vec<Child>) {
+    for child in &mut children {
+        drop(child.stdin.take());
+    }
+    let until = Instant::now() + PATIENCE;
+    for child in &mut children {
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for LocalNodes {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
     }
 }
 
@@ -95,22 +210,6 @@ fn level_and_text(line: &str) -> (&str, &str) {
     match logged {
         Some((level @ ("ERROR" | "WARN" | "INFO" | "DEBUG" | "TRACE"), text)) => (level, text),
         _ => ("INFO", line),
-    }
-}
-
-impl Drop for LocalNodes {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            drop(child.stdin.take());
-        }
-        let until = Instant::now() + PATIENCE;
-        for child in &mut self.children {
-            while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 

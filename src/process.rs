@@ -1,41 +1,85 @@
 //! What leader and node processes have in common: signals, the end of standard
 //! input, ready lines, and how long a drain may take.
 
+pub mod door;
+
+use std::future::ready;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use anyhow::Context as _;
+use futures::{Stream, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
+use self::door::{Accounted, Counted, Halves};
 use crate::stop::Stop;
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
 use crate::wire::{MAX_FRAME, WINDOW};
 use crate::{logs, terminal};
 
+mod notify;
+
+pub use self::notify::{Doing, keep_notified, while_starting};
+
+/// A gRPC peer that a quiet connection does not show is asked for a sign of life after this long, and given up after as
+/// long again: a connection whose other end lost power, or its network, is not held for ever. Peers that are paused for
+/// less stay.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// gRPC connections of a process at once. Nodes have one each, and programs few.
+const MOST_CONNECTIONS: usize = 4096;
+
 /// After a first signal everything admitted is finished; whatever takes longer is abandoned.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
+/// The signals that a server takes. It takes them before it does anything else: the system's own way with them is to end
+/// the process, or, if that is process 1 of a container, to drop them.
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    reopen: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Takes them; a runtime must have been entered.
+    pub fn take() -> anyhow::Result<Self> {
+        let take = |kind| signal(kind).context("signals cannot be watched");
+        Ok(Self {
+            term: take(SignalKind::terminate())?,
+            int: take(SignalKind::interrupt())?,
+            reopen: take(SignalKind::user_defined1())?,
+            hang_up: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// Looks after them from now on, except for SIGHUP, which is the caller's.
+    pub fn attend(self, stop: &Stop) -> Signal {
+        tokio::spawn(watch_ends(self.term, self.int, stop.clone()));
+        tokio::spawn(reopen_logs(self.reopen));
+        self.hang_up
+    }
+}
+
 /// Opens the log file anew at each SIGUSR1, as those who rotate logs ask for it.
-pub async fn reopen_logs() {
-    let Ok(mut asked) = signal(SignalKind::user_defined1()) else {
-        return tracing::warn!("SIGUSR1 cannot be watched: the log file is not opened anew");
-    };
+async fn reopen_logs(mut asked: Signal) {
     while asked.recv().await.is_some() {
         logs::reopen();
     }
 }
 
 /// Outlives the terminal that it was started from, and whoever tells all servers to read their settings again.
-pub async fn outlive_hangups() {
-    let Ok(mut hang_up) = signal(SignalKind::hangup()) else {
-        return tracing::warn!("SIGHUP cannot be watched: it ends this process");
-    };
+pub async fn outlive_hangups(mut hang_up: Signal) {
     while hang_up.recv().await.is_some() {
         tracing::debug!("SIGHUP: there is nothing to read again");
     }
@@ -57,48 +101,91 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Serves gRPC until the process ends: the family service, health, and reflection.
+/// How a gRPC port is served.
+#[derive(Debug)]
+pub struct Serving {
+    /// The largest message that is taken, bytes.
+    pub max_message: usize,
+    /// What messages that have come in part take; none where calls are lanes.
+    pub halves: Option<Arc<Halves>>,
+    /// What the family service's health says.
+    pub ready: watch::Receiver<bool>,
+    /// From here on it is not serving, whatever `ready` says; and what the process ends with if the server fails.
+    pub stop: Stop,
+    /// The server ends: no call comes in any more, and those that are under way end first.
+    pub end: CancellationToken,
+}
+
+/// Serves gRPC until its end: the family service, health, and reflection.
 ///
 /// The health of the family service is what `ready` says; that of the whole server (the empty name) is that it answers.
-pub async fn serve_grpc<S: FamilyService>(
-    listener: tokio::net::TcpListener,
-    service: S,
-    ready: watch::Receiver<bool>,
-    stop: Stop,
-) {
+pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, how: Serving) {
+    let Serving { max_message, halves, ready, stop, end } = how;
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
-        tokio::spawn(keep_health::<S>(health, ready));
+        // Known before anybody can ask: who watches a service that is not known is told that there is none.
+        let serving = *ready.borrow();
+        set_health::<S>(&health, serving).await;
+        tokio::spawn(keep_health::<S>(health, ready, stop.clone()));
         // Many tools still ask in the older form.
-        let reflection =
-            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
         let older = reflection().build_v1alpha().map_err(|error| error.to_string())?;
         let reflection = reflection().build_v1().map_err(|error| error.to_string())?;
         let family = FamilyServiceServer::new(service);
-        let family = family.max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME);
+        let family = family.max_decoding_message_size(max_message).max_encoding_message_size(MAX_FRAME);
+        let family = Accounted::new(family, halves);
         let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let server = server.http2_keepalive_interval(Some(QUIET)).http2_keepalive_timeout(Some(QUIET));
         let server =
             { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        server.serve_with_incoming(incoming).await.map_err(|error| error.to_string())
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
+        let incoming = counted(incoming);
+        server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
     }
 }
 
-/// Tells the health of the family service until its server has ended.
-async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>) {
+/// Connections up to [`MOST_CONNECTIONS`] at once; one more is closed.
+fn counted(incoming: TcpIncoming) -> impl Stream<Item = io::Result<Counted>> {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    incoming.filter_map(move |stream| {
+        let place = places.clone().try_acquire_owned();
+        ready(match (stream, place) {
+            (Err(error), _) => Some(Err(error)),
+            (Ok(stream), Ok(_place)) => Some(Ok(Counted { stream, _place })),
+            (Ok(_), Err(_)) => {
+                tracing::debug!("a gRPC connection was closed: {MOST_CONNECTIONS} are open");
+                None
+            }
+        })
+    })
+}
+
+/// Tells the health of the family service until its server has ended; from the stop on, that it does not serve.
+async fn keep_health<S: FamilyService>(health: HealthReporter, mut ready: watch::Receiver<bool>, stop: Stop) {
     loop {
-        let serving = *ready.borrow_and_update();
-        match serving {
-            true => health.set_serving::<FamilyServiceServer<S>>().await,
-            false => health.set_not_serving::<FamilyServiceServer<S>>().await,
-        }
-        if ready.changed().await.is_err() {
+        let serving = *ready.borrow_and_update() && !stop.is_requested();
+        set_health::<S>(&health, serving).await;
+        if stop.is_requested() {
             return;
         }
+        if stop.unless(ready.changed()).await.is_some_and(|changed| changed.is_err()) {
+            return;
+        }
+    }
+}
+
+async fn set_health<S: FamilyService>(health: &HealthReporter, serving: bool) {
+    match serving {
+        true => health.set_serving::<FamilyServiceServer<S>>().await,
+        false => health.set_not_serving::<FamilyServiceServer<S>>().await,
     }
 }
 
@@ -107,37 +194,11 @@ pub fn say_ready(line: &str, screen: bool) {
     if screen && io::stderr().is_terminal() {
         return tracing::info!("{line}");
     }
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// Tells the service manager that started this process, if any did (sd_notify(3)), that it serves, later that it stops,
-/// and as often as it wants to hear it that it is alive. `look` touches what everything else needs: while that is
-/// stuck, nothing is told, and the service manager starts the process anew.
-pub async fn keep_notified(stop: Stop, look: impl Fn()) {
-    let tell = |state: NotifyState<'_>| {
-        if let Err(error) = sd_notify::notify(&[state]) {
-            tracing::debug!("the service manager could not be told: {error}");
-        }
-    };
-    tell(NotifyState::Ready);
-    match sd_notify::watchdog_enabled() {
-        None => stop.requested().await,
-        Some(every) => {
-            let mut tick = tokio::time::interval(every / 2);
-            while stop.unless(tick.tick()).await.is_some() {
-                look();
-                tell(NotifyState::Watchdog);
-            }
-        }
-    }
-    tell(NotifyState::Stopping);
+    let _ = writeln!(io::stderr().lock(), "{}", logs::told(line));
 }
 
 /// Asks for the end at the first SIGTERM or SIGINT, and ends the process at the second.
-pub async fn watch_signals(stop: Stop) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return tracing::warn!("signals cannot be watched");
-    };
+async fn watch_ends(mut term: Signal, mut int: Signal, stop: Stop) {
     let mut asked = false;
     loop {
         either(&mut term, &mut int).await;
@@ -167,12 +228,47 @@ pub fn watch_stdin(stop: Stop) {
     });
 }
 
-/// As many open files as the system lets this process have: every client and every message under way takes one.
-pub fn raise_file_limit() {
+/// As many open files as the system lets this process have: every client and every message under way takes one. Gives
+/// how many that are; nothing: there is no limit.
+pub fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current
+}
+
+/// Bytes of memory that this process may have: that of the machine, or what its control groups allow; nothing: not known.
+pub fn memory() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+    });
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limits_of(&groups).chain(machine).min()
+}
+
+/// What the control groups that `/proc/self/cgroup` names allow, and those above them: of version 2, and of version 1.
+fn limits_of(groups: &str) -> impl Iterator<Item = u64> {
+    let files = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        match controllers {
+            "" => Some((path, "/sys/fs/cgroup", "memory.max")),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                Some((path, "/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
+            }
+            _ => None,
+        }
+    });
+    let above = |(path, root, file): (&str, &'static str, &'static str)| {
+        let path = Path::new(path.trim_start_matches('/')).to_owned();
+        let all: Vec<_> = path.ancestors().map(|group| Path::new(root).join(group).join(file)).collect();
+        all
+    };
+    let files: Vec<_> = files.flat_map(above).collect();
+    // "max" is no number, and no limit.
+    files.into_iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
 /// Ends the process if the drain takes too long.

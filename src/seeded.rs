@@ -53,6 +53,14 @@ bugs! {
     2 LowerEpochAccepted: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// A node lets an earlier session take over from a later one.
     2 LateSessionAccepted: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
+    /// A leader speaks from its own knowledge however long its nodes have been silent.
+    2 LeaseNotChecked: simulation "leaders::a_leader_that_its_nodes_have_left_says_so";
+    /// A node lets in another leader while the one of before may still speak.
+    2 LeaderLetInAtOnce: hatokuse "node::promise::tests::another_leader_waits_for_the_end_of_a_promise";
+    /// A node that was started again lets in another leader at once.
+    2 PromiseForgotten: hatokuse "node::promise::tests::a_node_that_starts_keeps_what_it_may_have_promised";
+    /// A new member keeps copies before enough others know of it.
+    2 NewcomerCountsAtOnce: hatokuse "cluster::newcomers::tests::a_new_member_counts_when_enough_others_know_of_it";
     /// A node does not keep the highest epoch on its disk.
     2 EpochSeenNotKept: crash_points "identity::an_identity_is_whole_and_never_goes_back";
     /// OK is said before the log has the commit.
@@ -87,6 +95,8 @@ bugs! {
     6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
     /// A version that is being completed does not hold back the older answer.
     6 UnsettledNotHidden: simulation "campaign";
+    /// What a failed write may have left on a node that cannot be asked is taken for nothing.
+    6 DoubtIsAbsence: hatokuse "cluster::tests::doubts::what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombstone";
     /// A newer version that an inventory lists is passed over.
     6 UnsettledDropped: simulation "campaign";
     /// The torn end of a log stays where it is.
@@ -97,6 +107,8 @@ bugs! {
     7 ReplayIgnoresVersions: hatokuse "cluster::mapping::tests::the_highest_version_wins_in_any_order";
     /// A log that says that it is whole is believed before anybody has said what nodes hold.
     7 LogBelievedUnheard: hatokuse "cluster::tests::inventories::a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest";
+    /// A leader that has waited long enough goes on without the members that stay away.
+    7 TimeReplacesMembers: hatokuse "cluster::tests::inventories::no_time_stands_for_members_that_stay_away";
     /// A buffered log is believed to be whole after a power cut.
     7 BufferedLogBelieved: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A folder that cannot be listed is taken for an empty one.
@@ -113,8 +125,16 @@ bugs! {
     9 FailedLogSyncIgnored: hatokuse "durable::record_log::tests::a_failed_sync_is_final";
     /// A failed sync of copies is passed over.
     9 FailedCopySyncIgnored: hatokuse "node::files::tests::a_failed_sync_or_rename_is_fatal";
+    /// A start after a failed sync believes the files that its journal speaks of, if they can be read.
+    9 JournalReadBack: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
+    /// A log that is opened after a failed sync believes its end, if it can be read.
+    9 LogReadBack: hatokuse "durable::record_log::tests::what_a_failed_sync_left_is_written_again";
+    /// Copies whose sync has failed are left for the next start to find.
+    9 UnsyncedCopyLeft: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
     /// A leader that does not know yet says "no such message".
     9 NotFoundAtOnce: simulation "campaign";
+    /// A leader that does not know yet counts the messages that it knows of.
+    9 CountedUnheard: hatokuse "cluster::tests::inventories::what_is_not_known_is_not_counted";
     /// A leader without its log needs to hear only one of its members.
     9 OneReportIsEnough: simulation "campaign";
     /// A node serves the leader of another cluster.
@@ -125,6 +145,8 @@ bugs! {
     5 TombstoneForgottenEarly: hatokuse "cluster::tests::deletions::a_tombstone_waits_for_every_member";
     /// Copies too many are given up without a look at those that stay.
     6 TrimmedUnchecked: process "repair::a_copy_too_many_stays_where_those_that_stay_are_bad";
+    /// A caller of RegisterNode is believed what it says of epochs and commits before anybody dialled it back.
+    10 ClaimsBelieved: process "strangers::what_a_caller_says_of_epochs_and_commits_is_not_believed";
     /// The number of a node is not held to one folder.
     10 UuidNotPinned: process "refusals::a_number_belongs_to_one_folder";
     /// The folder of a member that was removed is let in again.

@@ -89,9 +89,23 @@ impl File {
         flags.filter_map(|arg| self.line(arg, arg.get_long()?, matches)).collect()
     }
 
+    /// Whether a flag of the subcommand was set at all: on the command line, by its variable, or in the file.
+    pub fn asks_for(&self, long: &str, matches: &ArgMatches) -> bool {
+        let id = long.replace('-', "_");
+        let source = matches.subcommand().and_then(|(_, matches)| {
+            matches.try_contains_id(&id).unwrap_or(false).then(|| matches.value_source(&id)).flatten()
+        });
+        self.set.contains_key(long) || matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    }
+
     fn line(&self, arg: &Arg, long: &str, matches: &ArgMatches) -> Option<String> {
         let id = arg.get_id().as_str();
-        let source = matches.value_source(id)?;
+        let Some(source) = matches.value_source(id) else {
+            // A default that depends on something is said in the help.
+            let help = arg.get_help()?.to_string();
+            let default = help.split_once("[default: ")?.1.strip_suffix(']')?.to_owned();
+            return Some(format!("{long} = {default}  # default"));
+        };
         let value: Vec<String> = match arg.get_action() {
             ArgAction::SetTrue => vec![matches.get_flag(id).to_string()],
             _ => matches.get_raw(id)?.map(|value| value.to_string_lossy().into_owned()).collect(),

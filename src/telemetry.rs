@@ -4,6 +4,7 @@
 //! instructions under a plain lock that is never held while doing anything else.
 //! It never reads a clock: periods and times of day are handed in.
 
+pub mod repeats;
 pub mod served;
 
 use std::collections::VecDeque;

@@ -30,9 +30,9 @@ use crate::telemetry::Period;
 /// How long a stop waits for a reporter; one that is stuck in a write is left behind.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// In its first period a screen is drawn this often: nodes join a starting leader at once, and a whole period is long
-/// for somebody who reads that there are none.
-const AT_FIRST: Duration = Duration::from_secs(1);
+/// A screen is drawn this often: who is down, what is repaired and how much there is has changed long before a period is
+/// over. What is measured over a period stays that of the last whole one.
+const REDRAW: Duration = Duration::from_millis(500);
 
 /// Wakes that wait for a reporter; more of them than this would be a stuck key.
 const WAKES: usize = 64;
@@ -77,7 +77,7 @@ pub fn paper(plain: bool) -> Paper {
 
 /// Draws `view` on the terminal until `stop`, and `q` or Ctrl-C is such a stop; then leaves a report behind.
 ///
-/// The view is fetched once a period (once a second in the first one), and for `r`; other keys and a new size draw
+/// The view is fetched twice a second, with a period's figures once that is over, and for `r`; other keys and a new size draw
 /// what is there. Where no screen can be had, this is [`run_lines`]. Returns when
 /// the terminal is as it was: wait for it before the process exits.
 pub async fn run_screen<V: 'static>(
@@ -183,28 +183,26 @@ impl<V, F: FnMut(Period) -> V> Reporter<V, F> {
             }
             None => None,
         };
-        let mut is_first = screen.is_some();
         loop {
             let rest = self.every.saturating_sub(since.elapsed());
-            let wake = self.wakes.recv_timeout(if is_first { rest.min(AT_FIRST) } else { rest });
+            let wake = self.wakes.recv_timeout(if screen.is_some() { rest.min(REDRAW) } else { rest });
             if self.stop.is_cancelled() {
                 break;
             }
             // A panic elsewhere has taken the screen down to be read; lines go on below it.
             screen.take_if(|_| !UP.load(Ordering::SeqCst));
             match (wake, &mut screen) {
-                (Err(RecvTimeoutError::Timeout), Some(screen)) if is_first && since.elapsed() < self.every => {
+                (Err(RecvTimeoutError::Timeout), Some(screen)) if since.elapsed() < self.every => {
                     let view = self.look_within(since);
                     screen.fetched(&self.look, &view)?;
                     now = Some(view);
                 }
                 (Err(RecvTimeoutError::Timeout), screen) => {
-                    is_first = false;
                     let view = (self.view)(Period { elapsed: since.elapsed(), full: true });
                     since = Instant::now();
                     match screen {
                         Some(screen) => screen.fetched(&self.look, &view)?,
-                        None => say(&format!("{}\n", (self.look.line)(&view)))?,
+                        None => say(&format!("{}\n", logs::told(&(self.look.line)(&view))))?,
                     }
                     now = Some(view);
                 }

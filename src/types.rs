@@ -12,14 +12,15 @@ use smallvec::SmallVec;
 mod views;
 
 pub use self::views::{
-    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, RepairView,
+    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, Refusing,
+    RepairView,
 };
 
 /// The largest number of nodes that one message may be kept on.
 pub const MAX_TOLERANCE: usize = 7;
 
 /// The longest message id, in bytes.
-pub const MAX_ID_BYTES: usize = 200;
+pub const MAX_ID_BYTES: usize = 1024;
 
 /// The longest message that `--max-message` may allow, in bytes: frames to nodes, and records of the log layout, are
 /// made for it.
@@ -28,7 +29,7 @@ pub const MAX_MESSAGE_BYTES: u64 = 64 << 20;
 /// Ids of up to so many bytes are kept inline, so that the usual id costs no allocation.
 const INLINE_ID_BYTES: usize = 24;
 
-/// A message's id: 1 to 200 bytes. The text protocol takes those that are UTF-8 without blanks and control characters
+/// A message's id: 1 to [`MAX_ID_BYTES`] bytes. The text protocol takes those that are UTF-8 without blanks and control characters
 /// ([`MessageId::parse`]); other doors may take any ([`MessageId::from_bytes`]).
 ///
 /// It is shown as it is, except for the bytes that could forge a line or disturb a terminal: these become `%` and two
@@ -382,12 +383,12 @@ mod tests {
 
     #[test]
     fn ids_are_checked() {
-        for good in ["1", "a/b", "../x", ".", "CON", "Dünya", &"x".repeat(200), "a:1,2", "%2e", "-rf"] {
+        for good in ["1", "a/b", "../x", ".", "CON", "Dünya", &"x".repeat(MAX_ID_BYTES), "a:1,2", "%2e", "-rf"] {
             assert_eq!(MessageId::parse(good.as_bytes()).unwrap().as_bytes(), good.as_bytes());
         }
         let bad: [(&[u8], BadId); 8] = [
             (b"", BadId::Empty),
-            (&[b'x'; 201], BadId::TooLong),
+            (&[b'x'; MAX_ID_BYTES + 1], BadId::TooLong),
             (b"\xff\xfe", BadId::NotUtf8),
             (b"a b", BadId::BadCharacter),
             (b"a\tb", BadId::BadCharacter),
@@ -418,10 +419,13 @@ mod tests {
             let id = MessageId::from_bytes(bytes).unwrap();
             assert_eq!((id.to_string().as_str(), MessageId::from_shown(shown)), (shown, Ok(id)));
         }
-        assert_eq!(MessageId::from_bytes(&[0xff; 200]).unwrap().as_bytes(), [0xff; 200]);
+        let longest = [0xff; MAX_ID_BYTES];
+        assert_eq!(MessageId::from_bytes(&longest).unwrap().as_bytes(), longest);
         assert_eq!(MessageId::from_bytes(b""), Err(BadId::Empty));
-        assert_eq!(MessageId::from_bytes(&[0; 201]), Err(BadId::TooLong));
-        assert!(["a b", "%41", "", &"x".repeat(201)].iter().all(|text| MessageId::from_shown(text).is_err()));
+        assert_eq!(MessageId::from_bytes(&[0; MAX_ID_BYTES + 1]), Err(BadId::TooLong));
+        assert!(
+            ["a b", "%41", "", &"x".repeat(MAX_ID_BYTES + 1)].iter().all(|text| MessageId::from_shown(text).is_err())
+        );
     }
 
     proptest::proptest! {

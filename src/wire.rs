@@ -11,6 +11,7 @@ use futures::Stream;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use self::family::family_service_client::FamilyServiceClient;
@@ -40,7 +41,7 @@ pub const BATCH_BYTES: usize = 1 << 20;
 /// Items that a batch is filled up to: enough to share a sync, few enough for a slow disk to answer in time.
 pub const BATCH_ITEMS: usize = 512;
 
-/// Messages that wait for a slow reader of `ListMessages`.
+/// Messages of a node that wait for a slow reader of `ListMessages`.
 pub const LISTED_AHEAD: usize = 64;
 
 /// What a call gives that is answered many times.
@@ -141,12 +142,28 @@ impl Network for Grpc {
 
 impl LeaderPort for FamilyServiceClient<Channel> {
     fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>> {
-        Box::pin(async move { Ok(self.register_node(request).await.map_err(|status| io_error(&status))?.into_inner()) })
+        Box::pin(
+            async move { Ok(self.register_node(request).await.map_err(|status| no_leader(&status))?.into_inner()) },
+        )
     }
 
     fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {
         Box::pin(async move { Ok(self.heartbeat(request).await.map_err(|status| io_error(&status))?.into_inner()) })
     }
+}
+
+/// Why a registration failed: what the system says, or that something else than a leader's port for nodes has answered.
+fn no_leader(status: &tonic::Status) -> io::Error {
+    let error = io_error(status);
+    let is_foreign = matches!(status.code(), Code::Internal | Code::Unknown | Code::Unimplemented);
+    if error.kind() != io::ErrorKind::Other || !is_foreign {
+        return error;
+    }
+    let said = status.message();
+    io::Error::other(format!(
+        "what answers there is no leader's port for nodes ({said}): nodes use the port that the leader prints as nodes=, \
+         5550 unless --grpc-port says another, and clients the other one, 6666"
+    ))
 }
 
 /// The operating system's error inside a gRPC one, if there is one: `ConnectionRefused` says more than "transport error".
@@ -268,15 +285,58 @@ pub fn requested_id(request: &family::GetRequest) -> Result<MessageId, BadId> {
     if request.id.is_empty() { request.message_id.to_string().parse() } else { request.id.parse() }
 }
 
-/// A message in all forms: the original's number and string where they can say it, and always text and bytes.
-pub fn chat_message(id: &MessageId, body: Payload) -> family::ChatMessage {
+/// Whether the forms of an id that are filled name different ones. Number 0 is not filled.
+pub fn names_several(request: &family::GetRequest) -> bool {
+    let number = Some(request.message_id.to_string()).filter(|_| request.message_id != 0);
+    let text = Some(request.id.clone()).filter(|id| !id.is_empty());
+    let key = MessageId::from_bytes(&request.key).ok().map(|id| id.to_string());
+    let mut names = [number, text, key].into_iter().flatten();
+    names.next().is_some_and(|first| names.any(|other| other != first))
+}
+
+/// A message up to this long goes both as text and as bytes, where it is text: both together are read by clients with
+/// gRPC's usual limit of 4 MiB. A longer one goes in one form.
+pub const BOTH_FORMS: usize = 1 << 20;
+
+/// Which form of a long message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `message`, for those who speak the original's schema.
+    Text,
+    /// `body`.
+    Bytes,
+}
+
+impl Form {
+    /// The one that the asker reads: who names a number knows `message`.
+    pub fn asked_for(request: &family::GetRequest) -> Self {
+        if request.key.is_empty() && request.id.is_empty() { Self::Text } else { Self::Bytes }
+    }
+
+    /// That of a message in a list.
+    pub fn listed(id: &MessageId) -> Self {
+        if number_of(&id.to_string()).is_some() { Self::Text } else { Self::Bytes }
+    }
+}
+
+/// The number of the original register that an id is, if it is one.
+fn number_of(text: &str) -> Option<i32> {
+    text.parse::<i32>().ok().filter(|number| number.to_string() == text)
+}
+
+/// A message in all forms: the original's number and string where they can say it, and always text and bytes; the message
+/// itself in one form where it is long.
+pub fn chat_message(id: &MessageId, body: Payload, form: Form) -> family::ChatMessage {
     let text = id.to_string();
-    let number = text.parse::<i32>().ok().filter(|number| number.to_string() == text);
+    let number = number_of(&text);
+    let long = body.len() > BOTH_FORMS;
+    let as_text = if long && form == Form::Bytes { None } else { String::from_utf8(body.to_vec()).ok() };
+    let as_bytes = if long && as_text.is_some() { Payload::new() } else { body };
     family::ChatMessage {
         message_id: number.unwrap_or_default(),
-        message: String::from_utf8(body.to_vec()).unwrap_or_default(),
+        message: as_text.unwrap_or_default(),
         id: text,
-        body,
+        body: as_bytes,
         key: id_bytes(id),
     }
 }
@@ -316,4 +376,43 @@ impl TryFrom<family::Settle> for Settle {
 /// An id as lanes and `key` fields carry it.
 pub fn id_bytes(id: &MessageId) -> Bytes {
     Bytes::copy_from_slice(id.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_of_an_id_name_one_or_are_refused() {
+        let request = |message_id, id: &str, key: &'static [u8]| family::GetRequest {
+            message_id,
+            id: id.to_owned(),
+            key: key.into(),
+        };
+        let fit = [request(0, "", b""), request(7, "", b""), request(7, "7", b"7"), request(0, "x", b"x")];
+        fit.iter().for_each(|request| assert!(!names_several(request), "{request:?}"));
+        let differ = [request(7, "8", b""), request(7, "", b"8"), request(0, "x", b"y"), request(7, "07", b"")];
+        differ.iter().for_each(|request| assert!(names_several(request), "{request:?}"));
+        // What a reply names may be asked for as it is.
+        for id in [MessageId::from_bytes(b"\xff\x00 ").unwrap(), "7".parse().unwrap(), "word".parse().unwrap()] {
+            let reply = chat_message(&id, "x".into(), Form::Bytes);
+            let again = family::GetRequest { message_id: reply.message_id, id: reply.id, key: reply.key };
+            assert!(!names_several(&again) && requested_id(&again).unwrap() == id, "{again:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_goes_in_one_form() {
+        let (id, text) = ("7".parse().unwrap(), "x".repeat(BOTH_FORMS + 1));
+        let lengths = |body: Vec<u8>, form| {
+            let message = chat_message(&id, body.into(), form);
+            (message.message.len(), message.body.len())
+        };
+        let long = text.len();
+        assert_eq!(lengths(text[1..].into(), Form::Text), (long - 1, long - 1));
+        assert_eq!(lengths(text.clone().into(), Form::Text), (long, 0));
+        assert_eq!(lengths(text.into(), Form::Bytes), (0, long));
+        // What is no text has only one.
+        assert_eq!(lengths(vec![0xff; long], Form::Text), (0, long));
+    }
 }

@@ -139,7 +139,7 @@ fn parts() -> Vec<(String, String)> {
     for group in groups {
         parts.push((format!("redis {group}"), command_table(COMMANDS.iter().filter(|spec| spec.group == group))));
     }
-    for command in ["leader", "node", "client", "bench"] {
+    for command in ["leader", "node", "client", "backup", "restore", "bench"] {
         let (flags, usage) = flags(command);
         if command == "leader" {
             parts.push(("flags everywhere".to_owned(), flag_table(flags.iter().filter(|f| is_everywhere(f)), &usage)));

@@ -334,7 +334,8 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
     }
 }
 
-fn connect(target: &Target, dialect: Dialect) -> io::Result<TcpStream> {
+/// A connection that has given its password.
+pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in target.addr.to_socket_addrs()? {
         match TcpStream::connect_timeout(&addr, target.patience.min(CONNECT)) {

@@ -151,6 +151,10 @@ fn answer_array(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, words:
     let command = match words[0].as_ref() {
         b"SET" => Command::Set { id, payload: words[2].clone() },
         b"GET" => Command::Get(id),
+        b"DEL" => {
+            store.remove(&id.to_string());
+            return out.extend_from_slice(b":1\r\n");
+        }
         b"WAIT" => {
             let replicas = if let Fault::Replicas(replicas) = fault { replicas } else { 0 };
             return out.extend_from_slice(format!(":{replicas}\r\n").as_bytes());
@@ -188,8 +192,12 @@ fn answer(store: &mut BTreeMap<String, bytes::Bytes>, fault: Fault, command: Com
             };
             value.map_or(Reply::Refused(Refusal::NotFound), |value| Reply::Value(value.clone()))
         }
+        Command::Delete(id) => {
+            store.remove(&id.to_string());
+            Reply::Done
+        }
         Command::Status => Reply::Status(format!(
-            r#"{{"tolerance":2,"messages":{0},"nodes":[{{"id":1,"state":"up","messages":{0},"io_mode":"buffered"}},{{"id":2,"state":"up","messages":{0},"io_mode":"buffered"}}]}}"#,
+            r#"{{"tolerance":2,"messages":{0},"nodes":[{{"id":1,"state":"up","messages":{0},"io_mode":"buffered","layout":"text"}},{{"id":2,"state":"up","messages":{0},"io_mode":"buffered","layout":"text"}}]}}"#,
             store.len()
         )),
         _ => Reply::Pong { crlf: false },

@@ -177,6 +177,11 @@ impl Cluster {
         &self.grpc_addr
     }
 
+    /// The program that its processes run.
+    pub fn binary(&self) -> &Path {
+        &self.builder.binary
+    }
+
     /// The folder of everything: `tolerance.conf`, `leader_metadata`, `storage_node_<id>`.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -231,11 +236,17 @@ impl Cluster {
 
     /// Starts several at once.
     pub fn start_nodes(&mut self, ids: &[u32]) -> anyhow::Result<()> {
+        let leader = self.grpc_addr.clone();
+        self.start_nodes_of(ids, &leader)
+    }
+
+    /// The same for the leader that listens to nodes at this address, which need not be that of this cluster.
+    pub fn start_nodes_of(&mut self, ids: &[u32], leader: &str) -> anyhow::Result<()> {
         let deadline = self.deadline();
         for &id in ids {
             let port = self.nodes.get(&id).map_or(0, |node| node.port);
             let mut command = self.command("node");
-            command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--leader", &self.grpc_addr]);
+            command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--leader", leader]);
             command.args(&self.builder.node_args);
             let node = self.nodes.entry(id).or_default();
             if node.process.as_mut().is_some_and(Process::is_running) {

@@ -6,13 +6,14 @@
 //! - `workload`: which request comes next and what its reply must be, from a seed;
 //! - `dialect`: both as bytes, in the text protocol and in Redis's;
 //! - `session`: one connection without its socket: closed and open loop, latencies, checks;
-//! - `drive`: sockets and clock, one thread for all connections;
+//! - `drive`: sockets and clock, one thread for all connections; `clean` removes what a run wrote;
 //! - `report`: figures as text, JSON, a page, and two runs compared.
 //!
 //! docs/bench.md says what is measured and how; the load generator must stay cheap,
 //! because it shares its cores with what it measures.
 
 mod child;
+mod clean;
 mod dialect;
 mod drive;
 #[cfg(test)]
@@ -28,15 +29,16 @@ pub mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::dialect::Dialect;
 use self::drive::{Outcome, PATIENCE, Target};
 use self::launcher::Cluster;
 use self::progress::{Goal, Progress};
-use self::report::{Cpu, Register, Report, compare, html};
+use self::report::{Cpu, Left, Register, Report, compare, html};
 use self::session::{Pace, Rules};
 pub use self::settings::{Local, Op, Settings};
 use self::workload::{Order, Plan, Values};
@@ -128,10 +130,14 @@ fn until_ctrl_c<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
     std::thread::Builder::new().name("bench".to_owned()).spawn(move || drop(done.send(work())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Process 1 of a container ends by no signal that it does not take.
+        let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            result = result => result.context("the bench failed inside"),
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted before the end"),
+            result = result => return result.context("the bench failed inside"),
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
         }
+        anyhow::bail!("interrupted before the end; what it has written by then stays in the register")
     })
 }
 
@@ -182,6 +188,10 @@ fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
     if settings.op != Op::Set {
         results.push(outcome.gets.result("get", outcome.elapsed));
     }
+    let ids = match order {
+        Order::Write | Order::MixedNew(_) => outcome.plan.sets_given(),
+        Order::Overwrite(choice) | Order::Read(choice) | Order::Mixed(_, choice) => choice.keys,
+    };
     let cpu_per_op = cpu_per_op(&outcome, settings.local.is_some());
     let mut first_error = outcome.first_error;
     let (mut verified, mut to_verify) = (None, 0);
@@ -196,7 +206,10 @@ fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
         verified = Some(read.gets.right());
         first_error = first_error.or(read.first_error);
     }
+    // Before anything is removed: these are the figures of what was written.
     let (nodes, register) = ask_status(target);
+    let left = left(settings, target, &values, ids)?;
+    let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     Ok(Report {
         addr: target.addr.clone(),
         protocol: settings.protocol.name(),
@@ -212,9 +225,25 @@ fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
         cpu_per_op,
         machine: machine::describe(),
         version: VERSION,
+        date,
         to_verify,
         register,
+        left,
     })
+}
+
+/// What is left of a run in a register that lives on: `ids` messages, unless they are removed here.
+fn left(settings: &Settings, target: &Target, values: &Values, ids: u64) -> Result<Option<Left>, Stop> {
+    if settings.local.is_some() || ids == 0 {
+        return Ok(None);
+    }
+    if !settings.clean {
+        return Ok(Some(Left { ids, prefix: settings.key_prefix.clone(), remove: Some(settings.to_remove(ids)) }));
+    }
+    clean::clean(target, settings.protocol, values, ids)
+        .with_context(|| format!("the run is over, but not all of its {ids} messages could be removed"))
+        .map_err(Stop::Because)?;
+    Ok(Some(Left { ids, prefix: settings.key_prefix.clone(), remove: None }))
 }
 
 /// What an operation cost, shared out over all that ended.
@@ -276,15 +305,17 @@ fn ask_status(target: &Target) -> (BTreeMap<u32, u64>, Option<Register>) {
 fn read_status(line: &str) -> Option<(BTreeMap<u32, u64>, Option<Register>)> {
     let status: serde_json::Value = serde_json::from_str(line).ok()?;
     let mut copies = BTreeMap::new();
-    let mut io_modes = BTreeSet::new();
+    let (mut io_modes, mut layouts) = (BTreeSet::new(), BTreeSet::new());
     for node in status["nodes"].as_array()? {
         copies.insert(u32::try_from(node["id"].as_u64()?).ok()?, node["messages"].as_u64()?);
         io_modes.extend(node["io_mode"].as_str().map(str::to_owned));
+        layouts.extend(node["layout"].as_str().map(str::to_owned));
     }
     let register = Register {
         tolerance: status["tolerance"].as_u64()?,
         messages: status["messages"].as_u64()?,
         io_modes: io_modes.into_iter().collect(),
+        layouts: layouts.into_iter().collect(),
     };
     Some((copies, Some(register)))
 }
@@ -322,6 +353,20 @@ mod tests {
             assert_eq!(report.verified, Some(messages));
             assert_eq!(report.nodes, [(1, messages), (2, messages)].into());
             assert_eq!(report.register.unwrap().io_modes, ["buffered"]);
+        }
+    }
+
+    #[test]
+    fn what_a_run_leaves_is_told_or_removed() {
+        for protocol in [Dialect::Text, Dialect::Resp] {
+            let fake = Fake::start(Fault::None);
+            let kept = measure(&Settings { protocol, ..settings(Op::Set) }, &target(&fake)).unwrap();
+            assert_eq!(kept.left.as_ref().map(|left| left.ids), Some(101));
+            assert!(kept.text().contains("k-0 to k-100"), "{}", kept.text());
+            let cleaned = measure(&Settings { protocol, clean: true, ..settings(Op::Get) }, &target(&fake)).unwrap();
+            assert_eq!(cleaned.nodes, [(1, 101), (2, 101)].into(), "counted before they go");
+            assert!(cleaned.text().contains("removed   101 messages"), "{}", cleaned.text());
+            assert!(drive::ask(&target(&fake), "GET k-100").unwrap().starts_with("ERROR NOT_FOUND"));
         }
     }
 

@@ -45,7 +45,9 @@ impl Progress {
             }
             Goal::Time(time) => (time.as_millis() as u64, " {prefix:<8} [{bar:36}] {percent}%\n          {msg}"),
         };
-        let shown = if std::io::stderr().is_terminal() {
+        // A terminal that cannot move its cursor shows no bar.
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let shown = if std::io::stderr().is_terminal() && !dumb {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             // The template is a constant; the default one is as good if it were wrong.
             if let Ok(style) = ProgressStyle::with_template(template) {

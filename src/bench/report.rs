@@ -173,6 +173,19 @@ pub struct Register {
     pub messages: u64,
     /// IO modes of its nodes, each once.
     pub io_modes: Vec<String>,
+    /// Layouts of its nodes, each once.
+    pub layouts: Vec<String>,
+}
+
+/// Messages of the run that are, or were, in a register that lives on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Left {
+    /// How many: the ids from 0 on.
+    pub ids: u64,
+    /// What they begin with.
+    pub prefix: String,
+    /// The command that removes them; none: they were removed.
+    pub remove: Option<String>,
 }
 
 /// What the run was asked for, beside what the contract has at the top.
@@ -257,12 +270,17 @@ pub struct Report {
     pub machine: Machine,
     /// Version of the bench.
     pub version: &'static str,
+    /// When it ended, UTC.
+    pub date: String,
     /// Values that should have been read back right.
     #[serde(skip)]
     pub to_verify: u64,
     /// For people only.
     #[serde(skip)]
     pub register: Option<Register>,
+    /// What is left of it, for people only.
+    #[serde(skip)]
+    pub left: Option<Left>,
 }
 
 impl Report {
@@ -288,13 +306,14 @@ impl Report {
         let connections = plural(self.connections as u64, "connection");
         let _ = writeln!(
             out,
-            "hatokuse bench  {}   {}   {way}, {connections} x {} in flight",
-            self.version, self.addr, self.pipeline
+            "hatokuse bench  {}   {}   {}\n{way}, {connections} x {} in flight",
+            self.version, self.addr, self.date, self.pipeline
         );
         let _ = write!(out, "messages of {} B, {} protocol", self.sizes_in_words(), self.protocol);
         if let Some(register) = &self.register {
             let nodes = plural(self.nodes.len() as u64, "node");
-            let _ = write!(out, ", tolerance {}, {nodes}, io {}", register.tolerance, register.io_modes.join("+"));
+            let (io_modes, layouts) = (register.io_modes.join("+"), register.layouts.join("+"));
+            let _ = write!(out, ", tolerance {}, {nodes}, io {io_modes}, layout {layouts}", register.tolerance);
         }
         out.push('\n');
         if let Some(line) = self.choice_in_words() {
@@ -320,6 +339,16 @@ impl Report {
             put_steps(&mut out, result);
         }
         self.put_nodes(&mut out);
+        if let Some(left) = &self.left {
+            let (ids, prefix, last) = (plural(left.ids, "message"), &left.prefix, left.ids.saturating_sub(1));
+            let _ = match &left.remove {
+                None => writeln!(out, "removed   {ids}, {prefix}0 to {prefix}{last}"),
+                Some(remove) => writeln!(
+                    out,
+                    "left      {ids}, {prefix}0 to {prefix}{last}, stay in the register; this removes them:\n          {remove}"
+                ),
+            };
+        }
         out
     }
 

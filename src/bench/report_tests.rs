@@ -27,8 +27,15 @@ pub(super) fn report(results: Vec<OpResult>) -> Report {
         cpu_per_op: Cpu { bench_us: 2.5, servers_us: None },
         machine: Machine::default(),
         version: "VERSION",
+        date: "2026-11-29T01:02:03Z".to_owned(),
         to_verify: 1000,
-        register: Some(Register { tolerance: 2, messages: 1000, io_modes: vec!["buffered".to_owned()] }),
+        register: Some(Register {
+            tolerance: 2,
+            messages: 1000,
+            io_modes: vec!["buffered".to_owned()],
+            layouts: vec!["text".to_owned()],
+        }),
+        left: Some(Left { ids: 1000, prefix: "bench-".to_owned(), remove: Some("hatokuse bench --clean".to_owned()) }),
     }
 }
 
@@ -57,6 +64,7 @@ fn a_report_of_trouble_as_text() {
     report.verified = Some(999);
     report.nodes.clear();
     report.register = None;
+    report.left.as_mut().unwrap().remove = None;
     assert!(!report.is_clean());
     let text = report.text();
     assert_eq!(text, include_str!("golden/trouble.txt"), "\n{text}");
@@ -88,7 +96,7 @@ fn json_is_as_promised() {
             r#""settings":{"op":"set","count":1000,"duration_s":null,"warmup_s":0.0,"rate":null,"keys":null,"#,
             r#""distribution":null,"mix":null,"size_min":1048576,"seed":1,"wait":0},"unsent":0,"#,
             r#""cpu_per_op":{"bench_us":2.5,"servers_us":null},"#,
-            r#""machine":{"cores":0,"cpu":"","memory_mib":0,"kernel":""},"version":"VERSION"}"#
+            r#""machine":{"cores":0,"cpu":"","memory_mib":0,"kernel":""},"version":"VERSION","date":"2026-11-29T01:02:03Z"}"#
         )
     );
     report.verified = Some(9);

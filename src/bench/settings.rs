@@ -1,5 +1,6 @@
 //! What a bench was asked for, whether that can work, and what it means.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,6 +10,9 @@ use super::report::Asked;
 use super::workload::{Choice, Distribution, Mix, Order, Sizes};
 use crate::config::ByteSize;
 use crate::types::{IoMode, MessageId};
+
+/// Where a bench goes unless it is told.
+const USUAL_ADDR: &str = "127.0.0.1:6666";
 
 /// Operations, or keys to read, where nothing is asked for.
 pub const COUNT: u64 = 9000;
@@ -87,6 +91,8 @@ pub struct Settings {
     pub seed: u64,
     /// Read back and compare.
     pub verify: bool,
+    /// Remove what the run wrote, when all is measured.
+    pub clean: bool,
     /// Replicas that Redis has to confirm.
     pub wait: u32,
     /// Report as JSON.
@@ -179,6 +185,25 @@ impl Settings {
         })
     }
 
+    /// The command that removes the ids below `ids` that a run with these settings wrote; what is usual is left out.
+    pub fn to_remove(&self, ids: u64) -> String {
+        let mut command = format!("hatokuse bench --op get --keys {ids} --count 1 --clean");
+        let Sizes { min, max } = self.sizes;
+        // With the same size and seed the messages are known again, and not written anew.
+        for (flag, value, usual) in [
+            ("--addr", self.addr.clone(), USUAL_ADDR),
+            ("--protocol", self.protocol.name().to_owned(), "text"),
+            ("--size", format!("{min}-{max}"), "100-100"),
+            ("--seed", self.seed.to_string(), "1"),
+            ("--key-prefix", self.key_prefix.clone(), "bench-"),
+        ] {
+            if value != usual {
+                let _ = write!(command, " {flag} {value}");
+            }
+        }
+        command
+    }
+
     /// What a report says of all this.
     pub fn asked(&self) -> Asked {
         let order = self.order();
@@ -243,6 +268,19 @@ impl FromStr for Mix {
 pub(super) mod tests {
     use super::*;
 
+    #[test]
+    fn what_removes_a_run_names_only_what_is_unusual() {
+        let usual = Settings {
+            addr: USUAL_ADDR.to_owned(),
+            sizes: Sizes::only(100),
+            key_prefix: "bench-".to_owned(),
+            ..settings(Op::Set)
+        };
+        assert_eq!(usual.to_remove(9000), "hatokuse bench --op get --keys 9000 --count 1 --clean");
+        let other = Settings { key_prefix: "k-".to_owned(), seed: 7, ..usual };
+        assert!(other.to_remove(1).ends_with(" --clean --seed 7 --key-prefix k-"), "{}", other.to_remove(1));
+    }
+
     pub(in super::super) fn settings(op: Op) -> Settings {
         Settings {
             addr: String::new(),
@@ -263,6 +301,7 @@ pub(super) mod tests {
             key_prefix: "k-".to_owned(),
             seed: 1,
             verify: true,
+            clean: false,
             wait: 0,
             json: true,
             html: None,
@@ -286,10 +325,10 @@ pub(super) mod tests {
         assert_eq!(refused(|s| s.local = local(3)), "");
         assert!(refused(|s| s.local = local(2)).contains("--local-nodes 3"));
         assert!(refused(|s| s.key_prefix = "a b".to_owned()).contains("--key-prefix"));
-        assert_eq!(refused(|s| s.key_prefix = "x".repeat(197)), "");
-        assert!(refused(|s| s.key_prefix = "x".repeat(198)).contains("--key-prefix"));
+        assert_eq!(refused(|s| s.key_prefix = "x".repeat(crate::types::MAX_ID_BYTES - 3)), "");
+        assert!(refused(|s| s.key_prefix = "x".repeat(crate::types::MAX_ID_BYTES - 2)).contains("--key-prefix"));
         assert!(
-            refused(|s| (s.key_prefix, s.duration) = ("x".repeat(190), Some(Duration::MAX))).contains("--key-prefix")
+            refused(|s| (s.key_prefix, s.duration) = ("x".repeat(crate::types::MAX_ID_BYTES - 10), Some(Duration::MAX))).contains("--key-prefix")
         );
         let second = Duration::from_secs(1);
         assert_eq!(refused(|s| (s.warmup, s.duration) = (second, Some(second))), "");

@@ -1,22 +1,28 @@
 //! The flags of each subcommand, and the settings that they mean.
 
+mod backup;
+
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
-use crate::config::{ByteSize, DEFAULT_TOLERANCE, parse_tolerance};
-use crate::types::{IoMode, Layout, MAX_MESSAGE_BYTES, NodeId};
+pub(super) use self::backup::{BackupArgs, RestoreArgs};
+use super::values::{
+    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
+};
+use crate::config::{ByteSize, DEFAULT_TOLERANCE};
+use crate::protocol::text::Dialect;
+use crate::types::{IoMode, Layout, NodeId};
 use crate::{bench, client, leader, node};
 
 #[derive(Debug, Args)]
 pub(super) struct LeaderArgs {
     /// Address to listen on, for clients and nodes
-    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
     /// Port for clients (0: any free one)
     #[arg(long, env = "HATOKUSE_PORT", default_value_t = 6666)]
@@ -28,12 +34,15 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_HTTP_PORT", value_name = "PORT|off")]
     http_port: Option<leader::http::Port>,
     /// Address to listen on for HTTP
-    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     http_host: IpAddr,
     /// Folder that holds leader_metadata
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
     data_dir: PathBuf,
-    /// File that says on how many nodes a message is kept
+    /// On how many nodes a message is kept, whatever --tolerance-conf says
+    #[arg(long, env = "HATOKUSE_TOLERANCE", value_parser = clap::value_parser!(u8).range(1..=7))]
+    tolerance: Option<u8>,
+    /// File that says on how many nodes a message is kept; this name is looked for in --data-dir first
     #[arg(long, env = "HATOKUSE_TOLERANCE_CONF", default_value = "tolerance.conf", value_name = "FILE")]
     tolerance_conf: PathBuf,
     /// When a record of the leader's log counts as written
@@ -42,11 +51,11 @@ pub(super) struct LeaderArgs {
     /// Largest message that is taken, up to 64MiB
     #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB", value_parser = message_size)]
     max_message: ByteSize,
-    /// Clients connected at once; one more is told BUSY
+    /// Clients connected at once; one more is told BUSY. Fewer, where this process may have fewer files open
     #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
     max_clients: u32,
     /// Cut off a client that asks nothing for this long (0: never)
-    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "10m", value_parser = duration_or_never)]
+    #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "0", value_parser = duration_or_never)]
     idle_timeout: Duration,
     /// Cut off a client whose line neither ends nor grows by 1 KiB a second in this time
     #[arg(long, env = "HATOKUSE_LINE_TIMEOUT", default_value = "30s", value_parser = duration)]
@@ -54,8 +63,9 @@ pub(super) struct LeaderArgs {
     /// Cut off a client that takes less than 1 KiB a second of its replies in this time
     #[arg(long, env = "HATOKUSE_WRITE_DEADLINE", default_value = "30s", value_parser = duration)]
     write_deadline: Duration,
-    /// Bytes of unfinished lines held for all clients together
-    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "256MiB")]
+    /// Bytes of unfinished requests held for all clients together; who holds the most is cut off. Less, where there is
+    /// less memory
+    #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "64MiB")]
     max_partial_bytes: ByteSize,
     /// File whose first line is the password that clients have to give (AUTH); without it none is asked for
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
@@ -67,6 +77,10 @@ pub(super) struct LeaderArgs {
     /// client needs it. The danger: a connection that stalls in the middle of a line has its first half run
     #[arg(long, env = "HATOKUSE_UNTERMINATED", value_parser = duration, value_name = "TIME")]
     unterminated: Option<Duration>,
+    /// How a GET of the text protocol is answered: own with VALUE and the message, course with OK in place of VALUE, for load clients of the
+    /// course that the original was written for (hatokuse's own client and bench do not read it)
+    #[arg(long, env = "HATOKUSE_DIALECT", default_value = "own", value_name = "own|course")]
+    dialect: Dialect,
     /// Time between two reports
     #[arg(long, env = "HATOKUSE_REPORT_EVERY", default_value = "10s", value_parser = duration)]
     report_every: Duration,
@@ -74,7 +88,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
     /// Memory for recent messages, which GETs then read without asking a node (0: none)
-    #[arg(long, env = "HATOKUSE_CACHE", default_value = "0", value_name = "SIZE")]
+    #[arg(long, env = "HATOKUSE_CACHE", default_value = "64MiB", value_name = "SIZE")]
     cache: ByteSize,
     /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
     #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
@@ -118,10 +132,10 @@ pub(super) struct NodeArgs {
     #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_name = "HOST:PORT")]
     leader: String,
     /// Address to listen on
-    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1")]
+    #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
-    /// Where the leader reaches this node [default: as bound]
-    #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = host_and_port, value_name = "HOST:PORT")]
+    /// Where the leader reaches this node [default: as bound; with --host 0.0.0.0 the address that the leader sees]
+    #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = own_address, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Folder that holds `storage_node_<ID>`
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
@@ -219,6 +233,9 @@ pub(super) struct BenchArgs {
     /// Read back every value written, and compare
     #[arg(long, env = "HATOKUSE_VERIFY", value_parser = YesOrNo::new())]
     verify: bool,
+    /// Remove the messages of this run when all is measured; otherwise they stay, and the report says which
+    #[arg(long, env = "HATOKUSE_CLEAN", value_parser = YesOrNo::new())]
+    clean: bool,
     /// Redis: a SET ends when WAIT says that this many replicas have it
     #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
     wait: u32,
@@ -248,62 +265,30 @@ pub(super) struct BenchArgs {
     repair_after: Duration,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; write for example 10s or 500ms")),
-    }
-}
-
-fn message_size(text: &str) -> Result<ByteSize, String> {
-    match text.parse()? {
-        size if size > ByteSize(MAX_MESSAGE_BYTES) => {
-            Err(format!("must be at most {}, which is what a frame to a node can hold", ByteSize(MAX_MESSAGE_BYTES)))
-        }
-        size => Ok(size),
-    }
-}
-
-fn host_and_port(text: &str) -> Result<String, String> {
-    let is_one = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if is_one {
-        Ok(text.to_owned())
-    } else {
-        Err("is no HOST:PORT: write a host or its address, a colon and a port".to_owned())
-    }
-}
-
-fn duration_or_never(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
-}
-
-/// The first line of a file.
-fn read_password(path: &Path) -> anyhow::Result<String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --password-file {shown}"))?;
-    match text.lines().next() {
-        Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => anyhow::bail!("--password-file {shown} is empty; its first line has to be the password"),
-    }
-}
-
 impl LeaderArgs {
     /// Looks into the files that the settings name.
     pub(super) fn check(self) -> anyhow::Result<()> {
-        let shown = self.tolerance_conf.display().to_string();
-        let (tolerance, from) = match leader::process::read_conf(&self.tolerance_conf) {
-            Ok(text) => (parse_tolerance(&String::from_utf8_lossy(&text)).with_context(|| shown.clone())?, shown),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (DEFAULT_TOLERANCE, format!("default, as there is no {shown}"))
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        let source = self.tolerance_source();
+        let said = source.read()?;
+        let from = match said.tolerance {
+            Some(_) => said.by,
+            None => format!("default, as there is no {}; or what the log says", source.shown()),
         };
-        writeln!(std::io::stdout(), "tolerance = {tolerance}  # {from}")?;
-        self.settings(false, false).map(drop)
+        writeln!(std::io::stdout(), "tolerance = {}  # {from}", said.tolerance.unwrap_or(DEFAULT_TOLERANCE))?;
+        self.settings(false, false, false).map(drop)
     }
 
-    pub(super) fn settings(self, screen: bool, json_logs: bool) -> anyhow::Result<leader::process::Settings> {
+    fn tolerance_source(&self) -> leader::tolerance::Source {
+        leader::tolerance::Source::new(self.tolerance.map(usize::from), &self.tolerance_conf, &self.data_dir)
+    }
+
+    pub(super) fn settings(
+        self,
+        screen: bool,
+        reports: bool,
+        json_logs: bool,
+    ) -> anyhow::Result<leader::process::Settings> {
+        let tolerance = self.tolerance_source();
         let password = self.password_file.as_deref().map(read_password).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
@@ -312,7 +297,7 @@ impl LeaderArgs {
             http_port: self.http_port,
             http_host: self.http_host,
             data_dir: self.data_dir,
-            tolerance_conf: self.tolerance_conf,
+            tolerance,
             io_mode: self.io_mode,
             clients: leader::gateway::Settings {
                 max_message: self.max_message.0 as usize,
@@ -326,6 +311,7 @@ impl LeaderArgs {
                 password,
                 allow_flush: self.allow_flush,
                 unterminated: self.unterminated,
+                dialect: self.dialect,
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
@@ -335,13 +321,18 @@ impl LeaderArgs {
             layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,
             screen,
+            reports,
             json_logs,
         })
     }
 }
 
 impl NodeArgs {
-    pub(super) fn settings(self, screen: bool) -> node::process::Settings {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(super) fn settings(self, screen: bool, reports: bool) -> node::process::Settings {
         node::process::Settings {
             id: NodeId(self.id),
             host: self.host,
@@ -355,6 +346,7 @@ impl NodeArgs {
             report_every: self.report_every,
             stop_with_stdin: self.stop_with_stdin,
             screen,
+            reports,
         }
     }
 }
@@ -394,6 +386,7 @@ impl BenchArgs {
             key_prefix: self.key_prefix,
             seed: self.seed,
             verify: self.verify,
+            clean: self.clean,
             wait: self.wait,
             json: self.json,
             html: self.html,

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::Error;
+use super::advice::stranger;
 use crate::error::printable;
 use crate::protocol::Command;
 use crate::protocol::text::{ReplyLine, decode_reply, encode_command};
@@ -181,7 +182,10 @@ impl Receiver {
     pub async fn next_reply(&mut self) -> Result<ReplyLine, Error> {
         loop {
             if let Some(reply) = self.replies.next() {
-                return Ok(reply);
+                return match &reply {
+                    ReplyLine::Other(line) if let Some(what) = stranger(line) => Err(Error::NotALeader { what }),
+                    _ => Ok(reply),
+                };
             }
             if self.replies.bytes.len() > MAX_REPLY_BYTES {
                 let got = printable(&self.replies.bytes[..64], 64);
@@ -189,11 +193,21 @@ impl Receiver {
             }
             self.replies.make_room();
             match self.half.read_buf(&mut self.replies.bytes).await {
-                Ok(0) => return Err(Error::Closed),
+                Ok(0) => return Err(self.ended(Error::Closed)),
                 Ok(_) => {}
-                Err(source) => return Err(Error::lost(source)),
+                Err(source) => return Err(self.ended(Error::lost(source))),
             }
         }
+    }
+
+    /// Why a connection ended: what came before may say more than its end.
+    fn ended(&self, error: Error) -> Error {
+        self.stranger().map_or(error, |what| Error::NotALeader { what })
+    }
+
+    /// Who the other side is, if what came is nothing that a leader says.
+    pub(super) fn stranger(&self) -> Option<&'static str> {
+        stranger(&self.replies.bytes)
     }
 
     /// A reply line that has arrived already, without waiting for one.

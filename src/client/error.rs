@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// A message with a line feed cannot travel as a line; nothing was sent.
     #[error(
-        "the message holds a line break, which the text protocol cannot carry; nothing was sent: encode the message, or store it over gRPC (StoreMessage)"
+        "the message holds a line break, which the text protocol cannot carry; nothing was sent: encode the message, or store it through the Redis protocol (redis-cli -x SET <id> < FILE)"
     )]
     MessageHasLineBreak,
     /// An answer that fits no such request. The connection cannot be used any more.
@@ -84,6 +84,12 @@ pub enum Error {
         wanted: &'static str,
         /// The beginning of what came.
         got: String,
+    },
+    /// What answers is something else; nothing was stored.
+    #[error("this is no leader's port for clients; {what}; nothing was stored")]
+    NotALeader {
+        /// What it is, and which port is right.
+        what: &'static str,
     },
     /// An earlier call left the connection in a state where a late answer could be taken
     /// for another request's; nothing was sent this time.
@@ -100,9 +106,11 @@ impl Error {
     /// Of [`Error::Unusable`] it speaks only about the call that returned it.
     pub fn certainty(&self) -> Certainty {
         match self {
-            Self::Connect { .. } | Self::BadId { .. } | Self::MessageHasLineBreak | Self::Unusable { .. } => {
-                Certainty::SurelyNot
-            }
+            Self::Connect { .. }
+            | Self::BadId { .. }
+            | Self::MessageHasLineBreak
+            | Self::NotALeader { .. }
+            | Self::Unusable { .. } => Certainty::SurelyNot,
             Self::Refused { code, .. } => certainty_of(code),
             Self::Timeout { .. } | Self::Closed | Self::Io { .. } | Self::Protocol { .. } => Certainty::Maybe,
         }

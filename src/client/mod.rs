@@ -29,6 +29,7 @@
 //! Never connects again by itself, and never sends a write twice unless the
 //! first was surely not done.
 
+mod advice;
 mod batch;
 mod connection;
 mod error;
@@ -205,7 +206,16 @@ impl Client {
 
     /// Takes a node off the list of members for good. It has to be down, or drained, and hold nothing.
     pub async fn remove(&mut self, node: NodeId) -> Result<(), Error> {
-        match self.request(&Command::Remove(node)).await? {
+        self.take_off(node, false).await
+    }
+
+    /// Gives a node up that is down and gone for good, with whatever it held: what had no other copy is lost.
+    pub async fn give_up(&mut self, node: NodeId) -> Result<(), Error> {
+        self.take_off(node, true).await
+    }
+
+    async fn take_off(&mut self, node: NodeId, force: bool) -> Result<(), Error> {
+        match self.request(&Command::Remove { node, force }).await? {
             ReplyLine::Ok => Ok(()),
             reply => Err(self.refused("OK or ERROR", reply)),
         }
@@ -285,6 +295,9 @@ impl Client {
     pub fn check(&mut self) -> Result<(), Error> {
         if self.unusable.is_none() && !self.connection.receiver.is_quiet() {
             self.unusable = Some(ANSWER_FOR_NOBODY);
+            if let Some(what) = self.connection.receiver.stranger() {
+                return Err(Error::NotALeader { what });
+            }
             // A leader with too many connections says so before it hangs up.
             if let Some(ReplyLine::Error { code, explanation }) = self.connection.receiver.buffered_reply() {
                 return Err(Error::Refused { code, explanation });
@@ -382,7 +395,7 @@ fn parse_id(id: &str) -> Result<MessageId, Error> {
 fn since(error: &Error) -> &'static str {
     match error {
         Error::Closed => CLOSED,
-        Error::Protocol { .. } => NOT_UNDERSTOOD,
+        Error::Protocol { .. } | Error::NotALeader { .. } => NOT_UNDERSTOOD,
         _ => BROKEN,
     }
 }

@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::termios::{QueueSelector, tcflush};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -20,6 +21,7 @@ use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
 use tokio::sync::mpsc;
 
+use super::advice::{help, only_redis};
 use super::render::{Style, write_bare, write_reply};
 use super::shell::{self, EXIT_NO_ANSWER, EXIT_OK, Request, Settings, complain, read_request};
 use super::{Client, Error};
@@ -30,25 +32,6 @@ use crate::protocol::text::ReplyLine;
 const PROMPT: &str = "hatokuse> ";
 
 const HISTORY_LINES: usize = 1000;
-
-const KEYS: &str = "\
-A message is the rest of its line, byte for byte. Words in any case.
-Tab completes, Ctrl-C clears the line, Ctrl-D leaves.";
-
-/// What HELP says: of one command, or of all that are written as lines.
-fn help(of: Option<&str>) -> String {
-    let Some(word) = of else {
-        let written = || table::COMMANDS.iter().filter_map(|spec| Some((spec.line?, spec.summary)));
-        let wide = written().map(|(line, _)| line.len()).max().unwrap_or(0);
-        let rows: String = written().map(|(line, summary)| format!("{line:<wide$}  {summary}\n")).collect();
-        return rows + KEYS;
-    };
-    match table::find(word.as_bytes()) {
-        Some(table::Spec { line: Some(line), summary, .. }) => format!("{line}  {summary}"),
-        Some(spec) => format!("{} is of the Redis protocol only (redis-cli speaks it): {}", spec.name, spec.summary),
-        None => format!("there is no command {word}; HELP lists them all"),
-    }
-}
 
 /// Whether the line holds a password, which no history should.
 fn is_secret(line: &str) -> bool {
@@ -90,8 +73,10 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
             Some(Typed::Line(line)) => {
                 // A paste may hold several lines, and each is a command.
                 for line in line.lines().filter(|line| !line.trim().is_empty()) {
-                    if session.run(line.as_bytes()).await? == Next::Leave {
-                        return Ok(EXIT_OK);
+                    match session.run(line.as_bytes()).await? {
+                        Next::Prompt => {}
+                        Next::Interrupted => break,
+                        Next::Leave => return Ok(EXIT_OK),
                     }
                 }
             }
@@ -105,6 +90,8 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Prompt,
+    /// The rest of what was typed with it is not run.
+    Interrupted,
     Leave,
 }
 
@@ -122,11 +109,12 @@ impl Session<'_> {
     /// Runs one line and shows its reply, or what became of it.
     async fn run(&mut self, line: &[u8]) -> io::Result<Next> {
         let style = self.style();
-        let mut words = std::str::from_utf8(line).unwrap_or_default().split_whitespace();
-        if let (Some(word), of, None) = (words.next(), words.next(), words.next())
-            && table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Help)
-        {
-            return say(&help(of)).map(|()| Next::Prompt);
+        if let Some(of) = shell::asks_for_help(line) {
+            return say(&help(of, style.paper.columns)).map(|()| Next::Prompt);
+        }
+        if let Some(instead) = only_redis(line, &self.settings.addr) {
+            complain(&instead);
+            return Ok(Next::Prompt);
         }
         let request = match read_request(line) {
             Ok(Request::Known(Command::Exit)) => return Ok(Next::Leave),
@@ -138,12 +126,22 @@ impl Session<'_> {
                 return Ok(Next::Prompt);
             }
         };
-        match self.ask(&request).await {
-            Ok(reply) => match self.table_of(&request, &reply, style).await {
-                Some(table) => write(&table)?,
-                None => show(&reply, style)?,
-            },
-            Err(error) => complain(&error.to_string()),
+        match shell::unless_interrupted(&request, self.ask(&request)).await {
+            Some(Ok(reply)) => {
+                match self.table_of(&request, &reply, style).await {
+                    Some(table) => write(&table)?,
+                    None => show(&reply, style)?,
+                }
+                if let Some(hint) = shell::hint(&request, &reply) {
+                    say(&hint)?;
+                }
+            }
+            Some(Err(error)) => complain(&error.to_string()),
+            None => {
+                // Its late answer would be taken for another command's.
+                self.client = None;
+                return Ok(Next::Interrupted);
+            }
         }
         Ok(Next::Prompt)
     }
@@ -215,6 +213,13 @@ fn edit(history: Option<PathBuf>, mut turns: mpsc::Receiver<()>, typed: &mpsc::S
                 Ok(line) => break Typed::Line(line),
                 // Ctrl-C gives up this line only.
                 Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => {}
+                Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    // What was typed along with it is no line of its own.
+                    let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+                    complain(
+                        "a byte came that is no UTF-8: that line is dropped, and nothing was sent; use a terminal in UTF-8, or a pipe, which takes any bytes",
+                    );
+                }
                 Err(ReadlineError::Eof) => break Typed::Left,
                 Err(error) => break Typed::Failed(error),
             }
@@ -293,20 +298,6 @@ mod tests {
         assert_eq!(candidates("").len(), words().count());
         assert_eq!(candidates("SET "), [""; 0]);
         assert_eq!(candidates("GET so"), [""; 0]);
-    }
-
-    #[test]
-    fn help_is_the_command_table() {
-        let all = help(None);
-        for spec in table::COMMANDS {
-            let (line, about) = (spec.line.unwrap_or(spec.name), help(Some(&spec.name.to_lowercase())));
-            assert!(about.contains(spec.name) && about.contains(spec.summary), "{about}");
-            assert_eq!(
-                all.lines().any(|row| row.starts_with(line) && row.ends_with(spec.summary)),
-                spec.line.is_some()
-            );
-        }
-        assert!(help(Some("FROB")).contains("no command FROB"));
     }
 
     #[test]

@@ -23,12 +23,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::advice::{fits, help, meant, only_redis, stranger, writes};
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
-use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, nodes, repl, watch as watching};
+use super::{
+    Client, Connection, Error, Options, Receiver, Sender, after_word, nodes, repl, unexpected, watch as watching,
+};
 use crate::error::Refusal;
 use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
@@ -176,7 +180,47 @@ pub(super) async fn ask(
         part(&reply);
         reply = client.next_part().await?;
     }
-    Ok(reply)
+    let fits = match request {
+        Request::Known(command) => fits(command, &reply),
+        Request::Other(_) => true,
+    };
+    if fits { Ok(reply) } else { Err(unexpected("a reply to this command", &reply)) }
+}
+
+/// Does this until Ctrl-C or SIGTERM: nothing comes of it then, and what was asked may be done all the same.
+pub(super) async fn unless_interrupted<T>(request: &Request, work: impl Future<Output = T>) -> Option<T> {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return Some(work.await);
+    };
+    tokio::select! {
+        biased;
+        done = work => return Some(done),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    complain(match request {
+        Request::Known(command) if !writes(command) => "interrupted before the answer",
+        _ => {
+            "interrupted before the answer; a write may have happened or may happen yet: read the id before you write it again"
+        }
+    });
+    None
+}
+
+/// What may have been meant, where the leader does not know the command.
+pub(super) fn hint(request: &Request, reply: &ReplyLine) -> Option<String> {
+    let (Request::Other(line), ReplyLine::Error { code, .. }) = (request, reply) else { return None };
+    let word = String::from_utf8_lossy(line.split(|&byte| byte == b' ').next()?);
+    let name = meant(&word).filter(|_| code == "BAD_COMMAND")?;
+    Some(format!("did you mean {name}?"))
+}
+
+/// The word of `HELP <word>`, or of `HELP`.
+pub(super) fn asks_for_help(line: &[u8]) -> Option<Option<&str>> {
+    let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
+    let (first, of, None) = (words.next()?, words.next(), words.next()) else { return None };
+    table::find(first.as_bytes()).is_some_and(|spec| spec.op == table::Op::Help).then_some(of)
 }
 
 /// The table that stands for a reply where people read it; `None` for replies that are lines.
@@ -213,6 +257,18 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
     if line.contains(&b'\n') {
         return Ok(failed(&Error::MessageHasLineBreak));
     }
+    if let Some(of @ Some(_)) = asks_for_help(&line) {
+        let told = help(of, if style.json { usize::MAX } else { style.paper.columns });
+        match style.json {
+            true => write_reply(&ReplyLine::Other(told.into()), style, out)?,
+            false => told.lines().try_for_each(|line| write_bare(line.as_bytes(), style, out))?,
+        }
+        return Ok(EXIT_OK);
+    }
+    if let Some(instead) = only_redis(&line, &settings.addr) {
+        complain(&instead);
+        return Ok(EXIT_USAGE);
+    }
     let mut request = match read_request(&line) {
         // As one word it was meant as one id; in a line the id would end at the blank.
         Ok(Request::Known(_)) if words.len() > 2 && words[1].contains(&b' ') => {
@@ -246,9 +302,11 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         Err(error) => return Ok(failed(&error)),
     };
     // An error of writing shows with the last line.
-    let reply = match ask(&mut client, &request, |part| drop(write_reply(part, style, out))).await {
-        Ok(reply) => reply,
-        Err(error) => return Ok(failed(&error)),
+    let asking = ask(&mut client, &request, |part| drop(write_reply(part, style, out)));
+    let reply = match unless_interrupted(&request, asking).await {
+        Some(Ok(reply)) => reply,
+        Some(Err(error)) => return Ok(failed(&error)),
+        None => return Ok(EXIT_NO_ANSWER),
     };
     let table = match style.is_for_people() {
         true => table_of(&mut client, &request, &reply, style.paper).await,
@@ -265,6 +323,9 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         // Without JSON stdout holds answers only, so that `x=$(hatokuse client GET 1)` is never an error's text.
         ReplyLine::Error { .. } if !style.json => {
             let _ = write_reply(&reply, Style { terminal: true, ..style }, &mut io::stderr());
+            if let Some(hint) = hint(&request, &reply) {
+                complain(&hint);
+            }
         }
         ReplyLine::Value(message) if is_get && !style.json => write_bare(message, style, out)?,
         _ if let Some(table) = &table => out.write_all(table.as_bytes())?,
@@ -359,6 +420,7 @@ async fn print_replies(
             };
         }
         let reply = match receiver.buffered_reply() {
+            Some(ReplyLine::Other(line)) if let Some(what) = stranger(&line) => Err(Error::NotALeader { what }),
             Some(reply) => Ok(reply),
             None => {
                 out.flush()?;

@@ -64,6 +64,10 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) address: String,
     pub(super) state: NodeState,
+    #[serde(default)]
+    pub(super) full: bool,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(super) io_mode: String,
@@ -83,6 +87,7 @@ impl Status {
             lost: self.lost,
             waiting_for: self.waiting_for.as_deref(),
             nodes: self.nodes.iter().map(|node| (node.id, node.state)).collect(),
+            refusing: self.nodes.iter().filter_map(Node::refusing).collect(),
         })
     }
 
@@ -173,9 +178,14 @@ impl Status {
         let mut state = of("STATE", false, |node, _| match node.state {
             // What needs somebody is louder than what does not, without colours too.
             NodeState::Down => "DOWN".to_owned(),
+            NodeState::Up => node.refusing().map_or("up", |(_, word, _)| word).to_owned(),
             state => state.to_string(),
         });
-        state.colors = nodes.clone().map(|node| color_of(node.state)).collect();
+        let color = |node: &Node| match node.state {
+            NodeState::Up if node.refusing().is_some() => Color::Yellow,
+            state => color_of(state),
+        };
+        state.colors = nodes.clone().map(color).collect();
         vec![
             of("ID", true, |node, _| node.id.to_string()),
             of("ADDRESS", false, |node, utf8| words::foreign(&node.address, utf8)),
@@ -202,6 +212,15 @@ impl Status {
         lines.push(String::new());
         lines.extend(table(self.identity(nodes, paper), paper));
         lines.join("\n") + "\n"
+    }
+}
+
+impl Node {
+    /// That it takes no copies: a word for it, and the reason.
+    fn refusing(&self) -> Option<(NodeId, &'static str, &str)> {
+        let why = self.reason.as_deref().unwrap_or_default();
+        let word = if self.full { "full" } else { "refuses" };
+        (self.state != NodeState::Down && (self.full || self.reason.is_some())).then_some((self.id, word, why))
     }
 }
 

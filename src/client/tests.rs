@@ -251,15 +251,25 @@ async fn an_answer_that_does_not_fit_ends_the_use() {
     let (addr, server) = serve(async |listener: Listener| {
         let mut peer = listener.accept().await;
         peer.expect("GET 1").await;
+        peer.send("220 mail.example ready\n").await;
+        peer.expect_end().await;
+        let mut peer = listener.accept().await;
+        peer.expect("SET 1 a").await;
         peer.send("HTTP/1.1 400 Bad Request\n").await;
         peer.expect_end().await;
     })
     .await;
-    let mut client = client(&addr).await;
-    let error = client.get("1").await.unwrap_err();
-    assert!(matches!(&error, Error::Protocol { got, .. } if got.starts_with("HTTP")), "{error}");
-    assert_unusable(client.set("1", "a").await);
-    drop(client);
+    let mut first = client(&addr).await;
+    let error = first.get("1").await.unwrap_err();
+    assert!(matches!(&error, Error::Protocol { got, .. } if got.starts_with("220")), "{error}");
+    assert_unusable(first.set("1", "a").await);
+    drop(first);
+    // Who answers is known: no register has written anything.
+    let mut second = client(&addr).await;
+    let error = second.set("1", "a").await.unwrap_err();
+    assert!(matches!(error, Error::NotALeader { .. }) && error.certainty() == Certainty::SurelyNot, "{error}");
+    assert_unusable(second.set("1", "a").await);
+    drop(second);
     server.await.unwrap();
 }
 

@@ -31,6 +31,9 @@ const GLANCE: Duration = Duration::from_secs(1);
 
 const HEADING: &str = "UTC      HEALTH     MESSAGES   DELTA   SET/s   GET/s NODES  SHORT LOST REPAIR";
 
+/// Of what is shown in a terminal that is too narrow for all of it.
+const NARROW_HEADING: &str = "UTC      HEALTH     MESSAGES NODES";
+
 /// Watches until it is told to stop; gives the exit code.
 pub(super) async fn run(settings: &Settings, every: Duration) -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -132,7 +135,12 @@ struct Rolling {
 impl Rolling {
     /// The line of a STATUS, with a heading where it is time for one.
     fn lines(&mut self, status: Status, clock: &str, paper: Paper) -> String {
-        let heading = if self.lines.is_multiple_of(PAGE) { format!("{HEADING}\n") } else { String::new() };
+        let narrow = paper.columns < HEADING.len();
+        let heading = match (self.lines.is_multiple_of(PAGE), narrow) {
+            (false, _) => String::new(),
+            (true, false) => format!("{HEADING}\n"),
+            (true, true) => format!("{NARROW_HEADING}\n"),
+        };
         self.lines += 1;
         let since = self.seen.as_ref().map(|seen| Since::of(seen, &status));
         let rate = |of: fn(&Since) -> Option<f64>| since.as_ref().and_then(of).map_or("-".to_owned(), words::rate);
@@ -147,13 +155,19 @@ impl Rolling {
             repair if repair.is_idle() => "waiting".to_owned(),
             repair => repair.in_short(),
         };
+        let health_word = inked(&format!("{:<8}", health.word), Some(health.color), paper).into_owned();
+        let nodes =
+            inked(&format!("{:>5}", format!("{up}/{all}")), (up < all).then_some(Color::Yellow), paper).into_owned();
+        if narrow {
+            let line = format!("{clock} {health_word} {:>10} {nodes}\n", grouped(status.messages));
+            self.seen = Some(status);
+            return heading + &line;
+        }
         let line = format!(
-            "{clock} {} {:>10} {delta:>7} {:>7} {:>7} {} {} {} {repair}\n",
-            inked(&format!("{:<8}", health.word), Some(health.color), paper),
+            "{clock} {health_word} {:>10} {delta:>7} {:>7} {:>7} {nodes} {} {} {repair}\n",
             grouped(status.messages),
             rate(|since| since.sets),
             rate(|since| since.gets),
-            inked(&format!("{:>5}", format!("{up}/{all}")), (up < all).then_some(Color::Yellow), paper),
             count(status.under_replicated, 6, Color::Yellow),
             count(status.lost, 4, Color::Red),
         );
@@ -244,6 +258,13 @@ UTC      HEALTH     MESSAGES   DELTA   SET/s   GET/s NODES  SHORT LOST REPAIR
 12:41:20 HEALTHY       8,900       0      20       0   2/2      0    0 -
 ";
         assert_eq!(shown, wanted);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_less_and_no_broken_lines() {
+        let paper = Paper { columns: 40, ..PAPER };
+        let shown = Rolling::default().lines(status(10.0, 1_234_567, 100, 0, "down"), "12:41:07", paper);
+        assert!(shown.lines().all(|line| line.len() <= 40) && shown.contains("1,234,567   1/2"), "{shown}");
     }
 
     #[test]

@@ -54,12 +54,18 @@ impl Ticket {
 impl Cluster {
     /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
     pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+        if let Some(reason) = self.doubts_too_much(id) {
+            return Err(NotAdmitted::NotYet(reason));
+        }
         self.admit_next(id, |version| CopyRecord { version, length, crc })
     }
 
-    /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete.
+    /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete, on any member:
+    /// one that this leader has not heard may have what a write left that failed under the leader before.
     pub fn admit_deletion(&mut self, id: &MessageId) -> Result<Option<Ticket>, NotAdmitted> {
-        let whole = self.waiting_for().is_none();
+        let doubted = !seeded::active(Bug::DoubtIsAbsence)
+            && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
+        let whole = self.unsure().is_none() && !doubted;
         let nowhere = self.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
         if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
@@ -108,6 +114,9 @@ impl Cluster {
         let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
         if self.paused {
             return Err(NotAdmitted::NotYet("another epoch begins, and nodes have to join it".to_owned()));
+        }
+        if let Some(reason) = self.not_yet_fewer() {
+            return Err(NotAdmitted::NotYet(reason));
         }
         let Some(sequence) = self.sequence.checked_add(1) else {
             return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));
@@ -177,10 +186,12 @@ impl Cluster {
     }
 
     fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {
-        let held = self.mapping.get(id).map(|found| found.set.holders.clone()).unwrap_or_default();
+        let found = self.mapping.get(id);
+        let held = found.as_ref().map(|found| found.set.holders.clone()).unwrap_or_default();
+        let before = found.map_or(0, |found| found.record.bytes());
         let mut targets: Nodes = sources.iter().copied().take(self.tolerance).collect();
         if targets.len() < self.tolerance {
-            targets.extend(self.registry.choose(self.tolerance - targets.len(), &held, sources));
+            targets.extend(self.registry.choose(record, before, self.tolerance - targets.len(), &held, sources));
         }
         if targets.len() < self.tolerance {
             return Err(NotAdmitted::TooFewNodes { need: self.tolerance, live: targets.len() });
@@ -207,7 +218,7 @@ impl Cluster {
     /// Finds another node in place of a target that failed (or, with `beside`, is late and stays a target).
     pub fn replace(&mut self, ticket: &mut Ticket, failed: NodeId, beside: bool) -> Option<NodeId> {
         // The copies that will be given up are off the loads since the admission: none ranks lower once more.
-        let next = *self.registry.choose(1, &[], &ticket.tried).first()?;
+        let next = *self.registry.choose(ticket.record, 0, 1, &[], &ticket.tried).first()?;
         ticket.tried.push(next);
         ticket.targets.push(next);
         if !ticket.record.is_tombstone() {
@@ -235,10 +246,17 @@ impl Cluster {
         self.repairing.remove(&ticket.record.version);
     }
 
-    /// A write ended without becoming true: whoever was asked for a copy may have one. So may whoever was asked for
-    /// another copy of what is true already: that is one too many.
-    pub fn note_in_doubt(&mut self, ticket: &Ticket) {
+    /// A write ended without becoming true: whoever was asked for a copy, and has not `refused` it, may have one. So may
+    /// whoever was asked for another copy of what is true already: that is one too many.
+    pub fn note_in_doubt(&mut self, ticket: &Ticket, refused: &[NodeId]) {
+        self.note_left(ticket, refused);
+        self.note_doubt(ticket, ticket.tried.iter().copied().filter(|node| !refused.contains(node)));
+    }
+
+    /// As [`Cluster::note_in_doubt`], of what surely never becomes true.
+    pub(super) fn note_left(&mut self, ticket: &Ticket, refused: &[NodeId]) {
         let version = ticket.record.version;
+        let kept = ticket.tried.iter().filter(|node| !refused.contains(node));
         match self.mapping.newest(&ticket.id) {
             Some(found) if found.record.version == version => {
                 let holders = found.set.holders.clone();
@@ -246,7 +264,7 @@ impl Cluster {
             }
             Some(found) if found.record.version > version => self.note_left_over(ticket, &Holders::new()),
             _ if self.in_doubt.len() >= MOST_IN_DOUBT => {}
-            _ => ticket.tried.iter().for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
+            _ => kept.for_each(|&node| self.in_doubt.note(&ticket.id, node, version)),
         }
     }
 

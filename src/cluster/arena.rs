@@ -2,8 +2,10 @@
 //!
 //! A slot costs no allocation of its own, is addressed by 32 bits, and never moves: a pass over all slots goes
 //! through memory in order, and can stop after every chunk. A removed slot is used again for one of its size.
-//! What a slot holds is its owner's affair, except for one byte: [`LENGTH_AT`] tells how long the slot is, and
-//! is zero in a slot that is free.
+//! What a slot holds is its owner's affair, except for two bytes: those at [`LENGTH_AT`] tell how long the slot is, and
+//! are zero in a slot that is free.
+
+use crate::types::MAX_ID_BYTES;
 
 /// Slots begin at multiples of this.
 const UNIT: usize = 4;
@@ -11,23 +13,24 @@ const UNIT: usize = 4;
 /// Bytes of a chunk; the longest slot is far shorter.
 const CHUNK: usize = 64 * 1024;
 
-const UNITS_IN_CHUNK: u32 = (CHUNK / UNIT) as u32;
+/// Addresses of a chunk.
+pub(super) const UNITS_IN_CHUNK: u32 = (CHUNK / UNIT) as u32;
 
 /// Bytes of a slot before the part whose length differs.
-pub(super) const HEAD: usize = 27;
+pub(super) const HEAD: usize = 28;
 
-/// The place of the byte that says how long the part behind the head is.
-pub(super) const LENGTH_AT: usize = HEAD - 1;
+/// The place of the two bytes that say how long the part behind the head is.
+pub(super) const LENGTH_AT: usize = HEAD - 2;
 
 /// In a free slot: how many units it has.
 const FREE_UNITS_AT: usize = 4;
 
 /// The most units of a slot.
-const MOST_UNITS: usize = (HEAD + u8::MAX as usize).div_ceil(UNIT);
+const MOST_UNITS: usize = (HEAD + MAX_ID_BYTES).div_ceil(UNIT);
 
 const NOWHERE: u32 = u32::MAX;
 
-/// Slots of [`HEAD`] bytes and 1 to 255 more.
+/// Slots of [`HEAD`] bytes and 1 to [`MAX_ID_BYTES`] more.
 #[derive(Debug)]
 pub(super) struct Arena {
     chunks: Vec<Vec<u8>>,
@@ -41,8 +44,12 @@ impl Default for Arena {
     }
 }
 
-fn units(length: u8) -> usize {
-    (HEAD + usize::from(length)).div_ceil(UNIT)
+fn units(length: usize) -> usize {
+    (HEAD + length).div_ceil(UNIT)
+}
+
+fn u16_at(slot: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([slot[at], slot[at + 1]]))
 }
 
 fn place(at: u32) -> (usize, usize) {
@@ -54,19 +61,21 @@ impl Arena {
     pub(super) fn get(&self, at: u32) -> &[u8] {
         let (chunk, from) = place(at);
         let chunk = &self.chunks[chunk];
-        &chunk[from..from + HEAD + usize::from(chunk[from + LENGTH_AT])]
+        &chunk[from..from + HEAD + u16_at(chunk, from + LENGTH_AT)]
     }
 
-    /// The head of a slot; its last byte is not to be changed.
+    /// The head of a slot; its last two bytes are not to be changed.
     pub(super) fn head_mut(&mut self, at: u32) -> &mut [u8] {
         let (chunk, from) = place(at);
         &mut self.chunks[chunk][from..from + HEAD]
     }
 
-    /// A new slot that ends in `tail`, of 1 to 255 bytes, with its address. `None`: all addresses are taken.
+    /// A new slot that ends in `tail`, of 1 to [`MAX_ID_BYTES`] bytes, with its address. `None`: all addresses are taken.
     pub(super) fn add(&mut self, tail: &[u8]) -> Option<u32> {
-        let length = u8::try_from(tail.len()).ok().filter(|length| *length > 0)?;
-        let units = units(length);
+        if !(1..=MAX_ID_BYTES).contains(&tail.len()) {
+            return None;
+        }
+        let units = units(tail.len());
         let at = match self.free[units] {
             NOWHERE => self.extend(units)?,
             at => {
@@ -78,7 +87,7 @@ impl Arena {
         };
         let (chunk, from) = place(at);
         let slot = &mut self.chunks[chunk][from..from + units * UNIT];
-        slot[LENGTH_AT] = length;
+        slot[LENGTH_AT..HEAD].copy_from_slice(&(tail.len() as u16).to_le_bytes());
         slot[HEAD..HEAD + tail.len()].copy_from_slice(tail);
         Some(at)
     }
@@ -103,9 +112,9 @@ impl Arena {
     pub(super) fn remove(&mut self, at: u32) {
         let (chunk, from) = place(at);
         let chunk = &mut self.chunks[chunk];
-        let units = units(chunk[from + LENGTH_AT]);
-        chunk[from + LENGTH_AT] = 0;
-        chunk[from + FREE_UNITS_AT] = units as u8;
+        let units = units(u16_at(chunk, from + LENGTH_AT));
+        chunk[from + LENGTH_AT..from + HEAD].fill(0);
+        chunk[from + FREE_UNITS_AT..from + FREE_UNITS_AT + 2].copy_from_slice(&(units as u16).to_le_bytes());
         chunk[from..from + 4].copy_from_slice(&self.free[units].to_le_bytes());
         self.free[units] = at;
     }
@@ -113,6 +122,11 @@ impl Arena {
     /// The chunk that an address lies in.
     pub(super) fn chunk_of(at: u32) -> usize {
         (at / UNITS_IN_CHUNK) as usize
+    }
+
+    /// The place of an address among the [`UNITS_IN_CHUNK`] of its chunk.
+    pub(super) fn unit_of(at: u32) -> usize {
+        (at % UNITS_IN_CHUNK) as usize
     }
 
     /// The address at which a chunk begins.
@@ -131,12 +145,12 @@ impl Arena {
         let mut next = chunk as u32 * UNITS_IN_CHUNK;
         std::iter::from_fn(move || {
             while !rest.is_empty() {
-                let (at, bytes, length) = (next, rest, rest[LENGTH_AT]);
-                let units = if length == 0 { usize::from(rest[FREE_UNITS_AT]) } else { units(length) };
+                let (at, bytes, length) = (next, rest, u16_at(rest, LENGTH_AT));
+                let units = if length == 0 { u16_at(rest, FREE_UNITS_AT) } else { units(length) };
                 rest = &rest[units * UNIT..];
                 next += units as u32;
                 if length > 0 {
-                    return Some((at, &bytes[..HEAD + usize::from(length)]));
+                    return Some((at, &bytes[..HEAD + length]));
                 }
             }
             None
@@ -155,7 +169,7 @@ mod tests {
     proptest! {
         #[test]
         fn slots_are_as_they_were_left(
-            steps in proptest::collection::vec((any::<bool>(), 1usize..=255, any::<u8>(), any::<prop::sample::Index>()), 1..2000)
+            steps in proptest::collection::vec((any::<bool>(), prop_oneof![1usize..=40, 250..=260usize, Just(MAX_ID_BYTES)], any::<u8>(), any::<prop::sample::Index>()), 1..2000)
         ) {
             let mut arena = Arena::default();
             let mut model: BTreeMap<u32, (u8, Vec<u8>)> = BTreeMap::new();

@@ -6,7 +6,14 @@ use std::time::Duration;
 use super::knowledge::Trust;
 use super::{Cluster, Reign, mapping};
 use crate::error::name_nodes;
+use crate::seeded::{self, Bug};
 use crate::types::{MessageId, NodeId, Uuid, Version};
+
+/// What ends a wait for a member that never comes back.
+const GONE: &str = " (a node that is gone for good is given up by REMOVE <node> FORCE)";
+
+/// How long a seeded bug waits for members.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Cluster {
     /// The cluster's name and epoch, once there are any.
@@ -20,6 +27,8 @@ impl Cluster {
         self.newest_before = self.mapping.newest_committed();
         self.sequence = 0;
         self.taking.clear();
+        self.registry.lease.begin();
+        self.note_copies_by_log();
     }
 
     /// What the log says of itself.
@@ -64,7 +73,8 @@ impl Cluster {
             return false;
         }
         let members = self.member_ids();
-        let settled = self.knowledge.settle_untold(&members, self.least_holders(), now);
+        let settled = self.knowledge.settle_untold(&members, self.least_holders(), now)
+            || seeded::active(Bug::TimeReplacesMembers) && now >= PATIENCE && self.knowledge.settle_with_fewer();
         if settled {
             self.decide_transactions();
         }
@@ -77,8 +87,13 @@ impl Cluster {
     }
 
     /// On how many nodes the least kept message is: the tolerance may have been raised since.
-    fn least_holders(&self) -> usize {
-        self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance).min(self.tolerance)
+    pub(super) fn least_holders(&self) -> usize {
+        self.fewest_copies().min(self.tolerance)
+    }
+
+    /// On how many nodes the least kept message is, by the log.
+    pub(super) fn fewest_copies(&self) -> usize {
+        self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance)
     }
 
     /// Whether so few members have not reported that a commit has a holder among those that have.
@@ -86,38 +101,41 @@ impl Cluster {
         self.knowledge.missing(&self.member_ids()).len() < self.least_holders()
     }
 
-    /// Why answers are held back, as long as they are.
+    /// Whether every member has said in this leader's life what it holds.
+    pub(super) fn all_heard(&self) -> bool {
+        self.registry.nodes().iter().all(|node| self.knowledge.has_reported(node.member.id))
+    }
+
+    /// Why answers are held back, as long as they are: whom they wait for, and the order that gives a member up.
     pub fn waiting_for(&self) -> Option<String> {
         if self.is_settled() {
             return None;
         }
-        let missing = || self.knowledge.missing(&self.member_ids());
-        match self.knowledge.trust() {
-            Trust::Whole if self.registry.linked().next().is_none() => Some(self.waiting_to_greet()),
-            Trust::Whole => {
-                Some(format!("the leader has just started, and waits to hear from {}", name_nodes(&missing())))
-            }
-            Trust::Nothing if self.registry.nodes().is_empty() => {
-                Some("no node has reported to this leader yet".to_owned())
-            }
-            Trust::Nothing if missing().is_empty() => Some(
+        let missing = || {
+            let missing = self.knowledge.missing(&self.member_ids());
+            let away = missing.iter().any(|node| !self.registry.is_linked(*node));
+            format!("{}{}", name_nodes(&missing), if away { GONE } else { "" })
+        };
+        Some(match self.knowledge.trust() {
+            Trust::Whole if self.registry.linked().next().is_none() => self.waiting_to_greet(),
+            Trust::Whole => format!("the leader has just started, and waits to hear from {}", missing()),
+            Trust::Nothing if self.registry.nodes().is_empty() => "no node has reported to this leader yet".to_owned(),
+            Trust::Nothing if self.knowledge.missing(&self.member_ids()).is_empty() => {
                 "the leader lost its log, and none of the nodes that have joined knows them all: more have to"
-                    .to_owned(),
-            ),
-            Trust::Nothing => {
-                Some(format!("the leader lost its log and waits to hear from {}", name_nodes(&missing())))
+                    .to_owned()
             }
-            Trust::MayLackItsEnd => Some(format!(
+            Trust::Nothing => format!("the leader lost its log and waits to hear from {}", missing()),
+            Trust::MayLackItsEnd => format!(
                 "the leader's log may lack its end since the leader or its machine went down; it waits to hear from {}",
-                name_nodes(&missing())
-            )),
-        }
+                missing()
+            ),
+        })
     }
 
     pub(super) fn waiting_to_greet(&self) -> String {
         match self.away() {
             away if away.is_empty() => "the leader has just started, and no node has joined yet".to_owned(),
-            away => format!("the leader has just started, and {} have not joined yet", name_nodes(&away)),
+            away => format!("the leader has just started, and {} have not joined yet{GONE}", name_nodes(&away)),
         }
     }
 
@@ -135,24 +153,12 @@ impl Cluster {
         }
     }
 
-    /// Looks whether members had time enough to join: those that did are taken for all who know of a later leader, and as
-    /// soon as they have reported, a log that says that it is whole is believed. Whether either is so from now on; without
-    /// a member nothing could be read or written anyway.
-    pub fn stop_greeting(&mut self, now: Duration) -> bool {
-        if self.is_settled() {
-            return false;
+    /// A member was given up by order: from here on nobody counts with it, and those that are here may suffice.
+    pub fn without_given_up(&mut self) {
+        self.registry.forget_departed();
+        if self.registry.linked().next().is_some() {
+            self.greet();
         }
-        let here: Vec<NodeId> = self.registry.linked().collect();
-        if !self.knowledge.had_time_to_join(&here, now) {
-            return false;
-        }
-        let greets = self.knowledge.may_be_succeeded();
-        self.knowledge.greet();
-        let settled = self.knowledge.settle_without_the_rest(&here);
-        if settled {
-            self.decide_transactions();
-        }
-        greets || settled
     }
 
     /// A node was told that this version is committed; `false`: the log that is believed has nothing so new.

@@ -5,6 +5,7 @@
 //! Cassandra's `gc_grace_seconds` without the clock: what is waited for is an answer, not a time.)
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use smallvec::SmallVec;
 
@@ -31,10 +32,26 @@ impl Tombstone {
 pub(super) struct Deletions {
     tombstones: BTreeMap<MessageId, Tombstone>,
     /// Whom to ask for what.
-    asks: BTreeMap<NodeId, VecDeque<MessageId>>,
+    asks: BTreeMap<NodeId, Owed>,
     /// Confirmed by all.
     done: VecDeque<MessageId>,
 }
+
+/// What a member has to be asked.
+#[derive(Debug, Default)]
+struct Owed {
+    queue: VecDeque<MessageId>,
+    /// It came (back): all tombstones behind this id (from the first, if there is none) are still to be looked at. There
+    /// may be very many, so that it is done in steps.
+    walk: Option<Option<MessageId>>,
+}
+
+/// Tombstones that one step looks at, a millisecond or so.
+const STEP: usize = 4096;
+
+/// More tombstones than this are said, with the member that they wait for and what can be done about it: each is a file
+/// on as many nodes as a message has copies.
+pub const MANY_TOMBSTONES: usize = 100_000;
 
 /// What to ask a member: to let go of everything of `id` that is older than `version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +88,7 @@ impl Deletions {
         } else if self.tombstones.get(&commit.id).is_none_or(|tombstone| tombstone.version != version) {
             self.tombstones.insert(commit.id.clone(), Tombstone { version, confirmed: SmallVec::new() });
             for node in linked {
-                self.asks.entry(node).or_default().push_back(commit.id.clone());
+                self.asks.entry(node).or_default().queue.push_back(commit.id.clone());
             }
         }
     }
@@ -89,31 +106,47 @@ impl Deletions {
     }
 
     /// Of how many tombstones a node is a holder, so that its inventory should list them.
-    pub(super) fn held_by(&self, mapping: &Mapping, node: NodeId) -> u64 {
-        let holds = |id: &&MessageId| mapping.newest(id).is_some_and(|found| found.set.holders.contains(&node));
-        self.tombstones.keys().filter(holds).count() as u64
+    pub(super) fn held_by(mapping: &Mapping, node: NodeId) -> u64 {
+        let held = mapping.sets().filter(|(set, ..)| set.deleted && set.holders.contains(&node));
+        held.map(|(_, tombstones, _)| tombstones).sum()
     }
 }
 
 impl Cluster {
     /// A member came (back): it has to confirm every deletion that it has not.
     pub fn ask_for_confirmations(&mut self, node: NodeId) {
-        let owed = self.deletions.tombstones.iter().filter(|(_, tombstone)| !tombstone.confirmed.contains(&node));
-        let owed = owed.map(|(id, _)| id.clone()).collect();
-        self.deletions.asks.insert(node, owed);
+        self.deletions.asks.insert(node, Owed { queue: VecDeque::new(), walk: Some(None) });
     }
 
     /// Takes up to `limit` of what a member has to be asked. What it does not answer goes back by
     /// [`Cluster::unconfirmed`], or comes again when it joins.
     pub fn asks(&mut self, node: NodeId, limit: usize) -> Vec<Ask> {
-        let Some(queue) = self.deletions.asks.get_mut(&node) else { return Vec::new() };
+        let Deletions { tombstones, asks, .. } = &mut self.deletions;
+        let Some(owed) = asks.get_mut(&node) else { return Vec::new() };
+        if owed.queue.len() < limit
+            && let Some(after) = owed.walk.take()
+        {
+            let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let (mut looked, mut last) = (0, None);
+            for (id, tombstone) in tombstones.range::<MessageId, _>((from, Bound::Unbounded)).take(STEP) {
+                (looked, last) = (looked + 1, Some(id));
+                if !tombstone.confirmed.contains(&node) {
+                    owed.queue.push_back(id.clone());
+                }
+                if owed.queue.len() >= limit {
+                    break;
+                }
+            }
+            // Behind the last one there is nothing more: what is deleted from now on is queued by itself.
+            if looked == STEP || owed.queue.len() >= limit {
+                owed.walk = Some(last.cloned().or(after.clone()));
+            }
+        }
         let mut asks = Vec::new();
         while asks.len() < limit
-            && let Some(id) = queue.pop_front()
+            && let Some(id) = owed.queue.pop_front()
         {
-            let Some(tombstone) =
-                self.deletions.tombstones.get(&id).filter(|tombstone| !tombstone.confirmed.contains(&node))
-            else {
+            let Some(tombstone) = tombstones.get(&id).filter(|tombstone| !tombstone.confirmed.contains(&node)) else {
                 continue;
             };
             let keep = self.mapping.newest(&id).is_some_and(|found| found.set.holders.contains(&node));
@@ -124,7 +157,7 @@ impl Cluster {
 
     /// A member could not let go of it all: it is asked again.
     pub fn unconfirmed(&mut self, node: NodeId, ask: Ask) {
-        self.deletions.asks.entry(node).or_default().push_back(ask.id);
+        self.deletions.asks.entry(node).or_default().queue.push_back(ask.id);
     }
 
     /// Nothing older is left on a member.
@@ -189,6 +222,14 @@ impl Cluster {
             self.registry.lose(&holders, message.bytes());
         }
         holders
+    }
+
+    /// Where very many deletions wait for members that are away: how many, and for whom.
+    pub fn piled_up(&self) -> Option<(usize, Vec<NodeId>)> {
+        let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
+        let away: Vec<NodeId> = away.map(|node| node.member.id).collect();
+        let count = self.deletions();
+        (count > MANY_TOMBSTONES && !away.is_empty()).then_some((count, away))
     }
 
     /// How many deletions wait for a member's confirmation.

@@ -11,6 +11,7 @@ use std::ops::Bound;
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
+use super::deletion::Deletions;
 use super::mapping::SHARDS;
 use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
@@ -29,12 +30,12 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
-    fn new(record: CopyRecord) -> Self {
+    pub(super) fn new(record: CopyRecord) -> Self {
         Self { record, holders: Holders::new(), older: Vec::new() }
     }
 
     /// A node has this of it.
-    fn note(&mut self, node: NodeId, record: CopyRecord) {
+    pub(super) fn note(&mut self, node: NodeId, record: CopyRecord) {
         if record.version > self.record.version {
             let (before, holders) = (self.record, std::mem::take(&mut self.holders));
             self.record = record;
@@ -261,7 +262,7 @@ impl Cluster {
 
     /// Whether this version is or stands before a committed one, or was deleted everywhere, or was never read by anybody: the
     /// log would know it otherwise.
-    fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
+    pub(super) fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
         match self.mapping.newest(id) {
             Some(found) => found.record.version >= version,
             None => {
@@ -297,7 +298,7 @@ impl Cluster {
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
         let messages = self.registry.get(node).map_or(0, |node| node.committed);
-        reported.expected = messages + self.deletions.held_by(&self.mapping, node);
+        reported.expected = messages + Deletions::held_by(&self.mapping, node);
         if (taking.seen.len() as u64) < reported.expected {
             reported.missing = self.mark_missing(node, &taking);
         }

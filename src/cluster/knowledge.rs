@@ -14,16 +14,6 @@ use crate::types::{NodeId, Uuid};
 /// were not: they joined in the last moment of the leader before, and whoever knows more is surely on its way.
 const TOLD_GRACE: Duration = Duration::from_secs(10);
 
-/// How long members have to join, from the first on that the log names, where more stay away than a log can be believed
-/// without. Nodes that run all the time join within a second, and requests that come at the start wait for 5 s.
-const GREETING: Duration = Duration::from_secs(3);
-
-/// The same where only nodes come that the log does not name: its own may be lost for good.
-const STRANGERS: Duration = Duration::from_secs(30);
-
-/// A look counts for no more than this, as the leader itself may have been paused since the last one.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
-
 /// What the log says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
@@ -42,15 +32,11 @@ pub struct Knowledge {
     reported: BTreeSet<NodeId>,
     /// The members that the log names.
     named: BTreeSet<NodeId>,
-    /// How long any of them has been here, how long any node has, and when that was looked at.
-    waited: Duration,
-    waited_for_any: Duration,
-    looked: Duration,
     /// The inventories that came suffice: the index is believed.
     settled: bool,
     /// The log said at the start that it is whole, and nothing has shown that it is an old one.
     from_log: bool,
-    /// Enough nodes have joined to have said if there was a later epoch, or there was time enough.
+    /// Enough nodes have joined to have said if there was a later epoch.
     greeted: bool,
     /// The log was found to be an old one, by this leader or the one before it.
     old: bool,
@@ -72,9 +58,6 @@ impl Knowledge {
             trust,
             reported: BTreeSet::new(),
             named: BTreeSet::new(),
-            waited: Duration::ZERO,
-            waited_for_any: Duration::ZERO,
-            looked: Duration::ZERO,
             announced: BTreeMap::new(),
             older: false,
             told: false,
@@ -114,31 +97,6 @@ impl Knowledge {
         self.named.is_empty() || nodes.iter().any(|node| self.named.contains(node))
     }
 
-    /// Looks whether members had time enough to join, since the first that the log names did. `here`: those that have.
-    pub fn had_time_to_join(&mut self, here: &[NodeId], now: Duration) -> bool {
-        let step = now.saturating_sub(self.looked).min(LONGEST_LOOK);
-        self.looked = now;
-        if here.is_empty() {
-            return false;
-        }
-        self.waited_for_any += step;
-        if self.any_named(here) {
-            self.waited += step;
-        }
-        self.waited >= GREETING || self.waited_for_any >= STRANGERS
-    }
-
-    /// Members [had time](Self::had_time_to_join): a log that says that it is whole is believed without those that stay
-    /// away, if all that are `here` have reported. A commit that the log lacks, as an old copy of it would, may then be on
-    /// those that stay away. True if it is believed from here on.
-    pub fn settle_without_the_rest(&mut self, here: &[NodeId]) -> bool {
-        let enough = !self.settled && self.trust == Trust::Whole && self.missing(here).is_empty();
-        if enough {
-            self.believe();
-        }
-        enough
-    }
-
     /// Whether a commit that the log does not have shows that it is an old copy.
     pub fn can_turn_out_old(&self) -> bool {
         self.from_log
@@ -150,7 +108,7 @@ impl Knowledge {
         !self.greeted
     }
 
-    /// Enough nodes have joined, or there was time enough.
+    /// Enough nodes have joined.
     pub fn greet(&mut self) {
         self.greeted = true;
         if self.trust == Trust::Whole && seeded::active(Bug::LogBelievedUnheard) {
@@ -193,7 +151,14 @@ impl Knowledge {
         }
         if member {
             self.reported.remove(&node);
+            self.named.remove(&node);
         }
+    }
+
+    /// A node that something but a log speaks of, and that is no member, is given up by order: nobody waits for it. Whether
+    /// it was waited for.
+    pub fn give_up(&mut self, node: NodeId) -> bool {
+        self.announced.remove(&node).is_some()
     }
 
     /// A node has joined that a leader once told who the members are.
@@ -254,6 +219,20 @@ impl Knowledge {
             self.believe();
         }
         enough
+    }
+
+    /// Whether a complete inventory of this node has come.
+    pub fn has_reported(&self, node: NodeId) -> bool {
+        self.reported.contains(&node)
+    }
+
+    /// What a seeded bug does: believes a log with those that have reported, if any have.
+    pub(super) fn settle_with_fewer(&mut self) -> bool {
+        let any = self.trust == Trust::Whole && !self.reported.is_empty();
+        if any {
+            self.believe();
+        }
+        any
     }
 
     /// The members whose inventories have not come.

@@ -10,10 +10,14 @@
 //! A deletion is a commit too, of a tombstone. It stands in the way of every older
 //! copy until it is forgotten, and counts as no message.
 
+mod snapshot;
+
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
+use self::snapshot::Snapshot;
+pub use self::snapshot::{Overtaken, Slot, Walked};
 use super::arena::{Arena, HEAD};
 pub use super::sets::HolderSet;
 use super::sets::Sets;
@@ -100,6 +104,8 @@ pub struct Mapping {
     newest_committed: Version,
     /// Lines of the readable view whose ids are forgotten.
     stale_lines: Vec<u64>,
+    /// What a backup has still to copy, while one is made.
+    snapshot: Option<Snapshot>,
 }
 
 impl Mapping {
@@ -115,6 +121,7 @@ impl Mapping {
             horizon: Version::default(),
             newest_committed: Version::default(),
             stale_lines: Vec::new(),
+            snapshot: None,
         }
     }
 
@@ -201,6 +208,11 @@ impl Mapping {
                 key.inherit(self.sets.get(entry.set));
             }
         }
+        if let Some((at, entry)) = before
+            && entry.record.version != commit.record.version
+        {
+            self.overtake(place.shard, at, &commit.id, entry);
+        }
         let holders = before.map(|(_, entry)| self.discount(entry));
         let set = self.sets.enter(key, length);
         let entry = Entry { record: commit.record, set, line: before.map_or(NO_LINE, |(_, entry)| entry.line) };
@@ -214,8 +226,8 @@ impl Mapping {
             return Applied::Replaced { record: before.record, holders };
         }
         // 16 GiB of ids in one of the parts: no machine comes there before its memory is used up.
-        let inserted = self.shards[place.shard].insert(place.hash, commit.id.as_bytes(), entry);
-        assert!(inserted, "the index is full");
+        let at = self.shards[place.shard].insert(place.hash, commit.id.as_bytes(), entry);
+        self.take_slot(Slot { part: place.shard, at: at.expect("the index is full") });
         Applied::New
     }
 
@@ -243,6 +255,7 @@ impl Mapping {
         if entry.line != NO_LINE {
             self.stale_lines.push(entry.line);
         }
+        self.overtake(place.shard, at, id, entry);
         self.shards[place.shard].remove(place.hash, at);
         Some(self.discount(entry))
     }

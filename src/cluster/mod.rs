@@ -5,20 +5,26 @@
 
 pub mod deletion;
 pub mod knowledge;
+pub mod lease;
 pub mod mapping;
+pub mod past;
 pub mod quorum;
 pub mod registry;
 pub mod removal;
 pub mod repair;
+pub mod snapshot;
 pub mod transactions;
 
 mod admission;
 mod arena;
 mod belief;
+mod doubt;
 mod inventory;
+mod newcomers;
 mod placement;
 mod sets;
 mod shard;
+mod shortage;
 
 #[cfg(test)]
 mod tests;
@@ -28,13 +34,16 @@ use std::time::Duration;
 
 pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
+use self::doubt::Doubts;
 pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
+use self::newcomers::Newcomers;
 use self::registry::Registry;
 use self::removal::Removals;
 use self::repair::Obstacle;
+pub use self::shortage::Shortage;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
@@ -87,6 +96,8 @@ pub struct Counts {
 pub struct Cluster {
     /// Members, their state and load.
     pub registry: Registry,
+    /// The time, as it was last handed in.
+    now: Duration,
     mapping: Mapping,
     knowledge: Knowledge,
     reign: Option<Reign>,
@@ -106,11 +117,14 @@ pub struct Cluster {
     surplus: Surplus,
     /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
     in_doubt: Surplus,
+    /// Those among them of ids that have no message.
+    doubts: Doubts,
     /// The newest committed version of the epochs before this one.
     newest_before: Version,
     deletions: Deletions,
     removals: Removals,
     transactions: Transactions,
+    newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
     /// The operator wants the copies evened out.
@@ -122,9 +136,10 @@ pub struct Cluster {
 impl Cluster {
     /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
     pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
-        Self {
+        let mut cluster = Self {
             deletions: Deletions::restore(&mapping),
             registry: Registry::default(),
+            now: Duration::ZERO,
             mapping,
             knowledge: Knowledge::new(trust),
             reign: None,
@@ -137,13 +152,17 @@ impl Cluster {
             unsettled: BTreeMap::new(),
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
+            doubts: Doubts::default(),
             removals: Removals::default(),
             newest_before: Version::default(),
             transactions: Transactions::default(),
+            newcomers: Newcomers::default(),
             alarmed: BTreeSet::new(),
             rebalancing: false,
             stuck_ids: Vec::new(),
-        }
+        };
+        cluster.note_copies_by_log();
+        cluster
     }
 
     /// Takes up the members and loads that the log speaks of.
@@ -165,6 +184,11 @@ impl Cluster {
         }
     }
 
+    /// It is this time now, since the leader's start.
+    pub fn set_clock(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Copies a message.
     pub fn tolerance(&self) -> usize {
         self.tolerance
@@ -173,11 +197,20 @@ impl Cluster {
     /// Changes how many copies a new message gets.
     pub fn set_tolerance(&mut self, tolerance: usize) {
         self.tolerance = tolerance;
+        self.note_copies_by_log();
     }
 
     /// How many messages are committed.
     pub fn len(&self) -> u64 {
         self.mapping.len()
+    }
+
+    /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
+    pub fn count(&self) -> Result<u64, String> {
+        match self.unsure() {
+            Some(reason) if !seeded::active(Bug::CountedUnheard) => Err(reason),
+            _ => Ok(self.len()),
+        }
     }
 
     /// Whether no message is committed.
@@ -232,6 +265,7 @@ impl Cluster {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
         self.transactions.hear(commit);
+        self.doubts.hear(commit);
         self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
             if version > commit.record.version {
@@ -252,8 +286,27 @@ impl Cluster {
 
     // ---- reading -----------------------------------------------------------
 
-    /// Finds a message. `turn` spreads reads over its holders.
+    /// Finds a message for a client that a holder is to answer. `turn` spreads reads over its holders.
     pub fn locate(&self, id: &MessageId, turn: usize) -> Located {
+        let found = self.find_here(id, turn);
+        let unsure = match found {
+            Located::Hidden(_) => None,
+            Located::NotFound => self.unsure(),
+            Located::Here { .. } => self.not_asked(),
+        };
+        unsure.map_or(found, Located::Hidden)
+    }
+
+    /// Looks a message up for an answer that asks no holder.
+    pub fn look_up(&self, id: &MessageId) -> Located {
+        match self.find_here(id, 0) {
+            Located::Hidden(reason) => Located::Hidden(reason),
+            found => self.unsure().map_or(found, Located::Hidden),
+        }
+    }
+
+    /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
+    pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)
@@ -318,6 +371,10 @@ impl Cluster {
 
     /// Judges all nodes; see [`Registry::sweep`].
     pub fn sweep(&mut self, now: Duration) -> Vec<registry::Transition> {
+        self.note_copies_by_log();
+        if self.removals_are_known() {
+            self.registry.forget_departed();
+        }
         self.registry.sweep(now)
     }
 

@@ -33,13 +33,14 @@ pub struct Tally {
     need: usize,
     stored: SmallVec<[NodeId; MAX_TOLERANCE]>,
     asked: SmallVec<[NodeId; MAX_TOLERANCE]>,
+    refused: SmallVec<[NodeId; MAX_TOLERANCE]>,
     silent: bool,
 }
 
 impl Tally {
     /// A write that needs `need` copies and was sent to `targets`.
     pub fn new(need: usize, targets: &[NodeId]) -> Self {
-        Self { need, stored: SmallVec::new(), asked: targets.into(), silent: false }
+        Self { need, stored: SmallVec::new(), asked: targets.into(), refused: SmallVec::new(), silent: false }
     }
 
     /// One more node was asked.
@@ -53,7 +54,7 @@ impl Tally {
             self.asked.swap_remove(at);
             match answer {
                 Answer::Stored => self.stored.push(node),
-                Answer::Refused => {}
+                Answer::Refused => self.refused.push(node),
                 Answer::Silent => self.silent = true,
             }
         }
@@ -92,6 +93,11 @@ impl Tally {
     /// Whether any node that was asked has not answered.
     pub fn is_awaited(&self) -> bool {
         !self.asked.is_empty()
+    }
+
+    /// The nodes that surely keep nothing of it.
+    pub fn refused(&self) -> &[NodeId] {
+        &self.refused
     }
 
     /// Whether every node asked so far has surely kept nothing.

@@ -11,8 +11,9 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use super::lease::Lease;
 use super::placement::{Ladder, Slot};
-use crate::types::{DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Uuid};
+use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// A node beats this often.
 pub const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -54,8 +55,47 @@ pub struct Traits {
 pub struct Beat {
     /// Its disk.
     pub disk: DiskView,
-    /// It refuses copies for want of room.
+    /// It refuses messages for want of room.
     pub full: bool,
+    /// The smallest of those that it refused, in bytes. What is smaller may fit, and a tombstone always does.
+    pub full_from: u32,
+}
+
+/// One of a node's two lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The one that writes.
+    Writes,
+    /// The one that reads.
+    Reads,
+}
+
+/// On which lanes of a node answers are overdue: one that is late with either is not up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalled {
+    writes: bool,
+    reads: bool,
+}
+
+impl Stalled {
+    /// Whether they are on this one.
+    pub fn on(self, way: Way) -> bool {
+        match way {
+            Way::Writes => self.writes,
+            Way::Reads => self.reads,
+        }
+    }
+
+    fn any(self) -> bool {
+        self.writes || self.reads
+    }
+
+    fn set(&mut self, way: Way, stalled: bool) {
+        match way {
+            Way::Writes => self.writes = stalled,
+            Way::Reads => self.reads = stalled,
+        }
+    }
 }
 
 /// One member.
@@ -75,12 +115,14 @@ pub struct Node {
     pub last_beat: Duration,
     /// The last report.
     pub beat: Option<Beat>,
+    /// Why it refused copies last; nothing once it takes some.
+    pub refusing: Option<Refusing>,
     /// Which dial of ours it talks to; `None` while its lanes are closed.
     pub session: Option<u64>,
     /// When its lanes closed, if they are.
     lanes_lost: Duration,
-    /// Answers to writes are overdue.
-    stalled: bool,
+    /// On which lanes answers are overdue.
+    stalled: Stalled,
     /// Copies under way to it, less those that will leave it.
     promised: i64,
     /// Since when it is down; without meaning in other states.
@@ -91,6 +133,10 @@ pub struct Node {
     pub draining: bool,
     /// It is about to be taken off the list: nothing new comes in any case.
     pub(super) leaving: bool,
+    /// When the last beat of ours that it answered was sent.
+    pub(super) answered: Option<Duration>,
+    /// A leader from an older copy of the log may know nothing of it yet: it keeps nothing, and its word counts for nothing.
+    pub(super) fresh: bool,
 }
 
 impl Node {
@@ -99,24 +145,49 @@ impl Node {
         self.committed.saturating_add_signed(self.promised)
     }
 
-    /// Takes copies gladly.
+    /// Takes copies of any size gladly.
     pub(super) fn placeable(&self) -> bool {
-        self.state == NodeState::Up && !self.full() && !self.draining && !self.leaving
+        self.is_ranked() && !self.full()
+    }
+
+    /// Stands on the ladder: takes gladly what it has room for.
+    pub(super) fn is_ranked(&self) -> bool {
+        self.state == NodeState::Up && !self.draining && !self.leaving && !self.fresh
     }
 
     /// The state that reports show.
     pub fn shown(&self) -> NodeState {
-        if self.draining && self.state == NodeState::Up { NodeState::Draining } else { self.state }
+        match self.state {
+            NodeState::Up if self.draining => NodeState::Draining,
+            // It is about to be told of: it keeps nothing yet.
+            NodeState::Up if self.fresh => NodeState::Suspect,
+            state => state,
+        }
     }
 
-    /// Can take copies, gladly or not.
+    /// Can take copies of any size, gladly or not.
     fn usable(&self) -> bool {
-        self.session.is_some() && self.state != NodeState::Down && !self.full() && !self.leaving
+        self.is_reached() && !self.full()
     }
 
-    /// Has no room for copies.
+    /// Can take what it has room for, gladly or not.
+    fn is_reached(&self) -> bool {
+        self.session.is_some() && self.state != NodeState::Down && !self.leaving && !self.fresh
+    }
+
+    /// Whether it has no room for copies, as it says or as it last refused one.
+    pub fn is_full(&self) -> bool {
+        self.full() || self.refusing.as_ref().is_some_and(|refusing| refusing.full)
+    }
+
+    /// Has no room for some messages.
     pub(super) fn full(&self) -> bool {
         self.beat.is_some_and(|beat| beat.full)
+    }
+
+    /// Has no room for this.
+    pub(super) fn full_for(&self, record: CopyRecord) -> bool {
+        !record.is_tombstone() && self.beat.is_some_and(|beat| beat.full && record.bytes() >= beat.full_from)
     }
 }
 
@@ -142,15 +213,29 @@ pub struct Registry {
     /// Hashed: a write looks a node up some twenty times, and that must not cost more with more nodes.
     slots: HashMap<NodeId, Slot, FixedState>,
     ladder: Ladder,
+    /// How many of them are full.
+    full: usize,
     swept: Duration,
     repair_after: Duration,
+    pub(super) lease: Lease,
+    /// Members that were removed, of which not all others know yet: a leader from an older copy of the log counts them.
+    departed: usize,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
-        let (ladder, repair_after) = (Ladder::default(), REPAIR_AFTER);
-        Self { nodes: Vec::new(), slots, ladder, swept: Duration::ZERO, repair_after }
+        let (ladder, lease) = (Ladder::default(), Lease::default());
+        Self {
+            nodes: Vec::new(),
+            slots,
+            ladder,
+            full: 0,
+            swept: Duration::ZERO,
+            repair_after: REPAIR_AFTER,
+            lease,
+            departed: 0,
+        }
     }
 }
 
@@ -194,39 +279,84 @@ impl Registry {
             bytes: 0,
             last_beat: now,
             beat: None,
+            refusing: None,
             session: None,
             lanes_lost: now,
-            stalled: false,
+            stalled: Stalled::default(),
             promised: 0,
             down_since: now,
             missing: false,
             draining: false,
             leaving: false,
+            answered: None,
+            fresh: false,
         };
         let at = self.nodes.partition_point(|other| other.member.id < node.member.id);
         if at == self.nodes.len() {
             // No other slot moves, and a node that is down stands on no rung: members in order cost the same each.
             self.slots.insert(node.member.id, at);
             self.nodes.push(node);
-            return;
+        } else {
+            self.nodes.insert(at, node);
+            self.number_slots();
         }
-        self.nodes.insert(at, node);
-        self.number_slots();
+        self.count_leases();
     }
 
     /// A member is none any more.
     pub(super) fn remove(&mut self, id: NodeId) {
+        let before = self.nodes.len();
         self.nodes.retain(|node| node.member.id != id);
+        self.departed += before - self.nodes.len();
         self.number_slots();
+        self.count_leases();
+    }
+
+    /// All members know who was removed.
+    pub(super) fn forget_departed(&mut self) {
+        self.departed = 0;
+        self.count_leases();
+    }
+
+    /// A beat that was sent then, or the first word of a session, is answered: the node lets in no other leader for a while.
+    pub fn note_answered(&mut self, id: NodeId, sent: Duration) {
+        if let Some(&slot) = self.slots.get(&id) {
+            let answered = &mut self.nodes[slot].answered;
+            *answered = (*answered).max(Some(sent));
+            self.count_leases();
+        }
+    }
+
+    /// A new member counts from now on, or not yet.
+    pub(super) fn set_fresh(&mut self, id: NodeId, fresh: bool) {
+        self.change(id, |node| node.fresh = fresh);
+        self.count_leases();
+    }
+
+    /// The members that count.
+    pub(super) fn counted(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|node| !node.fresh).map(|node| node.member.id)
+    }
+
+    /// Counts anew for how long leases last.
+    pub(super) fn count_leases(&mut self) {
+        let answered = self.nodes.iter().filter(|node| !node.fresh).filter_map(|node| node.answered);
+        self.lease.count(self.nodes.len() + self.departed, answered);
     }
 
     fn number_slots(&mut self) {
         self.slots.clear();
         self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));
         self.ladder = Ladder::default();
-        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.placeable()) {
+        self.full = self.nodes.iter().filter(|node| node.full()).count();
+        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_ranked()) {
             self.ladder.insert(slot, node.load());
         }
+    }
+
+    /// On which lanes a member was late when its session ended.
+    pub fn was_late(&self, id: NodeId) -> Stalled {
+        self.get(id).map(|node| node.stalled).unwrap_or_default()
     }
 
     /// Both lanes to a member are open.
@@ -236,7 +366,8 @@ impl Registry {
             node.session = Some(session);
             node.last_beat = now;
             node.beat = None;
-            node.stalled = false;
+            node.refusing = None;
+            node.stalled = Stalled::default();
             node.state = NodeState::Up;
             node.missing = false;
         });
@@ -287,16 +418,27 @@ impl Registry {
         self.is_linked(id)
     }
 
-    /// A node refused a copy for want of room: no more until it reports room again.
-    pub fn note_full(&mut self, id: NodeId) {
-        self.change(id, |node| node.beat = Some(Beat { full: true, ..node.beat.unwrap_or_default() }));
+    /// A node refused a message of so many bytes for want of room: none of that size until it reports room again.
+    pub fn note_full(&mut self, id: NodeId, bytes: u32) {
+        self.change(id, |node| {
+            let before = node.beat.unwrap_or_default();
+            let full_from = if before.full { before.full_from.min(bytes) } else { bytes };
+            node.beat = Some(Beat { full: true, full_from, ..before });
+        });
     }
 
-    /// Answers to writes of this session are overdue, or came after all.
-    pub fn note_stalled(&mut self, id: NodeId, session: u64, stalled: bool) {
-        if self.get(id).is_some_and(|node| node.session == Some(session) && node.stalled != stalled) {
+    /// Why a node refuses copies, or that it takes them.
+    pub fn note_refusing(&mut self, id: NodeId, refusing: Option<Refusing>) {
+        if self.get(id).is_some_and(|node| node.refusing != refusing) {
+            self.change(id, |node| node.refusing = refusing);
+        }
+    }
+
+    /// Answers on a lane of this session are overdue, or came after all.
+    pub fn note_stalled(&mut self, id: NodeId, session: u64, way: Way, stalled: bool) {
+        if self.get(id).is_some_and(|node| node.session == Some(session) && node.stalled.on(way) != stalled) {
             self.change(id, |node| {
-                node.stalled = stalled;
+                node.stalled.set(way, stalled);
                 if stalled && node.state == NodeState::Up {
                     node.state = NodeState::Suspect;
                 }
@@ -334,7 +476,7 @@ impl Registry {
                 _ if parted >= DOWN_AFTER => (NodeState::Down, "its connection is lost"),
                 _ if node.session.is_none() => (NodeState::Suspect, "its connection is lost"),
                 _ if silent >= SUSPECT_AFTER => (NodeState::Suspect, "its heartbeats are late"),
-                _ if node.stalled => (NodeState::Suspect, "its answers to writes are late"),
+                _ if node.stalled.any() => (NodeState::Suspect, "its answers are late"),
                 _ => (NodeState::Up, "it answers again"),
             };
             if state != node.state {
@@ -347,18 +489,21 @@ impl Registry {
 
     /// The `count` nodes for a message, least loaded first, ties by id; fewer if there are not as many.
     /// `held` are the holders of its older version. Nodes of `barred` are left out.
-    /// Nodes that something is late about come last, and only as needed.
-    pub fn choose(&self, count: usize, held: &[NodeId], barred: &[NodeId]) -> Nodes {
+    /// Nodes that something is late about come last, and only as needed; those without room for `record` never, but that
+    /// holders always have room for what is no longer than the `before` bytes that they hold.
+    pub fn choose(&self, record: CopyRecord, before: u32, count: usize, held: &[NodeId], barred: &[NodeId]) -> Nodes {
         let staying: SmallVec<[(u64, Slot); MAX_TOLERANCE]> = held
             .iter()
             .filter_map(|id| self.slots.get(id))
-            .filter(|&&slot| self.nodes[slot].placeable())
+            .filter(|&&slot| self.nodes[slot].is_ranked())
             .map(|&slot| (self.nodes[slot].load(), slot))
             .collect();
-        let is_barred = |node: &Node| barred.contains(&node.member.id);
+        let in_place = |node: &Node| record.bytes() <= before && held.contains(&node.member.id);
+        let is_barred = |node: &Node| barred.contains(&node.member.id) || node.full_for(record) && !in_place(node);
+        let full = if self.full > 0 { self.nodes.iter().filter(|node| node.full_for(record)).count() } else { 0 };
         let mut chosen: Nodes = self
             .ladder
-            .choose(count + barred.len(), &staying)
+            .choose(count + barred.len() + full, &staying)
             .into_iter()
             .map(|slot| &self.nodes[slot])
             .filter(|node| !is_barred(node))
@@ -367,7 +512,7 @@ impl Registry {
             .collect();
         if chosen.len() < count {
             let mut late: Vec<&Node> =
-                self.nodes.iter().filter(|node| node.usable() && !node.placeable() && !is_barred(node)).collect();
+                self.nodes.iter().filter(|node| node.is_reached() && !node.is_ranked() && !is_barred(node)).collect();
             late.sort_by_key(|node| (node.load(), node.member.id));
             chosen.extend(late.iter().take(count - chosen.len()).map(|node| node.member.id));
         }
@@ -408,9 +553,10 @@ impl Registry {
     fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) {
         let Some(&slot) = self.slots.get(&id) else { return };
         let node = &mut self.nodes[slot];
-        let before = node.placeable().then(|| node.load());
+        let (before, was_full) = (node.is_ranked().then(|| node.load()), node.full());
         change(node);
-        match (before, node.placeable().then(|| node.load())) {
+        self.full = self.full + usize::from(node.full()) - usize::from(was_full);
+        match (before, node.is_ranked().then(|| node.load())) {
             (None, None) => {}
             (None, Some(load)) => self.ladder.insert(slot, load),
             (Some(load), None) => self.ladder.remove(slot, load),

@@ -42,6 +42,9 @@ pub enum NotRemovable {
     /// It serves.
     #[error("node {0} is not down: DRAIN it first, and remove it when it holds nothing")]
     InUse(NodeId),
+    /// It is to be given up, and it answers.
+    #[error("node {0} is not down, so it is not gone for good: DRAIN it, and REMOVE it when it holds nothing")]
+    Answers(NodeId),
     /// It is a holder of committed messages, or tombstones.
     #[error("node {node} still holds {}{}", Self::counted(*.messages, *.deletions), Self::remedy(*.alone, *.draining))]
     Holds {
@@ -158,12 +161,24 @@ impl Cluster {
         self.readable(set).iter().any(|node| *node != id)
     }
 
-    /// A member is to be removed: from now on nothing is placed on it. Gives the writes under way, which may have
-    /// chosen it before. Ends in [`Cluster::remove`] or [`Cluster::keep_member`].
-    pub fn begin_removal(&mut self, id: NodeId) -> Result<BTreeSet<Version>, NotRemovable> {
-        self.removable(id)?;
+    /// A member is to be removed: from now on nothing is placed on it. `given_up`: whatever it held, and whatever else
+    /// is not known yet. Gives the writes under way, which may have chosen it before. Ends in [`Cluster::remove`] or
+    /// [`Cluster::keep_member`].
+    pub fn begin_removal(&mut self, id: NodeId, given_up: bool) -> Result<BTreeSet<Version>, NotRemovable> {
+        self.end_removal(id, given_up)?;
         self.registry.set_leaving(id, true);
         Ok(self.under_way.clone())
+    }
+
+    /// How many messages and tombstones are held by this member, and can be read on no other node now.
+    pub fn only_on(&self, id: NodeId) -> u64 {
+        let held = self.mapping.sets().filter(|(set, ..)| set.holders.contains(&id));
+        held.filter(|(set, ..)| !self.is_readable_without(set, id)).map(|(_, count, _)| count).sum()
+    }
+
+    /// A node that something but a log speaks of, and that never joined, is given up by order; `false`: it is none.
+    pub fn give_up_stranger(&mut self, id: NodeId) -> bool {
+        self.registry.get(id).is_none() && self.knowledge.give_up(id)
     }
 
     /// Whether any of these writes is under way.
@@ -172,8 +187,15 @@ impl Cluster {
     }
 
     /// Those writes are over: what the log has to say for the member to be removed, if that can still be.
-    pub fn end_removal(&self, id: NodeId) -> Result<Removed, NotRemovable> {
-        self.removable(id)
+    pub fn end_removal(&self, id: NodeId, given_up: bool) -> Result<Removed, NotRemovable> {
+        if !given_up {
+            return self.removable(id);
+        }
+        match self.registry.get(id) {
+            None => Err(NotRemovable::NoMember(id)),
+            Some(node) if node.state != NodeState::Down => Err(NotRemovable::Answers(id)),
+            Some(node) => Ok(Removed { id, uuid: node.member.uuid }),
+        }
     }
 
     /// It is not removed.
@@ -203,9 +225,11 @@ impl Cluster {
         self.forget_found_on(id);
         self.surplus.forget_node(id);
         self.in_doubt.forget_node(id);
+        self.doubts.forget_node(id);
         self.forget_copies_on(id);
         let members = self.member_ids();
         self.deletions.depart(id, &members);
+        self.forget_newcomer(id);
     }
 
     /// A member that an order removed holds nothing. One of which an old log does not know that it was may be a
@@ -226,6 +250,12 @@ impl Cluster {
         let all = self.removals.all.len();
         let knows = |node: &NodeId| all == 0 || self.removals.informed.get(node) == Some(&all);
         self.member_ids().into_iter().filter(|node| !knows(node)).collect()
+    }
+
+    /// Whether so many members know of all that were removed that a leader from an older copy of the log would be told.
+    pub(super) fn removals_are_known(&self) -> bool {
+        let members = self.registry.nodes().len();
+        members - self.uninformed().len() >= self.tolerance().max(self.fewest_copies()).min(members)
     }
 
     /// A member keeps the list of those that were removed, of which there were so many when it was told.

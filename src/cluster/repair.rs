@@ -67,6 +67,9 @@ enum Need {
     Stuck(Obstacle),
 }
 
+/// Copies on each node from which on it is worth saying that one has far fewer.
+const WORTH_EVENING: u64 = 100;
+
 impl Cluster {
     fn node(&self, id: NodeId) -> Option<&Node> {
         self.registry.get(id)
@@ -150,6 +153,29 @@ impl Cluster {
         all.take(limit).cloned().collect()
     }
 
+    /// Up to `limit` messages of one part of the index that no holder has an intact copy of.
+    pub fn lost<S: BuildHasher>(&self, part: usize, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
+        let is_lost = |set: &HolderSet| !set.deleted && set.intact().next().is_none();
+        if !self.is_settled() || !self.mapping.sets().any(|(set, ..)| is_lost(set)) {
+            return Vec::new();
+        }
+        self.find(part, limit, skip, is_lost)
+    }
+
+    /// What a message that no holder has an intact copy of was.
+    pub fn lost_record(&self, id: &MessageId) -> Option<CopyRecord> {
+        let found = self.mapping.newest(id)?;
+        (!found.set.deleted && found.set.intact().next().is_none()).then_some(found.record)
+    }
+
+    /// A node has proved that it has a copy of this version.
+    pub fn note_proven(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        match self.is_holder(id, version, node) {
+            true => self.note_copy(id, version, node, true),
+            false => self.note_surplus(id, version, node),
+        }
+    }
+
     fn find<S: BuildHasher>(
         &self,
         part: usize,
@@ -186,8 +212,9 @@ impl Cluster {
         }
         let barred: SmallVec<[NodeId; 16]> = set.holders.iter().chain(&targets).copied().collect();
         if targets.len() < self.tolerance {
-            let more = self.registry.choose(self.tolerance - targets.len(), &[], &barred);
-            targets.extend(more.into_iter().filter(|id| self.node(*id).is_some_and(Node::placeable)));
+            let more = self.registry.choose(record, 0, self.tolerance - targets.len(), &[], &barred);
+            let gladly = |node: &Node| node.is_ranked() && !node.full_for(record);
+            targets.extend(more.into_iter().filter(|id| self.node(*id).is_some_and(gladly)));
         }
         let gains = targets.len() > had;
         let sheds = had >= self.tolerance && set.holders.len() > targets.len();
@@ -229,6 +256,22 @@ impl Cluster {
     /// Whether copies are being evened out.
     pub fn is_rebalancing(&self) -> bool {
         self.rebalancing
+    }
+
+    /// How many copies have to move until nodes that take copies are even.
+    fn moves_left(&self) -> u64 {
+        let loads: Vec<u64> = self.registry.nodes().iter().filter(|node| node.placeable()).map(Node::load).collect();
+        let Some(even) = loads.iter().sum::<u64>().checked_div(loads.len() as u64) else { return 0 };
+        // One more than the even share is as even as it gets.
+        loads.iter().map(|load| load.saturating_sub(even + 1)).sum()
+    }
+
+    /// The node that holds less than half of its share, for which nobody has asked to even out.
+    pub fn poor(&self) -> Option<NodeId> {
+        let taking: Vec<&Node> = self.registry.nodes().iter().filter(|node| node.placeable()).collect();
+        let share = taking.iter().map(|node| node.load()).sum::<u64>().checked_div(taking.len() as u64)?;
+        let least = taking.iter().min_by_key(|node| (node.load(), node.member.id))?;
+        (!self.rebalancing && share >= WORTH_EVENING && least.load() < share / 2).then_some(least.member.id)
     }
 
     /// The most and the least loaded of the nodes that take copies, if it pays to move one from the one to the other.
@@ -355,7 +398,20 @@ impl Cluster {
         }
         let steps = self.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));
         view.pending = steps.map(|(_, messages, _)| messages).sum();
+        view.uneven = self.poor().filter(|_| view.pending == 0);
+        if self.rebalancing {
+            view.pending += self.moves_left();
+        }
         view.blocked = self.stuck().into_iter().map(|(obstacle, messages)| self.tell(&obstacle, messages)).collect();
+        if let Some((count, away)) = self.piled_up() {
+            let (nodes, are) = (name_nodes(&away), if away.len() == 1 { "is" } else { "are" });
+            view.blocked.push(BlockedView {
+                messages: count as u64,
+                why: format!("deleted, and their tombstones are kept for {nodes}, which {are} away"),
+                help: format!("start {nodes}, or REMOVE what never comes back"),
+                ids: Vec::new(),
+            });
+        }
         view
     }
 

@@ -63,12 +63,13 @@ impl Shard {
         self.table.find(Pointer { hash, at: 0 }.spread(), same).map(|pointer| pointer.at)
     }
 
-    pub(super) fn insert(&mut self, hash: u32, id: &[u8], entry: Entry) -> bool {
-        let Some(at) = self.arena.add(id) else { return false };
+    /// A new slot, with its address. `None`: the part is full.
+    pub(super) fn insert(&mut self, hash: u32, id: &[u8], entry: Entry) -> Option<u32> {
+        let at = self.arena.add(id)?;
         entry.write(self.arena.head_mut(at));
         let pointer = Pointer { hash, at };
         self.table.insert_unique(pointer.spread(), pointer, |other| other.spread());
-        true
+        Some(at)
     }
 
     pub(super) fn remove(&mut self, hash: u32, at: u32) {

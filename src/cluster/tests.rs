@@ -1,6 +1,7 @@
 //! The pure cluster as a whole: what it decides, told as stories.
 
 mod deletions;
+mod doubts;
 mod inventories;
 mod judging;
 mod placing;
@@ -45,6 +46,7 @@ fn member(node: u32) -> Member {
 /// Node `node` joins in this session.
 fn join_as(cluster: &mut Cluster, node: u32, session: u64, now: Duration) {
     cluster.registry.remember(member(node), now);
+    cluster.registry.note_answered(NodeId(node), now);
     cluster.registry.join(NodeId(node), session, Traits::default(), now);
 }
 

@@ -267,7 +267,7 @@ impl Cluster {
         let writes = tickets.clone().map(|ticket| (ticket.id.clone(), ticket.record.version));
         self.transactions.begin(name, Standing::Void, writes);
         for ticket in tickets {
-            self.note_in_doubt(ticket);
+            self.note_left(ticket, &[]);
             self.set_void(&ticket.id, ticket.record.version);
         }
     }

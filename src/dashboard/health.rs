@@ -19,6 +19,8 @@ pub struct Facts<'a> {
     pub waiting_for: Option<&'a str>,
     /// The members.
     pub nodes: Vec<(NodeId, NodeState)>,
+    /// Those that take no copies, with a word for it and the reason.
+    pub refusing: Vec<(NodeId, &'static str, &'a str)>,
 }
 
 /// How well things are, in a word, and why not better.
@@ -58,8 +60,19 @@ impl Health {
                 many => reasons.push(format!("{many} nodes {state}")),
             }
         }
+        for (id, word, why) in facts.refusing.iter().take(3) {
+            let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+            reasons.push(format!("node {id} {word}{why}"));
+        }
+        if facts.refusing.len() > 3 {
+            reasons.push(format!("{} more take no copies", facts.refusing.len() - 3));
+        }
+        let refusing = |id: &NodeId| facts.refusing.iter().any(|(other, ..)| other == id);
+        let take = facts.nodes.iter().filter(|(id, state)| *state == NodeState::Up && !refusing(id)).count();
         if up < facts.tolerance {
             reasons.push(format!("SET needs {} nodes up, {up} are", facts.tolerance));
+        } else if take < facts.tolerance {
+            reasons.push(format!("SET needs {} nodes that take copies, {take} do", facts.tolerance));
         }
         if facts.under_replicated > 0 {
             reasons.push(format!("{} short of a copy", words::plural(facts.under_replicated, "message")));

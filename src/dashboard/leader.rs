@@ -156,6 +156,9 @@ fn repair(view: &ClusterView, columns: usize, ui: &Ui) -> Vec<Line<'static>> {
     } else if repair.rebalancing {
         lines.push(Line::raw(format!(" evening out  {} moved  {}/s", grouped(repair.done), words::rate(repair.per_s))));
     }
+    if let Some(node) = repair.uneven {
+        lines.push(Line::raw(format!(" node {node} holds less than half of its share: REBALANCE evens copies out")));
+    }
     lines.extend(repair.blocked.iter().take(3).map(|blocked| {
         let count = words::plural(blocked.messages, "message");
         let text = format!(" {count} wait: {}; {}", blocked.why, blocked.help);
@@ -172,12 +175,16 @@ fn up(view: &ClusterView) -> usize {
 }
 
 fn health(view: &ClusterView) -> Health {
+    let refusing = view.nodes.iter().filter(|node| node.state != NodeState::Down);
+    let refusing =
+        refusing.filter_map(|node| node.refusing.as_ref().map(|why| (node.id, why.word(), why.why.as_str())));
     Health::of(&Facts {
         tolerance: view.tolerance,
         under_replicated: view.under_replicated,
         lost: view.lost,
         waiting_for: view.waiting_for.as_deref(),
         nodes: view.nodes.iter().map(|node| (node.id, node.state)).collect(),
+        refusing: refusing.collect(),
     })
 }
 
@@ -220,7 +227,11 @@ impl Cells {
             id: node.id.to_string(),
             address: ui.foreign(&node.address),
             // What needs somebody is louder than what does not, in monochrome too.
-            state: if node.state == NodeState::Down { "DOWN".to_owned() } else { node.state.to_string() },
+            state: match (node.state, &node.refusing) {
+                (NodeState::Down, _) => "DOWN".to_owned(),
+                (NodeState::Up, Some(refusing)) => refusing.word().to_owned(),
+                (state, _) => state.to_string(),
+            },
             messages: grouped(node.messages),
             part: share(node, shared),
             p99: node.p99_ms.map_or("-".to_owned(), words::latency),
@@ -289,14 +300,10 @@ fn table(view: &ClusterView, rows: usize, columns: usize, ui: &Ui) -> Rows {
     // Of all nodes, so that columns stay where they are from page to page.
     let widths = Widths::of(&all, columns);
     let mut lines = vec![super::title(&name, columns, ui), heading(&widths, ui)];
-    lines.extend(
-        nodes
-            .iter()
-            .zip(&all)
-            .skip(page * rows)
-            .take(rows)
-            .map(|(node, cells)| row(cells, color_of(node.state), &widths, ui)),
-    );
+    lines.extend(nodes.iter().zip(&all).skip(page * rows).take(rows).map(|(node, cells)| {
+        let takes = node.state != NodeState::Up || node.refusing.is_none();
+        row(cells, if takes { color_of(node.state) } else { Color::Yellow }, &widths, ui)
+    }));
     lines
 }
 
@@ -336,7 +343,11 @@ pub fn leader_line(view: &ClusterView) -> String {
     let copies: String = sorted(view, Sort::Id)
         .iter()
         .map(|node| {
-            let mark = if node.state == NodeState::Up { String::new() } else { format!(" ({})", node.state) };
+            let mark = match (node.state, &node.refusing) {
+                (NodeState::Up, None) => String::new(),
+                (NodeState::Up, Some(refusing)) => format!(" ({})", refusing.word()),
+                (state, _) => format!(" ({state})"),
+            };
             format!(" {}={}{mark}", node.id, grouped(node.messages))
         })
         .collect();

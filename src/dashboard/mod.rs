@@ -51,6 +51,8 @@ pub struct Ui {
     pub page: usize,
     /// Whether the help covers the screen.
     pub help: bool,
+    /// Whether `q` was pressed, and the question is asked whether it was meant.
+    pub leaving: bool,
 }
 
 /// How the leader's nodes are ordered; ties by id.
@@ -94,13 +96,19 @@ pub enum Action {
 impl Ui {
     /// Nothing chosen yet.
     pub fn new(color: bool, utf8: bool) -> Self {
-        Self { color, utf8, sort: Sort::Id, page: 0, help: false }
+        Self { color, utf8, sort: Sort::Id, page: 0, help: false, leaving: false }
     }
 
     /// Takes a key, and says what follows.
     pub fn key(&mut self, key: Key) -> Action {
+        if std::mem::take(&mut self.leaving) {
+            let sure = matches!(key, Key::Interrupt | Key::Char('q' | 'Q' | 'y' | 'Y'));
+            return if sure { Action::Quit } else { Action::Redraw };
+        }
         match key {
-            Key::Interrupt | Key::Char('q' | 'Q') => return Action::Quit,
+            Key::Interrupt => return Action::Quit,
+            // A letter is pressed by accident, or meant to leave the screen: it ends the server.
+            Key::Char('q' | 'Q') => self.leaving = true,
             Key::Char('?') => self.help = !self.help,
             Key::Escape if self.help => self.help = false,
             Key::Char('r') => return Action::Refresh,
@@ -142,6 +150,9 @@ impl Sort {
         }
     }
 }
+
+/// In place of the keys, once `q` was pressed.
+const STOP_QUESTION: &str = " this stops the server: y or q again stops it, any other key does not";
 
 type Rows = Vec<Line<'static>>;
 
@@ -186,7 +197,8 @@ fn paint(frame: &mut Frame<'_>, parts: &[Part], footer: &str, ui: &Ui) {
             }
         }
     }
-    if area.height > 1 {
+    if area.height > 1 || ui.leaving {
+        let footer = if ui.leaving { STOP_QUESTION } else { footer };
         frame.buffer_mut().set_line(area.x, last, &Line::raw(footer), area.width);
     }
 }

@@ -24,6 +24,7 @@ fn member(id: u32, state: NodeState, messages: u64) -> NodeView {
         id: NodeId(id),
         address: format!("127.0.0.1:{}", 5554 + id),
         state,
+        refusing: None,
         messages,
         bytes: messages * 100,
         io_mode: "buffered".to_owned(),
@@ -47,11 +48,13 @@ fn cluster() -> ClusterView {
             http: Some("127.0.0.1:7666".to_owned()),
         },
         messages: 9000,
+        is_settled: true,
         bytes: 43_200_000,
         copies_live: 14_680,
         copies_wanted: 18_000,
         under_replicated: 3320,
         lost: 0,
+        tombstones: 0,
         repair: RepairView::default(),
         waiting_for: None,
         clients: 12,
@@ -88,6 +91,7 @@ fn repairing() -> ClusterView {
         per_s: 94.0,
         eta_s: Some(36.0),
         rebalancing: false,
+        uneven: None,
         blocked: vec![blocked],
     };
     ClusterView { repair, ..cluster() }
@@ -529,6 +533,10 @@ fn keys() {
         (Key::Char('n'), Action::None),
         (Key::Char('s'), Action::None),
         (Key::Escape, Action::Redraw),
+        // Asked first, and anything but a yes is a no.
+        (Key::Char('q'), Action::Redraw),
+        (Key::Char('n'), Action::Redraw),
+        (Key::Char('q'), Action::Redraw),
         (Key::Char('q'), Action::Quit),
         (Key::Interrupt, Action::Quit),
     ] {

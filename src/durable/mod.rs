@@ -15,6 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Bytes that [`write_again`] holds.
+const AT_ONCE: u64 = 1 << 20;
+
 /// A machine's disks.
 pub trait Disk: Debug + Send + Sync {
     /// Opens a folder, making it (and its parents) if it is not there. A folder
@@ -34,9 +37,11 @@ pub trait Folder: Debug + Send + Sync {
     fn path(&self) -> PathBuf;
     /// Makes a file that must not be there yet, for writing and reading.
     fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens a regular file for reading and writing (for reading only where writing is not allowed).
-    /// Never follows a symbolic link, and refuses what is no regular file.
+    /// Opens a regular file for reading. Never follows a symbolic link, and refuses what is no regular file.
+    /// (To open for writing what is only read makes file systems in layers copy it.)
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// As [`open`](Self::open), for reading and writing (for reading only where writing is not allowed).
+    fn edit(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Names one file anew, over any older file of the new name; at once or not at all.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
@@ -50,6 +55,10 @@ pub trait Folder: Debug + Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Whether [`Folder::sync_all`] is one call to a file system that is known to do it all.
     fn syncs_as_a_whole(&self) -> io::Result<bool>;
+    /// Why a sync here proves little, if it is known to: the file system is memory, or hands syncs on as it likes.
+    fn doubt(&self) -> Option<&'static str> {
+        None
+    }
     /// Takes the folder's lock, held until the guard is dropped or the process ends.
     /// `WouldBlock`: another process has it.
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
@@ -70,6 +79,13 @@ pub struct Space {
     pub free_files: u64,
     /// Files that it can hold; 0: there is no such limit.
     pub files: u64,
+}
+
+impl Space {
+    /// Whether the file system says how full it is. Some (ramfs, some in user space) say zeros.
+    pub fn is_known(&self) -> bool {
+        self.size > 0
+    }
 }
 
 /// What [`Folder::list`] found.
@@ -98,6 +114,8 @@ pub trait DiskFile: Debug + Send + Sync {
     }
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Lets go of what is in memory of these bytes, as far as it is written, so that the next read is of the disk.
+    fn uncache(&self, _offset: u64, _length: u64) {}
     /// Cuts the file to `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
     /// Gives the file its record: the extended attribute `user.hatokuse`.
@@ -137,6 +155,24 @@ pub fn put_in_place(folder: &dyn Folder, name: &str) -> io::Result<()> {
     folder.rename(&beside(name), name)
 }
 
+/// Writes the bytes of a file from `from` to `until` again, over themselves: what a failed sync has left is readable, and not
+/// written by any later sync but in this way. A crash meanwhile leaves the same bytes.
+pub fn write_again(file: &mut dyn DiskFile, from: u64, until: u64) -> io::Result<()> {
+    let mut chunk = vec![0; AT_ONCE.min(until.saturating_sub(from)) as usize];
+    let mut offset = from;
+    while offset < until {
+        let most = chunk.len().min((until - offset) as usize);
+        match file.read_at(&mut chunk[..most], offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            some => {
+                file.write_at(&[io::IoSlice::new(&chunk[..some])], offset)?;
+                offset += some as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn beside(name: &str) -> String {
     format!("{}{name}.new", if name.starts_with('.') { "" } else { "." })
 }
@@ -144,6 +180,21 @@ fn beside(name: &str) -> String {
 /// Whether a disk refused before it did anything, being full or read-only: what was there before stands.
 pub fn takes_nothing(error: &io::Error) -> bool {
     is_full(error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
+/// Whether a call on one file was refused before it did anything, so that what was there before stands: its disk takes
+/// nothing, or this file may not be changed (EPERM, EACCES), or its name is too long.
+pub fn is_refused(error: &io::Error) -> bool {
+    takes_nothing(error) || matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidFilename)
+}
+
+/// Whether the file system itself is gone: nothing on it will work again until it is mounted anew, and the folder opened.
+pub fn is_gone(error: &io::Error) -> bool {
+    const ENODEV: i32 = 19;
+    const ESHUTDOWN: i32 = 108;
+    const ENOTCONN: i32 = 107;
+    const ESTALE: i32 = 116;
+    matches!(error.raw_os_error(), Some(ENODEV | ESHUTDOWN | ENOTCONN | ESTALE))
 }
 
 /// Whether an error means that the disk (or the quota) has no room left.

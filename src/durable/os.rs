@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
+use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
 
 use super::{Disk, DiskFile, Folder, Listed, Space};
@@ -27,7 +28,10 @@ const SYNC_THREADS: usize = 16;
 const RECORD: &str = "user.hatokuse";
 
 /// The longest record that is read; records are far smaller than this.
-const MAX_RECORD_BYTES: usize = 1024;
+const MAX_RECORD_BYTES: usize = 2048;
+
+/// A multiple of every machine's page.
+const PAGE: u64 = 64 << 10;
 
 /// Parts given to one call of `writev`: the system's own limit.
 const MAX_PARTS: usize = 1024;
@@ -35,6 +39,16 @@ const MAX_PARTS: usize = 1024;
 /// File systems whose `syncfs` is known to write everything, by their `statfs` magic: ext4, XFS,
 /// btrfs and tmpfs. On FUSE, for one, it does nothing.
 const SYNCFS_WORKS: [u64; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
+
+/// Since then `syncfs` says when something could not be written; before, it says OK whatever happened (see its manual page).
+const SYNCFS_TELLS_SINCE: (u32, u32) = (5, 8);
+
+/// Whether the `syncfs` of a kernel of this release tells of errors. What cannot be read is not believed.
+fn syncfs_tells(release: &str) -> bool {
+    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit()).map(|number| number.parse().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    version.is_some_and(|version| version >= SYNCFS_TELLS_SINCE)
+}
 
 /// The disks of this machine.
 #[derive(Debug, Default)]
@@ -96,6 +110,8 @@ fn make_folder(path: &Path) -> io::Result<()> {
     };
     match File::open(parent).and_then(|folder| folder.sync_all()) {
         // Whoever may not open the parent did not make the folder either.
+        // On some file systems that are never written (squashfs, erofs) a folder cannot be synced.
+        Err(error) if !made && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         Err(error) if made || error.kind() != io::ErrorKind::PermissionDenied => Err(error),
         _ => Ok(()),
     }
@@ -107,7 +123,28 @@ struct OsFolder {
     path: PathBuf,
 }
 
+/// Whether the overlay on this device (`major:minor`) drops all syncs, by the text of `/proc/self/mountinfo`.
+fn is_volatile(mounts: &str, device: &str) -> bool {
+    let of_device = |line: &&str| line.split(' ').nth(2) == Some(device);
+    let options = |line: &str| line.rsplit(' ').next().is_some_and(|all| all.split(',').any(|one| one == "volatile"));
+    mounts.lines().filter(of_device).any(options)
+}
+
 impl OsFolder {
+    /// Which kind of file system it is.
+    fn magic(&self) -> io::Result<u64> {
+        // The type of this field differs between machines; all magic numbers have 32 bits.
+        Ok(retry_on_intr(|| fs::fstatfs(&self.fd))?.f_type as u64 & 0xFFFF_FFFF)
+    }
+
+    /// Refuses what is no regular file. (It is opened with NONBLOCK, without which a FIFO waits for its other end.)
+    fn regular(&self, name: &str, fd: OwnedFd) -> io::Result<Box<dyn DiskFile>> {
+        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a regular file")));
+        }
+        Ok(Box::new(OsFile(File::from(fd))))
+    }
+
     fn open_at(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         retry_on_intr(|| fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o644)))
@@ -125,17 +162,14 @@ impl Folder for OsFolder {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        // Without NONBLOCK, a FIFO of that name would keep this call waiting for its other end.
-        let fd = match self.open_at(name, OFlags::NONBLOCK | OFlags::RDWR) {
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => {
-                self.open_at(name, OFlags::NONBLOCK | OFlags::RDONLY)?
-            }
-            other => other?,
-        };
-        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a regular file")));
+        self.regular(name, self.open_at(name, OFlags::NONBLOCK | OFlags::RDONLY)?)
+    }
+
+    fn edit(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        match self.open_at(name, OFlags::NONBLOCK | OFlags::RDWR) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY) => self.open(name),
+            fd => self.regular(name, fd?),
         }
-        Ok(Box::new(OsFile(File::from(fd))))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -177,7 +211,9 @@ impl Folder for OsFolder {
 
     fn sync_all(&self) -> io::Result<()> {
         if self.syncs_as_a_whole()? {
-            return Ok(retry_on_intr(|| fs::syncfs(&self.fd))?);
+            retry_on_intr(|| fs::syncfs(&self.fd))?;
+            // Before 5.17 an error of the file system's own journal was dropped there, and is told here.
+            return self.sync();
         }
         for listed in self.list()? {
             if listed.regular {
@@ -192,17 +228,38 @@ impl Folder for OsFolder {
     }
 
     fn syncs_as_a_whole(&self) -> io::Result<bool> {
-        // The type of this field differs between machines; all magic numbers have 32 bits.
-        let magic = retry_on_intr(|| fs::fstatfs(&self.fd))?.f_type as u64 & 0xFFFF_FFFF;
-        Ok(SYNCFS_WORKS.contains(&magic))
+        let magic = self.magic()?;
+        static TELLS: OnceLock<bool> = OnceLock::new();
+        let tells = || syncfs_tells(&rustix::system::uname().release().to_string_lossy());
+        Ok(SYNCFS_WORKS.contains(&magic) && *TELLS.get_or_init(tells))
+    }
+
+    fn doubt(&self) -> Option<&'static str> {
+        match self.magic().ok()? {
+            0x0102_1994 | 0x8584_58F6 => Some("it is memory (tmpfs, ramfs)"),
+            0x6573_5546 => Some("it is a program (FUSE), and not all of these hand a sync on to the disk"),
+            0x794C_7630 => {
+                let device = fs::fstat(&self.fd).ok()?.st_dev;
+                let device = format!("{}:{}", fs::major(device), fs::minor(device));
+                let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+                is_volatile(&mounts, &device).then_some("it is an overlay that was mounted as volatile")
+            }
+            _ => None,
+        }
     }
 
     fn lock(&self, name: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
         let mut file = File::from(self.open_at(name, OFlags::RDWR | OFlags::CREATE)?);
         file.try_lock()?;
+        // Somebody may remove that file, and then another process would lock another one. The folder itself stays, and is
+        // locked by a descriptor of the guard's own. Some file systems cannot lock a folder.
+        let folder = self.open_at(".", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        if let Err(Errno::WOULDBLOCK) = fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         // The pid is for people only: a full disk must not keep a node from serving reads.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Box::new(file))
+        Ok(Box::new((file, folder)))
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -247,10 +304,23 @@ fn write_all(
     Ok(())
 }
 
+/// Appends by `append`, or where the system has no such call (gVisor, kernels before 4.16) at the length that the file has:
+/// it has one writer.
+fn append_by(
+    file: &File,
+    parts: &[IoSlice<'_>],
+    append: impl Fn(&[IoSlice<'_>]) -> rustix::io::Result<usize>,
+) -> io::Result<()> {
+    write_all(parts, |left, _| match append(left) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => pwritev(file, left, fs::fstat(file)?.st_size as u64),
+        appended => appended,
+    })
+}
+
 impl DiskFile for OsFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         // Not O_APPEND, under which Linux writes at the end whatever offset it is given.
-        write_all(parts, |left, _| pwritev2(&self.0, left, 0, ReadWriteFlags::APPEND))
+        append_by(&self.0, parts, |left| pwritev2(&self.0, left, 0, ReadWriteFlags::APPEND))
     }
 
     fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -283,6 +353,13 @@ impl DiskFile for OsFile {
                 other => return other,
             }
         }
+    }
+
+    fn uncache(&self, offset: u64, length: u64) {
+        // Whole pages only, so more is asked for. What is not written yet stays.
+        let from = offset - offset % PAGE;
+        let length = NonZeroU64::new((offset + length - from).next_multiple_of(PAGE));
+        let _ = fs::fadvise(&self.0, from, length, Advice::DontNeed);
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
@@ -402,94 +479,4 @@ impl From<fs::StatVfs> for Space {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(dir: &tempfile::TempDir) -> (OsDisk, Arc<dyn Folder>) {
-        let disk = OsDisk::new();
-        let folder = disk.folder(&dir.path().join("a/b/c")).unwrap();
-        (disk, folder)
-    }
-
-    #[test]
-    fn files_live() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, folder) = open(&dir);
-        let mut file = folder.create_new("f").unwrap();
-        assert_eq!(folder.create_new("f").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        let parts: Vec<_> = (0..3000).map(|n| [n as u8; 3]).collect();
-        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        file.append(&slices).unwrap();
-        file.append(&[IoSlice::new(b""), IoSlice::new(b"end"), IoSlice::new(b"")]).unwrap();
-        assert_eq!(file.len().unwrap(), 9003);
-        let mut again = folder.open("f").unwrap();
-        let content = again.read_all(9003).unwrap();
-        assert!(content.ends_with(b"\xb7\xb7\xb7end") && content.len() == 9003);
-        assert_eq!(again.read_all(10).unwrap().len(), 11, "one more than the limit, so that it can be told");
-        again.truncate(2).unwrap();
-        again.append(&[IoSlice::new(b"x")]).unwrap();
-        assert_eq!(file.read_all(100).unwrap(), b"\0\0x");
-        again.write_at(&[IoSlice::new(b"a"), IoSlice::new(b"bcd")], 1).unwrap();
-        file.append(&[IoSlice::new(b"y")]).unwrap();
-        assert_eq!(file.read_all(100).unwrap(), b"\0abcdy");
-        assert_eq!(file.record().unwrap(), None);
-        file.set_record(b"hello").unwrap();
-        assert_eq!(again.record().unwrap().unwrap(), b"hello");
-        folder.rename("f", "g").unwrap();
-        assert_eq!(folder.open("f").unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(folder.list().unwrap(), [Listed { name: "g".into(), regular: true }]);
-        file.sync_data().unwrap();
-        assert!(disk.sync_many(vec![file]).into_iter().all(|r| r.is_ok()));
-        folder.sync().unwrap();
-        folder.sync_all().unwrap();
-        folder.remove("g").unwrap();
-        assert_eq!(folder.remove("g").unwrap_err().kind(), io::ErrorKind::NotFound);
-        let space = folder.space().unwrap();
-        assert!(0 < space.free && space.free <= space.size && space.free_files <= space.files);
-        assert!(!folder.folds_case().unwrap());
-        assert!(folder.list().unwrap().is_empty());
-        assert_eq!(disk.boot_id(), OsDisk::new().boot_id());
-    }
-
-    #[test]
-    fn only_regular_files_are_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_disk, folder) = open(&dir);
-        std::fs::write(folder.path().join("real"), "secret").unwrap();
-        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
-        std::fs::create_dir(folder.path().join("folder")).unwrap();
-        fs::mknodat(fs::CWD, folder.path().join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
-        for odd in ["link", "folder", "fifo"] {
-            let error = folder.open(odd).unwrap_err();
-            assert_ne!(error.kind(), io::ErrorKind::NotFound, "{odd} must not look absent");
-        }
-        let mut listed = folder.list().unwrap();
-        listed.sort_by(|a, b| a.name.cmp(&b.name));
-        assert_eq!(listed.iter().map(|l| l.regular).collect::<Vec<_>>(), [false, false, false, true]);
-    }
-
-    #[test]
-    fn a_folder_has_one_owner() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, folder) = open(&dir);
-        let guard = folder.lock(".lock").unwrap();
-        let other = disk.folder(&folder.path()).unwrap();
-        assert_eq!(other.lock(".lock").unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let pid = std::fs::read_to_string(folder.path().join(".lock")).unwrap();
-        assert_eq!(pid.trim(), std::process::id().to_string());
-        drop(guard);
-        other.lock(".lock").unwrap();
-    }
-
-    #[test]
-    fn many_files_are_synced_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, folder) = open(&dir);
-        for round in 0..3 {
-            let files = (0..40).map(|n| folder.create_new(&format!("{round}-{n}")).unwrap()).collect();
-            let results = disk.sync_many(files);
-            assert_eq!(results.len(), 40);
-            assert!(results.into_iter().all(|result| result.is_ok()));
-        }
-    }
-}
+mod tests;

@@ -111,7 +111,11 @@ pub struct RecordLog {
     durable: u64,
     /// What the last marker said.
     marked: u64,
+    /// From here on an earlier life wrote what nobody knows to be on the disk, whatever a read says; see [`Self::renew`].
+    unproven: Option<u64>,
     poisoned: bool,
+    /// A part of a batch lies behind the records and could not be cut off yet, as the disk took nothing.
+    uncut: bool,
     buffer: Vec<u8>,
 }
 
@@ -150,11 +154,11 @@ impl RecordLog {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("clearing a left-over of")(error)),
             _ => {}
         }
-        let mut file = match folder.open(name) {
+        let mut file = match folder.edit(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Renamed into place, so that a log without a whole header is always damage.
                 super::replace(&*folder, name, &header(magic)).map_err(io("creating"))?;
-                folder.open(name).map_err(io("opening"))?
+                folder.edit(name).map_err(io("opening"))?
             }
             other => other.map_err(io("opening"))?,
         };
@@ -181,21 +185,27 @@ impl RecordLog {
                 None => break,
             }
         }
-        let (mut torn, mut file_length) = (None, size);
+        let (mut torn, mut file_length, mut uncut) = (None, size, false);
         if offset < reader.content_end().map_err(io("reading"))? {
             let damage = reader.search(offset).map_err(io("reading"))?;
             if judge(&damage) == Verdict::Refuse && !seeded::active(Bug::DamageCutOff) {
                 return Err(LogError::Damaged { file: path, offset });
             }
             let _ = save_tail(&*folder, &beside(name, &format!("torn-{offset}")), &*file, offset);
-            if !seeded::active(Bug::TornTailKept) {
-                file.truncate(offset).map_err(io("cutting the torn end of"))?;
-            }
-            file.sync().map_err(io("syncing"))?;
+            let cut = if seeded::active(Bug::TornTailKept) { Ok(()) } else { file.truncate(offset) };
             torn = Some(Torn { offset, bytes: size - offset });
-            file_length = offset;
+            match cut {
+                // It can be read, and is cut before anything is appended.
+                Err(error) if super::takes_nothing(&error) => uncut = true,
+                cut => {
+                    cut.map_err(io("cutting the torn end of"))?;
+                    file.sync().map_err(io("syncing"))?;
+                    file_length = offset;
+                }
+            }
         }
-        // Nobody knows whether the records were synced before: only a marker, or the next sync, says so.
+        // Nobody knows whether the records were synced before: only a marker says so, or the next sync after they were
+        // written again.
         let log = Self {
             folder,
             name: name.to_owned(),
@@ -205,9 +215,11 @@ impl RecordLog {
             length: offset,
             file_length,
             keeps_room: false,
-            durable: if torn.is_some() { offset } else { marked },
+            durable: marked,
             marked,
+            unproven: (marked < offset && !seeded::active(Bug::LogReadBack)).then_some(marked),
             poisoned: false,
+            uncut,
             buffer: Vec::new(),
         };
         Ok(Opened { log, torn })
@@ -235,7 +247,9 @@ impl RecordLog {
             keeps_room: false,
             durable: HEADER,
             marked: HEADER,
+            unproven: None,
             poisoned: false,
+            uncut: false,
             buffer: Vec::new(),
             folder,
         })
@@ -267,6 +281,7 @@ impl RecordLog {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<u64, LogError> {
         self.check()?;
+        self.cut()?;
         let mut batch = Frames::at(self.length, std::mem::take(&mut self.buffer));
         batch.buffer.clear();
         if self.durable > self.marked {
@@ -293,6 +308,7 @@ impl RecordLog {
             if !self.is_untouched() {
                 match self.file.truncate(self.length) {
                     Ok(()) => self.file_length = self.length,
+                    Err(error) if super::takes_nothing(&error) => self.uncut = true,
                     Err(_) => self.poisoned = true,
                 }
             }
@@ -311,6 +327,23 @@ impl RecordLog {
             self.make_room(room);
         }
         Ok(first)
+    }
+
+    /// Cuts off what a failed append has left, if that could not be done then. Until it can, nothing is appended.
+    pub fn cut(&mut self) -> Result<(), LogError> {
+        if self.uncut {
+            self.file.truncate(self.length).map_err(|source| self.io("cutting", source))?;
+            (self.file_length, self.uncut) = (self.length, false);
+        }
+        Ok(())
+    }
+
+    /// Whether the disk takes some more, which is tried.
+    pub fn has_room(&mut self) -> bool {
+        if !self.poisoned && self.file_length < self.length + LEAST_ROOM {
+            self.make_room(LEAST_ROOM);
+        }
+        !self.poisoned && self.file_length >= self.length + LEAST_ROOM
     }
 
     /// Writes zeros behind the records. Where that fails there is less room, or none.
@@ -333,9 +366,21 @@ impl RecordLog {
             && reader.content_end().is_ok_and(|end| end <= self.length)
     }
 
-    /// Puts all records on stable storage. After an error the log takes nothing any more.
+    /// Writes again, over itself, what was not known to be synced when the log was opened. After a failed sync it may be
+    /// readable, whole, and not on the disk, and no sync would write it, as the system takes it for written.
+    /// After an error it can be tried again: the first sync does.
+    pub fn renew(&mut self) -> Result<(), LogError> {
+        let Some(from) = self.unproven else { return Ok(()) };
+        self.check()?;
+        super::write_again(&mut *self.file, from, self.length).map_err(|source| self.io("writing again", source))?;
+        self.unproven = None;
+        Ok(())
+    }
+
+    /// Puts all records on stable storage. After an error of the sync itself the log takes nothing any more.
     pub fn sync(&mut self) -> Result<(), LogError> {
         self.check()?;
+        self.renew()?;
         if let Err(source) = self.file.sync_data()
             && !seeded::active(Bug::FailedLogSyncIgnored)
         {

@@ -65,6 +65,9 @@ pub enum Fault {
     Fail(i32),
     /// An append writes half of its bytes and then gives this error; any other call is as with `Fail`.
     Short(i32),
+    /// A sync fails as it does on Linux: the content that it did not write stays readable until the power goes, is clean, so
+    /// that no later sync writes it either, and is not on the disk. Any other call is as with `Fail`.
+    Unwritten(i32),
     /// The process ends before the call: this and all later calls give an error.
     CrashBefore,
     /// The process ends when the call was done, but before it could say so.
@@ -83,6 +86,12 @@ pub mod errno {
     pub const ENOSPC: i32 = 28;
     /// Read-only file system.
     pub const EROFS: i32 = 30;
+    /// Operation not permitted.
+    pub const EPERM: i32 = 1;
+    /// File name too long.
+    pub const ENAMETOOLONG: i32 = 36;
+    /// Disk quota exceeded.
+    pub const EDQUOT: i32 = 122;
 }
 
 /// Disks in memory; clones of the handle are the same disks.
@@ -96,7 +105,8 @@ pub enum Survives {
     Whole,
     /// Of a write, only so many 256ths of its bytes, from the front; of anything else, nothing.
     Part(u8),
-    /// Of a write, the length but zeros for its bytes; of anything else, nothing.
+    /// Of a write, the length but zeros for its bytes, as far as they do not lie over what is on the disk already; of anything
+    /// else, nothing.
     Zeros,
     /// Nothing.
     Nothing,
@@ -137,10 +147,15 @@ impl MemDisk {
         self.state().failing = errno;
     }
 
-    /// The disk works again: no call fails any more.
+    /// Fills the disk up: there is no file to be had, and no byte but those that are given back. (28 is ENOSPC, 122 EDQUOT.)
+    pub fn fill(&self, errno: i32) {
+        self.state().full = Some((0, errno));
+    }
+
+    /// The disk works again, and has room: no call fails any more.
     pub fn heal(&self) {
         let mut state = self.state();
-        (state.failing, state.faults) = (None, BTreeMap::new());
+        (state.failing, state.full, state.faults) = (None, None, BTreeMap::new());
         state.next_of.clear();
     }
 
@@ -152,6 +167,11 @@ impl MemDisk {
     /// What `Folder::folds_case` answers.
     pub fn set_folds_case(&self, folds: bool) {
         self.state().folds_case = folds;
+    }
+
+    /// Names of more bytes are refused (36, ENAMETOOLONG).
+    pub fn set_longest_name(&self, bytes: usize) {
+        self.state().longest_name = bytes;
     }
 
     /// What `Folder::syncs_as_a_whole` answers.
@@ -267,6 +287,7 @@ impl MemDisk {
             for entry in folder.entries() {
                 let Entry::File(inode) = entry else { continue };
                 let mut inode = lock(&inode);
+                let on_disk = inode.synced.bytes.len();
                 for (number, change) in std::mem::take(&mut inode.unsynced) {
                     match (fates[&number], &change) {
                         (Survives::Whole, _) => inode.synced.change(&change),
@@ -275,8 +296,10 @@ impl MemDisk {
                             inode.synced.change(&Change::Write { offset: *offset, bytes });
                         }
                         (Survives::Zeros, Change::Write { offset, bytes }) => {
-                            let bytes = vec![0; bytes.len()];
-                            inode.synced.change(&Change::Write { offset: *offset, bytes });
+                            // What lies over bytes of the disk leaves those as they are.
+                            let from = (*offset).max(on_disk);
+                            let bytes = vec![0; (offset + bytes.len()).saturating_sub(from)];
+                            inode.synced.change(&Change::Write { offset: from, bytes });
                         }
                         (_, Change::Record(_)) if records_first => break,
                         _ => {}
@@ -352,6 +375,37 @@ mod tests {
         file.append(&[IoSlice::new(b"bb")]).unwrap();
         let after = disk.after_power_cut_with(|n| if n == 1 { Survives::Whole } else { Survives::Nothing });
         assert_eq!(after.peek(path())["f"].as_deref(), Some(&b"\0\0bb"[..]));
+    }
+
+    #[test]
+    fn what_a_failed_sync_did_not_write_is_readable_and_no_later_sync_writes_it() {
+        let disk = MemDisk::new();
+        let folder = disk.folder(path()).unwrap();
+        let file = write(&*folder, "one", b"12345");
+        folder.sync().unwrap();
+        disk.fault_next(Op::Sync, Fault::Unwritten(errno::EIO));
+        assert!(file.sync().is_err());
+        write(&*folder, "all", b"12345");
+        folder.sync().unwrap();
+        disk.fault_next(Op::SyncAll, Fault::Unwritten(errno::ENOSPC));
+        assert!(folder.sync_all().is_err());
+        file.sync().unwrap();
+        folder.sync_all().unwrap();
+        let disk = disk.after_kill();
+        for (name, content) in disk.peek(path()) {
+            assert_eq!(content.as_deref(), Some(&b"12345"[..]), "{name}");
+        }
+        for (name, content) in disk.after_power_cut_with(|_| Survives::Whole).peek(path()) {
+            assert_eq!(content.as_deref(), Some(&b""[..]), "{name}");
+        }
+        // Written over itself, it is like new.
+        let mut file = disk.folder(path()).unwrap().edit("one").unwrap();
+        crate::durable::write_again(&mut *file, 0, 5).unwrap();
+        file.sync().unwrap();
+        assert_eq!(
+            disk.after_power_cut_with(|_| Survives::Nothing).peek(path())["one"].as_deref(),
+            Some(&b"12345"[..])
+        );
     }
 
     #[test]

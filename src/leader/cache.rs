@@ -6,13 +6,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
-use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 
-use crate::types::{CacheView, MessageId, Payload, Version};
+use crate::types::{CacheView, MAX_ID_BYTES, MessageId, Payload, Version};
 
 /// What an entry costs beside its id and message, bytes.
 const ENTRY_COST: usize = 96;
+
+/// Shards a core: threads seldom meet at one.
+const SHARDS_A_CORE: usize = 4;
+
+/// Of the largest messages, as many fit into a shard: it takes none that would fill it alone.
+const LARGEST_A_SHARD: u64 = 2;
 
 /// A typical entry, for the first size of the tables.
 const TYPICAL: u64 = 512;
@@ -36,12 +42,14 @@ pub struct MessageCache {
 }
 
 impl MessageCache {
-    /// An empty cache of `max_bytes`, entries' own cost among them.
-    pub fn new(max_bytes: u64) -> Self {
-        let entries = (max_bytes > 0).then(|| {
-            let items = usize::try_from(max_bytes / TYPICAL).unwrap_or(usize::MAX);
-            Cache::with(items, max_bytes, Bytes, FixedState::default(), DefaultLifecycle::default())
-        });
+    /// An empty cache of `max_bytes`, entries' own cost among them, for messages up to `largest` bytes.
+    pub fn new(max_bytes: u64, largest: usize) -> Self {
+        let mut options = OptionsBuilder::new();
+        options.weight_capacity(max_bytes).shards(shards(max_bytes, largest));
+        options.estimated_items_capacity(usize::try_from(max_bytes / TYPICAL).unwrap_or(usize::MAX));
+        let options = options.build().ok().filter(|_| max_bytes > 0);
+        let entries = options
+            .map(|options| Cache::with_options(options, Bytes, FixedState::default(), DefaultLifecycle::default()));
         Self { entries, max_bytes, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
@@ -73,14 +81,35 @@ impl MessageCache {
     }
 }
 
+/// Each shard has its part of the bytes to itself, so that there are only as many as leave room for the largest message.
+fn shards(max_bytes: u64, largest: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let entry = (largest + ENTRY_COST + MAX_ID_BYTES) as u64;
+    let most = usize::try_from(max_bytes / (LARGEST_A_SHARD * entry)).unwrap_or(usize::MAX);
+    // The cache rounds up to a power of two.
+    1 << most.clamp(1, SHARDS_A_CORE * cores).ilog2()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::types::Epoch;
 
     #[test]
+    fn the_largest_message_has_room() {
+        for max_bytes in [5 << 20, 16 << 20, 64 << 20, 1 << 30] {
+            let (cache, largest) = (MessageCache::new(max_bytes, 2 << 20), Payload::from(vec![0; 2 << 20]));
+            for n in 0..8 {
+                let id = format!("id{n}").parse().unwrap();
+                cache.put(&id, Version::new(Epoch(1), 1), &largest);
+                assert!(cache.get(&id, Version::new(Epoch(1), 1)).is_some(), "{n} of {max_bytes} bytes");
+            }
+        }
+    }
+
+    #[test]
     fn an_entry_answers_for_its_version_only() {
-        let cache = MessageCache::new(1 << 20);
+        let cache = MessageCache::new(1 << 20, 1 << 10);
         let (id, payload) = ("x".parse().unwrap(), Payload::from_static(b"hello"));
         let version = |sequence| Version::new(Epoch(1), sequence);
         assert_eq!(cache.get(&id, version(1)), None);
@@ -96,13 +125,13 @@ mod tests {
 
     #[test]
     fn the_bytes_are_bounded() {
-        let cache = MessageCache::new(64 << 10);
+        let cache = MessageCache::new(64 << 10, 1 << 10);
         for n in 0..10_000 {
             let id = format!("id{n}").parse().unwrap();
             cache.put(&id, Version::new(Epoch(1), n), &Payload::from(vec![0; 100]));
         }
         let view = cache.view().unwrap();
         assert!(view.bytes <= 64 << 10 && view.messages > 100, "{view:?}");
-        assert_eq!(MessageCache::new(0).view(), None);
+        assert_eq!(MessageCache::new(0, 1).view(), None);
     }
 }

@@ -15,18 +15,22 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::backup::Saved;
 use super::cache::MessageCache;
 use super::gate::Gate;
 use super::journal::Ledger;
+use super::query::COMPLETION;
 use super::read::{Get, Sought};
 use super::repair::Progress;
 use super::replication::Links;
 use super::rounds::Rounds;
 use super::set::{Turn, Wanted};
+use super::shares::{Pot, Room, Share, Size};
 use super::view;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
+use crate::process::memory;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
@@ -40,9 +44,14 @@ pub const JOINING: Duration = Duration::from_secs(5);
 /// there was. It goes on, and may appear later.
 pub(super) const OUTCOME: Duration = Duration::from_secs(40);
 
-/// Bytes of messages (and a little for each request) that are under way at once, over all
-/// connections. Beyond it requests are refused as BUSY: memory stays bounded whatever clients do.
-pub const IN_FLIGHT_BYTES: usize = 256 << 20;
+/// What needs the word of members that are silent waits no longer for them: as long as it takes a leader that was itself
+/// paused to hear them again.
+pub(super) const LAPSE: Duration = Duration::from_millis(500);
+
+/// Bytes of messages (and a little for each request) that are under way at once, over all connections, until their
+/// replies are sent; less where there is less memory. With what [`super::gateway::Limits::max_partial_bytes`] allows,
+/// clients cost the leader less than 256 MiB, whatever they do.
+const UNDER_WAY_BYTES: usize = 144 << 20;
 
 /// What a request costs beside its message.
 pub(super) const REQUEST_COST: usize = 256;
@@ -107,7 +116,7 @@ pub struct Coordinator {
     started: Instant,
     /// Until when nodes are expected to join, since the start.
     joining_ms: AtomicU64,
-    in_flight: Arc<AtomicUsize>,
+    pot: Arc<Pot>,
     turn: AtomicUsize,
     pub(super) served: AtomicBool,
     /// The log says that it holds everything.
@@ -116,6 +125,8 @@ pub struct Coordinator {
     pub meters: Meters,
     /// How far repair is.
     pub(super) repair_progress: Progress,
+    /// What a backup was given of what writes have overtaken.
+    pub(super) saved: Saved,
 }
 
 /// What a leader measures.
@@ -131,20 +142,28 @@ pub struct Meters {
     pub clients: AtomicUsize,
     /// Batches of requests since the start.
     pub requests: AtomicU64,
+    /// Clients that were cut off.
+    pub cuts: Cuts,
     /// All of them, for metrics.
     pub served: Served,
 }
 
-/// Room taken from [`IN_FLIGHT_BYTES`]; given back when dropped.
-#[derive(Debug)]
-pub struct Room {
-    in_flight: Arc<AtomicUsize>,
-    bytes: usize,
+/// Clients that were cut off since the start, by the reason.
+#[derive(Debug, Default)]
+pub struct Cuts {
+    /// They held the most bytes when there was no room for others.
+    pub most: AtomicU64,
+    /// They took their replies, or finished their request, too slowly.
+    pub slow: AtomicU64,
+    /// They asked nothing for as long as `--idle-timeout`.
+    pub idle: AtomicU64,
 }
 
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+impl Cuts {
+    /// All of them, named as metrics name them.
+    pub fn counts(&self) -> [(&'static str, u64); 3] {
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        [("memory", count(&self.most)), ("slow", count(&self.slow)), ("idle", count(&self.idle))]
     }
 }
 
@@ -154,8 +173,8 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     writes: Vec<Wanted>,
     gets: Vec<Sought>,
-    /// WHERE, of what cannot be told at once.
-    wheres: Vec<(usize, MessageId)>,
+    /// WHERE and COUNT, of what cannot be told at once.
+    later: Vec<(usize, Command)>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -221,17 +240,21 @@ impl Coordinator {
             stop,
             started: Instant::now(),
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
-            in_flight: Arc::new(AtomicUsize::new(0)),
+            pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             meters: Meters::default(),
             repair_progress: Progress::default(),
+            saved: Saved::default(),
         }
     }
 
-    /// The lock over what the leader knows. Never hold it across an await.
+    /// The lock over what the leader knows, and the time that it is. Never hold it across an await.
     pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not before it is held: what is said then is as new as that.
+        cluster.set_clock(self.now());
+        cluster
     }
 
     /// The log.
@@ -244,9 +267,19 @@ impl Coordinator {
         self.started.elapsed()
     }
 
+    /// A moment on that clock.
+    pub(super) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
+    }
+
     /// Bytes under way.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.pot.used()
+    }
+
+    /// What holds the bytes under way.
+    pub fn pot(&self) -> &Arc<Pot> {
+        &self.pot
     }
 
     /// Whether any client was told anything that depends on the index.
@@ -276,6 +309,13 @@ impl Coordinator {
         self.started + Duration::from_millis(self.joining_ms.load(Ordering::Relaxed))
     }
 
+    /// Until when a request that `began` then waits for what is held back now: as long as nodes are joining, or a version
+    /// is being completed; but not for members that were silent for as long as a lease.
+    pub(super) fn patient_until(&self, began: Instant) -> Instant {
+        let patience = if self.cluster().leases() == (true, true) { COMPLETION } else { LAPSE };
+        self.joining_until().max(began + patience)
+    }
+
     /// Nodes join anew from now on, and requests wait for them as they do after the start.
     pub(super) fn expect_nodes(&self) {
         self.joining_ms.store((self.now() + JOINING).as_millis() as u64, Ordering::Relaxed);
@@ -290,15 +330,24 @@ impl Coordinator {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Room for what is nobody's in particular, or cannot be cut.
     pub(super) fn room(&self, bytes: usize) -> Option<Room> {
-        let before = self.in_flight.fetch_add(bytes, Ordering::Relaxed);
-        let room = Room { in_flight: self.in_flight.clone(), bytes };
-        (before + bytes <= IN_FLIGHT_BYTES).then_some(room)
+        self.pot.room(bytes)
     }
 
     /// Works on requests from the front of `queue`, which came by `via`: as many as can be worked on at once.
     /// Gives their replies in order, with the room that they take until they are sent.
     pub async fn execute(self: &Arc<Self>, queue: &mut VecDeque<Request>, via: Protocol) -> (Vec<Reply>, Option<Room>) {
+        self.execute_for(None, queue, via).await
+    }
+
+    /// The same for a connection, whose share the room is of.
+    pub(super) async fn execute_for(
+        self: &Arc<Self>,
+        share: Option<&Share>,
+        queue: &mut VecDeque<Request>,
+        via: Protocol,
+    ) -> (Vec<Reply>, Option<Room>) {
         self.meters.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(Ok(order)) = queue.pop_front_if(|request| request.as_ref().is_ok_and(is_order)) {
             return (vec![self.order(order).await], None);
@@ -307,18 +356,19 @@ impl Coordinator {
         let mut batch = self.next_batch(queue);
         self.note_gets(began, batch.recalled, batch.missing, 0);
         self.note_at_once(via, began, &batch);
-        let room = self.room(batch.read_bytes + batch.gets.len() * REQUEST_COST);
+        let bytes = batch.read_bytes + batch.gets.len() * REQUEST_COST;
+        let room = share.map_or_else(|| self.room(bytes), |share| share.room(bytes));
         if room.is_none() {
             // Their replies stay open, which is BUSY below.
             let busy = batch.gets.drain(..).map(|_| outcome(&busy()));
             self.meters.served.note(via, Operation::Read, Duration::ZERO, busy);
         }
-        if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.wheres.is_empty() {
+        if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.later.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
-            let wheres = self.holders_of(std::mem::take(&mut batch.wheres));
+            let later = self.tell_later(std::mem::take(&mut batch.later));
             let write = self.noted(via, Operation::Write, began, self.write(writes));
             let read = self.noted(via, Operation::Read, began, self.read(gets));
-            let (written, read, found) = futures::future::join3(write, read, wheres).await;
+            let (written, read, found) = futures::future::join3(write, read, later).await;
             for (at, reply) in written.into_iter().chain(read).chain(found) {
                 batch.replies[at] = Some(reply);
             }
@@ -352,6 +402,7 @@ impl Coordinator {
     fn next_batch(&self, queue: &mut VecDeque<Request>) -> Batch {
         let mut batch = Batch::default();
         let mut named = Named::default();
+        let mut status = None;
         let writes = |request: &Request| matches!(request, Ok(Command::Set { .. } | Command::Delete(_)));
         let first = queue.iter().take(BATCH_REQUESTS);
         let mixed = first.clone().any(writes) && !first.clone().all(writes);
@@ -380,9 +431,15 @@ impl Coordinator {
                     queue.push_front(other);
                     break;
                 }
-                Ok(Command::Where(id)) => holders(&cluster, &id).map_err(|_| batch.wheres.push((at, id))).ok(),
-                Ok(Command::Count) => Some(Reply::Count(cluster.len())),
-                Ok(_) => Some(Reply::Status(self.status(&cluster))),
+                Ok(asked @ (Command::Where(_) | Command::Count)) => {
+                    tell(&cluster, &asked).map_err(|_| batch.later.push((at, asked))).ok()
+                }
+                // Many of them at once tell the same.
+                Ok(_) => {
+                    let json = status.get_or_insert_with(|| self.status(&cluster)).clone();
+                    batch.read_bytes += json.len();
+                    Some(Reply::Status(json))
+                }
             };
             // The connection closes with this reply: nothing after it is run.
             let last = reply == Some(Reply::Bye);
@@ -394,14 +451,15 @@ impl Coordinator {
         batch
     }
 
-    /// Who holds messages, as soon as that can be told of all of them, and as long as nodes are expected to join.
-    async fn holders_of(&self, asked: Vec<(usize, MessageId)>) -> Vec<(usize, Reply)> {
+    /// Who holds messages, and how many there are, as soon as all that is asked can be told, and as long as nodes are
+    /// expected to join.
+    async fn tell_later(&self, asked: Vec<(usize, Command)>) -> Vec<(usize, Reply)> {
         let until = self.joining_until();
         loop {
             let mut changes = self.changes();
             let found: Vec<_> = {
                 let cluster = self.cluster();
-                asked.iter().map(|(at, id)| (*at, holders(&cluster, id))).collect()
+                asked.iter().map(|(at, asked)| (*at, tell(&cluster, asked))).collect()
             };
             let wait = found.iter().any(|(_, found)| found.is_err()) && Instant::now() < until;
             if !wait || !self.changed(&mut changes, until).await {
@@ -421,7 +479,9 @@ impl Coordinator {
             }
             Located::Here { record, .. } => {
                 batch.read_bytes += record.bytes() as usize;
-                if let Some(payload) = self.cache.get(&id, record.version) {
+                if cluster.may_speak()
+                    && let Some(payload) = self.cache.get(&id, record.version)
+                {
                     batch.recalled += 1;
                     return Some(Reply::Value(payload));
                 }
@@ -451,9 +511,12 @@ fn outcome(reply: &Reply) -> Outcome {
     }
 }
 
-/// Who holds a message, or why that cannot be told now.
-fn holders(cluster: &Cluster, id: &MessageId) -> Result<Reply, String> {
-    match cluster.locate(id, 0) {
+/// Who holds a message, or how many there are; or why that cannot be told now.
+fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
+    let Command::Where(id) = asked else {
+        return cluster.count().map(Reply::Count);
+    };
+    match cluster.look_up(id) {
         Located::Hidden(reason) => Err(reason),
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
         Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
@@ -463,5 +526,5 @@ fn holders(cluster: &Cluster, id: &MessageId) -> Result<Reply, String> {
 /// Whether a request is worked on by itself, by [`Coordinator::order`].
 fn is_order(command: &Command) -> bool {
     use Command::{Drain, Rebalance, Remove, Undrain, Verify};
-    matches!(command, Verify | Drain(_) | Undrain(_) | Remove(_) | Rebalance(_))
+    matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }

@@ -11,6 +11,7 @@ use super::coordinator::Coordinator;
 use super::every;
 use super::journal::Event;
 use crate::cluster::deletion::Ask;
+use crate::error::name_nodes;
 use crate::types::NodeId;
 use crate::wire::{BATCH_ITEMS, Settle};
 
@@ -25,7 +26,13 @@ impl Coordinator {
     pub(super) async fn forget_deletions(self: Arc<Self>) {
         let mut look = every(LOOK);
         let mut inform = Instant::now();
+        let mut said = false;
         while self.stop.unless(look.tick()).await.is_some() {
+            self.tell_piled_up(&mut said);
+            // A backup may have still to copy what was deleted.
+            if self.cluster().mapping().has_snapshot() {
+                continue;
+            }
             if Instant::now() >= inform && self.inform_of_removed(ANSWER).await {
                 // One that cannot keep it has no room, or is of a version that knows nothing of it.
                 inform = Instant::now() + ANSWER;
@@ -39,6 +46,18 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Says once when very many deletions wait for members that are away.
+    fn tell_piled_up(&self, said: &mut bool) {
+        let piled = self.cluster().piled_up();
+        if let Some((count, away)) = piled.as_ref().filter(|_| !*said) {
+            tracing::warn!(
+                "{count} deletions are kept as tombstones for {}, which did not confirm them: start it, or REMOVE it",
+                name_nodes(away)
+            );
+        }
+        *said = piled.is_some();
     }
 
     /// One batch for each linked member; true if any confirmed something.

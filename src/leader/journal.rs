@@ -11,11 +11,12 @@ mod event;
 mod recover;
 mod rewrite;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub use self::event::Event;
 pub use self::recover::{Recovered, open};
@@ -33,8 +34,8 @@ pub const LOG_FILE: &str = "mapping.log";
 /// How the file starts.
 const MAGIC: [u8; 8] = *b"HTKSLOG\n";
 
-/// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) long ids on many nodes.
-const LONGEST: usize = 1 << 20;
+/// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) ids on many nodes.
+const LONGEST: usize = 24 << 20;
 
 /// Records and bytes that a batch is filled up to; it holds at least one job, however long.
 const BATCH_RECORDS: usize = 16_384;
@@ -45,6 +46,9 @@ const BATCH_BYTES: usize = 4 << 20;
 #[error("the leader's log cannot be written: {0}")]
 pub struct NotLogged(pub String);
 
+/// How often it is tried whether a full disk has room again.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+
 /// A disk that has not answered the log for this long is said to hang.
 const LATE: Duration = Duration::from_secs(3);
 
@@ -53,6 +57,7 @@ const LATE: Duration = Duration::from_secs(3);
 pub struct Ledger {
     jobs: mpsc::UnboundedSender<Job>,
     busy: Busy,
+    full: Arc<AtomicBool>,
 }
 
 /// Since when the log's thread waits for the disk, while it does.
@@ -94,10 +99,17 @@ impl Ledger {
         }
         let (jobs, queue) = mpsc::unbounded_channel();
         let rewriter = Rewriter::new(rewriting, &log, hands.clone());
-        let busy = Busy::default();
-        let writer = write_loop(log, io_mode, rewriter, queue, busy.clone(), stop.clone());
+        let (busy, full) = (Busy::default(), Arc::<AtomicBool>::default());
+        let writer = write_loop(log, io_mode, rewriter, queue, (busy.clone(), full.clone()), stop.clone());
         hands.spawn("journal", stop.needed("journal", writer))?;
-        Ok(Self { jobs, busy })
+        Ok(Self { jobs, busy, full })
+    }
+
+    /// Why nothing can be logged, where that is known before anything is sent to nodes: a write that is refused then has
+    /// surely not happened.
+    pub fn refuses(&self) -> Option<&'static str> {
+        let full = self.full.load(Ordering::Relaxed);
+        full.then_some("the disk of the leader's log is full: make room on it, and writes go on by themselves")
     }
 
     /// For how long the disk under the log has not answered, if that is far too long.
@@ -137,7 +149,7 @@ async fn write_loop(
     io_mode: IoMode,
     mut rewriter: Rewriter,
     mut queue: mpsc::UnboundedReceiver<Job>,
-    busy: Busy,
+    (busy, full): (Busy, Arc<AtomicBool>),
     stop: Stop,
 ) {
     loop {
@@ -153,6 +165,13 @@ async fn write_loop(
                 Some(job) => job,
                 None => return,
             },
+            () = sleep(ROOM_EVERY), if full.load(Ordering::Relaxed) => {
+                if busy.with(|| log.has_room()) {
+                    full.store(false, Ordering::Relaxed);
+                    tracing::info!("the disk of the leader's log has room again");
+                }
+                continue;
+            }
         };
         let (mut count, mut bytes) = (first.ends.len(), first.records.len());
         let mut batch = vec![first];
@@ -167,8 +186,11 @@ async fn write_loop(
         let result = busy.with(|| write_batch(&mut log, io_mode, &batch));
         match &result {
             Ok(()) => rewriter.look(&log),
+            // Said once: as long as it is full, no more is admitted.
+            Err(error) if error.is_full() && full.load(Ordering::Relaxed) && !log.is_poisoned() => {}
             Err(error) => say(&log, error, &stop),
         }
+        full.store(result.as_ref().is_err_and(LogError::is_full), Ordering::Relaxed);
         let answer = result.map_err(|error| NotLogged(error.to_string()));
         for job in batch {
             let _ = job.done.send(answer.clone());

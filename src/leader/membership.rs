@@ -3,15 +3,20 @@
 //! A node announces itself; the leader dials the address back and believes only
 //! what answers there. The number of a node is pinned to its folder's uuid. A
 //! leader without a log founds a cluster only when no node of an older one shows
-//! up; a leader that meets a later epoch than its own has been succeeded, and
-//! either starts over, if nobody has believed it yet, or stops.
+//! up. One that meets a member of a later epoch than its own starts over, if nobody
+//! has believed it yet; else it refuses that node, and only the nodes that it leads
+//! can tell it that it was succeeded.
 
 mod announced;
+mod weighing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::announced::{Announced, Refused, not_now, refuse};
 use super::coordinator::Coordinator;
@@ -19,15 +24,23 @@ use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
-use crate::cluster::registry::{Beat, Member, Traits};
+use crate::cluster::registry::{Beat, Member, Stalled, Traits, Way};
+use crate::error::printable;
 use crate::seeded::{self, Bug};
-use crate::types::{DiskView, Epoch, IoMode, NodeId, Uuid, Version};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{DiskView, Epoch, IoMode, NodeId, Refusing, Uuid};
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, Fence};
 
 /// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
 /// Nodes that lost their leader try again at least this often.
 const FOUNDING_GRACE: Duration = Duration::from_millis(600);
+
+/// Callers of RegisterNode that are dialled back at once; more are told to try again. Each takes a connection for a few
+/// seconds at most, and may name an address where nobody answers.
+const DIALS_BACK: usize = 256;
+/// Characters of the reason why a node refuses copies that are kept of what it says.
+const REASON_CHARS: usize = 200;
 
 /// What membership needs beside the coordinator.
 #[derive(Debug)]
@@ -45,10 +58,19 @@ pub struct Membership {
     runs: Mutex<BTreeMap<Epoch, u64>>,
     /// Founding and changes of epoch, one at a time.
     reigning: tokio::sync::Mutex<()>,
-    /// Nodes whose registration is under way.
+    /// Of [`DIALS_BACK`].
+    dials: Semaphore,
+    /// Nodes whose registration is under way: those that answered at their address.
     joining: Mutex<BTreeSet<NodeId>>,
     /// The process behind each node that has joined.
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
+    /// What was said of nodes that are not let in, or do not let this leader in.
+    said: Mutex<Repeats>,
+}
+
+fn not_reached(member: &Member, error: &DialError) -> String {
+    let address = &member.address;
+    format!("the leader dialled {address} back, which {error}; check --advertise and --host of the node")
 }
 
 /// Why a folder is not let in any more.
@@ -98,8 +120,10 @@ impl Membership {
             last,
             runs: Mutex::new(runs),
             reigning: tokio::sync::Mutex::new(()),
+            dials: Semaphore::new(DIALS_BACK),
             joining: Mutex::new(BTreeSet::new()),
             incarnations: Mutex::new(BTreeMap::new()),
+            said: Mutex::default(),
         }
     }
 
@@ -134,6 +158,14 @@ impl Membership {
         Ok(())
     }
 
+    /// Says what comes again with every try of a node only once, and then counts.
+    fn warn(&self, line: String) {
+        let unsaid = self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&line, self.coordinator.now());
+        if let Some(unsaid) = unsaid {
+            tracing::warn!("{line}{unsaid}");
+        }
+    }
+
     /// The fence of a new session.
     fn fence(&self, reign: Reign) -> Fence {
         Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
@@ -147,9 +179,6 @@ impl Membership {
             Err(refused) => return answer(false, refused.reason, refused.retry),
         };
         let id = announced.member.id;
-        let Some(_joining) = Joining::begin(&self.joining, id) else {
-            return answer(false, format!("another registration of node {id} is under way"), true);
-        };
         match self.admit(announced).await {
             Ok(()) => answer(true, String::new(), false),
             Err(refused) => {
@@ -157,7 +186,7 @@ impl Membership {
                     // The node says it, once; here it would be said at every try.
                     tracing::debug!("node {id} cannot join yet: {}", refused.reason);
                 } else {
-                    tracing::warn!("node {id} was refused: {}", refused.reason);
+                    self.warn(format!("node {id} was refused: {}", refused.reason));
                 }
                 answer(false, refused.reason, refused.retry)
             }
@@ -165,109 +194,31 @@ impl Membership {
     }
 
     async fn admit(self: &Arc<Self>, announced: Announced) -> Result<(), Refused> {
-        let reign = self.reign_for(&announced).await?;
-        self.check_pins(&announced, reign).await?;
-        if announced.cluster_id.is_some() {
-            self.coordinator.cluster().announce(announced.member.id, announced.member.uuid);
+        let known = self.ask_back(&announced).await?;
+        let member = announced.member.clone();
+        let Some(_joining) = Joining::begin(&self.joining, member.id) else {
+            return not_now(format!("another registration of node {} is under way", member.id));
+        };
+        self.found_or_match(&known).await?;
+        self.check_pins(&announced).await?;
+        let reign = self.weigh(&member, &known).await?;
+        if known.cluster_id.is_some() {
+            self.coordinator.cluster().announce(member.id, member.uuid);
         }
-        let member = announced.member;
         let fence = self.fence(reign);
         let dialled = self.coordinator.links.dial(member.id, &member.address, fence).await;
         let dialled = match dialled {
             Ok(dialled) => dialled,
-            Err(DialError::Fenced { epoch, reason }) => {
-                self.fenced(member.id, epoch, &reason).await;
+            Err(DialError::Fenced { reason, .. }) => {
                 return not_now(format!("the node refuses this leader: {reason}"));
             }
-            Err(error) => {
-                let address = &member.address;
-                return not_now(format!(
-                    "the leader dialled {address} back, which {error}; check --advertise and --host of the node"
-                ));
-            }
+            Err(error) => return not_now(not_reached(&member, &error)),
         };
         let is_it = (dialled.welcome.uuid, dialled.welcome.incarnation) == (member.uuid, announced.incarnation);
         if !is_it && !seeded::active(Bug::DialBackNotCompared) {
-            let address = &member.address;
-            return refuse(format!(
-                "another node answers at {address}; check --advertise: each node has an address of its own"
-            ));
+            return not_now("another process has taken the node's address meanwhile");
         }
         self.accept(member, dialled, fence).await
-    }
-
-    /// The reign that this node may join: ours, or the one that it makes us take up.
-    async fn reign_for(&self, announced: &Announced) -> Result<Reign, Refused> {
-        if announced.cluster_id.is_none() && self.coordinator.cluster().reign().is_none() {
-            // A node of an older cluster may yet come, and then this new one joins that.
-            tokio::time::sleep(FOUNDING_GRACE.saturating_sub(self.coordinator.now())).await;
-        }
-        let _one_at_a_time = self.reigning.lock().await;
-        let reign = self.coordinator.cluster().reign();
-        let Some(reign) = reign else {
-            let cluster_id = match announced.cluster_id {
-                Some(cluster_id) => cluster_id,
-                None => Uuid::random(&mut self.chance.lock().unwrap_or_else(PoisonError::into_inner)),
-            };
-            self.begin(cluster_id, announced.epoch_seen).await.or_else(not_now)?;
-            return self.coordinator.cluster().reign().map_or_else(|| not_now("the epoch is over already"), Ok);
-        };
-        match announced.cluster_id {
-            Some(theirs) if theirs != reign.cluster_id => {
-                let ours = reign.cluster_id;
-                let mut reason = format!(
-                    "its folder belongs to cluster {theirs}, and this leader leads cluster {ours}: start it with the leader of its cluster, or with an empty folder"
-                );
-                if self.coordinator.cluster().newest_committed() == Version::default() {
-                    // A leader that lost its folder, and met a new node before those that know.
-                    reason.push_str("; nothing was ever written to this leader's cluster: if it is the leader of the node's cluster and lost its folder, stop it, move its leader_metadata away, and start it with the nodes of that cluster first");
-                }
-                refuse(reason)
-            }
-            Some(_) if !self.coordinator.cluster().hear_committed(announced.committed) => {
-                self.log_is_old(reign, announced).await;
-                not_now("the leader begins a later epoch")
-            }
-            Some(_) if announced.epoch_seen > reign.epoch || self.is_strange(announced) => {
-                self.succeeded(reign, announced.epoch_seen.max(reign.epoch)).await;
-                not_now("the leader begins a later epoch")
-            }
-            _ => Ok(reign),
-        }
-    }
-
-    /// Whether the node has served an epoch that our log began, but another leader process had: then the log is an
-    /// old copy. Of epochs that the log does not know nothing follows.
-    fn is_strange(&self, announced: &Announced) -> bool {
-        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.get(&announced.epoch_seen).is_some_and(|run| *run != announced.run_seen)
-    }
-
-    /// A node was told of a commit that our log does not have: it is an old copy, even if no other leader was there
-    /// meanwhile. Whatever it says is held against what all nodes have.
-    async fn log_is_old(&self, reign: Reign, announced: &Announced) {
-        tracing::error!(
-            "node {} was told of version {}, later than anything in this leader's log: the log is an old copy; all nodes are heard before answers are given",
-            announced.member.id,
-            announced.committed
-        );
-        self.start_over(reign, announced.epoch_seen.max(reign.epoch)).await;
-    }
-
-    /// Somebody has seen a later epoch than ours, or the same one of another leader. A leader that nobody has believed yet was started from an old
-    /// log: it begins a later epoch, and hears everyone first. One that has served was succeeded, and stops.
-    async fn succeeded(&self, reign: Reign, seen: Epoch) {
-        if self.coordinator.has_served() {
-            self.coordinator.stop.fail(format!(
-                "a node has served another leader up to epoch {seen}, and this leader's epoch is {}: another leader has taken over; start only one, and restart this one only if that one is gone",
-                reign.epoch
-            ));
-            return;
-        }
-        tracing::warn!(
-            "nodes have seen epoch {seen}, later than this leader's log: it hears all of them before it answers"
-        );
-        self.start_over(reign, seen).await;
     }
 
     /// Begins an epoch after `seen`, and hears everyone first.
@@ -300,18 +251,8 @@ impl Membership {
         }
     }
 
-    /// A node refused our word.
-    async fn fenced(&self, node: NodeId, seen: Epoch, reason: &str) {
-        tracing::warn!("node {node} refuses this leader: {reason}");
-        let _one_at_a_time = self.reigning.lock().await;
-        let reign = self.coordinator.cluster().reign();
-        if let Some(reign) = reign.filter(|reign| seen > reign.epoch) {
-            self.succeeded(reign, seen).await;
-        }
-    }
-
     /// A node's number belongs to one folder, and a folder to one process.
-    async fn check_pins(&self, announced: &Announced, reign: Reign) -> Result<(), Refused> {
+    async fn check_pins(&self, announced: &Announced) -> Result<(), Refused> {
         let member = &announced.member;
         let (pinned, other, unsure) = {
             let cluster = self.coordinator.cluster();
@@ -343,10 +284,9 @@ impl Membership {
         }
         let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).copied();
         let Some(before) = before.filter(|before| *before != announced.incarnation) else { return Ok(()) };
-        let fence = self.fence(reign);
         if pinned.session.is_some()
             && !seeded::active(Bug::CopiedFolderAdmitted)
-            && self.coordinator.links.answers_as(member.id, &pinned.member.address, fence, before).await
+            && self.coordinator.links.answers_as(member.id, &pinned.member.address, before).await
         {
             return refuse(format!(
                 "another process with a copy of this folder runs as node {} at {}: stop one of them",
@@ -382,7 +322,7 @@ impl Membership {
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let incarnation = dialled.welcome.incarnation;
         let told = !roll.members.is_empty();
-        self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
+        let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
@@ -393,9 +333,23 @@ impl Membership {
                 return refuse(removed(&member));
             }
             news.retain(|member| !cluster.is_removed(member.uuid));
+            // A leader without its log learns from them who the members are: one that was told so itself is not new.
+            let was_one =
+                cluster.trust() == Trust::Nothing && roll.members.iter().any(|other| other.uuid == member.uuid);
+            let is_new = cluster.registry.get(member.id).is_none() && !was_one;
             news.into_iter().for_each(|member| cluster.registry.remember(member, now));
-            coordinator.links.attach(member.id, dialled, self.clone());
+            if is_new {
+                cluster.introduce(member.id);
+            }
+            cluster.registry.note_answered(member.id, coordinator.at(dialled.sent));
+            // The same process on the same disk: that its lanes are new proves nothing.
+            let same = before == Some(incarnation);
+            let late = if same { cluster.registry.was_late(member.id) } else { Stalled::default() };
+            coordinator.links.attach(member.id, dialled, late, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
+            for way in [Way::Writes, Way::Reads].into_iter().filter(|way| late.on(*way)) {
+                cluster.registry.note_stalled(member.id, fence.session, way, true);
+            }
             cluster.ask_for_confirmations(member.id);
             // Under this lock too: what it holds is not known until its inventory has come.
             cluster.inventory_begins(member.id, fence.session);
@@ -405,10 +359,10 @@ impl Membership {
             cluster.greet();
             if cluster.trust() == Trust::Whole {
                 // Under the lock, so that it is ahead of every copy that goes to this node.
-                coordinator.tell_members(&cluster);
+                coordinator.tell_all(&cluster);
             }
         }
-        tracing::info!("node {} joined ({})", member.id, member.address);
+        tracing::info!(node.id = member.id.0, node.address = %member.address, "node {} joined ({})", member.id, member.address);
         coordinator.notify();
         let leader = coordinator.clone();
         tokio::spawn(async move { leader.take_inventory(member.id, &member.address, fence).await });
@@ -425,11 +379,16 @@ impl Membership {
             free_files: request.files_free,
             files: request.disk_files,
         };
-        let beat = Beat { disk, full: request.full };
+        let beat = Beat { disk, full: request.full, full_from: request.full_from };
         let now = self.coordinator.now();
         let mut cluster = self.coordinator.cluster();
         let known = Uuid::from_bytes(&request.uuid)
             .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
+        if known {
+            let refusing = (!request.refuses.is_empty())
+                .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
+            cluster.registry.note_refusing(id, refusing);
+        }
         // A leader that does not believe its own log has nothing to tell.
         let tells = known && cluster.is_settled();
         HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }
@@ -447,15 +406,29 @@ impl LinkEvents for Membership {
         }
     }
 
-    fn stalled(&self, node: NodeId, session: u64, stalled: bool) {
-        if stalled {
-            tracing::warn!("node {node} is late with its answers");
+    fn answered(&self, node: NodeId, sent: Instant) {
+        let sent = self.coordinator.at(sent);
+        let (before, after) = {
+            let mut cluster = self.coordinator.cluster();
+            let before = cluster.leases();
+            cluster.registry.note_answered(node, sent);
+            (before, cluster.leases())
+        };
+        if after != before {
+            self.coordinator.notify();
         }
-        self.coordinator.cluster().registry.note_stalled(node, session, stalled);
+    }
+
+    fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool) {
+        if stalled {
+            let of = if way == Way::Writes { "writes" } else { "reads" };
+            tracing::warn!("node {node} is late with its answers to {of}");
+        }
+        self.coordinator.cluster().registry.note_stalled(node, session, way, stalled);
     }
 
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {
-        tracing::warn!("node {node} refuses this leader: {reason}");
+        self.warn(format!("node {node} refuses this leader: {reason}"));
         let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
         if later && self.coordinator.has_served() {
             self.coordinator

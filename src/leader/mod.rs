@@ -15,13 +15,18 @@ pub mod process;
 pub mod replication;
 pub mod report;
 pub mod service;
+pub mod shares;
+pub mod tolerance;
 pub mod transaction;
 pub mod view;
 
+mod backup;
 mod batches;
 mod cache;
 mod deletion;
+mod doubt;
 mod jobs;
+mod proof;
 mod query;
 mod read;
 mod recovery;
@@ -53,6 +58,7 @@ use self::membership::Membership;
 use self::replication::Links;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
+use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::hands::Hands;
 use crate::durable::{Disk, Folder};
 use crate::stop::Stop;
@@ -67,6 +73,9 @@ const LOCK_FILE: &str = ".lock";
 
 /// How often nodes are judged.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// Who could not note who the members are is told again, while a new one does not count for that.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// At a stop, steps of repair and the like that are under way have this long to end: most of a drain is left to clients.
 const LAST_STEPS: Duration = Duration::from_secs(2);
@@ -87,14 +96,16 @@ pub struct Seams {
 /// What a leader is told by its operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Copies a message.
-    pub tolerance: usize,
+    /// Copies a message; nothing: as many as the log says that there were last.
+    pub tolerance: Option<usize>,
     /// How safe the log is when a write is answered.
     pub io_mode: IoMode,
     /// A node that is down for this long is missing: its copies are made again.
     pub repair_after: Duration,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
+    /// Of the messages that are taken, in bytes: a cache has room for it.
+    pub largest_message: usize,
     /// Bytes from which on the log is rewritten while the leader runs.
     pub rewrite_log_from: u64,
     /// Versions after which the next epoch begins: [`VERSIONS_AN_EPOCH`], but in tests.
@@ -108,6 +119,8 @@ pub struct Leader {
     pub coordinator: Arc<Coordinator>,
     /// For nodes.
     pub membership: Arc<Membership>,
+    /// The tolerance that the log noted last, if it did.
+    pub last_tolerance: Option<usize>,
     /// What goes on by itself, beside clients.
     loops: TaskTracker,
     finish_view: CancellationToken,
@@ -145,9 +158,10 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
+        let last_tolerance = recovered.tolerance;
         let Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, .. } =
             recovered;
-        let mut cluster = Cluster::new(settings.tolerance, mapping, trust);
+        let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), mapping, trust);
         cluster.restore_members(members);
         cluster.restore_removed(removed);
         cluster.restore_transactions(transactions);
@@ -163,13 +177,14 @@ impl Leader {
         let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network, stop.clone()));
-        let cache = MessageCache::new(settings.cache_bytes);
+        let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));
         let membership =
             Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume().await.map_err(CannotStart::Begin)?;
+        let last_tolerance = note_tolerance(&coordinator, last_tolerance).await;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
         let view = view::keep(folder, coordinator.clone(), changes, finish_view.clone(), hold_view);
@@ -184,16 +199,22 @@ impl Leader {
         loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         loops.spawn(stop.vital("repair", coordinator.clone().repair()));
         loops.spawn(stop.vital("undo", coordinator.clone().undo()));
+        loops.spawn(stop.vital("doubt", coordinator.clone().settle_doubts()));
         loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
         loops.spawn(stop.vital("renewal", renewal::renew(membership.clone(), settings.versions_an_epoch)));
-        Ok(Self { coordinator, membership, loops, finish_view, view_done, _lock: lock })
+        Ok(Self { coordinator, membership, last_tolerance, loops, finish_view, view_done, _lock: lock })
+    }
+
+    /// Finishes what clients asked for. The stop must have been requested.
+    pub async fn drain(&self) {
+        self.coordinator.tasks.close();
+        self.coordinator.tasks.wait().await;
     }
 
     /// Finishes what was admitted, and closes the log. The stop must have been requested.
     pub async fn close(self) {
-        self.coordinator.tasks.close();
-        self.coordinator.tasks.wait().await;
+        self.drain().await;
         // What they commit has to be in the log before its end, and in the view.
         self.loops.close();
         if timeout(LAST_STEPS, self.loops.wait()).await.is_err() {
@@ -202,10 +223,21 @@ impl Leader {
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().reign().is_some() {
             let _ = self.coordinator.ledger().append(&[Event::Closed]).await;
+            self.coordinator.cluster().return_lease();
+            self.coordinator.links.release().await;
         }
         self.finish_view.cancel();
         let _ = self.view_done.await;
     }
+}
+
+/// Has the log say on how many nodes a message is kept from here on, if it says something else; gives what it says.
+async fn note_tolerance(coordinator: &Coordinator, noted: Option<usize>) -> Option<usize> {
+    let now = coordinator.cluster().tolerance();
+    let same = now == noted.unwrap_or(DEFAULT_TOLERANCE);
+    // A log that takes nothing now is told later, by `tolerance::watch`.
+    let told = !same && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok();
+    if told { Some(now) } else { noted }
 }
 
 enum OpenError {
@@ -267,7 +299,7 @@ fn every(period: Duration) -> Interval {
 
 async fn sweep(coordinator: Arc<Coordinator>) {
     let mut tick = every(SWEEP_EVERY);
-    let mut late = false;
+    let (mut late, mut told) = (false, Duration::ZERO);
     while coordinator.stop.unless(tick.tick()).await.is_some() {
         let now = coordinator.now();
         let was_late = std::mem::replace(&mut late, coordinator.ledger().late().is_some());
@@ -280,11 +312,15 @@ async fn sweep(coordinator: Arc<Coordinator>) {
         }
         let transitions = coordinator.cluster().sweep(now);
         coordinator.settle_by_now(now);
+        if now.saturating_sub(told) >= TELL_AGAIN {
+            told = now;
+            coordinator.tell_of_newcomers();
+        }
         for transition in &transitions {
             let (node, state, reason) = (transition.node, transition.state, transition.reason);
             match state {
-                NodeState::Up => tracing::info!("node {node} is up: {reason}"),
-                _ => tracing::warn!("node {node} is {state}: {reason}"),
+                NodeState::Up => tracing::info!(node.id = node.0, "node {node} is up: {reason}"),
+                _ => tracing::warn!(node.id = node.0, "node {node} is {state}: {reason}"),
             }
             if state == NodeState::Down {
                 coordinator.links.cut(node);

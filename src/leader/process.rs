@@ -1,42 +1,35 @@
 //! The leader as a process: listeners, threads, signals, screen.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
 use super::every;
 use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
-use super::{Leader, Seams, gateway};
-use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
+use super::{Leader, Seams, gateway, tolerance};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
+use crate::process::door::Halves;
 use crate::process::{
-    bind, keep_notified, limit_drain, raise_file_limit, reopen_logs, say_ready, serve_grpc, watch_signals, watch_stdin,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
+    while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::types::{Addresses, IoMode, Layout};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
-
-/// tolerance.conf is looked at this often: well within a report period.
-const TOLERANCE_EVERY: Duration = Duration::from_secs(1);
-
-/// What is read of it at most: comments and a line.
-const CONF_BYTES: u64 = 64 << 10;
 
 /// How often health looks whether the leader is ready.
 const READY_EVERY: Duration = Duration::from_millis(250);
@@ -57,7 +50,7 @@ pub struct Settings {
     /// Holds `leader_metadata`.
     pub data_dir: PathBuf,
     /// Says the tolerance.
-    pub tolerance_conf: PathBuf,
+    pub tolerance: tolerance::Source,
     /// Of the log, and of local nodes.
     pub io_mode: IoMode,
     /// How clients are served.
@@ -78,9 +71,17 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Print a line a report period, where there is no screen.
+    pub reports: bool,
     /// Whether log lines are JSON, for the child nodes.
     pub json_logs: bool,
 }
+
+/// What a gRPC request has beside its message: its id in all forms, and the message once more where it is small.
+const BESIDE_MESSAGE: usize = 1 << 20;
+
+/// After the last write has ended, answers to gRPC calls have this long to leave; streams that are open end with it.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
 
 /// Threads that serve clients and lanes. The log, the view and local nodes have threads of their own, and on few cores
 /// a second one mostly wakes the first.
@@ -88,19 +89,42 @@ fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
+/// Open files that clients leave to nodes, HTTP and the log; half of all, where there are few.
+const FILES_KEPT: u64 = 256;
+
+/// How many clients there may be, as each takes an open file. As in Redis, fewer than wished for are said, not refused.
+fn clients_for(wanted: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let fit = usize::try_from(files - FILES_KEPT.min(files / 2)).unwrap_or(usize::MAX).max(1);
+    if wanted > fit {
+        tracing::warn!(
+            "--max-clients is {fit} instead of {wanted}, as this process may have only {files} files open: raise that \
+             limit (ulimit -n, LimitNOFILE in a unit) for more"
+        );
+    }
+    wanted.min(fit)
+}
+
 /// Runs a leader until it is told to stop.
-pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
-    raise_file_limit();
-    let tolerance = read_tolerance(&settings.tolerance_conf)?;
+pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::take()?
+    };
+    settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
+    let tolerance = settings.tolerance.read()?;
     let clients = bind(settings.host, settings.port, "clients", "--port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, tolerance, (clients, nodes, http), stop.clone(), events))?;
+    let served = runtime.block_on(serve(settings, tolerance, (clients, nodes, http), signals, stop.clone(), events));
+    // Not waiting for a disk that hangs.
+    runtime.shutdown_background();
+    served?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -112,13 +136,13 @@ type Listeners = (TcpListener, TcpListener, Option<TcpListener>);
 
 async fn serve(
     settings: Settings,
-    tolerance: usize,
+    said: tolerance::Said,
     listeners: Listeners,
+    signals: Signals,
     stop: Stop,
     events: EventRing,
 ) -> anyhow::Result<()> {
-    tokio::spawn(watch_signals(stop.clone()));
-    tokio::spawn(reopen_logs());
+    let hang_up = signals.attend(&stop);
     limit_drain(stop.clone(), &Handle::current());
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
@@ -127,19 +151,37 @@ async fn serve(
         chance: fastrand::Rng::new(),
     };
     let told = super::Settings {
-        tolerance,
+        tolerance: said.tolerance,
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
         cache_bytes: settings.cache_bytes,
+        largest_message: settings.clients.max_message,
         rewrite_log_from: settings.rewrite_log_from,
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
-    let leader = Leader::start(&settings.data_dir, told, seams, stop.clone()).await?;
-    let attended = attend(&leader, &settings, listeners, &stop, events).await;
+    let doing = Doing::new(format!("opening {}", settings.data_dir.join("leader_metadata").display()));
+    let start = Leader::start(&settings.data_dir, told, seams, stop.clone());
+    let Some(leader) = while_starting(&stop, &doing, false, start).await else { return Ok(()) };
+    let leader = leader?;
+    let source = settings.tolerance.clone();
+    let watch = tolerance::watch(source, said, leader.last_tolerance, hang_up, leader.coordinator.clone());
+    tokio::spawn(stop.vital("tolerance", watch));
+    let end = CancellationToken::new();
+    let attended = attend(&leader, &settings, listeners, (&stop, &end), events).await;
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
+    leader.drain().await;
+    // Nodes beat until then, and the last answers are on their way out.
+    end.cancel();
+    let (local, grpc) = match attended {
+        Ok((local, grpc)) => (Ok(local), Some(grpc)),
+        Err(error) => (Err(error), None),
+    };
+    if let Some(grpc) = grpc {
+        let _ = timeout(LAST_ANSWERS, grpc).await;
+    }
     leader.close().await;
-    attended.map(drop)
+    local.map(drop)
 }
 
 /// Serves until the stop is requested. Gives the local nodes, which end when they are dropped: they are to outlive the
@@ -148,27 +190,28 @@ async fn attend(
     leader: &Leader,
     settings: &Settings,
     (clients, nodes, http): Listeners,
-    stop: &Stop,
+    (stop, end): (&Stop, &CancellationToken),
     events: EventRing,
-) -> anyhow::Result<LocalNodes> {
+) -> anyhow::Result<(LocalNodes, JoinHandle<()>)> {
     let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
     let coordinator = leader.coordinator.clone();
     let clients = tokio::net::TcpListener::from_std(clients)?;
     let gateway =
         tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
-    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), settings.clients.max_message);
-    tokio::spawn(serve_grpc(
-        tokio::net::TcpListener::from_std(nodes)?,
-        service,
-        keep_ready(coordinator.clone()),
-        stop.clone(),
-    ));
-    let watch = watch_tolerance(settings.tolerance_conf.clone(), coordinator.clone());
-    tokio::spawn(stop.vital("tolerance", watch));
+    let how = Serving {
+        max_message: settings.clients.max_message + BESIDE_MESSAGE,
+        halves: Some(Halves::new(settings.clients.limits.max_partial_bytes)),
+        ready: keep_ready(coordinator.clone()),
+        stop: stop.clone(),
+        end: end.clone(),
+    };
+    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), &settings.clients);
+    let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
     let looked = coordinator.clone();
-    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.cluster())));
+    let status = format!("clients on {clients_address}, nodes on {nodes_address}");
+    tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.cluster())));
     let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
     let addresses = Addresses {
         clients: clients_address.to_string(),
@@ -186,12 +229,12 @@ async fn attend(
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::LEADER).await;
-    } else {
+    } else if settings.reports {
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::LEADER).await;
     }
     stop.requested().await;
     let _ = gateway.await;
-    Ok(local)
+    Ok((local, grpc))
 }
 
 /// The listener for HTTP, if there is to be one. That another program has the usual port, which nobody asked for,
@@ -230,73 +273,21 @@ fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result
     LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
 }
 
-/// Reads tolerance.conf, which has to be a regular file: a FIFO would be waited for, and a device read without an end.
-pub fn read_conf(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(CONF_BYTES).read_to_end(&mut content)?;
-    Ok(content)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The tolerance at the start: what is illegal stops it, what is missing is said.
-fn read_tolerance(path: &Path) -> anyhow::Result<usize> {
-    match read_conf(path) {
-        Ok(bytes) => parse_tolerance(&String::from_utf8_lossy(&bytes))
-            .with_context(|| format!("{} cannot be used", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!("{} is not there: every message is kept on {DEFAULT_TOLERANCE} nodes", path.display());
-            Ok(DEFAULT_TOLERANCE)
+    #[test]
+    fn clients_leave_files_to_nodes() {
+        for (wanted, files, clients) in [
+            (20_000, None, 20_000),
+            (20_000, Some(1 << 20), 20_000),
+            (20_000, Some(1024), 768),
+            (10, Some(1024), 10),
+            (100, Some(100), 50),
+            (5, Some(0), 1),
+        ] {
+            assert_eq!(clients_for(wanted, files), clients, "{wanted} {files:?}");
         }
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    }
-}
-
-/// Takes up a changed tolerance.conf, at SIGHUP and by itself; illegal content keeps the old value, and that is said once.
-async fn watch_tolerance(path: PathBuf, coordinator: Arc<Coordinator>) {
-    let mut look = every(TOLERANCE_EVERY);
-    let mut hang_up = signal(SignalKind::hangup()).ok();
-    // Away from the threads that serve: a disk that hangs holds up nobody else.
-    let read = || async {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || read_conf(&path)).await.ok()?.ok()
-    };
-    let mut seen = read().await;
-    loop {
-        let asked = tokio::select! {
-            _ = look.tick() => false,
-            Some(()) = async { hang_up.as_mut()?.recv().await } => true,
-        };
-        // A file that is gone or cannot be read says nothing: the old value stays.
-        let Some(bytes) = read().await else { continue };
-        if !asked && seen.as_ref() == Some(&bytes) {
-            continue;
-        }
-        take_tolerance(&path, parse_tolerance(&String::from_utf8_lossy(&bytes)), &coordinator);
-        seen = Some(bytes);
-    }
-}
-
-fn take_tolerance(path: &Path, parsed: Result<usize, BadTolerance>, coordinator: &Coordinator) {
-    let mut cluster = coordinator.cluster();
-    let before = cluster.tolerance();
-    match parsed {
-        Ok(tolerance) if tolerance != before => {
-            cluster.set_tolerance(tolerance);
-            // What was heard may suffice now.
-            if cluster.settle_knowledge() {
-                coordinator.tell_members(&cluster);
-            }
-            drop(cluster);
-            coordinator.notify();
-            tracing::info!(
-                "tolerance is {tolerance} from here on (it was {before}); messages stored before follow through repair"
-            );
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!("{} cannot be used: {error}; tolerance stays {before}", path.display()),
     }
 }

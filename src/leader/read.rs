@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout};
 
 use super::batches::batches;
 use super::coordinator::{Changes, Coordinator};
-use super::query::COMPLETION;
 use super::rounds::Item;
 use super::write::Asker;
 use crate::cluster::Located;
@@ -97,6 +96,15 @@ impl Coordinator {
 
     /// Asks nodes for messages; gives the replies as they come.
     pub(super) async fn fetch_all(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
+        self.replies_to(gets, |gets| self.take_gets(gets)).await
+    }
+
+    /// As [`fetch_all`](Self::fetch_all), for what no client waits for: in a round of its own, so that it holds up none of theirs.
+    pub(super) async fn fetch_apart(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
+        self.replies_to(gets, |gets| drop(self.tasks.spawn(self.clone().read_round(gets)))).await
+    }
+
+    async fn replies_to(&self, gets: Vec<Sought>, take: impl FnOnce(Vec<Get>)) -> Vec<(usize, Reply)> {
         if gets.is_empty() {
             return Vec::new();
         }
@@ -106,7 +114,7 @@ impl Coordinator {
             let asker = Asker { at, replies: replies.clone() };
             Get { asker, id, bytes, began, version: Version::FOREIGN, tried: SmallVec::new() }
         };
-        self.take_gets(gets.into_iter().map(get));
+        take(gets.into_iter().map(get).collect());
         drop(replies);
         let mut all = Vec::with_capacity(count);
         while told.recv_many(&mut all, count).await > 0 {}
@@ -162,7 +170,7 @@ impl Coordinator {
 
     async fn wait_for_change(self: Arc<Self>, waiting: Vec<(Get, Refusal)>, mut changes: Changes) {
         let began = waiting.iter().map(|(get, _)| get.began).min().unwrap_or_else(Instant::now);
-        let until = self.joining_until().max(began + COMPLETION);
+        let until = self.patient_until(began);
         if self.changed(&mut changes, until).await {
             self.take_gets(waiting.into_iter().map(|(get, _)| Get { tried: SmallVec::new(), ..get }));
         } else {
@@ -234,6 +242,12 @@ fn step(get: &mut Get, located: Located) -> Step {
     }
     let text = format!("its other copies are on {}, which cannot be asked now; start them again", name_nodes(&missing));
     Step::Wait(Refusal::Unavailable(text))
+}
+
+/// The bodies of an answer, one or none for each of `count` keys.
+pub(super) fn bodies(answer: Option<family::ReadResult>, count: usize) -> Vec<Option<Payload>> {
+    let body = |said| if let Said::Here(payload) = said { Some(payload) } else { None };
+    read_answer(answer, count).into_iter().map(body).collect()
 }
 
 fn read_answer(answer: Option<family::ReadResult>, count: usize) -> Vec<Said> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -41,6 +42,9 @@ const MOST_BARREN: usize = 16;
 /// A copy for a completion that does not come by then is asked for again later.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Bytes of messages that are asked for together, but for one that is larger: a slow link brings them in that time.
+const FETCH_BYTES: u64 = 1 << 20;
+
 /// A message that a write needs.
 pub(super) struct Fetch {
     /// The place of the write among those that are told.
@@ -59,8 +63,35 @@ impl Coordinator {
         self.links.tell_members(&Roll { members, removed: cluster.removed() })
     }
 
+    /// Tells all nodes who the members are. New ones count as soon as enough others have noted it.
+    pub(super) fn tell_all(self: &Arc<Self>, cluster: &Cluster) {
+        let answers = self.tell_members(cluster);
+        if cluster.newcomers().is_empty() {
+            return;
+        }
+        let listed: Vec<NodeId> = cluster.registry.nodes().iter().map(|node| node.member.id).collect();
+        let leader = self.clone();
+        tokio::spawn(async move {
+            let answer = |(node, answer): (NodeId, oneshot::Receiver<bool>)| async move { (node, answer.await) };
+            let mut answers: FuturesUnordered<_> = answers.into_iter().map(answer).collect();
+            while let Some((node, kept)) = answers.next().await {
+                if kept == Ok(true) && leader.cluster().note_listed(node, &listed) {
+                    leader.notify();
+                }
+            }
+        });
+    }
+
+    /// Tells once more who the members are, as long as new ones do not count because too few have noted it.
+    pub(super) fn tell_of_newcomers(self: &Arc<Self>) {
+        let cluster = self.cluster();
+        if cluster.is_settled() && !cluster.newcomers().is_empty() {
+            self.tell_all(&cluster);
+        }
+    }
+
     /// Hears what a node that has just joined holds. One whose inventory does not come has to join anew.
-    pub(super) async fn take_inventory(&self, node: NodeId, address: &str, fence: Fence) {
+    pub(super) async fn take_inventory(self: &Arc<Self>, node: NodeId, address: &str, fence: Fence) {
         for _ in 0..INVENTORY_TRIES {
             if !self.begin_inventory(node, fence) {
                 return;
@@ -116,7 +147,7 @@ impl Coordinator {
     }
 
     /// What follows from an inventory; `false`: nothing, as it is not whole.
-    fn conclude(&self, node: NodeId, session: u64, count: u64) -> bool {
+    fn conclude(self: &Arc<Self>, node: NodeId, session: u64, count: u64) -> bool {
         let mut cluster = self.cluster();
         let Some(reported) = cluster.inventory_ends(node, session, count) else {
             return false;
@@ -125,7 +156,7 @@ impl Coordinator {
         if settled {
             // Ahead of every copy that is admitted from here on, and so under the lock: whoever holds a
             // copy knows of whom else a leader without its log has to hear.
-            self.tell_members(&cluster);
+            self.tell_all(&cluster);
         }
         drop(cluster);
         tracing::info!("node {node} holds {} copies", reported.entries);
@@ -150,23 +181,18 @@ impl Coordinator {
         true
     }
 
-    /// Looks whether members had time enough to come, so that what was heard suffices.
-    pub(super) fn settle_by_now(&self, now: Duration) {
+    /// Looks whether those who know who the members are had time enough to come, where nobody did who was ever told.
+    pub(super) fn settle_by_now(self: &Arc<Self>, now: Duration) {
         let mut cluster = self.cluster();
-        let untold = cluster.settle_untold(now);
-        let greeted = cluster.stop_greeting(now);
-        if untold {
-            self.tell_members(&cluster);
+        if !cluster.settle_untold(now) {
+            return;
         }
+        self.tell_all(&cluster);
         drop(cluster);
-        if untold {
-            tracing::warn!(
-                "no node that came was ever told who the members are: those that came are taken for all of them"
-            );
-        }
-        if untold || greeted {
-            self.notify();
-        }
+        tracing::warn!(
+            "no node that came was ever told who the members are: those that came are taken for all of them"
+        );
+        self.notify();
     }
 
     /// Completes unsettled versions for as long as the leader lives.
@@ -202,7 +228,7 @@ impl Coordinator {
     }
 
     /// Notes in the log that it is whole, as soon as it is and does not say so.
-    async fn note_whole(&self) {
+    async fn note_whole(self: &Arc<Self>) {
         let newest = {
             let cluster = self.cluster();
             if cluster.trust() != Trust::Whole {
@@ -216,7 +242,7 @@ impl Coordinator {
         };
         if self.ledger().append(&[Event::Whole(newest)]).await.is_ok() {
             self.log_is_whole.store(true, Ordering::Relaxed);
-            self.tell_members(&self.cluster());
+            self.tell_all(&self.cluster());
         }
     }
 
@@ -303,7 +329,9 @@ impl Coordinator {
         let foreign = found == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
         let mut cluster = self.cluster();
-        let linked = newer.holders.iter().filter(|node| cluster.registry.is_linked(**node));
+        // A new member's word does not count yet.
+        let linked =
+            newer.holders.iter().filter(|node| cluster.registry.is_linked(**node) && cluster.counts_in(**node));
         let sources: Nodes = linked.copied().collect();
         if sources.is_empty() {
             return None;
@@ -373,10 +401,23 @@ impl Coordinator {
         }
     }
 
-    /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole.
+    /// Reads copies from one node; for each its content, or whether the node surely has no such copy that is whole. Of as
+    /// many bytes at a time as come in time; a node that did not answer is not asked for the rest.
     async fn fetch(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Vec<Result<Payload, bool>> {
-        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok().and_then(Result::ok);
-        let answer = answer.unwrap_or_default();
+        let mut all = Vec::with_capacity(keys.len());
+        for some in batches(keys.iter().cloned(), BATCH, FETCH_BYTES, |(_, record)| record.bytes().into()) {
+            match self.fetch_some(source, &some).await {
+                Some(bodies) => all.extend(bodies),
+                None => break,
+            }
+        }
+        all.resize(keys.len(), Err(false));
+        all
+    }
+
+    /// As [`fetch`](Self::fetch), in one frame; nothing: no answer came.
+    async fn fetch_some(&self, source: NodeId, keys: &[(MessageId, CopyRecord)]) -> Option<Vec<Result<Payload, bool>>> {
+        let answer = timeout(FETCH_TIMEOUT, self.links.fetch(source, keys)).await.ok()?.ok()?;
         let mut bodies = answer.bodies.into_iter();
         let each = keys.iter().enumerate().map(|(k, (_, record))| {
             match answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok()) {
@@ -387,7 +428,7 @@ impl Coordinator {
                 status => Err(matches!(status, Some(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged))),
             }
         });
-        each.collect()
+        Some(each.collect())
     }
 }
 

@@ -36,15 +36,20 @@ impl Drop for Leaving {
 
 impl Coordinator {
     /// Takes a member off the list for good. A client that goes away does not stop it half way, where the log says so
-    /// and the leader does not know.
-    pub(super) async fn remove(self: &Arc<Self>, node: NodeId) -> Result<(), Refusal> {
+    /// and the leader does not know. `given_up`: it is gone for good, and what only it had with it.
+    pub(super) async fn remove(self: &Arc<Self>, node: NodeId, given_up: bool) -> Result<(), Refusal> {
         let ended = || Refusal::Unknown("the leader stops".to_owned());
-        self.tasks.spawn(self.clone().remove_whole(node)).await.map_err(|_| ended())?
+        self.tasks.spawn(self.clone().remove_whole(node, given_up)).await.map_err(|_| ended())?
     }
 
-    async fn remove_whole(self: Arc<Self>, node: NodeId) -> Result<(), Refusal> {
+    async fn remove_whole(self: Arc<Self>, node: NodeId, given_up: bool) -> Result<(), Refusal> {
         let refused = |why| self.not_removable(why);
-        let before = self.cluster().begin_removal(node);
+        if given_up && self.cluster().give_up_stranger(node) {
+            tracing::warn!("node {node}, which never joined this leader, is given up by order: nobody waits for it");
+            self.heard_enough();
+            return Ok(());
+        }
+        let before = self.cluster().begin_removal(node, given_up);
         let before = before.map_err(refused)?;
         let leaving = Leaving { coordinator: self.clone(), node };
         let until = Instant::now() + UNDER_WAY;
@@ -54,25 +59,50 @@ impl Coordinator {
             }
             sleep(LOOK).await;
         }
-        let removed = self.cluster().end_removal(node);
+        let removed = self.cluster().end_removal(node, given_up);
         let removed = removed.map_err(refused)?;
+        let alone = self.cluster().only_on(node);
         let logged = self.ledger().append(&[Event::Removed(removed)]).await;
         logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
         self.let_go(removed);
         drop(leaving);
-        tracing::info!("node {node} was removed: its folder (uuid {}) is not let in any more", removed.uuid);
+        tracing::info!(
+            node.id = node.0,
+            "node {node} was removed: its folder (uuid {}) is not let in any more",
+            removed.uuid
+        );
+        if given_up {
+            tracing::warn!(
+                "node {node} was given up by order: {alone} messages and deletions had no other copy that can be read now, and what only it knew of is lost"
+            );
+            self.heard_enough();
+        }
         self.inform_of_removed(TOLD).await;
         Ok(())
+    }
+
+    /// One less is waited for: what was heard may suffice now.
+    fn heard_enough(self: &Arc<Self>) {
+        let mut cluster = self.cluster();
+        cluster.without_given_up();
+        if cluster.settle_knowledge() {
+            self.tell_all(&cluster);
+        }
+        drop(cluster);
+        self.notify();
     }
 
     fn not_removable(&self, why: NotRemovable) -> Refusal {
         match why {
             NotRemovable::NoMember(node) => no_member(&self.cluster(), node),
             NotRemovable::InUse(_) => Refusal::BadCommand(why.to_string()),
-            NotRemovable::TooFewLeft { need, left } => Refusal::TooFewNodes { need, live: left },
+            NotRemovable::TooFewLeft { need, left } => Refusal::TooFewNodes(format!(
+                "need {need} live nodes, and {left} would be left; nothing was changed, start more nodes and try again"
+            )),
             NotRemovable::NotYet(_)
             | NotRemovable::Holds { .. }
             | NotRemovable::Found { .. }
+            | NotRemovable::Answers(_)
             | NotRemovable::Listing(_) => Refusal::Unavailable(why.to_string()),
         }
     }

@@ -17,6 +17,7 @@ use super::coordinator::{Coordinator, OUTCOME};
 use super::every;
 use super::gate::{Entry, Pass};
 use super::journal::Event;
+use super::proof::Proofs;
 use super::recovery::Fetch;
 use super::set::not_in_time;
 use super::write::{Askers, Outcome, Promise, Write};
@@ -26,6 +27,7 @@ use crate::cluster::repair::{Repair, Trim};
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::seeded::{self, Bug};
+use crate::telemetry::repeats::Repeats;
 use crate::types::{CopyRecord, MessageId, NodeId, Payload, RepairView};
 use crate::wire::family::CopyStatus;
 use crate::wire::{BATCH_ITEMS, Settle};
@@ -99,6 +101,10 @@ struct Round {
     named: Option<Instant>,
     /// Draining nodes that hold nothing.
     empty: BTreeSet<NodeId>,
+    proofs: Proofs,
+    /// Of how many ids nodes were told again, since that was last said.
+    told: BTreeMap<NodeId, u64>,
+    said: Repeats,
 }
 
 impl Coordinator {
@@ -116,6 +122,7 @@ impl Coordinator {
                 self.pause(&mut round, began, bytes).await;
             }
             self.cluster().quiet_alarms();
+            self.tell_told(&mut round);
             self.tell_empty(&mut round);
             if round.skip.is_empty() {
                 self.wave_ends();
@@ -123,10 +130,25 @@ impl Coordinator {
                 round.retry.get_or_insert_with(|| Instant::now() + RETRY);
             }
             if round.named.is_none_or(|at| at.elapsed() >= RETRY) {
+                self.prove_some(&mut round.proofs).await;
                 self.name_stuck();
                 round.named = Some(Instant::now());
             }
         }
+    }
+
+    /// Says of how many ids nodes were told, once that is over: a line a node, and no more than one a minute.
+    fn tell_told(&self, round: &mut Round) {
+        let Round { told, said, .. } = round;
+        told.retain(|node, count| {
+            if said.note(&node.to_string(), self.now()).is_none() {
+                return true;
+            }
+            tracing::info!(
+                "node {node} had copies of {count} ids that were too old or too many: they are in its trash, or gone"
+            );
+            false
+        });
     }
 
     /// Leaves nodes to clients for as long as the batch took, if there are any, and keeps to the bytes a second.
@@ -325,7 +347,7 @@ impl Coordinator {
         let done = match command {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,
-            Command::Remove(node) => self.remove(node).await,
+            Command::Remove { node, force } => self.remove(node, force).await,
             Command::Rebalance(on) => {
                 self.cluster().set_rebalancing(on);
                 Ok(())
@@ -348,7 +370,9 @@ impl Coordinator {
             };
             let (need, live) = (cluster.tolerance(), cluster.left_without(node));
             if on && !member.draining && live < need {
-                return Err(Refusal::TooFewNodes { need, live });
+                return Err(Refusal::TooFewNodes(format!(
+                    "need {need} live nodes, and {live} would be left; nothing was changed, start more nodes and try again"
+                )));
             }
             if member.draining == on {
                 return Ok(());
@@ -412,10 +436,7 @@ impl Coordinator {
             self.cluster().trimmed(&id, &trim.copies);
         }
         let told = settles.into_iter().map(|(node, settles)| {
-            tracing::info!(
-                "node {node} is told of {} ids again: what is too old or too many goes into its trash",
-                settles.len()
-            );
+            *round.told.entry(node).or_default() += settles.len() as u64;
             (node, self.links.settle(node, &settles, false), settles)
         });
         let told: Vec<_> = told.collect();

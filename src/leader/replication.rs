@@ -1,12 +1,14 @@
-//! The links to nodes: for each, one lane that writes and one that reads.
+//! The links to nodes: for each, one lane that writes, one that reads, and one for beats.
 //!
 //! A lane has one owner and a queue. Whatever queued while the last frames were
 //! under way becomes the next frame, so batches grow with load and one message
 //! alone does not wait. What nobody waits for goes along with the next frame, or
 //! alone after a moment. A queue is bounded by the bytes that the coordinator lets
-//! in; a lane that breaks drops its queue, and everyone who waits sees it at once.
+//! in: what nobody waits for any more is dropped. A lane that breaks, or is not answered
+//! for long, drops its queue, and everyone who waits sees it at once.
 //! What a broken lane had written is not known here: it counts as silence.
 
+mod beat;
 mod lane;
 mod traffic;
 
@@ -17,16 +19,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
+use crate::cluster::Reign;
+use crate::cluster::registry::{Stalled, Way};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
 use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
-use crate::wire::family::{self, FromNode, from_node, to_node};
+use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
@@ -34,6 +38,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A node that opens a lane and says nothing has failed to answer the dial.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A leader that ends waits no longer for its nodes to hear that; theirs is then a wait of a second for the next one.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Settles of one node that wait; more are dropped, since an inventory brings them up again.
 const SETTLE_QUEUE: usize = 65_536;
@@ -81,8 +88,10 @@ pub enum DialError {
 pub trait LinkEvents: Debug + Send + Sync {
     /// A link's lanes broke. `gone`: the port is closed too.
     fn parted(&self, node: NodeId, session: u64, gone: bool);
-    /// Answers are overdue, or came after all.
-    fn stalled(&self, node: NodeId, session: u64, stalled: bool);
+    /// Answers on one of the lanes are overdue, or came after all.
+    fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool);
+    /// The node answered a beat that was sent then: it lets in no other leader for a while.
+    fn answered(&self, node: NodeId, sent: Instant);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
 }
@@ -114,6 +123,7 @@ struct Link {
     writes: mpsc::UnboundedSender<WriteJob>,
     reads: mpsc::UnboundedSender<ReadJob>,
     settle_room: Arc<Semaphore>,
+    beats: mpsc::UnboundedSender<oneshot::Sender<()>>,
     cut: CancellationToken,
     meter: Arc<Meter>,
 }
@@ -123,10 +133,13 @@ struct Link {
 pub struct Dialled {
     /// What it said.
     pub welcome: Welcome,
+    /// When it was first spoken to: its answer is that of a beat, too.
+    pub sent: Instant,
     fence: Fence,
     address: String,
     write_lane: Lane,
     read_lane: Lane,
+    beat_lane: Lane,
 }
 
 impl Links {
@@ -135,14 +148,18 @@ impl Links {
         Self { network, stop, links: RwLock::default(), times: RwLock::default() }
     }
 
-    /// Opens both lanes to a node.
+    /// Opens all lanes to a node.
     pub async fn dial(&self, node: NodeId, address: &str, fence: Fence) -> Result<Dialled, DialError> {
-        let (write_lane, welcome) = self.open(node, address, fence, family::LaneKind::LaneWrite).await?;
-        let (read_lane, again) = self.open(node, address, fence, family::LaneKind::LaneRead).await?;
-        if (welcome.uuid, welcome.incarnation) != (again.uuid, again.incarnation) {
+        let open = |kind| self.open(node, address, fence, kind);
+        let sent = Instant::now();
+        let (write_lane, welcome) = open(family::LaneKind::LaneWrite).await?;
+        let (read_lane, again) = open(family::LaneKind::LaneRead).await?;
+        let (beat_lane, once_more) = open(family::LaneKind::LaneBeat).await?;
+        let same = |other: &Welcome| (welcome.uuid, welcome.incarnation) == (other.uuid, other.incarnation);
+        if !same(&again) || !same(&once_more) {
             return Err(DialError::Strange("two dials reached two different nodes"));
         }
-        Ok(Dialled { welcome, fence, address: address.to_owned(), write_lane, read_lane })
+        Ok(Dialled { welcome, sent, fence, address: address.to_owned(), write_lane, read_lane, beat_lane })
     }
 
     async fn open(
@@ -167,30 +184,40 @@ impl Links {
         }
     }
 
-    /// Starts the lanes of a dialled node, in place of an older session.
-    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, events: Arc<dyn LinkEvents>) {
+    /// Starts the lanes of a dialled node, in place of an older session. `late`: those on which it was late in that one.
+    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, late: Stalled, events: Arc<dyn LinkEvents>) {
         let (writes, write_jobs) = mpsc::unbounded_channel();
         let (reads, read_jobs) = mpsc::unbounded_channel();
+        let (beats, last_beats) = mpsc::unbounded_channel();
         let cut = CancellationToken::new();
         let meter = Arc::new(Meter::default());
         let session = dialled.fence.session;
         let settle_room = Arc::new(Semaphore::new(SETTLE_QUEUE));
-        let link = Link { session, writes, reads, settle_room, cut: cut.clone(), meter: meter.clone() };
+        let link = Link { session, writes, reads, settle_room, beats, cut: cut.clone(), meter: meter.clone() };
         if let Some(old) = self.links.write().unwrap_or_else(PoisonError::into_inner).insert(node, link) {
             old.cut.cancel();
         }
         let times = self.times.write().unwrap_or_else(PoisonError::into_inner).entry(node).or_default().clone();
         let (fence, stop) = (dialled.fence, &self.stop);
-        let owner = || Owner { node, fence, events: events.clone(), cut: cut.clone(), stop: stop.clone() };
+        let owner = |way| Owner {
+            node,
+            fence,
+            events: events.clone(),
+            cut: cut.clone(),
+            stop: stop.clone(),
+            late: late.on(way),
+        };
         let wrote = times.clone();
-        let write = owner().drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
+        let write = owner(Way::Writes).drive::<Writes>(dialled.write_lane, write_jobs, move |elapsed| {
             meter.record(elapsed, 1);
             wrote.writes.record(elapsed, 1);
         });
-        let read = owner().drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
+        let read = owner(Way::Reads)
+            .drive::<Reads>(dialled.read_lane, read_jobs, move |elapsed| times.reads.record(elapsed, 1));
+        let beat = owner(Way::Reads).beat(dialled.beat_lane, last_beats);
         let links = self.clone();
         tokio::spawn(async move {
-            tokio::join!(write, read);
+            tokio::join!(write, read, beat);
             links.detach(node, session);
             // A closed port tells a dead process from a lost connection.
             let probe = links.network.open_lane(dialled.address).await;
@@ -282,20 +309,36 @@ impl Links {
         answer
     }
 
-    /// Whether the process behind a node's link still answers, and is this one.
-    pub async fn answers_as(&self, node: NodeId, address: &str, fence: Fence, incarnation: u64) -> bool {
-        let Ok(Ok(mut lane)) = timeout(PING_TIMEOUT, self.network.open_lane(address.to_owned())).await else {
-            return false;
+    /// Tells all nodes that they may let in another leader at once, and waits a moment for their answers.
+    pub async fn release(&self) {
+        let release = |link: &Link| {
+            let (done, answer) = oneshot::channel();
+            let _ = link.beats.send(done);
+            answer
         };
-        if self.link(node).is_none()
-            || lane.frames_out.send(to(fence, 0, to_node::Body::Ping(family::Ping {}))).await.is_err()
-        {
-            return false;
+        let answers: Vec<_> = self.links.read().unwrap_or_else(PoisonError::into_inner).values().map(release).collect();
+        let _ = timeout(RELEASE_TIMEOUT, futures::future::join_all(answers)).await;
+    }
+
+    /// Asks who answers at an address. Nothing changes there, whoever it is.
+    pub async fn ask_who(&self, address: &str) -> Result<family::Pong, DialError> {
+        let mut lane = self.network.open_lane(address.to_owned()).await?;
+        let nobody = Fence { reign: Reign { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
+        let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
+        let ping = to(nobody, 0, to_node::Body::Ping(family::Ping::default()));
+        lane.frames_out.send(ping).await.map_err(|_| silent())?;
+        let frame = timeout(WELCOME_TIMEOUT, lane.frames_in.recv()).await.map_err(|_| silent())?;
+        match frame.and_then(|frame| frame.body) {
+            Some(from_node::Body::Pong(pong)) => Ok(pong),
+            Some(_) => Err(DialError::Strange("another frame")),
+            None => Err(io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection").into()),
         }
-        match timeout(PING_TIMEOUT, lane.frames_in.recv()).await {
-            Ok(Some(FromNode { body: Some(from_node::Body::Pong(pong)), .. })) => pong.incarnation == incarnation,
-            _ => false,
-        }
+    }
+
+    /// Whether the process behind a node's link still answers, and is this one.
+    pub async fn answers_as(&self, node: NodeId, address: &str, incarnation: u64) -> bool {
+        let who = timeout(PING_TIMEOUT, self.ask_who(address)).await;
+        self.link(node).is_some() && matches!(who, Ok(Ok(pong)) if pong.incarnation == incarnation)
     }
 
     /// Streams a node's inventory over a lane of its own: pages in order, the last one marked.

@@ -1,17 +1,20 @@
 //! What the leader shows: the same facts for the screen, the plain line and STATUS.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::coordinator::{Coordinator, IN_FLIGHT_BYTES};
+use super::coordinator::Coordinator;
 use crate::VERSION;
 use crate::cluster::Cluster;
 use crate::cluster::registry::Node;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{
+    Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RateView, Refusing, RepairView,
+};
 
 /// Events that a report carries.
 const EVENTS: usize = 50;
@@ -32,9 +35,14 @@ struct Status {
     gets: u64,
     under_replicated: u64,
     lost: u64,
+    /// Deletions that not all members have confirmed: each is kept as a tombstone, as a message is.
+    tombstones: usize,
     /// Why answers are held back, while they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
+    /// Only while `messages` is not all: nodes are still to be heard.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
     repair: RepairView,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheView>,
@@ -46,6 +54,10 @@ struct StatusNode {
     id: NodeId,
     address: String,
     state: NodeState,
+    /// Whether it has no room for copies; and why it refuses them, for this or another reason.
+    full: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
     messages: u64,
     bytes: u64,
     io_mode: String,
@@ -58,6 +70,8 @@ impl StatusNode {
             id: node.member.id,
             address: node.member.address.clone(),
             state: node.shown(),
+            full: node.is_full(),
+            reason: node.refusing.as_ref().map(|refusing| refusing.why.clone()),
             messages: node.committed,
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),
@@ -70,10 +84,13 @@ impl Coordinator {
     /// Why answers are held back, to all requests or to writes, while they are.
     fn waiting_for(&self, cluster: &Cluster) -> Option<String> {
         let log = || {
+            if let Some(why) = self.ledger().refuses() {
+                return Some(why.to_owned());
+            }
             let late = self.ledger().late()?.as_secs();
             Some(format!("the disk of the leader's log, which has not answered for {late} s: only reads go on"))
         };
-        cluster.waiting_for().or_else(log)
+        cluster.unsure().or_else(log)
     }
 
     /// Why messages cannot be written now; nothing if they can.
@@ -84,7 +101,7 @@ impl Coordinator {
         let cluster = self.cluster();
         let (need, live) = (cluster.tolerance(), cluster.registry.usable());
         if live < need {
-            return Some(format!("need {need} live nodes, have {live}"));
+            return Some(cluster.registry.shortage(need).what);
         }
         match cluster.reign() {
             None => Some("the leader has no epoch yet".to_owned()),
@@ -106,7 +123,9 @@ impl Coordinator {
             gets: self.meters.gets.total(),
             under_replicated: counts.under_replicated,
             lost: counts.lost,
+            tombstones: cluster.deletions(),
             waiting_for: self.waiting_for(cluster),
+            incomplete: !cluster.is_settled(),
             repair: self.repair_progress.add_to(cluster.repair_view()),
             cache: self.cache.view(),
             nodes: nodes.collect(),
@@ -124,16 +143,38 @@ pub struct Reporter {
     every: Duration,
     sets: History,
     gets: History,
+    /// What the last whole period came to: shown until the next one is over.
+    last: Option<Measured>,
+}
+
+/// What is measured over a period.
+#[derive(Debug, Clone, Default)]
+struct Measured {
+    sets: RateView,
+    gets: RateView,
+    not_found: u64,
+    p99_ms: BTreeMap<NodeId, f64>,
 }
 
 impl Reporter {
     /// A reporter for a leader with these addresses.
     pub fn new(coordinator: Arc<Coordinator>, events: EventRing, addresses: Addresses, every: Duration) -> Self {
-        Self { coordinator, events, addresses, every, sets: History::new(PERIODS), gets: History::new(PERIODS) }
+        Self {
+            coordinator,
+            events,
+            addresses,
+            every,
+            sets: History::new(PERIODS),
+            gets: History::new(PERIODS),
+            last: None,
+        }
     }
 
-    /// What happened in the `period` since the last view.
-    pub fn view(&mut self, period: Period) -> ClusterView {
+    /// What was measured in the last whole period; in the first one, what has been so far.
+    fn measured(&mut self, period: Period) -> Measured {
+        if let Some(last) = self.last.as_ref().filter(|_| !period.full) {
+            return last.clone();
+        }
         let leader = &self.coordinator;
         let (sets, gets) = (leader.meters.sets.report(period), leader.meters.gets.report(period));
         self.sets.note(period, &sets);
@@ -142,14 +183,29 @@ impl Reporter {
             true => leader.meters.not_found.swap(0, Ordering::Relaxed),
             false => leader.meters.not_found.load(Ordering::Relaxed),
         };
+        let nodes: Vec<NodeId> = leader.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
+        let p99 = |node: NodeId| Some((node, leader.links.write_p99_ms(node, period)?));
+        let measured = Measured { sets, gets, not_found, p99_ms: nodes.into_iter().filter_map(p99).collect() };
+        if period.full {
+            self.last = Some(measured.clone());
+        }
+        measured
+    }
+
+    /// The register as it is now, with what was measured over the last `period`.
+    pub fn view(&mut self, period: Period) -> ClusterView {
+        let Measured { sets, gets, not_found, p99_ms: p99 } = self.measured(period);
+        let leader = &self.coordinator;
         let now = leader.now();
         let cluster = leader.cluster();
         let counts = cluster.counts();
         let nodes = cluster.registry.nodes().iter().map(|node| {
-            let StatusNode { id, address, state, messages, bytes, io_mode, layout } = StatusNode::of(node);
-            let (disk, p99_ms) = (node.beat.map(|beat| beat.disk), leader.links.write_p99_ms(id, period));
+            let StatusNode { id, address, state, full, reason, messages, bytes, io_mode, layout } =
+                StatusNode::of(node);
+            let refusing = (full || reason.is_some()).then(|| Refusing { full, why: reason.unwrap_or_default() });
+            let (disk, p99_ms) = (node.beat.map(|beat| beat.disk), p99.get(&id).copied());
             let seen_s = now.saturating_sub(node.last_beat).as_secs_f64();
-            NodeView { id, address, state, messages, bytes, io_mode, layout, disk, p99_ms, seen_s }
+            NodeView { id, address, state, refusing, messages, bytes, io_mode, layout, disk, p99_ms, seen_s }
         });
         ClusterView {
             version: VERSION.to_owned(),
@@ -159,15 +215,17 @@ impl Reporter {
             every_s: self.every.as_secs_f64(),
             addresses: self.addresses.clone(),
             messages: counts.messages,
+            is_settled: cluster.is_settled(),
             bytes: counts.bytes,
             copies_live: counts.copies_live,
             copies_wanted: counts.messages * cluster.tolerance() as u64,
             under_replicated: counts.under_replicated,
             lost: counts.lost,
+            tombstones: cluster.deletions() as u64,
             repair: leader.repair_progress.add_to(cluster.repair_view()),
             waiting_for: leader.waiting_for(&cluster),
             clients: leader.meters.clients.load(Ordering::Relaxed),
-            in_flight: (leader.in_flight() as u64, IN_FLIGHT_BYTES as u64),
+            in_flight: (leader.in_flight() as u64, leader.pot().size().limit as u64),
             sets,
             gets,
             not_found,

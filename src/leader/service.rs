@@ -1,25 +1,31 @@
 //! The leader's gRPC door: nodes register and beat here, and programs of the original register SET and GET.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::coordinator::Coordinator;
+use super::gateway::{self, is_password};
 use super::membership::Membership;
+use super::shares::Room;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
+use crate::process::door::Keep;
 use crate::protocol::{Command, Reply};
-use crate::telemetry::served::Protocol;
+use crate::telemetry::served::{CANCELLED, Operation, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
 use crate::wire::family::family_service_server::FamilyService;
 use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
     RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
 };
-use crate::wire::{LISTED_AHEAD, Replies, chat_message, requested_id};
+use crate::wire::{Form, Replies, chat_message, names_several, requested_id};
 
 /// The service of the leader.
 #[derive(Debug, Clone)]
@@ -27,18 +33,78 @@ pub struct LeaderService {
     coordinator: Arc<Coordinator>,
     membership: Arc<Membership>,
     max_message: usize,
+    /// What clients have to give with each call; nodes do not.
+    password: Option<Arc<str>>,
+}
+
+/// Messages that were read together for a list, with the room that they take.
+struct Page {
+    messages: Vec<Result<ChatMessage, Status>>,
+    room: Option<Room>,
+}
+
+/// A call under way. Dropped where it stands, its client has given it up.
+struct UnderWay<'a> {
+    coordinator: &'a Coordinator,
+    answered: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let served = &self.coordinator.meters.served;
+            served.note(Protocol::Grpc, Operation::Other, Duration::ZERO, [Some(CANCELLED)]);
+        }
+    }
 }
 
 impl LeaderService {
     /// Serves this leader.
-    pub fn new(coordinator: Arc<Coordinator>, membership: Arc<Membership>, max_message: usize) -> Self {
-        Self { coordinator, membership, max_message }
+    pub fn new(coordinator: Arc<Coordinator>, membership: Arc<Membership>, clients: &gateway::Settings) -> Self {
+        let password = clients.password.as_deref().map(Arc::from);
+        Self { coordinator, membership, max_message: clients.max_message, password }
     }
 
-    async fn ask(&self, command: Command) -> Reply {
-        let mut queue = VecDeque::from([Ok(command)]);
-        let (mut replies, _room) = self.coordinator.execute(&mut queue, Protocol::Grpc).await;
-        replies.pop().unwrap_or(Reply::Refused(Refusal::NotFound))
+    /// Whether a client may ask: it has given the password, or none is asked for.
+    fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Some(right) = &self.password else { return Ok(()) };
+        let metadata = request.metadata();
+        let bearer = metadata.get("authorization").and_then(|given| given.as_bytes().strip_prefix(b"Bearer "));
+        let plain = metadata.get("password").map(|given| given.as_bytes());
+        let bytes = metadata.get_bin("password-bin").and_then(|given| given.to_bytes().ok());
+        let given = [bearer, plain, bytes.as_deref()];
+        if given.into_iter().flatten().any(|given| is_password(right, given)) {
+            return Ok(());
+        }
+        let what = if given.iter().any(Option::is_some) {
+            "WRONGPASS this is not the password"
+        } else {
+            "NOAUTH a password is needed"
+        };
+        Err(Status::unauthenticated(format!(
+            "{what}: send it as metadata, `authorization: Bearer <password>` or `password: <password>`; nothing was done"
+        )))
+    }
+
+    /// Asks for the client. It goes on, and what it takes is taken, until it is decided, even if the client gives up.
+    async fn ask(&self, command: Command) -> (Reply, Option<Room>) {
+        if self.coordinator.stop.is_requested() {
+            let why = "the leader stops; surely nothing was done, ask the next one".to_owned();
+            return (Reply::Refused(Refusal::Unavailable(why)), None);
+        }
+        let mut under_way = UnderWay { coordinator: &self.coordinator, answered: false };
+        let leader = self.coordinator.clone();
+        let work = self.coordinator.tasks.spawn(async move {
+            let mut queue = VecDeque::from([Ok(command)]);
+            leader.execute(&mut queue, Protocol::Grpc).await
+        });
+        let worked = work.await;
+        under_way.answered = true;
+        let failed = || Reply::Refused(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
+        match worked {
+            Ok((mut replies, room)) => (replies.pop().unwrap_or_else(failed), room),
+            Err(_) => (failed(), None),
+        }
     }
 
     fn info(&self, nodes: &[NodeId]) -> Vec<NodeInfo> {
@@ -63,20 +129,44 @@ impl LeaderService {
         Some(mapping.slice(part, slice).filter(|(_, found)| !found.set.deleted).map(|(key, _)| key.id()).collect())
     }
 
-    /// Reads a message and sends it, if it is still there. `false`: nobody listens any more.
-    async fn send_message(&self, id: MessageId, out: &mpsc::Sender<Result<ChatMessage, Status>>) -> bool {
-        let message = match self.ask(Command::Get(id.clone())).await {
-            Reply::Value(body) => Ok(chat_message(&id, body)),
-            Reply::Refused(refusal) if refusal != Refusal::NotFound => Err(Status::unavailable(shown(&refusal))),
-            _ => return !out.is_closed(),
-        };
-        out.send(message).await.is_ok()
+    /// Reads messages together and sends those that are still there, as fast as they are taken. `false`: nobody listens any
+    /// more, or an error ended the list.
+    async fn send_messages(&self, ids: Vec<MessageId>, out: &mpsc::Sender<Page>) -> bool {
+        let mut queue: VecDeque<_> = ids.iter().map(|id| Ok(Command::Get(id.clone()))).collect();
+        let mut ids = ids.into_iter();
+        while !queue.is_empty() {
+            let (replies, room) = self.coordinator.execute(&mut queue, Protocol::Grpc).await;
+            let mut failed = false;
+            let read = ids.by_ref().zip(replies).filter_map(|(id, reply)| match reply {
+                Reply::Value(body) => Some(Ok(chat_message(&id, body, Form::listed(&id)))),
+                Reply::Refused(refusal) if refusal != Refusal::NotFound => {
+                    failed = true;
+                    Some(Err(Status::unavailable(shown(&refusal))))
+                }
+                _ => None,
+            });
+            let page = Page { messages: read.collect(), room };
+            if out.send(page).await.is_err() || failed {
+                return false;
+            }
+        }
+        true
     }
 
     fn holders(&self, id: &MessageId) -> Vec<NodeInfo> {
         let holders = self.coordinator.cluster().holders(id).unwrap_or_default();
         self.info(&holders)
     }
+}
+
+/// The forms of an id have to name the same one.
+fn one_id(request: &GetRequest) -> Result<(), Status> {
+    if names_several(request) {
+        return Err(Status::invalid_argument(
+            "`message_id`, `id` and `key` name different ids: fill one of them; nothing was done",
+        ));
+    }
+    Ok(())
 }
 
 fn failed(error: String) -> Response<StoreResponse> {
@@ -87,6 +177,16 @@ fn shown(refusal: &Refusal) -> String {
     format!("{} {refusal}", refusal.code())
 }
 
+/// Where a node that listens on all addresses of its machine is reached: at the one that it calls from.
+fn reachable(announced: &str, seen: IpAddr) -> String {
+    match announced.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => {
+            SocketAddr::new(seen.to_canonical(), address.port()).to_string()
+        }
+        _ => announced.to_owned(),
+    }
+}
+
 #[tonic::async_trait]
 impl FamilyService for LeaderService {
     type ListNodesStream = Replies<NodeInfo>;
@@ -94,19 +194,25 @@ impl FamilyService for LeaderService {
     type LaneStream = Replies<FromNode>;
 
     async fn store_message(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
+        self.allow(&request)?;
         let Some(message) = request.into_inner().chat_message else {
             return Ok(failed("BAD_COMMAND the request has no chat_message".to_owned()));
         };
         let id = GetRequest { message_id: message.message_id, id: message.id, key: message.key };
+        one_id(&id)?;
         let id = match requested_id(&id) {
             Ok(id) => id,
             Err(bad) => return Ok(failed(format!("BAD_COMMAND {bad}"))),
         };
+        let both = !message.body.is_empty() && !message.message.is_empty();
+        if both && message.body != message.message.as_bytes() {
+            return Err(Status::invalid_argument("`message` and `body` differ: fill one of them; nothing was written"));
+        }
         let payload = if message.body.is_empty() { Payload::from(message.message) } else { message.body };
         if payload.len() > self.max_message {
             return Ok(failed(shown(&Refusal::TooLarge { limit: self.max_message })));
         }
-        match self.ask(Command::Set { id: id.clone(), payload }).await {
+        match self.ask(Command::Set { id: id.clone(), payload }).await.0 {
             Reply::Done => {
                 let stored_nodes = self.holders(&id);
                 Ok(Response::new(StoreResponse { success: true, error: String::new(), stored_nodes }))
@@ -117,11 +223,23 @@ impl FamilyService for LeaderService {
     }
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        self.allow(&request)?;
+        one_id(request.get_ref())?;
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        match self.ask(Command::Get(id.clone())).await {
+        let form = Form::asked_for(request.get_ref());
+        let (reply, room) = self.ask(Command::Get(id.clone())).await;
+        match reply {
             Reply::Value(body) => {
-                let (chat_message, nodes) = (Some(chat_message(&id, body)), self.holders(&id));
-                Ok(Response::new(GetResponse { chat_message, nodes, found: true }))
+                // To a program of the original it would look like an empty message.
+                if form == Form::Text && std::str::from_utf8(&body).is_err() {
+                    return Err(Status::failed_precondition(format!(
+                        "message {id} is no UTF-8 text, which `message` could say: ask for it by `id` or `key`, and read `body`"
+                    )));
+                }
+                let (chat_message, nodes) = (Some(chat_message(&id, body, form)), self.holders(&id));
+                let mut response = Response::new(GetResponse { chat_message, nodes, found: true });
+                response.extensions_mut().insert(Keep::new(room));
+                Ok(response)
             }
             Reply::Refused(Refusal::NotFound) => Ok(Response::new(GetResponse::default())),
             Reply::Refused(refusal) => Err(Status::unavailable(shown(&refusal))),
@@ -133,37 +251,51 @@ impl FamilyService for LeaderService {
         &self,
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
-        Ok(Response::new(self.membership.register(request.into_inner()).await))
+        let seen = request.remote_addr();
+        let mut request = request.into_inner();
+        if let (Some(seen), Some(info)) = (seen, request.node_info.as_mut()) {
+            info.address = reachable(&info.address, seen.ip());
+        }
+        Ok(Response::new(self.membership.register(request).await))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         Ok(Response::new(self.membership.beat(request.get_ref())))
     }
 
-    async fn list_nodes(&self, _: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
+    async fn list_nodes(&self, request: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
+        self.allow(&request)?;
         let ids: Vec<NodeId> = self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
         let nodes = self.info(&ids).into_iter().map(Ok);
         Ok(Response::new(Box::pin(futures::stream::iter(nodes.collect::<Vec<_>>()))))
     }
 
-    async fn list_messages(&self, _: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
-        let (out, messages) = mpsc::channel(LISTED_AHEAD);
+    async fn list_messages(&self, request: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
+        self.allow(&request)?;
+        // One page waits while another is sent. What is ready together leaves in few frames: of those a client that is
+        // slow bears only so many.
+        let (out, pages) = mpsc::channel(1);
         let service = self.clone();
         tokio::spawn(async move {
             for part in 0..SHARDS {
                 let mut slice = 0;
                 // The lock is let go between two slices, so that no request waits for a whole part.
                 while let Some(ids) = service.ids(part, slice) {
-                    for id in ids {
-                        if !service.send_message(id, &out).await {
-                            return;
-                        }
+                    if !service.send_messages(ids, &out).await {
+                        return;
                     }
                     slice += 1;
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let messages = ReceiverStream::new(pages).flat_map(|Page { messages, room }| {
+            futures::stream::iter(messages).map(move |message| {
+                // Until the last of them is taken.
+                let _held = &room;
+                message
+            })
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn lane(&self, _: Request<Streaming<ToNode>>) -> Result<Response<Self::LaneStream>, Status> {

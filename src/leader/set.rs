@@ -12,6 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
@@ -122,6 +123,7 @@ impl Coordinator {
     fn admit(self: &Arc<Self>, turns: Vec<Turn>) -> Vec<Write> {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
+        let log = self.ledger().refuses();
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
         let sums: Vec<Option<u32>> = turns.iter().map(|turn| turn.payload.as_deref().map(checksum)).collect();
@@ -129,6 +131,7 @@ impl Coordinator {
             let mut cluster = self.cluster();
             for (turn, sum) in turns.into_iter().zip(sums) {
                 let admitted = match (&turn.payload, sum) {
+                    _ if log.is_some() => Err(NotAdmitted::NotYet(log.unwrap_or_default().to_owned())),
                     (Some(payload), Some(crc)) => cluster.admit(&turn.id, payload.len() as u32, crc).map(Some),
                     _ => cluster.admit_deletion(&turn.id),
                 };
@@ -154,7 +157,7 @@ impl Coordinator {
                     leader.take_turns(refused.into_iter().map(|(turn, _)| turn));
                 } else {
                     for (turn, why) in refused {
-                        let reply = Reply::Refused(refusal(why));
+                        let reply = Reply::Refused(leader.refusal(why));
                         turn.askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
                     }
                 }
@@ -212,7 +215,7 @@ impl Coordinator {
     pub(super) fn note_in_doubt(&self, writes: &[Write]) {
         if !writes.is_empty() {
             let mut cluster = self.cluster();
-            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket()));
+            writes.iter().for_each(|write| cluster.note_in_doubt(write.promise.ticket(), write.tally.refused()));
         }
     }
 
@@ -228,6 +231,7 @@ impl Coordinator {
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<MessageId> = Vec::new();
         let mut passes = Vec::with_capacity(writes.len());
+        let mut held = Held::default();
         let mut deletes = false;
         {
             let mut cluster = self.cluster();
@@ -279,8 +283,17 @@ impl Coordinator {
                     commit.holders.iter().for_each(|&node| settle(node, true));
                 }
                 cluster.note_left_over(&ticket, &commit.holders);
-                passes.push(write.pass);
+                match cluster.take_overtaken() {
+                    Some(old) => held.push(old, write.pass),
+                    None => passes.push(write.pass),
+                }
             }
+            if !held.is_empty() {
+                self.expect_held(&mut cluster, &mut held);
+            }
+        }
+        if !held.is_empty() {
+            self.copy_then_settle(held, &mut settles, !deletes);
         }
         // What was deleted is to be gone from nodes too, for those who ask them.
         self.settle(settles, !deletes);
@@ -307,6 +320,18 @@ impl Coordinator {
         undone.into_iter().map(|told| told.id.clone()).collect()
     }
 
+    /// How a client hears why its write was not admitted.
+    pub(super) fn refusal(&self, reason: NotAdmitted) -> Refusal {
+        match reason {
+            NotAdmitted::TooFewNodes { need, .. } => {
+                Refusal::TooFewNodes(self.cluster().registry.shortage(need).to_string())
+            }
+            NotAdmitted::NotYet(reason) => {
+                Refusal::Unavailable(format!("{reason}; nothing was written, try again later"))
+            }
+        }
+    }
+
     /// Takes back the promises of a write that did not become true.
     pub(super) fn release(&self, ticket: &Ticket) {
         self.cluster().release(ticket);
@@ -316,12 +341,4 @@ impl Coordinator {
 /// How a client hears that the outcome of its write did not come in time.
 pub(super) fn not_in_time() -> Refusal {
     Refusal::Unknown(format!("no outcome within {} s", OUTCOME.as_secs()))
-}
-
-/// How a client hears why its write was not admitted.
-pub(super) fn refusal(reason: NotAdmitted) -> Refusal {
-    match reason {
-        NotAdmitted::TooFewNodes { need, live } => Refusal::TooFewNodes { need, live },
-        NotAdmitted::NotYet(reason) => Refusal::Unavailable(format!("{reason}; nothing was written, try again later")),
-    }
 }

@@ -9,35 +9,49 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
 use super::journal::Event;
-use super::query::COMPLETION;
-use super::set::{Turn, not_in_time, refusal};
+use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
-use crate::cluster::{Located, Ticket};
+use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::types::{CopyRecord, MessageId, Payload, Version, checksum};
 
-/// Ids of one transaction; more are refused as BAD_COMMAND. As much as one record of the log holds.
-pub const MOST_IDS: usize = 4096;
+/// Ids of one transaction, and their bytes; more are refused as BAD_COMMAND. As much as one record of the log holds.
+pub const MOST_IDS: usize = 65_536;
+pub const MOST_ID_BYTES: usize = 16 << 20;
 
-/// Bytes that one transaction reads, and that it writes; more are refused as BUSY.
+/// Bytes that one transaction reads, and that it writes; more are refused as BAD_COMMAND.
 pub const MOST_BYTES: usize = 64 << 20;
+
+/// A transaction that has gates waits so long for the next one, far longer than a write takes that does not hang: whoever
+/// else wants those is not to wait for one that does. Then it lets them go, waits for that one alone, and begins anew,
+/// with twice the patience, so that it comes to an end where all ids are busy.
+const HOLDING: Duration = Duration::from_millis(500);
+
+/// A transaction that has not got all gates by then is refused: shorter than its client waits for an outcome.
+const ENTERING: Duration = Duration::from_secs(30);
+/// Ids that are looked up under one lock, where they need not be at one instant.
+pub(super) const LOOKED_AT: usize = 1024;
 
 /// What a transaction wants to know of an id before it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Nothing: it is at most written.
     Nothing,
+    /// As `Version`, for one that is deleted: what a failed write may have left of it counts as nothing, as the deletion
+    /// stands before it.
+    Deletion,
     /// Whether there is a message, its version and its length.
     Version,
     /// The message too.
@@ -80,7 +94,7 @@ impl Transaction {
     /// Whether there is a message, with what this transaction has written.
     ///
     /// # Panics
-    /// If the id was not named with [`Need::Version`] or more, and not written before.
+    /// If the id was not named with [`Need::Deletion`] or more, and not written before.
     pub fn exists(&self, id: &MessageId) -> bool {
         self.length(id).is_some()
     }
@@ -90,7 +104,7 @@ impl Transaction {
     /// # Panics
     /// As [`Transaction::exists`].
     pub fn length(&self, id: &MessageId) -> Option<usize> {
-        let known = self.known(id, Need::Version);
+        let known = self.known(id, Need::Deletion);
         let before = || known.record.map(|record| record.bytes() as usize);
         known.written.as_ref().map_or_else(before, |written| written.as_ref().map(Payload::len))
     }
@@ -128,6 +142,31 @@ impl Transaction {
         self.writes += 1;
     }
 
+    /// Takes the message of an id out, to change it and set it again: a step that makes a message longer and longer copies
+    /// it once. Until it is set the id is as if deleted.
+    ///
+    /// # Panics
+    /// As [`Transaction::get`].
+    pub fn take(&mut self, id: &MessageId) -> Option<Payload> {
+        let message = self.get(id).cloned();
+        if let Some(known) = self.entries.get_mut(id) {
+            known.written = Some(None);
+        }
+        message
+    }
+
+    /// Takes steps that are to be undone if one of them fails.
+    pub fn attempt<R, E>(&mut self, steps: impl FnOnce(&mut Self) -> Result<R, E>) -> Result<R, E> {
+        let before: Vec<_> = self.entries.values().map(|known| known.written.clone()).collect();
+        let writes = self.writes;
+        let result = steps(self);
+        if result.is_err() {
+            self.entries.values_mut().zip(before).for_each(|(known, before)| known.written = before);
+            self.writes = writes;
+        }
+        result
+    }
+
     /// Takes one step for somebody, who sees what the steps before have written; gives how many writes it made.
     pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> (R, u64) {
         let before = self.writes;
@@ -158,12 +197,7 @@ impl Coordinator {
             let before = needs.entry(id).or_insert(need);
             *before = need.max(*before);
         }
-        if needs.len() > MOST_IDS {
-            return Err(Refusal::BadCommand(format!(
-                "it names {} ids, and at most {MOST_IDS} go together",
-                needs.len()
-            )));
-        }
+        check_ids(needs.keys())?;
         let began = Instant::now();
         let (tell, told) = oneshot::channel();
         match needs.first_key_value() {
@@ -200,7 +234,8 @@ impl Coordinator {
         passes: Option<Vec<Pass>>,
         decide: impl FnOnce(&mut Transaction) -> R + Send,
     ) -> Result<(R, u64), Refusal> {
-        let Some(_room) = self.room(needs.len() * REQUEST_COST) else { return Err(too_much_under_way()) };
+        let bytes = needs.len() * REQUEST_COST;
+        let Some(_room) = self.room(bytes) else { return Err(self.too_much(bytes)) };
         let (passes, mut entries) = self.begin(needs, passes).await?;
         let _read = self.read_messages(&mut entries).await?;
         let mut transaction = Transaction { entries, writes: 0 };
@@ -210,10 +245,15 @@ impl Coordinator {
             writes.filter_map(|((id, known), pass)| known.written.map(|message| (id, message, pass))).collect();
         let bytes = writes.iter().map(|(_, message, _)| message.as_ref().map_or(0, Payload::len)).sum();
         if bytes > MOST_BYTES {
-            return Err(Refusal::Busy("a transaction writes too many bytes at once"));
+            return Err(Refusal::BadCommand(format!(
+                "it writes {bytes} bytes, and at most {MOST_BYTES} are written at once; nothing was written"
+            )));
         }
-        let Some(_written) = self.room(bytes) else { return Err(too_much_under_way()) };
+        let Some(_written) = self.room(bytes) else { return Err(self.too_much(bytes)) };
         let count = writes.len() as u64;
+        if count == 0 {
+            self.vouch().await?;
+        }
         self.write_together(writes).await?;
         Ok((told, count))
     }
@@ -225,47 +265,89 @@ impl Coordinator {
         needs: BTreeMap<MessageId, Need>,
         mut held: Option<Vec<Pass>>,
     ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
-        let until = self.joining_until().max(Instant::now() + COMPLETION);
+        let began = Instant::now();
         loop {
             let passes = match held.take() {
                 Some(passes) => passes,
                 None => self.passes(needs.keys()).await?,
             };
             let changes = self.changes();
-            let reason = match self.look_up(&needs) {
+            let reason = match self.look_up(&needs).await {
                 Ok(entries) => return Ok((passes, entries)),
                 Err(reason) => reason,
             };
             drop(passes);
-            self.wait(changes, until, reason).await?;
+            self.wait(changes, self.patient_until(began), reason).await?;
         }
     }
 
-    async fn passes(&self, ids: impl ExactSizeIterator<Item = &MessageId>) -> Result<Vec<Pass>, Refusal> {
+    /// Takes the gates of all ids, in their order.
+    async fn passes<'a>(
+        &self,
+        ids: impl ExactSizeIterator<Item = &'a MessageId> + Clone,
+    ) -> Result<Vec<Pass>, Refusal> {
+        let (until, mut holding) = (Instant::now() + ENTERING, HOLDING);
         let mut passes = Vec::with_capacity(ids.len());
-        for id in ids {
-            passes.push(match self.gate.enter(id) {
-                Entry::Entered(pass) => pass,
-                Entry::Wait(turn) => turn.await.map_err(|_| Refusal::Busy("the writer before was lost"))?,
-            });
+        'anew: loop {
+            for id in ids.clone() {
+                let mut turn = match self.gate.enter(id) {
+                    Entry::Entered(pass) => {
+                        passes.push(pass);
+                        continue;
+                    }
+                    Entry::Wait(turn) => turn,
+                };
+                let lost = |_| Refusal::Busy("the writer before was lost");
+                if !passes.is_empty() {
+                    if let Ok(pass) = timeout(holding, &mut turn).await {
+                        passes.push(pass.map_err(lost)?);
+                        continue;
+                    }
+                    passes.clear();
+                    holding *= 2;
+                }
+                let Ok(pass) = timeout_at(until, turn).await else {
+                    let why = format!("a write of {id:?} does not end; nothing was written, try again");
+                    return Err(Refusal::Unavailable(why));
+                };
+                let pass = pass.map_err(lost)?;
+                if ids.clone().next() != Some(id) {
+                    // Those before it in the order come first.
+                    continue 'anew;
+                }
+                passes.push(pass);
+            }
+            return Ok(passes);
         }
-        Ok(passes)
     }
 
-    fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
-        let cluster = self.cluster();
-        let known = |(id, &need): (&MessageId, &Need)| {
-            let record = match need {
-                Need::Nothing => None,
-                Need::Version | Need::Message => match cluster.locate(id, 0) {
-                    Located::Here { record, .. } => Some(record),
-                    Located::NotFound => None,
-                    Located::Hidden(reason) => return Err(reason),
-                },
-            };
-            Ok((id.clone(), Known { need, record, message: None, written: None, overtaken: false }))
-        };
-        needs.iter().map(known).collect()
+    /// In slices, with the lock let go in between: nobody else writes these ids meanwhile.
+    async fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
+        let mut all = BTreeMap::new();
+        let mut left = needs.iter();
+        loop {
+            {
+                let cluster = self.cluster();
+                for (id, &need) in left.by_ref().take(LOOKED_AT) {
+                    let located = match need {
+                        Need::Nothing => Located::NotFound,
+                        // Another leader may know better: the commit that follows shows that none does, or else `vouch`.
+                        Need::Deletion => cluster.locate_known(id, 0),
+                        Need::Version | Need::Message => cluster.find_here(id, 0),
+                    };
+                    let record = match located {
+                        Located::Here { record, .. } => Some(record),
+                        Located::NotFound => None,
+                        Located::Hidden(reason) => return Err(reason),
+                    };
+                    all.insert(id.clone(), Known { need, record, message: None, written: None, overtaken: false });
+                }
+            }
+            if left.len() == 0 {
+                return Ok(all);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits for a change; once there was time enough, the reason for waiting is the answer.
@@ -280,14 +362,14 @@ impl Coordinator {
     async fn read_messages(
         self: &Arc<Self>,
         entries: &mut BTreeMap<MessageId, Known>,
-    ) -> Result<Option<super::coordinator::Room>, Refusal> {
+    ) -> Result<Option<super::shares::Room>, Refusal> {
         let here = |known: &Known| known.record.filter(|_| known.need == Need::Message);
         let wanted: Vec<(MessageId, CopyRecord)> =
             entries.iter().filter_map(|(id, known)| Some((id.clone(), here(known)?))).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
-        let (messages, room) = self.messages(&wanted).await?;
+        let (messages, room) = self.messages(None, &wanted).await?;
         for ((id, _), message) in wanted.into_iter().zip(messages) {
             if let Some(known) = entries.get_mut(&id) {
                 known.message = message;
@@ -339,13 +421,12 @@ impl Coordinator {
             return Err(Refusal::Unavailable(format!("{error}; nothing was written, try again later")));
         }
         let writes = self.replicate(writes).await;
-        let failed =
-            writes.iter().find(|write| write.outcome != Outcome::Kept).map(|write| self.why(write).to_string());
+        let failed = writes.iter().find(|write| write.outcome != Outcome::Kept).map(|write| self.why(write));
         let trouble = match failed {
             Some(trouble) => trouble,
             None => match self.commit_together(writes).await {
                 Ok(()) => return Ok(()),
-                Err((writes, error)) => return self.take_back(name, writes, error).await,
+                Err((writes, error)) => return self.take_back(name, writes, Refusal::Unknown(error)).await,
             },
         };
         self.take_back(name, writes, trouble).await
@@ -358,6 +439,9 @@ impl Coordinator {
         loop {
             let mut changes = self.changes();
             let refused = {
+                if let Some(why) = self.ledger().refuses() {
+                    return Err(self.refusal(NotAdmitted::NotYet(why.to_owned())));
+                }
                 let mut cluster = self.cluster();
                 if cluster.is_taking_back_much() {
                     return Err(Refusal::Busy("too many transactions that failed are still to be taken back"));
@@ -368,7 +452,7 @@ impl Coordinator {
                 }
             };
             if !self.changed(&mut changes, self.joining_until()).await {
-                return Err(refusal(refused));
+                return Err(self.refusal(refused));
             }
         }
     }
@@ -391,15 +475,56 @@ impl Coordinator {
 
     /// None of these becomes true: the log says so before anything else is written to these ids. What lies on nodes
     /// is put behind newer versions later, see `undo`.
-    async fn take_back(self: &Arc<Self>, name: Version, writes: Vec<Write>, trouble: String) -> Result<(), Refusal> {
+    async fn take_back(self: &Arc<Self>, name: Version, writes: Vec<Write>, trouble: Refusal) -> Result<(), Refusal> {
         self.cluster().void(name, writes.iter().map(|write| write.promise.ticket()));
-        if self.abort(&[name]).await {
-            return Err(Refusal::Unavailable(format!("{trouble}; all of it was taken back, try again")));
-        }
-        Err(Refusal::Unknown(trouble))
+        let aborted = self.abort(&[name]).await;
+        Err(taken_back(trouble, aborted))
     }
 }
 
-fn too_much_under_way() -> Refusal {
-    Refusal::Busy("too many bytes are under way in the leader")
+/// What is told of a transaction that did not become true, for this reason. What one write alone would be told, that it
+/// may appear later, is not so for one that the log says is `aborted`; if it does not say so, it may be.
+fn taken_back(trouble: Refusal, aborted: bool) -> Refusal {
+    match (trouble, aborted) {
+        (trouble @ Refusal::TooFewNodes(_), true) => trouble,
+        (Refusal::Unknown(trouble), true) => {
+            Refusal::Unavailable(format!("{trouble}; all of it was taken back, nothing was written: try again"))
+        }
+        (trouble, true) => Refusal::Unavailable(format!("{trouble}; all of it was taken back: try again")),
+        (Refusal::TooFewNodes(why), false) => {
+            // What it says of the outcome is not so here.
+            Refusal::Unknown(why.split("; nothing was written").next().unwrap_or_default().to_owned())
+        }
+        (Refusal::Unknown(trouble), false) => Refusal::Unknown(trouble),
+        (trouble, false) => Refusal::Unknown(trouble.to_string()),
+    }
+}
+
+/// Refuses more ids than go together.
+pub(super) fn check_ids<'a>(ids: impl ExactSizeIterator<Item = &'a MessageId>) -> Result<(), Refusal> {
+    let (count, bytes) = (ids.len(), ids.map(|id| id.as_bytes().len()).sum::<usize>());
+    if count > MOST_IDS || bytes > MOST_ID_BYTES {
+        return Err(Refusal::BadCommand(format!(
+            "it names {count} ids of {bytes} bytes in all, and at most {MOST_IDS} of {MOST_ID_BYTES} bytes go together"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Certainty;
+
+    #[test]
+    fn a_text_never_says_otherwise_than_its_code() {
+        let few = "need 2 live nodes, have 1; nothing was written, start more nodes and try again";
+        let (few, late) = (Refusal::TooFewNodes(few.into()), Refusal::Unknown("1 of 2 copies confirmed".into()));
+        for (trouble, aborted) in [(few.clone(), true), (few, false), (late.clone(), true), (late, false)] {
+            let told = taken_back(trouble, aborted);
+            assert_eq!(told.certainty() == Certainty::SurelyNot, aborted, "{told:?}");
+            assert_eq!(told.to_string().contains("may appear"), !aborted, "{told}");
+            assert_eq!(told.to_string().contains("nothing was written"), aborted, "{told}");
+        }
+    }
 }

@@ -67,7 +67,7 @@ impl Coordinator {
             if !cluster.takes_back(&id) {
                 return true;
             }
-            match cluster.locate(&id, 0) {
+            match cluster.find_here(&id, 0) {
                 Located::Here { record, .. } => Some(record),
                 Located::NotFound => None,
                 Located::Hidden(_) => return false,
@@ -75,7 +75,7 @@ impl Coordinator {
         };
         let message = match record {
             None => None,
-            Some(record) => match self.messages(&[(id.clone(), record)]).await {
+            Some(record) => match self.messages(None, &[(id.clone(), record)]).await {
                 Ok((mut messages, _)) => match messages.pop().flatten() {
                     Some(message) => Some(message),
                     None => return false,

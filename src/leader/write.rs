@@ -21,7 +21,7 @@ use crate::cluster::Ticket;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, NodeId, NodeState, Nodes, Payload};
+use crate::types::{Holders, NodeId, NodeState, Nodes, Payload, Refusing};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
@@ -316,11 +316,15 @@ impl Replication {
         let answer = answer
             .unwrap_or_else(|| family::WriteResult { error: "the connection broke".to_owned(), ..Default::default() });
         let mut short = Vec::new();
-        let mut full = false;
+        let (mut full, mut failed) = (None::<u32>, false);
         for (k, &i) in members.iter().enumerate() {
             let Some(write) = &mut self.writes[i] else { continue };
             let status = answer.statuses.get(k).and_then(|&status| CopyStatus::try_from(status).ok());
-            full |= status == Some(CopyStatus::CopyFull);
+            let record = write.promise.ticket().record;
+            if status == Some(CopyStatus::CopyFull) && !record.is_tombstone() {
+                full = Some(full.map_or(record.bytes(), |least| least.min(record.bytes())));
+            }
+            failed |= status == Some(CopyStatus::CopyFailed);
             let said = match status {
                 Some(CopyStatus::CopyStored) => Answer::Stored,
                 Some(status) => {
@@ -342,18 +346,22 @@ impl Replication {
                 short.push(i);
             }
         }
-        if !short.is_empty() || full {
+        if full.is_some() || failed {
+            let refusing = Refusing::of(full.is_some(), &answer.error);
+            self.leader.cluster().registry.note_refusing(node, Some(refusing));
+        }
+        if !short.is_empty() || full.is_some() {
             let again = self.replace(node, &short, full);
             self.send(again);
         }
     }
 
     /// Finds other targets for writes that a node did not keep.
-    fn replace(&mut self, node: NodeId, short: &[usize], full: bool) -> ByNode {
+    fn replace(&mut self, node: NodeId, short: &[usize], full: Option<u32>) -> ByNode {
         let mut again = ByNode::new();
         let mut cluster = self.leader.cluster();
-        if full {
-            cluster.registry.note_full(node);
+        if let Some(bytes) = full {
+            cluster.registry.note_full(node, bytes);
         }
         for &i in short {
             let Some(write) = &mut self.writes[i] else { continue };
@@ -436,7 +444,7 @@ impl Coordinator {
     pub(super) fn why(&self, write: &Write) -> Refusal {
         let need = self.cluster().tolerance();
         if write.tally.surely_nowhere() {
-            return Refusal::TooFewNodes { need, live: self.cluster().registry.usable().min(need - 1) };
+            return Refusal::TooFewNodes(self.cluster().registry.shortage(need).to_string());
         }
         let trouble = write.trouble.as_deref().unwrap_or("no node answered");
         Refusal::Unknown(format!("{} of {need} copies confirmed; {trouble}", write.tally.stored()))

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::files::TextStore;
 use super::identity::Identity;
 use super::records;
-use super::scan::OpenError;
-use super::segments::{SegmentStore, segments_in};
+use super::scan::{OpenError, SPARE};
+use super::segments::{RESERVE_FILE, SegmentStore, segments_in};
 use super::store::{Body, Entry, Fatal, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
 use crate::durable::{self, Disk, Folder};
 use crate::types::{IoMode, Layout, NodeId, Version};
@@ -152,7 +152,8 @@ impl Conversion<'_> {
 
     /// Removes what an interrupted conversion left of the layout that the identity does not name.
     fn finish(&mut self, id: NodeId) -> Result<(), ConvertError> {
-        let (Some(made), Some(identity)) = (self.marker()?, self.identity(id)?) else { return Ok(()) };
+        let Some(made) = self.marker()? else { return Ok(()) };
+        let Some(identity) = self.identity(id)? else { return Ok(()) };
         let is_done = identity.layout == made.to_string();
         match (if is_done { other(made) } else { made }, is_done) {
             (Layout::Text, _) => self.remove_texts(is_done)?,
@@ -194,6 +195,11 @@ impl Conversion<'_> {
         }
         if (0..INVENTORY_PARTS).all(|part| recorded(&*text, part).next().is_none()) {
             drop(text);
+            for entry in self.folder.list().map_err(self.failed())? {
+                if entry.name.starts_with(SPARE) {
+                    self.remove(&entry.name)?;
+                }
+            }
             self.remove(records::LOG_NAME)?;
         }
         Ok(())
@@ -208,7 +214,7 @@ impl Conversion<'_> {
             }
             self.remove(&hint)?;
         }
-        Ok(())
+        self.remove(RESERVE_FILE)
     }
 
     /// Looks whether all of it can be carried over, and marks the beginning.

@@ -9,6 +9,9 @@
 
 mod batch;
 mod journal;
+mod redo;
+mod settle;
+mod spares;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +20,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use self::batch::{Batch, Safety};
-use self::journal::{Journals, LeftOver, Step};
+use self::journal::{Journals, LeftOver};
+pub use self::spares::SPARES;
+use self::spares::Spares;
 use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
@@ -45,6 +50,7 @@ pub struct TextStore {
 #[derive(Debug)]
 struct Writer {
     moved: Moved,
+    spares: Spares,
     journals: Journals,
 }
 
@@ -72,12 +78,16 @@ impl TextStore {
         if let Some(torn) = logged.torn {
             found.ignored.push(format!("{}: torn at byte {}, cut", super::records::LOG_NAME, torn.offset));
         }
-        let writer = Mutex::new(Writer { moved, journals: Journals::after(&left) });
+        let spares = Spares::found(moved.spares.iter().map(String::as_str));
+        let writer = Mutex::new(Writer { moved, spares, journals: Journals::after(&left) });
         let store = Self { disk, folder, io_mode, records, index, writer, keeper: Mutex::default() };
         if !left.is_empty() {
             store.redo(&left, &mut found)?;
         }
         store.records.compact(&logged, &scan::live_records(&store.index))?;
+        if io_mode == IoMode::Unbuffered {
+            store.records.renew()?;
+        }
         if io_mode == IoMode::Unbuffered || !left.is_empty() {
             // A process killed between a write and its sync left copies that only look safe.
             store.folder.sync_all().map_err(failed("syncing"))?;
@@ -87,34 +97,14 @@ impl TextStore {
         Ok((store, found))
     }
 
-    /// Does again what the journal of the life before says: its files may not have been synced.
-    fn redo(&self, left: &LeftOver, found: &mut Found) -> Result<(), OpenError> {
-        let file = || self.folder.path().display().to_string();
-        let not_redone = |reason: String| OpenError::NotRedone { file: file(), reason };
-        let puts = left.steps.iter().filter_map(|step| match step {
-            Step::Put(put) => Some((&put.id, put.record)),
-            Step::Settle(_) => None,
-        });
-        self.records.announce(puts, true).map_err(|error| not_redone(error.to_string()))?;
-        let before = self.index.totals().messages;
-        let mut writer = self.writer();
-        let mut batch = Batch::new(self, &mut writer.moved, Safety::Later);
-        for step in &left.steps {
-            let outcome = match step {
-                Step::Settle(settle) => batch.settle(settle).map(|_| PutOutcome::Stored),
-                Step::Put(put) => batch.put_again(put),
-            };
-            match outcome.map_err(|fatal| not_redone(fatal.to_string()))? {
-                PutOutcome::Stored | PutOutcome::Stale => {}
-                PutOutcome::Conflict | PutOutcome::Full | PutOutcome::Failed => {
-                    return Err(not_redone(batch.report.error.unwrap_or_default()));
-                }
-            }
-        }
-        found.messages = self.index.totals().messages;
-        let made = found.messages.saturating_sub(before);
-        tracing::info!("did {} steps of the journal again, which made {made} copies anew", left.steps.len());
-        Ok(())
+    /// Where its records are, as the identity says it.
+    pub fn records_kind(&self) -> &'static str {
+        self.records.kind()
+    }
+
+    /// Keeps so many files by from now on for deletions on a full disk.
+    pub fn keep_spares(&self, wanted: usize) {
+        self.writer().spares.keep(wanted, &*self.folder);
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -190,14 +180,14 @@ impl TextStore {
 
 impl Store for TextStore {
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal> {
-        let Writer { moved, journals } = &mut *self.writer();
+        let Writer { moved, spares, journals } = &mut *self.writer();
         let safety = match self.io_mode {
             IoMode::Buffered => Safety::Later,
             IoMode::Unbuffered if journals.are_kept() => Safety::Journal,
             IoMode::Unbuffered => Safety::Each,
         };
         let start = Instant::now();
-        let mut batch = Batch::new(self, moved, safety);
+        let mut batch = Batch::new(self, moved, spares, safety);
         for settle in settles {
             let done = batch.settle(settle)?;
             batch.report.settled.push(done);
@@ -211,7 +201,13 @@ impl Store for TextStore {
         }
         for put in puts {
             let outcome = match &announced {
-                Ok(()) => batch.put(put)?,
+                Ok(()) => match batch.put(put) {
+                    Ok(outcome) => outcome,
+                    Err(fatal) => {
+                        batch.withdraw();
+                        return Err(fatal);
+                    }
+                },
                 Err(error) => {
                     batch.note(error);
                     if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed }
@@ -221,11 +217,15 @@ impl Store for TextStore {
         }
         batch.report.write_time += start.elapsed();
         let start = Instant::now();
-        batch.sync(settles.iter().any(|settle| settle.lasting))?;
-        if safety == Safety::Journal && batch.has_changed() {
+        let mut safe = batch.sync(settles.iter().any(|settle| settle.lasting));
+        if safe.is_ok() && safety == Safety::Journal && batch.has_changed() {
             let outcomes = puts.iter().zip(&batch.report.outcomes);
             let stored = outcomes.filter(|(_, outcome)| **outcome == PutOutcome::Stored).map(|(put, _)| put);
-            journals.note(&*self.folder, settles, stored.filter(|put| journal::takes(put)))?;
+            safe = journals.note(&*self.folder, settles, stored.filter(|put| journal::takes(put)));
+        }
+        if let Err(fatal) = safe {
+            batch.withdraw();
+            return Err(fatal);
         }
         if safety != Safety::Later {
             batch.report.sync_time = start.elapsed();
@@ -235,6 +235,7 @@ impl Store for TextStore {
 
     /// Syncs all files, and cuts the journal that they were behind. Writes go on meanwhile, in the next journal.
     fn tend(&self) -> Result<Duration, Fatal> {
+        self.writer().spares.fill(&*self.folder);
         self.cut_journal().map(|()| TEND_EVERY)
     }
 
@@ -255,9 +256,24 @@ impl Store for TextStore {
         result
     }
 
+    fn check(&self, id: &MessageId, version: Version) -> Result<(), ReadFault> {
+        if let Ok((name, record)) = self.locate(id, version)
+            && let Ok(file) = self.folder.open(&name)
+        {
+            file.uncache(0, u64::from(record.bytes()));
+        }
+        self.read(id, version).map(drop)
+    }
+
     fn newest(&self, id: &MessageId) -> Option<CopyRecord> {
         let slot = self.index.get(id);
         slot.copies().filter(|copy| !copy.fresh).map(|copy| copy.record).max_by_key(|record| record.version)
+    }
+
+    fn published(&self, id: &MessageId) -> Option<CopyRecord> {
+        let slot = self.index.get(id);
+        let deleted = slot.staged.last().is_some_and(|copy| !copy.fresh && copy.record.is_tombstone());
+        slot.recorded().filter(|copy| !copy.fresh && !deleted).map(|copy| copy.record)
     }
 
     fn is_unpublished(&self, id: &MessageId, version: Version) -> bool {

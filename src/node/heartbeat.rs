@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -167,16 +167,22 @@ async fn session(
         if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
             disk = space.unwrap_or_default();
         }
+        *node.space.lock().unwrap_or_else(PoisonError::into_inner) = disk;
+        let refusal = node.refusal();
+        let full_from = refusal.as_ref().and_then(super::Refusal::full_from);
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
             incarnation: node.incarnation,
             bytes_stored: totals.bytes,
             bytes_free: disk.free,
-            full: node.is_full(),
+            full: full_from.is_some(),
             disk_bytes: disk.size,
             files_free: disk.free_files,
             disk_files: disk.files,
+            full_from: full_from.unwrap_or_default(),
+            no_room: refusal.as_ref().is_some_and(|refusal| refusal.refusing.full),
+            refuses: refusal.map_or_else(String::new, |refusal| refusal.refusing.why),
         };
         let sent = Instant::now();
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {

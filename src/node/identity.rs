@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::Reign;
+use crate::cluster::past::is_beyond_reason;
 use crate::cluster::registry::Member;
 use crate::cluster::removal::Removed;
 use crate::durable::{self, DiskFile, Folder};
@@ -43,6 +44,8 @@ pub struct Identity {
     pub uuid: Uuid,
     /// How copies lie in it.
     pub layout: String,
+    /// Where the records of its text copies are, once that is known: `attributes` or `log`.
+    pub records: Option<String>,
     /// The cluster it belongs to and the highest epoch it has seen, with the leader process that had it.
     pub seen: Option<(Reign, u64)>,
     /// The members of the cluster, as the leader last told.
@@ -54,7 +57,8 @@ pub struct Identity {
 impl Identity {
     /// A new folder's, of the text layout.
     pub fn new(id: NodeId, uuid: Uuid) -> Self {
-        Self { id, uuid, layout: Layout::Text.to_string(), seen: None, members: Vec::new(), removed: Vec::new() }
+        let layout = Layout::Text.to_string();
+        Self { id, uuid, layout, records: None, seen: None, members: Vec::new(), removed: Vec::new() }
     }
 
     /// Reads the folder's identity, if it has one.
@@ -82,6 +86,9 @@ impl Identity {
     /// The file's text.
     pub fn encode(&self) -> String {
         let mut text = format!("{HEADER}\nid={}\nuuid={}\nlayout={}\n", self.id, self.uuid, self.layout);
+        if let Some(records) = &self.records {
+            let _ = writeln!(text, "records={records}");
+        }
         if let Some((reign, run)) = self.seen {
             let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", reign.cluster_id, reign.epoch);
         }
@@ -135,6 +142,7 @@ impl Identity {
             id: NodeId(u32::try_from(number("id")?).map_err(|_| "its id is too large")?),
             uuid: uuid(one("uuid")?)?,
             layout: one("layout")?.to_owned(),
+            records: all("records").next().map(str::to_owned),
             seen,
             members: all("member").map(member).collect::<Result<_, _>>()?,
             removed: all("removed").map(removed).collect::<Result<_, _>>()?,
@@ -190,7 +198,8 @@ impl IdentityFile {
             }
         };
         keep_spare(folder.as_ref());
-        let committed = AtomicU64::new(read_committed(folder.as_ref()).unwrap_or_default().0);
+        let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
+        let committed = AtomicU64::new(committed.unwrap_or_default().0);
         Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
     }
 
@@ -199,8 +208,11 @@ impl IdentityFile {
         Version(self.committed.load(Ordering::Relaxed))
     }
 
-    /// The leader says what is committed. Blocks.
+    /// The leader says what is committed; nothing can be in an epoch that this node has not seen. Blocks.
     pub fn note_committed(&self, version: Version) -> io::Result<()> {
+        if !could_be_committed(&self.state().identity, version) {
+            return Err(bad(format!("version {version} is of a later epoch than this node has seen: it is not noted")));
+        }
         if self.committed.fetch_max(version.0, Ordering::Relaxed) >= version.0 {
             return Ok(());
         }
@@ -230,7 +242,15 @@ impl IdentityFile {
     fn note_epoch(&self, identity: Identity) -> io::Result<()> {
         let (folder, text) = (self.folder.as_ref(), identity.encode());
         match durable::replace(folder, IDENTITY_FILE, text.as_bytes()) {
-            Err(full) if durable::is_full(&full) => use_spare(folder, text.as_bytes()).ok_or(full)??,
+            Err(full) if durable::is_full(&full) => match use_spare(folder, text.as_bytes()).ok_or(full)? {
+                // Where nothing is written over, as on btrfs, its room has to be given back first.
+                Err(full) if durable::is_full(&full) => {
+                    folder.remove(SPARE_FILE)?;
+                    folder.sync()?;
+                    durable::replace(folder, IDENTITY_FILE, text.as_bytes())?;
+                }
+                used => used?,
+            },
             replaced => replaced?,
         }
         self.state().identity = identity;
@@ -242,9 +262,30 @@ impl IdentityFile {
     /// A higher epoch is on stable storage when this returns. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (identity, current) = (self.get(), self.state().current);
-        let refuse = |epoch: Epoch, reason: String| Ok(Err(Fenced { epoch, reason }));
-        if let Some((seen, run)) = identity.seen {
+        if let Err(fenced) = self.admits(fence) {
+            return Ok(Err(fenced));
+        }
+        let identity = self.get();
+        if identity.seen != Some((fence.reign, fence.run)) {
+            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
+            if seeded::active(Bug::EpochSeenNotKept) {
+                self.state().identity = identity;
+            } else {
+                self.note_epoch(identity)?;
+            }
+        }
+        self.state().current = Some(fence);
+        Ok(Ok(()))
+    }
+
+    /// Whether a leader would be let in.
+    pub fn admits(&self, fence: Fence) -> Result<(), Fenced> {
+        let (seen, current) = {
+            let state = self.state();
+            (state.identity.seen, state.current)
+        };
+        let refuse = |epoch: Epoch, reason: String| Err(Fenced { epoch, reason });
+        if let Some((seen, run)) = seen {
             if seen.cluster_id != fence.reign.cluster_id && !seeded::active(Bug::ForeignLeaderServed) {
                 let reason =
                     format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
@@ -254,6 +295,12 @@ impl IdentityFile {
                 return refuse(
                     seen.epoch,
                     format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch),
+                );
+            }
+            if is_beyond_reason(fence.reign.epoch, seen.epoch) {
+                return refuse(
+                    seen.epoch,
+                    format!("epoch {} is beyond reason: this node has seen only {}", fence.reign.epoch, seen.epoch),
                 );
             }
             if seen.epoch == fence.reign.epoch && run != fence.run {
@@ -267,16 +314,12 @@ impl IdentityFile {
         {
             return refuse(fence.reign.epoch, "a later session is open".to_owned());
         }
-        if identity.seen != Some((fence.reign, fence.run)) {
-            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
-            if seeded::active(Bug::EpochSeenNotKept) {
-                self.state().identity = identity;
-            } else {
-                self.note_epoch(identity)?;
-            }
-        }
-        self.state().current = Some(fence);
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Whether another leader process than that of this fence was let in.
+    pub fn is_succeeded(&self, fence: Fence) -> bool {
+        self.state().current.is_some_and(|current| current.run != fence.run)
     }
 
     /// Whether a frame with this fence counts now.
@@ -287,6 +330,19 @@ impl IdentityFile {
         }
         let epoch = state.identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch);
         Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
+    }
+
+    /// Notes where the records of the folder's copies are, for good. A disk that takes nothing is told at the next start. Blocks.
+    pub fn note_records(&self, records: &str) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = self.get();
+        if identity.records.as_deref() == Some(records) {
+            return Ok(());
+        }
+        match self.replace(Identity { records: Some(records.to_owned()), ..identity }) {
+            Err(error) if durable::takes_nothing(&error) => Ok(()),
+            noted => noted,
+        }
     }
 
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
@@ -306,9 +362,15 @@ impl IdentityFile {
     }
 }
 
+/// What the identity in a folder says of where records are. The outer nothing: there is no identity that can be read.
+pub fn records_of(folder: &dyn Folder) -> Option<Option<String>> {
+    let text = folder.open(IDENTITY_FILE).and_then(|mut file| file.read_all(16 << 20)).ok()?;
+    Some(Identity::decode(&String::from_utf8_lossy(&text)).ok()?.records)
+}
+
 /// The spare file, if there is a whole one.
 fn spare(folder: &dyn Folder) -> Option<Box<dyn DiskFile>> {
-    folder.open(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
+    folder.edit(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
 }
 
 /// Sees to it that there is a spare file, if there is room for one.
@@ -352,6 +414,11 @@ fn refuse_copies_of_another(folder: &dyn Folder, layout: Layout) -> io::Result<(
     let (shown, name) = (folder.path().display().to_string(), found.name);
     let text = format!("{shown} holds {name}, which is of layout {other}: start this node with --layout {other}");
     Err(bad(text))
+}
+
+/// A version is given in its leader's epoch, which every node has seen that serves that leader.
+fn could_be_committed(identity: &Identity, version: Version) -> bool {
+    identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch) >= version.epoch()
 }
 
 fn bad(text: String) -> io::Error {

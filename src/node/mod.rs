@@ -19,27 +19,32 @@ pub mod scan;
 pub mod segments;
 pub mod service;
 pub mod store;
+pub mod trial;
+pub mod write_back;
 
+mod lane;
+mod promise;
 mod work;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::identity::{Fenced, IdentityFile};
-use self::store::{INVENTORY_PARTS, Store};
-use self::work::{ReadKey, ReadWork, WriteWork, read_loop, tend_loop, write_loop};
-use crate::durable::{self, hands::Hands};
+use self::promise::Promise;
+use self::store::Store;
+use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
+use crate::durable::{self, Space, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
-use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Version};
-use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_ITEMS, FORMAT, Fence, LANE_FRAMES, id_bytes};
+use crate::telemetry::repeats::Repeats;
+use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Refusing};
+use crate::wire::family::{self, FromNode, from_node};
+use crate::wire::{FORMAT, Fence, LANE_FRAMES, id_bytes};
 
 /// Threads that read copies: enough that one slow read does not hold up all others.
 const READERS: usize = 2;
@@ -47,7 +52,10 @@ const READERS: usize = 2;
 /// Frames that wait for the writer or a reader; a lane with more is not read on.
 const WORK_QUEUE: usize = 64;
 
-/// After a refusal for want of room a node says that it is full for this long; then it may be tried again.
+/// Lanes of whoever has not proved to be a leader, at once: far more than leaders open, and bounded for all others.
+const STRANGERS: usize = 256;
+
+/// After a refusal a node says why for this long; then it may be tried again.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a node is made of.
@@ -65,6 +73,35 @@ pub struct Parts {
     pub incarnation: u64,
 }
 
+/// Why this node did not take a copy a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the disk said.
+    pub refusing: Refusing,
+    until: Instant,
+    /// The smallest message that there was no room for, in bytes, and until when that counts.
+    full_from: Option<(u32, Instant)>,
+}
+
+impl Refusal {
+    /// The smallest message that there was no room for a moment ago, in bytes.
+    pub fn full_from(&self) -> Option<u32> {
+        self.full_from.filter(|(_, until)| Instant::now() < *until).map(|(bytes, _)| bytes)
+    }
+
+    /// Another one, after `before`.
+    fn after(before: Option<Self>, refusing: Refusing, full_from: Option<u32>) -> Self {
+        let until = Instant::now() + FULL_FOR;
+        let now = full_from.map(|bytes| (bytes, until));
+        let before = before.and_then(|before| Some((before.full_from()?, before.full_from?.1)));
+        let full_from = match (now, before) {
+            (Some(now), Some(before)) if before.0 < now.0 => Some(before),
+            (now, before) => now.or(before),
+        };
+        Self { refusing, until, full_from }
+    }
+}
+
 /// A running node. Its lanes are fed by `service`, or by a simulated network.
 #[derive(Debug)]
 pub struct Node {
@@ -73,13 +110,23 @@ pub struct Node {
     store: Arc<dyn Store>,
     io_mode: IoMode,
     incarnation: u64,
+    promise: Arc<Promise>,
+    /// A leader was let in: lanes of the one before see that they are over.
+    admitted: Notify,
     hands: Hands,
     stop: Stop,
     writes: mpsc::Sender<WriteWork>,
     reads: mpsc::Sender<ReadWork>,
     /// What reports show.
     pub meters: Meters,
-    full_until: Mutex<Option<Instant>>,
+    /// Of [`STRANGERS`].
+    strangers: Arc<Semaphore>,
+    refusal: Mutex<Option<Refusal>>,
+    /// Its disk, as last looked at.
+    space: Mutex<Space>,
+    /// What was said of refused copies.
+    said: Mutex<Repeats>,
+    started: Instant,
     written: CancellationToken,
     tended: CancellationToken,
 }
@@ -110,8 +157,11 @@ impl Node {
     pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
+        let served = parts.identity.get().seen.map(|(_, run)| run);
         let node = Arc::new(Self {
             id: parts.id,
+            promise: Arc::new(Promise::of_before(served)),
+            admitted: Notify::new(),
             identity: Arc::new(parts.identity),
             store: parts.store,
             io_mode: parts.io_mode,
@@ -121,7 +171,11 @@ impl Node {
             writes,
             reads,
             meters: Meters::default(),
-            full_until: Mutex::new(None),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            refusal: Mutex::new(None),
+            space: Mutex::default(),
+            said: Mutex::default(),
+            started: Instant::now(),
             written: CancellationToken::new(),
             tended: CancellationToken::new(),
         });
@@ -171,64 +225,26 @@ impl Node {
         self.incarnation
     }
 
-    /// Whether it refused a copy for want of room a moment ago.
-    pub fn is_full(&self) -> bool {
-        let full = self.full_until.lock().unwrap_or_else(PoisonError::into_inner);
-        full.is_some_and(|until| Instant::now() < until)
+    /// What it refused a moment ago.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.clone().filter(|refusal| Instant::now() < refusal.until)
     }
 
-    /// Serves one lane: takes frames until the lane ends or the fence falls.
-    pub async fn serve_lane<F>(self: Arc<Self>, mut frames: F, reply: mpsc::Sender<FromNode>)
-    where
-        F: Stream<Item = ToNode> + Unpin,
-    {
-        while let Some(frame) = frames.next().await {
-            let seq = frame.seq;
-            match self.take(frame, &reply).await {
-                Ok(()) => {}
-                Err(fenced) => {
-                    tracing::warn!("refused a leader's word: {}", fenced.reason);
-                    let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-                    let _ = reply.send(from(seq, from_node::Body::Fenced(body))).await;
-                    return;
-                }
-            }
+    /// Who this is, and whom it has served.
+    fn who(&self) -> family::Pong {
+        let identity = self.identity.get();
+        let (reign, run) = identity.seen.unzip();
+        family::Pong {
+            incarnation: self.incarnation,
+            node_id: self.id.0,
+            uuid: identity.uuid.0.to_vec().into(),
+            cluster_id: reign.map_or_else(Vec::new, |reign| reign.cluster_id.0.to_vec()).into(),
+            epoch_seen: reign.map_or(0, |reign| reign.epoch.0),
+            run_seen: run.unwrap_or_default(),
+            committed: self.identity.committed().0,
+            lease_refused: false,
         }
-    }
-
-    async fn take(&self, frame: ToNode, reply: &mpsc::Sender<FromNode>) -> Result<(), Fenced> {
-        let malformed = |reason: &str| Fenced { epoch: Epoch(0), reason: reason.to_owned() };
-        let fence = frame.fence.as_ref().ok_or_else(|| malformed("a frame without a fence"))?;
-        let fence = Fence::try_from(fence).map_err(malformed)?;
-        let seq = frame.seq;
-        match frame.body.ok_or_else(|| malformed("a frame of a kind that this version does not know"))? {
-            to_node::Body::Hello(hello) => {
-                let welcome = self.hello(fence, &hello).await?;
-                let _ = reply.send(from(seq, from_node::Body::Welcome(welcome))).await;
-            }
-            to_node::Body::Write(batch) => {
-                let work = WriteWork::read(fence, seq, batch, reply.clone()).map_err(|reason| malformed(&reason))?;
-                let _ = self.writes.send(work).await;
-            }
-            to_node::Body::Read(batch) => {
-                let key = |key: family::CopyKey| {
-                    let (id, version) = (id_of(&key.id)?, Version(key.version));
-                    Ok(ReadKey { id, version, check: key.check })
-                };
-                let keys = batch.keys.into_iter().map(key);
-                let keys = keys.collect::<Result<_, String>>().map_err(|reason| malformed(&reason))?;
-                let _ = self.reads.send(ReadWork { fence, seq, keys, reply: reply.clone() }).await;
-            }
-            to_node::Body::Inventory(_) => {
-                self.identity.check(fence)?;
-                self.list(seq, reply).await;
-            }
-            to_node::Body::Ping(_) => {
-                let body = from_node::Body::Pong(family::Pong { incarnation: self.incarnation });
-                let _ = reply.send(from(seq, body)).await;
-            }
-        }
-        Ok(())
     }
 
     async fn hello(&self, fence: Fence, hello: &family::Hello) -> Result<family::Welcome, Fenced> {
@@ -246,9 +262,19 @@ impl Node {
                 self.id, hello.node_id
             )));
         }
+        // Who is refused anyway waits for nothing, and keeps the leader that is there from nothing.
+        self.identity.admits(fence)?;
+        let turn = self.promise.turn_of(fence.run).await;
         let identity = self.identity.clone();
-        match self.hands.run(move || identity.admit(fence)).await {
-            Ok(Ok(())) => {}
+        let admit = move || {
+            let admitted = identity.admit(fence)?;
+            if admitted.is_ok() {
+                turn.promise();
+            }
+            Ok(admitted)
+        };
+        match self.hands.run(admit).await {
+            Ok(Ok(())) => self.admitted.notify_waiters(),
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
@@ -271,28 +297,6 @@ impl Node {
             layout: before.layout,
             copies: self.store.totals().messages,
         })
-    }
-
-    /// Streams the inventory: a page a part, and at the end the marker with the count.
-    async fn list(&self, seq: u64, reply: &mpsc::Sender<FromNode>) {
-        let mut count = 0;
-        for part in 0..INVENTORY_PARTS {
-            let entries: Vec<_> = self.store.inventory(part).into_iter().map(family::InventoryEntry::from).collect();
-            count += entries.len() as u64;
-            let mut rest = entries.into_iter();
-            loop {
-                let entries: Vec<_> = rest.by_ref().take(BATCH_ITEMS).collect();
-                if entries.is_empty() {
-                    break;
-                }
-                let page = family::InventoryPage { entries, ..Default::default() };
-                if reply.send(from(seq, from_node::Body::Page(page))).await.is_err() {
-                    return;
-                }
-            }
-        }
-        let page = family::InventoryPage { last: true, count, ..Default::default() };
-        let _ = reply.send(from(seq, from_node::Body::Page(page))).await;
     }
 }
 

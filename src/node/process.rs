@@ -9,28 +9,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::convert;
-use super::files::TextStore;
+use super::files::{SPARES, TextStore};
 use super::heartbeat::{self, Announcement, Standing};
 use super::identity::IdentityFile;
 use super::scan::Found;
 use super::segments::SegmentStore;
 use super::service::NodeService;
 use super::store::Store;
-use super::{Node, Parts};
+use super::{Node, Parts, trial, write_back};
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, reopen_logs, say_ready, serve_grpc,
-    watch_signals, watch_stdin,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready,
+    serve_grpc, watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
-use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, Uuid};
-use crate::wire::Grpc;
+use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, RateView, Uuid};
+use crate::wire::{Grpc, MAX_FRAME};
 use crate::{VERSION, dashboard, terminal};
 
 /// The lock that keeps a second process out of the folder.
@@ -41,6 +42,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(20);
 
 /// Time between two lines about a conversion.
 const CONVERSION_TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// Of a folder with as many entries the service manager is told at once that opening it takes a while.
+const LARGE_FOLDER: usize = 1000;
 
 /// How often the disk is asked for its space.
 const SPACE_EVERY: Duration = Duration::from_secs(1);
@@ -78,19 +82,28 @@ pub struct Settings {
     pub stop_with_stdin: bool,
     /// Draw a screen on standard output, instead of printing lines.
     pub screen: bool,
+    /// Print a line a report period, where there is no screen.
+    pub reports: bool,
 }
 
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
-    raise_file_limit();
-    let listener = bind(settings.host, settings.port, "the leader", "--port")?;
     // One thread for the network: the work is on the disk threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::take()?
+    };
+    raise_file_limit();
+    let listener = bind(settings.host, settings.port, "the leader", "--port")?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    runtime.block_on(serve(settings, listener, stop.clone(), events))?;
+    let served = runtime.block_on(serve(settings, listener, signals, stop.clone(), events));
+    // Not waiting for a disk that hangs.
+    runtime.shutdown_background();
+    served?;
     match stop.failure() {
         None => Ok(()),
         Some(reason) => Err(anyhow::anyhow!("{reason}")),
@@ -107,10 +120,33 @@ struct Opened {
     took: Duration,
 }
 
-fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opened> {
+/// Opens the folder on a thread of its own: it may take long, and the network's thread answers signals meanwhile. Nothing
+/// comes of it if the end is asked for first, as of a `kill -9`, from which a folder recovers.
+async fn open_aside(settings: &Settings, uuid: Uuid, stop: &Stop) -> anyhow::Result<Option<Opened>> {
+    let path = folder_of(settings);
+    let doing = Doing::new(format!("opening {}", path.display()));
+    let (tell, opened) = oneshot::channel();
+    let (settings, told) = (settings.clone(), doing.clone());
+    let open = move || drop(tell.send(open(&settings, uuid, &told)));
+    std::thread::Builder::new().name("open".to_owned()).spawn(open)?;
+    let large = std::fs::read_dir(path).is_ok_and(|files| files.take(LARGE_FOLDER).count() == LARGE_FOLDER);
+    match while_starting(stop, &doing, large, opened).await {
+        None => Ok(None),
+        Some(Ok(opened)) => opened.map(Some),
+        Some(Err(_)) => {
+            anyhow::bail!("opening the folder ended unasked; this is a bug: please report it with the lines above")
+        }
+    }
+}
+
+fn folder_of(settings: &Settings) -> PathBuf {
+    settings.data_dir.join(format!("storage_node_{}", settings.id))
+}
+
+fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened> {
     let began = Instant::now();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-    let path = settings.data_dir.join(format!("storage_node_{}", settings.id));
+    let path = folder_of(settings);
     let shown = path.display().to_string();
     let folder = disk.folder(&path).with_context(|| format!("cannot use {shown}; check that it can be written"))?;
     let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
@@ -121,16 +157,29 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
         }
         _ => anyhow::Error::new(error).context(format!("cannot lock {shown}; check that it can be written")),
     })?;
+    trial::try_folder(&*folder).with_context(|| format!("cannot use {shown}"))?;
+    if let (IoMode::Unbuffered, Some(why)) = (settings.io_mode, folder.doubt()) {
+        tracing::warn!(
+            "{shown} may lose what is called safe when the power goes, in spite of --io-mode unbuffered: {why}"
+        );
+    }
+    if let (Layout::Text, Some(longest)) = (settings.layout, trial::too_short_names(&*folder)) {
+        tracing::warn!(
+            "names of more than {longest} bytes do not fit into {shown}: messages of long ids cannot be written there, or not be replaced; --layout log has no such names"
+        );
+    }
     if settings.convert {
-        convert_folder(settings, &disk, &folder)?;
+        convert_folder(settings, &disk, &folder, doing)?;
     } else {
         convert::finish(&disk, &folder, settings.id)?;
     }
-    let identity = IdentityFile::open(folder.clone(), settings.id, Uuid::random(chance), settings.layout)
+    let identity = IdentityFile::open(folder.clone(), settings.id, uuid, settings.layout)
         .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
             let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;
+            identity.note_records(store.records_kind()).with_context(|| format!("cannot use {shown}"))?;
+            store.keep_spares(SPARES);
             (Arc::new(store), found)
         }
         Layout::Log => {
@@ -141,14 +190,21 @@ fn open(settings: &Settings, chance: &mut fastrand::Rng) -> anyhow::Result<Opene
     Ok(Opened { folder, lock, identity, store, found, took: began.elapsed() })
 }
 
-fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Folder>) -> anyhow::Result<()> {
+fn convert_folder(
+    settings: &Settings,
+    disk: &Arc<dyn Disk>,
+    folder: &Arc<dyn Folder>,
+    doing: &Doing,
+) -> anyhow::Result<()> {
     let (began, mut said) = (Instant::now(), Instant::now());
     let mut carried = 0;
     let mut progress = |done, total| {
         carried = done;
         if said.elapsed() >= CONVERSION_TOLD_EVERY {
             said = Instant::now();
-            tracing::info!("converting to layout {}: {done} of {total} copies", settings.layout);
+            let far = format!("converting to layout {}: {done} of {total} copies", settings.layout);
+            tracing::info!("{far}");
+            doing.now(far);
         }
     };
     convert::convert(disk, folder, settings.id, settings.layout, &mut progress)?;
@@ -158,14 +214,18 @@ fn convert_folder(settings: &Settings, disk: &Arc<dyn Disk>, folder: &Arc<dyn Fo
     Ok(())
 }
 
-async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: EventRing) -> anyhow::Result<()> {
-    tokio::spawn(watch_signals(stop.clone()));
-    tokio::spawn(reopen_logs());
-    tokio::spawn(outlive_hangups());
+async fn serve(
+    settings: Settings,
+    listener: TcpListener,
+    signals: Signals,
+    stop: Stop,
+    events: EventRing,
+) -> anyhow::Result<()> {
+    tokio::spawn(outlive_hangups(signals.attend(&stop)));
     limit_drain(stop.clone(), &Handle::current());
     let mut chance = fastrand::Rng::new();
     let bound = listener.local_addr()?;
-    let opened = open(&settings, &mut chance)?;
+    let Some(opened) = open_aside(&settings, Uuid::random(&mut chance), &stop).await? else { return Ok(()) };
     say_found(&opened.found, opened.took);
     let hands = Hands::Threads(Handle::current());
     let parts = Parts {
@@ -176,13 +236,17 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         incarnation: chance.u64(1..),
     };
     let node = Node::start(parts, hands, stop.clone())?;
-    let service = tokio::spawn(serve_grpc(
-        tokio::net::TcpListener::from_std(listener)?,
-        NodeService::new(node.clone()),
+    let how = Serving {
+        max_message: MAX_FRAME,
+        halves: None,
         // It reads for anyone as long as it lives, with a leader or without.
-        tokio::sync::watch::channel(true).1,
-        stop.clone(),
-    ));
+        ready: tokio::sync::watch::channel(true).1,
+        stop: stop.clone(),
+        // Its lanes are open until the very end.
+        end: CancellationToken::new(),
+    };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let service = tokio::spawn(serve_grpc(listener, NodeService::new(node.clone()), how));
     let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());
     let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
     let (standing, seen) = watch::channel(Standing::default());
@@ -190,8 +254,13 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
     tokio::spawn(stop.vital("heartbeat", beats));
     let ready = format!("node {} ready grpc={bound}", settings.id);
     tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));
+    if settings.io_mode == IoMode::Buffered {
+        let listens = write_back::listen(node.clone(), opened.folder.clone(), stop.clone());
+        tokio::spawn(stop.vital("write-back", listens));
+    }
     let looked = node.clone();
-    tokio::spawn(keep_notified(stop.clone(), move || drop(looked.identity().get())));
+    let status = format!("node {} on {bound}", settings.id);
+    tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.identity().get())));
     let finishing = node.clone();
     let space = watch_space(opened.folder.clone());
     let mut reporter = Reporter {
@@ -206,11 +275,12 @@ async fn serve(settings: Settings, listener: TcpListener, stop: Stop, events: Ev
         started: Instant::now(),
         stores: History::new(PERIODS),
         reads: History::new(PERIODS),
+        last: None,
     };
     let view = move |period| reporter.view(period);
     if settings.screen {
         terminal::run_screen(settings.report_every, stop.token(), view, dashboard::NODE).await;
-    } else {
+    } else if settings.reports {
         terminal::run_lines(settings.report_every, stop.token(), view, dashboard::NODE).await;
     }
     stop.requested().await;
@@ -272,18 +342,48 @@ struct Reporter {
     started: Instant,
     stores: History,
     reads: History,
+    /// What the last whole period came to: shown until the next one is over.
+    last: Option<Measured>,
+}
+
+/// What is measured over a period.
+#[derive(Clone, Copy)]
+struct Measured {
+    stores: RateView,
+    reads: RateView,
+    queue: RateView,
+    write: RateView,
+    sync: RateView,
 }
 
 impl Reporter {
-    /// What happened in the `period` since the last view.
-    fn view(&mut self, period: Period) -> NodeReport {
+    /// What was measured in the last whole period; in the first one, what has been so far.
+    fn measured(&mut self, period: Period) -> Measured {
+        if let Some(last) = self.last.filter(|_| !period.full) {
+            return last;
+        }
         let meters = &self.node.meters;
-        let (stores, reads) = (meters.stores.report(period), meters.reads.report(period));
-        self.stores.note(period, &stores);
-        self.reads.note(period, &reads);
+        let measured = Measured {
+            stores: meters.stores.report(period),
+            reads: meters.reads.report(period),
+            queue: meters.queue.report(period),
+            write: meters.write.report(period),
+            sync: meters.sync.report(period),
+        };
+        self.stores.note(period, &measured.stores);
+        self.reads.note(period, &measured.reads);
+        if period.full {
+            self.last = Some(measured);
+        }
+        measured
+    }
+
+    /// The node as it is now, with what was measured over the last `period`.
+    fn view(&mut self, period: Period) -> NodeReport {
+        let Measured { stores, reads, queue, write, sync } = self.measured(period);
+        let meters = &self.node.meters;
         let standing = *self.standing.borrow();
         let totals = self.node.store().totals();
-        let sync = meters.sync.report(period).p99_ms;
         NodeReport {
             version: VERSION.to_owned(),
             id: self.settings.id,
@@ -304,9 +404,9 @@ impl Reporter {
             reads,
             store_history: self.stores.values(),
             read_history: self.reads.values(),
-            queue_p99_ms: meters.queue.report(period).p99_ms,
-            write_p99_ms: meters.write.report(period).p99_ms,
-            sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync),
+            queue_p99_ms: queue.p99_ms,
+            write_p99_ms: write.p99_ms,
+            sync_p99_ms: (self.settings.io_mode == IoMode::Unbuffered).then_some(sync.p99_ms),
             write_errors: meters.write_errors.load(Ordering::Relaxed),
             bad_checksums: meters.bad_checksums.load(Ordering::Relaxed),
             recovered: self.found,

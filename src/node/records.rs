@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-use crate::durable::record_log::{self, LogError, RecordLog};
+use super::identity;
+use super::scan::STAGED;
+use crate::durable::record_log::{self, LogError, MAX_RECORD, RecordLog};
 use crate::durable::{DiskFile, Folder, takes_nothing};
-use crate::file_names;
+use crate::file_names::{self, SUFFIX};
 use crate::types::{CopyRecord, MessageId, Version};
 
 /// The record format that is written, and the newest that is read.
@@ -21,6 +23,10 @@ pub const RECORD_FORMAT: u8 = 1;
 pub const LOG_NAME: &str = ".records.log";
 const LOG_MAGIC: [u8; 8] = *b"hatorec1";
 const PROBE: &str = ".record-probe";
+
+/// How an identity says where records are.
+const ATTRIBUTES: &str = "attributes";
+const LOG: &str = "log";
 
 /// Format, version, length and checksum of the content.
 const FIXED: usize = 1 + 8 + 4 + 4;
@@ -98,7 +104,34 @@ pub enum Records {
     /// With each file.
     Attributes,
     /// In the index log.
-    Log(Mutex<RecordLog>),
+    Log(Mutex<IndexLog>),
+}
+
+/// The index log, which is made with the first record.
+#[derive(Debug)]
+pub struct IndexLog {
+    folder: Arc<dyn Folder>,
+    log: Option<RecordLog>,
+    /// Making it ended in a failed sync.
+    failed: bool,
+}
+
+impl IndexLog {
+    fn get(&mut self) -> Result<&mut RecordLog, LogError> {
+        if self.failed {
+            return Err(LogError::Poisoned { file: self.folder.path().join(LOG_NAME).display().to_string() });
+        }
+        match &mut self.log {
+            Some(log) => Ok(log),
+            none => {
+                let made = RecordLog::create(self.folder.clone(), LOG_NAME, LOG_MAGIC, MAX_RECORD);
+                self.failed = made.as_ref().is_err_and(LogError::is_final);
+                let log = none.insert(made?);
+                log.keep_room(); // for the records of deletions on a full disk
+                Ok(log)
+            }
+        }
+    }
 }
 
 /// What the index log says, for the scan at the start; empty where attributes are kept.
@@ -114,40 +147,48 @@ pub struct Logged {
 }
 
 impl Records {
-    /// Finds out where this folder's records are.
+    /// Finds out where this folder's records are: where its identity says, or else where they can be. Nothing is made, and
+    /// records are not looked for anywhere else, as what is seen through another layer would make all copies strangers.
     pub fn open(folder: &Arc<dyn Folder>) -> Result<(Self, Logged), LogError> {
-        let file = || folder.path().display().to_string();
+        let io = |what| {
+            let file = folder.path().display().to_string();
+            move |source| LogError::Io { what, file, source }
+        };
+        let identity = identity::records_of(&**folder);
         let has_log = match folder.open(LOG_NAME) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(source) => return Err(LogError::Io { what: "opening the records in", file: file(), source }),
+            Err(error) => return Err(io("opening the records in")(error)),
         };
-        if !has_log
-            && keeps_attributes(&**folder).map_err(|source| LogError::Io {
-                what: "trying extended attributes in",
-                file: file(),
-                source,
-            })?
-        {
-            return Ok((Self::Attributes, Logged::default()));
-        }
+        let said = identity.as_ref().and_then(Option::as_deref);
+        let attributes = || keeps_attributes(&**folder).map_err(io("trying extended attributes in"));
         let mut logged = Logged::default();
-        // A lost record makes its copy foreign or damaged, and that is healed: a torn end never stops a node.
-        let opened = RecordLog::open(
-            folder.clone(),
-            LOG_NAME,
-            LOG_MAGIC,
-            &mut |_, payload| logged.visit(payload).ok_or_else(|| "unknown record".to_owned()),
-            &|damage| record_log::judge(damage, true),
-        )?;
-        logged.torn = opened.torn;
+        let log = if has_log && said != Some(ATTRIBUTES) { Some(logged.read(folder)?) } else { None };
+        if log.is_none() || (logged.records == 0 && said != Some(LOG)) {
+            if attributes()? && said != Some(LOG) {
+                return Ok((Self::Attributes, Logged::default()));
+            }
+            let elsewhere = said == Some(ATTRIBUTES) || (said.is_none() && identity.is_some() && !has_log);
+            if elsewhere && has_copies(&**folder).map_err(io("listing"))? {
+                let text = "they are extended attributes of its files, and none are seen here: is this the folder through another layer (sshfs, unionfs, bindfs), or a copy that was made without them? Start the node on the folder itself, or copy it with its attributes";
+                return Err(io("finding the records of")(io::Error::new(io::ErrorKind::Unsupported, text)));
+            }
+        }
         for id in logged.by_id.keys() {
             let stem = file_names::stem(id);
             if file_names::id_of(&stem) == Some(file_names::Decoded::AskTheRecord) {
                 logged.hashed.insert(stem, id.clone());
             }
         }
-        Ok((Self::Log(Mutex::new(opened.log)), logged))
+        Ok((Self::Log(Mutex::new(IndexLog { folder: folder.clone(), log, failed: false })), logged))
+    }
+
+    /// As the identity says it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Attributes => ATTRIBUTES,
+            Self::Log(_) => LOG,
+        }
     }
 
     /// Writes down, before their content, the copies that a batch is about to make. In the log they are synced
@@ -163,15 +204,30 @@ impl Records {
             return Ok(());
         }
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = log.get()?;
         log.append(payloads.iter().map(Vec::as_slice))?;
         if sync { log.sync() } else { Ok(()) }
+    }
+
+    /// Writes again what an earlier life may not have synced, for the sync of everything that follows. A disk that takes
+    /// nothing now is asked again by the first batch.
+    pub fn renew(&self) -> Result<(), LogError> {
+        let Self::Log(log) = self else { return Ok(()) };
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        match log.log.as_mut().map_or(Ok(()), RecordLog::renew) {
+            Err(LogError::Io { source, .. }) if takes_nothing(&source) => Ok(()),
+            renewed => renewed,
+        }
     }
 
     /// Whether an earlier failure has ended the index log: nobody knows what is on the disk.
     pub fn is_poisoned(&self) -> bool {
         match self {
             Self::Attributes => false,
-            Self::Log(log) => log.lock().unwrap_or_else(PoisonError::into_inner).is_poisoned(),
+            Self::Log(log) => {
+                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.failed || log.log.as_ref().is_some_and(RecordLog::is_poisoned)
+            }
         }
     }
 
@@ -191,7 +247,7 @@ impl Records {
             payload(FORGOTTEN, id, CopyRecord { version: *version, length: 0, crc: 0 })
         };
         let payloads: Vec<Vec<u8>> = removed.iter().map(payload).collect();
-        log.lock().unwrap_or_else(PoisonError::into_inner).append(payloads.iter().map(Vec::as_slice)).map(|_| ())
+        log.lock().unwrap_or_else(PoisonError::into_inner).get()?.append(payloads.iter().map(Vec::as_slice)).map(|_| ())
     }
 
     /// Rewrites the log at the start, if much of it has no use any more. `live` are the records of all copies.
@@ -201,7 +257,7 @@ impl Records {
             return Ok(());
         }
         let payloads: Vec<Vec<u8>> = live.iter().map(|(id, record)| payload(KEPT, id, *record)).collect();
-        log.lock().unwrap_or_else(PoisonError::into_inner).replace_with(payloads.iter().map(Vec::as_slice))
+        log.lock().unwrap_or_else(PoisonError::into_inner).get()?.replace_with(payloads.iter().map(Vec::as_slice))
     }
 }
 
@@ -219,6 +275,21 @@ fn payload(kind: u8, id: &MessageId, record: CopyRecord) -> Vec<u8> {
 }
 
 impl Logged {
+    /// Reads the log. A lost record makes its copy foreign or damaged, and that is healed: a torn end never stops a node.
+    fn read(&mut self, folder: &Arc<dyn Folder>) -> Result<RecordLog, LogError> {
+        let opened = RecordLog::open(
+            folder.clone(),
+            LOG_NAME,
+            LOG_MAGIC,
+            &mut |_, payload| self.visit(payload).ok_or_else(|| "unknown record".to_owned()),
+            &|damage| record_log::judge(damage, true),
+        )?;
+        self.torn = opened.torn;
+        let mut log = opened.log;
+        log.keep_room();
+        Ok(log)
+    }
+
     fn visit(&mut self, payload: &[u8]) -> Option<()> {
         let (&kind, rest) = payload.split_first()?;
         let record = fields(rest)?;
@@ -242,10 +313,16 @@ impl Logged {
     }
 }
 
+/// Whether there is any text copy, or what looks like one.
+fn has_copies(folder: &dyn Folder) -> io::Result<bool> {
+    let is_copy = |name: &str| (name.ends_with(SUFFIX) && !name.starts_with('.')) || name.starts_with(STAGED);
+    Ok(folder.list()?.iter().any(|entry| entry.regular && is_copy(&entry.name)))
+}
+
 /// Tries it out. A disk that is full or read-only cannot be asked; one that had no attributes would have its log.
 fn keeps_attributes(folder: &dyn Folder) -> io::Result<bool> {
     let mut file = match folder.create_new(PROBE) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(PROBE)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.edit(PROBE)?,
         Err(error) if takes_nothing(&error) => return Ok(true),
         other => other?,
     };
@@ -253,7 +330,12 @@ fn keeps_attributes(folder: &dyn Folder) -> io::Result<bool> {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::Unsupported => false,
         Err(error) if takes_nothing(&error) => true,
-        Err(error) => return Err(error),
+        Err(error) => {
+            let _ = folder.remove(PROBE);
+            let text =
+                format!("this file system refuses extended attributes ({error}): start the node with --layout log");
+            return Err(io::Error::new(error.kind(), text));
+        }
     };
     // A left-over probe harms nobody, and is tried again at the next start.
     let _ = folder.remove(PROBE);

@@ -23,6 +23,9 @@ pub const ASIDE: &str = ".aside-";
 /// Copies that had become too many or too old while this node was away: `.trash-<number>-<stem>`.
 pub const TRASH: &str = ".trash-";
 
+/// Files put by for a full disk: `.spare-<number>`.
+pub const SPARE: &str = ".spare-";
+
 /// Below this, a second thread costs more than it brings, and simulated disks see one order of calls.
 const TWO_THREADS_FROM: usize = 4096;
 
@@ -49,7 +52,7 @@ pub struct Found {
 pub enum OpenError {
     /// Two ids that differ in case would be one file.
     #[error(
-        "{folder} is on a file system that does not tell upper and lower case apart, so ids would share files: choose another --data-dir"
+        "{folder} is on a file system that does not tell upper and lower case apart, so ids would share files: choose another --data-dir, or start this node with --layout log"
     )]
     FoldsCase {
         /// The folder.
@@ -135,6 +138,8 @@ pub(super) struct Moved {
     pub(super) next: u64,
     /// Those in the trash, oldest first.
     pub(super) trash: BTreeMap<u64, String>,
+    /// Files put by for a full disk.
+    pub(super) spares: Vec<String>,
 }
 
 enum Item {
@@ -180,6 +185,9 @@ impl Scan<'_> {
         for entry in listed {
             if let Some(number) = number(&entry.name, ASIDE).or_else(|| number(&entry.name, TRASH)) {
                 moved.next = moved.next.max(number.saturating_add(1));
+            }
+            if entry.regular && entry.name.starts_with(SPARE) {
+                moved.spares.push(entry.name.clone());
             }
             if let Some(number) = number(&entry.name, TRASH) {
                 moved.trash.insert(number, entry.name.clone());
@@ -309,7 +317,10 @@ impl Scan<'_> {
             },
             Records::Log(_) => {
                 let id = named.or_else(|| self.logged.hashed.get(stem.as_str()));
-                id.and_then(|id| self.logged(id, staged, content, stages)).map(Ok)
+                let logged = id.and_then(|id| self.logged(id, staged, content, stages)).map(Ok);
+                // What was written where attributes were kept still has its record there.
+                let attached = || records::decode(&file.record().ok()??, named).ok().map(Ok);
+                logged.or_else(attached)
             }
         };
         let right = |id: &MessageId, record: &CopyRecord| {

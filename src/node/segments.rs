@@ -21,6 +21,7 @@ mod op;
 mod places;
 mod plan;
 mod replay;
+mod room;
 mod upkeep;
 
 use std::io;
@@ -35,16 +36,17 @@ use self::op::HintWriter;
 use self::places::{NOT_YET, Place};
 use self::plan::Plan;
 use self::replay::{Replay, Replayed, Seen, read_record};
+pub(super) use self::room::RESERVE_FILE;
 use self::upkeep::Upkeep;
 use super::scan::{Found, OpenError};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
-use crate::durable::{DiskFile, Folder, Space};
+use crate::durable::{DiskFile, Folder, is_gone, takes_nothing};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
-/// The longest record: a copy of the largest message that a leader takes, 64 MiB.
-const LONGEST: usize = (64 << 20) + 1024;
+/// The longest record: a copy of the largest message that a leader takes, 64 MiB, under the longest id.
+const LONGEST: usize = (64 << 20) + 2048;
 const MAGIC: [u8; 8] = *b"hatoseg1";
 
 /// A segment of more bytes is sealed, and a new one begun.
@@ -65,9 +67,6 @@ pub(super) fn segments_in(folder: &dyn Folder) -> io::Result<Vec<(String, String
     }
     Ok(all)
 }
-
-/// Room is asked for again after so many bytes.
-const LOOK_EVERY: u64 = 1 << 20;
 
 /// Copies in segments.
 #[derive(Debug)]
@@ -95,9 +94,11 @@ struct Writer {
     unsynced: Vec<Arc<Segment>>,
     /// Sealed segments whose hints are not written.
     unhinted: Vec<(Arc<Segment>, HintWriter)>,
-    /// Whether the disk has room for more copies, and from which length on to ask again.
-    room: bool,
+    /// The longest message that the disk has room for, and from which length on to ask again.
+    room: u64,
     look_at: u64,
+    /// Whether there is a reserve to give up.
+    reserve: bool,
     /// A sync has failed: nobody knows what is on the disk.
     failed: bool,
 }
@@ -179,6 +180,11 @@ impl SegmentStore {
         segment_bytes: u64,
     ) -> Result<(Self, Found), OpenError> {
         let Replayed { known, mut log, number, hint, found } = Replay::run(&folder)?;
+        match log.renew() {
+            // Its first sync will try again, and until then nothing is called safe.
+            Err(LogError::Io { source, .. }) if takes_nothing(&source) => {}
+            renewed => renewed?,
+        }
         if io_mode == IoMode::Unbuffered {
             log.keep_room();
             // A process killed between a write and its sync left copies that only look safe.
@@ -198,8 +204,9 @@ impl SegmentStore {
             hint,
             unsynced,
             unhinted: Vec::new(),
-            room: true,
+            room: u64::MAX,
             look_at: 0,
+            reserve: folder.open(RESERVE_FILE).is_ok(),
             failed: false,
         };
         let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
@@ -226,20 +233,11 @@ impl SegmentStore {
         Ok(first)
     }
 
-    /// Whether there is room for new copies. The last of it (a sixteenth of the disk, or two segments) is left to what
-    /// makes room again: to records of what is gone, and to moving what is live out of the way.
-    fn has_room(&self, writer: &mut Writer) -> bool {
-        if !writer.room || writer.log.len() >= writer.look_at {
-            writer.look_at = writer.log.len() + LOOK_EVERY;
-            let enough = |space: Space| space.free > (space.size / 16).min(2 * self.segment_bytes);
-            // A disk that cannot be asked says so at the next write.
-            writer.room = self.folder.space().map_or(true, enough);
-        }
-        writer.room
-    }
-
     /// Begins a new segment. Where that cannot be done now the old one goes on, as long as its places can be told.
     fn seal(&self, writer: &mut Writer) -> Result<(), LogError> {
+        // From here on its sync is that of its file.
+        writer.log.cut()?;
+        writer.log.renew()?;
         let number = writer.next;
         let name = log_name(number);
         writer.next += 1;
@@ -308,26 +306,43 @@ impl Store for SegmentStore {
             return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
         }
         let start = Instant::now();
-        let mut plan = Plan::new(&self.known.places, settles, puts);
-        let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
-        let room = puts.is_empty() || self.has_room(&mut writer);
-        let full = PutOutcome::Full;
-        let outcomes = puts.iter().map(|put| if room { plan.put(put) } else { plan.missed(put, full) }).collect();
-        let error = (!room).then(|| "the disk is nearly full".to_owned());
-        let mut report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
-        let first = match self.append(&mut writer, plan.records()) {
-            Ok(first) => first,
-            Err(error) => {
-                let error = match writer.fatal("writing copies", error) {
+        let mut room = if puts.is_empty() { u64::MAX } else { self.room(&mut writer) };
+        let (plan, mut report, first) = loop {
+            let mut plan = Plan::new(&self.known.places, settles, puts);
+            let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
+            let (mut outcomes, mut error) = (Vec::with_capacity(puts.len()), None);
+            for put in puts {
+                let has_room = self.has_room_for(put, room);
+                outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
+                if !has_room {
+                    error.get_or_insert_with(|| self.no_room(room));
+                }
+            }
+            let report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
+            let error = match self.append(&mut writer, plan.records()) {
+                Ok(first) => break (plan, report, first),
+                Err(error) => match writer.fatal("writing copies", error) {
                     Ok(fatal) => return Err(fatal),
                     Err(error) => error,
-                };
-                let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
-                report.outcomes = puts.iter().map(|put| plan.missed(put, missed)).collect();
-                report.settled = vec![false; settles.len()];
-                report.error = Some(error.to_string());
-                return Ok(report);
+                },
+            };
+            if let LogError::Io { source, .. } = &error
+                && is_gone(source)
+            {
+                let source = io::Error::other(error.to_string());
+                return Err(Fatal { what: "writing copies".to_owned(), source });
             }
+            // Without what is new there may be room for what makes room.
+            if error.is_full() && (std::mem::take(&mut room) > 0 || self.give_up_reserve(&mut writer)) {
+                continue;
+            }
+            let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
+            return Ok(WriteReport {
+                outcomes: puts.iter().map(|put| plan.missed(put, missed)).collect(),
+                settled: vec![false; settles.len()],
+                error: Some(error.to_string()),
+                ..WriteReport::default()
+            });
         };
         report.write_time = start.elapsed();
         let unbuffered = self.io_mode == IoMode::Unbuffered && !plan.is_empty();
@@ -360,8 +375,21 @@ impl Store for SegmentStore {
         Err(ReadFault::Damaged)
     }
 
+    fn check(&self, id: &MessageId, version: Version) -> Result<(), ReadFault> {
+        if let Some(place) = self.known.places.find(id, version)
+            && let Some(segment) = self.known.segment(place.segment)
+        {
+            segment.file.uncache(u64::from(place.offset), u64::from(place.record().bytes()));
+        }
+        self.read(id, version).map(drop)
+    }
+
     fn newest(&self, id: &MessageId) -> Option<CopyRecord> {
         self.known.places.get(id).newest()
+    }
+
+    fn published(&self, id: &MessageId) -> Option<CopyRecord> {
+        self.known.places.get(id).published()
     }
 
     fn inventory(&self, part: usize) -> Vec<Entry> {

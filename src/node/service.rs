@@ -16,7 +16,7 @@ use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
     RegisterNodeRequest, RegisterNodeResponse, StoreRequest, StoreResponse, ToNode,
 };
-use crate::wire::{LISTED_AHEAD, Replies, chat_message, requested_id};
+use crate::wire::{Form, LISTED_AHEAD, Replies, chat_message, requested_id};
 
 /// The service of one node.
 #[derive(Debug, Clone)]
@@ -45,14 +45,14 @@ impl FamilyService for NodeService {
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        let copy = self.node.store.newest(&id).filter(|record| !record.is_tombstone());
-        let Some(record) = copy else { return Ok(Response::new(GetResponse::default())) };
+        let form = Form::asked_for(request.get_ref());
+        let Some(record) = self.node.store.published(&id) else { return Ok(Response::new(GetResponse::default())) };
         let store = self.node.store.clone();
         let version = record.version;
         let (id, read) = self.node.hands.run(move || (id.clone(), store.read(&id, version))).await;
         match read {
             Ok(body) => {
-                let chat_message = Some(chat_message(&id, body));
+                let chat_message = Some(chat_message(&id, body, form));
                 Ok(Response::new(GetResponse { chat_message, nodes: Vec::new(), found: true }))
             }
             Err(fault) => Err(Status::data_loss(format!("the copy of {id} cannot be read: {fault:?}"))),
@@ -117,7 +117,10 @@ async fn send_copy(
     let store = node.store.clone();
     let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, version))).await;
     match read {
-        Ok(body) => out.send(Ok(chat_message(&id, body))).await.is_ok(),
+        Ok(body) => {
+            let form = Form::listed(&id);
+            out.send(Ok(chat_message(&id, body, form))).await.is_ok()
+        }
         Err(_) => !out.is_closed(),
     }
 }

@@ -130,8 +130,15 @@ pub trait Store: std::fmt::Debug + Send + Sync {
     /// `Version::FOREIGN` reads the foreign file of that id.
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault>;
 
+    /// Whether one version of one message is whole on the disk: as [`read`](Self::read), but what is in memory proves nothing.
+    fn check(&self, id: &MessageId, version: Version) -> Result<(), ReadFault>;
+
     /// The newest whole recorded version of a message.
     fn newest(&self, id: &MessageId) -> Option<CopyRecord>;
+
+    /// The whole recorded version that others may be shown: not one that waits to be settled behind it, which may be taken
+    /// back, and none that a tombstone waits behind.
+    fn published(&self, id: &MessageId) -> Option<CopyRecord>;
 
     /// Whether this version waits to be settled under a hidden name. Where copies have no names of their own none does.
     fn is_unpublished(&self, _id: &MessageId, _version: Version) -> bool {

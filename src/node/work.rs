@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::identity::Fenced;
+use super::lane::Replies;
 use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
-use super::{FULL_FOR, Node, bad_id, from, id_of, identity_failed};
+use super::{Node, Refusal, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
-use crate::types::{CopyRecord, MessageId, Version};
-use crate::wire::family::{self, CopyStatus, FromNode, from_node};
+use crate::types::{CopyRecord, MessageId, Refusing, Version};
+use crate::wire::family::{self, CopyStatus, from_node};
 use crate::wire::{BATCH_BYTES, Fence, Roll};
 
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(super) struct WriteWork {
     puts: Vec<Put>,
     bytes: usize,
     arrived: Instant,
-    reply: mpsc::Sender<FromNode>,
+    reply: Replies,
 }
 
 /// Which copy to read.
@@ -47,17 +48,12 @@ pub(super) struct ReadWork {
     pub(super) fence: Fence,
     pub(super) seq: u64,
     pub(super) keys: Vec<ReadKey>,
-    pub(super) reply: mpsc::Sender<FromNode>,
+    pub(super) reply: Replies,
 }
 
 impl WriteWork {
     /// Takes a batch off the wire.
-    pub(super) fn read(
-        fence: Fence,
-        seq: u64,
-        batch: family::WriteBatch,
-        reply: mpsc::Sender<FromNode>,
-    ) -> Result<Self, String> {
+    pub(super) fn read(fence: Fence, seq: u64, batch: family::WriteBatch, reply: Replies) -> Result<Self, String> {
         let put = |put: family::Put| {
             let version = Version(put.version);
             let (record, body) = if put.deleted {
@@ -151,7 +147,7 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     let (batch, late): (Vec<_>, Vec<_>) = batch.into_iter().partition(|work| node.identity.check(work.fence).is_ok());
     for work in late {
         let Err(fenced) = node.identity.check(work.fence) else { continue };
-        answer_fenced(&work, fenced).await;
+        answer_fenced(&work, fenced);
     }
     let Some(first) = batch.first() else { return true };
     node.meters.queue.record(first.arrived.elapsed(), 1);
@@ -203,20 +199,20 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
         let members_kept = learnt && work.members.is_some();
         // A later leader that was let in meanwhile may not have been told of these copies.
         if let Err(fenced) = node.identity.check(work.fence) {
-            answer_fenced(&work, fenced).await;
+            answer_fenced(&work, fenced);
             continue;
         }
         let hidden = |put: &Put| node.store.is_unpublished(&put.id, put.record.version);
         let unpublished = (0..).zip(&work.puts).filter(|(_, put)| hidden(put)).map(|(place, _)| place).collect();
         let result = family::WriteResult { statuses, error, settled, members_kept, unpublished };
-        let _ = work.reply.send(from(work.seq, from_node::Body::Written(result))).await;
+        work.reply.give(from(work.seq, from_node::Body::Written(result)));
     }
     true
 }
 
-async fn answer_fenced(work: &WriteWork, fenced: Fenced) {
+fn answer_fenced(work: &WriteWork, fenced: Fenced) {
     let body = family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason };
-    let _ = work.reply.send(from(work.seq, from_node::Body::Fenced(body))).await;
+    work.reply.give(from(work.seq, from_node::Body::Fenced(body)));
 }
 
 fn status_of(outcome: PutOutcome) -> CopyStatus {
@@ -244,7 +240,7 @@ pub(super) async fn read_loop(node: Arc<Node>, queue: Arc<tokio::sync::Mutex<mps
                 from_node::Body::Fenced(family::Fenced { epoch_seen: fenced.epoch.0, reason: fenced.reason })
             }
         };
-        let _ = work.reply.send(from(work.seq, body)).await;
+        work.reply.give(from(work.seq, body));
     }
 }
 
@@ -252,13 +248,12 @@ fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
     let began = Instant::now();
     let mut result = family::ReadResult { statuses: Vec::with_capacity(keys.len()), ..Default::default() };
     for ReadKey { id, version, check } in keys {
-        let status = match node.store.read(id, *version) {
-            Ok(payload) => {
-                if !*check {
-                    result.bodies.push(payload);
-                }
-                CopyStatus::CopyStored
-            }
+        let found = match *check {
+            true => node.store.check(id, *version),
+            false => node.store.read(id, *version).map(|payload| result.bodies.push(payload)),
+        };
+        let status = match found {
+            Ok(()) => CopyStatus::CopyStored,
             Err(ReadFault::Absent) => CopyStatus::CopyAbsent,
             Err(ReadFault::Damaged) => {
                 node.meters.bad_checksums.fetch_add(1, Ordering::Relaxed);
@@ -277,11 +272,22 @@ fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
 
 impl Node {
     fn note(&self, work: &[WriteWork], report: &WriteReport) {
-        if report.outcomes.contains(&PutOutcome::Full) {
-            *self.full_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL_FOR);
-        }
         if let Some(error) = &report.error {
-            tracing::warn!("a copy was not kept: {error}");
+            let refusing = Refusing::of(report.outcomes.contains(&PutOutcome::Full), error);
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unsaid) = said.note(&refusing.why, self.started.elapsed()) {
+                let space = *self.space.lock().unwrap_or_else(PoisonError::into_inner);
+                tracing::warn!(
+                    "a copy was not kept: {error}; {} bytes and {} files are free{unsaid}",
+                    space.free,
+                    space.free_files
+                );
+            }
+            let outcomes = work.iter().flat_map(|work| &work.puts).zip(&report.outcomes);
+            let full = outcomes.filter(|(put, outcome)| **outcome == PutOutcome::Full && !put.record.is_tombstone());
+            let full_from = full.map(|(put, _)| put.record.bytes()).min();
+            let refusal = Refusal::after(self.refusal(), refusing, full_from);
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         }
         let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
         let failed = failed.count() as u64;

@@ -34,7 +34,12 @@ pub enum Command {
     /// Let a node take copies again.
     Undrain(NodeId),
     /// Take a node that holds nothing off the list of members, for good.
-    Remove(NodeId),
+    Remove {
+        /// Which.
+        node: NodeId,
+        /// It is gone for good, with whatever it held.
+        force: bool,
+    },
     /// Even out the copies (or, with `false`, stop doing so).
     Rebalance(bool),
     /// Give the password.

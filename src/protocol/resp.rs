@@ -17,11 +17,21 @@ const LONGEST_LINE: usize = 64 << 10;
 /// The most words of one request.
 const MOST_WORDS: i64 = 1 << 20;
 
-/// Bytes that one request may have, besides what its longest word may have.
-const SPARE_BYTES: usize = 16 << 20;
+/// Bytes that one request may have, besides what its longest word may have: 65,536 pairs of an id and a message find room.
+const SPARE_BYTES: usize = 32 << 20;
 
-/// What a word costs besides its bytes: so that empty words do not come for nothing.
-const WORD_COST: usize = 32;
+/// The longest word that is read past when it is over the limit; a length above it is no length (as in Redis).
+const LONGEST_PASSED: usize = 512 << 20;
+
+/// What a word costs besides its bytes: its place in the list, and what an allocation takes.
+pub const WORD_COST: usize = 96;
+
+/// Words of up to so many bytes are copied out of the buffer that they came in, which many of them would keep else; longer
+/// ones are, where they are less than a quarter of it.
+const COPIED: usize = 4 << 10;
+
+/// Bytes of the words of a request that is too long which are kept, to say which one it was.
+const SHOWN: usize = 64;
 
 /// Words, and bytes of each, that a client may send before it has given the password, as in Redis.
 const STRANGER: (i64, usize) = (10, 16 << 10);
@@ -56,14 +66,31 @@ pub enum ProtocolError {
     /// Quotes that are not closed, or closed in the middle of a word.
     #[error("Protocol error: unbalanced quotes in request")]
     Quotes,
-    /// All words together are too long.
-    #[error("Protocol error: the request is longer than {0} bytes")]
-    TooLong(usize),
+    /// A line, or a word, ends otherwise than in CR and LF.
+    #[error("Protocol error: expected CR LF; nothing after it was run")]
+    LineEnd,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// Its words.
+    Words(Words),
+    /// A word of it, or all of it, is over the limit: it was read past and not kept.
+    TooLong {
+        /// The name of the command.
+        name: Bytes,
+        /// Bytes of the word, or of all words.
+        length: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
 }
 
 /// Reads requests from a byte stream that may be split anywhere.
 #[derive(Debug)]
 pub struct RequestDecoder {
+    /// Words up to this are kept.
     longest_word: usize,
     /// The client has not given its password.
     stranger: bool,
@@ -76,12 +103,27 @@ pub struct RequestDecoder {
     kept: usize,
     /// Bytes at the front of the buffer that are known to hold no line end.
     scanned: usize,
+    /// The request is over the limit: what is too long of it, and the limit.
+    too_long: Option<(usize, usize)>,
+    /// Bytes of the word that is coming which are read past.
+    passing: usize,
 }
 
 impl RequestDecoder {
     /// A decoder that takes words of up to `longest_word` bytes.
     pub fn new(longest_word: usize) -> Self {
-        Self { longest_word, stranger: false, words: Words::new(), missing: 0, length: None, kept: 0, scanned: 0 }
+        let words = Words::new();
+        Self {
+            longest_word,
+            stranger: false,
+            words,
+            missing: 0,
+            length: None,
+            kept: 0,
+            scanned: 0,
+            too_long: None,
+            passing: 0,
+        }
     }
 
     /// Says whether the client still has to give its password.
@@ -100,13 +142,13 @@ impl RequestDecoder {
     }
 
     /// Takes the next request off the front of `buffer`; nothing: more bytes are needed.
-    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Words>, ProtocolError> {
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Asked>, ProtocolError> {
         loop {
             if self.missing == 0 {
                 match buffer.first() {
                     None => return Ok(None),
                     Some(b'*') => {
-                        let Some(line) = self.line(buffer, ProtocolError::LongCount)? else { return Ok(None) };
+                        let Some(line) = self.line(buffer, true, ProtocolError::LongCount)? else { return Ok(None) };
                         let count = number(&line[1..]).filter(|count| *count <= MOST_WORDS);
                         if self.stranger && count.is_some_and(|count| count > STRANGER.0) {
                             return Err(ProtocolError::StrangeCount);
@@ -115,57 +157,110 @@ impl RequestDecoder {
                         self.missing = count.ok_or(ProtocolError::WordCount)?.max(0) as usize;
                     }
                     Some(_) => {
-                        let Some(line) = self.line(buffer, ProtocolError::LongLine)? else { return Ok(None) };
+                        let Some(line) = self.line(buffer, false, ProtocolError::LongLine)? else { return Ok(None) };
                         let words = split_line(&line)?;
                         if !words.is_empty() {
-                            return Ok(Some(words));
+                            return Ok(Some(Asked::Words(words)));
                         }
                     }
                 }
                 continue;
             }
             let Some(length) = self.length else {
-                if let Some(&other) = buffer.first().filter(|first| **first != b'$') {
-                    let shown = if other.is_ascii_graphic() { char::from(other) } else { '?' };
-                    return Err(ProtocolError::NotAWord(shown));
+                if !self.begin_word(buffer)? {
+                    return Ok(None);
                 }
-                let Some(line) = self.line(buffer, ProtocolError::LongLength)? else { return Ok(None) };
-                let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
-                let length = length.filter(|length| *length <= self.longest_word).ok_or(ProtocolError::WordLength)?;
-                if self.stranger && length > STRANGER.1 {
-                    return Err(ProtocolError::StrangeLength);
-                }
-                let most = self.longest_word + SPARE_BYTES;
-                if self.kept + length + WORD_COST > most {
-                    return Err(ProtocolError::TooLong(most));
-                }
-                self.length = Some(length);
                 continue;
             };
-            if buffer.len() < length + 2 {
+            if !self.end_word(buffer, length)? {
                 return Ok(None);
             }
-            self.words.push(buffer.split_to(length).freeze());
-            buffer.advance(2);
-            self.kept += length + WORD_COST;
-            self.length = None;
-            self.missing -= 1;
             if self.missing == 0 {
                 self.kept = 0;
-                return Ok(Some(std::mem::take(&mut self.words)));
+                let words = std::mem::take(&mut self.words);
+                return Ok(Some(match self.too_long.take() {
+                    Some((length, limit)) => {
+                        Asked::TooLong { name: words.into_iter().next().unwrap_or_default(), length, limit }
+                    }
+                    None => Asked::Words(words),
+                }));
             }
         }
     }
 
+    /// Reads the length of the next word; `false`: more bytes are needed.
+    fn begin_word(&mut self, buffer: &mut BytesMut) -> Result<bool, ProtocolError> {
+        if let Some(&other) = buffer.first().filter(|first| **first != b'$') {
+            let shown = if other.is_ascii_graphic() { char::from(other) } else { '?' };
+            return Err(ProtocolError::NotAWord(shown));
+        }
+        let Some(line) = self.line(buffer, true, ProtocolError::LongLength)? else { return Ok(false) };
+        let length = number(&line[1..]).and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= LONGEST_PASSED).ok_or(ProtocolError::WordLength)?;
+        if self.stranger && length > STRANGER.1 {
+            return Err(ProtocolError::StrangeLength);
+        }
+        let (most, all) = (self.longest_word + SPARE_BYTES, self.kept + length + WORD_COST);
+        if length > self.longest_word {
+            self.too_long.get_or_insert((length, self.longest_word));
+        } else if all > most {
+            self.too_long.get_or_insert((all, most));
+        }
+        if self.too_long.is_some() {
+            // What was kept of it is of no use any more but its name.
+            self.words.truncate(1);
+            self.kept = 0;
+        }
+        (self.length, self.passing) = (Some(length), length);
+        Ok(true)
+    }
+
+    /// Takes the rest of the word that is coming; `false`: more bytes are needed.
+    fn end_word(&mut self, buffer: &mut BytesMut, length: usize) -> Result<bool, ProtocolError> {
+        let is_name = self.words.is_empty() && length <= SHOWN;
+        if self.too_long.is_some() && !is_name {
+            let passed = self.passing.min(buffer.len());
+            buffer.advance(passed);
+            self.passing -= passed;
+            if self.passing > 0 || buffer.len() < 2 {
+                return Ok(false);
+            }
+            if self.words.is_empty() {
+                self.words.push(Bytes::new());
+            }
+        } else {
+            if buffer.len() < length + 2 {
+                return Ok(false);
+            }
+            self.words.push(take(buffer, length));
+            self.kept += length + WORD_COST;
+        }
+        if buffer[..2] != *b"\r\n" {
+            return Err(ProtocolError::LineEnd);
+        }
+        buffer.advance(2);
+        self.length = None;
+        self.missing -= 1;
+        Ok(true)
+    }
+
     /// The next line without its end.
-    fn line(&mut self, buffer: &mut BytesMut, too_long: ProtocolError) -> Result<Option<BytesMut>, ProtocolError> {
+    fn line(
+        &mut self,
+        buffer: &mut BytesMut,
+        strict: bool,
+        too_long: ProtocolError,
+    ) -> Result<Option<BytesMut>, ProtocolError> {
         match buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
             Some(at) => {
                 let mut line = buffer.split_to(self.scanned + at);
                 buffer.advance(1);
                 self.scanned = 0;
-                if line.last() == Some(&b'\r') {
-                    line.truncate(line.len() - 1);
+                match line.last() {
+                    Some(b'\r') => line.truncate(line.len() - 1),
+                    // Half understood, the words of such a request would be run as others.
+                    _ if strict => return Err(ProtocolError::LineEnd),
+                    _ => {}
                 }
                 Ok(Some(line))
             }
@@ -176,6 +271,16 @@ impl RequestDecoder {
             }
         }
     }
+}
+
+/// Takes bytes off the front of a buffer: a part of it if it is a large one, else a copy, which keeps no buffer.
+pub(super) fn take(buffer: &mut BytesMut, length: usize) -> Bytes {
+    if length <= COPIED || length < buffer.capacity() / 4 {
+        let word = Bytes::copy_from_slice(&buffer[..length]);
+        buffer.advance(length);
+        return word;
+    }
+    buffer.split_to(length).freeze()
 }
 
 /// A number as it is written out: no sign but `-`, no zeros before it, no blanks.
@@ -283,6 +388,33 @@ impl Value {
         Self::Bulk(text.into().into())
     }
 
+    /// Bytes that it takes when it is sent, about.
+    pub fn size(&self) -> usize {
+        const HEAD: usize = 16;
+        HEAD + match self {
+            Self::Bulk(bytes) => bytes.len(),
+            Self::Error(text) | Self::Text(text) => text.len(),
+            Self::Simple(text) => text.len(),
+            Self::Array(values) | Self::Set(values) => values.iter().map(Self::size).sum(),
+            Self::Map(pairs) => pairs.iter().map(|(name, value)| name.size() + value.size()).sum(),
+            Self::Integer(_) | Self::Nil | Self::NilArray => 0,
+        }
+    }
+
+    /// Appends only the begin of a list, and gives its parts; or else all of it.
+    pub fn encode_begin(self, version: u8, out: &mut BytesMut) -> Vec<Self> {
+        match self {
+            Self::Array(values) => {
+                line(out, '*', values.len() as i64);
+                values
+            }
+            other => {
+                other.encode(version, out);
+                Vec::new()
+            }
+        }
+    }
+
     /// Appends the reply in this version of the protocol, 2 or 3.
     pub fn encode(&self, version: u8, out: &mut BytesMut) {
         match self {
@@ -347,7 +479,10 @@ mod tests {
             buffer.extend_from_slice(piece);
             loop {
                 match decoder.decode(&mut buffer) {
-                    Ok(Some(words)) => all.push(words.iter().map(|word| word.to_vec()).collect()),
+                    Ok(Some(Asked::Words(words))) => all.push(words.iter().map(|word| word.to_vec()).collect()),
+                    Ok(Some(Asked::TooLong { name, length, limit })) => {
+                        all.push(vec![b"too long".to_vec(), name.to_vec(), format!("{length} {limit}").into_bytes()]);
+                    }
                     Ok(None) => break,
                     Err(error) => return (all, Some(error)),
                 }
@@ -381,7 +516,7 @@ mod tests {
         assert_eq!(fault(b"*3000000000\r\n"), "Protocol error: invalid multibulk length");
         assert_eq!(fault(b"*x\r\n"), "Protocol error: invalid multibulk length");
         assert_eq!(fault(b"*1\r\nfoo\r\n"), "Protocol error: expected '$', got 'f'");
-        for length in ["-10", "2000000000", "blabla", "1001", "01", "+1", ""] {
+        for length in ["-10", "2000000000", "blabla", "01", "+1", ""] {
             assert_eq!(fault(format!("*1\r\n${length}\r\n").as_bytes()), "Protocol error: invalid bulk length");
         }
         assert_eq!(fault(b"set \"\"\"key\"\"\" x\r\n"), "Protocol error: unbalanced quotes in request");
@@ -394,15 +529,50 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_arrays_end_in_cr_and_lf() {
+        for bytes in [&b"*1\n$4\nPING\n"[..], b"*1\r\n$4\nPING\n", b"*1\r\n$4\r\nPING\n\n", b"*1\r\n$3\r\nPING\r\n"] {
+            assert!(fault(bytes).starts_with("Protocol error: expected CR LF"), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_read_past_and_the_next_request_is_read() {
+        let long = [&b"*4\r\n$4\r\nMSET\r\n$1\r\na\r\n$1001\r\n"[..], &[b'\n'; 1001], b"\r\n$1\r\nb\r\n"].concat();
+        let all = [&long[..], b"*1\r\n$4\r\nPING\r\n"].concat();
+        let told = [vec!["too long", "MSET", "1001 1000"], vec!["PING"]];
+        assert_eq!(words(&all), told);
+        let bytes: Vec<&[u8]> = all.chunks(7).collect();
+        let texts = |all: Vec<Vec<Vec<u8>>>| -> Vec<Vec<String>> {
+            all.into_iter().map(|words| words.into_iter().map(|w| String::from_utf8(w).unwrap()).collect()).collect()
+        };
+        assert_eq!(texts(decode_all(&bytes).0), told);
+        // A name that is too long itself, or comes behind what is.
+        let name = [&b"*1\r\n$1001\r\n"[..], &[b'x'; 1001], b"\r\nPING\r\n"].concat();
+        assert_eq!(words(&name), [vec!["too long", "", "1001 1000"], vec!["PING"]]);
+    }
+
+    #[test]
     fn a_request_is_bounded_as_a_whole() {
         let mut decoder = RequestDecoder::new(SPARE_BYTES);
-        let word = [&b"$16777216\r\n"[..], &vec![b'x'; SPARE_BYTES], b"\r\n"].concat();
-        let mut buffer = BytesMut::from(&b"*9\r\n"[..]);
-        let fault = (0..4).find_map(|_| {
+        let word = [format!("${SPARE_BYTES}\r\n").as_bytes(), &vec![b'x'; SPARE_BYTES], b"\r\n"].concat();
+        let mut buffer = BytesMut::from(&b"*4\r\n"[..]);
+        let told = (0..4).find_map(|_| {
             buffer.extend_from_slice(&word);
-            decoder.decode(&mut buffer).err()
+            assert!(decoder.kept() <= 2 * SPARE_BYTES);
+            decoder.decode(&mut buffer).unwrap()
         });
-        assert_eq!(fault, Some(ProtocolError::TooLong(2 * SPARE_BYTES)));
+        assert!(matches!(told, Some(Asked::TooLong { limit, .. }) if limit == 2 * SPARE_BYTES), "{told:?}");
+        assert!(buffer.is_empty() && decoder.kept() == 0);
+    }
+
+    #[test]
+    fn small_words_keep_no_large_buffer() {
+        let (mut decoder, mut buffer) = (RequestDecoder::new(1 << 20), BytesMut::with_capacity(32 << 10));
+        buffer.extend_from_slice(b"*2\r\n$3\r\nDEL\r\n$1\r\na\r\n");
+        let place = buffer.as_ptr();
+        let asked = decoder.decode(&mut buffer).unwrap();
+        buffer.reserve(32 << 10);
+        assert_eq!(buffer.as_ptr(), place, "nothing else holds it: {asked:?}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub enum Op {
     Append,
     Auth,
+    Backup,
     Client,
     Command,
     Config,
@@ -27,6 +28,7 @@ pub enum Op {
     /// Refused: messages do not expire.
     Expire,
     Flush,
+    Function,
     Get,
     GetBit,
     GetDel,
@@ -40,11 +42,16 @@ pub enum Op {
     IncrByFloat,
     Info,
     Keys,
+    LastSave,
+    Latency,
     Lcs,
+    Memory,
     Mget,
+    Module,
     Mset,
     MsetNx,
     Multi,
+    Object,
     /// A line of HTTP: somebody makes a browser talk to us.
     OtherProtocol,
     Persist,
@@ -56,12 +63,16 @@ pub enum Op {
     Rename,
     RenameNx,
     Reset,
+    Role,
+    /// SAVE and BGSAVE, which are refused.
+    Save,
     Scan,
     Select,
     Set,
     SetBit,
     SetNx,
     SetRange,
+    SlowLog,
     Status,
     Strlen,
     Time,
@@ -164,8 +175,16 @@ pub const COMMANDS: &[Spec] = &[
     row("VERIFY", Op::Verify, 1, SLOW_READ, NONE, "register", "Checks every copy of every message now.").line("VERIFY"),
     row("DRAIN", Op::Drain, 2, ADMIN, NONE, "register", "Moves everything off a node.").line("DRAIN <node>"),
     row("UNDRAIN", Op::Undrain, 2, ADMIN, NONE, "register", "Lets a node take copies again.").line("UNDRAIN <node>"),
-    row("REMOVE", Op::Remove, 2, ADMIN, NONE, "register", "Takes a node that holds nothing off the list, for good.")
-        .line("REMOVE <node>"),
+    row(
+        "REMOVE",
+        Op::Remove,
+        -2,
+        ADMIN,
+        NONE,
+        "register",
+        "Takes a node that holds nothing, or is gone, off the list.",
+    )
+    .line("REMOVE <node> [FORCE]"),
     row("REBALANCE", Op::Rebalance, -1, ADMIN, NONE, "register", "Evens out the copies, or stops that.")
         .line("REBALANCE [STOP]"),
     row("AUTH", Op::Auth, -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),
@@ -174,6 +193,15 @@ pub const COMMANDS: &[Spec] = &[
     row("EXIT", Op::Exit, 1, LOGIN, NONE, "connection", "Closes the connection.").line("EXIT"),
     row("QUIT", Op::Exit, -1, LOGIN, NONE, "connection", "Closes the connection.").line("QUIT"),
     row("APPEND", Op::Append, 3, WRITE, ONE, "string", "Appends to a message."),
+    row(
+        "BACKUP",
+        Op::Backup,
+        2,
+        ADMIN,
+        NONE,
+        "register",
+        "Gives everything as it was at one moment: BEGIN, NEXT, STOP.",
+    ),
     row("CLIENT", Op::Client, -2, ADMIN, NONE, "connection", "Names, tells of and ends connections."),
     row("COMMAND", Op::Command, -1, SELF, NONE, "server", "Tells of commands."),
     row("CONFIG", Op::Config, -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for."),
@@ -229,6 +257,16 @@ pub const COMMANDS: &[Spec] = &[
     row("LCS", Op::Lcs, -3, SLOW_READ, TWO, "string", "Gives the longest sequence that two messages share."),
     row("PERSIST", Op::Persist, 2, READ, ONE, "generic", "Does nothing: no message expires."),
     row("SETBIT", Op::SetBit, 4, WRITE, ONE, "string", "Sets one bit of a message."),
+    row("BGSAVE", Op::Save, -1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
+    row("SAVE", Op::Save, 1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
+    row("FUNCTION", Op::Function, -2, ADMIN, NONE, "tools", "Tells of functions: there are none."),
+    row("LASTSAVE", Op::LastSave, 1, SELF, NONE, "tools", "Tells when everything was last saved: it is now."),
+    row("LATENCY", Op::Latency, -2, ADMIN, NONE, "tools", "Tells of latencies: they are on the metrics page."),
+    row("MEMORY", Op::Memory, -2, SLOW_READ, NONE, "tools", "Tells how many bytes a message takes."),
+    row("MODULE", Op::Module, -2, ADMIN, NONE, "tools", "Tells of modules: there are none."),
+    row("OBJECT", Op::Object, -2, SLOW_READ, NONE, "tools", "Tells how Redis would keep a message."),
+    row("ROLE", Op::Role, 1, SELF, NONE, "tools", "Tells that this is the one that takes writes."),
+    row("SLOWLOG", Op::SlowLog, -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted."),
     row("WATCH", Op::Watch, -2, GATHERS, ALL, "transactions", "Lets EXEC fail if one of these ids is written before."),
 ];
 
@@ -236,6 +274,37 @@ pub const COMMANDS: &[Spec] = &[
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     let is = |spec: &&Spec| spec.name.as_bytes().eq_ignore_ascii_case(name);
     COMMANDS.iter().find(is)
+}
+
+/// The command of the text protocol that a word may be meant for, if one is near.
+pub fn nearest(word: &[u8]) -> Option<&'static str> {
+    let word = word.to_ascii_uppercase();
+    let names = COMMANDS.iter().filter(|spec| spec.line.is_some()).map(|spec| spec.name);
+    // Of a short word two letters are nearly all.
+    let most = if word.len() <= 4 { 1 } else { 2 };
+    let near = names.filter(|name| name.len().abs_diff(word.len()) <= most);
+    near.map(|name| (distance(&word, name.as_bytes()), name))
+        .filter(|(far, _)| *far <= most)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// How many letters have to be put in, left out, changed, or changed with the next one (optimal string alignment).
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 /// How the commands of the text protocol are written, in the order of HELP.

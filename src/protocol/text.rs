@@ -4,8 +4,11 @@
 //! limit is answered as soon as that is seen, and the rest of it is swallowed
 //! without being kept, so that a line of any length costs a bounded buffer.
 
+use std::str::FromStr;
+
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::resp::take;
 use super::table::{self, Op};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
@@ -52,7 +55,7 @@ impl CommandDecoder {
         loop {
             match buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
                 Some(at) => {
-                    let mut line = buffer.split_to(self.scanned + at + 1).freeze();
+                    let mut line = take(buffer, self.scanned + at + 1);
                     self.scanned = 0;
                     if std::mem::take(&mut self.swallowing) {
                         continue;
@@ -96,7 +99,7 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
     let Some(spec) = table::find(&word).filter(|spec| spec.line.is_some() || spec.op == Op::OtherProtocol) else {
         return match word.is_empty() {
             true => bad("the line starts with no command word; HELP lists the commands"),
-            false => bad(&format!("unknown command {:?}; HELP lists the commands", printable(&word, 32))),
+            false => bad(&unknown(&word)),
         };
     };
     let command = match spec.op {
@@ -108,7 +111,16 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         Op::Undrain => {
             return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
         }
-        Op::Remove => return Ok(Command::Remove(only_node(rest, "REMOVE wants the number of a node: REMOVE <node>")?)),
+        Op::Remove => {
+            const FORCE: &[u8] = b" FORCE";
+            let force = rest.as_ref().and_then(|rest| {
+                let at = rest.len().checked_sub(FORCE.len())?;
+                rest[at..].eq_ignore_ascii_case(FORCE).then_some(at)
+            });
+            let node = rest.map(|rest| rest.slice(..force.unwrap_or(rest.len())));
+            let node = only_node(node, "REMOVE wants the number of a node: REMOVE <node> [FORCE]")?;
+            return Ok(Command::Remove { node, force: force.is_some() });
+        }
         Op::Rebalance => {
             return match rest {
                 None => Ok(Command::Rebalance(true)),
@@ -134,6 +146,29 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         None => Ok(command),
         Some(_) => bad(&format!("{} stands alone on its line", spec.name)),
     }
+}
+
+/// What is said of a word that is none of this protocol.
+fn unknown(word: &[u8]) -> String {
+    let shown = printable(word, 32);
+    if let Some(spec) = table::find(word) {
+        return format!("{} speaks the Redis protocol only: redis-cli -p 6666", spec.name);
+    }
+    match table::nearest(word) {
+        Some(name) => format!("unknown command {shown:?}: {name}? HELP lists the commands"),
+        None => format!("unknown command {shown:?}; HELP lists the commands"),
+    }
+}
+
+/// Whether the first line of a buffer is whole, ends in CR and LF, and is of the Redis protocol only: who sends that
+/// speaks it, with requests on lines of their own.
+pub fn is_redis_line(buffer: &[u8]) -> bool {
+    const LONGEST_NAME: usize = 16;
+    let Some(end) = buffer.iter().take(LONGEST_NAME).position(|byte| matches!(byte, b' ' | b'\r' | b'\n')) else {
+        return false;
+    };
+    let is_one = table::find(&buffer[..end]).is_some_and(|spec| spec.line.is_none() && spec.op != Op::OtherProtocol);
+    is_one && buffer.iter().position(|byte| *byte == b'\n').is_some_and(|at| buffer[at - 1] == b'\r')
 }
 
 fn parse_set(rest: Option<Bytes>, max_message: usize) -> Result<Command, Refusal> {
@@ -200,7 +235,9 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Verify => put(out, &[b"VERIFY"]),
         Command::Drain(node) => put(out, &[b"DRAIN ", node.to_string().as_bytes()]),
         Command::Undrain(node) => put(out, &[b"UNDRAIN ", node.to_string().as_bytes()]),
-        Command::Remove(node) => put(out, &[b"REMOVE ", node.to_string().as_bytes()]),
+        Command::Remove { node, force } => {
+            put(out, &[b"REMOVE ", node.to_string().as_bytes(), if *force { b" FORCE" } else { b"" }]);
+        }
         Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::Count => put(out, &[b"COUNT"]),
@@ -211,6 +248,37 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Exit => put(out, &[b"EXIT"]),
     }
     put(out, &[b"\n"]);
+}
+
+/// How a GET is answered on a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// `VALUE <message>`.
+    #[default]
+    Own,
+    /// `OK <message>`, as load clients of the course read it that the original was written for: they take what does not
+    /// begin with OK for an error.
+    Course,
+}
+
+impl FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "own" => Ok(Self::Own),
+            "course" => Ok(Self::Course),
+            _ => Err(format!("{text:?} is no dialect; there are own and course")),
+        }
+    }
+}
+
+/// As [`encode_reply`], in a dialect.
+pub fn encode_reply_in(dialect: Dialect, reply: &Reply, out: &mut BytesMut) {
+    match (dialect, reply) {
+        (Dialect::Course, Reply::Value(payload)) if !payload.contains(&b'\n') => put(out, &[b"OK ", payload, b"\n"]),
+        _ => encode_reply(reply, out),
+    }
 }
 
 /// Appends a reply as its line.
@@ -402,13 +470,47 @@ mod tests {
             "UNDRAIN 4294967296\n",
             "REMOVE\n",
             "REMOVE 03\n",
+            "REMOVE FORCE\n",
+            "REMOVE 3FORCE\n",
+            "REMOVE 3  FORCE\n",
+            "REMOVE 3 FORCED\n",
             "REBALANCE NOW\n",
             "VERIFY 1\n",
         ] {
             assert_eq!(one(line.as_bytes()), Err("BAD_COMMAND"), "{line:?}");
         }
         assert_eq!(one(b"GET \xff\n"), Err("BAD_COMMAND"));
-        assert_eq!(one(format!("GET {}\n", "x".repeat(201)).as_bytes()), Err("BAD_COMMAND"));
+        assert_eq!(one(format!("GET {}\n", "x".repeat(MAX_ID_BYTES + 1)).as_bytes()), Err("BAD_COMMAND"));
+    }
+
+    #[test]
+    fn a_word_that_is_none_here_is_told_what_it_may_be() {
+        let text = |line: &[u8]| match decode_all(&[line]).pop() {
+            Some(Decoded::Bad(refusal)) => refusal.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(text(b"INCR visits\n").contains("redis-cli -p 6666"));
+        assert!(text(b"GTE 1\n").contains("GET?") && text(b"satus\n").contains("STATUS?"));
+        assert!(!text(b"FROBNICATE 1\n").contains('?'));
+    }
+
+    #[test]
+    fn lines_of_the_redis_protocol_are_known_by_word_and_end() {
+        for line in [&b"info replication\r\n"[..], b"CLIENT ID\r\nPING\r\n", b"dbsize\r\n"] {
+            assert!(is_redis_line(line), "{}", line.escape_ascii());
+        }
+        for line in [&b"info\n"[..], b"info x", b"PING\r\n", b"SET 1 x\r\n", b"\r\n", b"POST / HTTP/1.1\r\n", b"\n"] {
+            assert!(!is_redis_line(line), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_lone_cr_goes_both_ways_as_it_is() {
+        assert_eq!(one(b"SET 1 a\rb\r\r\n"), set("1", b"a\rb\r"));
+        let mut out = BytesMut::new();
+        encode_reply(&Reply::Value(Bytes::from_static(b"a\rb\r")), &mut out);
+        assert_eq!(out, &b"VALUE a\rb\r\n"[..]);
+        assert_eq!(decode_reply(&mut out), Some(ReplyLine::Value(Bytes::from_static(b"a\rb\r"))));
     }
 
     #[test]
@@ -433,6 +535,22 @@ mod tests {
             ),
             "{all:?}"
         );
+    }
+
+    #[test]
+    fn the_dialect_of_the_course_says_ok_to_a_get() {
+        let mut out = BytesMut::new();
+        let value = |bytes: &'static [u8]| Reply::Value(Bytes::from_static(bytes));
+        for reply in [value(b"a b"), value(b""), value(b"a\nb"), Reply::Done, Reply::Refused(Refusal::NotFound)] {
+            encode_reply_in(Dialect::Course, &reply, &mut out);
+        }
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["OK a b", "OK "]);
+        assert!(lines[2].starts_with("ERROR NOT_A_LINE ") && lines[3] == "OK", "{text}");
+        assert!(lines[4].starts_with("ERROR NOT_FOUND ") && lines.len() == 5, "{text}");
+        assert_eq!(("course".parse(), "own".parse()), (Ok(Dialect::Course), Ok(Dialect::Own)));
+        assert!("lisp".parse::<Dialect>().is_err());
     }
 
     #[test]
@@ -481,7 +599,7 @@ mod tests {
             id.clone().prop_map(Command::Delete),
             (1..u32::MAX).prop_map(|node| Command::Drain(NodeId(node))),
             (1..u32::MAX).prop_map(|node| Command::Undrain(NodeId(node))),
-            (1..u32::MAX).prop_map(|node| Command::Remove(NodeId(node))),
+            (1..u32::MAX, any::<bool>()).prop_map(|(node, force)| Command::Remove { node: NodeId(node), force }),
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
             Just(Command::Count),

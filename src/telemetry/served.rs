@@ -71,6 +71,9 @@ pub type Outcome = Option<&'static str>;
 /// A refusal that is a good answer: it took its time, and nothing is wrong.
 pub const NOT_FOUND: &str = "NOT_FOUND";
 
+/// The call of a client that gave up before it was answered. What became of the request is counted as well.
+pub const CANCELLED: &str = "CANCELLED";
+
 /// Upper ends of the latency buckets, microseconds; one more bucket takes what is longer.
 pub const BUCKET_MICROS: [u64; 18] = [
     25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,

@@ -28,6 +28,28 @@ pub struct EventLine {
     pub text: String,
 }
 
+/// Why a node does not take copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusing {
+    /// It has no room; else its disk refuses for another reason.
+    pub full: bool,
+    /// What its disk said.
+    pub why: String,
+}
+
+impl Refusing {
+    /// Of what a failed write said: without names of files before the system's word and without its number.
+    pub fn of(full: bool, error: &str) -> Self {
+        let why = error.rsplit(": ").next().unwrap_or(error);
+        Self { full, why: why.split(" (os error").next().unwrap_or(why).to_owned() }
+    }
+
+    /// In a word, as a state.
+    pub fn word(&self) -> &'static str {
+        if self.full { "full" } else { "refuses" }
+    }
+}
+
 /// One node, as the leader's report shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeView {
@@ -37,6 +59,8 @@ pub struct NodeView {
     pub address: String,
     /// What the leader thinks of it.
     pub state: NodeState,
+    /// Why it takes no copies, where it does not.
+    pub refusing: Option<Refusing>,
     /// Committed copies that the leader counts on it.
     pub messages: u64,
     /// Bytes of these copies.
@@ -105,6 +129,9 @@ pub struct RepairView {
     pub eta_s: Option<f64>,
     /// Copies are being evened out.
     pub rebalancing: bool,
+    /// A node that holds less than half of its share: REBALANCE would even that out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uneven: Option<NodeId>,
     /// Messages that cannot be put right now.
     pub blocked: Vec<BlockedView>,
 }
@@ -139,6 +166,8 @@ pub struct ClusterView {
     pub addresses: Addresses,
     /// Committed messages.
     pub messages: u64,
+    /// Whether these are all: every node that had to be heard was.
+    pub is_settled: bool,
     /// Bytes of these, counted once.
     pub bytes: u64,
     /// Copies on nodes that are up, and copies that there should be.
@@ -149,6 +178,8 @@ pub struct ClusterView {
     pub under_replicated: u64,
     /// Messages that no holder has an intact copy of.
     pub lost: u64,
+    /// Deletions that not all members have confirmed.
+    pub tombstones: u64,
     /// How far repair is.
     pub repair: RepairView,
     /// Why some answers are held back, where the leader does not know all yet.

@@ -95,6 +95,34 @@ impl History {
         self.ops.iter().find(of).is_some_and(|op| matches!(op.ended, None | Some((_, Outcome::Unknown))))
     }
 
+    /// A value that was seen after a deletion that was acknowledged and had begun after the value's SET had ended. For
+    /// the order of operations a SET of unknown outcome is open for ever; a deletion ends it nevertheless.
+    pub(crate) fn came_back(&self) -> Option<String> {
+        let mut deletions: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
+        for op in self.ops.iter().filter(|op| op.action == Action::Delete) {
+            if matches!(op.ended, Some((_, Outcome::Done))) {
+                deletions.entry(&op.id).or_default().push(op);
+            }
+        }
+        let sets: BTreeMap<u64, &Op> = self
+            .ops
+            .iter()
+            .filter_map(|op| match op.action {
+                Action::Set(value) => Some((value, op)),
+                _ => None,
+            })
+            .collect();
+        self.ops.iter().find_map(|get| {
+            let Some((_, Outcome::Found(value))) = get.ended else { return None };
+            let set = sets.get(&value)?;
+            let (over, _) = set.ended?;
+            let stands_between =
+                |deletion: &&&Op| deletion.began > over && deletion.ended.is_some_and(|(ended, _)| ended < get.began);
+            let deletion = deletions.get(get.id.as_str())?.iter().find(stands_between)?;
+            Some(format!("{set:?} was over when it was deleted, {deletion:?}, and came back: {get:?}"))
+        })
+    }
+
     /// Every id that was named.
     pub(crate) fn ids(&self) -> BTreeSet<String> {
         self.ops.iter().map(|op| op.id.clone()).collect()
@@ -363,6 +391,19 @@ mod tests {
         for (what, lines) in bad {
             let violation = history(lines).check().expect_err(what);
             assert!(violation.to_string().contains("client 2") || what.contains("readers") || what.contains("undone"));
+        }
+    }
+
+    #[test]
+    fn what_was_over_when_it_was_deleted_does_not_come_back() {
+        let rows: [(bool, &[&str]); 3] = [
+            (true, &["1 set 1", "1 maybe", "1 del", "1 ok", "2 get", "2 1"]),
+            (false, &["1 set 1", "2 del", "2 ok", "1 maybe", "2 get", "2 1"]),
+            (false, &["1 set 1", "1 maybe", "1 del", "2 get", "1 ok", "2 1"]),
+        ];
+        for (back, lines) in rows {
+            let history = history(lines);
+            assert_eq!((history.came_back().is_some(), history.check().is_ok()), (back, true), "{lines:?}");
         }
     }
 

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use hatokuse::durable::sim::{Fault, MemDisk, Survives};
 
-/// EIO, ENOSPC, EROFS, EMFILE, EINTR, EACCES, and a short write.
-const ERRORS: [Fault; 7] = [
+/// EIO, ENOSPC, EROFS, EMFILE, EINTR, EACCES, a short write, and a sync after which what it did not write can still be read.
+const ERRORS: [Fault; 8] = [
     Fault::Fail(5),
     Fault::Fail(28),
     Fault::Fail(30),
@@ -13,6 +13,7 @@ const ERRORS: [Fault; 7] = [
     Fault::Fail(4),
     Fault::Fail(13),
     Fault::Short(28),
+    Fault::Unwritten(5),
 ];
 
 /// Whether the fault is a full disk.

@@ -283,6 +283,7 @@ impl Told {
                 }
                 Event::Aborted { name } => told.iter().all(|(told, _, aborted)| told != name || *aborted),
                 Event::Whole(_) => found.trust != Trust::Nothing,
+                Event::Tolerance(tolerance) => found.tolerance == Some(usize::from(*tolerance)),
                 Event::Closed => true,
             };
             assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
@@ -360,10 +361,11 @@ fn live(disk: &MemDisk) -> bool {
         let chance = fastrand::Rng::with_seed(1);
         let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
         let settings = Settings {
-            tolerance: 2,
+            tolerance: Some(2),
             io_mode: IoMode::Unbuffered,
             repair_after: Duration::from_secs(30),
             cache_bytes: 0,
+            largest_message: 1 << 20,
             rewrite_log_from: u64::MAX,
             versions_an_epoch: u32::MAX,
         };

@@ -346,6 +346,24 @@ impl Row {
         self.check(&disk.after_kill(), &told, Ending::Kill, setup, "full for a while");
     }
 
+    /// What a node lists after a start in unbuffered mode is on its disk, and not only in what is left of the life before.
+    fn check_that_it_lasts(&self, disk: &MemDisk, store: &dyn Store, setup: &Setup, what: &str) {
+        if setup.io_mode == IoMode::Buffered {
+            return;
+        }
+        let cut = disk.after_power_cut_with(|_| Survives::Nothing);
+        let again = open(&cut, setup).unwrap_or_else(|error| panic!("{what}, then a power cut: {error}"));
+        for Entry { id, record, .. } in inventory(store).iter().filter(|entry| !entry.damaged) {
+            let read = again.read(id, record.version);
+            assert_eq!(
+                read,
+                store.read(id, record.version),
+                "{what}: {id} {} was listed, then a power cut",
+                record.version
+            );
+        }
+    }
+
     /// A restart: what was told is there, what was not is there wholly or not at all, nothing torn is served.
     fn check(&self, disk: &MemDisk, told: &Told, ending: Ending, setup: &Setup, what: &str) {
         let Setup { io_mode, layout } = setup;
@@ -397,6 +415,7 @@ impl Row {
                 assert!(is_there, "{what}: {kept:?} was destroyed");
             }
         }
+        self.check_that_it_lasts(disk, &*store, setup, &what);
         let report = store.write(&[], &[put("after", 99, "after"), put("a", 99, "newest")]).unwrap();
         assert_eq!(report.outcomes, [PutOutcome::Stored; 2], "{what}: {:?}", report.error);
         let again = disk.after_power_cut_with(|_| Survives::Nothing);

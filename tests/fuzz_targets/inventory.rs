@@ -112,7 +112,7 @@ fn check(cluster: &mut Cluster, committed: &BTreeMap<MessageId, CopyRecord>) {
         let id: MessageId = text.parse().unwrap();
         let record = committed.get(&id).copied();
         assert_eq!(cluster.mapping().newest(&id).map(|found| found.record), record, "an inventory changed {id}");
-        match cluster.locate(&id, 0) {
+        match cluster.find_here(&id, 0) {
             Located::Here { record: found, candidates, .. } => {
                 assert_eq!(Some(found), record, "{id} is shown and not committed");
                 let holders = cluster.holders(&id).unwrap();

@@ -3,6 +3,7 @@
 //! Both `tests/fuzz_corpus.rs` (stable, in every test run) and `fuzz/` (cargo-fuzz) run these. A new one is a line
 //! in [`TARGETS`], a file in `fuzz/fuzz_targets` and seeds in `fuzz/corpus`.
 
+mod backup;
 mod disk;
 mod inventory;
 mod resp;
@@ -24,6 +25,8 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("journal_event", disk::journal_event),
     ("node_folder", disk::node_folder),
     ("inventory", inventory::inventory),
+    ("backup", backup::backup),
+    ("backup_list", backup::list),
 ];
 
 /// The target of a name.

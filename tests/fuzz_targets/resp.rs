@@ -1,7 +1,7 @@
 //! Requests of the Redis protocol.
 
 use bytes::BytesMut;
-use hatokuse::protocol::resp::{RequestDecoder, Value};
+use hatokuse::protocol::resp::{Asked, RequestDecoder, Value, WORD_COST};
 
 use super::Script;
 
@@ -14,16 +14,21 @@ fn requests(bytes: &[u8], longest: usize, stranger: bool, step: usize) -> (Vec<V
         buffer.extend_from_slice(piece);
         loop {
             match decoder.decode(&mut buffer) {
-                Ok(Some(words)) => {
+                Ok(Some(Asked::Words(words))) => {
                     assert!(!words.is_empty(), "a request of no words");
                     all.push(words.iter().map(|word| word.to_vec()).collect());
+                }
+                // Written as a request of its own, which is never too long.
+                Ok(Some(Asked::TooLong { length, limit, .. })) => {
+                    assert!(length > limit);
+                    all.push(vec![format!("too long {length} {limit}").into_bytes()]);
                 }
                 Ok(None) => break,
                 Err(fault) => return (all, Some(fault.to_string())),
             }
         }
         // What is held is what has come, and a little for each word, whatever lengths were announced.
-        assert!(decoder.kept() + buffer.len() <= bytes.len() * 33);
+        assert!(decoder.kept() + buffer.len() <= bytes.len() * (WORD_COST + 1));
     }
     (all, None)
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use hatokuse::bench::launcher::Cluster;
 use rustix::process::Signal;
 
-use crate::NODES;
 use crate::links::Links;
 use crate::load::Load;
+use crate::{NODES, PATIENCE, TOLERANCE};
 
 /// Answers that clients get between healing and the next fault.
 const QUIET: u64 = 100;
@@ -31,10 +31,18 @@ pub(crate) enum Fault {
     IsolateNode,
     LoseFolder,
     OldFolder,
+    SecondLeader,
 }
 
-const PROCESSES: [Fault; 6] =
-    [Fault::KillNode, Fault::KillLeader, Fault::PauseNode, Fault::PauseLeader, Fault::LoseFolder, Fault::OldFolder];
+const PROCESSES: [Fault; 7] = [
+    Fault::KillNode,
+    Fault::KillLeader,
+    Fault::PauseNode,
+    Fault::PauseLeader,
+    Fault::LoseFolder,
+    Fault::OldFolder,
+    Fault::SecondLeader,
+];
 
 /// The leader dials a node's port to write and read; nodes dial the leader's to register and to beat.
 const LINKS: [Fault; 8] = [
@@ -65,6 +73,7 @@ impl Fault {
             Self::IsolateNode => "nodes isolated",
             Self::LoseFolder => "leader's folder lost",
             Self::OldFolder => "leader's folder old",
+            Self::SecondLeader => "second leader from a copy",
         }
     }
 }
@@ -81,6 +90,16 @@ pub(crate) struct Nemesis {
     dead: BTreeSet<u32>,
     paused: BTreeSet<u32>,
     leader_is_paused: bool,
+    second: Option<Second>,
+}
+
+/// A second leader, which was started from a copy of the folder while the first one ran.
+#[derive(Debug)]
+struct Second {
+    /// A leader, and no node.
+    cluster: Cluster,
+    /// The nodes that were started again with its address.
+    followers: Vec<u32>,
 }
 
 impl Nemesis {
@@ -89,10 +108,19 @@ impl Nemesis {
         cluster.kill_leader().expect("the leader's end");
         let rng = fastrand::Rng::with_seed(seed);
         let (dead, paused) = (BTreeSet::new(), BTreeSet::new());
-        let mut nemesis =
-            Self { cluster, ports, links, rng, counts: BTreeMap::new(), dead, paused, leader_is_paused: false };
+        let mut nemesis = Self {
+            cluster,
+            ports,
+            links,
+            rng,
+            counts: BTreeMap::new(),
+            dead,
+            paused,
+            leader_is_paused: false,
+            second: None,
+        };
         nemesis.back_up();
-        nemesis.heal();
+        nemesis.revive_leader();
         nemesis
     }
 
@@ -101,17 +129,23 @@ impl Nemesis {
         let mut faults = self.faults();
         self.rng.shuffle(&mut faults);
         for fault in faults {
-            self.begin(fault);
+            // One folder that is lost or old at a time, and one leader too many.
+            if self.second.is_some() && matches!(fault, Fault::LoseFolder | Fault::OldFolder)
+                || fault == Fault::SecondLeader
+            {
+                self.heal(load);
+            }
+            self.begin(fault, load);
             // Some last until nodes count as down, and repair begins.
             let lasts = if self.rng.u32(0..8) == 0 { 4000..6000 } else { 100..2000 };
             std::thread::sleep(Duration::from_millis(self.rng.u64(lasts)));
             // Otherwise the next one comes on top.
             if self.dead.len() + self.paused.len() > 1 || self.rng.u32(0..3) > 0 {
-                self.heal();
+                self.heal(load);
                 load.goes_on(QUIET);
             }
         }
-        self.heal();
+        self.heal(load);
         load.goes_on(QUIET);
     }
 
@@ -126,14 +160,14 @@ impl Nemesis {
     }
 
     /// Heals everything; gives the cluster, and how often each fault took effect.
-    pub(crate) fn end(mut self) -> (Cluster, String) {
-        self.heal();
+    pub(crate) fn end(mut self, load: &Load) -> (Cluster, String) {
+        self.heal(load);
         let total: u64 = self.counts.values().sum();
         let each: Vec<String> = self.counts.iter().map(|(fault, count)| format!("{} {count}", fault.name())).collect();
         (self.cluster, format!("{total} faults took effect: {}", each.join(", ")))
     }
 
-    fn begin(&mut self, fault: Fault) {
+    fn begin(&mut self, fault: Fault, load: &Load) {
         match fault {
             Fault::KillNode => {
                 let node = self.some_node();
@@ -173,6 +207,10 @@ impl Nemesis {
                 self.count(fault);
                 self.revive_leader();
             }
+            Fault::SecondLeader => {
+                self.begin_second(load);
+                self.count(fault);
+            }
             Fault::CutToNode => self.cut_node(fault, true, false),
             Fault::CutFromNode => self.cut_node(fault, false, true),
             Fault::CutNode => self.cut_node(fault, true, true),
@@ -184,14 +222,67 @@ impl Nemesis {
         }
     }
 
-    fn heal(&mut self) {
+    /// A leader from a copy of the folder of the one that runs, some nodes that follow it, and clients of both.
+    fn begin_second(&mut self, load: &Load) {
+        let dir = self.cluster.dir().join("second");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).expect("a folder");
+        copy(&self.metadata(), &dir.join("leader_metadata"));
+        // The copy is of a process that runs: this one lives on somewhere else.
+        let _ = std::fs::remove_file(dir.join("leader_metadata/.lock"));
+        let second = Cluster::builder(self.cluster.binary())
+            .nodes(0)
+            .tolerance(TOLERANCE)
+            .dir(&dir)
+            .patience(PATIENCE)
+            .leader_args(["--repair-after", "1s"])
+            .start()
+            .expect("a second leader");
+        load.ask_at(&[self.cluster.addr(), second.addr()]);
+        let mut followers: Vec<u32> = (1..=NODES).collect();
+        self.rng.shuffle(&mut followers);
+        followers.truncate(self.rng.usize(1..=NODES as usize));
+        for &node in &followers {
+            self.cluster.kill_node(node).expect("a node's end");
+        }
+        self.cluster.start_nodes_of(&followers, second.grpc_addr()).expect("nodes of the second leader");
+        self.second = Some(Second { cluster: second, followers });
+    }
+
+    /// One of the two goes, with its folder or without; everybody follows the one that stays.
+    fn end_second(&mut self, load: &Load) {
+        let Some(mut second) = self.second.take() else { return };
+        for leader in [&mut self.cluster, &mut second.cluster] {
+            // It may have heard that it is not the only one, and have stopped.
+            if leader.leader_is_running() {
+                leader.kill_leader().expect("a leader's end");
+            }
+        }
+        self.leader_is_paused = false;
+        if self.rng.bool() {
+            std::fs::remove_dir_all(self.metadata()).expect("no folder");
+            copy(&second.cluster.dir().join("leader_metadata"), &self.metadata());
+        }
+        drop(second.cluster);
+        load.ask_at(&[self.cluster.addr()]);
+        self.revive_leader();
+        for node in second.followers {
+            // One that is dead already starts again with the others.
+            if self.dead.insert(node) {
+                self.cluster.kill_node(node).expect("a node's end");
+            }
+        }
+    }
+
+    fn heal(&mut self, load: &Load) {
         for fault in self.links.as_mut().map(Links::mend).unwrap_or_default() {
             self.count(fault);
         }
-        self.revive_leader();
         for node in std::mem::take(&mut self.paused) {
             self.cluster.resume_node(node).expect("a node goes on");
         }
+        self.end_second(load);
+        self.revive_leader();
         let dead: Vec<u32> = std::mem::take(&mut self.dead).into_iter().collect();
         self.cluster.start_nodes(&dead).expect("nodes start again");
     }

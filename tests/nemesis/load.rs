@@ -24,7 +24,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct Shared {
-    addr: SocketAddr,
+    /// Each connection goes to one of them, by chance.
+    leaders: Mutex<Vec<SocketAddr>>,
+    /// How often they changed: connections are made anew then.
+    changes: AtomicU64,
     /// Its order is sound because a request enters it before it leaves, and an answer after it has come.
     history: Mutex<History>,
     /// How often each kind of outcome was met.
@@ -50,7 +53,8 @@ impl Load {
     /// Starts so many clients.
     pub(crate) fn start(addr: &str, clients: u32, seed: u64) -> Self {
         let shared = Arc::new(Shared {
-            addr: addr.parse().expect("an address"),
+            leaders: Mutex::new(vec![addr.parse().expect("an address")]),
+            changes: AtomicU64::new(0),
             history: Mutex::new(History::new()),
             outcomes: Mutex::new(BTreeMap::new()),
             next_value: AtomicU64::new(1),
@@ -64,10 +68,16 @@ impl Load {
         let run = |client| {
             let shared = shared.clone();
             let rng = fastrand::Rng::with_seed(seed.wrapping_add(u64::from(client)));
-            std::thread::spawn(move || Client { number: client, shared, wire: None, rng }.run())
+            std::thread::spawn(move || Client { number: client, shared, wire: None, changes: 0, rng }.run())
         };
         let clients = (1..=clients).map(run).collect();
         Self { shared, clients }
+    }
+
+    /// From now on clients ask all of these leaders.
+    pub(crate) fn ask_at(&self, leaders: &[&str]) {
+        *lock(&self.shared.leaders) = leaders.iter().map(|addr| addr.parse().expect("an address")).collect();
+        self.shared.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many requests were answered by more than an error.
@@ -101,7 +111,8 @@ impl Told {
     pub(crate) fn read_everything(&self, patience: Duration) -> MutexGuard<'_, History> {
         let deadline = Instant::now() + patience;
         let ids = lock(&self.0.history).ids();
-        let mut client = Client { number: 0, shared: self.0.clone(), wire: None, rng: fastrand::Rng::with_seed(0) };
+        let mut client =
+            Client { number: 0, shared: self.0.clone(), wire: None, changes: 0, rng: fastrand::Rng::with_seed(0) };
         for id in ids {
             while !matches!(client.ask(&id, Action::Get), Some(Outcome::Found(_) | Outcome::NotFound)) {
                 assert!(Instant::now() < deadline, "{id} cannot be read: {}", self.summary());
@@ -128,6 +139,8 @@ struct Client {
     number: u32,
     shared: Arc<Shared>,
     wire: Option<BufReader<TcpStream>>,
+    /// The choice of leaders that the connection was made under.
+    changes: u64,
     rng: fastrand::Rng,
 }
 
@@ -148,8 +161,14 @@ impl Client {
 
     /// One request and its outcome; `None` if nobody listens, and nothing was asked.
     fn ask(&mut self, id: &str, action: Action) -> Option<Outcome> {
-        if self.wire.is_none() {
-            let stream = TcpStream::connect_timeout(&self.shared.addr, TIMEOUT).ok()?;
+        let changes = self.shared.changes.load(Ordering::Relaxed);
+        if self.wire.is_none() || self.changes != changes {
+            (self.wire, self.changes) = (None, changes);
+            let leader = {
+                let leaders = lock(&self.shared.leaders);
+                leaders[self.rng.usize(0..leaders.len())]
+            };
+            let stream = TcpStream::connect_timeout(&leader, TIMEOUT).ok()?;
             stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
             stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout");
             stream.set_nodelay(true).expect("no delay");

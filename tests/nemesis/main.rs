@@ -122,7 +122,7 @@ fn histories_under_a_nemesis_are_linearizable() {
         nemesis.round(&load);
         rounds += 1;
     }
-    let (cluster, counts) = nemesis.end();
+    let (cluster, counts) = nemesis.end(&load);
     cluster.wait_up(NODES as usize).expect("everybody comes back");
     let told = load.finish();
     let faulted = began.elapsed();

@@ -49,7 +49,7 @@ fn one_command_one_answer_one_exit_code() {
         &["GET", "a", "b"],
         &["SET", "1"],
         &[""],
-        &["GET", &"x".repeat(201)],
+        &["GET", &"x".repeat(1025)],
         &["SET", "1", "a\nb"],
         &["SET", "a b", "c"],
     ] {

@@ -84,3 +84,49 @@ fn damage_is_found_at_a_restart_as_well() {
         assert!(reply.starts_with("ERROR "), "{what}: {reply}");
     }
 }
+
+/// Replaces a copy by a file of this content that has no record.
+fn replace(file: &Path, content: &str) {
+    let _ = std::fs::remove_file(file);
+    std::fs::write(file, content).unwrap();
+}
+
+#[test]
+fn a_file_of_the_right_bytes_is_the_message_whatever_its_record_says() {
+    let mut register = Register::start(2, 1);
+    for id in ["gone", "rotten", "other", "linked", "linked2"] {
+        register.set(id, "sound copy");
+    }
+    let copies: Vec<(&str, u32)> =
+        ["gone", "rotten", "other"].map(|id| (id, register.holders(id)[0])).into_iter().collect();
+    let get = |register: &Register, id: &str| register.ask(&format!("GET {id}"));
+    for (id, node) in &copies {
+        std::fs::write(register.copy(*node, id), "SOUND COPY").unwrap();
+        assert_eq!(code(&get(&register, id)), "ERROR LOST");
+    }
+    // A good copy is put into a folder while its node is stopped: one in its place, one on a node that is no holder.
+    let holder = |id: &str| copies.iter().find(|(other, _)| *other == id).unwrap().1;
+    for node in 1..=2 {
+        register.stop_node(node).unwrap();
+    }
+    replace(&register.copy(holder("gone"), "gone"), "sound copy");
+    replace(&register.copy(3 - holder("rotten"), "rotten"), "sound copy");
+    replace(&register.copy(holder("other"), "other"), "something else");
+    // A tool that finds files of one content makes one file of two, which has one record.
+    let (one, two) = (register.holders("linked")[0], register.holders("linked2")[0]);
+    let file = register.copy(two, "linked2");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::hard_link(register.copy(one, "linked"), &file).unwrap();
+    for node in 1..=2 {
+        register.start_node(node).unwrap();
+    }
+    register.wait_up(2).unwrap();
+    for id in ["gone", "rotten", "linked", "linked2"] {
+        eventually(id, || (get(&register, id) == "VALUE sound copy").then_some(()));
+    }
+    assert_eq!(code(&get(&register, "other")), "ERROR LOST", "it has other bytes");
+    assert_eq!(register.status().unwrap()["lost"], 1);
+    for id in ["linked", "linked2"] {
+        let _ = register.get(id);
+    }
+}

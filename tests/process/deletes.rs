@@ -85,3 +85,63 @@ fn a_deletion_needs_as_many_nodes_as_a_message() {
     assert_eq!(register.get("1"), "x", "nothing happened");
     assert_eq!(register.ask("DEL 2"), "OK", "it never was");
 }
+
+/// A SET that node 1 has kept, and node 2 has not answered to.
+fn unknown(register: &Register, id: &str) {
+    register.pause_node(2).unwrap();
+    assert_eq!(code(&register.ask(&format!("SET {id} secret"))), "ERROR UNKNOWN");
+}
+
+#[test]
+fn what_a_failed_write_may_have_left_is_not_absent_and_does_not_come_back() {
+    let mut register = Register::start(2, 2);
+    register.set("other", "x");
+    unknown(&register, "a");
+    assert_eq!(code(&register.ask("GET a")), "ERROR UNAVAILABLE");
+    assert_eq!(code(&register.ask("DEL a")), "ERROR TOO_FEW_NODES", "its tombstone finds no place");
+    // Nor does a leader that knows nothing of that write delete it for nothing.
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    register.wait_status("node 1", |status| status["nodes"][0]["state"] == "up").unwrap();
+    eventually("a refusal", || (code(&register.ask("DEL a")) == "ERROR TOO_FEW_NODES").then_some(()));
+    register.resume_node(2).unwrap();
+    register.wait_up(2).unwrap();
+    // It is settled by itself: it went forward, as node 1 has it.
+    eventually("the end of the doubt", || (register.ask("GET a") == "VALUE secret").then_some(()));
+    assert_eq!(register.ask("DEL a"), "OK");
+    for restart in ["node", "leader"] {
+        assert_eq!(code(&register.ask("GET a")), "ERROR NOT_FOUND", "before the {restart} is restarted");
+        if restart == "node" {
+            register.kill_node(1).unwrap();
+            register.start_nodes(&[1]).unwrap();
+        } else {
+            register.kill_leader().unwrap();
+            register.start_leader().unwrap();
+        }
+        register.wait_up(2).unwrap();
+    }
+    assert_eq!(code(&register.ask("GET a")), "ERROR NOT_FOUND");
+    assert_eq!((register.ask("COUNT").as_str(), register.get("other").as_str()), ("COUNT 1", "x"));
+}
+
+#[test]
+fn nobody_counts_what_is_not_known() {
+    let mut register = Register::start(2, 2);
+    register.fill("m", 10, "x");
+    register.kill_leader().unwrap();
+    (1..=2).for_each(|node| register.kill_node(node).unwrap());
+    register.start_leader().unwrap();
+    assert_eq!(code(&register.ask("COUNT")), "ERROR UNAVAILABLE");
+    let status = register.status().unwrap();
+    assert_eq!(status["incomplete"], true, "{status}");
+    let dbsize = |words: &str| {
+        let mut wire = register.wire();
+        wire.send(words);
+        wire.line()
+    };
+    assert!(dbsize("*1\r\n$6\r\nDBSIZE\r\n").starts_with("-LOADING"));
+    assert!(dbsize("*2\r\n$4\r\nINFO\r\n$8\r\nkeyspace\r\n").starts_with("-LOADING"));
+    register.start_nodes(&[1, 2]).unwrap();
+    register.wait_up(2).unwrap();
+    eventually("the count", || (register.ask("COUNT") == "COUNT 10").then_some(()));
+}

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hatokuse::types::IoMode;
+
 use crate::support::{Register, Server, code, eventually, folder, refused_leader, refused_node, tells};
 
 /// A small file system in memory, mounted while this lives.
@@ -18,13 +20,33 @@ impl Mount {
         if mount.status().is_ok_and(|status| status.success()) {
             return Some(Self(at.to_owned()));
         }
-        eprintln!("SKIPPED: this process may not mount file systems");
-        None
+        no_mounts()
+    }
+
+    /// Mounts one of so many MiB on an image.
+    fn ext4(at: &Path, image: &Path, mebibytes: u64, options: &[&str]) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        std::fs::File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
+        let done = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        if done(Command::new("mkfs.ext4").args(["-q", "-F"]).args(options).arg(image))
+            && done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))
+        {
+            return Some(Self(at.to_owned()));
+        }
+        no_mounts()
+    }
+
+    /// Leaves no room in it for a single byte, nor for another file.
+    fn fill_up(&self) {
+        self.fill();
+        let file = |n| std::fs::File::create(self.0.join(format!(".file-{n}")));
+        assert!((0..1_000_000).any(|n| file(n).is_err()), "it takes files without end");
+        self.fill();
     }
 
     /// Leaves no room in it for a single byte.
     fn fill(&self) {
-        let mut filler = std::fs::File::create(self.0.join(".filler")).unwrap();
+        let mut filler = std::fs::File::options().create(true).append(true).open(self.0.join(".filler")).unwrap();
         for size in [4096, 1] {
             while filler.write_all(&[0; 4096][..size]).is_ok() {}
         }
@@ -46,25 +68,26 @@ impl Drop for Mount {
     }
 }
 
+/// Only a user who may not mount anything goes without these tests.
+fn no_mounts<T>() -> Option<T> {
+    assert!(!rustix::process::geteuid().is_root(), "root cannot mount file systems here: these tests need it");
+    eprintln!("SKIPPED: this user may not mount file systems");
+    None
+}
+
 /// A file system on an image, mounted while this lives, that can be told to hang: whoever writes waits.
 struct Hanging(Mount);
 
 impl Hanging {
     /// Mounts one; nothing (and the reason on stderr) where that is not possible.
     fn ext4(at: &Path, image: &Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        std::fs::File::create(image).unwrap().set_len(64 << 20).unwrap();
-        let done = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-        if done(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))
-            && done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))
-        {
-            let hanging = Self(Mount(at.to_owned()));
+        if let Some(mount) = Mount::ext4(at, image, 64, &[]) {
+            let hanging = Self(mount);
             if hanging.freeze("--freeze") && hanging.freeze("--unfreeze") {
                 return Some(hanging);
             }
         }
-        eprintln!("SKIPPED: this process may not mount and freeze file systems");
-        None
+        no_mounts()
     }
 
     fn freeze(&self, order: &str) -> bool {
@@ -238,6 +261,35 @@ fn too_many_full_disks_refuse_writes_and_answer_reads() {
     register.start_leader().unwrap();
     register.wait_up(2).unwrap();
     register.check("m", kept, &message);
+}
+
+#[test]
+fn a_disk_without_a_byte_can_be_emptied() {
+    use IoMode::{Buffered, Unbuffered};
+    for (layout, io_mode) in [("text", Buffered), ("text", Unbuffered), ("log", Buffered), ("log", Unbuffered)] {
+        let home = folder();
+        let image = home.path().join("image");
+        let at = home.path().join("storage_node_1");
+        let Some(mount) = Mount::ext4(&at, &image, 16, &["-N", "512"]) else { return };
+        let register = Register::with(1, 1, home, |builder| builder.node_args(["--layout", layout]).io_mode(io_mode));
+        register.fill("m", 60, &"x".repeat(3000));
+        mount.fill_up();
+        let refused = register.ask(&format!("SET new {}", "y".repeat(100_000)));
+        assert!(refused.starts_with("ERROR "), "{layout}, {io_mode}: {refused}");
+        for n in 0..40 {
+            let line = if n % 4 == 0 { format!("SET m{n} shorter") } else { format!("DEL m{n}") };
+            assert_eq!(register.ask(&line), "OK", "{layout}, {io_mode}: {line}; {}", register.node_stderr(1));
+        }
+        for n in 0..60 {
+            let wanted = match n {
+                0..40 if n % 4 == 0 => "VALUE shorter".to_owned(),
+                0..40 => "ERROR NOT_FOUND".to_owned(),
+                _ => format!("VALUE {}", "x".repeat(3000)),
+            };
+            let reply = register.ask(&format!("GET m{n}"));
+            assert!(reply.starts_with(&wanted), "{layout}, {io_mode}: m{n} is {reply}");
+        }
+    }
 }
 
 #[test]

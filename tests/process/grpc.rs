@@ -114,7 +114,7 @@ fn text_ids_and_bytes_pass_through_grpc() {
         // Bad ids and sizes have their codes.
         for (message, code) in [
             (named("a b", b"x"), "BAD_COMMAND"),
-            (named(&"x".repeat(201), b"x"), "BAD_COMMAND"),
+            (named(&"x".repeat(1025), b"x"), "BAD_COMMAND"),
             (named("a\0", b"x"), "BAD_COMMAND"),
             (numbered(1, &"x".repeat(1025)), "TOO_LARGE"),
         ] {
@@ -132,7 +132,7 @@ fn text_ids_and_bytes_pass_through_grpc() {
 #[test]
 fn ids_of_any_bytes_are_kept_like_others() {
     let mut register = Register::start(2, 2);
-    let longest = [0xff; 200];
+    let longest = [0xff; 1024];
     let forger = b"x 1 MISSING\nOK";
     let keys: [&'static [u8]; 5] = [b"a b", forger, b"\0", b"\xc3\x28", longest.to_vec().leak()];
     let written = |key: &[u8]| [b"of ", key].concat();
@@ -155,7 +155,7 @@ fn ids_of_any_bytes_are_kept_like_others() {
             let message = ChatMessage { key: key.into(), body: written(key).into(), ..Default::default() };
             assert!(store(&mut leader, message).await.success, "{key:?}");
         }
-        let long = ChatMessage { key: vec![1; 201].into(), ..Default::default() };
+        let long = ChatMessage { key: vec![1; 1025].into(), ..Default::default() };
         assert!(store(&mut leader, long).await.error.starts_with("BAD_COMMAND"));
     });
     check(&register);

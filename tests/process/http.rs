@@ -104,7 +104,13 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
 }
 
 pub(crate) fn metrics(addr: &str) -> BTreeMap<String, f64> {
-    samples(&get(addr, "/metrics").body)
+    samples(&openmetrics(addr).body)
+}
+
+/// The page of metrics, as a scraper gets it that prefers OpenMetrics.
+fn openmetrics(addr: &str) -> Answer {
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n";
+    send(addr, &request("GET", "/metrics").replacen("\r\n\r\n", &format!("\r\n{accept}"), 1))
 }
 
 fn tell<T>(story: impl Future<Output = T>) -> T {
@@ -145,9 +151,13 @@ fn metrics_tell_what_was_done() {
         assert!(stored.into_inner().success);
     });
 
-    let page = get(&addr, "/metrics");
+    let page = openmetrics(&addr);
     assert_eq!(page.status, 200);
     assert_eq!(page.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = get(&addr, "/metrics");
+    assert_eq!(text.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert!(text.body.contains("\n# TYPE hatokuse_requests_total counter\n"), "{}", text.body);
+    assert!(!text.body.contains(" info\n") && !text.body.contains("# EOF"), "{}", text.body);
     let samples = samples(&page.body);
     for (name, value) in [
         ("hatokuse_messages", 2.0),
@@ -166,6 +176,7 @@ fn metrics_tell_what_was_done() {
         ("hatokuse_requests_total{op=\"read\",protocol=\"text\",result=\"ok\"}", 1.0),
         ("hatokuse_requests_total{op=\"read\",protocol=\"text\",result=\"not_found\"}", 1.0),
         ("hatokuse_requests_total{op=\"other\",protocol=\"text\",result=\"bad_command\"}", 1.0),
+        ("hatokuse_requests_total{op=\"write\",protocol=\"resp\",result=\"busy\"}", 0.0),
         ("hatokuse_request_duration_seconds_count{op=\"write\",protocol=\"text\"}", 3.0),
         ("hatokuse_request_duration_seconds_bucket{le=\"+Inf\",op=\"read\",protocol=\"text\"}", 2.0),
         ("hatokuse_clients", 1.0),
@@ -200,7 +211,7 @@ fn readiness_and_health_follow_the_nodes() {
 
     register.kill_node(1).unwrap();
     eventually_same("not ready", &503, || ready().status);
-    assert_eq!(ready().body, "not ready: need 2 live nodes, have 1\n");
+    assert_eq!(ready().body, "not ready: need 2 live nodes, have 1 (node 1 is down)\n");
     assert_eq!(get(&addr, "/livez").status, 200, "it lives all the same");
     eventually_same("not serving", &ServingStatus::NotServing, || health(register.grpc_addr(), FAMILY));
     assert_eq!(health(register.grpc_addr(), ""), ServingStatus::Serving, "the server itself answers");
@@ -268,7 +279,7 @@ fn a_message_is_looked_up_without_its_content() {
         ("", 400, "BAD_COMMAND"),
         ("a%20b", 404, "NOT_FOUND"),
         ("%FF%00", 404, "NOT_FOUND"),
-        (&"x".repeat(201), 400, "BAD_COMMAND"),
+        (&"x".repeat(1025), 400, "BAD_COMMAND"),
     ] {
         let answer = get(&addr, &format!("/api/message/{path}"));
         assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(code)), "{answer:?}");
@@ -370,7 +381,7 @@ fn the_page_is_whole_as_it_is_sent() {
     for id in ["with%2520blanks", "with+blanks", "with%20blanks"] {
         tells(&get(&addr, &format!("/?id={id}&part=found")).body, &["<dd>1 byte</dd>"]);
     }
-    tells(&get(&addr, &format!("/?id={}&part=found", "x".repeat(201))).body, &["That is no id"]);
+    tells(&get(&addr, &format!("/?id={}&part=found", "x".repeat(1025))).body, &["That is no id"]);
 }
 
 #[test]

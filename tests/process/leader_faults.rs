@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::{Register, code, eventually, flip_byte, folder, refused_leader, tells};
+use crate::support::{Register, code, eventually, flip_byte, folder, refused_leader, refused_node, tells};
 use crate::support_load::Load;
 
 /// Kills every process.
@@ -205,26 +205,38 @@ fn an_old_backup_of_the_leaders_folder_is_noticed() {
 }
 
 #[test]
-fn a_restarted_leader_without_half_of_its_nodes_serves_before_requests_give_up() {
+fn a_restarted_leader_waits_for_members_until_they_are_given_up() {
     let mut register = Register::start(4, 2);
     register.fill("m", 40, "old");
-    eventually("the leader's first log is whole", || {
-        register.kill_leader().unwrap();
-        (1..=2).for_each(|node| register.kill_node(node).unwrap());
-        register.start_leader().unwrap();
-        // Nodes 1 and 2 might know of a later leader, and could be holders of what it wrote: that is waited for.
-        let reply = register.ask("SET new x");
-        let shown = register.ask("GET new");
-        register.start_nodes(&[1, 2]).unwrap();
-        register.wait_up(4).unwrap();
-        if reply == "OK" {
-            assert_eq!(shown, "VALUE x");
-            return Some(());
-        }
-        // The leader before was killed a moment after it was founded, and its log does not say yet that it is whole.
-        assert!(reply.contains("the leader lost its log"), "{reply}");
-        None
-    });
+    assert!(register.stop_leader().unwrap().success());
+    (1..=2).for_each(|node| register.kill_node(node).unwrap());
+    register.start_leader().unwrap();
+    register.wait_up(2).unwrap();
+    // Nodes 1 and 2 might follow a later leader, and be the holders of what it wrote.
+    for request in ["SET new x", "GET new", "COUNT", "DEL new"] {
+        tells(&register.ask(request), &["ERROR UNAVAILABLE", "1, 2", "REMOVE <node> FORCE"]);
+    }
+    let waits = |status: &serde_json::Value| {
+        status["waiting_for"].as_str().is_some_and(|why| why.contains("nodes 1, 2") && why.contains("FORCE"))
+    };
+    assert!(waits(&register.status().unwrap()));
+    tells(&register.ask("REMOVE 1"), &["ERROR UNAVAILABLE", "nothing was removed"]);
+    tells(&register.ask("REMOVE 3 FORCE"), &["ERROR UNAVAILABLE", "not down"]);
+    assert_eq!(register.ask("REMOVE 1 FORCE"), "OK");
+    // Two of three are enough.
+    assert_eq!(register.ask("SET new x"), "OK");
+    assert_eq!(register.get("new"), "x");
+    assert_eq!(code(&register.ask("GET never")), "ERROR NOT_FOUND");
+    register.start_node(2).unwrap();
+    register.wait_up(3).unwrap();
+    eventually("all copies", || (register.status().unwrap()["under_replicated"] == 0).then_some(()));
+    register.check("m", 40, "old");
+    // It is logged, and its folder is not let in any more.
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    register.wait_up(3).unwrap();
+    assert_eq!(register.status().unwrap()["nodes"].as_array().unwrap().len(), 3);
+    tells(&refused_node(register.dir(), 1, register.grpc_addr()), &["node 1 was removed"]);
     register.check("m", 40, "old");
 }
 

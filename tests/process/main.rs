@@ -3,20 +3,25 @@
 //! Each test is a short story on a cluster of its own, which ends with it. Ports
 //! are chosen by the system, and every wait is for a condition with a deadline.
 
+mod backups;
 mod bench;
 mod cli;
 mod damage;
 mod deletes;
 mod disks;
+mod door;
+mod environment;
 mod faults;
 mod figures;
 mod files;
 mod foreign;
 mod grpc;
+mod grpc_door;
 mod hostile;
 mod http;
 mod layouts;
 mod leader_faults;
+mod leaders;
 mod modes;
 mod nodes;
 mod protocol;
@@ -24,5 +29,8 @@ mod refusals;
 mod removal;
 mod repair;
 mod resp;
+mod slips;
+mod starts;
+mod strangers;
 mod support;
 mod support_load;

@@ -119,8 +119,8 @@ fn a_malformed_line_costs_one_error_and_nothing_else() {
     .iter()
     .map(|line| line.as_bytes().to_vec())
     .chain([
-        long(201).into_bytes(),
-        long(300).into_bytes(),
+        long(1025).into_bytes(),
+        long(1300).into_bytes(),
         b"GET \xff".to_vec(),
         b"GET a\x80".to_vec(),
         b"\xff\xfe".to_vec(),
@@ -145,7 +145,7 @@ fn a_malformed_line_costs_one_error_and_nothing_else() {
 fn hostile_ids_are_ids_like_any_other() {
     let register = Register::start(2, 2);
     let mut wire = register.wire();
-    let longest = "x".repeat(200);
+    let longest = "x".repeat(1024);
     let unicode = "\u{11f}".repeat(100);
     let ids = [
         "../x",
@@ -319,4 +319,12 @@ fn too_few_nodes_and_what_then() {
     register.wait_up(2).unwrap();
     register.set("1", "again");
     assert_eq!(register.get("1"), "again");
+}
+
+#[test]
+fn in_the_dialect_of_the_course_a_get_is_answered_with_ok() {
+    let register = Register::with(1, 1, folder(), |builder| builder.leader_args(["--dialect", "course"]));
+    assert_eq!(register.ask("SET 1 hello world"), "OK");
+    assert_eq!(register.ask("GET 1"), "OK hello world");
+    assert!(register.ask("GET 2").starts_with("ERROR NOT_FOUND"));
 }

@@ -41,6 +41,8 @@ impl Register {
     /// Starts a cluster in a folder that may hold something, with more to say about it.
     pub(crate) fn with(nodes: u32, tolerance: usize, home: TempDir, more: impl FnOnce(Builder) -> Builder) -> Self {
         let builder = Cluster::builder(BINARY).nodes(nodes).tolerance(tolerance).dir(home.path()).patience(PATIENCE);
+        // What nodes have is the point of most stories, and the cache would answer for them.
+        let builder = builder.env("HATOKUSE_CACHE", "0");
         let cluster = more(builder).start().expect("the cluster starts");
         Self { cluster, home }
     }

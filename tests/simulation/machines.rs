@@ -23,7 +23,7 @@ use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::network::{LeaderHere, Life, Net, Plug};
+use crate::network::{FIRST, LeaderHere, Life, Net, Plug};
 use crate::together::{self, HALVES, PAIR};
 use crate::world::{World, ask, client, request, value_of};
 
@@ -101,6 +101,10 @@ pub(crate) struct Sim {
     pub(crate) leader: Machine,
     /// The leader that runs, if one does: for its end in order.
     leading: Option<Leader>,
+    /// A second leader from a copy of the first one's folder, how often there was one, and where the first one is.
+    second: Option<(Machine, Leader)>,
+    seconds: u32,
+    home: String,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
@@ -161,6 +165,9 @@ impl Sim {
             versions_an_epoch,
             leader,
             leading,
+            second: None,
+            seconds: 0,
+            home: FIRST.to_owned(),
             nodes,
             stores,
             world,
@@ -175,10 +182,63 @@ impl Sim {
 
     /// Fails where the disk does.
     pub(crate) async fn start_leader(&mut self) -> Result<(), String> {
+        let (disk, home) = (self.leader.disk.clone(), self.home.clone());
+        let (here, leader, running) = self.lead(&disk, home).await?;
+        self.net.set_leader(Some(here));
+        self.leader.running = Some(running);
+        self.leading = Some(leader);
+        Ok(())
+    }
+
+    /// A second leader from a copy of the first one's folder; these nodes go to it, restarted or cut off from the first.
+    pub(crate) async fn start_second(&mut self, nodes: &[u32], cut: bool) -> bool {
+        if self.second.is_some() || !self.leader.is_running() {
+            return false;
+        }
+        let mut machine = Machine { disk: self.leader.disk.after_kill(), layout: Layout::Text, running: None };
+        self.seconds += 1;
+        let home = format!("leader-{}", self.seconds);
+        let Ok((here, leader, running)) = self.lead(&machine.disk.clone(), home).await else { return false };
+        machine.running = Some(running);
+        self.net.set_second(Some(here));
+        self.second = Some((machine, leader));
+        nodes.iter().for_each(|node| self.send_to_second(*node, cut));
+        true
+    }
+
+    /// From now on this node follows the second leader.
+    pub(crate) fn send_to_second(&mut self, node: u32, cut: bool) {
+        self.net.send_to_second(&address(node));
+        if cut {
+            self.net.part(&self.home, &address(node));
+        } else if self.crash_node(node, Crash::Kill) {
+            let _ = self.start_node(node);
+        }
+    }
+
+    /// One of two leaders goes: one that has stopped by itself, or either.
+    pub(crate) async fn end_second(&mut self) {
+        let Some((mut machine, leader)) = self.second.take() else { return };
+        let here = self.net.second();
+        let stays = self.leader.has_failed() || !machine.has_failed() && self.chance.bool();
+        if stays {
+            self.crash_leader(Crash::Kill);
+            self.home = here.as_ref().map_or_else(|| FIRST.to_owned(), |here| here.home.clone());
+            self.net.set_leader(here);
+            (self.leader, self.leading) = (machine, Some(leader));
+        } else {
+            machine.crash(Crash::Kill, &mut self.chance);
+        }
+        self.net.set_second(None);
+        // Whoever stays may be told that it is succeeded, as the nodes of the other one come.
+        sleep(Duration::from_secs(5)).await;
+    }
+
+    async fn lead(&mut self, disk: &MemDisk, home: String) -> Result<(LeaderHere, Leader, (Life, Stop)), String> {
         let (life, stop) = (Life::new(), Stop::new());
         let seams = Seams {
-            disk: Arc::new(self.leader.disk.clone()),
-            network: Arc::new(Plug { net: self.net.clone(), home: String::new(), life: life.clone() }),
+            disk: Arc::new(disk.clone()),
+            network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
             hands: Hands::Inline,
             chance: self.chance.fork(),
         };
@@ -186,20 +246,23 @@ impl Sim {
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
         let (tolerance, io_mode) = (self.tolerance, self.io_mode);
         let settings = Settings {
-            tolerance,
+            tolerance: Some(tolerance),
             io_mode,
             repair_after: REPAIR_AFTER,
             cache_bytes,
+            largest_message: 1 << 20,
             rewrite_log_from: REWRITE_LOG_FROM,
             versions_an_epoch: self.versions_an_epoch,
         };
         let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
         let leader = leader.map_err(|error| error.to_string())?;
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
-        self.net.set_leader(Some(LeaderHere { coordinator, membership, life: life.clone() }));
-        self.leader.running = Some((life, stop));
-        self.leading = Some(leader);
-        Ok(())
+        Ok((LeaderHere { home, coordinator, membership, life: life.clone() }, leader, (life, stop)))
+    }
+
+    /// Where the first leader is.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     /// Has the leader end in order.
@@ -257,6 +320,11 @@ impl Sim {
         removed
     }
 
+    /// Whether it ended because it had served a later leader than this one, which was started from an old log.
+    fn served_another(&self, node: u32) -> bool {
+        self.nodes[&node].failure().is_some_and(|why| why.contains("has served another leader"))
+    }
+
     /// A node that was removed gets an empty disk; the old one is kept.
     pub(crate) fn retire(&mut self, node: u32) {
         self.crash_node(node, Crash::Kill);
@@ -290,7 +358,9 @@ impl Sim {
         for machine in self.nodes.values().chain([&self.leader]) {
             machine.disk.heal();
         }
-        if self.leader.has_failed() {
+        self.end_second().await;
+        // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
+        if self.leader.has_failed() || (1..=NODES).any(|node| self.served_another(node)) {
             self.crash_leader(Crash::Kill);
         }
         if !self.leader.is_running() {
@@ -313,7 +383,7 @@ impl Sim {
     pub(crate) async fn heal(&mut self) {
         self.put_right().await;
         // A leader without its log may let in a folder that was removed, until it hears those who know.
-        while (1..=NODES).any(|node| self.was_removed(node)) {
+        while (1..=NODES).any(|node| self.was_removed(node) || self.served_another(node)) {
             self.put_right().await;
         }
         for machine in self.nodes.values().chain([&self.leader]) {
@@ -326,7 +396,7 @@ impl Sim {
         for node in 1..=NODES {
             while ask(&self.net, Command::Undrain(NodeId(node))).await != Some(Reply::Done) {
                 sleep(Duration::from_millis(100)).await;
-                // A leader that was started from an old log may end when it meets its successor's nodes.
+                // A leader that was started from an old log may refuse its successor's nodes.
                 self.start_all().await;
             }
         }
@@ -366,6 +436,8 @@ impl Sim {
         if let Err(violation) = self.world.record().history.check() {
             panic!("{violation}");
         }
+        let back = self.world.record().history.came_back();
+        assert!(back.is_none(), "{}", back.unwrap_or_default());
     }
 
     /// Exactly as many nodes as tolerance says have the file of an id, and all of them the right one.

@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// Cancelled when the process is killed. What it does after that nobody sees.
 pub(crate) type Life = CancellationToken;
 
+/// Where the first leader is.
+pub(crate) const FIRST: &str = "leader";
+
 /// How often it is looked whether somebody who is paused goes on.
 const STALL_LOOK: Duration = Duration::from_millis(20);
 
@@ -31,6 +34,8 @@ const DIAL: Duration = Duration::from_secs(2);
 /// A running leader, as others meet it.
 #[derive(Debug, Clone)]
 pub(crate) struct LeaderHere {
+    /// Where it is: two leaders are on two machines.
+    pub(crate) home: String,
     pub(crate) coordinator: Arc<Coordinator>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) life: Life,
@@ -44,10 +49,17 @@ pub(crate) struct Net(Arc<Mutex<State>>);
 struct State {
     chance: fastrand::Rng,
     leader: Option<LeaderHere>,
+    /// Another one, from a copy of its folder, and whether the next request is for that.
+    second: Option<LeaderHere>,
+    turn: bool,
+    /// The nodes whose leader's address leads to the second one.
+    follow_second: BTreeSet<String>,
+    /// A leader and a node between which everything is lost.
+    apart: BTreeSet<(String, String)>,
     nodes: BTreeMap<String, (Arc<Node>, Life)>,
     /// Links of nodes, by address, on which everything is lost in this direction.
     cut: BTreeSet<(String, Way)>,
-    /// Those on which nothing moves; `leader` stands for all of them.
+    /// Those on which nothing moves; a leader stands for all of its.
     stalled: BTreeSet<String>,
 }
 
@@ -62,11 +74,57 @@ pub(crate) enum Way {
 impl Net {
     pub(crate) fn new(chance: fastrand::Rng) -> Self {
         let (nodes, cut, stalled) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self(Arc::new(Mutex::new(State { chance, leader: None, nodes, cut, stalled })))
+        Self(Arc::new(Mutex::new(State {
+            chance,
+            leader: None,
+            second: None,
+            turn: false,
+            follow_second: BTreeSet::new(),
+            apart: BTreeSet::new(),
+            nodes,
+            cut,
+            stalled,
+        })))
     }
 
     pub(crate) fn leader(&self) -> Option<LeaderHere> {
         self.0.lock().unwrap().leader.clone()
+    }
+
+    /// Another leader, if there is one.
+    pub(crate) fn second(&self) -> Option<LeaderHere> {
+        self.0.lock().unwrap().second.clone()
+    }
+
+    pub(crate) fn set_second(&self, second: Option<LeaderHere>) {
+        let mut state = self.0.lock().unwrap();
+        if second.is_none() {
+            state.follow_second.clear();
+            state.apart.clear();
+        }
+        state.second = second;
+    }
+
+    /// The leader that a client asks: where there are two, one after the other.
+    pub(crate) fn either(&self) -> Option<LeaderHere> {
+        let mut state = self.0.lock().unwrap();
+        state.turn = !state.turn && state.second.is_some();
+        if state.turn { state.second.clone() } else { state.leader.clone() }
+    }
+
+    /// From its next registration on the node goes to the second leader.
+    pub(crate) fn send_to_second(&self, address: &str) {
+        self.0.lock().unwrap().follow_second.insert(address.to_owned());
+    }
+
+    /// Everything between this leader and this node is lost.
+    pub(crate) fn part(&self, leader: &str, node: &str) {
+        self.0.lock().unwrap().apart.insert((leader.to_owned(), node.to_owned()));
+    }
+
+    fn leader_of(&self, node: &str) -> Option<LeaderHere> {
+        let state = self.0.lock().unwrap();
+        if state.follow_second.contains(node) { state.second.clone() } else { state.leader.clone() }
     }
 
     pub(crate) fn set_leader(&self, leader: Option<LeaderHere>) {
@@ -81,6 +139,10 @@ impl Net {
         };
     }
 
+    pub(crate) fn node(&self, address: &str) -> Option<Arc<Node>> {
+        self.0.lock().unwrap().nodes.get(address).map(|(node, _)| node.clone())
+    }
+
     pub(crate) fn cut(&self, address: &str, way: Way) {
         self.0.lock().unwrap().cut.insert((address.to_owned(), way));
     }
@@ -93,6 +155,7 @@ impl Net {
     pub(crate) fn heal(&self) {
         let mut state = self.0.lock().unwrap();
         state.cut.clear();
+        state.apart.clear();
         state.stalled.clear();
     }
 
@@ -104,29 +167,30 @@ impl Net {
     }
 
     /// One way over the link of a node; `false`: it was cut, and what travelled is lost.
-    async fn travel(&self, node: &str, way: Way) -> bool {
+    async fn travel(&self, leader: &str, node: &str, way: Way) -> bool {
         let delay = self.0.lock().unwrap().chance.u64(0..=4);
         sleep(Duration::from_millis(delay)).await;
         self.wait_while_stalled(node).await;
-        self.wait_while_stalled("leader").await;
+        self.wait_while_stalled(leader).await;
         let state = self.0.lock().unwrap();
         ![way, Way::Both].iter().any(|way| state.cut.contains(&(node.to_owned(), *way)))
+            && !state.apart.contains(&(leader.to_owned(), node.to_owned()))
     }
 
     /// There and back, as a dial goes.
-    async fn reaches(&self, node: &str) -> bool {
-        self.travel(node, Way::ToNode).await && self.travel(node, Way::FromNode).await
+    async fn reaches(&self, leader: &str, node: &str) -> bool {
+        self.travel(leader, node, Way::ToNode).await && self.travel(leader, node, Way::FromNode).await
     }
 
     /// Carries frames one way, until an end lets go, a process dies or the link is cut.
     fn pump<T: Send + 'static>(
         &self,
-        (node, way): (&str, Way),
+        (leader, node, way): (&str, &str, Way),
         lives: [Life; 2],
         mut from: mpsc::Receiver<T>,
         to: mpsc::Sender<T>,
     ) {
-        let (net, node) = (self.clone(), node.to_owned());
+        let (net, leader, node) = (self.clone(), leader.to_owned(), node.to_owned());
         tokio::spawn(async move {
             let carry = async {
                 loop {
@@ -136,7 +200,7 @@ impl Net {
                         frame = from.recv() => frame,
                     };
                     let Some(frame) = frame else { return };
-                    if !net.travel(&node, way).await || to.send(frame).await.is_err() {
+                    if !net.travel(&leader, &node, way).await || to.send(frame).await.is_err() {
                         return;
                     }
                 }
@@ -155,7 +219,7 @@ impl Net {
 #[derive(Debug, Clone)]
 pub(crate) struct Plug {
     pub(crate) net: Net,
-    /// Of a node: its own address.
+    /// Its own address.
     pub(crate) home: String,
     pub(crate) life: Life,
 }
@@ -164,7 +228,7 @@ impl Network for Plug {
     fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
         let plug = self.clone();
         Box::pin(async move {
-            if plug.life.is_cancelled() || !plug.net.reaches(&address).await {
+            if plug.life.is_cancelled() || !plug.net.reaches(&plug.home, &address).await {
                 sleep(DIAL).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -175,8 +239,8 @@ impl Network for Plug {
             let (arrive, arrived) = mpsc::channel(LANE_FRAMES);
             let (reply, replies) = lane_queue();
             let (answer, frames_in) = mpsc::channel(LANE_FRAMES);
-            plug.net.pump((&address, Way::ToNode), lives.clone(), sent, arrive);
-            plug.net.pump((&address, Way::FromNode), lives, replies, answer);
+            plug.net.pump((&plug.home, &address, Way::ToNode), lives.clone(), sent, arrive);
+            plug.net.pump((&plug.home, &address, Way::FromNode), lives, replies, answer);
             tokio::spawn(node.serve_lane(ReceiverStream::new(arrived), reply));
             Ok(Lane { frames_out, frames_in })
         })
@@ -185,11 +249,13 @@ impl Network for Plug {
     fn leader(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
         let plug = self.clone();
         Box::pin(async move {
-            if plug.life.is_cancelled() || !plug.net.reaches(&plug.home).await {
+            let leader = plug.net.leader_of(&plug.home);
+            let home = leader.map_or_else(|| FIRST.to_owned(), |leader| leader.home);
+            if plug.life.is_cancelled() || !plug.net.reaches(&home, &plug.home).await {
                 sleep(DIAL).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let leader = plug.net.leader().ok_or(io::ErrorKind::ConnectionRefused)?;
+            let leader = plug.net.leader_of(&plug.home).ok_or(io::ErrorKind::ConnectionRefused)?;
             Ok(Box::new(Port { plug, leader }) as Box<dyn LeaderPort>)
         })
     }
@@ -206,11 +272,15 @@ impl Port {
     async fn call<T>(&self, answer: impl Future<Output = T>) -> io::Result<T> {
         let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
         let there_and_back = async {
-            if !self.plug.net.travel(&self.plug.home, Way::FromNode).await {
+            if !self.plug.net.travel(&self.leader.home, &self.plug.home, Way::FromNode).await {
                 return Err(reset());
             }
             let answer = answer.await;
-            if self.plug.net.travel(&self.plug.home, Way::ToNode).await { Ok(answer) } else { Err(reset()) }
+            if self.plug.net.travel(&self.leader.home, &self.plug.home, Way::ToNode).await {
+                Ok(answer)
+            } else {
+                Err(reset())
+            }
         };
         tokio::select! {
             biased;

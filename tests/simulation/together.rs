@@ -27,12 +27,12 @@ fn halves() -> [MessageId; 2] {
 
 /// What one request came to; nothing: the leader went before it answered.
 async fn tell<T>(net: &Net, work: impl AsyncFnOnce(LeaderHere) -> Result<T, Refusal>) -> Option<Result<T, Refusal>> {
-    let Some(leader) = net.leader() else { return Some(Err(Refusal::Unavailable("nobody listens".to_owned()))) };
-    let life = leader.life.clone();
+    let Some(leader) = net.either() else { return Some(Err(Refusal::Unavailable("nobody listens".to_owned()))) };
+    let (life, home) = (leader.life.clone(), leader.home.clone());
     let answer = async {
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&home).await;
         let answer = work(leader).await;
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&home).await;
         answer
     };
     tokio::select! {

@@ -39,6 +39,11 @@ pub(crate) enum Trouble {
     /// The old folder of a node that was removed comes back, beside what has its number.
     OldFolder(u32),
     Tolerance(usize),
+    /// A second leader is started from a copy of the first one's folder, and has these nodes: those of the bits of this
+    /// number, cut off from the first one, or restarted.
+    SecondLeader(u8, bool),
+    /// One more node goes to it.
+    ToSecond(u32, bool),
     Order(Order),
     /// A backup of the leader's folder is made.
     Backup,
@@ -97,7 +102,7 @@ impl Limits {
     fn trouble(&mut self, chance: &mut fastrand::Rng) -> Trouble {
         let node = chance.u32(1..=NODES);
         let errno = [errno::EIO, errno::ENOSPC, errno::EROFS][chance.usize(..3)];
-        match chance.u8(..26) {
+        match chance.u8(..30) {
             0..3 => Trouble::Node(node, self.crash(chance)),
             3..6 => Trouble::Leader(self.crash(chance)),
             6 if self.leader_loses => Trouble::LeaderWithoutFolder,
@@ -116,6 +121,8 @@ impl Limits {
             23 => Trouble::Tolerance(chance.usize(2..=3)),
             24 => Trouble::Order(if chance.bool() { Order::Drain(node) } else { Order::Undrain(node) }),
             25 => Trouble::Order(Order::Rebalance(chance.bool())),
+            26..29 if self.leader_loses => Trouble::SecondLeader(chance.u8(1..16), chance.bool()),
+            29 if self.leader_loses => Trouble::ToSecond(node, chance.bool()),
             _ => Trouble::Node(node, Crash::Kill),
         }
     }
@@ -125,11 +132,15 @@ impl Limits {
 /// by id.
 pub(crate) fn leave_transactions_whole(io_mode: IoMode, troubles: &[(Duration, Trouble)]) -> bool {
     !troubles.iter().any(|(_, trouble)| match trouble {
-        Trouble::LeaderWithoutFolder | Trouble::LeaderFromBackup => true,
+        Trouble::LeaderWithoutFolder | Trouble::LeaderFromBackup | Trouble::SecondLeader(..) => true,
         Trouble::Leader(Crash::PowerCut) => io_mode == IoMode::Buffered,
         _ => false,
     })
 }
+
+/// By then all nodes have joined, in seconds. A leader without a log that came before would found another cluster with
+/// those that are new, and refuse the others.
+const ALL_JOINED: f64 = 2.0;
 
 /// Troubles by chance, in the order of their times: some of them, times `density`.
 pub(crate) fn by_chance(
@@ -140,11 +151,16 @@ pub(crate) fn by_chance(
 ) -> Vec<(Duration, Trouble)> {
     let mut limits = Limits::by_chance(io_mode, chance);
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
-    // In dense lives a leader is sure to lose its folder; before all have joined, new nodes would found another cluster.
-    let from = if density > 1 { 2.0 } else { 0.0 };
+    // In dense lives a leader is sure to lose its folder.
+    let from = if density > 1 { ALL_JOINED } else { 0.0 };
     for _ in 0..chance.usize(2..9) * density {
-        let at = from + chance.f64() * (until * 0.8 - from);
-        troubles.push((at, limits.trouble(chance)));
+        let (at, trouble) = (from + chance.f64() * (until * 0.8 - from), limits.trouble(chance));
+        let at = if matches!(trouble, Trouble::LeaderWithoutFolder | Trouble::SecondLeader(..)) {
+            at.max(ALL_JOINED)
+        } else {
+            at
+        };
+        troubles.push((at, trouble));
         if chance.u8(..3) > 0 {
             troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
         }
@@ -212,12 +228,18 @@ impl Sim {
                 Some("node paused")
             }
             Trouble::LeaderStalls => {
-                self.net.stall("leader");
+                let home = self.home().to_owned();
+                self.net.stall(&home);
                 Some("leader paused")
             }
             Trouble::DiskFails(node, error) => {
                 let machine = if node == 0 { &self.leader } else { &self.nodes[&node] };
                 machine.disk.set_failing(Some(error));
+                if error == errno::EIO {
+                    // What the next sync does not write can be read until the power goes.
+                    machine.disk.fault_next(Op::Sync, Fault::Unwritten(error));
+                    machine.disk.fault_next(Op::SyncAll, Fault::Unwritten(error));
+                }
                 Some(match error {
                     errno::EIO => "disk EIO",
                     errno::ENOSPC => "disk ENOSPC",
@@ -244,6 +266,14 @@ impl Sim {
                 let answer = timeout(Duration::from_secs(1), ask(&self.net, command)).await;
                 (answer == Ok(Some(Reply::Done))).then_some(what)
             }
+            Trouble::SecondLeader(bits, cut) => {
+                let nodes: Vec<u32> = (1..=NODES).filter(|node| bits & (1 << (node - 1)) != 0).collect();
+                self.start_second(&nodes, cut).await.then_some("second leader from a copied folder")
+            }
+            Trouble::ToSecond(node, cut) => self.net.second().is_some().then(|| {
+                self.send_to_second(node, cut);
+                "node sent to the second leader"
+            }),
             Trouble::Backup | Trouble::LeaderFromBackup | Trouble::Heal => None,
         };
         if let Some(effect) = effect {
@@ -305,7 +335,7 @@ impl Sim {
     async fn remove(&mut self, node: u32) -> bool {
         self.dismissed.insert(node);
         let net = self.net.clone();
-        let order = ask(&net, Command::Remove(NodeId(node)));
+        let order = ask(&net, Command::Remove { node: NodeId(node), force: false });
         let removed = timeout(Duration::from_secs(10), order).await == Ok(Some(Reply::Done));
         if removed {
             self.retire(node);
@@ -334,7 +364,7 @@ impl Sim {
     fn change_tolerance(&mut self, tolerance: usize) -> bool {
         let changes = self.tolerance != tolerance;
         self.tolerance = tolerance;
-        if let Some(leader) = self.net.leader() {
+        for leader in self.net.leader().into_iter().chain(self.net.second()) {
             leader.coordinator.cluster().set_tolerance(tolerance);
         }
         changes

@@ -12,7 +12,7 @@ use hatokuse::types::checksum;
 use tokio::time::{Instant, sleep};
 
 use crate::checker::{Action, History, Outcome};
-use crate::network::Net;
+use crate::network::{LeaderHere, Net};
 
 /// Everybody writes, reads and deletes all of these.
 pub(crate) const IDS: u32 = 6;
@@ -73,14 +73,19 @@ impl Record {
 
 /// One request; nothing: the leader went before it answered.
 pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
-    let Some(leader) = net.leader() else {
+    let Some(leader) = net.either() else {
         return Some(Reply::Refused(Refusal::Unavailable("nobody listens".to_owned())));
     };
+    ask_of(&leader, net, command).await
+}
+
+/// One request of this leader.
+pub(crate) async fn ask_of(leader: &LeaderHere, net: &Net, command: Command) -> Option<Reply> {
     let mut queue = VecDeque::from([Ok(command)]);
     let answer = async {
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&leader.home).await;
         let answer = leader.coordinator.execute(&mut queue, Protocol::Text).await;
-        net.wait_while_stalled("leader").await;
+        net.wait_while_stalled(&leader.home).await;
         answer
     };
     tokio::select! {
@@ -96,7 +101,13 @@ pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: W
         sleep(Duration::from_millis(chance.u64(0..40))).await;
         let id = format!("id{}", chance.u32(..IDS));
         match chance.u8(..20) {
-            0..8 => drop(request(n, &net, &world, &id, Some(chance.usize(..300))).await),
+            0..8 => {
+                let reply = request(n, &net, &world, &id, Some(chance.usize(..300))).await;
+                // What may have happened is deleted, and must not come back.
+                if matches!(reply, Some(Reply::Refused(Refusal::Unknown(_))) | None) && chance.bool() {
+                    delete(n, &net, &world, &id).await;
+                }
+            }
             8..10 => delete(n, &net, &world, &id).await,
             _ => drop(request(n, &net, &world, &id, None).await),
         }

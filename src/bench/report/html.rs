@@ -19,7 +19,9 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .5rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 th{font-weight:600;color:var(--quiet)}td:first-child,th:first-child,.words td{text-align:left;padding-left:0}
 .words td:first-child{color:var(--quiet);white-space:nowrap;width:11rem}.words td{overflow-wrap:anywhere}
-.scroll{overflow-x:auto}svg{width:100%;height:auto;display:block}
+.scroll{overflow-x:auto}svg{width:100%;height:auto;display:block}.scroll svg{min-width:34rem}
+@media (max-width:40rem){.results tr{display:block;margin-bottom:1rem}.results tr:first-child{display:none}
+.results td{display:flex;justify-content:space-between;padding:.2rem 0}.results td::before{content:attr(data-is);color:var(--quiet)}}
 .quiet{color:var(--quiet)}tspan.quiet,text.quiet{fill:var(--quiet)}.bad{color:var(--bad);overflow-wrap:anywhere}
 .grid{stroke:var(--rule);stroke-width:1}.tick{fill:var(--ink);font-size:12px}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.line.set{stroke:var(--set)}.line.get{stroke:var(--get)}
@@ -40,10 +42,10 @@ pub fn page(report: &Report) -> String {
     put_trouble(&mut out, report);
     put_results(&mut out, &report.results);
     let curves: Vec<Line<'_>> = report.results.iter().map(|result| (result.op, result.curve.clone())).collect();
-    let _ = writeln!(out, "<h2>Latency by percentile</h2>{}", legend(report) + &charts::latency(&curves));
+    let _ = writeln!(out, "<h2>Latency by percentile</h2>{}", legend(report) + &in_scroll(&charts::latency(&curves)));
     let rates: Vec<Line<'_>> = report.results.iter().map(|result| (result.op, whole_seconds(result))).collect();
-    let _ = writeln!(out, "<h2>Right answers a second</h2>{}", legend(report) + &charts::rate(&rates));
-    let _ = writeln!(out, "<h2>Copies on each node</h2>{}", charts::copies(report.nodes.iter()));
+    let _ = writeln!(out, "<h2>Right answers a second</h2>{}", legend(report) + &in_scroll(&charts::rate(&rates)));
+    let _ = writeln!(out, "<h2>Copies on each node</h2>{}", in_scroll(&charts::copies(report.nodes.iter())));
     put_words(&mut out, "Settings", settings(report));
     put_words(&mut out, "Machine", machine(report));
     out + "</body></html>\n"
@@ -68,22 +70,31 @@ fn put_trouble(out: &mut String, report: &Report) {
 }
 
 fn put_results(out: &mut String, results: &[OpResult]) {
-    out.push_str("<h2>Results</h2><div class=\"scroll\"><table><tr>");
-    for head in ["", "operations", "errors", "a second", "p50", "p90", "p99", "p99.9", "max"] {
+    const HEADS: [&str; 9] = ["", "operations", "errors", "a second", "p50", "p90", "p99", "p99.9", "max"];
+    out.push_str("<h2>Results</h2><table class=\"results\"><tr>");
+    for head in HEADS {
         let _ = write!(out, "<th>{head}</th>");
     }
     out.push_str("</tr>");
     for result in results {
-        let (op, count, errors) = (result.op.to_uppercase(), grouped(result.count), grouped(result.errors));
-        let rate = grouped(result.ops_per_s.round() as u64);
-        let _ = write!(out, "<tr><td>{op}</td><td>{count}</td><td>{errors}</td><td><b>{rate}</b></td>");
         let latency = &result.latency_ms;
-        for ms in [latency.p50, latency.p90, latency.p99, latency.p999, latency.max] {
-            let _ = write!(out, "<td>{}</td>", short_time(Duration::from_secs_f64(ms / 1e3)));
+        let times = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
+        let times = times.map(|ms| short_time(Duration::from_secs_f64(ms / 1e3)));
+        let rate = format!("<b>{}</b>", grouped(result.ops_per_s.round() as u64));
+        let counts = [result.op.to_uppercase(), grouped(result.count), grouped(result.errors), rate];
+        out.push_str("<tr>");
+        // Where there is no room for columns each value is a row, and names itself.
+        for (head, value) in HEADS.iter().zip(counts.into_iter().chain(times)) {
+            let _ = write!(out, "<td data-is=\"{head}\">{value}</td>");
         }
         out.push_str("</tr>");
     }
-    out.push_str("</table></div>\n");
+    out.push_str("</table>\n");
+}
+
+/// As wide as its labels can be read, and moved aside where a screen is narrower.
+fn in_scroll(chart: &str) -> String {
+    format!("<div class=\"scroll\">{chart}</div>")
 }
 
 /// Which colour is what, where there is more than one.
@@ -132,14 +143,17 @@ fn settings(report: &Report) -> Vec<(&'static str, String)> {
     }
     if let Some(register) = &report.register {
         rows.push(("tolerance", register.tolerance.to_string()));
+        rows.push(("nodes", report.nodes.len().to_string()));
         rows.push(("io mode", register.io_modes.join(", ")));
+        rows.push(("layout", register.layouts.join(", ")));
     }
     rows
 }
 
 fn machine(report: &Report) -> Vec<(&'static str, String)> {
     let (machine, cpu) = (&report.machine, &report.cpu_per_op);
-    let mut rows = vec![("hatokuse", report.version.to_owned()), ("kernel", machine.kernel.clone())];
+    let mut rows = vec![("date", report.date.clone()), ("hatokuse", report.version.to_owned())];
+    rows.push(("kernel", machine.kernel.clone()));
     rows.push(("cores", format!("{} {}", machine.cores, machine.cpu)));
     rows.push(("memory", format!("{} MiB", grouped(machine.memory_mib))));
     rows.push(("CPU of the bench", format!("{:.2} µs an operation", cpu.bench_us)));

@@ -1,7 +1,7 @@
 //! Who is up, suspect or down, by table, with time handed in.
 
 use super::*;
-use crate::cluster::registry::{Beat, Registry, Transition};
+use crate::cluster::registry::{Beat, Registry, Transition, Way};
 use crate::types::NodeState::{self, Down, Suspect, Up};
 
 /// What happens to node 1, whose uuid is `uuid(1)`. Between two events the leader sweeps every 250 ms.
@@ -19,12 +19,14 @@ enum Do {
     Part(u64, bool),
     /// Answers of this session are overdue, or came after all.
     Stalled(u64, bool),
+    /// The same on the lane that reads.
+    ReadsStalled(u64, bool),
     /// The leader itself is away until now: it does not sweep.
     Away,
     /// It is so at this moment: its state, and whether it is given copies gladly.
     Is(NodeState, bool),
 }
-use Do::{Away, Full, Is, Join, Part, RefusedForRoom, Stalled};
+use Do::{Away, Full, Is, Join, Part, ReadsStalled, RefusedForRoom, Stalled};
 
 /// A sign of life of the right folder, which the leader knows.
 const BEAT: Do = Do::Beat(1, true);
@@ -45,14 +47,20 @@ fn live_through(name: &str, events: &[(u64, Do)]) -> Vec<Transition> {
                 assert_eq!(registry.beat(NodeId(1), uuid(folder), Beat::default(), now), known, "{name} at {at}");
             }
             Full(full) => drop(registry.beat(NodeId(1), uuid(1), Beat { full, ..Beat::default() }, now)),
-            RefusedForRoom => registry.note_full(NodeId(1)),
+            RefusedForRoom => registry.note_full(NodeId(1), 0),
             Part(session, gone) => drop(registry.part(NodeId(1), session, gone, now)),
-            Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, stalled),
+            Stalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Writes, stalled),
+            ReadsStalled(session, stalled) => registry.note_stalled(NodeId(1), session, Way::Reads, stalled),
             Away => swept = *at - 250,
             Is(state, gladly) => {
                 let node = registry.get(NodeId(1)).unwrap();
                 assert_eq!(node.state, state, "{name} at {at}");
-                assert_eq!(!registry.choose(1, &[], &[]).is_empty() && state == Up, gladly, "{name} at {at}");
+                assert_eq!(
+                    !registry.choose(CopyRecord::of(crate::types::Version(1), b"x"), 0, 1, &[], &[]).is_empty()
+                        && state == Up,
+                    gladly,
+                    "{name} at {at}"
+                );
             }
         }
     }
@@ -93,6 +101,20 @@ fn a_node_is_judged_by_its_signs_of_life() {
                 (3000, Do::Beat(1, false)),
                 (3500, Is(Suspect, false)),
                 (3750, Is(Down, false)),
+            ],
+        ),
+        (
+            "both lanes late, and one of them no more",
+            &[
+                (0, Join(1)),
+                (300, Stalled(1, true)),
+                (310, ReadsStalled(1, true)),
+                (500, BEAT),
+                (600, ReadsStalled(1, false)),
+                (1000, BEAT),
+                (1500, Is(Suspect, false)),
+                (1600, Stalled(1, false)),
+                (1800, Is(Up, true)),
             ],
         ),
         ("killed: its port is closed", &[(0, Join(1)), (300, Part(1, true)), (300, Is(Down, false))]),
@@ -179,13 +201,43 @@ fn a_change_is_told_once() {
 #[test]
 fn nodes_that_something_is_late_about_come_last_and_only_as_needed() {
     let mut cluster = healthy(2, 3);
-    cluster.registry.note_stalled(NodeId(1), 1, true);
+    cluster.registry.note_stalled(NodeId(1), 1, Way::Writes, true);
     assert_eq!(cluster.admit(&id("x"), 1, 1).unwrap().targets.to_vec(), [NodeId(2), NodeId(3)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
     assert_eq!(cluster.admit(&id("y"), 1, 1).unwrap().targets.to_vec(), [NodeId(3), NodeId(1)]);
-    cluster.registry.note_full(NodeId(1));
+    cluster.registry.note_full(NodeId(1), 0);
     let refused = cluster.admit(&id("z"), 1, 1).unwrap_err();
     assert_eq!(refused, crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 });
+}
+
+#[test]
+fn a_full_node_takes_what_fits_and_whatever_makes_room() {
+    let mut cluster = healthy(2, 3);
+    put_on(&mut cluster, "x", &[1, 2]);
+    cluster.registry.note_full(NodeId(1), 100);
+    cluster.registry.note_full(NodeId(2), 5000);
+    cluster.registry.note_full(NodeId(1), 200);
+    let targets = |cluster: &mut Cluster, name: &str, length: u32| {
+        cluster.admit(&id(name), length, 1).map(|ticket| ticket.targets.len())
+    };
+    assert_eq!(targets(&mut cluster, "small", 99), Ok(2));
+    assert_eq!(targets(&mut cluster, "middle", 4999), Ok(2), "two of them have room for it");
+    let refused = crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 };
+    assert_eq!(targets(&mut cluster, "large", 5000), Err(refused));
+    assert!(cluster.admit_deletion(&id("x")).unwrap().is_some());
+    // What is no longer than the message before fits where that one is.
+    for node in [1, 2, 3] {
+        cluster.registry.note_full(NodeId(node), 0);
+    }
+    assert!(targets(&mut cluster, "new", 0).is_err());
+    let held = cluster.mapping.get(&id("x")).unwrap().record.bytes();
+    assert_eq!(targets(&mut cluster, "x", held), Ok(2));
+    assert!(targets(&mut cluster, "x", held + 1).is_err());
+    assert!(cluster.admit_deletion(&id("x")).unwrap().is_some());
+    // A beat that says nothing of it ends it.
+    cluster.registry.beat(NodeId(1), uuid(1), Beat::default(), ms(1));
+    cluster.registry.beat(NodeId(2), uuid(2), Beat::default(), ms(1));
+    assert_eq!(targets(&mut cluster, "large", 5000), Ok(2));
 }
 
 #[test]
@@ -206,7 +258,7 @@ fn copies_that_are_too_many_wait_until_some_can_be_asked() {
 fn a_full_node_takes_nothing_off_one_that_is_to_be_emptied() {
     let mut cluster = healthy(2, 4);
     assert_eq!(cluster.left_without(NodeId(1)), 3);
-    cluster.registry.note_full(NodeId(2));
+    cluster.registry.note_full(NodeId(2), 0);
     cluster.registry.set_draining(NodeId(3), true);
     assert_eq!(cluster.left_without(NodeId(1)), 1);
 }

@@ -16,7 +16,7 @@ fn part(cluster: &mut Cluster, node: u32) {
 }
 
 fn order(cluster: &mut Cluster, node: u32) -> Result<(), NotRemovable> {
-    let begun = cluster.begin_removal(NodeId(node)).and_then(|_| cluster.end_removal(NodeId(node)));
+    let begun = cluster.begin_removal(NodeId(node), false).and_then(|_| cluster.end_removal(NodeId(node), false));
     match begun {
         Ok(removed) => cluster.remove(removed),
         Err(why) => {
@@ -87,15 +87,15 @@ fn writes_that_chose_it_before_are_waited_for_and_none_chooses_it_after() {
     let mut cluster = healthy(2, 3);
     cluster.registry.set_draining(NodeId(3), true);
     // The only other node that could take the second copy is full.
-    cluster.registry.note_full(NodeId(2));
+    cluster.registry.note_full(NodeId(2), 0);
     let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
     assert!(ticket.targets.contains(&NodeId(3)));
-    let before = cluster.begin_removal(NodeId(3)).unwrap();
+    let before = cluster.begin_removal(NodeId(3), false).unwrap();
     assert!(cluster.any_under_way(&before));
     assert!(cluster.admit(&id("y"), 10, 7).is_err(), "nothing is placed on a node that leaves");
     commit(&mut cluster, &ticket);
     assert!(!cluster.any_under_way(&before));
-    let why = cluster.end_removal(NodeId(3)).unwrap_err();
+    let why = cluster.end_removal(NodeId(3), false).unwrap_err();
     assert!(matches!(why, NotRemovable::Holds { messages: 1, .. }), "{why}");
     cluster.keep_member(NodeId(3));
     assert!(cluster.admit(&id("y"), 10, 7).is_ok());

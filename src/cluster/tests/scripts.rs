@@ -120,7 +120,7 @@ impl Stage {
                 let session = self.cluster.registry.get(node).and_then(|node| node.session).unwrap();
                 self.cluster.registry.part(node, session, true, ms(0));
             }
-            _ => self.cluster.registry.note_full(node),
+            _ => self.cluster.registry.note_full(node, 0),
         }
     }
 
@@ -218,7 +218,7 @@ impl Stage {
 
     /// An order that is logged at once, as no write of a script goes on by itself.
     fn remove(&mut self, node: NodeId) -> String {
-        let begun = self.cluster.begin_removal(node).and_then(|_| self.cluster.end_removal(node));
+        let begun = self.cluster.begin_removal(node, false).and_then(|_| self.cluster.end_removal(node, false));
         match begun {
             Ok(removed) => {
                 self.cluster.remove(removed);

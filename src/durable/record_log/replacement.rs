@@ -164,7 +164,7 @@ impl RecordLog {
         }
         let length = next.len();
         (self.file, self.length, self.file_length) = (next.file, length, length);
-        (self.durable, self.marked) = (length, HEADER);
+        (self.durable, self.marked, self.unproven) = (length, HEADER, None);
         Ok(())
     }
 }

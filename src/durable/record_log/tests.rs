@@ -234,6 +234,53 @@ fn a_full_disk_leaves_no_half_batch() {
 }
 
 #[test]
+fn a_torn_end_that_cannot_be_cut_now_is_cut_later() {
+    for (disk, mut log) in without_and_with_room() {
+        let fail = || {
+            disk.fault_next(Op::Append, Fault::Short(errno::EDQUOT));
+            disk.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        };
+        fail();
+        assert!(log.append([&b"b"[..]]).unwrap_err().is_full() && !log.is_poisoned());
+        // A start reads what there is, and cuts before it appends.
+        let again = disk.after_kill();
+        again.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        let (mut opened, records, torn) = open(&again, false).unwrap();
+        assert!(payloads(&records) == [b"a"] && torn.is_some());
+        again.fault_next(Op::Truncate, Fault::Fail(errno::EDQUOT));
+        assert!(opened.append([&b"c"[..]]).unwrap_err().is_full());
+        for (disk, log) in [(&again, &mut opened), (&disk, &mut log)] {
+            log.append([&b"d"[..]]).unwrap();
+            assert_eq!(payloads(&open(disk, false).unwrap().1), [b"a", b"d"]);
+        }
+    }
+}
+
+#[test]
+fn what_a_failed_sync_left_is_written_again() {
+    for (disk, mut log) in without_and_with_room() {
+        log.sync().unwrap();
+        log.append([&b"b"[..]]).unwrap();
+        log.append([&b"c"[..]]).unwrap();
+        disk.fault_next(Op::Sync, Fault::Unwritten(errno::EIO));
+        assert!(log.sync().is_err());
+        // The next life reads everything, and a sync without more proves nothing.
+        let disk = disk.after_kill();
+        let (mut log, records, _) = open(&disk, false).unwrap();
+        assert_eq!(payloads(&records), [b"a", b"b", b"c"]);
+        let lost = disk.after_power_cut_with(|_| Survives::Whole);
+        assert_eq!(payloads(&open(&lost, true).unwrap().1), [b"a"]);
+        // A disk that takes nothing is asked again.
+        disk.fault_next(Op::Append, Fault::Fail(errno::ENOSPC));
+        assert!(log.sync().is_err() && !log.is_poisoned());
+        log.append([&b"d"[..]]).unwrap();
+        log.sync().unwrap();
+        let after = disk.after_power_cut_with(|_| Survives::Nothing);
+        assert_eq!(payloads(&open(&after, false).unwrap().1), [b"a", b"b", b"c", b"d"]);
+    }
+}
+
+#[test]
 fn room_is_used_found_again_and_given_back() {
     let disk = MemDisk::new();
     let (mut log, _, _) = open(&disk, false).unwrap();
@@ -357,7 +404,7 @@ fn a_million_records_open_fast_and_a_long_search_ends() {
 
     // Everywhere a plausible length, nowhere a record.
     let hostile: Vec<u8> = (0..8u32 << 20).map(|n| if n % 4 < 2 { 0xFF } else { 0 }).collect();
-    let mut file = folder.open(NAME).unwrap();
+    let mut file = folder.edit(NAME).unwrap();
     file.append(&[IoSlice::new(&hostile)]).unwrap();
     let start = std::time::Instant::now();
     assert!(matches!(open(&mut |_, _| Ok(())), Err(LogError::Damaged { .. })));

@@ -14,12 +14,12 @@ fn crashed() -> io::Error {
 }
 
 impl MemDisk {
-    /// Counts one call and makes it, or lets it go wrong. `short` is what a short write leaves.
+    /// Counts one call and makes it, or lets it go wrong. `half` is what a short write or a sync that wrote nothing leaves.
     fn call<T>(
         &self,
         op: Op,
         make: impl FnOnce(&mut State) -> io::Result<T>,
-        short: impl FnOnce(&mut State),
+        half: impl FnOnce(&mut State),
     ) -> io::Result<T> {
         let mut state = self.state();
         if state.crashed {
@@ -32,8 +32,10 @@ impl MemDisk {
         match planned.or(state.failing.filter(|_| op.changes()).map(Fault::Fail)) {
             None => make(&mut state),
             Some(Fault::Fail(errno)) => Err(io::Error::from_raw_os_error(errno)),
-            Some(Fault::Short(errno)) => {
-                short(&mut state);
+            Some(fault @ (Fault::Short(errno) | Fault::Unwritten(errno))) => {
+                if matches!(fault, Fault::Short(_)) == (op == Op::Append) {
+                    half(&mut state);
+                }
                 Err(io::Error::from_raw_os_error(errno))
             }
             Some(Fault::CrashBefore) => {
@@ -84,10 +86,18 @@ impl OpenFolder {
                 let change = state.next_change();
                 state.inodes += 1;
                 let inode = state.inodes;
+                if let (Op::Create, Some((_, errno))) = (op, state.full) {
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
                 make(state.folders.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?, change, inode)
             },
             |_| {},
         )
+    }
+
+    fn fits(&self, name: &str) -> io::Result<()> {
+        let fits = name.len() <= self.disk.state().longest_name;
+        if fits { Ok(()) } else { Err(io::Error::from_raw_os_error(super::errno::ENAMETOOLONG)) }
     }
 
     fn file(&self, inode: Arc<Mutex<Inode>>) -> Box<dyn DiskFile> {
@@ -101,6 +111,7 @@ impl Folder for OpenFolder {
     }
 
     fn create_new(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.fits(name)?;
         self.call(Op::Create, |folder, change, number| {
             if folder.live.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -119,7 +130,12 @@ impl Folder for OpenFolder {
         })
     }
 
+    fn edit(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.open(name)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.fits(to)?;
         self.call(Op::Rename, |folder, change, _| {
             let entry = folder.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
             folder.change(change, vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);
@@ -128,13 +144,16 @@ impl Folder for OpenFolder {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.call(Op::Remove, |folder, change, _| {
-            if !folder.live.contains_key(name) {
-                return Err(io::ErrorKind::NotFound.into());
-            }
+        let freed = self.call(Op::Remove, |folder, change, _| {
+            let freed = match folder.live.get(name).ok_or(io::ErrorKind::NotFound)? {
+                Entry::File(inode) => lock(inode).live.bytes.len() as u64,
+                Entry::Odd => 0,
+            };
             folder.change(change, vec![(name.to_owned(), None)]);
-            Ok(())
-        })
+            Ok(freed)
+        })?;
+        self.disk.state().shrink(freed);
+        Ok(())
     }
 
     fn list(&self) -> io::Result<Vec<Listed>> {
@@ -155,15 +174,16 @@ impl Folder for OpenFolder {
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.call(Op::SyncAll, |folder, _, _| {
-            for entry in folder.entries() {
-                if let Entry::File(inode) = entry {
-                    lock(&inode).sync(|_| true);
-                }
-            }
-            folder.sync();
-            Ok(())
-        })
+        self.disk.call(
+            Op::SyncAll,
+            |state| {
+                let folder = state.folders.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?;
+                folder.each_file(|inode| inode.sync(|_| true));
+                folder.sync();
+                Ok(())
+            },
+            |state| state.folders.values().for_each(|folder| folder.each_file(Inode::give_up)),
+        )
     }
 
     fn syncs_as_a_whole(&self) -> io::Result<bool> {
@@ -212,6 +232,17 @@ impl OpenFile {
         )
     }
 
+    fn sync_what(&self, covers: impl Fn(&Change) -> bool) -> io::Result<()> {
+        self.disk.call(
+            Op::Sync,
+            |_| {
+                lock(&self.inode).sync(covers);
+                Ok(())
+            },
+            |_| lock(&self.inode).give_up(),
+        )
+    }
+
     /// Writes at `offset`, or else at the end; a short one writes half.
     fn write(&self, parts: &[IoSlice<'_>], offset: Option<u64>) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
@@ -225,6 +256,9 @@ impl OpenFile {
         self.disk.call(
             Op::Append,
             |state| {
+                let before = lock(&self.inode).live.bytes.len();
+                let end = offset.map_or(before, |offset| offset as usize) + bytes.len();
+                state.grow(end.saturating_sub(before) as u64)?;
                 write(state, bytes);
                 Ok(())
             },
@@ -267,10 +301,13 @@ impl DiskFile for OpenFile {
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.call(Op::Truncate, |inode, change| {
+        let freed = self.call(Op::Truncate, |inode, change| {
+            let before = inode.live.bytes.len() as u64;
             inode.change(change, Change::Truncate(usize::try_from(length).map_err(io::Error::other)?));
-            Ok(())
-        })
+            Ok(before.saturating_sub(length))
+        })?;
+        self.disk.state().shrink(freed);
+        Ok(())
     }
 
     fn set_record(&mut self, record: &[u8]) -> io::Result<()> {
@@ -287,16 +324,10 @@ impl DiskFile for OpenFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.call(Op::Sync, |inode, _| {
-            inode.sync(|_| true);
-            Ok(())
-        })
+        self.sync_what(|_| true)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.call(Op::Sync, |inode, _| {
-            inode.sync(|change| !matches!(change, Change::Record(_)));
-            Ok(())
-        })
+        self.sync_what(|change| !matches!(change, Change::Record(_)))
     }
 }

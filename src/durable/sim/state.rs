@@ -16,9 +16,12 @@ pub(super) struct State {
     pub(super) faults: BTreeMap<u64, Fault>,
     pub(super) next_of: BTreeMap<Op, Fault>,
     pub(super) failing: Option<i32>,
+    /// Bytes that files can still grow by, and the error of what does not fit, on a disk that was filled up.
+    pub(super) full: Option<(u64, i32)>,
     pub(super) crashed: bool,
     pub(super) keeps_records: bool,
     pub(super) folds_case: bool,
+    pub(super) longest_name: usize,
     pub(super) syncs_as_a_whole: bool,
     /// Free and total bytes.
     pub(super) space: Space,
@@ -37,9 +40,11 @@ impl Default for State {
             faults: BTreeMap::new(),
             next_of: BTreeMap::new(),
             failing: None,
+            full: None,
             crashed: false,
             keeps_records: true,
             folds_case: false,
+            longest_name: 255,
             syncs_as_a_whole: true,
             space: Space { free: 1 << 40, size: 1 << 41, ..Space::default() },
             changes: 0,
@@ -123,10 +128,26 @@ impl Inode {
     }
 }
 
+impl Inode {
+    /// A sync failed: nothing will ever write the content that it was to write, which stays readable until the power goes.
+    /// (What belongs to the file system itself goes through its journal, which ends it when it fails.)
+    pub(super) fn give_up(&mut self) {
+        self.unsynced.retain(|(_, change)| !matches!(change, Change::Write { .. }));
+    }
+}
+
 impl MemFolder {
     pub(super) fn change(&mut self, number: u64, names: Renaming) {
         apply(&mut self.live, &names);
         self.unsynced.push((number, names));
+    }
+
+    pub(super) fn each_file(&self, act: impl Fn(&mut Inode)) {
+        for entry in self.entries() {
+            if let Entry::File(inode) = entry {
+                act(&mut lock(&inode));
+            }
+        }
     }
 
     pub(super) fn sync(&mut self) {
@@ -179,11 +200,31 @@ impl State {
         Self {
             keeps_records: self.keeps_records,
             folds_case: self.folds_case,
+            longest_name: self.longest_name,
             syncs_as_a_whole: self.syncs_as_a_whole,
             space: self.space,
             changes: self.changes,
             inodes: self.inodes,
             ..Self::default()
+        }
+    }
+
+    /// Lets a file grow by so many bytes, or says why not.
+    pub(super) fn grow(&mut self, by: u64) -> std::io::Result<()> {
+        match &mut self.full {
+            Some((left, errno)) if *left < by => Err(std::io::Error::from_raw_os_error(*errno)),
+            Some((left, _)) => {
+                *left -= by;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A file has become shorter, or has lost its name.
+    pub(super) fn shrink(&mut self, by: u64) {
+        if let Some((left, _)) = &mut self.full {
+            *left += by;
         }
     }
 

@@ -2,30 +2,30 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Door;
 use super::clients::Taken;
+use super::cuts::Why;
+use super::outbox::Outbox;
 use super::session::Session;
 use super::text::TextTalk;
 use crate::error::Refusal;
-use crate::leader::coordinator::{Coordinator, Room};
+use crate::leader::coordinator::Coordinator;
+use crate::leader::shares::{Room, Share};
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
 use crate::protocol::text::encode_reply;
 
 /// Bytes a second that a line has to grow by, and that replies have to be taken with.
 const SLOWEST: u64 = 1024;
-
-/// An emptied buffer above this is given back before a client is waited for.
-const KEPT_CAPACITY: usize = 4 << 10;
 
 /// Requests decoded ahead of their execution, on one connection.
 pub(super) const QUEUED_REQUESTS: usize = 4096;
@@ -37,35 +37,20 @@ const QUEUED_FINDINGS: usize = 64;
 const READ_SIZE: usize = 32 << 10;
 
 /// Replies are sent once there are this many bytes of them, or no request is left.
-const WRITE_SIZE: usize = 256 << 10;
+pub(super) const WRITE_SIZE: usize = 256 << 10;
 
-/// A connection's share of the bytes of unfinished lines; given back when dropped.
-pub(super) struct Held {
-    all: Arc<AtomicUsize>,
-    own: usize,
-}
+/// Bytes of requests that are taken from a client which does not take its replies: many send all that they have to
+/// ask before they read the first answer. One that sends more waits until it reads, or is cut off.
+const READ_AHEAD: usize = 16 << 20;
 
-impl Held {
-    pub(super) fn new(all: &Arc<AtomicUsize>) -> Self {
-        Self { all: all.clone(), own: 0 }
-    }
+/// A connection works for so long before others have their turn.
+const SLICE: Duration = Duration::from_micros(250);
 
-    /// Sets the share; gives that of all connections.
-    fn set(&mut self, own: usize) -> usize {
-        let before = std::mem::replace(&mut self.own, own);
-        if own >= before {
-            self.all.fetch_add(own - before, Ordering::Relaxed) + (own - before)
-        } else {
-            self.all.fetch_sub(before - own, Ordering::Relaxed) - (before - own)
-        }
-    }
-}
+/// How long the first lines of a connection wait for what tells their protocol.
+const UNCLEAR: Duration = Duration::from_millis(20);
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
+/// Replies that are on their way when the leader is to stop have this long.
+const LAST_REPLIES: Duration = Duration::from_secs(1);
 
 /// The bytes that have to move in such a time.
 fn least(window: Duration) -> usize {
@@ -76,14 +61,6 @@ fn least(window: Duration) -> usize {
 struct Window {
     ends: Instant,
     bytes: usize,
-}
-
-/// Replies on their way out.
-#[derive(Debug, Default)]
-pub(super) struct Outbox {
-    pub(super) out: BytesMut,
-    /// What the replies in `out` keep reserved until they are sent.
-    pub(super) rooms: Vec<Room>,
 }
 
 /// What a connection does next.
@@ -112,19 +89,26 @@ pub(super) struct Connection {
     talk: Talk,
     buffer: BytesMut,
     to: Outbox,
-    held: Held,
+    /// Of what is under way for this connection.
+    share: Arc<Share>,
+    /// Of unfinished requests, and what is held of them.
+    _partial: Share,
+    input: Room,
+    /// It held the most when there was no room for others.
+    cut: CancellationToken,
     /// Of the request that is not finished, if there is one.
     window: Option<Window>,
+    /// The client sends nothing more.
+    ended: bool,
+    /// When others last had their turn.
+    turn: Instant,
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: TcpStream,
-        coordinator: Arc<Coordinator>,
-        door: Arc<Door>,
-        held: Held,
-    ) -> io::Result<Self> {
+    pub(super) fn new(stream: TcpStream, coordinator: Arc<Coordinator>, door: Arc<Door>) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        let cut = CancellationToken::new();
+        let (share, partial) = (Arc::new(coordinator.pot().share(cut.clone())), door.partial.share(cut.clone()));
         Ok(Self {
             taken: Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?)),
             talk: Talk::Text(TextTalk::new(&door)),
@@ -132,19 +116,29 @@ impl Connection {
             coordinator,
             door,
             buffer: BytesMut::new(),
-            to: Outbox::default(),
-            held,
+            to: Outbox::new(&share),
+            share,
+            input: partial.empty(),
+            _partial: partial,
+            cut,
             window: None,
+            ended: false,
+            turn: Instant::now(),
         })
     }
 
     /// Serves until the client goes. True: it has to go, and what is left in the outbox tells it why.
     pub(super) async fn serve(&mut self) -> io::Result<bool> {
         let stop = self.coordinator.stop.clone();
-        let killed = self.taken.seat.kill.clone();
+        let (killed, cut) = (self.taken.seat.kill.clone(), self.cut.clone());
         loop {
             match self.work().await? {
-                Flow::Part => return Ok(true),
+                Flow::Part => {
+                    if self.to.len() >= WRITE_SIZE {
+                        self.flush().await?;
+                    }
+                    return Ok(true);
+                }
                 Flow::Close => return self.flush().await.map(|()| false),
                 Flow::On => self.flush().await?,
             }
@@ -157,29 +151,53 @@ impl Connection {
             if self.talk.is_asked() {
                 continue;
             }
-            let held = self.buffer.len() + self.talk.held();
-            if self.held.set(held) > self.door.settings.limits.max_partial_bytes && held > 0 {
-                return Ok(
-                    self.tell(Refusal::Busy("too many bytes of unfinished lines are held; this connection ends"))
-                );
+            if !self.hold_input() || cut.is_cancelled() {
+                return Ok(self.tell_cut());
             }
             let read = tokio::select! {
                 biased;
                 read = self.read() => read?,
                 () = stop.requested() => return Ok(false),
                 () = killed.cancelled() => return Ok(false),
+                () = cut.cancelled() => return Ok(self.tell_cut()),
             };
             match read {
                 Ok(0) => return Ok(false),
-                Ok(_) => {}
-                Err(why) => return Ok(self.tell(why)),
+                Ok(_) => self.wait_for_clear_lines().await,
+                Err(None) => return Ok(false),
+                Err(Some(why)) => return Ok(self.tell(why)),
             }
         }
     }
 
+    /// Waits a moment for more, if it is not clear which protocol the first lines are of.
+    async fn wait_for_clear_lines(&mut self) {
+        if matches!(&self.talk, Talk::Text(text) if text.is_unclear(&self.buffer))
+            && timeout(UNCLEAR, self.stream.readable()).await.is_ok()
+        {
+            // What went wrong the next read says too.
+            let _ = self.stream.try_read_buf(&mut self.buffer);
+        }
+    }
+
+    /// Accounts for what is held of requests that are not run; `false`: there is no room for it.
+    fn hold_input(&mut self) -> bool {
+        self.input.set(self.buffer.len() + self.talk.held())
+    }
+
+    /// It held the most: says so, unless nothing was asked that this could be the answer to.
+    fn tell_cut(&mut self) -> bool {
+        self.door.cuts.note(&self.coordinator.meters.cuts, Why::Most, self.taken.seat.peer);
+        let is_asked = self.window.is_some() || !self.buffer.is_empty() || self.talk.held() > 0;
+        is_asked
+            && self.tell(Refusal::Busy(
+                "too many bytes of unfinished lines are held, most of them of this connection, which ends",
+            ))
+    }
+
     /// What is left to do for a client that has to go: the socket, and what tells it why.
-    pub(super) fn into_parting(self) -> (TcpStream, BytesMut) {
-        (self.stream, self.to.out)
+    pub(super) fn into_parting(mut self) -> (TcpStream, BytesMut) {
+        (self.stream, std::mem::take(&mut self.to.out))
     }
 
     /// Writes down why the connection ends.
@@ -196,6 +214,7 @@ impl Connection {
         if self.decode().is_err() {
             return Ok(Flow::Close);
         }
+        self.turn = Instant::now();
         while self.talk.is_asked() {
             // The time that requests take is not the client's.
             self.window = None;
@@ -206,22 +225,45 @@ impl Connection {
                 continue;
             }
             let flow = match &mut self.talk {
-                Talk::Text(text) => text.work(&self.coordinator, &self.taken, &mut self.to).await,
+                Talk::Text(text) => text.work(&self.coordinator, &self.share, &self.taken, &mut self.to).await,
                 Talk::Resp(session) => session.work(&mut self.to).await,
             };
+            if !self.to.settle() || self.cut.is_cancelled() {
+                return Err(self.cut_off(Why::Most));
+            }
             match flow {
                 Flow::Close | Flow::Part => return Ok(flow),
-                Flow::On if self.to.out.len() >= WRITE_SIZE => self.flush().await?,
+                Flow::On if self.to.len() >= WRITE_SIZE => self.flush().await?,
                 Flow::On => {}
             }
+            self.let_others().await;
         }
         Ok(Flow::On)
+    }
+
+    /// Lets others have their turn, if this connection had its own for long enough.
+    async fn let_others(&mut self) {
+        if self.turn.elapsed() >= SLICE {
+            tokio::task::yield_now().await;
+            self.turn = Instant::now();
+        }
+    }
+
+    /// Notes that the client is cut off, without a word: it is in the middle of a reply, or asked nothing.
+    fn cut_off(&self, why: Why) -> io::Error {
+        self.door.cuts.note(&self.coordinator.meters.cuts, why, self.taken.seat.peer);
+        io::ErrorKind::ConnectionAborted.into()
     }
 
     /// The one command with many lines: findings are sent as they come, and the sum at the end.
     async fn verify(&mut self) -> io::Result<()> {
         // The replies before it are ready, and it may take long.
         self.flush().await?;
+        let Ok(_only) = self.door.verify.clone().try_acquire_owned() else {
+            let busy = Refusal::Busy("another VERIFY is under way");
+            encode_reply(&Reply::Refused(busy), &mut self.to.out);
+            return Ok(());
+        };
         let (tell, mut findings) = mpsc::channel(QUEUED_FINDINGS);
         let coordinator = self.coordinator.clone();
         let stop = coordinator.stop.clone();
@@ -246,8 +288,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for bytes, with no memory for them before they come, and for as long as the limits allow.
-    async fn read(&mut self) -> io::Result<Result<usize, Refusal>> {
+    /// Waits for bytes, with no memory for them before they come, and for as long as the limits allow. Who took too
+    /// long is told why, if it had begun to ask something.
+    async fn read(&mut self) -> io::Result<Result<usize, Option<Refusal>>> {
         self.give_back();
         let deadline = match &self.window {
             Some(window) => Some(window.ends),
@@ -287,14 +330,16 @@ impl Connection {
         window.ends > Instant::now() || self.buffer.contains(&b'\n')
     }
 
-    fn too_slow(&self) -> Refusal {
-        match self.window {
-            Some(_) => Refusal::BadCommand(format!(
+    /// What is told to who took too long. Who asked nothing is told nothing: he would take it for the next reply.
+    fn too_slow(&self) -> Option<Refusal> {
+        let why = if self.window.is_some() { Why::Slow } else { Why::Idle };
+        self.door.cuts.note(&self.coordinator.meters.cuts, why, self.taken.seat.peer);
+        self.window.as_ref().map(|_| {
+            Refusal::BadCommand(format!(
                 "the line was not finished within {}; it was not run: connect again, and send it whole",
                 humantime::format_duration(self.door.settings.limits.line_timeout)
-            )),
-            None => Refusal::Busy("nothing was asked for as long as --idle-timeout; this connection ends"),
-        }
+            ))
+        })
     }
 
     /// Buffers that many clients have emptied and wait with are memory for nothing.
@@ -302,11 +347,8 @@ impl Connection {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        if self.to.out.capacity() > KEPT_CAPACITY {
-            self.to.out = BytesMut::new();
-        }
+        self.to.give_back();
         self.talk.give_back();
-        self.to.rooms.shrink_to(4);
     }
 
     /// Takes all whole requests out of the buffer, up to a bound. An error: the connection closes at once.
@@ -320,8 +362,8 @@ impl Connection {
             && text.turns_to_resp
             && !text.is_asked()
         {
-            let (door, leader) = (self.door.clone(), self.coordinator.clone());
-            self.talk = Talk::Resp(Box::new(Session::new(door, leader, self.taken.clone(), text.allowed)));
+            let (door, leader, share) = (self.door.clone(), self.coordinator.clone(), self.share.clone());
+            self.talk = Talk::Resp(Box::new(Session::new(door, leader, share, self.taken.clone(), text.allowed)));
             self.window = None;
             return self.decode();
         }
@@ -337,14 +379,61 @@ impl Connection {
     async fn flush(&mut self) -> io::Result<()> {
         let whole = self.door.settings.limits.write_deadline;
         let mut window = Window { ends: Instant::now() + whole, bytes: 0 };
-        while !self.to.out.is_empty() {
-            let written = timeout_at(window.ends, self.stream.write_buf(&mut self.to.out)).await;
-            window.bytes += written.map_err(|_| io::ErrorKind::TimedOut)??;
-            if window.bytes >= least(whole) {
-                window = Window { ends: Instant::now() + whole, bytes: 0 };
+        let mut last = None;
+        loop {
+            if self.coordinator.stop.is_requested()
+                && *last.get_or_insert_with(|| Instant::now() + LAST_REPLIES) <= Instant::now()
+            {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            self.to.fill();
+            if self.to.is_empty() {
+                self.to.clear();
+                return Ok(());
+            }
+            match self.stream.try_write(&self.to.out) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.to.out.advance(written);
+                    window.bytes += written;
+                    if window.bytes >= least(whole) {
+                        window = Window { ends: Instant::now() + whole, bytes: 0 };
+                    }
+                    self.let_others().await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_to_write(window.ends, last).await?
+                }
+                Err(error) => return Err(error),
             }
         }
-        self.to.rooms.clear();
+    }
+
+    /// Waits until more can be sent. Meanwhile requests are taken, up to a bound: a client may send all of them before
+    /// it reads the first reply. `last`: until when, as the leader is to stop.
+    async fn wait_to_write(&mut self, ends: Instant, last: Option<Instant>) -> io::Result<()> {
+        let is_ahead = !self.ended && self.buffer.len() < READ_AHEAD;
+        let interest = if is_ahead { Interest::READABLE | Interest::WRITABLE } else { Interest::WRITABLE };
+        let stop = self.coordinator.stop.clone();
+        let ready = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => return Err(self.cut_off(Why::Most)),
+            () = self.taken.seat.kill.cancelled() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            () = stop.requested(), if last.is_none() => return Ok(()),
+            () = sleep_until(last.unwrap_or(ends)), if last.is_some() => return Ok(()),
+            ready = timeout_at(ends, self.stream.ready(interest)) => ready.map_err(|_| self.cut_off(Why::Slow))??,
+        };
+        if !is_ahead || !ready.is_readable() {
+            return Ok(());
+        }
+        self.buffer.reserve(READ_SIZE);
+        match self.stream.try_read_buf(&mut self.buffer) {
+            Ok(0) => self.ended = true,
+            Ok(_) if !self.hold_input() => return Err(self.cut_off(Why::Most)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }

@@ -4,9 +4,8 @@
 //! [`Ids`]. A command alone and one of a transaction are the same here. The texts of errors are Redis's.
 
 use bytes::Bytes;
-use rust_decimal::Decimal;
 
-use super::strings;
+use super::{floats, strings};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::Op;
@@ -22,6 +21,8 @@ pub(super) trait Ids {
     fn exists(&self, id: &MessageId) -> bool {
         self.length(id).is_some()
     }
+    /// The message of an id, to be changed and set again.
+    fn take(&mut self, id: &MessageId) -> Option<Payload>;
     /// Keeps a message.
     fn set(&mut self, id: &MessageId, payload: Payload);
     /// Deletes a message.
@@ -34,7 +35,8 @@ pub(super) fn need(op: Op, words: &Words) -> Need {
         Op::Mset => Need::Nothing,
         Op::Exists | Op::Touch | Op::Type | Op::Ttl | Op::Pttl | Op::Strlen => Need::Version,
         Op::Expire | Op::Persist => Need::Version,
-        Op::Del | Op::MsetNx | Op::SetNx => Need::Version,
+        Op::Del => Need::Deletion,
+        Op::MsetNx | Op::SetNx => Need::Version,
         Op::Set if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET")) => Need::Message,
         Op::Set => Need::Version,
         _ => Need::Message,
@@ -54,6 +56,57 @@ type Result<T> = std::result::Result<T, String>;
 
 fn error<T>(text: &str) -> Result<T> {
     Err(text.to_owned())
+}
+
+/// Why a command cannot succeed whatever the messages are: a message that is too long, or a time to live.
+pub(super) fn surely_refused(op: Op, words: &Words, max_message: usize) -> Option<String> {
+    let fits = |place: usize| words.get(place).map_or(Ok(()), |message| fits(message.len(), max_message));
+    let refused = match op {
+        Op::Expire => error(NO_EXPIRY),
+        Op::Set if words[3..].iter().any(|word| is_expiry(word)) => error(NO_EXPIRY),
+        Op::GetEx if words.get(2).is_some_and(|word| is_expiry(word)) => error(NO_EXPIRY),
+        Op::Mset | Op::MsetNx => pairs(words, max_message),
+        Op::Set | Op::SetNx | Op::GetSet | Op::Append => fits(2),
+        Op::SetRange => fits(3),
+        _ => Ok(()),
+    };
+    refused.err()
+}
+
+fn is_expiry(word: &[u8]) -> bool {
+    [&b"EX"[..], b"PX", b"EXAT", b"PXAT"].iter().any(|option| word.eq_ignore_ascii_case(option))
+}
+
+fn fits(length: usize, max_message: usize) -> Result<()> {
+    match length <= max_message {
+        true => Ok(()),
+        false => Err(format!("ERR a message of {length} bytes is over the limit of {max_message} (--max-message)")),
+    }
+}
+
+/// Checks that ids and messages come in pairs, and that all messages fit.
+fn pairs(words: &Words, max_message: usize) -> Result<()> {
+    if words.len().is_multiple_of(2) {
+        return Err(format!(
+            "ERR wrong number of arguments for '{}' command",
+            String::from_utf8_lossy(&words[0]).to_lowercase()
+        ));
+    }
+    words.iter().skip(2).step_by(2).try_for_each(|message| fits(message.len(), max_message))
+}
+
+/// A part of a message, which keeps nothing of the rest.
+pub(super) fn get_range(words: &Words, message: &Payload) -> Result<Value> {
+    let integer = |place: usize| number(&words[place]).map_or_else(|| error(NOT_AN_INTEGER), Ok);
+    let (start, end) = (integer(2)?, integer(3)?);
+    let length = message.len() as i64;
+    if start < 0 && end < 0 && start > end {
+        return Ok(Value::Bulk(Bytes::new()));
+    }
+    let from_end = |place: i64| if place < 0 { (length.saturating_add(place)).max(0) } else { place };
+    let (start, end) = (from_end(start), from_end(end).min(length - 1));
+    let part = if start > end { &[] } else { &message[start as usize..=end as usize] };
+    Ok(Value::Bulk(if part.len() < message.len() / 2 { Bytes::copy_from_slice(part) } else { message.slice_ref(part) }))
 }
 
 /// Carries out a command whose number of words was checked. `keys` are the ids that its table row names, in order.
@@ -99,7 +152,7 @@ impl Context<'_> {
                 let message = |place: usize| self.ids.get(&self.keys[place]).unwrap_or_default();
                 strings::common(self.words, &message(0), &message(1))?
             }
-            Op::GetRange => self.get_range()?,
+            Op::GetRange => get_range(self.words, &self.ids.get(key).unwrap_or_default())?,
             Op::Set => self.set()?,
             Op::SetNx => self.set_if(!self.ids.exists(key))?,
             Op::GetSet => {
@@ -121,7 +174,8 @@ impl Context<'_> {
             Op::MsetNx if self.keys.iter().any(|id| self.ids.exists(id)) => self.pairs().map(|()| Value::Integer(0))?,
             Op::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
             Op::Append => {
-                let mut message = self.ids.get(key).map_or_else(Vec::new, Vec::from);
+                self.fits(self.ids.length(key).unwrap_or(0) + self.words[2].len())?;
+                let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
                 message.extend_from_slice(&self.words[2]);
                 self.keep_with_length(message)?
             }
@@ -157,13 +211,7 @@ impl Context<'_> {
     }
 
     fn fits(&self, length: usize) -> Result<()> {
-        match length <= self.max_message {
-            true => Ok(()),
-            false => Err(format!(
-                "ERR a message of {length} bytes is over the limit of {} (--max-message)",
-                self.max_message
-            )),
-        }
+        fits(length, self.max_message)
     }
 
     fn keep(&mut self, place: usize, message: Bytes) -> Result<()> {
@@ -212,15 +260,8 @@ impl Context<'_> {
         Ok(Value::Integer(does.into()))
     }
 
-    /// Checks that ids and messages come in pairs, and that all messages fit.
     fn pairs(&self) -> Result<()> {
-        if self.words.len().is_multiple_of(2) {
-            return Err(format!(
-                "ERR wrong number of arguments for '{}' command",
-                String::from_utf8_lossy(&self.words[0]).to_lowercase()
-            ));
-        }
-        self.words.iter().skip(2).step_by(2).try_for_each(|message| self.fits(message.len()))
+        pairs(self.words, self.max_message)
     }
 
     fn set_all(&mut self) -> Result<Value> {
@@ -231,32 +272,20 @@ impl Context<'_> {
         Ok(OK)
     }
 
-    fn get_range(&mut self) -> Result<Value> {
-        let (start, end) = (self.integer(2)?, self.integer(3)?);
-        let message = self.ids.get(&self.keys[0]).unwrap_or_default();
-        let length = message.len() as i64;
-        if start < 0 && end < 0 && start > end {
-            return Ok(Value::Bulk(Bytes::new()));
-        }
-        let from_end = |place: i64| if place < 0 { (length.saturating_add(place)).max(0) } else { place };
-        let (start, end) = (from_end(start), from_end(end).min(length - 1));
-        let part = if start > end { Bytes::new() } else { message.slice(start as usize..=end as usize) };
-        Ok(Value::Bulk(part))
-    }
-
     fn set_range(&mut self) -> Result<Value> {
         let start = self.integer(2)?;
         let Ok(start) = usize::try_from(start) else { return error("ERR offset is out of range") };
         let part = &self.words[3];
-        let before = self.ids.get(&self.keys[0]);
         if part.is_empty() {
-            return Ok(Value::Integer(before.map_or(0, |message| message.len()) as i64));
+            return Ok(Value::Integer(self.ids.length(&self.keys[0]).unwrap_or(0) as i64));
         }
         let end = start.checked_add(part.len()).filter(|end| *end <= self.max_message);
         let Some(end) = end else {
             return error("ERR string exceeds maximum allowed size (--max-message)");
         };
-        let mut message = before.map_or_else(Vec::new, Vec::from);
+        // Nothing that is taken may fail: a message may be over a limit that was lowered.
+        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
+        let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
         message.resize(message.len().max(end), 0);
         message[start..end].copy_from_slice(part);
         self.keep_with_length(message)
@@ -265,7 +294,8 @@ impl Context<'_> {
     fn set_bit(&mut self) -> Result<Value> {
         let (byte, by) = strings::bit_place(&self.words[2], self.max_message)?;
         let bit = strings::bit(&self.words[3])?;
-        let mut message = self.ids.get(&self.keys[0]).map_or_else(Vec::new, Vec::from);
+        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
+        let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
         message.resize(message.len().max(byte + 1), 0);
         let before = message[byte] >> by & 1;
         message[byte] = message[byte] & !(1 << by) | bit << by;
@@ -285,22 +315,10 @@ impl Context<'_> {
     }
 
     fn add_decimal(&mut self) -> Result<Value> {
-        let by = decimal(&self.words[2])?;
-        let before =
-            self.ids.get(&self.keys[0]).map_or(Ok(Number::Exact(Decimal::ZERO)), |message| decimal(&message))?;
-        let sum = match (before, by) {
-            (Number::Exact(a), Number::Exact(b)) => a.checked_add(b).map(|sum| sum.normalize().to_string()),
-            _ => None,
-        };
-        let sum = match sum {
-            Some(sum) => sum,
-            None => {
-                let sum = before.float() + by.float();
-                if !sum.is_finite() {
-                    return error("ERR increment would produce NaN or Infinity");
-                }
-                sum.to_string()
-            }
+        let read = |text: &[u8]| floats::read(text).map_or_else(|| error(NOT_A_FLOAT), Ok);
+        let before = self.ids.get(&self.keys[0]).map_or_else(|| read(b"0"), |message| read(&message))?;
+        let Some(sum) = floats::sum(before, read(&self.words[2])?) else {
+            return error("ERR increment would produce NaN or Infinity");
         };
         self.keep(0, sum.clone().into())?;
         Ok(Value::text(sum))
@@ -345,35 +363,6 @@ impl Context<'_> {
     }
 }
 
-/// A number with a fraction: exact if 28 digits are enough for it.
-#[derive(Debug, Clone, Copy)]
-enum Number {
-    Exact(Decimal),
-    Float(f64),
-}
-
-impl Number {
-    fn float(self) -> f64 {
-        match self {
-            Self::Exact(decimal) => f64::try_from(decimal).unwrap_or(f64::NAN),
-            Self::Float(float) => float,
-        }
-    }
-}
-
-fn decimal(text: &[u8]) -> Result<Number> {
-    // The largest that a float is written as here has 309 digits.
-    let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= 512);
-    let Some(text) = text else { return error(NOT_A_FLOAT) };
-    if let Ok(exact) = text.parse().or_else(|_| Decimal::from_scientific(text)) {
-        return Ok(Number::Exact(exact));
-    }
-    match text.parse::<f64>() {
-        Ok(float) if !float.is_nan() => Ok(Number::Float(float)),
-        _ => error(NOT_A_FLOAT),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -390,6 +379,9 @@ mod tests {
         }
         fn length(&self, id: &MessageId) -> Option<usize> {
             self.0.get(id).map(Payload::len)
+        }
+        fn take(&mut self, id: &MessageId) -> Option<Payload> {
+            self.0.remove(id)
         }
         fn set(&mut self, id: &MessageId, payload: Payload) {
             self.0.insert(id.clone(), payload);
@@ -413,14 +405,6 @@ mod tests {
             String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
         };
         requests.split('|').map(run).collect()
-    }
-
-    #[test]
-    fn what_adding_a_float_leaves_can_be_added_to() {
-        let most = format!("{}", f64::MAX);
-        assert_eq!(most.len(), 309);
-        assert!(matches!(decimal(most.as_bytes()), Ok(Number::Float(float)) if float == f64::MAX));
-        assert!(decimal("1".repeat(513).as_bytes()).is_err(), "a message that is no number is not tried for long");
     }
 
     #[test]
@@ -471,6 +455,43 @@ mod tests {
             ),
         ] {
             assert_eq!(talk(requests).join("|"), replies, "{requests}");
+        }
+    }
+
+    #[test]
+    fn a_message_over_a_limit_that_was_lowered_is_refused_and_not_lost() {
+        let (id, message) = (MessageId::from_bytes(b"a").unwrap(), Bytes::from(vec![b'x'; 40]));
+        for request in ["SETRANGE a 0 y", "SETBIT a 1 1", "APPEND a y"] {
+            let mut map = Map([(id.clone(), message.clone())].into());
+            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let op = table::find(&words[0]).unwrap().op;
+            let told = super::run(op, &words, std::slice::from_ref(&id), 30, &mut map);
+            assert!(matches!(told, Value::Error(_)) && map.0.get(&id) == Some(&message), "{request}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_succeed_is_known_before_it_is_run() {
+        let long = "x".repeat(31);
+        for (request, refused) in [
+            ("SET a 1".to_owned(), false),
+            ("SET a 1 NX nonsense".to_owned(), false),
+            ("SET a 1 NX px 5".to_owned(), true),
+            ("GETEX a EX 5".to_owned(), true),
+            ("GETEX a PERSIST".to_owned(), false),
+            ("EXPIRE a 5".to_owned(), true),
+            ("SETEX a 5 x".to_owned(), true),
+            (format!("SET a {long}"), true),
+            (format!("MSET b 1 a {long}"), true),
+            ("MSET b 1 a".to_owned(), true),
+            (format!("GETSET a {long}"), true),
+            (format!("SETRANGE a 0 {long}"), true),
+            (format!("APPEND a {long}"), true),
+            (format!("INCRBY a {long}"), false),
+        ] {
+            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let op = table::find(&words[0]).unwrap().op;
+            assert_eq!(surely_refused(op, &words, 30).is_some(), refused, "{request}");
         }
     }
 

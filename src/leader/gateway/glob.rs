@@ -1,72 +1,147 @@
 //! Patterns of ids, as KEYS and SCAN take them.
 
-/// Whether bytes match a pattern: `*` any bytes, `?` one, `[a-c]`, `[^a]` one of these or none of these, `\` takes the next
-/// byte as it is (Redis's `stringmatchlen`). The work is bounded by the product of the two lengths.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    // Where to go on if what follows the last star does not match: the star, and the next byte that it takes.
-    let mut retry = None;
-    loop {
-        if pattern.get(p) == Some(&b'*') {
-            p += 1;
-            retry = Some((p, t));
-            continue;
+/// What one part of a pattern takes.
+#[derive(Debug, Clone)]
+enum Part {
+    /// Any bytes, also none.
+    Star,
+    /// Any byte.
+    Any,
+    /// This byte.
+    Byte(u8),
+    /// One of these: a bit each.
+    Class(Box<[u64; 4]>),
+}
+
+impl Part {
+    fn takes(&self, byte: u8) -> bool {
+        match self {
+            Self::Star => false,
+            Self::Any => true,
+            Self::Byte(own) => *own == byte,
+            Self::Class(bits) => bits[usize::from(byte) / 64] >> (byte % 64) & 1 == 1,
         }
-        if t == text.len() {
-            return p == pattern.len();
+    }
+}
+
+/// A pattern that was read: `*` any bytes, `?` one, `[a-c]`, `[^a]` one of these or none of these, `\` takes the next
+/// byte as it is (Redis's `stringmatchlen`).
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    parts: Vec<Part>,
+    /// Bytes that what matches has at least.
+    least: usize,
+}
+
+impl Pattern {
+    pub(super) fn new(pattern: &[u8]) -> Self {
+        let (mut parts, mut left) = (Vec::new(), pattern);
+        while !left.is_empty() {
+            let part;
+            (part, left) = first(left);
+            if !matches!((parts.last(), &part), (Some(Part::Star), Part::Star)) {
+                parts.push(part);
+            }
         }
-        match one(&pattern[p..], text[t]) {
-            Some(length) => (p, t) = (p + length, t + 1),
-            None => {
-                let Some((star, from)) = retry else { return false };
-                retry = Some((star, from + 1));
-                (p, t) = (star, from + 1);
+        let least = parts.iter().filter(|part| !matches!(part, Part::Star)).count();
+        Self { parts, least }
+    }
+
+    /// How many comparisons it takes at most to look at so many bytes: a star lets what follows it be tried at each place.
+    pub(super) fn most_steps(&self, length: usize) -> usize {
+        let behind = self.parts.iter().skip_while(|part| !matches!(part, Part::Star)).skip(1).count();
+        match length.checked_sub(self.least) {
+            None => 1,
+            Some(spare) => 1 + self.least + behind * spare,
+        }
+    }
+
+    pub(super) fn matches(&self, text: &[u8]) -> bool {
+        let (mut p, mut t) = (0, 0);
+        // Where to go on if what follows the last star does not match: behind the star, and the next byte that it takes.
+        let mut retry = None;
+        if text.len() < self.least {
+            return false;
+        }
+        loop {
+            match (self.parts.get(p), text.get(t)) {
+                (Some(Part::Star), _) => {
+                    p += 1;
+                    retry = Some((p, t));
+                }
+                (None, None) => return true,
+                (Some(part), Some(byte)) if part.takes(*byte) => (p, t) = (p + 1, t + 1),
+                (Some(_), None) => return false,
+                _ => {
+                    let Some((star, from)) = retry else { return false };
+                    // Nothing follows the star: it takes the rest.
+                    if star == self.parts.len() {
+                        return true;
+                    }
+                    retry = Some((star, from + 1));
+                    (p, t) = (star, from + 1);
+                }
             }
         }
     }
 }
 
-/// How much of a pattern takes this byte; nothing if its first part does not.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+/// Whether bytes match a pattern that is not used again.
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    Pattern::new(pattern).matches(text)
+}
+
+/// The first part of a pattern, and what follows it.
+fn first(pattern: &[u8]) -> (Part, &[u8]) {
     match pattern {
-        [] => None,
-        [b'?', ..] => Some(1),
-        [b'[', class @ ..] => {
-            let (not, mut class) = match class {
-                [b'^', rest @ ..] => (true, rest),
-                rest => (false, rest),
-            };
-            let whole = class.len();
-            let mut is = false;
-            loop {
-                match class {
-                    // A class that is not closed ends with the pattern.
-                    [] | [b']', ..] => break,
-                    [b'\\', escaped, rest @ ..] => {
-                        is |= *escaped == byte;
-                        class = rest;
-                    }
-                    [from, b'-', to, rest @ ..] => {
-                        is |= (*from.min(to)..=*from.max(to)).contains(&byte);
-                        class = rest;
-                    }
-                    [only, rest @ ..] => {
-                        is |= *only == byte;
-                        class = rest;
-                    }
-                }
-            }
-            let used = 1 + usize::from(not) + (whole - class.len()) + usize::from(!class.is_empty());
-            (is != not).then_some(used)
-        }
-        [b'\\', escaped, ..] => (*escaped == byte).then_some(2),
-        [only, ..] => (*only == byte).then_some(1),
+        [b'*', rest @ ..] => (Part::Star, rest),
+        [b'?', rest @ ..] => (Part::Any, rest),
+        [b'[', class @ ..] => class_of(class),
+        [b'\\', escaped, rest @ ..] => (Part::Byte(*escaped), rest),
+        [only, rest @ ..] => (Part::Byte(*only), rest),
+        [] => (Part::Star, &[]),
     }
+}
+
+/// What stands behind `[`, and what follows its `]`.
+fn class_of(class: &[u8]) -> (Part, &[u8]) {
+    let (not, mut class) = match class {
+        [b'^', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    let mut bits = [0_u64; 4];
+    let mut add = |from: u8, to: u8| (from..=to).for_each(|byte| bits[usize::from(byte) / 64] |= 1 << (byte % 64));
+    loop {
+        class = match class {
+            // A class that is not closed ends with the pattern.
+            [] => break,
+            [b']', rest @ ..] => {
+                class = rest;
+                break;
+            }
+            [b'\\', escaped, rest @ ..] => {
+                add(*escaped, *escaped);
+                rest
+            }
+            [from, b'-', to, rest @ ..] => {
+                add(*from.min(to), *from.max(to));
+                rest
+            }
+            [only, rest @ ..] => {
+                add(*only, *only);
+                rest
+            }
+        }
+    }
+    if not {
+        bits.iter_mut().for_each(|bits| *bits = !*bits);
+    }
+    (Part::Class(Box::new(bits)), class)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{Pattern, matches};
 
     #[test]
     fn patterns_match_as_in_redis() {
@@ -93,5 +168,15 @@ mod tests {
     fn a_pattern_of_many_stars_ends() {
         let pattern = "a*".repeat(50) + "b";
         assert!(!matches(pattern.as_bytes(), "a".repeat(2000).as_bytes()));
+    }
+
+    #[test]
+    fn the_work_is_known_before_it_is_done() {
+        let steps = |pattern: &str, length| Pattern::new(pattern.as_bytes()).most_steps(length);
+        assert_eq!(steps("*", 1024), 1);
+        assert_eq!((steps("foo*", 1024), steps("foo*", 2)), (4, 1));
+        let long = format!("*[{}]{}", "x".repeat(5000), "a".repeat(511));
+        assert!(steps(&long, 1024) <= 512 * 512 + 513, "a class costs as much as a byte");
+        assert_eq!(steps(&"a".repeat(5000), 1024), 1, "what is too short is not looked at");
     }
 }

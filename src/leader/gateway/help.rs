@@ -1,6 +1,7 @@
 //! What HELP says of subcommands, in the form that Redis has: a line how it is written, and an indented one what it does.
 
 use crate::protocol::resp::Value;
+use crate::protocol::table::Op;
 
 /// Of CLIENT.
 pub(super) const CLIENT: &[&str] = &[
@@ -16,6 +17,10 @@ pub(super) const CLIENT: &[&str] = &[
     "    Kill connections. Options are ADDR, LADDR, ID, TYPE, USER, SKIPME.",
     "LIST [ID <id> [<id> ...] | TYPE (NORMAL|MASTER|REPLICA|PUBSUB)]",
     "    Return information about client connections.",
+    "REPLY (ON|OFF|SKIP)",
+    "    Which replies are sent.",
+    "TRACKING OFF",
+    "    Accepted; ON is refused, as nobody is told of writes.",
     "NO-EVICT (ON|OFF)",
     "    Accepted, without effect.",
     "NO-TOUCH (ON|OFF)",
@@ -51,6 +56,33 @@ pub(super) const COMMAND: &[&str] = &[
     "LIST [FILTERBY (MODULE <module-name>|ACLCAT <category>|PATTERN <pattern>)]",
     "    Return the names of all commands, or of those that match.",
 ];
+
+/// Of the small words that tools ask.
+pub(super) fn tools(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::SlowLog => &[
+            "GET [<count>]",
+            "    Empty: no command is noted as slow.",
+            "LEN",
+            "    0.",
+            "RESET",
+            "    Accepted, without effect.",
+        ],
+        Op::Latency => &[
+            "LATEST",
+            "    Empty: see the metrics page for latencies.",
+            "HISTORY <event>",
+            "    Empty.",
+            "RESET",
+            "    0.",
+        ],
+        Op::Module => &["LIST", "    Empty: there are no modules."],
+        Op::Function => &["LIST", "    Empty: there are no functions.", "FLUSH", "    Accepted, without effect."],
+        Op::Object => &["ENCODING <key>", "    How Redis would keep this message.", "REFCOUNT <key>", "    1."],
+        Op::Memory => &["USAGE <key>", "    Bytes of the message, its id and its place in the index."],
+        _ => &[],
+    }
+}
 
 /// The reply: who is spoken of, and the lines.
 pub(super) fn of(command: &str, lines: &[&'static str]) -> Value {

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::glob;
-use super::session::{bytes_of, error, told};
+use super::glob::Pattern;
+use super::session::{Session, bytes_of, error, told};
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::{Command, Reply};
@@ -14,55 +14,141 @@ use crate::types::MessageId;
 /// Ids that KEYS and FLUSHALL look at in one step.
 const STEP: usize = 1000;
 
-/// Bytes of ids that one answer of KEYS may have.
+/// Bytes that one answer of KEYS may have.
 const MOST_KEYS_BYTES: usize = 64 << 20;
 
 /// Ids that one step of SCAN looks at, whatever COUNT says.
 const MOST_SCANNED: usize = 4096;
 
-/// All ids that match a pattern.
-pub(super) async fn keys(coordinator: &Arc<Coordinator>, pattern: &[u8]) -> Result<Value, String> {
-    let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, 0);
-    loop {
-        let (next, ids) = coordinator.scan(cursor, STEP).await.map_err(|why| told(coordinator, why))?;
-        for id in ids.into_iter().filter(|id| glob::matches(pattern, id.as_bytes())) {
-            bytes += id.as_bytes().len();
-            found.push(bytes_of(&id));
-        }
-        if bytes > MOST_KEYS_BYTES {
-            return error("ERR too many ids match: go through them with SCAN");
-        }
-        cursor = next;
-        if cursor == 0 {
-            return Ok(Value::Array(found));
-        }
-        tokio::task::yield_now().await;
-    }
+/// The longest pattern: an id has 1,024 bytes.
+const LONGEST_PATTERN: usize = 8 << 10;
+
+/// Steps of comparing that a thread which serves may take at one go.
+const QUICK: usize = 50_000;
+
+/// Where a cursor has the mark of the leader's run, and how many bits: behind the place in the index, and so that all of
+/// it is a number that every language has.
+const RUN_AT: u32 = 38;
+const RUN_BITS: u32 = 14;
+
+/// The refusal of FLUSHALL.
+pub(super) const NO_FLUSH: &str =
+    "ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant";
+
+/// The mark of this run of the leader: a cursor of another one means another place.
+pub(super) fn mark_of_run() -> u64 {
+    fastrand::u64(1..1 << RUN_BITS) << RUN_AT
 }
 
-/// One step through the ids.
-pub(super) async fn scan(coordinator: &Arc<Coordinator>, words: &Words) -> Result<Value, String> {
+/// What is asked of SCAN.
+#[derive(Debug)]
+struct Scan {
+    place: u64,
+    pattern: Option<Pattern>,
+    count: usize,
+    type_is_ours: bool,
+}
+
+fn pattern_of(word: &[u8]) -> Result<Pattern, String> {
+    if word.len() > LONGEST_PATTERN {
+        return Err(format!("ERR the pattern has {} bytes, and at most {LONGEST_PATTERN} are taken", word.len()));
+    }
+    Ok(Pattern::new(word))
+}
+
+fn read_scan(words: &Words, run: u64) -> Result<Scan, String> {
     let cursor = std::str::from_utf8(&words[1]).ok().and_then(|text| text.parse().ok());
     let cursor: u64 = cursor.ok_or("ERR invalid cursor")?;
-    let (mut pattern, mut count, mut type_is_ours) = (None, 10, true);
+    let place = cursor & ((1 << RUN_AT) - 1);
+    if cursor != 0 && cursor - place != run {
+        return error("ERR this is the cursor of another run of the leader, or none: begin again with SCAN 0");
+    }
+    let mut scan = Scan { place, pattern: None, count: 10, type_is_ours: true };
     let mut options = words[2..].iter();
     while let Some(option) = options.next() {
         let value = options.next().ok_or("ERR syntax error")?;
         match option.to_ascii_uppercase().as_slice() {
-            b"MATCH" => pattern = Some(value),
+            b"MATCH" => scan.pattern = Some(pattern_of(value)?),
             b"COUNT" => match number(value) {
-                Some(1..) => count = number(value).unwrap_or(1) as usize,
+                Some(count @ 1..) => scan.count = usize::try_from(count).unwrap_or(MOST_SCANNED).min(MOST_SCANNED),
                 Some(_) => return error("ERR syntax error"),
                 None => return error("ERR value is not an integer or out of range"),
             },
-            b"TYPE" => type_is_ours = value.eq_ignore_ascii_case(b"string"),
+            b"TYPE" => scan.type_is_ours = value.eq_ignore_ascii_case(b"string"),
             _ => return error("ERR syntax error"),
         }
     }
-    let (next, ids) = coordinator.scan(cursor, count.min(MOST_SCANNED)).await.map_err(|why| told(coordinator, why))?;
-    let matching = |id: &MessageId| pattern.is_none_or(|pattern| glob::matches(pattern, id.as_bytes()));
-    let ids = ids.iter().filter(|id| type_is_ours && matching(id)).map(bytes_of).collect();
-    Ok(Value::Array(vec![Value::text(next.to_string()), Value::Array(ids)]))
+    Ok(scan)
+}
+
+impl Session {
+    /// All ids that match a pattern.
+    pub(super) async fn keys(&mut self, pattern: &[u8]) -> Result<Value, String> {
+        let pattern = pattern_of(pattern)?;
+        let (mut found, mut bytes, mut cursor) = (Vec::new(), 0, 0);
+        let mut room = self.share.empty();
+        loop {
+            let (next, ids) = self.walk(cursor, STEP).await?;
+            let ids = self.matching(&pattern, ids).await?;
+            found.extend(ids.iter().map(bytes_of));
+            bytes += found[found.len() - ids.len()..].iter().map(|id| id.size() + size_of::<Value>()).sum::<usize>();
+            if bytes > MOST_KEYS_BYTES {
+                return error("ERR too many ids match: go through them with SCAN");
+            }
+            if !room.set(bytes) {
+                return Err(self.told(self.coordinator.too_much(bytes)));
+            }
+            cursor = next;
+            if cursor == 0 {
+                self.room = Some(room);
+                return Ok(Value::Array(found));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One step through the ids: it ends when so many were looked at as COUNT says, or all.
+    pub(super) async fn scan(&mut self, words: &Words) -> Result<Value, String> {
+        let Scan { mut place, pattern, count, type_is_ours } = read_scan(words, self.door.run)?;
+        let mut all = Vec::new();
+        loop {
+            let (next, ids) = self.walk(place, count - all.len()).await?;
+            all.extend(ids);
+            place = next;
+            if place == 0 || all.len() >= count {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let ids = match pattern {
+            _ if !type_is_ours => Vec::new(),
+            Some(pattern) => self.matching(&pattern, all).await?,
+            None => all,
+        };
+        let next = if place == 0 { 0 } else { place | self.door.run };
+        Ok(Value::Array(vec![Value::text(next.to_string()), Value::Array(ids.iter().map(bytes_of).collect())]))
+    }
+
+    /// A step of a walk, of which there is one at a time: many who walk hold up one another, and nobody else.
+    async fn walk(&self, cursor: u64, count: usize) -> Result<(u64, Vec<MessageId>), String> {
+        // It is never closed.
+        let _turn = self.door.walk.acquire().await;
+        self.coordinator.scan(cursor, count).await.map_err(|why| self.told(why))
+    }
+
+    /// Those that match; where that takes long, away from the threads that serve.
+    async fn matching(&self, pattern: &Pattern, mut ids: Vec<MessageId>) -> Result<Vec<MessageId>, String> {
+        if ids.iter().map(|id| pattern.most_steps(id.as_bytes().len())).sum::<usize>() <= QUICK {
+            ids.retain(|id| pattern.matches(id.as_bytes()));
+            return Ok(ids);
+        }
+        let pattern = pattern.clone();
+        let matching = move || {
+            ids.retain(|id| pattern.matches(id.as_bytes()));
+            ids
+        };
+        self.door.heavy.run(matching).await.ok_or_else(|| "ERR the leader cannot work on it now".to_owned())
+    }
 }
 
 /// Deletes every message; `allowed`: the leader was started so.
@@ -72,9 +158,7 @@ pub(super) async fn flush(coordinator: &Arc<Coordinator>, words: &Words, allowed
         _ => return error("ERR syntax error"),
     }
     if !allowed {
-        return error(
-            "ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant",
-        );
+        return error(NO_FLUSH);
     }
     let mut cursor = 0;
     loop {
@@ -91,6 +175,26 @@ pub(super) async fn flush(coordinator: &Arc<Coordinator>, words: &Words, allowed
         cursor = next;
         if cursor == 0 {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_of_another_run_is_refused() {
+        let run = mark_of_run();
+        let scan = |cursor: u64| {
+            let words = [b"SCAN".to_vec(), cursor.to_string().into_bytes()];
+            read_scan(&words.into_iter().map(Into::into).collect(), run).map(|scan| scan.place)
+        };
+        assert!(run < 1 << 52, "every language has this number");
+        assert_eq!(scan(0), Ok(0));
+        assert_eq!(scan(run | 63 << 32 | 7), Ok(63 << 32 | 7));
+        for strange in [1, 63 << 32 | 7, (run ^ 1 << RUN_AT) | 7, u64::MAX] {
+            assert!(scan(strange).unwrap_err().contains("SCAN 0"), "{strange}");
         }
     }
 }

@@ -3,22 +3,28 @@
 //! A connection speaks the text protocol until a line begins with `*`: from then on it speaks the Redis
 //! protocol, which `session`, `data` and `server` carry out. Limits are the same for both.
 
+mod backup;
 mod clients;
 mod connection;
+mod cuts;
 mod data;
+mod floats;
 mod glob;
+mod heavy;
 mod help;
 mod keyspace;
 mod multi;
+mod outbox;
 mod pipeline;
 mod server;
 mod session;
 mod strings;
 mod text;
+mod tools;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -28,13 +34,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use self::clients::Clients;
-use self::connection::{Connection, Held};
+use self::connection::Connection;
+use self::cuts::Cuts;
+use self::heavy::Heavy;
 use super::coordinator::Coordinator;
 use super::every;
+use super::shares::{Pot, Size};
 use crate::error::Refusal;
+use crate::process::memory;
 use crate::protocol::Reply;
 use crate::protocol::resp::Value;
-use crate::protocol::text::encode_reply;
+use crate::protocol::text::{Dialect, encode_reply};
+use crate::telemetry::repeats::Repeats;
 
 /// How clients are served.
 #[derive(Debug, Clone)]
@@ -50,6 +61,8 @@ pub struct Settings {
     /// A line of text that has not ended is run when nothing more of it has come for so long. The danger: a
     /// connection that stalls in the middle of a line has the first half of it run.
     pub unterminated: Option<Duration>,
+    /// How a GET is answered on a line of text.
+    pub dialect: Dialect,
 }
 
 /// What all connections share.
@@ -57,16 +70,30 @@ pub struct Settings {
 struct Door {
     settings: Settings,
     clients: Arc<Clients>,
+    /// Bytes of unfinished requests, of all connections.
+    partial: Arc<Pot>,
+    cuts: Cuts,
+    heavy: Heavy,
+    /// One VERIFY at a time: each reads everything that there is.
+    verify: Arc<Semaphore>,
+    /// One step of a walk over all ids at a time.
+    walk: Semaphore,
+    /// What cursors of SCAN have of this run of the leader.
+    run: u64,
 }
 
 impl Door {
     /// Whether this is the password.
     fn check_password(&self, given: &[u8]) -> Result<(), Refusal> {
-        let right = self.settings.password.as_deref().unwrap_or_default().as_bytes();
-        // In the same time wherever they differ.
-        let differ = right.iter().zip(given).fold(right.len() ^ given.len(), |all, (a, b)| all | usize::from(a ^ b));
-        if differ == 0 { Ok(()) } else { Err(Refusal::WrongPassword) }
+        let right = self.settings.password.as_deref().unwrap_or_default();
+        if is_password(right, given) { Ok(()) } else { Err(Refusal::WrongPassword) }
     }
+}
+
+/// Whether this is the password, in the same time wherever they differ.
+pub(super) fn is_password(right: &str, given: &[u8]) -> bool {
+    let right = right.as_bytes();
+    right.iter().zip(given).fold(right.len() ^ given.len(), |all, (a, b)| all | usize::from(a ^ b)) == 0
 }
 
 /// What clients may take of the leader.
@@ -80,7 +107,7 @@ pub struct Limits {
     pub line_timeout: Duration,
     /// In each such time a client has to take 1 KiB a second of its replies, or all, or is cut off.
     pub write_deadline: Duration,
-    /// Bytes of unfinished lines that are held for all clients together.
+    /// Bytes of unfinished requests that are held for all clients together; less where there is less memory.
     pub max_partial_bytes: usize,
 }
 
@@ -100,10 +127,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings: Settings) {
     let places = Arc::new(Semaphore::new(settings.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     let partings = Arc::new(Semaphore::new(MOST_PARTINGS));
-    let partial = Arc::new(AtomicUsize::new(0));
-    let door = Arc::new(Door { settings, clients: Arc::default() });
+    let door = Arc::new(Door {
+        partial: Pot::new(Size::of(settings.limits.max_partial_bytes, memory())),
+        settings,
+        clients: Arc::default(),
+        cuts: Cuts::default(),
+        heavy: Heavy::start(),
+        verify: Arc::new(Semaphore::new(1)),
+        walk: Semaphore::new(1),
+        run: keyspace::mark_of_run(),
+    });
     let stop = coordinator.stop.clone();
     let mut second = every(Duration::from_secs(1));
+    let mut said = Repeats::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -116,7 +152,9 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("cannot accept a client: {error}");
+                if let Some(unsaid) = said.note(&error.to_string(), coordinator.now()) {
+                    tracing::warn!("cannot accept a client: {error}{unsaid}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -131,11 +169,10 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         };
         let (coordinator, door) = (coordinator.clone(), door.clone());
         let tasks = coordinator.tasks.clone();
-        let held = Held::new(&partial);
         let counted = Counted::new(&coordinator);
         tasks.spawn(async move {
             // An error here is the client's going, which is its right.
-            if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door, held)
+            if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door)
                 && let Ok(true) = connection.serve().await
                 && let Ok(parting) = partings.try_acquire_owned()
             {

@@ -1,19 +1,32 @@
 //! MULTI, WATCH and EXEC: commands that are queued and run at one instant, if what was watched is as it was.
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::data;
+use super::server::{config_set_refused, refused_op};
 use super::session::{Session, error, keys_of};
+use super::{data, keyspace};
 use crate::error::Refusal;
+use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::resp::{Value, Words};
-use crate::protocol::table::Spec;
+use crate::protocol::resp::{Value, WORD_COST, Words, number};
+use crate::protocol::table::{Op, Spec};
 use crate::types::{MessageId, Payload};
 
-/// Commands that MULTI queues, and their bytes.
-const MOST_QUEUED: usize = 4096;
-const MOST_QUEUED_BYTES: usize = 16 << 20;
+/// Commands that MULTI queues, and bytes of all their words, with what each takes beside them.
+const MOST_QUEUED: usize = 65_536;
+const MOST_QUEUED_BYTES: usize = 48 << 20;
+
+/// Ids that are watched.
+const MOST_WATCHED: usize = 65_536;
+
+/// Bytes of the replies to a transaction.
+const MOST_REPLY_BYTES: usize = 64 << 20;
+
+/// A transaction of more commands is decided while another thread serves in place of this one.
+const QUICK: usize = 256;
+
+/// What a queued command takes beside its words.
+const COMMAND_COST: usize = 64;
 
 /// What was queued since MULTI.
 #[derive(Debug, Default)]
@@ -27,31 +40,62 @@ pub(super) struct Queued {
 impl Queued {
     /// Takes a command; gives what the client is told.
     pub(super) fn push(&mut self, spec: &'static Spec, words: Words) -> Value {
-        self.bytes += words.iter().map(Bytes::len).sum::<usize>();
-        if self.requests.len() >= MOST_QUEUED || self.bytes > MOST_QUEUED_BYTES {
-            self.broken = true;
+        self.bytes += words.iter().map(|word| word.len() + WORD_COST).sum::<usize>() + COMMAND_COST;
+        if self.broken || self.requests.len() >= MOST_QUEUED || self.bytes > MOST_QUEUED_BYTES {
+            // EXEC runs none of them: there is nothing to keep them for.
+            let was_broken = std::mem::replace(&mut self.broken, true);
+            (self.requests, self.bytes) = (Vec::new(), 0);
+            if was_broken {
+                return Value::Simple("QUEUED");
+            }
             return Value::Error(format!(
-                "ERR a transaction takes up to {MOST_QUEUED} commands of {MOST_QUEUED_BYTES} bytes in all"
+                "ERR a transaction takes up to {MOST_QUEUED} commands of {MOST_QUEUED_BYTES} bytes in all; this one is discarded"
             ));
         }
         self.requests.push((spec, words));
         Value::Simple("QUEUED")
     }
+
+    /// Bytes that are held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Session {
+    /// Why a command cannot succeed, whatever the messages are when it is run: what is known when it is queued is said
+    /// then, and EXEC runs none of the others.
+    pub(super) fn surely_refused(&self, spec: &Spec, words: &Words) -> Option<String> {
+        if spec.is_data() {
+            return match keys_of(spec, words) {
+                Err(why) => Some(why),
+                Ok(_) => data::surely_refused(spec.op, words, self.door.settings.max_message),
+            };
+        }
+        let is = |name: &[u8]| words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(name));
+        match spec.op {
+            Op::Select => match number(&words[1]) {
+                Some(0) => None,
+                Some(_) => Some("ERR DB index is out of range".to_owned()),
+                None => Some("ERR invalid DB index".to_owned()),
+            },
+            Op::Flush if !self.door.settings.allow_flush => Some(keyspace::NO_FLUSH.to_owned()),
+            Op::Config if is(b"SET") => Some(config_set_refused(words)),
+            Op::Verify | Op::Save => Some(refused_op(spec)),
+            _ => None,
+        }
+    }
+
     /// Remembers the versions of ids, for EXEC.
     pub(super) async fn watch(&mut self, spec: &Spec, words: &Words) -> Result<(), String> {
         let ids: Vec<_> = keys_of(spec, words)?;
-        if self.watched.len() + ids.len() > MOST_QUEUED {
-            return Err(format!("ERR more than {MOST_QUEUED} ids are watched"));
+        if self.watched.len() + ids.len() > MOST_WATCHED {
+            return Err(format!("ERR more than {MOST_WATCHED} ids are watched"));
         }
         let records = self.coordinator.records(&ids).await.map_err(|why| self.told(why))?;
         for (id, record) in ids.into_iter().zip(records) {
             // Watching again does not take a newer version for the one that was meant.
-            if !self.watched.iter().any(|(watched, _)| *watched == id) {
-                self.watched.push((id, record.map(|record| record.version)));
-            }
+            self.watched.entry(id).or_insert(record.map(|record| record.version));
         }
         Ok(())
     }
@@ -65,31 +109,57 @@ impl Session {
         }
         let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
         let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
-        let mut needs: Vec<(MessageId, Need)> = watched.iter().map(|(id, _)| (id.clone(), Need::Version)).collect();
+        let mut needs: Vec<(MessageId, Need)> = watched.keys().map(|id| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
-        let has_data = !needs.is_empty();
-        let max_message = self.door.settings.max_message;
+        let (has_data, is_quick) = (!needs.is_empty(), steps.len() <= QUICK);
+        let (max_message, share) = (self.door.settings.max_message, self.share.clone());
         let decide = move |transaction: &mut Transaction| {
             if watched.iter().any(|(id, version)| transaction.version(id) != *version) {
-                return None;
+                return Ok(None);
             }
-            Some(steps.into_iter().map(|step| step.run(max_message, transaction)).collect::<Vec<_>>())
+            let decide = || transaction.attempt(|all| run_all(steps, max_message, &share, all).map(Some));
+            if is_quick { decide() } else { tokio::task::block_in_place(decide) }
         };
-        let done = self.coordinator.transact(needs, decide).await;
+        let done = self.coordinator.transact(needs, decide).await.flatten();
         if has_data {
             self.count(writes, began, [done.as_ref().err().map(Refusal::code)]);
         }
         let done = done.map_err(|why| self.told(why))?;
-        let Some(done) = done else { return Ok(Value::NilArray) };
+        let Some((done, room)) = done else { return Ok(Value::NilArray) };
         let mut values = Vec::with_capacity(done.len());
         for done in done {
             values.push(match done {
                 Done::Now(value) => value,
+                Done::Common(words, a, b) => self.common(words, a, b).await,
                 Done::Later(spec, words) => Box::pin(self.run(spec, &words)).await.unwrap_or_else(Value::Error),
             });
         }
+        self.room = Some(room);
         Ok(Value::Array(values))
     }
+}
+
+/// Runs all commands at one instant; gives what they came to, with the room that the replies need.
+fn run_all(
+    steps: Vec<Step>,
+    max_message: usize,
+    share: &Share,
+    transaction: &mut Transaction,
+) -> Result<(Vec<Done>, Room), Refusal> {
+    let (mut all, mut bytes) = (Vec::with_capacity(steps.len()), 0);
+    for step in steps {
+        let done = step.run(max_message, transaction);
+        bytes += done.size();
+        if bytes > MOST_REPLY_BYTES {
+            return Err(Refusal::BadCommand(format!(
+                "the replies to this transaction have more than {MOST_REPLY_BYTES} bytes; nothing was written, read less \
+                 in one"
+            )));
+        }
+        all.push(done);
+    }
+    let room = share.room(bytes).ok_or(Refusal::Busy("too many bytes are under way in the leader"))?;
+    Ok((all, room))
 }
 
 /// A queued command, made ready to run.
@@ -105,8 +175,20 @@ enum Step {
 /// What became of a step at the instant of the transaction.
 enum Done {
     Now(Value),
+    /// LCS of these messages, which takes long.
+    Common(Words, Payload, Payload),
     /// It runs after the transaction.
     Later(&'static Spec, Words),
+}
+
+impl Done {
+    fn size(&self) -> usize {
+        match self {
+            Self::Now(value) => value.size(),
+            Self::Common(_, a, b) => a.len() + b.len(),
+            Self::Later(..) => 0,
+        }
+    }
 }
 
 impl Step {
@@ -133,6 +215,11 @@ impl Step {
 
     fn run(self, max_message: usize, transaction: &mut Transaction) -> Done {
         match self {
+            Self::Data(spec, words, keys) if spec.op == Op::Lcs => {
+                let message = |id| transaction.get(id).cloned().unwrap_or_default();
+                let (a, b) = (message(&keys[0]), message(&keys[1]));
+                Done::Common(words, a, b)
+            }
             Self::Data(spec, words, keys) => {
                 Done::Now(data::run(spec.op, &words, &keys, max_message, &mut View(transaction)))
             }
@@ -152,6 +239,10 @@ impl data::Ids for View<'_> {
 
     fn length(&self, id: &MessageId) -> Option<usize> {
         self.0.length(id)
+    }
+
+    fn take(&mut self, id: &MessageId) -> Option<Payload> {
+        self.0.take(id)
     }
 
     fn set(&mut self, id: &MessageId, payload: Payload) {

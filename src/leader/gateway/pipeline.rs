@@ -13,7 +13,7 @@ use super::data;
 use super::multi::View;
 use super::session::{Session, keys_of, outcome};
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::resp::{Value, Words};
+use crate::protocol::resp::{Asked, Value, Words};
 use crate::protocol::table::{self, Spec};
 use crate::types::MessageId;
 
@@ -91,13 +91,17 @@ impl Steps {
 
 impl Session {
     /// Works on the commands at the front that go together, if there are several; gives their replies in order.
-    pub(super) async fn run_together(&mut self) -> Option<Vec<Value>> {
-        if self.queued.is_some() || !self.allowed {
+    pub(super) async fn run_together(&mut self, most: usize) -> Option<Vec<Value>> {
+        if self.queued.is_some() || !self.allowed || most < MOST {
             return None;
         }
         let mut together = Steps::default();
         let mut last = None;
-        for ready in self.requests.iter().map_while(Ready::of) {
+        let words = self.requests.iter().map_while(|asked| match asked {
+            Asked::Words(words) => Some(words),
+            Asked::TooLong { .. } => None,
+        });
+        for ready in words.map_while(Ready::of) {
             let name = ready.spec.name;
             if !together.take(ready) {
                 break;

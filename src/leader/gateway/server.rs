@@ -5,8 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::Seat;
 use super::help;
-use super::session::{Session, error, wrong_number};
+use super::session::{Replies, Session, error, unknown_subcommand, wrong_number};
 use crate::VERSION;
+use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, Op, Spec};
@@ -42,14 +43,19 @@ impl Session {
             Op::Client => self.client(words),
             Op::Command => command(words),
             Op::Config => self.config(words),
-            Op::Info => Ok(Value::Text(self.info(words))),
-            Op::Dbsize => Ok(Value::Integer(self.coordinator.len() as i64)),
+            Op::Info => self.info(words).map(Value::Text),
+            Op::Dbsize => {
+                let count = self.coordinator.count().await.map_err(|why| self.told(why))?;
+                Ok(Value::Integer(count as i64))
+            }
             Op::Time => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let part = |number: u64| Value::text(number.to_string());
                 Ok(Value::Array(vec![part(now.as_secs()), part(now.subsec_micros().into())]))
             }
             Op::Help => Ok(Value::text(table::help())),
+            Op::Save => Err(refused_op(spec)),
+            _ if spec.group == "tools" => self.small_word(spec, words).await,
             _ => self.register(spec, words).await,
         }
     }
@@ -115,8 +121,8 @@ impl Session {
     }
 
     fn client(&mut self, words: &Words) -> Result<Value, String> {
-        let seat = &self.taken.seat;
-        let clients = &self.door.clients;
+        let (taken, door) = (self.taken.clone(), self.door.clone());
+        let (seat, clients) = (&taken.seat, &door.clients);
         Ok(match (words[1].to_ascii_uppercase().as_slice(), words.len()) {
             (b"HELP", 2) => help::of("CLIENT", help::CLIENT),
             (b"ID", 2) => Value::Integer(seat.number as i64),
@@ -154,7 +160,28 @@ impl Session {
                 _ => return error("ERR syntax error"),
             },
             (b"KILL", 3..) => self.kill(words)?,
-            (b"ID" | b"GETNAME" | b"SETNAME" | b"SETINFO" | b"INFO" | b"NO-EVICT" | b"NO-TOUCH" | b"KILL", _) => {
+            (b"REPLY", 3) => {
+                self.replies = match (words[2].to_ascii_uppercase().as_slice(), self.replies) {
+                    (b"ON", _) => Replies::All,
+                    (b"OFF", _) => Replies::None,
+                    (b"SKIP", Replies::None) => Replies::None,
+                    (b"SKIP", _) => Replies::ButNext,
+                    _ => return error("ERR syntax error"),
+                };
+                OK
+            }
+            (b"TRACKING", 3..) if words[2].eq_ignore_ascii_case(b"OFF") => OK,
+            (b"TRACKING" | b"CACHING", 3..) => {
+                return error(
+                    "ERR client side caching is not supported: nobody is told of writes here; connect without it (CLIENT TRACKING OFF)",
+                );
+            }
+            (b"GETREDIR", 2) => Value::Integer(-1),
+            (
+                b"ID" | b"GETNAME" | b"SETNAME" | b"SETINFO" | b"INFO" | b"NO-EVICT" | b"NO-TOUCH" | b"KILL" | b"REPLY"
+                | b"TRACKING" | b"CACHING" | b"GETREDIR",
+                _,
+            ) => {
                 return Err(wrong_number(&format!("client|{}", String::from_utf8_lossy(&words[1]))));
             }
             (b"LIST", _) => return error("ERR syntax error"),
@@ -231,12 +258,7 @@ impl Session {
                 let settings = self.settings().into_iter().filter(|(name, _)| asked(name));
                 Value::Map(settings.map(|(name, value)| (Value::text(name), Value::text(value))).collect())
             }
-            (b"SET", 4..) => {
-                return Err(format!(
-                    "ERR Unknown option or number of arguments for CONFIG SET - '{}': settings are flags of hatokuse leader",
-                    String::from_utf8_lossy(&words[2])
-                ));
-            }
+            (b"SET", 4..) => return Err(config_set_refused(words)),
             (b"RESETSTAT", 2) => OK,
             (b"GET" | b"SET" | b"RESETSTAT", _) => {
                 return Err(wrong_number(&format!("config|{}", String::from_utf8_lossy(&words[1]))));
@@ -246,17 +268,25 @@ impl Session {
     }
 
     /// The sections of INFO that are asked for, or all.
-    fn info(&self, words: &Words) -> String {
+    /// While it is not known which messages there are, who asks for their number alone gets an error, and all others a
+    /// text that says that the leader is still loading.
+    fn info(&self, words: &Words) -> Result<String, String> {
         let coordinator = &self.coordinator;
-        let (messages, epoch) = {
+        let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+        let (count, epoch, loading) = {
             let cluster = coordinator.cluster();
-            (cluster.len(), cluster.reign().map_or(0, |reign| reign.epoch.0))
+            let loading = u8::from(cluster.waiting_for().is_some());
+            (cluster.count(), cluster.reign().map_or(0, |reign| reign.epoch.0), loading)
+        };
+        let keyspace = match count {
+            Ok(0) => String::new(),
+            Ok(messages) => format!("db0:keys={messages},expires=0,avg_ttl=0\r\n"),
+            Err(reason) if asked == ["keyspace"] => return Err(self.told(Refusal::Unavailable(reason))),
+            Err(reason) => format!("# not known yet: {reason}\r\n"),
         };
         let (uptime, memory) = (coordinator.now().as_secs(), used_memory());
         let clients = self.door.clients.which(|_| true).len();
         let (hits, misses) = hits_and_misses(&coordinator.meters);
-        let keyspace =
-            if messages == 0 { String::new() } else { format!("db0:keys={messages},expires=0,avg_ttl=0\r\n") };
         let sections = [
             (
                 "Server",
@@ -284,7 +314,7 @@ impl Session {
                     coordinator.in_flight()
                 ),
             ),
-            ("Persistence", "loading:0\r\nasync_loading:0\r\naof_enabled:1\r\n".to_owned()),
+            ("Persistence", format!("loading:{loading}\r\nasync_loading:0\r\naof_enabled:1\r\n")),
             (
                 "Stats",
                 format!(
@@ -306,7 +336,6 @@ impl Session {
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
             ("Keyspace", keyspace),
         ];
-        let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
         let any_of = |names: &[&str]| asked.iter().any(|name| names.contains(&name.as_str()));
         let all = any_of(&["all", "everything"]);
         let usual = all || asked.is_empty() || any_of(&["default"]);
@@ -315,7 +344,7 @@ impl Session {
             asked.contains(&name.to_lowercase()) || if *name == "Commandstats" { all } else { usual }
         });
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
-        parts.join("\r\n")
+        Ok(parts.join("\r\n"))
     }
 }
 
@@ -344,8 +373,35 @@ fn used_cpu() -> String {
 
 /// What is counted of GETs and writes. Both protocols are in it.
 fn command_stats(meters: &Meters) -> String {
-    let line = |name: &str, meter: &Meter| format!("cmdstat_{name}:calls={},rejected_calls=0\r\n", meter.total());
-    line("get", &meters.gets) + &line("set", &meters.sets)
+    let line = |name: &str, meter: &Meter, op: Operation| {
+        let times = Protocol::ALL.map(|via| meters.served.view(via, op).times);
+        let micros = times.iter().map(|times| times.sum_s * 1e6).sum::<f64>();
+        let each = micros / times.iter().flat_map(|times| times.buckets.iter()).sum::<u64>().max(1) as f64;
+        format!(
+            "cmdstat_{name}:calls={},usec={micros:.0},usec_per_call={each:.2},rejected_calls=0,failed_calls=0\r\n",
+            meter.total()
+        )
+    };
+    line("get", &meters.gets, Operation::Read) + &line("set", &meters.sets, Operation::Write)
+}
+
+/// The refusal of CONFIG SET.
+pub(super) fn config_set_refused(words: &Words) -> String {
+    let name = words.get(2).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
+    format!(
+        "ERR Unknown option or number of arguments for CONFIG SET - '{name}': settings are flags of hatokuse leader"
+    )
+}
+
+/// The refusal of a command that is none of this protocol, or has nothing to do here.
+pub(super) fn refused_op(spec: &Spec) -> String {
+    match spec.op {
+        Op::Save => {
+            "ERR there is no snapshot to write: what was answered OK is on its nodes and in the leader's log already"
+                .to_owned()
+        }
+        _ => "ERR this command is of the text protocol: try it with nc, or with hatokuse client".to_owned(),
+    }
 }
 
 /// Names that end up in lists must not forge lines there.
@@ -364,11 +420,6 @@ fn is_normal(word: &[u8]) -> Result<bool, String> {
         b"master" | b"slave" | b"replica" | b"pubsub" => Ok(false),
         _ => Err(format!("ERR Unknown client type '{}'", crate::error::printable(word, 128))),
     }
-}
-
-fn unknown_subcommand(command: &str, words: &Words) -> String {
-    let shown = crate::error::printable(&words[1], 128);
-    format!("ERR unknown subcommand '{shown}'. Try {command} HELP.")
 }
 
 fn command(words: &Words) -> Result<Value, String> {
@@ -447,15 +498,13 @@ fn docs_of(spec: &Spec) -> (Value, Value) {
 mod tests {
     use super::super::session::class;
     use super::*;
-    use crate::error::Refusal;
 
     #[test]
     fn refusals_have_the_classes_that_clients_know() {
-        let few = Refusal::TooFewNodes { need: 3, live: 2 };
-        assert_eq!(class(&few, || true), "NOREPLICAS");
-        assert_eq!(class(&Refusal::Unavailable("wait".into()), || false), "TRYAGAIN");
-        assert_eq!(class(&Refusal::Unavailable("wait".into()), || true), "CLUSTERDOWN");
-        assert_eq!(class(&Refusal::Busy("full"), || true), "OOM");
+        let few = Refusal::TooFewNodes("need 3 live nodes, have 2".to_owned());
+        assert_eq!(class(&few, || "LOADING"), "NOREPLICAS");
+        assert_eq!(class(&Refusal::Unavailable("wait".into()), || "LOADING"), "LOADING");
+        assert_eq!(class(&Refusal::Busy("full"), || "LOADING"), "OOM");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! together in `pipeline`. Everything else is worked on by itself: `data` says what it does to messages, `server` what it
 //! tells.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +12,21 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::clients::Taken;
-use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
+use super::connection::{Flow, QUEUED_REQUESTS};
 use super::multi::{Queued, View};
-use super::{Door, data, keyspace};
+use super::outbox::Outbox;
+use super::{Door, data, keyspace, strings};
+use crate::cluster::Cluster;
 use crate::error::Refusal;
+use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
+use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::resp::{ProtocolError, RequestDecoder, Value, Words, bulk, number};
+use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words, bulk, number};
 use crate::protocol::table::{self, Op, Spec};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
-use crate::types::{MessageId, NodeId, Payload, Version};
+use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload, Version};
 
 /// A word may be longer than any message by this much before it costs the connection: a message that is a little too
 /// long is told so.
@@ -30,14 +34,25 @@ const SPARE_WORD: usize = 64 << 10;
 
 const OK: Value = Value::Simple("OK");
 
+/// Which replies a client wants (CLIENT REPLY).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replies {
+    All,
+    /// All but the next one.
+    ButNext,
+    None,
+}
+
 /// The state of a connection.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) door: Arc<Door>,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) taken: Arc<Taken>,
+    /// Of what is under way for this connection.
+    pub(super) share: Arc<Share>,
     decoder: RequestDecoder,
-    pub(super) requests: VecDeque<Words>,
+    pub(super) requests: VecDeque<Asked>,
     fault: Option<ProtocolError>,
     /// Requests that go to the coordinator together.
     plain: VecDeque<Request>,
@@ -46,32 +61,48 @@ pub(super) struct Session {
     /// The password was given, or none is asked for.
     pub(super) allowed: bool,
     pub(super) queued: Option<Queued>,
-    pub(super) watched: Vec<(MessageId, Option<Version>)>,
+    pub(super) watched: BTreeMap<MessageId, Option<Version>>,
+    pub(super) replies: Replies,
+    /// The room of the reply to the request that is being worked on.
+    pub(super) room: Option<Room>,
+    pub(super) backup: Option<Box<Backup>>,
 }
 
 impl Session {
-    pub(super) fn new(door: Arc<Door>, coordinator: Arc<Coordinator>, taken: Arc<Taken>, allowed: bool) -> Self {
+    pub(super) fn new(
+        door: Arc<Door>,
+        coordinator: Arc<Coordinator>,
+        share: Arc<Share>,
+        taken: Arc<Taken>,
+        allowed: bool,
+    ) -> Self {
         Self {
             decoder: RequestDecoder::new(door.settings.max_message + SPARE_WORD),
             door,
             coordinator,
             taken,
+            share,
             requests: VecDeque::new(),
             fault: None,
             plain: VecDeque::new(),
             version: 2,
             allowed,
             queued: None,
-            watched: Vec::new(),
+            watched: BTreeMap::new(),
+            replies: Replies::All,
+            room: None,
+            backup: None,
         }
     }
 
     /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> bool {
         self.decoder.set_stranger(!self.allowed);
-        while self.requests.len() < QUEUED_REQUESTS && self.fault.is_none() {
+        // What a stranger may send depends on whether the request before it was the right password.
+        let most = if self.allowed { QUEUED_REQUESTS } else { 1 };
+        while self.requests.len() < most && self.fault.is_none() {
             match self.decoder.decode(buffer) {
-                Ok(Some(words)) => self.requests.push_back(words),
+                Ok(Some(asked)) => self.requests.push_back(asked),
                 Ok(None) => break,
                 Err(fault) => self.fault = Some(fault),
             }
@@ -89,7 +120,8 @@ impl Session {
 
     /// Bytes of an unfinished request that are not in the buffer any more.
     pub(super) fn held(&self) -> usize {
-        self.decoder.kept()
+        let watched: usize = self.watched.keys().map(|id| size_of_val(id) + id.as_bytes().len()).sum();
+        self.decoder.kept() + self.queued.as_ref().map_or(0, Queued::bytes) + watched
     }
 
     pub(super) fn give_back(&mut self) {
@@ -99,36 +131,86 @@ impl Session {
 
     /// Works on the next requests, as many as go together.
     pub(super) async fn work(&mut self, to: &mut Outbox) -> Flow {
-        while self.plain.len() < QUEUED_REQUESTS
-            && let Some(command) = self.requests.front().and_then(|words| self.plain_of(words))
+        let replies = self.replies;
+        to.mute = replies != Replies::All;
+        let most = if replies == Replies::ButNext { 1 } else { QUEUED_REQUESTS };
+        while self.plain.len() < most
+            && let Some(Asked::Words(words)) = self.requests.front()
+            && let Some(command) = self.plain_of(words)
         {
             self.requests.pop_front();
             self.plain.push_back(Ok(command));
         }
-        if let Some(last) = self.plain.back() {
+        let flow = if let Some(last) = self.plain.back() {
             let name = if matches!(last, Ok(Command::Get(_))) { "GET" } else { "SET" };
-            let (replies, room) = self.coordinator.execute(&mut self.plain, Protocol::Resp).await;
+            let share = Some(&*self.share);
+            let (replies, room) = self.coordinator.execute_for(share, &mut self.plain, Protocol::Resp).await;
             self.taken.note(name, replies.len());
-            to.rooms.extend(room);
+            to.keep(room);
             replies.into_iter().for_each(|reply| self.tell(reply, to));
-            return Flow::On;
+            Flow::On
+        } else if let Some(values) = self.run_together(most).await {
+            values.into_iter().for_each(|value| to.put(value, self.version, None));
+            Flow::On
+        } else {
+            self.work_on_one(to).await
+        };
+        if replies == Replies::ButNext && self.replies == Replies::ButNext && to.mute {
+            self.replies = Replies::All;
         }
-        if let Some(values) = self.run_together().await {
-            values.into_iter().for_each(|value| value.encode(self.version, &mut to.out));
-            return Flow::On;
-        }
-        let Some(words) = self.requests.pop_front() else {
+        flow
+    }
+
+    async fn work_on_one(&mut self, to: &mut Outbox) -> Flow {
+        let Some(asked) = self.requests.pop_front() else {
             if let Some(fault) = self.fault.take() {
-                Value::Error(format!("ERR {fault}")).encode(self.version, &mut to.out);
+                to.put(Value::Error(format!("ERR {fault}")), self.version, None);
                 return Flow::Part;
             }
             return Flow::On;
         };
-        let (value, flow) = self.ask(words).await;
+        let before = self.replies;
+        let (value, flow) = match asked {
+            Asked::Words(words) => self.ask(words).await,
+            Asked::TooLong { name, length, limit } => (Some(self.refuse_too_long(&name, length, limit)), Flow::On),
+        };
+        let room = self.room.take();
+        if self.replies != before {
+            // CLIENT REPLY itself is answered only if replies are wanted again; after SKIP the next one is not.
+            to.mute = self.replies != Replies::All;
+            if let (Some(value), false) = (value, to.mute) {
+                to.put(value, self.version, None);
+            }
+            to.mute = false;
+            return flow;
+        }
         if let Some(value) = value {
-            value.encode(self.version, &mut to.out);
+            to.put(value, self.version, room);
         }
         flow
+    }
+
+    /// A request that was read past, as it is over a limit: nothing of it was done.
+    fn refuse_too_long(&mut self, name: &[u8], length: usize, limit: usize) -> Value {
+        self.break_transaction();
+        self.count_wrong([Some(BAD_COMMAND)]);
+        if !self.allowed {
+            return Value::Error("NOAUTH Authentication required.".to_owned());
+        }
+        let max_message = self.door.settings.max_message;
+        let text = match table::find(name).filter(|spec| spec.is_data()) {
+            Some(_) if limit <= max_message + SPARE_WORD => {
+                format!("ERR a message of {length} bytes is over the limit of {max_message} (--max-message)")
+            }
+            _ => format!("ERR the request has {length} bytes, and at most {limit} are taken at once"),
+        };
+        Value::Error(format!("{text}; nothing was done"))
+    }
+
+    fn break_transaction(&mut self) {
+        if let Some(queued) = &mut self.queued {
+            queued.broken = true;
+        }
     }
 
     /// A GET or SET without options, which needs nothing of the session.
@@ -169,8 +251,9 @@ impl Session {
 
     fn tell(&self, reply: Reply, to: &mut Outbox) {
         match reply {
-            Reply::Value(payload) => bulk(&payload, &mut to.out),
-            other => self.value_of(other).encode(self.version, &mut to.out),
+            // Of a batch, which is bounded: it is written at once, and its message let go.
+            Reply::Value(payload) if !to.mute => bulk(&payload, &mut to.out),
+            other => to.put(self.value_of(other), self.version, None),
         }
     }
 
@@ -183,9 +266,7 @@ impl Session {
         let spec = match checked {
             Ok(spec) => spec,
             Err(why) => {
-                if let Some(queued) = &mut self.queued {
-                    queued.broken = true;
-                }
+                self.break_transaction();
                 self.count_wrong([Some(BAD_COMMAND)]);
                 return (Some(Value::Error(why)), Flow::On);
             }
@@ -199,8 +280,16 @@ impl Session {
             return (Some(Value::Error("NOAUTH Authentication required.".to_owned())), Flow::On);
         }
         let at_once = matches!(spec.op, Op::Exec | Op::Discard | Op::Multi | Op::Watch | Op::Reset | Op::Exit);
-        if !at_once && let Some(queued) = &mut self.queued {
-            return (Some(queued.push(spec, words)), Flow::On);
+        if !at_once && let Some(mut queued) = self.queued.take() {
+            let told = match self.surely_refused(spec, &words) {
+                None => queued.push(spec, words),
+                Some(why) => {
+                    queued.broken = true;
+                    Value::Error(why)
+                }
+            };
+            self.queued = Some(queued);
+            return (Some(told), Flow::On);
         }
         match spec.op {
             Op::Exit => (Some(OK), Flow::Close),
@@ -230,7 +319,7 @@ impl Session {
                 None => return error("ERR invalid DB index"),
             },
             Op::Reset => {
-                (self.queued, self.version) = (None, 2);
+                (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
                 self.allowed = self.door.settings.password.is_none();
                 let mut said = self.taken.seat.said();
@@ -243,12 +332,13 @@ impl Session {
                 _ => return Err(wrong_number(spec.name)),
             },
             Op::Echo => return Ok(Value::Bulk(words[1].clone())),
-            Op::Keys => return keyspace::keys(&self.coordinator, &words[1]).await,
-            Op::Scan => return keyspace::scan(&self.coordinator, words).await,
+            Op::Keys => return self.keys(&words[1]).await,
+            Op::Scan => return self.scan(words).await,
             Op::RandomKey => {
                 let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
                 return Ok(id.map_or(Value::Nil, |id| bytes_of(&id)));
             }
+            Op::Backup => return self.back_up(words).await,
             Op::Flush => keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await?,
             _ => return self.tell_of_server(spec, words).await,
         }
@@ -257,6 +347,10 @@ impl Session {
 
     async fn run_data(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
         let keys = keys_of(spec, words).inspect_err(|_| self.count_wrong([Some(BAD_COMMAND)]))?;
+        if let Some(why) = data::surely_refused(spec.op, words, self.door.settings.max_message) {
+            self.count_wrong([Some(BAD_COMMAND)]);
+            return Err(why);
+        }
         let began = Instant::now();
         let done = self.run_on(keys, spec, words).await;
         self.count(spec.writes(), began, [outcome(spec.writes(), &done)]);
@@ -277,11 +371,20 @@ impl Session {
         self.coordinator.meters.served.note(Protocol::Resp, Operation::Other, Duration::ZERO, wrong);
     }
 
-    async fn run_on(&self, keys: Vec<MessageId>, spec: &'static Spec, words: &Words) -> Result<Value, Refusal> {
+    async fn run_on(&mut self, keys: Vec<MessageId>, spec: &'static Spec, words: &Words) -> Result<Value, Refusal> {
         match spec.op {
-            Op::Mget => {
-                let (messages, _room) = self.coordinator.read_many(&keys).await?;
-                return Ok(Value::Array(messages.into_iter().map(|m| m.map_or(Value::Nil, Value::Bulk)).collect()));
+            Op::Mget | Op::GetRange | Op::Lcs => {
+                let (mut messages, room) = self.coordinator.read_many_for(Some(&self.share), &keys).await?;
+                self.room = Some(room);
+                if spec.op == Op::Mget {
+                    return Ok(Value::Array(messages.into_iter().map(|m| m.map_or(Value::Nil, Value::Bulk)).collect()));
+                }
+                let mut message = || messages.pop().flatten().unwrap_or_default();
+                if spec.op == Op::GetRange {
+                    return Ok(data::get_range(words, &message()).unwrap_or_else(Value::Error));
+                }
+                let (b, a) = (message(), message());
+                return Ok(self.common(words.clone(), a, b).await);
             }
             op if !spec.writes() && data::need(op, words) == Need::Version => {
                 let records = self.coordinator.records(&keys).await?;
@@ -299,6 +402,12 @@ impl Session {
         self.coordinator.transact(needs, decide).await
     }
 
+    /// What two messages have in common, away from the threads that serve.
+    pub(super) async fn common(&self, words: Words, a: Payload, b: Payload) -> Value {
+        let common = self.door.heavy.run(move || strings::common(&words, &a, &b)).await;
+        common.unwrap_or_else(|| error("ERR the leader cannot work on it now")).unwrap_or_else(Value::Error)
+    }
+
     /// Commands of the register itself, as the text protocol has them.
     pub(super) async fn register(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
         let node = || match number(&words[1]) {
@@ -311,15 +420,23 @@ impl Session {
             Op::Status => Command::Status,
             Op::Drain => Command::Drain(node()?),
             Op::Undrain => Command::Undrain(node()?),
-            Op::Remove => Command::Remove(node()?),
+            Op::Remove => Command::Remove {
+                node: node()?,
+                force: match words.get(2) {
+                    None => false,
+                    Some(force) if words.len() == 3 && force.eq_ignore_ascii_case(b"FORCE") => true,
+                    Some(_) => return error("ERR REMOVE wants the number of a node, alone or with FORCE"),
+                },
+            },
             Op::Rebalance => match words.get(1) {
                 None => Command::Rebalance(true),
                 Some(stop) if words.len() == 2 && stop.eq_ignore_ascii_case(b"STOP") => Command::Rebalance(false),
                 Some(_) => return error("ERR REBALANCE stands alone, or with STOP"),
             },
-            _ => return error("ERR this command is of the text protocol: try it with nc, or with hatokuse client"),
+            _ => return Err(super::server::refused_op(spec)),
         };
-        let (mut replies, _room) = self.coordinator.execute(&mut VecDeque::from([Ok(command)]), Protocol::Resp).await;
+        let mut queue = VecDeque::from([Ok(command)]);
+        let (mut replies, _room) = self.coordinator.execute_for(Some(&self.share), &mut queue, Protocol::Resp).await;
         Ok(replies.pop().map_or(Value::Nil, |reply| self.value_of(reply)))
     }
 }
@@ -338,7 +455,7 @@ pub(super) fn outcome(writes: bool, done: &Result<Value, Refusal>) -> Outcome {
 }
 
 /// Lengths of messages, for commands that write nothing and need no more.
-struct Lengths(std::collections::BTreeMap<MessageId, Option<usize>>);
+struct Lengths(BTreeMap<MessageId, Option<usize>>);
 
 impl data::Ids for Lengths {
     fn get(&self, _: &MessageId) -> Option<Payload> {
@@ -347,6 +464,10 @@ impl data::Ids for Lengths {
 
     fn length(&self, id: &MessageId) -> Option<usize> {
         self.0.get(id).copied().flatten()
+    }
+
+    fn take(&mut self, _: &MessageId) -> Option<Payload> {
+        None
     }
 
     fn set(&mut self, _: &MessageId, _: Payload) {}
@@ -360,6 +481,11 @@ pub(super) fn error<T>(text: &str) -> Result<T, String> {
 
 pub(super) fn wrong_number(name: &str) -> String {
     format!("ERR wrong number of arguments for '{}' command", name.to_lowercase())
+}
+
+pub(super) fn unknown_subcommand(command: &str, words: &Words) -> String {
+    let shown = crate::error::printable(&words[1], 128);
+    format!("ERR unknown subcommand '{shown}'. Try {command} HELP.")
 }
 
 fn unknown(words: &Words) -> String {
@@ -377,7 +503,7 @@ fn unknown(words: &Words) -> String {
 /// The ids that a request names.
 pub(super) fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
     let id = |place: usize| {
-        MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to 200 bytes"))
+        MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to {MAX_ID_BYTES} bytes"))
     };
     spec.key_places(words.len()).map(id).collect()
 }
@@ -388,18 +514,28 @@ pub(super) fn bytes_of(id: &MessageId) -> Value {
 
 /// A refusal with the class word that clients of Redis know, if there is one.
 pub(super) fn told(coordinator: &Coordinator, refusal: Refusal) -> String {
-    format!("{} {refusal}", class(&refusal, || coordinator.cluster().waiting_for().is_some()))
+    format!("{} {refusal}", class(&refusal, || unavailable(&coordinator.cluster())))
 }
 
-/// The class word of a refusal; `is_waiting`: the leader does not know its messages yet.
-pub(super) fn class(refusal: &Refusal, is_waiting: impl FnOnce() -> bool) -> &'static str {
+/// The class word of what cannot be told: as a Redis that still reads its file, while the leader does not know its
+/// messages yet; as one whose cluster is broken, when another leader may know better.
+fn unavailable(cluster: &Cluster) -> &'static str {
+    if cluster.waiting_for().is_some() {
+        "LOADING"
+    } else if cluster.unsure().is_some() {
+        "CLUSTERDOWN"
+    } else {
+        "TRYAGAIN"
+    }
+}
+
+/// The class word of a refusal; `unavailable` is that of what cannot be told.
+pub(super) fn class(refusal: &Refusal, unavailable: impl FnOnce() -> &'static str) -> &'static str {
     match refusal {
         Refusal::BadCommand(_) | Refusal::TooLarge { .. } | Refusal::NotALine | Refusal::OtherProtocol => "ERR",
         Refusal::TooFewNodes { .. } => "NOREPLICAS",
         Refusal::Busy(_) => "OOM",
-        // While the leader does not know its messages yet, no other try helps soon.
-        Refusal::Unavailable(_) if is_waiting() => "CLUSTERDOWN",
-        Refusal::Unavailable(_) => "TRYAGAIN",
+        Refusal::Unavailable(_) => unavailable(),
         Refusal::NoAuth => "NOAUTH",
         Refusal::WrongPassword => "WRONGPASS",
         Refusal::Unknown(_) | Refusal::Lost(_) | Refusal::NotFound => refusal.code(),

@@ -7,10 +7,12 @@ use bytes::BytesMut;
 
 use super::Door;
 use super::clients::Taken;
-use super::connection::{Flow, Outbox, QUEUED_REQUESTS};
+use super::connection::{Flow, QUEUED_REQUESTS};
+use super::outbox::Outbox;
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
-use crate::protocol::text::{CommandDecoder, encode_reply};
+use crate::leader::shares::Share;
+use crate::protocol::text::{CommandDecoder, Dialect, encode_reply_in, is_redis_line};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
 
@@ -18,27 +20,45 @@ use crate::telemetry::served::Protocol;
 #[derive(Debug)]
 pub(super) struct TextTalk {
     decoder: CommandDecoder,
+    dialect: Dialect,
     requests: VecDeque<Request>,
     /// The password was given, or none is asked for.
     pub(super) allowed: bool,
     /// The next line begins a request of the Redis protocol.
     pub(super) turns_to_resp: bool,
+    /// Nothing was read of this connection yet.
+    is_new: bool,
 }
 
 impl TextTalk {
     pub(super) fn new(door: &Door) -> Self {
         Self {
             decoder: CommandDecoder::new(door.settings.max_message),
+            dialect: door.settings.dialect,
             requests: VecDeque::new(),
             allowed: door.settings.password.is_none(),
             turns_to_resp: false,
+            is_new: true,
         }
+    }
+
+    /// Whether it is not clear yet which protocol these first lines are of: `SET 1 x` with CR LF is one of both. Tools
+    /// that send such lines to Redis send an array behind them.
+    pub(super) fn is_unclear(&self, buffer: &BytesMut) -> bool {
+        let is_ping = buffer.len() >= 4 && buffer[..4].eq_ignore_ascii_case(b"PING");
+        self.is_new && buffer.ends_with(b"\r\n") && !is_ping && buffer[0] != b'*'
     }
 
     /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
     pub(super) fn decode(&mut self, door: &Door, buffer: &mut BytesMut) -> Result<bool, ()> {
+        if !buffer.is_empty() && std::mem::take(&mut self.is_new) {
+            // An empty line of CR LF and an array are what ends such lines; the Redis protocol passes over the first.
+            let ends = |rest: &[u8]| rest.windows(5).any(|five| five == b"\r\n\r\n*");
+            self.turns_to_resp = buffer.starts_with(b"\r\n*") || buffer[0] != b'*' && ends(buffer);
+        }
         while self.requests.len() < QUEUED_REQUESTS && !self.turns_to_resp {
-            if buffer.first() == Some(&b'*') && self.decoder.is_between_lines() {
+            let turns = buffer.first() == Some(&b'*') || is_redis_line(buffer);
+            if turns && self.decoder.is_between_lines() {
                 self.turns_to_resp = true;
                 break;
             }
@@ -81,13 +101,19 @@ impl TextTalk {
     }
 
     /// Works on the next requests, as many as go together.
-    pub(super) async fn work(&mut self, coordinator: &Arc<Coordinator>, taken: &Taken, to: &mut Outbox) -> Flow {
+    pub(super) async fn work(
+        &mut self,
+        coordinator: &Arc<Coordinator>,
+        share: &Share,
+        taken: &Taken,
+        to: &mut Outbox,
+    ) -> Flow {
         let command = self.requests.front().map_or("", name_of);
-        let (replies, room) = coordinator.execute(&mut self.requests, Protocol::Text).await;
+        let (replies, room) = coordinator.execute_for(Some(share), &mut self.requests, Protocol::Text).await;
         taken.note(command, replies.len());
-        to.rooms.extend(room);
+        to.keep(room);
         for reply in replies {
-            encode_reply(&reply, &mut to.out);
+            encode_reply_in(self.dialect, &reply, &mut to.out);
             if reply == Reply::Bye {
                 return Flow::Close;
             }

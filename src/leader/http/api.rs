@@ -53,7 +53,7 @@ pub(super) fn look_up(leader: &Coordinator, id: Result<MessageId, BadId>) -> Fou
         Err(bad) => return Found::BadId(bad.to_string()),
     };
     let cluster = leader.cluster();
-    let record = match cluster.locate(&id, 0) {
+    let record = match cluster.look_up(&id) {
         Located::Here { record, .. } => record,
         Located::NotFound => return Found::Nowhere,
         Located::Hidden(reason) => return Found::Unknown(reason),

@@ -1,5 +1,6 @@
-//! The metrics page, as OpenMetrics text. `docs/monitoring.md` says what each of them means.
+//! The metrics page, as OpenMetrics text (`exposition` knows the older one too). `docs/monitoring.md` says what each of them means.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,11 +15,9 @@ use super::super::coordinator::Coordinator;
 use super::super::replication::NodeTimes;
 use crate::VERSION;
 use crate::durable::Space;
+use crate::error::CODES;
 use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView, TimesView};
 use crate::types::{ClusterView, NodeId, NodeState, NodeView};
-
-/// Of the page.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The page of this moment.
 pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) -> String {
@@ -27,6 +26,7 @@ pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) ->
         view: view.clone(),
         served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
         node_times: leader.links.times().into_iter().flat_map(times_of).collect(),
+        cuts: leader.meters.cuts.counts(),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
         disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
@@ -46,6 +46,8 @@ struct Facts {
     view: ClusterView,
     served: Vec<(Protocol, Operation, ServedView)>,
     node_times: Vec<(NodeId, Operation, TimesView)>,
+    /// Clients that were cut off, by the reason.
+    cuts: [(&'static str, u64); 3],
     ready: bool,
     cache: Option<crate::types::CacheView>,
     /// Of the leader's log.
@@ -151,9 +153,16 @@ impl Page<'_> {
         self.gauge("hatokuse_in_flight_bytes", "Bytes of requests under way", view.in_flight.0 as f64)?;
         self.gauge(
             "hatokuse_in_flight_limit_bytes",
-            "Beyond this requests are refused as BUSY",
+            "Beyond this who holds the most is cut off, or the request is refused as BUSY",
             view.in_flight.1 as f64,
-        )
+        )?;
+        let mut family =
+            self.0.encode_descriptor("hatokuse_clients_cut", "Clients that were cut off", None, MetricType::Counter)?;
+        for (reason, count) in facts.cuts {
+            let labels: Labels = vec![("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
     }
 
     fn messages(&mut self, view: &ClusterView) -> fmt::Result {
@@ -165,6 +174,11 @@ impl Page<'_> {
             "hatokuse_under_replicated_messages",
             "Messages with fewer live copies than tolerance, but at least one",
             view.under_replicated as f64,
+        )?;
+        self.gauge(
+            "hatokuse_tombstones",
+            "Deletions that not all members have confirmed, each kept like a message",
+            view.tombstones as f64,
         )?;
         self.gauge("hatokuse_lost_messages", "Messages that no holder has an intact copy of", view.lost as f64)
     }
@@ -204,6 +218,16 @@ impl Page<'_> {
             "hatokuse_node_up",
             "Whether a node is up or draining (1), or not (0)",
             each(&|node: &NodeView| Some(f64::from(matches!(node.state, NodeState::Up | NodeState::Draining)))),
+        )?;
+        self.gauges(
+            "hatokuse_node_full",
+            "Whether a node has no room for copies (1) or has (0)",
+            each(&|node: &NodeView| Some(f64::from(node.refusing.as_ref().is_some_and(|refusing| refusing.full)))),
+        )?;
+        self.gauges(
+            "hatokuse_node_refuses",
+            "Whether a node refused the last copy that it was to keep, for want of room or another reason (1), or not (0)",
+            each(&|node: &NodeView| Some(f64::from(node.refusing.is_some()))),
         )?;
         self.gauges("hatokuse_node_messages", "Copies on a node", each(&|node: &NodeView| Some(node.messages as f64)))?;
         self.gauges("hatokuse_node_bytes", "Bytes of these copies", each(&|node: &NodeView| Some(node.bytes as f64)))?;
@@ -253,7 +277,10 @@ impl Page<'_> {
             self.0.encode_descriptor("hatokuse_requests", "Requests, by how they ended", None, MetricType::Counter)?;
         for (via, op, view) in served {
             let good = (*op != Operation::Other).then_some(("ok", view.good));
-            for (result, n) in good.into_iter().chain(view.refused.iter().map(|(code, n)| (*code, *n))) {
+            // From the start, all of them: a rate does not see the first burst of a counter that was not there.
+            let mut refused: BTreeMap<&str, u64> = CODES.iter().map(|code| (*code, 0)).collect();
+            refused.extend(view.refused.iter().map(|(code, n)| (*code, *n)));
+            for (result, n) in good.into_iter().chain(refused) {
                 let mut labels = labels(*via, *op);
                 labels.push(("result", result.to_ascii_lowercase()));
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&n, None)?;

@@ -6,6 +6,7 @@
 
 mod api;
 mod charts;
+mod exposition;
 mod metrics;
 mod pace;
 mod page;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 
 use self::pace::Paced;
 pub(super) use self::site::Site;
+use crate::telemetry::repeats::Repeats;
 
 /// The port, unless another one is asked for.
 pub const DEFAULT_PORT: u16 = 7666;
@@ -95,6 +97,7 @@ async fn serve(listener: TcpListener, site: Site) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (site, places) = (Arc::new(site), Arc::new(Semaphore::new(CONNECTIONS)));
     let stop = site.coordinator.stop.clone();
+    let mut said = Repeats::default();
     let mut tasks = JoinSet::new();
     tasks.spawn(site.clone().sample());
     loop {
@@ -107,7 +110,9 @@ async fn serve(listener: TcpListener, site: Site) -> io::Result<()> {
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!("cannot accept an HTTP connection: {error}");
+                if let Some(unsaid) = said.note(&error.to_string(), site.coordinator.now()) {
+                    tracing::warn!("cannot accept an HTTP connection: {error}{unsaid}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

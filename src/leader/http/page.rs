@@ -9,7 +9,7 @@ use crate::dashboard::words::{age, interval, rate, size};
 use crate::error::name_nodes;
 use crate::telemetry::served::Seconds;
 use crate::telemetry::{escaped, grouped};
-use crate::types::{ClusterView, NodeId, NodeState};
+use crate::types::{ClusterView, NodeId, NodeState, Refusing};
 
 /// The page, with `{{name}}` where parts go.
 const PAGE: &str = include_str!("page.html");
@@ -117,6 +117,11 @@ fn in_state(view: &ClusterView, state: NodeState) -> Vec<NodeId> {
     view.nodes.iter().filter(|node| node.state == state).map(|node| node.id).collect()
 }
 
+fn refusing(view: &ClusterView) -> impl Iterator<Item = (NodeId, &Refusing)> {
+    let here = view.nodes.iter().filter(|node| node.state != NodeState::Down);
+    here.filter_map(|node| Some((node.id, node.refusing.as_ref()?)))
+}
+
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
@@ -124,6 +129,7 @@ fn capital(text: &str) -> String {
 
 fn health(view: &ClusterView, not_ready: Option<&str>) -> Health {
     let down = in_state(view, NodeState::Down);
+    let out: Vec<NodeId> = refusing(view).map(|(node, _)| node).collect();
     let copies = counted(view.tolerance as u64, "copy", "copies");
     let nodes = counted(view.nodes.len() as u64, "node", "nodes");
     let all = if view.messages == 1 {
@@ -150,6 +156,9 @@ fn health(view: &ClusterView, not_ready: Option<&str>) -> Health {
     } else if !down.is_empty() {
         let verb = if down.len() == 1 { "is" } else { "are" };
         (Level::Fair, format!("{all} {copies}, but {} {verb} down.", name_nodes(&down)))
+    } else if !out.is_empty() {
+        let take = if out.len() == 1 { "takes no more" } else { "take no more" };
+        (Level::Fair, format!("{all} {copies}, but {} {take}.", name_nodes(&out)))
     } else {
         (Level::Good, format!("{all} {copies} on {nodes}."))
     };
@@ -189,12 +198,20 @@ fn notes(view: &ClusterView, down: &[NodeId]) -> Vec<String> {
             ),
         });
     }
+    for (node, refusing) in refusing(view) {
+        let why = if refusing.why.is_empty() { String::new() } else { format!(": {}", refusing.why) };
+        let what = if refusing.full { "is full" } else { "refuses copies" };
+        notes.push(format!("Node {node} {what}{why}."));
+    }
     let late = in_state(view, NodeState::Suspect);
     if !late.is_empty() {
         notes.push(format!("{} answers late.", capital(&name_nodes(&late))));
     }
     if repair.rebalancing {
         notes.push("Copies are being evened out.".to_owned());
+    }
+    if let Some(node) = repair.uneven {
+        notes.push(format!("Node {node} holds less than half of its share: REBALANCE evens copies out."));
     }
     notes
 }
@@ -237,8 +254,10 @@ fn figures(view: &ClusterView) -> String {
     let mut figure = |name: &str, value: String, unit: &str| {
         let _ = write!(html, "<div><dt>{name}</dt><dd>{value} <small>{unit}</small></dd></div>");
     };
-    figure("Messages", grouped(view.messages), "");
-    let bytes = size(view.bytes);
+    // While nodes are still to be heard, what the leader knows of is no count.
+    let count = if view.is_settled { grouped(view.messages) } else { "not known yet".to_owned() };
+    figure("Messages", count, "");
+    let bytes = if view.is_settled { size(view.bytes) } else { "\u{2013}".to_owned() };
     let (number, unit) = bytes.split_once(' ').unwrap_or((&bytes, ""));
     figure("Content", number.to_owned(), unit);
     figure("SET", rate(view.sets.per_second), "/s");
@@ -263,12 +282,16 @@ fn nodes(view: &ClusterView) -> String {
         let heard = if node.seen_s < HEARD_NOW { "now".to_owned() } else { format!("{} ago", age(node.seen_s)) };
         let _ = write!(
             html,
-            "<tr class=\"{state}\"><td><b>{id}</b> <small>{address}{io_mode}</small></td><td><span class=\"state\">{state}</span></td>\
+            "<tr class=\"{state}\"><td><b>{id}</b> <small>{address}{io_mode}</small></td><td><span class=\"state\">{shown}</span></td>\
              <td class=\"n\">{copies}</td><td class=\"n\">{share:.1}&thinsp;%</td>\
              <td class=\"bar\"><svg viewBox=\"0 0 100 6\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><rect class=\"all\" width=\"100\" height=\"6\"/>\
              <rect class=\"part\" width=\"{bar:.1}\" height=\"6\"/></svg></td>\
              <td class=\"n wide\">{bytes}</td><td class=\"n wide\">{free}</td><td class=\"n wide\">{heard}</td></tr>",
             state = node.state,
+            shown = match (node.state, &node.refusing) {
+                (NodeState::Up, Some(refusing)) => refusing.word().to_owned(),
+                (state, _) => state.to_string(),
+            },
             id = node.id,
             address = Safe(&node.address),
             io_mode = Safe(&io_mode),

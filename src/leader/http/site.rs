@@ -24,7 +24,7 @@ use super::super::coordinator::Coordinator;
 use super::super::every;
 use super::super::report::Reporter;
 use super::page::{self, Look};
-use super::{WATCHERS, api, charts, metrics};
+use super::{WATCHERS, api, charts, exposition, metrics};
 use crate::telemetry::Period;
 use crate::telemetry::served::{Second, Seconds};
 use crate::types::ClusterView;
@@ -204,11 +204,17 @@ impl Site {
             },
             "/metrics" => {
                 let page = metrics::page(&self.view(), &self.coordinator, &self.data_dir);
-                reply(StatusCode::OK, metrics::CONTENT_TYPE, page)
+                let accepts = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+                let mut response = match exposition::wants_openmetrics(accepts) {
+                    true => reply(StatusCode::OK, exposition::OPEN_METRICS, page),
+                    false => reply(StatusCode::OK, exposition::TEXT, exposition::as_text(&page)),
+                };
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+                response
             }
             "/api/status" => reply(StatusCode::OK, JSON, self.coordinator.status(&self.coordinator.cluster()) + "\n"),
             "/api/history" => reply(StatusCode::OK, JSON, api::history(&self.seconds())),
-            "/events" if request.method() == Method::HEAD => reply(StatusCode::OK, "text/event-stream", ""),
+            "/events" if request.method() == Method::HEAD => stream_of_events(full("")),
             "/events" => self.events(),
             path => match path.strip_prefix("/api/message/") {
                 Some(id) => {
@@ -235,10 +241,16 @@ impl Site {
         });
         let first = self.frame();
         let body = StreamBody::new(futures::stream::once(async { Ok(Frame::data(first)) }).chain(frames));
-        let mut response = Response::new(BodyExt::boxed(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        response
+        stream_of_events(BodyExt::boxed(body))
     }
+}
+
+fn stream_of_events(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // A proxy that gathers what is small would keep a quiet stream back.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }
 
 /// Whether a `Host` is an address, or localhost: no name that somebody could point here.

@@ -64,6 +64,8 @@ pub enum Event {
     },
     /// A member is none any more, and its folder never will be. Always synced.
     Removed(Removed),
+    /// On how many nodes a message is kept from here on. Always synced.
+    Tolerance(u8),
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
@@ -146,6 +148,7 @@ impl Event {
                 out.extend_from_slice(&id.0.to_le_bytes());
                 out.extend_from_slice(&uuid.0);
             }
+            Self::Tolerance(tolerance) => out.extend_from_slice(&[14, *tolerance]),
         }
     }
 
@@ -207,6 +210,10 @@ impl Event {
             }
             11 => Ok(Self::Aborted { name: fields.version()? }),
             12 => Ok(Self::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
+            14 => match fields.array::<1>()?[0] {
+                tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => Ok(Self::Tolerance(tolerance)),
+                other => Err(format!("a tolerance of {other}")),
+            },
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
         }
     }
@@ -228,10 +235,17 @@ fn encode_record(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
     }
 }
 
-/// An id that is not the end of its record.
+/// An id that is not the end of its record, behind its length. No id has no bytes: 0 says that the length follows in two.
 fn encode_short_id(id: &MessageId, out: &mut Vec<u8>) {
-    out.push(id.as_bytes().len() as u8);
-    out.extend_from_slice(id.as_bytes());
+    let id = id.as_bytes();
+    match u8::try_from(id.len()) {
+        Ok(length) => out.push(length),
+        Err(_) => {
+            out.push(0);
+            out.extend_from_slice(&(id.len() as u16).to_le_bytes());
+        }
+    }
+    out.extend_from_slice(id);
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -262,7 +276,10 @@ impl<'a> Fields<'a> {
     }
 
     fn short_id(&mut self) -> Result<MessageId, String> {
-        let length = usize::from(self.array::<1>()?[0]);
+        let length = match self.array::<1>()?[0] {
+            0 => usize::from(u16::from_le_bytes(self.array()?)),
+            short => usize::from(short),
+        };
         let (id, rest) = self.0.split_at_checked(length).ok_or("a record that is too short")?;
         self.0 = rest;
         MessageId::from_bytes(id).map_err(|bad| bad.to_string())
@@ -279,7 +296,8 @@ mod tests {
 
     use super::super::LONGEST;
     use super::*;
-    use crate::leader::transaction::MOST_IDS;
+    use crate::leader::transaction::{MOST_ID_BYTES, MOST_IDS};
+    use crate::types::MAX_ID_BYTES;
 
     fn there_and_back(event: &Event) -> Result<Event, String> {
         let mut bytes = Vec::new();
@@ -288,7 +306,10 @@ mod tests {
     }
 
     fn ids() -> impl Strategy<Value = MessageId> {
-        proptest::collection::vec(any::<u8>(), 1..=200).prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
+        let lengths = prop_oneof![1..=300usize, Just(MAX_ID_BYTES)];
+        lengths
+            .prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length))
+            .prop_map(|bytes| MessageId::from_bytes(&bytes).unwrap())
     }
 
     fn commits() -> impl Strategy<Value = Commit> {
@@ -313,6 +334,7 @@ mod tests {
                 Event::Prepared { name: version, writes },
                 Event::Aborted { name: version },
                 Event::Removed(Removed { id: NodeId(version.sequence()), uuid: Uuid([7; 16]) }),
+                Event::Tolerance(1 + (version.0 % 7) as u8),
                 Event::Commits(commits),
             ];
             for event in events {
@@ -335,7 +357,7 @@ mod tests {
     #[test]
     fn the_largest_transaction_fits_into_a_record() {
         let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1 };
-        let id = MessageId::from_bytes(&[0xff; 200]).unwrap();
+        let id = MessageId::from_bytes(&[0xff; MOST_ID_BYTES / MOST_IDS]).unwrap();
         let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
         let mut bytes = Vec::new();
         Event::Commits(vec![commit; MOST_IDS]).encode(&mut bytes);

@@ -34,6 +34,8 @@ pub struct Recovered {
     pub draining: BTreeSet<NodeId>,
     /// Those that are members no more.
     pub removed: BTreeSet<Removed>,
+    /// On how many nodes a message was kept last, if the log says so.
+    pub tolerance: Option<usize>,
     /// The last leader found what was in the log before it to be old, and did not come to settle that.
     pub old: bool,
     /// The last reign, if there ever was one.
@@ -55,6 +57,7 @@ pub(super) struct Reading {
     pub(super) members: Vec<Member>,
     pub(super) draining: BTreeSet<NodeId>,
     pub(super) removed: BTreeSet<Removed>,
+    pub(super) tolerance: Option<u8>,
     pub(super) old: bool,
     pub(super) last: Option<(Reign, String, IoMode)>,
     /// Every beginning, for [`Recovered::runs`] and a rewritten log.
@@ -73,6 +76,7 @@ impl Reading {
             members: Vec::new(),
             draining: BTreeSet::new(),
             removed: BTreeSet::new(),
+            tolerance: None,
             old: false,
             last: None,
             began: BTreeMap::new(),
@@ -130,6 +134,7 @@ impl Reading {
                 (self.trust, self.old) = (Trust::Whole, false);
                 self.mapping.note_committed(version);
             }
+            Event::Tolerance(tolerance) => self.tolerance = Some(tolerance),
             Event::Closed => {}
         }
     }
@@ -178,7 +183,22 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     if reading.records > COMPACT_FROM && reading.records > 2 * reading.live() {
         log.replace_with(rewrite::live_records(&reading, trust))?;
     }
-    let Reading { mapping, transactions, members, draining, removed, old, records, .. } = reading;
+    let Reading { mapping, transactions, members, draining, removed, tolerance, old, records, .. } = reading;
+    let tolerance = tolerance.map(usize::from);
     let torn = opened.torn;
-    Ok(Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, torn, records })
+    Ok(Recovered {
+        log,
+        mapping,
+        transactions,
+        members,
+        draining,
+        removed,
+        tolerance,
+        old,
+        last,
+        runs,
+        trust,
+        torn,
+        records,
+    })
 }

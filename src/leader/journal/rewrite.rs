@@ -207,6 +207,7 @@ pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Ite
     head.extend(reading.members.iter().cloned().map(Event::Member));
     head.extend(reading.removed.iter().copied().map(Event::Removed));
     head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
+    head.extend(reading.tolerance.map(Event::Tolerance));
     head.push(Event::Horizon(reading.mapping.horizon()));
     if trust == Trust::Whole && !reading.old {
         head.push(Event::Whole(reading.mapping.newest_committed()));

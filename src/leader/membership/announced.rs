@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
+use crate::cluster::past::Past;
 use crate::cluster::registry::Member;
+use crate::seeded::{self, Bug};
 use crate::types::{Epoch, NodeId, Uuid, Version};
 use crate::wire::FORMAT;
-use crate::wire::family::RegisterNodeRequest;
+use crate::wire::family::{Pong, RegisterNodeRequest};
 
 /// How a registration is refused.
 pub(super) struct Refused {
@@ -22,14 +24,19 @@ pub(super) fn not_now<T>(reason: impl Into<String>) -> Result<T, Refused> {
     Err(Refused { reason: reason.into(), retry: true })
 }
 
-/// A checked announcement.
+/// A checked announcement. Whom to ask, and nothing else: what a caller says proves nothing.
 pub(super) struct Announced {
     pub member: Member,
-    pub cluster_id: Option<Uuid>,
     pub incarnation: u64,
-    pub epoch_seen: Epoch,
-    pub run_seen: u64,
-    pub committed: Version,
+    /// What it says of its cluster: the word of whoever called.
+    claim: Known,
+}
+
+/// What a node said of itself when it was asked at the address that was announced.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub cluster_id: Option<Uuid>,
+    pub past: Past,
 }
 
 impl Announced {
@@ -63,14 +70,44 @@ impl Announced {
                 some => some,
             },
         };
+        let epoch = Epoch(request.epoch_seen);
+        let past = Past { epoch, run: request.run_seen, committed: Version(request.committed) };
         Ok(Self {
             member: Member { id: NodeId(id), uuid, address: info.address },
-            cluster_id,
             incarnation: request.incarnation,
-            epoch_seen: Epoch(request.epoch_seen),
-            run_seen: request.run_seen,
-            committed: Version(request.committed),
+            claim: Known { cluster_id, past },
         })
+    }
+
+    /// The cluster that it says it is of: enough to be refused, and for nothing else.
+    pub(super) fn claimed_cluster(&self) -> Option<Uuid> {
+        self.claim.cluster_id
+    }
+
+    /// Whether it is who it says, by what answered there.
+    pub(super) fn check(&self, pong: &Pong) -> Result<Known, Refused> {
+        let Member { id, uuid, address } = &self.member;
+        if seeded::active(Bug::ClaimsBelieved) {
+            return Ok(self.claim);
+        }
+        if pong.uuid.is_empty() && pong.incarnation == self.incarnation {
+            // Of a version before this one. Its Welcome will name its folder, and it can wait for what the others know.
+            return Ok(Known { cluster_id: self.claim.cluster_id, past: Past::default() });
+        }
+        if pong.node_id != id.0 {
+            return not_now(format!(
+                "the leader dialled {address} back: this is node {}, not node {id}; check --advertise: each node has an address of its own",
+                pong.node_id
+            ));
+        }
+        let is_it = (Uuid::from_bytes(&pong.uuid), pong.incarnation) == (Some(*uuid), self.incarnation);
+        if !is_it && !seeded::active(Bug::DialBackNotCompared) {
+            return refuse(format!(
+                "another node answers at {address}; check --advertise: each node has an address of its own"
+            ));
+        }
+        let past = Past { epoch: Epoch(pong.epoch_seen), run: pong.run_seen, committed: Version(pong.committed) };
+        Ok(Known { cluster_id: Uuid::from_bytes(&pong.cluster_id), past })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::cluster::registry::Way;
 use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{BATCH_BYTES, BATCH_ITEMS};
 
@@ -11,12 +12,18 @@ pub(super) trait Traffic {
     type Pending: Send;
     /// Frames under way at once: enough to keep the node busy while the next one forms.
     const WINDOW: usize;
+    /// Which of a node's lanes it is.
+    const WAY: Way;
+    /// Whether nobody waits for a job any more, so that it is not sent.
+    fn is_abandoned(job: &Self::Job) -> bool;
     /// Whether a job may wait a moment, to go along with another.
     fn lingers(_: &Self::Job) -> bool {
         false
     }
     /// Makes a frame of a job and of what else has queued.
     fn pack(first: Self::Job, queue: impl FnMut() -> Option<Self::Job>) -> (to_node::Body, Self::Pending);
+    /// A frame that only wants an answer.
+    fn nothing() -> (to_node::Body, Self::Pending);
     /// Hands an answer to those who wait for it.
     fn unpack(pending: Self::Pending, answer: from_node::Body);
 }
@@ -53,6 +60,12 @@ impl Traffic for Writes {
     type Job = WriteJob;
     type Pending = WritesPending;
     const WINDOW: usize = 2;
+    const WAY: Way = Way::Writes;
+
+    fn is_abandoned(job: &WriteJob) -> bool {
+        // What is settled, and who the members are, has to be told whoever hears the answer.
+        matches!(job, WriteJob::Store { done, .. } if done.is_closed())
+    }
 
     fn lingers(job: &WriteJob) -> bool {
         matches!(job, WriteJob::Settle { lingers: true, .. })
@@ -84,6 +97,10 @@ impl Traffic for Writes {
             }
         }
         (to_node::Body::Write(batch), pending)
+    }
+
+    fn nothing() -> (to_node::Body, Self::Pending) {
+        (to_node::Body::Write(family::WriteBatch::default()), WritesPending::default())
     }
 
     fn unpack(pending: Self::Pending, answer: from_node::Body) {
@@ -128,6 +145,11 @@ impl Traffic for Reads {
     /// How many keys each waiting job has in the frame, and whether it wants no bodies.
     type Pending = Vec<(usize, bool, oneshot::Sender<family::ReadResult>)>;
     const WINDOW: usize = 4;
+    const WAY: Way = Way::Reads;
+
+    fn is_abandoned(job: &ReadJob) -> bool {
+        job.done.is_closed()
+    }
 
     fn pack(first: ReadJob, mut queue: impl FnMut() -> Option<ReadJob>) -> (to_node::Body, Self::Pending) {
         let mut batch = family::ReadBatch::default();
@@ -143,6 +165,10 @@ impl Traffic for Reads {
             }
         }
         (to_node::Body::Read(batch), pending)
+    }
+
+    fn nothing() -> (to_node::Body, Self::Pending) {
+        (to_node::Body::Read(family::ReadBatch::default()), Vec::new())
     }
 
     fn unpack(pending: Self::Pending, answer: from_node::Body) {

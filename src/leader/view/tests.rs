@@ -181,8 +181,15 @@ async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
     let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
     let (io_mode, repair_after) = (IoMode::Buffered, Duration::from_secs(30));
     let (rewrite_log_from, versions_an_epoch) = (u64::MAX, u32::MAX);
-    let settings =
-        Settings { tolerance: 1, io_mode, repair_after, cache_bytes: 0, rewrite_log_from, versions_an_epoch };
+    let settings = Settings {
+        tolerance: Some(1),
+        io_mode,
+        repair_after,
+        cache_bytes: 0,
+        largest_message: 1,
+        rewrite_log_from,
+        versions_an_epoch,
+    };
     let stop = Stop::new();
     let leader = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await.unwrap();
     let waiting_for = {

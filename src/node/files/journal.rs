@@ -19,7 +19,7 @@ use super::super::store::{Body, Fatal, Put, Settle};
 use crate::durable::record_log::{LogError, RecordLog, judge};
 use crate::durable::{Folder, takes_nothing};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::types::{CopyRecord, MAX_ID_BYTES, MessageId, Version};
 
 /// How the file starts.
 const MAGIC: [u8; 8] = *b"HTKSJRN\n";
@@ -30,11 +30,13 @@ const PREFIX: &str = ".journal-";
 /// A larger message is synced by itself: to write it twice would cost more than its sync.
 const LARGEST_BODY: usize = 64 << 10;
 
-/// The longest record: a put of the largest body.
-const LONGEST: usize = LARGEST_BODY + 512;
+/// The longest record: a put of the largest body, under the longest id.
+const LONGEST: usize = LARGEST_BODY + MAX_ID_BYTES + 512;
 
 const SETTLE: u8 = 1;
 const PUT: u8 = 2;
+/// A put whose id is longer than a byte can tell: its length, in two, follows the other fields.
+const PUT_LONG: u8 = 3;
 
 const KEEP: u8 = 1;
 const TRASHED: u8 = 2;
@@ -265,10 +267,14 @@ fn encode_settle(settle: &Settle) -> Vec<u8> {
 fn encode_put(put: &Put) -> Vec<u8> {
     let id = put.id.as_bytes();
     let mut bytes = Vec::with_capacity(18 + id.len());
-    bytes.extend_from_slice(&[PUT, id.len() as u8]);
+    let short = u8::try_from(id.len());
+    bytes.extend_from_slice(&short.map_or([PUT_LONG, 0], |length| [PUT, length]));
     bytes.extend_from_slice(&put.record.version.0.to_le_bytes());
     bytes.extend_from_slice(&put.record.length.to_le_bytes());
     bytes.extend_from_slice(&put.record.crc.to_le_bytes());
+    if short.is_err() {
+        bytes.extend_from_slice(&(id.len() as u16).to_le_bytes());
+    }
     bytes.extend_from_slice(id);
     bytes
 }
@@ -283,10 +289,14 @@ fn decode(record: &[u8]) -> Option<Step> {
             let (keep, trash) = (second & KEEP != 0, second & TRASHED != 0);
             Some(Step::Settle(Settle { id, version, keep, trash, lasting: false }))
         }
-        PUT => {
+        PUT | PUT_LONG => {
             let (length, rest) = rest.split_first_chunk()?;
             let (crc, rest) = rest.split_first_chunk()?;
-            let (id, body) = rest.split_at_checked(usize::from(second))?;
+            let (id_bytes, rest) = match kind {
+                PUT => (usize::from(second), rest),
+                _ => rest.split_first_chunk().map(|(two, rest)| (usize::from(u16::from_le_bytes(*two)), rest))?,
+            };
+            let (id, body) = rest.split_at_checked(id_bytes)?;
             let record = CopyRecord { version, length: u32::from_le_bytes(*length), crc: u32::from_le_bytes(*crc) };
             let body = if record.is_tombstone() { Body::Deleted } else { Body::Bytes(Bytes::copy_from_slice(body)) };
             Some(Step::Put(Put { id: MessageId::from_bytes(id).ok()?, record, body }))
@@ -313,7 +323,8 @@ mod tests {
         let mut first = Journal::create(&folder, 9).unwrap();
         first.append(&[], [&one, &two]).unwrap();
         let mut second = Journal::create(&folder, 10).unwrap();
-        second.append(&[settle("a", 1, true), dropped.clone()], [&delete("a", 3)]).unwrap();
+        let long = put(&"x".repeat(MAX_ID_BYTES), 4, b"long");
+        second.append(&[settle("a", 1, true), dropped.clone()], [&delete("a", 3), &long]).unwrap();
         let left = LeftOver::read(&folder).unwrap();
         let wanted = [
             Step::Put(one),
@@ -321,9 +332,10 @@ mod tests {
             Step::Settle(settle("a", 1, true)),
             Step::Settle(dropped),
             Step::Put(delete("a", 3)),
+            Step::Put(long),
         ];
         assert_eq!(left.steps, wanted);
-        assert_eq!((Journals::after(&left).due(), left.ids().len()), (Some(11), 3));
+        assert_eq!((Journals::after(&left).due(), left.ids().len()), (Some(11), 4));
         left.remove(&*folder).unwrap();
         assert!(LeftOver::read(&folder).unwrap().is_empty());
     }

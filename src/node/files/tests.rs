@@ -291,6 +291,130 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn a_disk_without_a_byte_takes_deletions_and_smaller_messages() {
+    for (keeps, errno, io_mode) in [
+        (true, errno::ENOSPC, IoMode::Buffered),
+        (true, errno::EDQUOT, IoMode::Unbuffered),
+        (false, errno::ENOSPC, IoMode::Unbuffered),
+    ] {
+        let disk = MemDisk::new();
+        disk.set_keeps_records(keeps);
+        let (store, _) = open(&disk, io_mode);
+        store.keep_spares(4);
+        let puts: Vec<Put> = (0..20).map(|n| put(&format!("m{n}"), n + 1, &[b'x'; 100])).collect();
+        store.write(&[], &puts).unwrap();
+        disk.fill(errno);
+        let written = |puts: &[Put]| store.write(&[], puts).unwrap().outcomes;
+        assert_eq!(written(&[put("new", 30, b"new")]), [PutOutcome::Full]);
+        assert_eq!(
+            written(&[put("m0", 31, b"shorter"), put("m1", 32, &[b'y'; 101])]),
+            [PutOutcome::Stored, PutOutcome::Full]
+        );
+        assert_eq!(store.read(&id("m0"), v(31)).unwrap(), "shorter");
+        assert_eq!(store.write(&[settle("m0", 31, true)], &[]).unwrap().settled, [true]);
+        for n in 2..5 {
+            assert_eq!(written(&[delete(&format!("m{n}"), 40 + n)]), [PutOutcome::Stored], "{errno} {n}");
+            assert_eq!(store.write(&[settle(&format!("m{n}"), 40 + n, true)], &[]).unwrap().settled, [true]);
+        }
+        assert_eq!(store.totals().messages, 17);
+        disk.heal();
+        store.tend().unwrap();
+        let spares = disk.peek(path()).keys().filter(|name| name.starts_with(crate::node::scan::SPARE)).count();
+        assert_eq!(spares, 4, "they are put by again");
+        let (again, _) = open(&disk.after_power_cut_with(|_| Survives::Whole), io_mode);
+        assert_eq!(inventory(&again), inventory(&store));
+    }
+}
+
+#[test]
+fn what_one_file_refuses_ends_no_node() {
+    for errno in [errno::EPERM, errno::EACCES, errno::EROFS, errno::ENAMETOOLONG, errno::EDQUOT] {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk, IoMode::Unbuffered);
+        store.write(&[], &[put("a", 1, b"one"), put("b", 2, b"two")]).unwrap();
+        store.write(&[], &[put("a", 3, b"three")]).unwrap();
+        disk.fault_next(Op::Rename, Fault::Fail(errno));
+        let report = store.write(&[settle("a", 3, true)], &[]).unwrap();
+        assert!(report.settled == [false] && report.error.is_some(), "{errno}");
+        assert_eq!(store.read(&id("a"), v(1)).unwrap(), "one");
+        assert_eq!(store.read(&id("a"), v(3)).unwrap(), "three");
+        // So does a start go on that does it again.
+        let after = disk.after_kill();
+        after.fault_next(Op::Rename, Fault::Fail(errno));
+        assert_eq!(open(&after, IoMode::Unbuffered).0.read(&id("a"), v(3)).unwrap(), "three", "{errno}");
+        disk.fault_next(Op::Rename, Fault::Fail(errno));
+        let trash = Settle { trash: true, ..settle("b", 2, false) };
+        let gone = errno == errno::EDQUOT;
+        assert_eq!(store.write(std::slice::from_ref(&trash), &[]).unwrap().settled, [gone], "{errno}");
+        // And later it is done.
+        assert_eq!(store.write(&[settle("a", 3, true), trash], &[]).unwrap().settled, [true, true], "{errno}");
+        assert_eq!(store.read(&id("a"), v(1)), Err(ReadFault::Absent));
+    }
+}
+
+#[test]
+fn a_file_system_that_is_gone_ends_the_node() {
+    const ENOTCONN: i32 = 107;
+    for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk, io_mode);
+        disk.fault_next(Op::Create, Fault::Fail(ENOTCONN));
+        let fatal = store.write(&[], &[put("a", 1, b"one")]).unwrap_err();
+        assert!(fatal.to_string().contains("this node stops"), "{fatal}");
+    }
+}
+
+#[test]
+fn records_are_looked_for_where_the_identity_says_that_they_are() {
+    use crate::node::identity::IdentityFile;
+    use crate::types::{Layout, NodeId, Uuid};
+    for keeps in [true, false] {
+        let disk = MemDisk::new();
+        disk.set_keeps_records(keeps);
+        let folder = disk.folder(path()).unwrap();
+        let identity = IdentityFile::open(folder, NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();
+        let (store, _) = open(&disk, IoMode::Buffered);
+        assert!(!disk.peek(path()).contains_key(".records.log"), "it is made with the first record");
+        identity.note_records(store.records_kind()).unwrap();
+        store.write(&[], &[put("a", 1, b"one")]).unwrap();
+        // Seen through a layer that keeps no attributes, or (by a log) on a file system that does.
+        let disk = disk.after_kill();
+        disk.set_keeps_records(!keeps);
+        match try_open(&disk, IoMode::Buffered) {
+            Ok((store, _)) => assert_eq!((keeps, store.read(&id("a"), v(1)).unwrap()), (false, "one".into())),
+            Err(error) => assert!(keeps && error.to_string().contains("through another layer"), "{error}"),
+        }
+        assert_eq!(disk.peek(path()).contains_key(".records.log"), !keeps, "nothing was made");
+        disk.set_keeps_records(keeps);
+        assert_eq!(open(&disk, IoMode::Buffered).0.read(&id("a"), v(1)).unwrap(), "one", "attributes: {keeps}");
+    }
+    // A program of before made a log without a record, which hides no attribute.
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("a", 1, b"one")]).unwrap();
+    let log =
+        crate::durable::record_log::RecordLog::create(disk.folder(path()).unwrap(), ".records.log", *b"hatorec1", 64);
+    drop(log.unwrap());
+    assert_eq!(open(&disk, IoMode::Buffered).0.read(&id("a"), v(1)).unwrap(), "one");
+}
+
+#[test]
+fn a_file_of_the_right_bytes_is_adopted_whatever_its_record_says() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered);
+    store.write(&[], &[put("a", 1, b"one"), put("b", 2, b"two")]).unwrap();
+    disk.rot(path(), "a.txt", |bytes| *bytes = b"other".to_vec());
+    disk.rot(path(), "b.txt", |bytes| *bytes = b"wrong".to_vec());
+    let (store, found) = open(&disk.after_kill(), IoMode::Unbuffered);
+    assert_eq!(found.damaged, 2);
+    let adopt = |put: Put| Put { body: Body::Adopt, ..put };
+    use PutOutcome::{Failed, Stored};
+    let puts = [adopt(put("a", 1, b"other")), adopt(put("b", 2, b"two")), adopt(put("c", 3, b"none"))];
+    assert_eq!(store.write(&[], &puts).unwrap().outcomes, [Stored, Failed, Failed]);
+    assert_eq!(store.read(&id("a"), v(1)).unwrap(), "other");
+}
+
+#[test]
 fn a_full_or_read_only_disk_still_serves_reads() {
     for errno in [errno::ENOSPC, errno::EROFS] {
         let disk = MemDisk::new();

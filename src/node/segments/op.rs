@@ -2,7 +2,8 @@
 
 use crate::types::{CopyRecord, MessageId, Version};
 
-/// Kind, version, length, checksum of the content, length of the id.
+/// Kind, version, length, checksum of the content, length of the id. No id has no bytes: 0 says that the length follows in
+/// two bytes.
 const FIXED: usize = 1 + 8 + 4 + 4 + 1;
 const CRC: usize = 4;
 
@@ -29,7 +30,8 @@ pub(super) struct Op {
 
 /// Bytes of the head of a record of this id.
 pub(super) fn head_bytes(id: &MessageId) -> usize {
-    FIXED + id.as_bytes().len() + CRC
+    let length = id.as_bytes().len();
+    FIXED + if length > usize::from(u8::MAX) { 2 } else { 0 } + length + CRC
 }
 
 /// Adds the head of a record.
@@ -39,10 +41,22 @@ pub(super) fn push_head(bytes: &mut Vec<u8>, kind: Kind, id: &MessageId, record:
     bytes.extend_from_slice(&record.version.0.to_le_bytes());
     bytes.extend_from_slice(&record.length.to_le_bytes());
     bytes.extend_from_slice(&record.crc.to_le_bytes());
-    bytes.push(id.as_bytes().len() as u8);
-    bytes.extend_from_slice(id.as_bytes());
+    push_short_id(bytes, id);
     let crc = crc32c::crc32c(&bytes[from..]);
     bytes.extend_from_slice(&crc.to_le_bytes());
+}
+
+/// Adds an id behind its length.
+fn push_short_id(bytes: &mut Vec<u8>, id: &MessageId) {
+    let id = id.as_bytes();
+    match u8::try_from(id.len()) {
+        Ok(length) => bytes.push(length),
+        Err(_) => {
+            bytes.push(0);
+            bytes.extend_from_slice(&(id.len() as u16).to_le_bytes());
+        }
+    }
+    bytes.extend_from_slice(id);
 }
 
 /// Reads a head, which has a checksum of its own, so that the id of a record with damaged content can be told.
@@ -57,8 +71,12 @@ pub(super) fn read_head(bytes: &[u8], at: u64) -> Option<Op> {
 /// The fields of a head, and its length; its checksum is not looked at.
 fn read_fields(bytes: &[u8]) -> Option<(Op, usize)> {
     let fixed = bytes.first_chunk::<FIXED>()?;
-    let end = FIXED + usize::from(fixed[FIXED - 1]);
-    let id = bytes.get(FIXED..end)?;
+    let (from, length) = match fixed[FIXED - 1] {
+        0 => (FIXED + 2, usize::from(u16::from_le_bytes(*bytes.get(FIXED..)?.first_chunk()?))),
+        short => (FIXED, usize::from(short)),
+    };
+    let end = from + length;
+    let id = bytes.get(from..end)?;
     bytes.get(end..end + CRC)?;
     let kind = match fixed[0] {
         1 => Kind::Copy,
@@ -125,7 +143,8 @@ mod tests {
     fn hints_are_whole_or_nothing() {
         let record = CopyRecord::of(Version(1 << 32 | 7), b"hello");
         let op = |id: &str, kind| Op { kind, id: id.parse().unwrap(), record, body_at: 99 };
-        let ops = [op("a", Kind::Copy), op(&"ü".repeat(100), Kind::Drop), op("c", Kind::Copy)];
+        let long = "x".repeat(crate::types::MAX_ID_BYTES);
+        let ops = [op("a", Kind::Copy), op(&"ü".repeat(100), Kind::Drop), op(&long, Kind::Copy), op("c", Kind::Copy)];
         let mut hint = HintWriter::new();
         ops.iter().for_each(|op| hint.push(op));
         let bytes = hint.finish(3, 4711);
@@ -145,19 +164,22 @@ mod tests {
 
     #[test]
     fn heads_are_whole_or_nothing() {
-        let (id, record) = ("a".parse().unwrap(), CopyRecord::of(Version(1 << 32 | 7), b"hello"));
-        let mut bytes = Vec::new();
-        push_head(&mut bytes, Kind::Copy, &id, record);
-        assert_eq!(bytes.len(), head_bytes(&id));
-        assert_eq!(
-            read_head(&bytes, 100),
-            Some(Op { kind: Kind::Copy, id, record, body_at: 100 + bytes.len() as u32 })
-        );
-        for place in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[place] ^= 1;
-            assert_eq!(read_head(&flipped, 0), None);
-            assert_eq!(read_head(&bytes[..place], 0), None);
+        let record = CopyRecord::of(Version(1 << 32 | 7), b"hello");
+        for id in ["a".to_owned(), "x".repeat(255), "x".repeat(256), "x".repeat(crate::types::MAX_ID_BYTES)] {
+            let id: MessageId = id.parse().unwrap();
+            let mut bytes = Vec::new();
+            push_head(&mut bytes, Kind::Copy, &id, record);
+            assert_eq!(bytes.len(), head_bytes(&id));
+            assert_eq!(
+                read_head(&bytes, 100),
+                Some(Op { kind: Kind::Copy, id, record, body_at: 100 + bytes.len() as u32 })
+            );
+            for place in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[place] ^= 1;
+                assert_eq!(read_head(&flipped, 0), None);
+                assert_eq!(read_head(&bytes[..place], 0), None);
+            }
         }
     }
 }

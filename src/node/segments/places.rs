@@ -61,6 +61,13 @@ impl Slot {
         self.whole().next_back().map(Place::record)
     }
 
+    /// The whole copy that has the id's name, if no tombstone waits behind it.
+    pub(super) fn published(&self) -> Option<CopyRecord> {
+        let deleted = self.newest().is_some_and(|newest| newest.is_tombstone());
+        let visible = self.visible().map(|at| self.0[at]).filter(|place| place.is_whole() && !deleted);
+        visible.map(|place| place.record())
+    }
+
     fn visible(&self) -> Option<usize> {
         self.0.iter().position(|place| !place.record().is_tombstone())
     }

@@ -13,7 +13,7 @@ use super::places::NOWHERE;
 use super::upkeep::write_hint;
 use super::{LONGEST, MAGIC, hint_name, log_name};
 use crate::durable::record_log::{Damage, FIRST_FRAME, FRAME_BYTES, LogError, Met, RecordLog, Verdict, check, walk};
-use crate::durable::{Folder, Listed};
+use crate::durable::{Folder, Listed, takes_nothing, write_again};
 use crate::file_names::SUFFIX;
 use crate::node::scan::{Found, OpenError};
 use crate::seeded::{self, Bug};
@@ -142,11 +142,28 @@ impl<'a> Replay<'a> {
             }
         });
         walked.map_err(self.failed("reading", &name))?;
-        if bad.is_empty() {
+        if self.renew(&name, length)? && bad.is_empty() {
             write_hint(&**self.folder, number, length, hint);
         }
         bad.into_iter().for_each(|what| self.note_damage(what));
         Ok(())
+    }
+
+    /// A segment without its hint was not known to be synced: it is written over itself, and then is. (After a failed sync it
+    /// may be readable and not on the disk, and none of what moved into it may be left where it came from.) `false`: the disk
+    /// takes nothing now.
+    fn renew(&self, name: &str, length: u64) -> Result<bool, OpenError> {
+        if seeded::active(Bug::LogReadBack) {
+            return Ok(true);
+        }
+        let renewed = self.folder.edit(name).and_then(|mut file| {
+            write_again(&mut *file, 0, length)?;
+            file.sync_data()
+        });
+        match renewed {
+            Err(error) if takes_nothing(&error) => Ok(false),
+            renewed => renewed.map(|()| true).map_err(self.failed("writing again", name)),
+        }
     }
 
     fn note_damage(&mut self, what: String) {

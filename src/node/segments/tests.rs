@@ -7,7 +7,7 @@ use super::*;
 use crate::durable::Disk;
 use crate::durable::os::OsDisk;
 use crate::durable::sim::{Fault, MemDisk};
-use crate::node::conformance::{conformance, inventory, put, settle};
+use crate::node::conformance::{conformance, delete, inventory, put, settle};
 
 const MODES: [IoMode; 2] = [IoMode::Buffered, IoMode::Unbuffered];
 
@@ -166,7 +166,8 @@ fn the_last_room_is_left_to_what_makes_room() {
     // It is asked after so many bytes, or where a segment begins.
     let outcomes = || store.write(&[], &again).unwrap().outcomes;
     store.writer().look_at = 0;
-    assert_eq!(outcomes(), [PutOutcome::Stored, PutOutcome::Full, PutOutcome::Full]);
+    assert_eq!(outcomes(), [PutOutcome::Stored, PutOutcome::Stored, PutOutcome::Full], "what is smaller always fits");
+    assert_eq!(store.write(&[], &[delete("m8", 70)]).unwrap().outcomes, [PutOutcome::Stored]);
     assert_eq!(store.read(&puts[7].id, puts[7].record.version).unwrap(), &[b'x'; 100][..]);
     let settles: Vec<_> = (20..40).map(|n| settle(&format!("m{n}"), n + 1, false)).collect();
     assert_eq!(store.write(&settles, &[]).unwrap().settled, [true; 20]);
@@ -175,9 +176,37 @@ fn the_last_room_is_left_to_what_makes_room() {
     tidy(&store);
     assert!(bytes() + 1000 < before, "{} of {before} are left, and less than half was garbage", bytes());
     disk.set_space(1 << 20, 1 << 30);
-    assert_eq!(outcomes(), [PutOutcome::Stored; 3]);
+    assert_eq!(outcomes(), [PutOutcome::Stale, PutOutcome::Stored, PutOutcome::Stored]);
     let again = open(&disk.after_kill(), IoMode::Buffered, 1000).0;
     assert_eq!(inventory(&again), inventory(&store));
+}
+
+#[test]
+fn a_disk_without_a_byte_takes_deletions_and_smaller_messages() {
+    for io_mode in MODES {
+        let disk = MemDisk::new();
+        let (store, _) = open(&disk, io_mode, SEGMENT_BYTES);
+        let puts: Vec<Put> = (0..200).map(|n| put(&format!("m{n}"), n + 1, &[b'x'; 100])).collect();
+        store.write(&[], &puts).unwrap();
+        tidy(&store);
+        disk.fill(crate::durable::sim::errno::ENOSPC);
+        let large = || put("large", 500, &[b'x'; 300_000]);
+        let written = |puts: &[Put]| store.write(&[], puts).unwrap().outcomes;
+        // What does not fit costs nobody else of its batch anything.
+        let batch = [large(), delete("m0", 301), put("m1", 302, b"shorter"), put("m2", 303, &[b'y'; 101])];
+        use PutOutcome::{Full, Stored};
+        assert_eq!(written(&batch), [Full, Stored, Stored, Full]);
+        for n in 3..200 {
+            assert_eq!(written(&[delete(&format!("m{n}"), 300 + n)]), [Stored], "{n}");
+            assert_eq!(store.write(&[settle(&format!("m{n}"), 300 + n, true)], &[]).unwrap().settled, [true]);
+        }
+        assert_eq!((written(&[large()]), store.totals().messages), (vec![Full], 3));
+        disk.heal();
+        assert_eq!(written(&[large()]), [Stored]);
+        let again =
+            open(&disk.after_power_cut_with(|_| crate::durable::sim::Survives::Whole), io_mode, SEGMENT_BYTES).0;
+        assert_eq!(inventory(&again), inventory(&store));
+    }
 }
 
 /// Copies by id and version.

@@ -102,8 +102,9 @@ impl SegmentStore {
         }
         let mut sealed = self.known.segments();
         sealed.pop();
-        let needed = if self.writer().room { self.live() } else { self.segment_bytes.max(self.live() / 8) };
+        let needed = if self.writer().room == u64::MAX { self.live() } else { self.segment_bytes.max(self.live() / 8) };
         upkeep.moving = oldest_to_take_back(&sealed, needed);
+        self.keep_reserve();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
 

@@ -1,0 +1,75 @@
+//! The moment that a backup is of, and when one can be fixed.
+
+use super::Cluster;
+use super::mapping::{Overtaken, Slot, Walked};
+use crate::types::{Uuid, Version};
+
+/// What a backup is of: everything that was committed at one instant, and nothing that was committed after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The register.
+    pub cluster_id: Uuid,
+    /// The newest version that was committed by then.
+    pub version: Version,
+    /// Copies that each message had.
+    pub tolerance: usize,
+    /// How many messages there were.
+    pub messages: u64,
+    /// Their bytes, each message counted once.
+    pub bytes: u64,
+}
+
+/// Why no moment was fixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoMoment {
+    /// A backup is being made.
+    Busy,
+    /// What is committed is not known of all ids now, and why.
+    NotYet(String),
+}
+
+impl Cluster {
+    /// Fixes this moment for a backup, until [`Cluster::end_snapshot`].
+    pub fn begin_snapshot(&mut self) -> Result<Moment, NoMoment> {
+        if let Some(reason) = self.waiting_for() {
+            return Err(NoMoment::NotYet(reason));
+        }
+        if self.transactions.any_open() {
+            return Err(NoMoment::NotYet(self.waiting_to_decide()));
+        }
+        if let Some(id) = self.unsettled.keys().next() {
+            return Err(NoMoment::NotYet(format!("a version of {id:?} that was found on nodes is being completed")));
+        }
+        let Some(reign) = self.reign else { return Err(NoMoment::NotYet("the leader has no epoch yet".to_owned())) };
+        if !self.mapping.begin_snapshot() {
+            return Err(NoMoment::Busy);
+        }
+        Ok(Moment {
+            cluster_id: reign.cluster_id,
+            version: self.mapping.newest_committed(),
+            tolerance: self.tolerance,
+            messages: self.mapping.len(),
+            bytes: self.mapping.bytes(),
+        })
+    }
+
+    /// The next messages of the moment; see [`Mapping::walk_snapshot`](super::mapping::Mapping::walk_snapshot).
+    pub fn walk_snapshot(&mut self, count: usize, bytes: u64) -> Walked {
+        self.mapping.walk_snapshot(count, bytes)
+    }
+
+    /// A message of the moment was copied; `false`: it was taken care of before.
+    pub fn take_slot(&mut self, slot: Slot) -> bool {
+        self.mapping.take_slot(slot)
+    }
+
+    /// What the last commit has overtaken.
+    pub fn take_overtaken(&mut self) -> Option<Overtaken> {
+        self.mapping.take_overtaken()
+    }
+
+    /// Nothing is to be copied any more.
+    pub fn end_snapshot(&mut self) {
+        self.mapping.end_snapshot();
+    }
+}

@@ -1,0 +1,85 @@
+//! Small commands that tools of Redis ask as a matter of course: answered as far as there is a true answer, else refused.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::help;
+use super::session::{Session, error, unknown_subcommand, wrong_number};
+use crate::protocol::resp::{Value, Words};
+use crate::protocol::table::{Op, Spec};
+use crate::types::MessageId;
+
+const OK: Value = Value::Simple("OK");
+
+/// Above this Redis keeps a string apart from what says that it is one.
+const EMBEDDED: usize = 44;
+
+/// What the index keeps of a message beside its id: record, holders, place (docs/scale.md).
+const ENTRY: usize = 40;
+
+impl Session {
+    /// Carries out one of them.
+    pub(super) async fn small_word(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
+        let sub = words.get(1).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
+        if sub == b"HELP" && words.len() == 2 && spec.op != Op::LastSave {
+            return Ok(help::of(spec.name, help::tools(spec.op)));
+        }
+        Ok(match (spec.op, sub.as_slice(), words.len()) {
+            // Everything that was answered is kept: the last time is now.
+            (Op::LastSave, ..) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Value::Integer(now.as_secs() as i64)
+            }
+            (Op::Role, ..) => Value::Array(vec![Value::text("master"), Value::Integer(0), Value::Array(Vec::new())]),
+            // No command is noted as slow.
+            (Op::SlowLog, b"GET", 2 | 3) | (Op::Module, b"LIST", 2) => Value::Array(Vec::new()),
+            (Op::SlowLog, b"LEN", 2) => Value::Integer(0),
+            (Op::SlowLog, b"RESET", 2) => OK,
+            (Op::Latency, b"LATEST", 2) | (Op::Latency, b"HISTORY", 3) => Value::Array(Vec::new()),
+            (Op::Latency, b"RESET", _) => Value::Integer(0),
+            (Op::Latency, b"HISTOGRAM", _) => Value::Map(Vec::new()),
+            (Op::Function, b"LIST", _) => Value::Array(Vec::new()),
+            (Op::Function, b"FLUSH", 2 | 3) => OK,
+            (Op::Function, b"LOAD" | b"RESTORE" | b"DELETE", _) => return error("ERR there are no functions here"),
+            (Op::Object, b"ENCODING", 3) => {
+                self.about(&words[2], |length, number| match (number, length) {
+                    (true, _) => Value::text("int"),
+                    (_, ..=EMBEDDED) => Value::text("embstr"),
+                    _ => Value::text("raw"),
+                })
+                .await?
+            }
+            (Op::Object, b"REFCOUNT", 3) => self.about(&words[2], |_, _| Value::Integer(1)).await?,
+            (Op::Object, b"IDLETIME" | b"FREQ", 3) => return error("ERR when messages are read is not noted here"),
+            (Op::Memory, b"USAGE", 3 | 5) => {
+                let id = words[2].len();
+                self.about(&words[2], |length, _| Value::Integer((ENTRY + id + length) as i64)).await?
+            }
+            (Op::Object, b"ENCODING" | b"REFCOUNT" | b"IDLETIME" | b"FREQ", _)
+            | (Op::Memory, b"USAGE", _)
+            | (Op::SlowLog, b"GET" | b"LEN" | b"RESET", _)
+            | (Op::Module, b"LIST", _)
+            | (Op::Latency, b"LATEST" | b"HISTORY", _) => {
+                let sub = String::from_utf8_lossy(&sub);
+                return Err(wrong_number(&format!("{}|{sub}", spec.name)));
+            }
+            _ => return Err(unknown_subcommand(spec.name, words)),
+        })
+    }
+
+    /// What there is to say of a message of such a length, which is an integer or not; nil: there is none.
+    async fn about(&mut self, id: &[u8], tell: impl FnOnce(usize, bool) -> Value) -> Result<Value, String> {
+        let id = MessageId::from_bytes(id).map_err(|why| format!("ERR {why}"))?;
+        let records = self.coordinator.records(std::slice::from_ref(&id)).await.map_err(|why| self.told(why))?;
+        let Some(length) = records[0].map(|record| record.bytes() as usize) else { return Ok(Value::Nil) };
+        // The longest integer has 20 characters.
+        let number = match length {
+            1..=20 => {
+                let read = self.coordinator.read_many_for(Some(&self.share), &[id]).await;
+                let (messages, _room) = read.map_err(|why| self.told(why))?;
+                messages[0].as_ref().is_some_and(|message| crate::protocol::resp::number(message).is_some())
+            }
+            _ => false,
+        };
+        Ok(tell(length, number))
+    }
+}
