@@ -446,8 +446,12 @@ impl Value {
     }
 }
 
-/// Appends bytes as a reply.
-pub fn bulk(bytes: &[u8], out: &mut BytesMut) {
+/// What comes before so many bytes, which a line end follows.
+pub fn bulk_head(length: usize) -> String {
+    format!("${length}\r\n")
+}
+
+fn bulk(bytes: &[u8], out: &mut BytesMut) {
     line(out, '$', bytes.len() as i64);
     out.reserve(bytes.len() + 2);
     put(out, &[bytes, b"\r\n"]);

@@ -12,7 +12,7 @@ use super::resp::take;
 use super::table::{self, Op};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
-use crate::types::{MAX_ID_BYTES, MessageId, NodeId};
+use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload};
 
 /// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
 const FRAMING: usize = 16;
@@ -273,12 +273,15 @@ impl FromStr for Dialect {
     }
 }
 
-/// As [`encode_reply`], in a dialect.
-pub fn encode_reply_in(dialect: Dialect, reply: &Reply, out: &mut BytesMut) {
-    match (dialect, reply) {
-        (Dialect::Course, Reply::Value(payload)) if !payload.contains(&b'\n') => put(out, &[b"OK ", payload, b"\n"]),
-        _ => encode_reply(reply, out),
-    }
+/// The message that a reply is, if a line can hold it, and what its line begins with in a dialect: for who sends large
+/// messages without a copy of them.
+pub fn message_of(dialect: Dialect, reply: &Reply) -> Option<(&'static [u8], &Payload)> {
+    let Reply::Value(payload) = reply else { return None };
+    let begin: &[u8] = match dialect {
+        Dialect::Own => b"VALUE ",
+        Dialect::Course => b"OK ",
+    };
+    (!payload.contains(&b'\n')).then_some((begin, payload))
 }
 
 /// Appends a reply as its line.
@@ -542,7 +545,10 @@ mod tests {
         let mut out = BytesMut::new();
         let value = |bytes: &'static [u8]| Reply::Value(Bytes::from_static(bytes));
         for reply in [value(b"a b"), value(b""), value(b"a\nb"), Reply::Done, Reply::Refused(Refusal::NotFound)] {
-            encode_reply_in(Dialect::Course, &reply, &mut out);
+            match message_of(Dialect::Course, &reply) {
+                Some((begin, payload)) => put(&mut out, &[begin, payload, b"\n"]),
+                None => encode_reply(&reply, &mut out),
+            }
         }
         let text = String::from_utf8(out.to_vec()).unwrap();
         let lines: Vec<&str> = text.lines().collect();

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -20,9 +20,9 @@ use super::text::TextTalk;
 use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
 use crate::leader::shares::{Room, Share};
-use crate::protocol::Reply;
 use crate::protocol::resp::Value;
 use crate::protocol::text::encode_reply;
+use crate::protocol::{Finding, Reply};
 
 /// Bytes a second that a line has to grow by, and that replies have to be taken with.
 const SLOWEST: u64 = 1024;
@@ -197,14 +197,14 @@ impl Connection {
 
     /// What is left to do for a client that has to go: the socket, and what tells it why.
     pub(super) fn into_parting(mut self) -> (TcpStream, BytesMut) {
-        (self.stream, std::mem::take(&mut self.to.out))
+        (self.stream, self.to.last_words())
     }
 
     /// Writes down why the connection ends.
     fn tell(&mut self, why: Refusal) -> bool {
         match &self.talk {
-            Talk::Text(_) => encode_reply(&Reply::Refused(why), &mut self.to.out),
-            Talk::Resp(session) => Value::Error(session.told(why)).encode(session.version, &mut self.to.out),
+            Talk::Text(_) => self.to.append(|out| encode_reply(&Reply::Refused(why), out)),
+            Talk::Resp(session) => self.to.put(Value::Error(session.told(why)), session.version, None),
         }
         true
     }
@@ -261,7 +261,7 @@ impl Connection {
         self.flush().await?;
         let Ok(_only) = self.door.verify.clone().try_acquire_owned() else {
             let busy = Refusal::Busy("another VERIFY is under way");
-            encode_reply(&Reply::Refused(busy), &mut self.to.out);
+            self.to.append(|out| encode_reply(&Reply::Refused(busy), out));
             return Ok(());
         };
         let (tell, mut findings) = mpsc::channel(QUEUED_FINDINGS);
@@ -272,20 +272,24 @@ impl Connection {
         let verified = loop {
             tokio::select! {
                 biased;
-                Some(finding) = findings.recv() => encode_reply(&Reply::Finding(finding), &mut self.to.out),
+                Some(finding) = findings.recv() => self.tell_finding(finding),
                 verified = &mut verify => break verified,
                 // What is left of it may take longer than a drain.
                 () = stop.requested() => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
-            if self.to.out.len() >= WRITE_SIZE || findings.is_empty() {
+            if self.to.len() >= WRITE_SIZE || findings.is_empty() {
                 self.flush().await?;
             }
         };
         while let Ok(finding) = findings.try_recv() {
-            encode_reply(&Reply::Finding(finding), &mut self.to.out);
+            self.tell_finding(finding);
         }
-        encode_reply(&Reply::Verified(verified), &mut self.to.out);
+        self.to.append(|out| encode_reply(&Reply::Verified(verified), out));
         Ok(())
+    }
+
+    fn tell_finding(&mut self, finding: Finding) {
+        self.to.append(|out| encode_reply(&Reply::Finding(finding), out));
     }
 
     /// Waits for bytes, with no memory for them before they come, and for as long as the limits allow. Who took too
@@ -391,10 +395,10 @@ impl Connection {
                 self.to.clear();
                 return Ok(());
             }
-            match self.stream.try_write(&self.to.out) {
+            match self.stream.try_write_vectored(&self.to.slices()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
-                    self.to.out.advance(written);
+                    self.to.advance(written);
                     window.bytes += written;
                     if window.bytes >= least(whole) {
                         window = Window { ends: Instant::now() + whole, bytes: 0 };

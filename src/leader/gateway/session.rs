@@ -22,7 +22,7 @@ use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words, bulk, number};
+use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words, number};
 use crate::protocol::table::{self, Op, Spec};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
@@ -147,7 +147,7 @@ impl Session {
             let (replies, room) = self.coordinator.execute_for(share, &mut self.plain, Protocol::Resp).await;
             self.taken.note(name, replies.len());
             to.keep(room);
-            replies.into_iter().for_each(|reply| self.tell(reply, to));
+            replies.into_iter().for_each(|reply| to.put(self.value_of(reply), self.version, None));
             Flow::On
         } else if let Some(values) = self.run_together(most).await {
             values.into_iter().for_each(|value| to.put(value, self.version, None));
@@ -247,14 +247,6 @@ impl Session {
     /// A refusal in words for the client.
     pub(super) fn told(&self, refusal: Refusal) -> String {
         told(&self.coordinator, refusal)
-    }
-
-    fn tell(&self, reply: Reply, to: &mut Outbox) {
-        match reply {
-            // Of a batch, which is bounded: it is written at once, and its message let go.
-            Reply::Value(payload) if !to.mute => bulk(&payload, &mut to.out),
-            other => to.put(self.value_of(other), self.version, None),
-        }
     }
 
     /// Looks at a request before it is run: whether there is such a command, and whether it may be run now.

@@ -12,7 +12,7 @@ use super::outbox::Outbox;
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::Share;
-use crate::protocol::text::{CommandDecoder, Dialect, encode_reply_in, is_redis_line};
+use crate::protocol::text::{CommandDecoder, Dialect, encode_reply, is_redis_line, message_of};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
 
@@ -113,7 +113,10 @@ impl TextTalk {
         taken.note(command, replies.len());
         to.keep(room);
         for reply in replies {
-            encode_reply_in(self.dialect, &reply, &mut to.out);
+            match message_of(self.dialect, &reply) {
+                Some((begin, payload)) => to.message(begin, payload, b"\n"),
+                None => to.append(|out| encode_reply(&reply, out)),
+            }
             if reply == Reply::Bye {
                 return Flow::Close;
             }
