@@ -8,6 +8,9 @@ use crate::types::MAX_TOLERANCE;
 /// Copies a message where nothing is configured.
 pub const DEFAULT_TOLERANCE: usize = 2;
 
+/// Clients at once, if nothing else is asked for.
+pub const MAX_CLIENTS: u32 = 20_000;
+
 /// Why a `tolerance.conf` cannot be used: the line, and what is right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadTolerance {

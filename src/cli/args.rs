@@ -14,7 +14,7 @@ pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use super::values::{
     duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
 };
-use crate::config::{ByteSize, DEFAULT_TOLERANCE};
+use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::protocol::text::Dialect;
 use crate::types::{IoMode, Layout, NodeId};
 use crate::{bench, client, leader, node};
@@ -52,7 +52,7 @@ pub(super) struct LeaderArgs {
     #[arg(long, env = "HATOKUSE_MAX_MESSAGE", default_value = "1MiB", value_parser = message_size)]
     max_message: ByteSize,
     /// Clients connected at once; one more is told BUSY. Fewer, where this process may have fewer files open
-    #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "HATOKUSE_MAX_CLIENTS", default_value_t = MAX_CLIENTS, value_parser = clap::value_parser!(u32).range(1..))]
     max_clients: u32,
     /// Cut off a client that asks nothing for this long (0: never)
     #[arg(long, env = "HATOKUSE_IDLE_TIMEOUT", default_value = "0", value_parser = duration_or_never)]
@@ -87,7 +87,7 @@ pub(super) struct LeaderArgs {
     /// Grace before the copies of a node that is down are made again on others
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
-    /// Memory for recent messages, which GETs then read without asking a node (0: none)
+    /// Memory for messages that were read, so that the next GETs of them ask no node (0: none)
     #[arg(long, env = "HATOKUSE_CACHE", default_value = "64MiB", value_name = "SIZE")]
     cache: ByteSize,
     /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled

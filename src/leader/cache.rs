@@ -1,4 +1,4 @@
-//! Recent messages in the leader's memory.
+//! Messages that were read, in the leader's memory.
 //!
 //! An entry is of one version, and answers only for that one: the index says which version is true, so that nothing
 //! here can be stale. The policy is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", 2023).
@@ -69,6 +69,14 @@ impl MessageCache {
         }
     }
 
+    /// Takes a new version of a message that is here. Others come in when they are read: most writes of a load are never
+    /// read again, and to take them all made durable SETs of 32 and 128 connections slower by a sixth.
+    pub fn renew(&self, id: &MessageId, version: Version, payload: &Payload) {
+        if self.entries.as_ref().is_some_and(|entries| entries.contains_key(id)) {
+            self.put(id, version, payload);
+        }
+    }
+
     /// What reports show; nothing without a cache.
     pub fn view(&self) -> Option<CacheView> {
         self.entries.as_ref().map(|entries| CacheView {
@@ -121,6 +129,18 @@ mod tests {
         assert_eq!(cache.get(&id, version(2)), None);
         let view = cache.view().unwrap();
         assert_eq!((view.messages, view.hits, view.misses), (1, 1, 4));
+    }
+
+    #[test]
+    fn a_write_renews_what_was_read_and_takes_nothing_else() {
+        let cache = MessageCache::new(1 << 20, 1 << 10);
+        let (read, other, payload) = ("x".parse().unwrap(), "y".parse().unwrap(), Payload::from_static(b"new"));
+        let version = |sequence| Version::new(Epoch(1), sequence);
+        cache.put(&read, version(1), &Payload::from_static(b"old"));
+        cache.renew(&read, version(2), &payload);
+        cache.renew(&other, version(3), &payload);
+        assert_eq!(cache.get(&read, version(2)), Some(payload));
+        assert_eq!((cache.get(&other, version(3)), cache.view().unwrap().messages), (None, 1));
     }
 
     #[test]

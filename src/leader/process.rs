@@ -17,6 +17,7 @@ use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::{Leader, Seams, gateway, tolerance};
+use crate::config::MAX_CLIENTS;
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
@@ -97,10 +98,12 @@ fn clients_for(wanted: usize, files: Option<u64>) -> usize {
     let Some(files) = files else { return wanted };
     let fit = usize::try_from(files - FILES_KEPT.min(files / 2)).unwrap_or(usize::MAX).max(1);
     if wanted > fit {
-        tracing::warn!(
+        let text = format!(
             "--max-clients is {fit} instead of {wanted}, as this process may have only {files} files open: raise that \
              limit (ulimit -n, LimitNOFILE in a unit) for more"
         );
+        // Who asked for no number is hardly short of them: many systems stop at 20,000 files and fewer.
+        if wanted == MAX_CLIENTS as usize { tracing::info!("{text}") } else { tracing::warn!("{text}") }
     }
     wanted.min(fit)
 }

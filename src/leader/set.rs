@@ -225,7 +225,7 @@ impl Coordinator {
         for (write, commit) in writes.iter().zip(commits.clone()) {
             let record = commit.record;
             if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
-                self.cache.put(&commit.id, record.version, &write.payload);
+                self.cache.renew(&commit.id, record.version, &write.payload);
             }
         }
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
