@@ -451,7 +451,8 @@ pub fn bulk_head(length: usize) -> String {
     format!("${length}\r\n")
 }
 
-fn bulk(bytes: &[u8], out: &mut BytesMut) {
+/// Appends bytes as a reply.
+pub fn bulk(bytes: &[u8], out: &mut BytesMut) {
     line(out, '$', bytes.len() as i64);
     out.reserve(bytes.len() + 2);
     put(out, &[bytes, b"\r\n"]);

@@ -204,7 +204,9 @@ impl Connection {
     fn tell(&mut self, why: Refusal) -> bool {
         match &self.talk {
             Talk::Text(_) => self.to.append(|out| encode_reply(&Reply::Refused(why), out)),
-            Talk::Resp(session) => self.to.put(Value::Error(session.told(why)), session.version, None),
+            Talk::Resp(session) => {
+                self.to.append(|out| Value::Error(session.told(why)).encode(session.version, out));
+            }
         }
         true
     }

@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::connection::WRITE_SIZE;
 use crate::leader::shares::{Room, Share};
-use crate::protocol::resp::{Value, bulk_head};
+use crate::protocol::resp::{self, Value};
 use crate::types::Payload;
 
 /// An emptied buffer above this is given back before a client is waited for.
@@ -175,9 +175,17 @@ impl Outbox {
         self.room.set(0);
     }
 
-    /// What is left to send to a client that has to go.
+    /// What is written and not sent, for a client that has to go.
     pub(super) fn last_words(&mut self) -> BytesMut {
-        std::mem::take(&mut self.out)
+        let mut words = std::mem::take(&mut self.out);
+        for part in self.more.drain(..) {
+            match part {
+                Part::Own(bytes) => words.extend_from_slice(&bytes),
+                Part::Shared(bytes) => words.extend_from_slice(&bytes),
+            }
+        }
+        self.behind = 0;
+        words
     }
 
     /// A buffer that many clients have emptied and wait with is memory for nothing.
@@ -198,7 +206,10 @@ impl Outbox {
     }
 
     fn bulk(&mut self, bytes: &Bytes) {
-        self.message(bulk_head(bytes.len()).as_bytes(), bytes, b"\r\n");
+        if bytes.len() <= COPIED {
+            return self.append(|out| resp::bulk(bytes, out));
+        }
+        self.message(resp::bulk_head(bytes.len()).as_bytes(), bytes, b"\r\n");
     }
 
     /// Appends behind what is written already.
@@ -256,6 +267,17 @@ mod tests {
         assert!(sent == wanted);
         outbox.clear();
         assert_eq!(pot.used(), 0);
+    }
+
+    #[test]
+    fn who_has_to_go_is_sent_all_that_was_written_for_him() {
+        let pot = Pot::new(Size { limit: 16 << 20, reserve: 1 });
+        let (mut outbox, mut wanted) = (Outbox::new(&pot.share(CancellationToken::new())), BytesMut::new());
+        for value in [Value::text("x".repeat(COPIED + 1)), Value::text("y"), Value::Error("ERR why".to_owned())] {
+            value.encode(2, &mut wanted);
+            outbox.put(value, 2, None);
+        }
+        assert!(outbox.last_words() == wanted && outbox.is_empty());
     }
 
     #[test]
