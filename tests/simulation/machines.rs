@@ -13,7 +13,7 @@ use hatokuse::error::Refusal;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
-use hatokuse::node::identity::IdentityFile;
+use hatokuse::node::identity::{IDENTITY_FILE, Identity, IdentityFile};
 use hatokuse::node::segments::SegmentStore;
 use hatokuse::node::store::{INVENTORY_PARTS, Store};
 use hatokuse::node::{Node, Parts};
@@ -192,7 +192,7 @@ impl Sim {
 
     /// A second leader from a copy of the first one's folder; these nodes go to it, restarted or cut off from the first.
     pub(crate) async fn start_second(&mut self, nodes: &[u32], cut: bool) -> bool {
-        if self.second.is_some() || !self.leader.is_running() {
+        if self.second.is_some() || !self.leader.is_running() || !self.all_belong() {
             return false;
         }
         let mut machine = Machine { disk: self.leader.disk.after_kill(), layout: Layout::Text, running: None };
@@ -204,6 +204,16 @@ impl Sim {
         self.second = Some((machine, leader));
         nodes.iter().for_each(|node| self.send_to_second(*node, cut));
         true
+    }
+
+    /// Whether every node's disk says which cluster it is of. One that is new joins whichever leader it meets first, and
+    /// refuses all others for good: two leaders without a log would divide the nodes between them.
+    pub(crate) fn all_belong(&self) -> bool {
+        self.nodes.iter().all(|(number, machine)| {
+            let files = machine.disk.peek(&folder(*number));
+            let text = files.get(IDENTITY_FILE).and_then(Option::as_ref).map(|text| String::from_utf8_lossy(text));
+            text.is_some_and(|text| Identity::decode(&text).is_ok_and(|identity| identity.seen.is_some()))
+        })
     }
 
     /// From now on this node follows the second leader.

@@ -210,6 +210,7 @@ impl Sim {
                 Crash::Kill => "leader killed",
                 Crash::PowerCut => "leader lost power",
             }),
+            Trouble::LeaderWithoutFolder if !self.all_belong() => None,
             Trouble::LeaderWithoutFolder => {
                 let was = self.crash_leader(Crash::Kill);
                 self.leader.disk = hatokuse::durable::sim::MemDisk::new();
