@@ -111,8 +111,9 @@ pub struct Limits {
     pub max_partial_bytes: usize,
 }
 
-/// Connections that are being told why they end, at most; more end untold.
-const MOST_PARTINGS: usize = 256;
+/// Connections that are being told why they end, at most; more end untold. Each has an open file of those that clients
+/// leave to others.
+const MOST_PARTINGS: usize = 64;
 
 /// How long a client that was told why it is cut off has to read that and to go.
 const PARTING: Duration = Duration::from_secs(1);
