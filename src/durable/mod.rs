@@ -116,6 +116,10 @@ pub trait DiskFile: Debug + Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Lets go of what is in memory of these bytes, as far as it is written, so that the next read is of the disk.
     fn uncache(&self, _offset: u64, _length: u64) {}
+    /// Asks for room that is written over in place, also on a file system that writes everything anew (btrfs, where this is
+    /// `FS_NOCOW_FL`), so that it can be used on a full disk. For a file that is empty yet; where there is no such thing
+    /// nothing changes.
+    fn keep_in_place(&self) {}
     /// Cuts the file to `length`.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
     /// Gives the file its record: the extended attribute `user.hatokuse`.
@@ -140,17 +144,21 @@ pub fn replace(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<()
 
 /// Writes what is to become a file beside it, for [`put_in_place`].
 pub fn write_beside(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<Box<dyn DiskFile>> {
-    let beside = beside(name);
-    match folder.remove(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = folder.create_new(&beside)?;
+    let mut file = create_beside(folder, name)?;
     file.append(&[io::IoSlice::new(content)])?;
     Ok(file)
 }
 
-/// Gives what [`write_beside`] wrote its name.
+/// Makes the empty file that is to become another, for [`put_in_place`].
+pub fn create_beside(folder: &dyn Folder, name: &str) -> io::Result<Box<dyn DiskFile>> {
+    let beside = beside(name);
+    match folder.remove(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => folder.create_new(&beside),
+    }
+}
+
+/// Gives what [`write_beside`] or [`create_beside`] made its name.
 pub fn put_in_place(folder: &dyn Folder, name: &str) -> io::Result<()> {
     folder.rename(&beside(name), name)
 }

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 
-use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, Mode, OFlags, XattrFlags};
+use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, IFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
 
 use super::{Disk, DiskFile, Folder, Listed, Space};
@@ -325,6 +325,13 @@ impl DiskFile for OsFile {
 
     fn write_at(&mut self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         write_all(parts, |left, done| pwritev(&self.0, left, offset + done))
+    }
+
+    fn keep_in_place(&self) {
+        if let Ok(flags) = fs::ioctl_getflags(&self.0) {
+            // ext4 and XFS refuse the flag, and need none.
+            let _ = fs::ioctl_setflags(&self.0, flags | IFlags::NOCOW);
+        }
     }
 
     fn read_all(&mut self, limit: usize) -> io::Result<Vec<u8>> {

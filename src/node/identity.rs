@@ -1,7 +1,9 @@
 //! Who a node is, and whom it has served: one small file, `.hatokuse`, in its folder.
 //!
-//! It is on stable storage before anything that depends on it is said, and it
-//! is only ever replaced whole. The highest epoch never goes down in it.
+//! It is on stable storage before anything that depends on it is said. The
+//! highest epoch never goes down in it.
+
+mod pair;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,24 +11,18 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use self::pair::Pair;
 use crate::cluster::Reign;
 use crate::cluster::past::is_beyond_reason;
 use crate::cluster::registry::Member;
 use crate::cluster::removal::Removed;
-use crate::durable::{self, DiskFile, Folder};
+use crate::durable::{self, Folder};
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
 use crate::wire::{Fence, Roll};
 
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
-
-/// Blanks, on stable storage: a later epoch goes into them where the disk has no room for a new file. Without that a
-/// leader which begins while a node's disk is full could not read what the node holds.
-const SPARE_FILE: &str = ".hatokuse.spare";
-
-/// Room for some hundred members. An identity that is longer waits for room.
-const SPARE_BYTES: usize = 16 << 10;
 
 /// Holds the newest version that a leader called committed, in decimal and with a checksum. It is not synced: that
 /// it is a second behind, or gone after a power cut, only means that a leader with an old log is not told so.
@@ -64,12 +60,8 @@ impl Identity {
     /// Reads the folder's identity, if it has one.
     pub fn read(folder: &dyn Folder, id: NodeId) -> io::Result<Option<Self>> {
         let shown = folder.path().join(IDENTITY_FILE).display().to_string();
-        let text = match folder.open(IDENTITY_FILE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?.read_all(16 << 20)?,
-        };
-        let identity = Self::decode(&String::from_utf8_lossy(&text))
-            .map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
+        let Some(text) = pair::read(folder)? else { return Ok(None) };
+        let identity = Self::decode(&text).map_err(|why| bad(format!("{shown} cannot be used: {why}")))?;
         if identity.id != id {
             let of = identity.id;
             return Err(bad(format!("{shown} is of node {of}, not of node {id}: start it with its own --id")));
@@ -164,8 +156,8 @@ pub struct Fenced {
 pub struct IdentityFile {
     folder: Arc<dyn Folder>,
     state: Mutex<State>,
-    /// Held by whoever replaces the file: frames are checked meanwhile.
-    writing: Mutex<()>,
+    /// Held by whoever writes the file: frames are checked meanwhile.
+    writing: Mutex<Pair>,
     committed: AtomicU64,
 }
 
@@ -197,10 +189,10 @@ impl IdentityFile {
                 identity
             }
         };
-        keep_spare(folder.as_ref());
+        let pair = Mutex::new(Pair::of(folder.as_ref(), &identity.encode()));
         let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
         let committed = AtomicU64::new(committed.unwrap_or_default().0);
-        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: Mutex::new(()), committed })
+        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: pair, committed })
     }
 
     /// The newest version that a leader called committed, as far as is known.
@@ -231,37 +223,17 @@ impl IdentityFile {
         self.state().identity.clone()
     }
 
-    /// Replaces the file, then what is known. The caller holds `writing`.
-    fn replace(&self, identity: Identity) -> io::Result<()> {
-        durable::replace(self.folder.as_ref(), IDENTITY_FILE, identity.encode().as_bytes())?;
+    /// Writes the file, then what is known.
+    fn write(&self, pair: &mut Pair, identity: Identity) -> io::Result<()> {
+        pair.write(self.folder.as_ref(), &identity.encode())?;
         self.state().identity = identity;
-        Ok(())
-    }
-
-    /// As [`replace`](Self::replace), with the spare file where there is no room for another.
-    fn note_epoch(&self, identity: Identity) -> io::Result<()> {
-        let (folder, text) = (self.folder.as_ref(), identity.encode());
-        match durable::replace(folder, IDENTITY_FILE, text.as_bytes()) {
-            Err(full) if durable::is_full(&full) => match use_spare(folder, text.as_bytes()).ok_or(full)? {
-                // Where nothing is written over, as on btrfs, its room has to be given back first.
-                Err(full) if durable::is_full(&full) => {
-                    folder.remove(SPARE_FILE)?;
-                    folder.sync()?;
-                    durable::replace(folder, IDENTITY_FILE, text.as_bytes())?;
-                }
-                used => used?,
-            },
-            replaced => replaced?,
-        }
-        self.state().identity = identity;
-        keep_spare(folder);
         Ok(())
     }
 
     /// A leader opens a lane: its session becomes the one that counts, unless a later one does.
     /// A higher epoch is on stable storage when this returns. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(fenced) = self.admits(fence) {
             return Ok(Err(fenced));
         }
@@ -271,7 +243,7 @@ impl IdentityFile {
             if seeded::active(Bug::EpochSeenNotKept) {
                 self.state().identity = identity;
             } else {
-                self.note_epoch(identity)?;
+                self.write(&mut pair, identity)?;
             }
         }
         self.state().current = Some(fence);
@@ -334,12 +306,12 @@ impl IdentityFile {
 
     /// Notes where the records of the folder's copies are, for good. A disk that takes nothing is told at the next start. Blocks.
     pub fn note_records(&self, records: &str) -> io::Result<()> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = self.get();
         if identity.records.as_deref() == Some(records) {
             return Ok(());
         }
-        match self.replace(Identity { records: Some(records.to_owned()), ..identity }) {
+        match self.write(&mut pair, Identity { records: Some(records.to_owned()), ..identity }) {
             Err(error) if durable::takes_nothing(&error) => Ok(()),
             noted => noted,
         }
@@ -348,7 +320,7 @@ impl IdentityFile {
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
     /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
     pub fn learn(&self, roll: Roll) -> io::Result<()> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = self.get();
         let told = if roll.members.is_empty() { identity.members.clone() } else { roll.members };
         let removed: BTreeSet<Removed> = identity.removed.iter().copied().chain(roll.removed).collect();
@@ -358,47 +330,13 @@ impl IdentityFile {
         if identity.members == members && identity.removed == removed {
             return Ok(());
         }
-        self.replace(Identity { members, removed, ..identity })
+        self.write(&mut pair, Identity { members, removed, ..identity })
     }
 }
 
 /// What the identity in a folder says of where records are. The outer nothing: there is no identity that can be read.
 pub fn records_of(folder: &dyn Folder) -> Option<Option<String>> {
-    let text = folder.open(IDENTITY_FILE).and_then(|mut file| file.read_all(16 << 20)).ok()?;
-    Some(Identity::decode(&String::from_utf8_lossy(&text)).ok()?.records)
-}
-
-/// The spare file, if there is a whole one.
-fn spare(folder: &dyn Folder) -> Option<Box<dyn DiskFile>> {
-    folder.edit(SPARE_FILE).ok().filter(|spare| spare.len().is_ok_and(|len| len == SPARE_BYTES as u64))
-}
-
-/// Sees to it that there is a spare file, if there is room for one.
-fn keep_spare(folder: &dyn Folder) {
-    if spare(folder).is_some() {
-        return;
-    }
-    let make = || {
-        let _ = folder.remove(SPARE_FILE);
-        let mut spare = folder.create_new(SPARE_FILE)?;
-        spare.append(&[io::IoSlice::new(&[b'\n'; SPARE_BYTES])])?;
-        // On many file systems only this gives it its blocks.
-        spare.sync()
-    };
-    if let Err(error) = make() {
-        tracing::debug!("no spare file for a later epoch: {error}");
-        let _ = folder.remove(SPARE_FILE);
-    }
-}
-
-/// Makes the spare file the identity; nothing: there is none, or it is too short. Like a file that is written beside it, it
-/// is whole before it has the name.
-fn use_spare(folder: &dyn Folder, text: &[u8]) -> Option<io::Result<()>> {
-    let blanks = vec![b'\n'; SPARE_BYTES.checked_sub(text.len())?];
-    let mut spare = spare(folder)?;
-    let written = spare.write_at(&[io::IoSlice::new(text), io::IoSlice::new(&blanks)], 0);
-    let put_in_place = || folder.rename(SPARE_FILE, IDENTITY_FILE).and_then(|()| folder.sync());
-    Some(written.and_then(|()| spare.sync()).and_then(|()| put_in_place()))
+    Some(Identity::decode(&pair::read(folder).ok()??).ok()?.records)
 }
 
 /// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.
@@ -466,6 +404,7 @@ mod tests {
 
     #[test]
     fn a_later_epoch_is_noted_where_there_is_no_room_for_a_file() {
+        use super::pair::SPARE_FILE;
         use crate::durable::sim::{Fault, MemDisk, Op, errno};
 
         let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
@@ -476,18 +415,26 @@ mod tests {
         let fence =
             |epoch| Fence { reign: Reign { epoch: Epoch(epoch), ..identity().seen.unwrap().0 }, run: 1, session: 1 };
         let file = open();
+        // Not even names can be changed.
+        disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
+        disk.fault_next(Op::Rename, Fault::Fail(errno::ENOSPC));
         for epoch in 1..4 {
-            disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
             file.admit(fence(epoch)).unwrap().unwrap();
             assert_eq!(open().get().seen.unwrap().0.epoch, Epoch(epoch));
-            assert!(disk.peek(path).contains_key(SPARE_FILE), "the next one needs it again");
+        }
+        // Whichever of the two is damaged, by a write that ended half-way, the other one is read, and the next write mends it.
+        let mut file = file;
+        for (epoch, name) in [(4, SPARE_FILE), (5, IDENTITY_FILE), (6, SPARE_FILE), (7, IDENTITY_FILE)] {
+            disk.rot(path, name, |bytes| bytes[..100].fill(0));
+            file = open();
+            assert_eq!(file.get().seen.unwrap().0.epoch, Epoch(epoch - 1), "{name}");
+            file.admit(fence(epoch)).unwrap().unwrap();
         }
         // Nothing is lost where there is none.
         let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
         folder.remove(SPARE_FILE).unwrap();
-        disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
         assert!(durable::is_full(&file.admit(fence(9)).unwrap_err()));
-        assert_eq!((file.get(), open().get().seen.unwrap().0.epoch), (open().get(), Epoch(3)));
+        assert_eq!((file.get(), open().get().seen.unwrap().0.epoch), (open().get(), Epoch(7)));
     }
 
     #[test]

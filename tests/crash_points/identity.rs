@@ -80,6 +80,7 @@ fn run(disk: &MemDisk, told: &mut Told, steps: &[Step]) {
             (Admit(epoch) | AdmitFull(epoch), Some(opened)) => {
                 if matches!(step, AdmitFull(_)) {
                     disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
+                    disk.fault_next(Op::Rename, Fault::Fail(errno::ENOSPC));
                 }
                 if let Ok(Ok(())) = opened.admit(fence(epoch)) {
                     told.epoch = told.epoch.max(Epoch(epoch));

@@ -25,15 +25,23 @@ impl Mount {
 
     /// Mounts one of so many MiB on an image.
     fn ext4(at: &Path, image: &Path, mebibytes: u64, options: &[&str]) -> Option<Self> {
+        Self::image(at, image, mebibytes, Command::new("mkfs.ext4").args(["-q", "-F"]).args(options))
+    }
+
+    /// Mounts what `make` makes of an image of so many MiB.
+    fn image(at: &Path, image: &Path, mebibytes: u64, make: &mut Command) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         std::fs::File::create(image).unwrap().set_len(mebibytes << 20).unwrap();
         let done = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-        if done(Command::new("mkfs.ext4").args(["-q", "-F"]).args(options).arg(image))
-            && done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))
-        {
+        if done(make.arg(image)) && done(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at)) {
             return Some(Self(at.to_owned()));
         }
         no_mounts()
+    }
+
+    /// Mounts the smallest btrfs there is, 109 MiB, on an image.
+    fn btrfs(at: &Path, image: &Path) -> Option<Self> {
+        Self::image(at, image, 128, Command::new("mkfs.btrfs").arg("-q").stdout(Stdio::null()))
     }
 
     /// Leaves no room in it for a single byte, nor for another file.
@@ -50,6 +58,19 @@ impl Mount {
         for size in [4096, 1] {
             while filler.write_all(&[0; 4096][..size]).is_ok() {}
         }
+    }
+
+    /// Fills it with attributes: on btrfs it is the metadata that is full then, and not even a name can be changed.
+    fn crowd(&self) {
+        let crowd = self.0.join(".crowd");
+        std::fs::create_dir(&crowd).unwrap();
+        let small = |n| {
+            let (staged, name) = (crowd.join("staged"), crowd.join(format!("{n}")));
+            let file = std::fs::File::create(&staged)?;
+            rustix::fs::fsetxattr(&file, "user.crowd", &[b'x'; 12_000], rustix::fs::XattrFlags::empty())?;
+            std::fs::rename(staged, name)
+        };
+        assert!((0..1_000_000).any(|n| small(n).is_err()), "it takes files without end");
     }
 
     /// Changes its options.
@@ -289,6 +310,28 @@ fn a_disk_without_a_byte_can_be_emptied() {
             let reply = register.ask(&format!("GET m{n}"));
             assert!(reply.starts_with(&wanted), "{layout}, {io_mode}: m{n} is {reply}");
         }
+    }
+}
+
+#[test]
+fn a_full_btrfs_takes_new_leaders() {
+    for fill in [Mount::fill, Mount::crowd] {
+        let home = folder();
+        let image = home.path().join("image");
+        let Some(mount) = Mount::btrfs(&home.path().join("storage_node_1"), &image) else { return };
+        let mut register = Register::with(1, 1, home, |builder| builder.leader_args(["--cache", "0"]));
+        register.fill("m", 20, &"x".repeat(3000));
+        fill(&mount);
+        for _ in 0..2 {
+            register.kill_leader().unwrap();
+            register.start_leader().unwrap();
+            register.wait_up(1).unwrap_or_else(|why| panic!("{why}; {}", register.node_stderr(1)));
+            register.check("m", 20, &"x".repeat(3000));
+        }
+        register.restart_node(1).unwrap();
+        register.wait_up(1).unwrap();
+        register.check("m", 20, &"x".repeat(3000));
+        drop(register);
     }
 }
 
