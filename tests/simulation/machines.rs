@@ -14,6 +14,7 @@ use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
 use hatokuse::node::identity::{IDENTITY_FILE, Identity, IdentityFile};
+use hatokuse::node::records;
 use hatokuse::node::segments::SegmentStore;
 use hatokuse::node::store::{INVENTORY_PARTS, Store};
 use hatokuse::node::{Node, Parts};
@@ -459,6 +460,7 @@ impl Sim {
                 reply == Some(Reply::Value(content.clone().into()))
                     || !self.world.record().history.is_in_doubt(value_of(register, content))
             })
+            .filter(|(node, content)| !self.is_rotten_news(*node, id, content))
             .collect();
         let Some(Reply::Value(value)) = reply else {
             let left: Vec<_> = files.keys().map(|node| (node, self.record(*node, id))).collect();
@@ -473,6 +475,19 @@ impl Sim {
         assert_eq!((nodes.len(), &nodes), (self.tolerance, &holders), "{id} (node, record, bytes): {told:?}");
         let records: Vec<_> = files.keys().map(|node| (node, self.record(*node, id))).collect();
         assert!(files.values().all(|content| *content == value[..]), "a copy of {id} differs: {records:?}");
+    }
+
+    /// Whether a copy is damaged and newer than what is committed: what is left of a write that failed goes with the next
+    /// write of that id, if nobody can tell any more what it was.
+    fn is_rotten_news(&self, node: u32, id: &str, content: &[u8]) -> bool {
+        let id: MessageId = id.parse().unwrap();
+        let record =
+            self.record(node, id.to_string().as_str()).and_then(|bytes| records::decode(&bytes, Some(&id)).ok());
+        let committed =
+            self.net.leader().unwrap().coordinator.cluster().mapping().newest(&id).map(|found| found.record);
+        record.is_some_and(|(_, record)| {
+            !record.matches(content) && committed.is_some_and(|committed| committed.version < record.version)
+        })
     }
 
     /// How many messages a node has a visible copy of.
