@@ -87,6 +87,10 @@ pub(super) struct LeaderArgs {
     /// Grace before the copies of a node that is down are made again on others
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
+    /// Even out the copies by itself, gently, when one node has held less than half of its share for longer than --repair-after, as one that
+    /// was added does
+    #[arg(long, env = "HATOKUSE_AUTO_REBALANCE", value_parser = YesOrNo::new())]
+    auto_rebalance: bool,
     /// Memory for messages that were read, so that the next GETs of them ask no node (0: none)
     #[arg(long, env = "HATOKUSE_CACHE", default_value = "64MiB", value_name = "SIZE")]
     cache: ByteSize,
@@ -315,6 +319,7 @@ impl LeaderArgs {
             },
             report_every: self.report_every,
             repair_after: self.repair_after,
+            auto_rebalance: self.auto_rebalance,
             cache_bytes: self.cache.0,
             rewrite_log_from: self.rewrite_log_from.0,
             local_nodes: self.local_nodes,

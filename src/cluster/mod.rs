@@ -19,6 +19,7 @@ mod admission;
 mod arena;
 mod belief;
 mod doubt;
+mod evening;
 mod inventory;
 mod newcomers;
 mod placement;
@@ -35,6 +36,7 @@ use std::time::Duration;
 pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
 use self::doubt::Doubts;
+use self::evening::Evening;
 pub use self::inventory::{Entry, Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
@@ -127,8 +129,7 @@ pub struct Cluster {
     newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
     alarmed: BTreeSet<NodeId>,
-    /// The operator wants the copies evened out.
-    rebalancing: bool,
+    evening: Evening,
     /// Some of the messages that cannot be repaired now, for reports.
     stuck_ids: Vec<(MessageId, Obstacle)>,
 }
@@ -158,7 +159,7 @@ impl Cluster {
             transactions: Transactions::default(),
             newcomers: Newcomers::default(),
             alarmed: BTreeSet::new(),
-            rebalancing: false,
+            evening: Evening::default(),
             stuck_ids: Vec::new(),
         };
         cluster.note_copies_by_log();

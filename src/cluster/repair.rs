@@ -61,17 +61,14 @@ pub(super) enum Obstacle {
 
 /// What a holder set needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     Nothing,
     Step(Urgency),
     Stuck(Obstacle),
 }
 
-/// Copies on each node from which on it is worth saying that one has far fewer.
-const WORTH_EVENING: u64 = 100;
-
 impl Cluster {
-    fn node(&self, id: NodeId) -> Option<&Node> {
+    pub(super) fn node(&self, id: NodeId) -> Option<&Node> {
         self.registry.get(id)
     }
 
@@ -91,7 +88,7 @@ impl Cluster {
         all
     }
 
-    fn need(&self, set: &HolderSet) -> Need {
+    pub(super) fn need(&self, set: &HolderSet) -> Need {
         let counting = self.counting(set).len();
         if counting == self.tolerance && set.holders.len() == self.tolerance {
             return Need::Nothing;
@@ -176,7 +173,7 @@ impl Cluster {
         }
     }
 
-    fn find<S: BuildHasher>(
+    pub(super) fn find<S: BuildHasher>(
         &self,
         part: usize,
         limit: usize,
@@ -224,7 +221,7 @@ impl Cluster {
         Some(self.step(id, record, &set, keep, targets, sources))
     }
 
-    fn step(
+    pub(super) fn step(
         &mut self,
         id: &MessageId,
         record: CopyRecord,
@@ -244,68 +241,6 @@ impl Cluster {
         // A holder that is to give its copy up must not stand in for a target.
         ticket.tried.extend(set.holders.iter().copied());
         Repair { ticket, keep, also, sources, trims }
-    }
-
-    // ---- evening out -------------------------------------------------------
-
-    /// Begins or ends evening out.
-    pub fn set_rebalancing(&mut self, rebalancing: bool) {
-        self.rebalancing = rebalancing;
-    }
-
-    /// Whether copies are being evened out.
-    pub fn is_rebalancing(&self) -> bool {
-        self.rebalancing
-    }
-
-    /// How many copies have to move until nodes that take copies are even.
-    fn moves_left(&self) -> u64 {
-        let loads: Vec<u64> = self.registry.nodes().iter().filter(|node| node.placeable()).map(Node::load).collect();
-        let Some(even) = loads.iter().sum::<u64>().checked_div(loads.len() as u64) else { return 0 };
-        // One more than the even share is as even as it gets.
-        loads.iter().map(|load| load.saturating_sub(even + 1)).sum()
-    }
-
-    /// The node that holds less than half of its share, for which nobody has asked to even out.
-    pub fn poor(&self) -> Option<NodeId> {
-        let taking: Vec<&Node> = self.registry.nodes().iter().filter(|node| node.placeable()).collect();
-        let share = taking.iter().map(|node| node.load()).sum::<u64>().checked_div(taking.len() as u64)?;
-        let least = taking.iter().min_by_key(|node| (node.load(), node.member.id))?;
-        (!self.rebalancing && share >= WORTH_EVENING && least.load() < share / 2).then_some(least.member.id)
-    }
-
-    /// The most and the least loaded of the nodes that take copies, if it pays to move one from the one to the other.
-    pub fn uneven(&self) -> Option<(NodeId, NodeId)> {
-        let taking = || self.registry.nodes().iter().filter(|node| node.placeable());
-        let most = taking().max_by_key(|node| (node.load(), node.member.id))?;
-        let least = taking().min_by_key(|node| (node.load(), node.member.id))?;
-        (most.load() > least.load() + 1).then_some((most.member.id, least.member.id))
-    }
-
-    /// Up to `limit` messages of one part of the index with a copy to move from one node to another.
-    pub fn movable<S: BuildHasher>(
-        &self,
-        part: usize,
-        (from, to): (NodeId, NodeId),
-        limit: usize,
-        skip: &HashSet<MessageId, S>,
-    ) -> Vec<MessageId> {
-        self.find(part, limit, skip, |set| !set.deleted && set.has_intact(from) && !set.holders.contains(&to))
-    }
-
-    /// Decides to move a copy, and promises it; nothing if that would even nothing out any more.
-    pub fn admit_move(&mut self, id: &MessageId, (from, to): (NodeId, NodeId)) -> Option<Repair> {
-        let found = self.mapping.get(id)?;
-        let (record, set) = (found.record, found.set.clone());
-        let load = |id: NodeId| self.node(id).map(Node::load);
-        let pays = load(from)? > load(to)? + 1 && self.node(to)?.placeable();
-        if !pays || self.need(&set) != Need::Nothing || !set.has_intact(from) || set.holders.contains(&to) {
-            return None;
-        }
-        let keep: Nodes = set.intact().filter(|node| *node != from).collect();
-        let targets = keep.iter().copied().chain([to]).collect();
-        let sources = self.readable(&set);
-        (!sources.is_empty()).then(|| self.step(id, record, &set, keep, targets, sources))
     }
 
     // ---- draining ----------------------------------------------------------
@@ -392,14 +327,14 @@ impl Cluster {
 
     /// What is to be done and what cannot be; rates are left to whoever measures them.
     pub fn repair_view(&self) -> RepairView {
-        let mut view = RepairView { rebalancing: self.rebalancing, ..RepairView::default() };
+        let mut view = RepairView { rebalancing: self.is_rebalancing(), ..RepairView::default() };
         if !self.is_settled() {
             return view;
         }
         let steps = self.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));
         view.pending = steps.map(|(_, messages, _)| messages).sum();
         view.uneven = self.poor().filter(|_| view.pending == 0);
-        if self.rebalancing {
+        if self.is_rebalancing() {
             view.pending += self.moves_left();
         }
         view.blocked = self.stuck().into_iter().map(|(obstacle, messages)| self.tell(&obstacle, messages)).collect();

@@ -2,6 +2,7 @@
 
 mod deletions;
 mod doubts;
+mod evening;
 mod inventories;
 mod judging;
 mod placing;

@@ -102,6 +102,8 @@ pub struct Settings {
     pub io_mode: IoMode,
     /// A node that is down for this long is missing: its copies are made again.
     pub repair_after: Duration,
+    /// Copies are evened out by themselves when one node has held far less than its share for as long.
+    pub auto_rebalance: bool,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
     /// Of the messages that are taken, in bytes: a cache has room for it.
@@ -173,6 +175,9 @@ impl Leader {
         }
         draining.into_iter().for_each(|node| cluster.registry.set_draining(node, true));
         cluster.registry.set_repair_after(settings.repair_after);
+        if settings.auto_rebalance {
+            cluster.rebalance_by_itself(settings.repair_after);
+        }
         let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
         let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;

@@ -60,6 +60,8 @@ pub struct Settings {
     pub report_every: Duration,
     /// Grace before a missing node's copies are made again.
     pub repair_after: Duration,
+    /// Whether copies are evened out by themselves.
+    pub auto_rebalance: bool,
     /// Bytes of recent messages that are kept in memory; 0: none.
     pub cache_bytes: u64,
     /// Bytes from which on the log is rewritten while the leader runs.
@@ -157,6 +159,7 @@ async fn serve(
         tolerance: said.tolerance,
         io_mode: settings.io_mode,
         repair_after: settings.repair_after,
+        auto_rebalance: settings.auto_rebalance,
         cache_bytes: settings.cache_bytes,
         largest_message: settings.clients.max_message,
         rewrite_log_from: settings.rewrite_log_from,

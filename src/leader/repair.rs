@@ -116,6 +116,7 @@ impl Coordinator {
             if round.retry.is_some_and(|at| Instant::now() >= at) {
                 (round.skip, round.retry) = (Ids::default(), None);
             }
+            self.rebalance_by_itself();
             while !self.stop.is_requested() {
                 let began = Instant::now();
                 let Some(bytes) = self.repair_some(&mut round).await else { break };
@@ -167,11 +168,17 @@ impl Coordinator {
                 took.as_secs_f64()
             );
         }
-        let mut cluster = self.cluster();
-        if cluster.is_rebalancing() && cluster.uneven().is_none() {
-            cluster.set_rebalancing(false);
-            drop(cluster);
+        if self.cluster().rebalancing_ends() {
             tracing::info!("the copies are even");
+        }
+    }
+
+    fn rebalance_by_itself(&self) {
+        let poor = self.cluster().rebalancing_begins(self.now());
+        if let Some(node) = poor {
+            tracing::info!(
+                "node {node} has held less than half of its share for long: copies are evened out (--auto-rebalance; REBALANCE STOP ends it)"
+            );
         }
     }
 

@@ -364,6 +364,7 @@ fn live(disk: &MemDisk) -> bool {
             tolerance: Some(2),
             io_mode: IoMode::Unbuffered,
             repair_after: Duration::from_secs(30),
+            auto_rebalance: false,
             cache_bytes: 0,
             largest_message: 1 << 20,
             rewrite_log_from: u64::MAX,

@@ -259,3 +259,18 @@ fn a_message_is_lost_when_the_copy_too_many_is_bad_too() {
     eventually("no copy too many", || (files(&register, 3).values().sum::<usize>() == 16).then_some(()));
     assert_eq!(register.get(&id), "new");
 }
+
+#[test]
+fn a_node_that_was_added_gets_its_share_by_itself_where_that_is_wanted() {
+    let mut register =
+        Register::with(3, 2, folder(), |builder| builder.leader_args(["--repair-after", "500ms", "--auto-rebalance"]));
+    register.fill("m", 600, "x");
+    register.start_node(4).unwrap();
+    register.wait_up(4).unwrap();
+    eventually("the copies are even", || {
+        let copies = register.copies().unwrap();
+        copies.values().all(|count| *count == 300).then_some(())
+    });
+    register.wait_status("it ends", |status| status["repair"]["rebalancing"] == false).unwrap();
+    register.check("m", 600, "x");
+}

@@ -260,6 +260,7 @@ impl Sim {
             tolerance: Some(tolerance),
             io_mode,
             repair_after: REPAIR_AFTER,
+            auto_rebalance: false,
             cache_bytes,
             largest_message: 1 << 20,
             rewrite_log_from: REWRITE_LOG_FROM,

@@ -185,6 +185,7 @@ async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
         tolerance: Some(1),
         io_mode,
         repair_after,
+        auto_rebalance: false,
         cache_bytes: 0,
         largest_message: 1,
         rewrite_log_from,
