@@ -110,7 +110,7 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
         Command::Ping { .. } => &["+PONG"],
         Command::Help => &["commands: "],
         Command::Exit => &["BYE"],
-        Command::Verify => &["COPY ", "VERIFIED "],
+        Command::Verify => &["COPY ", "NODE ", "VERIFIED "],
         Command::Get(_) => return matches!(reply, ReplyLine::Value(_) | ReplyLine::Error { .. }),
         _ => return matches!(reply, ReplyLine::Ok | ReplyLine::Error { .. }),
     };

@@ -190,7 +190,7 @@ impl Client {
         }
         match after_word(&reply, "").and_then(decode_verified) {
             Some(verified) => Ok(verified),
-            None => Err(self.refused("COPY, VERIFIED or ERROR", reply)),
+            None => Err(self.refused("COPY, NODE, VERIFIED or ERROR", reply)),
         }
     }
 

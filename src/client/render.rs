@@ -62,9 +62,12 @@ pub(super) fn write_reply(reply: &ReplyLine, style: Style, out: &mut impl Write)
 fn split_word(line: &[u8]) -> (&'static str, Option<Color>, Cow<'_, [u8]>) {
     let verified = std::str::from_utf8(line).ok().and_then(decode_verified);
     let well = verified.is_none_or(|verified| verified.bad + verified.unknown == 0);
-    for (word, color) in
-        [("+PONG", Color::Green), ("VERIFIED", if well { Color::Green } else { Color::Red }), ("COPY", Color::Red)]
-    {
+    for (word, color) in [
+        ("+PONG", Color::Green),
+        ("VERIFIED", if well { Color::Green } else { Color::Red }),
+        ("COPY", Color::Red),
+        ("NODE ", Color::Red),
+    ] {
         if let Some(rest) = line.strip_prefix(word.as_bytes())
             && (rest.is_empty() || rest[0] == b' ')
         {
@@ -144,9 +147,13 @@ fn numbers(line: &str) -> Option<Value> {
         let nodes: Option<Vec<u32>> = list.split(',').map(|node| node.parse().ok()).collect();
         return nodes.map(|nodes| json!({"nodes": nodes}));
     }
-    if let Some(Finding { id, node, fault }) = decode_finding(line) {
-        let fault = format!("{fault:?}").to_ascii_lowercase();
-        return Some(json!({"copy": {"id": id, "node": node, "fault": fault}}));
+    match decode_finding(line) {
+        Some(Finding::Copy { id, node, fault }) => {
+            let fault = format!("{fault:?}").to_ascii_lowercase();
+            return Some(json!({"copy": {"id": id, "node": node, "fault": fault}}));
+        }
+        Some(Finding::Away { node, copies }) => return Some(json!({"away": {"node": node, "copies": copies}})),
+        None => {}
     }
     if let Some(Verified { messages, intact, bad, unknown }) = decode_verified(line) {
         let sums = json!({"messages": messages, "intact": intact, "bad": bad, "unknown": unknown});

@@ -493,7 +493,7 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
     let (addr, server) = serve(async |listener: Listener| {
         let mut peer = listener.accept().await;
         peer.expect("VERIFY").await;
-        peer.send("COPY a 1 MISSING\nCOPY b 2 UNKNOWN\n").await;
+        peer.send("COPY a 1 MISSING\nNODE 2 UNKNOWN copies=1\n").await;
         peer.send("VERIFIED messages=2 intact=2 bad=1 unknown=1\n").await;
         peer.expect("DEL a").await;
         peer.send("OK\n").await;
@@ -505,9 +505,10 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
     .await;
     let mut client = client(&addr).await;
     let mut found = Vec::new();
-    let verified = client.verify(|finding| found.push((finding.id.to_string(), finding.fault))).await.unwrap();
+    let verified = client.verify(|finding| found.push(finding)).await.unwrap();
     assert_eq!(verified, Verified { messages: 2, intact: 2, bad: 1, unknown: 1 });
-    assert_eq!(found, [("a".to_owned(), CopyFault::Missing), ("b".to_owned(), CopyFault::Unknown)]);
+    let missing = Finding::Copy { id: "a".parse().unwrap(), node: NodeId(1), fault: CopyFault::Missing };
+    assert_eq!(found, [missing, Finding::Away { node: NodeId(2), copies: 1 }]);
     client.delete("a").await.unwrap();
     let refused = client.drain(NodeId(3), true).await.unwrap_err();
     assert_eq!(refused.certainty(), Certainty::SurelyNot);

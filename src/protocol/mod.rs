@@ -85,15 +85,25 @@ pub enum Reply {
     Refused(Refusal),
 }
 
-/// A copy that is not as it should be.
+/// What VERIFY found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Of which message.
-    pub id: MessageId,
-    /// On which node.
-    pub node: NodeId,
-    /// What is wrong with it.
-    pub fault: CopyFault,
+pub enum Finding {
+    /// A copy that is not as it should be.
+    Copy {
+        /// Of which message.
+        id: MessageId,
+        /// On which node.
+        node: NodeId,
+        /// What is wrong with it.
+        fault: CopyFault,
+    },
+    /// A node that is not here to be asked.
+    Away {
+        /// Which.
+        node: NodeId,
+        /// How many copies it should have.
+        copies: u64,
+    },
 }
 
 /// What VERIFY can find wrong with a copy.
@@ -103,7 +113,7 @@ pub enum CopyFault {
     Missing,
     /// It does not match its record; it is being made again.
     Damaged,
-    /// Its node could not be asked, or could not read it.
+    /// Its node did not answer, or could not read it.
     Unknown,
 }
 

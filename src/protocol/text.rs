@@ -298,14 +298,17 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
         }
         Reply::Count(count) => put(out, &[b"COUNT ", count.to_string().as_bytes()]),
         Reply::Status(json) => put(out, &[json.as_bytes()]),
-        Reply::Finding(finding) => {
-            let fault = match finding.fault {
+        Reply::Finding(Finding::Away { node, copies }) => {
+            let (node, copies) = (node.to_string(), copies.to_string());
+            put(out, &[b"NODE ", node.as_bytes(), b" UNKNOWN copies=", copies.as_bytes()]);
+        }
+        Reply::Finding(Finding::Copy { id, node, fault }) => {
+            let fault = match fault {
                 CopyFault::Missing => "MISSING",
                 CopyFault::Damaged => "DAMAGED",
                 CopyFault::Unknown => "UNKNOWN",
             };
-            let node = finding.node.to_string();
-            let id = finding.id.to_string();
+            let (node, id) = (node.to_string(), id.to_string());
             put(out, &[b"COPY ", id.as_bytes(), b" ", node.as_bytes(), b" ", fault.as_bytes()]);
         }
         Reply::Verified(v) => {
@@ -352,12 +355,15 @@ pub enum ReplyLine {
 impl ReplyLine {
     /// Whether more lines of the same reply follow: so it is with the findings of VERIFY, and nothing else.
     pub fn is_part(&self) -> bool {
-        matches!(self, Self::Other(line) if line.starts_with(b"COPY "))
+        matches!(self, Self::Other(line) if line.starts_with(b"COPY ") || line.starts_with(b"NODE "))
     }
 }
 
 /// Reads what [`encode_reply`] made of a finding.
 pub fn decode_finding(line: &str) -> Option<Finding> {
+    if let Some((node, copies)) = line.strip_prefix("NODE ").and_then(|rest| rest.split_once(" UNKNOWN copies=")) {
+        return Some(Finding::Away { node: NodeId(node.parse().ok()?), copies: copies.parse().ok()? });
+    }
     let mut words = line.strip_prefix("COPY ")?.split(' ');
     let (id, node) = (MessageId::from_shown(words.next()?).ok()?, NodeId(words.next()?.parse().ok()?));
     let fault = match words.next()? {
@@ -366,7 +372,7 @@ pub fn decode_finding(line: &str) -> Option<Finding> {
         "UNKNOWN" => CopyFault::Unknown,
         _ => return None,
     };
-    words.next().is_none().then_some(Finding { id, node, fault })
+    words.next().is_none().then_some(Finding::Copy { id, node, fault })
 }
 
 /// Reads what [`encode_reply`] made of the end of VERIFY.
@@ -572,22 +578,36 @@ mod tests {
 
     #[test]
     fn what_verify_says_is_read_again() {
-        let finding = Finding { id: "a/b".parse().unwrap(), node: NodeId(3), fault: CopyFault::Damaged };
+        let (node, fault) = (NodeId(3), CopyFault::Damaged);
+        let finding = Finding::Copy { id: "a/b".parse().unwrap(), node, fault };
+        let away = Finding::Away { node, copies: 4350 };
         let verified = Verified { messages: 1, intact: 2, bad: 3, unknown: 4 };
         let mut out = BytesMut::new();
         encode_reply(&Reply::Finding(finding.clone()), &mut out);
+        encode_reply(&Reply::Finding(away.clone()), &mut out);
         encode_reply(&Reply::Verified(verified), &mut out);
         let text = String::from_utf8(out.to_vec()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(decode_finding(lines[0]), Some(finding.clone()));
+        assert_eq!(decode_finding(lines[0]), Some(finding));
+        assert_eq!((lines[1], decode_finding(lines[1])), ("NODE 3 UNKNOWN copies=4350", Some(away)));
         let strange = MessageId::from_bytes(b"x 1 MISSING\nOK\xff").unwrap();
-        let (strange, mut line) = (Finding { id: strange, ..finding }, BytesMut::new());
+        let (strange, mut line) = (Finding::Copy { id: strange, node, fault }, BytesMut::new());
         encode_reply(&Reply::Finding(strange.clone()), &mut line);
         let line = String::from_utf8(line.to_vec()).unwrap();
         assert_eq!((line.lines().count(), decode_finding(line.trim_end())), (1, Some(strange)));
-        assert_eq!(decode_verified(lines[1]), Some(verified));
-        assert!(decode_reply(&mut out).unwrap().is_part() && !decode_reply(&mut out).unwrap().is_part());
-        for bad in ["", "COPY", "COPY a 1", "COPY a x MISSING", "COPY a 1 GONE", "COPY a 1 MISSING x"] {
+        assert_eq!(decode_verified(lines[2]), Some(verified));
+        let parts: Vec<bool> = (0..3).map(|_| decode_reply(&mut out).unwrap().is_part()).collect();
+        assert_eq!(parts, [true, true, false]);
+        for bad in [
+            "",
+            "COPY",
+            "COPY a 1",
+            "COPY a x MISSING",
+            "COPY a 1 GONE",
+            "COPY a 1 MISSING x",
+            "NODE 1",
+            "NODE 1 UNKNOWN",
+        ] {
             assert_eq!(decode_finding(bad), None, "{bad}");
         }
         for bad in ["VERIFIED", "VERIFIED messages=1", "VERIFIED messages=1 intact=2 bad=3 unknown=x"] {

@@ -261,6 +261,18 @@ fn a_message_is_lost_when_the_copy_too_many_is_bad_too() {
 }
 
 #[test]
+fn verify_names_a_node_that_is_away_in_one_line() {
+    let mut register = Register::with(3, 2, folder(), |builder| builder);
+    register.fill("m", 300, "x");
+    register.kill_node(3).unwrap();
+    register.wait_state(3, "down");
+    let mut wire = register.wire();
+    wire.send("VERIFY\n");
+    assert_eq!(wire.line(), "NODE 3 UNKNOWN copies=200");
+    assert_eq!(wire.line(), "VERIFIED messages=300 intact=400 bad=0 unknown=200");
+}
+
+#[test]
 fn a_node_that_was_added_gets_its_share_by_itself_where_that_is_wanted() {
     let mut register =
         Register::with(3, 2, folder(), |builder| builder.leader_args(["--repair-after", "500ms", "--auto-rebalance"]));
