@@ -72,7 +72,7 @@ impl Identity {
     /// From here on the folder is of this layout. Blocks.
     pub fn keep_as(self, folder: &dyn Folder, layout: Layout) -> io::Result<()> {
         let identity = Self { layout: layout.to_string(), ..self };
-        durable::replace(folder, IDENTITY_FILE, identity.encode().as_bytes())
+        pair::replace(folder, &identity.encode())
     }
 
     /// The file's text.
@@ -189,7 +189,7 @@ impl IdentityFile {
                 identity
             }
         };
-        let pair = Mutex::new(Pair::of(folder.as_ref(), &identity.encode()));
+        let pair = Mutex::new(Pair::of(folder.as_ref(), &identity.encode())?);
         let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
         let committed = AtomicU64::new(committed.unwrap_or_default().0);
         Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: pair, committed })
@@ -312,7 +312,7 @@ impl IdentityFile {
             return Ok(());
         }
         match self.write(&mut pair, Identity { records: Some(records.to_owned()), ..identity }) {
-            Err(error) if durable::takes_nothing(&error) => Ok(()),
+            Err(error) if durable::is_refused(&error) => Ok(()),
             noted => noted,
         }
     }
@@ -422,19 +422,54 @@ mod tests {
             file.admit(fence(epoch)).unwrap().unwrap();
             assert_eq!(open().get().seen.unwrap().0.epoch, Epoch(epoch));
         }
-        // Whichever of the two is damaged, by a write that ended half-way, the other one is read, and the next write mends it.
-        let mut file = file;
-        for (epoch, name) in [(4, SPARE_FILE), (5, IDENTITY_FILE), (6, SPARE_FILE), (7, IDENTITY_FILE)] {
-            disk.rot(path, name, |bytes| bytes[..100].fill(0));
-            file = open();
-            assert_eq!(file.get().seen.unwrap().0.epoch, Epoch(epoch - 1), "{name}");
-            file.admit(fence(epoch)).unwrap().unwrap();
-        }
         // Nothing is lost where there is none.
         let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
         folder.remove(SPARE_FILE).unwrap();
         assert!(durable::is_full(&file.admit(fence(9)).unwrap_err()));
-        assert_eq!((file.get(), open().get().seen.unwrap().0.epoch), (open().get(), Epoch(7)));
+        assert_eq!((file.get(), open().get().seen.unwrap().0.epoch), (open().get(), Epoch(3)));
+    }
+
+    #[test]
+    fn whichever_file_is_whole_is_read_and_the_next_write_mends_the_other() {
+        use super::pair::SPARE_FILE;
+        use crate::durable::sim::MemDisk;
+
+        let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
+        let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
+        let open = || IdentityFile::open(folder.clone(), NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();
+        let fence =
+            |epoch| Fence { reign: Reign { epoch: Epoch(epoch), ..identity().seen.unwrap().0 }, run: 1, session: 1 };
+        open().admit(fence(3)).unwrap().unwrap();
+        // Damaged by a write that ended half-way.
+        for (epoch, name) in [(4, SPARE_FILE), (5, IDENTITY_FILE), (6, SPARE_FILE), (7, IDENTITY_FILE)] {
+            disk.rot(path, name, |bytes| bytes[..100].fill(0));
+            let file = open();
+            assert_eq!(file.get().seen.unwrap().0.epoch, Epoch(epoch - 1), "{name}");
+            file.admit(fence(epoch)).unwrap().unwrap();
+        }
+        // One that is gone is what the other one says, and no new folder.
+        folder.remove(IDENTITY_FILE).unwrap();
+        let file = open();
+        assert_eq!((file.get().seen.unwrap().0.epoch, file.get().uuid), (Epoch(7), Uuid([1; 16])));
+        file.admit(fence(8)).unwrap().unwrap();
+        assert!(disk.peek(path).contains_key(IDENTITY_FILE));
+        // A conversion leaves none that says the older layout.
+        file.get().keep_as(&*folder, Layout::Log).unwrap();
+        disk.rot(path, IDENTITY_FILE, |bytes| bytes[..100].fill(0));
+        assert!(Identity::read(&*folder, NodeId(1)).is_err());
+        disk.rot(path, IDENTITY_FILE, |bytes| {
+            *bytes = Identity { layout: "text".to_owned(), ..file.get() }.encode().into()
+        });
+        let file = open();
+        // One that is older than the identity, as an earlier version of this program left it, is renewed by a start.
+        file.admit(fence(9)).unwrap().unwrap();
+        let old = Identity { seen: None, ..file.get() }.encode();
+        disk.rot(path, SPARE_FILE, |bytes| bytes[..old.len()].copy_from_slice(old.as_bytes()));
+        let file = open();
+        disk.rot(path, IDENTITY_FILE, |bytes| bytes[..100].fill(0));
+        assert_eq!(open().get(), file.get());
+        let file = open();
+        file.admit(fence(10)).unwrap().unwrap();
     }
 
     #[test]

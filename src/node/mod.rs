@@ -278,7 +278,7 @@ impl Node {
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
-                if !durable::takes_nothing(&error) {
+                if !durable::is_refused(&error) {
                     self.stop.fail(reason.clone());
                 }
                 return Err(refuse(reason));
@@ -301,7 +301,7 @@ impl Node {
 }
 
 fn identity_failed(error: &std::io::Error) -> String {
-    let help = match durable::takes_nothing(error) {
+    let help = match durable::is_refused(error) {
         true => "make room, or make the disk writable: the node goes on by itself",
         false => "check the disk, then start this node again",
     };

@@ -156,7 +156,7 @@ async fn write_batch(node: &Node, batch: Vec<WriteWork>) -> bool {
     if let Some(members) = batch.iter().rev().find_map(|work| work.members.clone())
         && let Err(error) = node.identity.learn(members)
     {
-        if !durable::takes_nothing(&error) {
+        if !durable::is_refused(&error) {
             node.stop.fail(identity_failed(&error));
             return false;
         }

@@ -73,6 +73,14 @@ impl Mount {
         assert!((0..1_000_000).any(|n| small(n).is_err()), "it takes files without end");
     }
 
+    /// Has an ext4 refuse all writes from here on, as after an error.
+    fn break_down(&self) {
+        // It is read-only then, which mount takes for a failure.
+        let _ =
+            Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).stderr(Stdio::null()).status().unwrap();
+        eventually("it is read-only", || std::fs::write(self.0.join(".probe"), "x").is_err().then_some(()));
+    }
+
     /// Changes its options.
     fn remount(&self, options: &str) {
         let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status().unwrap();
@@ -311,6 +319,23 @@ fn a_disk_without_a_byte_can_be_emptied() {
             assert!(reply.starts_with(&wanted), "{layout}, {io_mode}: m{n} is {reply}");
         }
     }
+}
+
+#[test]
+fn a_read_only_disk_under_a_node_outlives_a_new_leader() {
+    let home = folder();
+    let image = home.path().join("image");
+    let Some(mount) = Mount::ext4(&home.path().join("storage_node_1"), &image, 32, &[]) else { return };
+    let mut register = Register::with(2, 2, home, |builder| builder);
+    register.fill("m", 20, "x");
+    register.restart_node(1).unwrap();
+    register.wait_up(2).unwrap();
+    mount.break_down();
+    register.kill_leader().unwrap();
+    register.start_leader().unwrap();
+    eventually("it is said", || register.node_stderr(1).contains("refused a leader's word").then_some(()));
+    assert!(register.node_is_running(1), "{}", register.node_stderr(1));
+    drop(register);
 }
 
 #[test]

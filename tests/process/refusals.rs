@@ -225,19 +225,17 @@ fn a_damaged_identity_must_be_refused() {
     register.fill("m", 5, "x");
     register.kill_node(1).unwrap();
     let before = snapshot(&register.node_dir(1));
-    let identity = fs::read_dir(register.node_dir(1))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| fs::read(path).is_ok_and(|content| content.starts_with(b"hatokuse-node ")));
-    let identity = identity.expect("an identity file");
-    let good = fs::read(&identity).unwrap();
+    let files = [".hatokuse", ".hatokuse.spare"].map(|name| register.node_dir(1).join(name));
+    let good = fs::read(&files[0]).unwrap();
+    assert!(good.starts_with(b"hatokuse-node ") && fs::read(&files[1]).unwrap() == good);
     let mut bad = good.clone();
-    let at = bad.len() / 2;
-    bad[at] ^= 1;
-    fs::write(&identity, &bad).unwrap();
+    bad[40] ^= 1;
+    files.iter().for_each(|file| fs::write(file, &bad).unwrap());
     tells(&refused_node(register.dir(), 1, register.grpc_addr()), &["storage_node_1", "checksum"]);
-    fs::write(&identity, &good).unwrap();
+    files.iter().for_each(|file| fs::write(file, &good).unwrap());
     assert_eq!(snapshot(&register.node_dir(1)), before);
+    // One of the two suffices.
+    fs::write(&files[0], &bad).unwrap();
     register.start_node(1).unwrap();
     register.wait_up(2).unwrap();
     register.check("m", 5, "x");

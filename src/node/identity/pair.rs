@@ -24,16 +24,21 @@ pub(super) struct Pair {
     doubted: bool,
 }
 
-/// The identity's text, from the spare file where the identity is damaged; nothing: there is no identity.
+/// The identity's text, from the spare file where the identity is damaged or gone; nothing: there is no identity.
 pub(super) fn read(folder: &dyn Folder) -> io::Result<Option<String>> {
-    let Some(text) = text_of(folder, IDENTITY_FILE)? else { return Ok(None) };
-    if Identity::decode(&text).is_err()
-        && let Ok(Some(spare)) = text_of(folder, SPARE_FILE)
-        && Identity::decode(&spare).is_ok()
-    {
-        return Ok(Some(spare));
+    let text = text_of(folder, IDENTITY_FILE)?;
+    let spare = || text_of(folder, SPARE_FILE).ok().flatten().filter(|text| is_whole(text));
+    Ok(text.clone().filter(|text| is_whole(text)).or_else(spare).or(text))
+}
+
+/// Replaces the identity's file by one of any length, in a folder that nobody writes to.
+pub(super) fn replace(folder: &dyn Folder, text: &str) -> io::Result<()> {
+    // A spare that is older than the identity must not be taken for it.
+    match folder.remove(SPARE_FILE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => folder.sync()?,
     }
-    Ok(Some(text))
+    durable::replace(folder, IDENTITY_FILE, text.as_bytes())
 }
 
 fn text_of(folder: &dyn Folder, name: &str) -> io::Result<Option<String>> {
@@ -43,52 +48,57 @@ fn text_of(folder: &dyn Folder, name: &str) -> io::Result<Option<String>> {
     }
 }
 
+fn is_whole(text: &str) -> bool {
+    Identity::decode(text).is_ok()
+}
+
 impl Pair {
     /// The two files of a folder whose identity has this text.
-    pub(super) fn of(folder: &dyn Folder, text: &str) -> Self {
-        keep(folder, text);
-        Self { doubted: true }
+    pub(super) fn of(folder: &dyn Folder, text: &str) -> io::Result<Self> {
+        keep(folder, text)?;
+        Ok(Self { doubted: true })
     }
 
     /// Makes this the identity's text. Blocks.
     pub(super) fn write(&mut self, folder: &dyn Folder, text: &str) -> io::Result<()> {
         self.settle(folder)?;
-        match (edit(folder, IDENTITY_FILE), write_in_place(folder, SPARE_FILE, text)) {
-            (Some(_), Some(Ok(()))) => {
+        match edit(folder, IDENTITY_FILE).and_then(|_| write_in_place(folder, SPARE_FILE, text)) {
+            Some(Ok(())) => {
                 self.doubted = true;
                 write_in_place(folder, IDENTITY_FILE, text).unwrap_or(Err(io::ErrorKind::NotFound.into()))?;
                 self.doubted = false;
             }
+            Some(Err(error)) if is_final(&error) => return Err(error),
             // Too long, or there was no room for the two, or not even what is there can be written over (a btrfs with
-            // snapshots). A spare that is older than the identity must not be taken for it.
-            _ => {
-                match folder.remove(SPARE_FILE) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => folder.sync()?,
-                }
-                durable::replace(folder, IDENTITY_FILE, text.as_bytes())?;
-            }
+            // snapshots).
+            _ => replace(folder, text)?,
         }
-        keep(folder, text);
-        Ok(())
+        keep(folder, text)
     }
 
     /// Sees to it that the identity is on the disk before the spare is written.
     fn settle(&mut self, folder: &dyn Folder) -> io::Result<()> {
-        let is_whole = |text: &String| Identity::decode(text).is_ok();
+        let found = |name| text_of(folder, name).ok().flatten().filter(|text| is_whole(text));
         if self.doubted
-            && let Some(spare) = text_of(folder, SPARE_FILE)?.filter(is_whole)
+            && let Some(spare) = found(SPARE_FILE)
             // One that differs is of a write that was given up before the identity's turn.
-            && text_of(folder, IDENTITY_FILE)?.is_none_or(|identity| !is_whole(&identity) || identity == spare)
+            && found(IDENTITY_FILE).is_none_or(|identity| identity == spare)
         {
             match write_in_place(folder, IDENTITY_FILE, spare.trim_end_matches('\n')) {
-                Some(written) => written?,
-                None => durable::replace(folder, IDENTITY_FILE, spare.as_bytes())?,
+                Some(Ok(())) => {}
+                Some(Err(error)) if is_final(&error) => return Err(error),
+                _ => durable::replace(folder, IDENTITY_FILE, spare.as_bytes())?,
             }
         }
         self.doubted = false;
         Ok(())
     }
+}
+
+/// Whether the disk may have lost something, or is gone.
+fn is_final(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    error.raw_os_error() == Some(EIO) || durable::is_gone(error)
 }
 
 /// One of the two, if it has the length.
@@ -104,25 +114,47 @@ fn padded(text: &str) -> Option<Vec<u8>> {
 
 /// Nothing: it is not there, or has not the length, or the text has not.
 fn write_in_place(folder: &dyn Folder, name: &str, text: &str) -> Option<io::Result<()>> {
+    const EBADF: i32 = 9;
     let (bytes, mut file) = (padded(text)?, edit(folder, name)?);
-    Some(file.write_at(&[io::IoSlice::new(&bytes)], 0).and_then(|()| file.sync()))
+    let written = file.write_at(&[io::IoSlice::new(&bytes)], 0).map_err(|error| match error.raw_os_error() {
+        // It could be opened for reading only.
+        Some(EBADF) => io::ErrorKind::PermissionDenied.into(),
+        _ => error,
+    });
+    Some(written.and_then(|()| file.sync()))
 }
 
-/// Sees to it that there are two files of that length, if there is room for them. The identity is on the disk as `text`.
-fn keep(folder: &dyn Folder, text: &str) {
-    let make = |name| match padded(text) {
-        Some(bytes) if edit(folder, name).is_none() => {
-            let mut file = durable::create_beside(folder, name)?;
-            file.keep_in_place();
-            file.append(&[io::IoSlice::new(&bytes)])?;
-            // On many file systems only this gives it its blocks.
-            file.sync()?;
-            durable::put_in_place(folder, name)?;
-            folder.sync()
-        }
-        _ => Ok(()),
+/// Sees to it that there are two files of that length and that text, if there is room for them. The identity is on the disk as
+/// `text`.
+fn keep(folder: &dyn Folder, text: &str) -> io::Result<()> {
+    let make = |name| {
+        let Some(bytes) = padded(text) else { return Ok(()) };
+        let mut file = durable::create_beside(folder, name)?;
+        file.keep_in_place();
+        file.append(&[io::IoSlice::new(&bytes)])?;
+        // On many file systems only this gives it its blocks.
+        file.sync()?;
+        durable::put_in_place(folder, name)?;
+        folder.sync()
     };
-    if let Err(error) = make(IDENTITY_FILE).and_then(|()| make(SPARE_FILE)) {
-        tracing::debug!("no room for a later epoch on a full disk: {error}");
+    let keep = || {
+        if edit(folder, IDENTITY_FILE).is_none() {
+            make(IDENTITY_FILE)?;
+        }
+        let same = |spare: String| spare.trim_end_matches('\n') == text.trim_end_matches('\n');
+        match edit(folder, SPARE_FILE) {
+            Some(_) if text_of(folder, SPARE_FILE)?.is_some_and(same) => Ok(()),
+            // Older than the identity: of a write that was given up, or of an earlier version of this program.
+            Some(_) => write_in_place(folder, SPARE_FILE, text).unwrap_or(Ok(())),
+            None => make(SPARE_FILE),
+        }
+    };
+    match keep() {
+        Err(error) if is_final(&error) => Err(error),
+        Err(error) => {
+            tracing::debug!("a later epoch has no room on a full disk: {error}");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
