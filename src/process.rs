@@ -19,7 +19,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
-use self::door::{Accounted, Counted, Halves};
+use self::door::{Accounted, Counted, Holdings};
 use crate::stop::Stop;
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
@@ -107,7 +107,9 @@ pub struct Serving {
     /// The largest message that is taken, bytes.
     pub max_message: usize,
     /// What messages that have come in part take; none where calls are lanes.
-    pub halves: Option<Arc<Halves>>,
+    pub halves: Option<Arc<Holdings>>,
+    /// Bytes of answers that callers have not taken, of all of them together: whoever holds most has to go.
+    pub max_unsent: usize,
     /// What the family service's health says.
     pub ready: watch::Receiver<bool>,
     /// From here on it is not serving, whatever `ready` says; and what the process ends with if the server fails.
@@ -120,7 +122,7 @@ pub struct Serving {
 ///
 /// The health of the family service is what `ready` says; that of the whole server (the empty name) is that it answers.
 pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, how: Serving) {
-    let Serving { max_message, halves, ready, stop, end } = how;
+    let Serving { max_message, halves, max_unsent, ready, stop, end } = how;
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
         // Known before anybody can ask: who watches a service that is not known is told that there is none.
@@ -137,14 +139,15 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
         let reflection = reflection().build_v1().map_err(|error| error.to_string())?;
         let family = FamilyServiceServer::new(service);
         let family = family.max_decoding_message_size(max_message).max_encoding_message_size(MAX_FRAME);
-        let family = Accounted::new(family, halves);
+        let answers = Holdings::new(max_unsent);
+        let family = Accounted::new(family, halves, answers.clone());
         let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
         let server = server.http2_keepalive_interval(Some(QUIET)).http2_keepalive_timeout(Some(QUIET));
         let server =
             { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
-        let incoming = counted(incoming);
+        let incoming = counted(incoming, answers);
         server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
@@ -153,13 +156,13 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
 }
 
 /// Connections up to [`MOST_CONNECTIONS`] at once; one more is closed.
-fn counted(incoming: TcpIncoming) -> impl Stream<Item = io::Result<Counted>> {
+fn counted(incoming: TcpIncoming, answers: Arc<Holdings>) -> impl Stream<Item = io::Result<Counted>> {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     incoming.filter_map(move |stream| {
         let place = places.clone().try_acquire_owned();
         ready(match (stream, place) {
             (Err(error), _) => Some(Err(error)),
-            (Ok(stream), Ok(_place)) => Some(Ok(Counted { stream, _place })),
+            (Ok(stream), Ok(place)) => Some(Ok(Counted::new(stream, place, &answers))),
             (Ok(_), Err(_)) => {
                 tracing::debug!("a gRPC connection was closed: {MOST_CONNECTIONS} are open");
                 None

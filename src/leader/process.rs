@@ -21,7 +21,7 @@ use crate::config::MAX_CLIENTS;
 use crate::durable::hands::Hands;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
-use crate::process::door::Halves;
+use crate::process::door::Holdings;
 use crate::process::{
     Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
     while_starting,
@@ -206,7 +206,9 @@ async fn attend(
         tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
     let how = Serving {
         max_message: settings.clients.max_message + BESIDE_MESSAGE,
-        halves: Some(Halves::new(settings.clients.limits.max_partial_bytes)),
+        halves: Some(Holdings::new(settings.clients.limits.max_partial_bytes)),
+        // What waits for one door must leave room for the other.
+        max_unsent: coordinator.pot().size().limit / 2,
         ready: keep_ready(coordinator.clone()),
         stop: stop.clone(),
         end: end.clone(),

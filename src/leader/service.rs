@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -16,7 +16,7 @@ use super::membership::Membership;
 use super::shares::Room;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
-use crate::process::door::Keep;
+use crate::process::door::{Answers, Holding, Keep};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{CANCELLED, Operation, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
@@ -35,12 +35,17 @@ pub struct LeaderService {
     max_message: usize,
     /// What clients have to give with each call; nodes do not.
     password: Option<Arc<str>>,
+    /// For pages of lists that are read now.
+    listing: Arc<Semaphore>,
 }
+
+/// Pages of lists that are read at once, so that lists which nobody takes leave room for what is asked for.
+const LISTING: usize = 4;
 
 /// Messages that were read together for a list, with the room that they take.
 struct Page {
     messages: Vec<Result<ChatMessage, Status>>,
-    room: Option<Room>,
+    held: (Option<Room>, Option<Holding>),
 }
 
 /// A call under way. Dropped where it stands, its client has given it up.
@@ -62,7 +67,8 @@ impl LeaderService {
     /// Serves this leader.
     pub fn new(coordinator: Arc<Coordinator>, membership: Arc<Membership>, clients: &gateway::Settings) -> Self {
         let password = clients.password.as_deref().map(Arc::from);
-        Self { coordinator, membership, max_message: clients.max_message, password }
+        let listing = Arc::new(Semaphore::new(LISTING));
+        Self { coordinator, membership, max_message: clients.max_message, password, listing }
     }
 
     /// Whether a client may ask: it has given the password, or none is asked for.
@@ -122,6 +128,12 @@ impl LeaderService {
         nodes.iter().filter_map(info).collect()
     }
 
+    /// Why nothing can be said of all messages now.
+    fn unsure(&self) -> Option<Status> {
+        let reason = self.coordinator.cluster().unsure()?;
+        Some(Status::unavailable(format!("UNAVAILABLE {reason}; try again in a moment")))
+    }
+
     /// The messages of a slice of a part of the index; nothing behind its end.
     fn ids(&self, part: usize, slice: usize) -> Option<Vec<MessageId>> {
         let cluster = self.coordinator.cluster();
@@ -131,21 +143,34 @@ impl LeaderService {
 
     /// Reads messages together and sends those that are still there, as fast as they are taken. `false`: nobody listens any
     /// more, or an error ended the list.
-    async fn send_messages(&self, ids: Vec<MessageId>, out: &mpsc::Sender<Page>) -> bool {
+    async fn send_messages(&self, ids: Vec<MessageId>, answers: Option<&Answers>, out: &mpsc::Sender<Page>) -> bool {
         let mut queue: VecDeque<_> = ids.iter().map(|id| Ok(Command::Get(id.clone()))).collect();
         let mut ids = ids.into_iter();
         while !queue.is_empty() {
+            let Ok(turn) = self.listing.acquire().await else { return false };
             let (replies, room) = self.coordinator.execute(&mut queue, Protocol::Grpc).await;
-            let mut failed = false;
+            let (mut failed, mut bytes) = (false, 0);
             let read = ids.by_ref().zip(replies).filter_map(|(id, reply)| match reply {
-                Reply::Value(body) => Some(Ok(chat_message(&id, body, Form::listed(&id)))),
+                Reply::Value(body) => {
+                    bytes += body.len();
+                    Some(Ok(chat_message(&id, body, Form::listed(&id))))
+                }
                 Reply::Refused(refusal) if refusal != Refusal::NotFound => {
                     failed = true;
                     Some(Err(Status::unavailable(shown(&refusal))))
                 }
                 _ => None,
             });
-            let page = Page { messages: read.collect(), room };
+            let mut messages: Vec<_> = read.collect();
+            let held = match Answers::room(answers, bytes) {
+                Ok(held) => (room, held),
+                Err(busy) => {
+                    (failed, messages) = (true, vec![Err(busy)]);
+                    (None, None)
+                }
+            };
+            let page = Page { messages, held };
+            drop(turn);
             if out.send(page).await.is_err() || failed {
                 return false;
             }
@@ -226,7 +251,7 @@ impl FamilyService for LeaderService {
         self.allow(&request)?;
         one_id(request.get_ref())?;
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        let form = Form::asked_for(request.get_ref());
+        let (form, answers) = (Form::asked_for(request.get_ref()), Answers::of(&request));
         let (reply, room) = self.ask(Command::Get(id.clone())).await;
         match reply {
             Reply::Value(body) => {
@@ -236,9 +261,10 @@ impl FamilyService for LeaderService {
                         "message {id} is no UTF-8 text, which `message` could say: ask for it by `id` or `key`, and read `body`"
                     )));
                 }
+                let held = Answers::room(answers.as_ref(), body.len())?;
                 let (chat_message, nodes) = (Some(chat_message(&id, body, form)), self.holders(&id));
                 let mut response = Response::new(GetResponse { chat_message, nodes, found: true });
-                response.extensions_mut().insert(Keep::new(room));
+                response.extensions_mut().insert(Keep::new((room, held)));
                 Ok(response)
             }
             Reply::Refused(Refusal::NotFound) => Ok(Response::new(GetResponse::default())),
@@ -275,23 +301,28 @@ impl FamilyService for LeaderService {
         // One page waits while another is sent. What is ready together leaves in few frames: of those a client that is
         // slow bears only so many.
         let (out, pages) = mpsc::channel(1);
-        let service = self.clone();
+        let (service, answers) = (self.clone(), Answers::of(&request));
         tokio::spawn(async move {
             for part in 0..SHARDS {
                 let mut slice = 0;
                 // The lock is let go between two slices, so that no request waits for a whole part.
                 while let Some(ids) = service.ids(part, slice) {
-                    if !service.send_messages(ids, &out).await {
+                    // Nobody is told that this is all while it is not.
+                    if let Some(unsure) = service.unsure() {
+                        let _ = out.send(Page { messages: vec![Err(unsure)], held: (None, None) }).await;
+                        return;
+                    }
+                    if !service.send_messages(ids, answers.as_ref(), &out).await {
                         return;
                     }
                     slice += 1;
                 }
             }
         });
-        let messages = ReceiverStream::new(pages).flat_map(|Page { messages, room }| {
+        let messages = ReceiverStream::new(pages).flat_map(|Page { messages, held }| {
             futures::stream::iter(messages).map(move |message| {
                 // Until the last of them is taken.
-                let _held = &room;
+                let _held = &held;
                 message
             })
         });

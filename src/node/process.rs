@@ -34,6 +34,9 @@ use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, RateView, Uuid}
 use crate::wire::{Grpc, MAX_FRAME};
 use crate::{VERSION, dashboard, terminal};
 
+/// Bytes of answers that readers of its port have not taken, at most.
+const MAX_UNSENT: usize = 64 << 20;
+
 /// The lock that keeps a second process out of the folder.
 const LOCK_FILE: &str = ".lock";
 
@@ -239,6 +242,7 @@ async fn serve(
     let how = Serving {
         max_message: MAX_FRAME,
         halves: None,
+        max_unsent: MAX_UNSENT,
         // It reads for anyone as long as it lives, with a leader or without.
         ready: tokio::sync::watch::channel(true).1,
         stop: stop.clone(),

@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::store::{Entry, INVENTORY_PARTS};
 use super::{Node, lane_queue};
-use crate::types::{MessageId, Version};
+use crate::process::door::{Answers, Holding, Keep};
+use crate::types::{CopyRecord, MessageId, Version};
 use crate::wire::family::family_service_server::FamilyService;
 use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
@@ -45,15 +46,18 @@ impl FamilyService for NodeService {
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
-        let form = Form::asked_for(request.get_ref());
+        let (form, answers) = (Form::asked_for(request.get_ref()), Answers::of(&request));
         let Some(record) = self.node.store.published(&id) else { return Ok(Response::new(GetResponse::default())) };
         let store = self.node.store.clone();
         let version = record.version;
+        let held = Answers::room(answers.as_ref(), record.bytes() as usize)?;
         let (id, read) = self.node.hands.run(move || (id.clone(), store.read(&id, version))).await;
         match read {
             Ok(body) => {
                 let chat_message = Some(chat_message(&id, body, form));
-                Ok(Response::new(GetResponse { chat_message, nodes: Vec::new(), found: true }))
+                let mut response = Response::new(GetResponse { chat_message, nodes: Vec::new(), found: true });
+                response.extensions_mut().insert(Keep::new(held));
+                Ok(response)
             }
             Err(fault) => Err(Status::data_loss(format!("the copy of {id} cannot be read: {fault:?}"))),
         }
@@ -75,9 +79,9 @@ impl FamilyService for NodeService {
         Ok(Response::new(Box::pin(futures::stream::iter(infos.collect::<Vec<_>>()))))
     }
 
-    async fn list_messages(&self, _: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
+    async fn list_messages(&self, request: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
         let (out, messages) = mpsc::channel(LISTED_AHEAD);
-        let node = self.node.clone();
+        let (node, answers) = (self.node.clone(), Answers::of(&request));
         tokio::spawn(async move {
             for part in 0..INVENTORY_PARTS {
                 for entry in node.store.inventory(part) {
@@ -89,13 +93,13 @@ impl FamilyService for NodeService {
                     if node.store.newest(&id).is_some_and(|newest| newest.is_tombstone()) {
                         continue;
                     }
-                    if !send_copy(&node, id, record.version, &out).await {
+                    if !send_copy(&node, id, record, answers.as_ref(), &out).await {
                         return;
                     }
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(|(message, _held)| message))))
     }
 
     async fn lane(&self, request: Request<Streaming<ToNode>>) -> Result<Response<Self::LaneStream>, Status> {
@@ -107,19 +111,30 @@ impl FamilyService for NodeService {
     }
 }
 
+/// A message of a list, with the room that it takes until it is taken.
+type Listed = (Result<ChatMessage, Status>, Option<Holding>);
+
 /// Reads a copy and sends it; one that vanished or is damaged meanwhile is passed over. `false`: nobody listens any more.
 async fn send_copy(
     node: &Node,
     id: MessageId,
-    version: Version,
-    out: &mpsc::Sender<Result<ChatMessage, Status>>,
+    record: CopyRecord,
+    answers: Option<&Answers>,
+    out: &mpsc::Sender<Listed>,
 ) -> bool {
+    let held = match Answers::room(answers, record.bytes() as usize) {
+        Ok(held) => held,
+        Err(busy) => {
+            let _ = out.send((Err(busy), None)).await;
+            return false;
+        }
+    };
     let store = node.store.clone();
-    let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, version))).await;
+    let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, record.version))).await;
     match read {
         Ok(body) => {
             let form = Form::listed(&id);
-            out.send(Ok(chat_message(&id, body, form))).await.is_ok()
+            out.send((Ok(chat_message(&id, body, form)), held)).await.is_ok()
         }
         Err(_) => !out.is_closed(),
     }

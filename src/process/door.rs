@@ -44,9 +44,9 @@ impl fmt::Debug for Keep {
     }
 }
 
-/// Bytes of messages that have come in part.
+/// Bytes that callers have us hold: of messages that have come in part, or of answers that they do not take.
 #[derive(Debug)]
-pub struct Halves {
+pub struct Holdings {
     /// Of all connections together.
     most: usize,
     peers: Mutex<HashMap<SocketAddr, Peer>>,
@@ -60,7 +60,7 @@ struct Peer {
     cut: CancellationToken,
 }
 
-impl Halves {
+impl Holdings {
     /// At most so many bytes.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, peers: Mutex::default() })
@@ -71,11 +71,33 @@ impl Halves {
     }
 
     /// A call of this connection begins.
-    fn begin(self: &Arc<Self>, peer: SocketAddr) -> Half {
+    fn begin(self: &Arc<Self>, peer: SocketAddr) -> Holding {
         let mut peers = self.peers();
         let held = peers.entry(peer).or_insert_with(|| Peer { calls: 0, bytes: 0, cut: CancellationToken::new() });
         held.calls += 1;
-        Half { halves: self.clone(), peer, bytes: 0, cut: Box::pin(held.cut.clone().cancelled_owned()) }
+        Holding { of: self.clone(), peer, bytes: 0, cut: Box::pin(held.cut.clone().cancelled_owned()) }
+    }
+
+    /// Room for so many bytes of an answer to this connection, for which those are cut that hold more than it does; nothing:
+    /// there is nobody.
+    fn take(self: &Arc<Self>, peer: SocketAddr, bytes: usize) -> Option<Holding> {
+        let mut holding = self.begin(peer);
+        let mut peers = self.peers();
+        let own = peers.get(&peer).filter(|own| !own.cut.is_cancelled())?.bytes;
+        let live = |peers: &HashMap<SocketAddr, Peer>| -> Vec<(usize, SocketAddr)> {
+            let live = peers.iter().filter(|(_, peer)| !peer.cut.is_cancelled());
+            live.map(|(address, peer)| (peer.bytes, *address)).collect()
+        };
+        while live(&peers).iter().map(|(bytes, _)| bytes).sum::<usize>() + bytes > self.most {
+            let (most, largest) = live(&peers).into_iter().max()?;
+            if most <= own {
+                return None;
+            }
+            peers.get(&largest)?.cut.cancel();
+        }
+        peers.get_mut(&peer)?.bytes += bytes;
+        holding.bytes = bytes;
+        Some(holding)
     }
 
     /// Cuts the connections that hold most until the others have room.
@@ -91,29 +113,42 @@ impl Halves {
     }
 }
 
-/// What one call has sent so far; given back when dropped.
+/// What one call has us hold; given back when dropped.
 #[derive(Debug)]
-struct Half {
-    halves: Arc<Halves>,
+pub struct Holding {
+    of: Arc<Holdings>,
     peer: SocketAddr,
     bytes: usize,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Half {
+impl Holding {
+    fn set(&mut self, bytes: usize) {
+        if let Some(peer) = self.of.peers().get_mut(&self.peer) {
+            peer.bytes = peer.bytes - self.bytes + bytes;
+        }
+        self.bytes = bytes;
+        self.of.bound(&self.of.peers());
+    }
+
+    /// Whether its connection ends.
+    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
+        self.cut.as_mut().poll(context).is_ready()
+    }
+
     fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
-        let mut peers = self.halves.peers();
+        let mut peers = self.of.peers();
         if let Some(peer) = peers.get_mut(&self.peer) {
             peer.bytes += bytes;
         }
-        self.halves.bound(&peers);
+        self.of.bound(&peers);
     }
 }
 
-impl Drop for Half {
+impl Drop for Holding {
     fn drop(&mut self) {
-        let mut peers = self.halves.peers();
+        let mut peers = self.of.peers();
         if let Some(peer) = peers.get_mut(&self.peer) {
             peer.bytes -= self.bytes;
             peer.calls -= 1;
@@ -127,7 +162,7 @@ impl Drop for Half {
 /// A message on its way in.
 struct Incoming {
     body: Body,
-    half: Half,
+    half: Holding,
 }
 
 impl hyper::body::Body for Incoming {
@@ -135,7 +170,7 @@ impl hyper::body::Body for Incoming {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.half.cut.as_mut().poll(context).is_ready() {
+        if self.half.is_cut(context) {
             let why =
                 "BUSY too many bytes of messages that have come in part; surely nothing was written, try again later";
             return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
@@ -152,10 +187,16 @@ impl hyper::body::Body for Incoming {
     }
 }
 
+/// Bytes of an answer that are given on at once: of more the framework would hold what its caller does not take.
+const CHUNK: usize = 16 << 10;
+
 /// An answer on its way out.
 struct Outgoing {
     body: Body,
-    _keep: Keep,
+    /// What is left of the last frame.
+    left: Bytes,
+    /// What was kept of it from the start, or else what is left.
+    kept: Result<Keep, Option<Holding>>,
 }
 
 impl hyper::body::Body for Outgoing {
@@ -163,11 +204,50 @@ impl hyper::body::Body for Outgoing {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.left.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.left = data,
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let next = self.left.len().min(CHUNK);
+        let next = self.left.split_to(next);
+        let left = self.left.len();
+        if let Err(Some(holding)) = &mut self.kept {
+            holding.set(left);
+        }
+        Poll::Ready(Some(Ok(Frame::data(next))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.left.is_empty() && self.body.is_end_stream()
+    }
+}
+
+/// Takes account of the answers to one connection, for services: in the extensions of a request.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    all: Arc<Holdings>,
+    peer: SocketAddr,
+}
+
+impl Answers {
+    /// The account of whoever asks this.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
+        request.extensions().get().cloned()
+    }
+
+    /// Room for an answer of so many bytes, until it is sent; the error says that there is none.
+    pub fn room(account: Option<&Self>, bytes: usize) -> Result<Option<Holding>, Status> {
+        let Some(Self { all, peer }) = account else { return Ok(None) };
+        let busy = || {
+            Status::resource_exhausted(
+                "BUSY too many bytes of answers that this connection has not taken; take them, and ask again",
+            )
+        };
+        all.take(*peer, bytes).map(Some).ok_or_else(busy)
     }
 }
 
@@ -176,13 +256,14 @@ impl hyper::body::Body for Outgoing {
 pub struct Accounted<S> {
     service: S,
     /// None where calls are lanes, which live as long as a leader does.
-    halves: Option<Arc<Halves>>,
+    halves: Option<Arc<Holdings>>,
+    answers: Arc<Holdings>,
 }
 
 impl<S> Accounted<S> {
     /// Accounts for what callers of this service hold.
-    pub fn new(service: S, halves: Option<Arc<Halves>>) -> Self {
-        Self { service, halves }
+    pub fn new(service: S, halves: Option<Arc<Holdings>>, answers: Arc<Holdings>) -> Self {
+        Self { service, halves, answers }
     }
 }
 
@@ -205,20 +286,26 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let request = match (&self.halves, peer) {
+        // What a lane carries has bounds of its own.
+        let lane = request.uri().path().ends_with("/Lane");
+        let mut request = match (&self.halves, peer) {
             (Some(halves), Some(peer)) => {
                 let half = halves.begin(peer);
                 request.map(|body| Body::new(Incoming { body, half }))
             }
             _ => request,
         };
+        let answers = peer.filter(|_| !lane).map(|peer| Answers { all: self.answers.clone(), peer });
+        if let Some(answers) = answers.clone() {
+            request.extensions_mut().insert(answers);
+        }
         let answer = self.service.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
-            Ok(match response.extensions_mut().remove::<Keep>() {
-                Some(keep) => response.map(|body| Body::new(Outgoing { body, _keep: keep })),
-                None => response,
-            })
+            let keep = response.extensions_mut().remove::<Keep>();
+            let Some(Answers { all, peer }) = answers else { return Ok(response) };
+            let kept = keep.ok_or_else(|| Some(all.begin(peer)));
+            Ok(response.map(|body| Body::new(Outgoing { body, left: Bytes::new(), kept })))
         })
     }
 }
@@ -226,8 +313,17 @@ where
 /// A connection that is one of so many.
 #[derive(Debug)]
 pub(super) struct Counted {
-    pub(super) stream: TcpStream,
-    pub(super) _place: OwnedSemaphorePermit,
+    stream: TcpStream,
+    /// Of the answers: it ends the connection that holds most.
+    answers: Option<Holding>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Counted {
+    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit, answers: &Arc<Holdings>) -> Self {
+        let answers = stream.peer_addr().ok().map(|peer| answers.begin(peer));
+        Self { stream, answers, _place: place }
+    }
 }
 
 impl Connected for Counted {
@@ -240,6 +336,9 @@ impl Connected for Counted {
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.answers.as_mut().is_some_and(|answers| answers.is_cut(context)) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buf)
     }
 }
@@ -276,9 +375,9 @@ mod tests {
 
     #[test]
     fn whoever_holds_most_is_cut_and_gives_back_what_it_held() {
-        let halves = Halves::new(100);
+        let halves = Holdings::new(100);
         let peer = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let is_cut = |half: &Half| half.halves.peers()[&half.peer].cut.is_cancelled();
+        let is_cut = |half: &Holding| half.of.peers()[&half.peer].cut.is_cancelled();
         let (mut small, mut large, mut more) = (halves.begin(peer(1)), halves.begin(peer(2)), halves.begin(peer(2)));
         small.add(30);
         large.add(40);
@@ -295,5 +394,20 @@ mod tests {
         assert!(is_cut(&small) && !is_cut(&again));
         drop((small, again));
         assert!(halves.peers().is_empty());
+    }
+
+    #[test]
+    fn who_holds_most_has_no_more_room_and_goes_for_others() {
+        let answers = Holdings::new(100);
+        let peer = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (first, second) = (answers.begin(peer(1)), answers.begin(peer(2)));
+        let is_cut = |of: &Holding| answers.peers()[&of.peer].cut.is_cancelled();
+        let held = [answers.take(peer(1), 60).unwrap(), answers.take(peer(1), 40).unwrap()];
+        assert!(answers.take(peer(1), 1).is_none() && !is_cut(&first), "it is told, and goes on");
+        let other = answers.take(peer(2), 10).unwrap();
+        assert!(is_cut(&first) && !is_cut(&second));
+        assert!(answers.take(peer(1), 1).is_none(), "it ends");
+        drop((held, first, other));
+        let _all = answers.take(peer(2), 100).unwrap();
     }
 }

@@ -243,3 +243,36 @@ fn a_stranger_on_a_nodes_lane_commands_nothing() {
     });
     register.set("1", "y");
 }
+
+/// Answers that nobody takes, at the leader's door and at a node's: others are served.
+#[test]
+fn answers_that_nobody_takes_leave_room_for_those_of_others() {
+    let register = Register::with(1, 1, folder(), |builder| builder.leader_args(["--cache", "0"]));
+    let body = "x".repeat(1_000_000);
+    register.fill("m", 20, &body);
+    let said = register.node_stderr(1);
+    let node = said.split("ready grpc=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    for addr in [register.grpc_addr(), &node] {
+        tell(async {
+            let mut untaken = Vec::new();
+            for _ in 0..3 {
+                let mut client = connect(addr).await;
+                for _ in 0..60 {
+                    // It has no window for more than the first of them.
+                    untaken.extend(client.list_messages(Empty {}).await.ok());
+                }
+                untaken.extend(client.list_messages(Empty {}).await.ok());
+            }
+            let mut honest = connect(addr).await;
+            for round in 0..3 {
+                for n in 0..20 {
+                    let found = honest.get_message(by_name(&format!("m{n}"))).await;
+                    let found = found.unwrap_or_else(|error| panic!("{addr}, round {round}: {error}")).into_inner();
+                    assert_eq!(found.chat_message.unwrap().body.len(), body.len() + 1 + n.to_string().len());
+                }
+            }
+            drop(untaken);
+        });
+    }
+    register.check("m", 20, &body);
+}
