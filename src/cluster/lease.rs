@@ -38,6 +38,8 @@ pub(super) struct Lease {
     /// Until when holders may be asked, and until when the leader may speak from its own knowledge.
     asks_until: Duration,
     speaks_until: Duration,
+    /// Until when writes may have fewer copies than messages had.
+    fewer_until: Duration,
     /// The leader has given it back, as it ends.
     returned: bool,
 }
@@ -67,12 +69,19 @@ impl Lease {
         (members + 1).saturating_sub(self.tolerance).max(self.to_ask(members))
     }
 
+    /// As many members have to answer, of so many, for a write to have fewer copies than messages had: too few are left for
+    /// another leader to settle, who would not find it.
+    fn to_lower(&self, members: usize) -> usize {
+        self.most_copies().min(members).max(1)
+    }
+
     /// Counts anew. `sent`: when the last answered beat of each member was sent.
     pub(super) fn count(&mut self, members: usize, sent: impl Iterator<Item = Duration>) {
         let mut sent: SmallVec<[Duration; 16]> = sent.collect();
         sent.sort_unstable_by(|a, b| b.cmp(a));
         let until = |needed: usize| sent.get(needed - 1).map_or(Duration::ZERO, |sent| *sent + COUNTED);
         (self.asks_until, self.speaks_until) = (until(self.to_ask(members)), until(self.to_speak(members)));
+        self.fewer_until = until(self.to_lower(members));
     }
 
     /// Whether holders may be asked.
@@ -83,6 +92,13 @@ impl Lease {
     /// Whether the leader may speak from its own knowledge.
     fn speaks(&self, now: Duration) -> bool {
         now < self.speaks_until && !self.returned || seeded::active(Bug::LeaseNotChecked)
+    }
+
+    /// Whether writes may have fewer copies than messages had.
+    fn lowers(&self, now: Duration) -> bool {
+        self.tolerance >= self.most_copies()
+            || now < self.fewer_until && !self.returned
+            || seeded::active(Bug::LeaseNotChecked)
     }
 
     /// The most copies that the least kept message had in this epoch.
@@ -117,7 +133,7 @@ impl Cluster {
     /// Why a write with fewer copies than every message had before is not admitted now: a leader from a copy of the
     /// log needs the fewer members, the more copies there were.
     pub(super) fn not_yet_fewer(&self) -> Option<String> {
-        (self.tolerance() < self.registry.lease.most_copies()).then(|| self.not_asked()).flatten()
+        (!self.registry.lease.lowers(self.now)).then(|| self.lapsed())
     }
 
     /// Whom the leader has not heard, in words.
@@ -193,6 +209,8 @@ mod tests {
                 let others_need = (members + 1 - copies).max(copies);
                 assert!(members - lease.to_ask(members) < others_need, "{members} members, {copies} copies");
                 assert!(lease.to_speak(members) >= lease.to_ask(members));
+                // Nor can one settle beside a write with fewer copies.
+                assert!(members - lease.to_lower(members) < members + 1 - copies);
             }
         }
     }
