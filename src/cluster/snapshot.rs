@@ -31,7 +31,7 @@ pub enum NoMoment {
 impl Cluster {
     /// Fixes this moment for a backup, until [`Cluster::end_snapshot`].
     pub fn begin_snapshot(&mut self) -> Result<Moment, NoMoment> {
-        if let Some(reason) = self.waiting_for() {
+        if let Some(reason) = self.unsure() {
             return Err(NoMoment::NotYet(reason));
         }
         if self.transactions.any_open() {

@@ -266,6 +266,13 @@ impl Connection {
             self.to.append(|out| encode_reply(&Reply::Refused(busy), out));
             return Ok(());
         };
+        // Nobody is told that all is well while not all is known.
+        let unsure = self.coordinator.cluster().unsure();
+        if let Some(reason) = unsure {
+            let refusal = Refusal::Unavailable(format!("{reason}; nothing was checked, try again in a moment"));
+            self.to.append(|out| encode_reply(&Reply::Refused(refusal), out));
+            return Ok(());
+        }
         let (tell, mut findings) = mpsc::channel(QUEUED_FINDINGS);
         let coordinator = self.coordinator.clone();
         let stop = coordinator.stop.clone();
