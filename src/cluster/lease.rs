@@ -133,20 +133,35 @@ impl Cluster {
     /// Why a write with fewer copies than every message had before is not admitted now: a leader from a copy of the
     /// log needs the fewer members, the more copies there were.
     pub(super) fn not_yet_fewer(&self) -> Option<String> {
-        (!self.registry.lease.lowers(self.now)).then(|| self.lapsed())
+        let (lease, members) = (&self.registry.lease, self.registry.nodes().len());
+        (!lease.lowers(self.now)).then(|| {
+            format!(
+                "with tolerance {} a write has fewer copies than the {} that messages had, and another leader from a copy of the log would not look for it: {} of {members} members have to answer this one, and {} did not within the last second; start them again, or give up who is gone for good with REMOVE <node> FORCE",
+                self.tolerance(),
+                lease.most_copies(),
+                lease.to_lower(members),
+                self.silent()
+            )
+        })
     }
 
-    /// Whom the leader has not heard, in words.
+    /// Whom the leader has not heard.
+    fn silent(&self) -> String {
+        let silent =
+            self.registry.nodes().iter().filter(|node| node.answered.is_none_or(|sent| self.now >= sent + COUNTED));
+        let silent: Vec<NodeId> = silent.map(|node| node.member.id).collect();
+        if silent.is_empty() { "enough members".to_owned() } else { name_nodes(&silent) }
+    }
+
+    /// The same in words.
     fn lapsed(&self) -> String {
         let members = self.registry.nodes();
-        let silent = members.iter().filter(|node| node.answered.is_none_or(|sent| self.now >= sent + COUNTED));
-        let silent: Vec<NodeId> = silent.map(|node| node.member.id).collect();
         if members.is_empty() {
             return "no node has joined".to_owned();
         }
         format!(
             "another leader may have taken over: {} did not answer this one within the last second, and {} of {} members have to; start them again or mend the network between, and run only one leader (gone for good: REMOVE <node> FORCE)",
-            if silent.is_empty() { "enough members".to_owned() } else { name_nodes(&silent) },
+            self.silent(),
             self.registry.lease.to_speak(members.len()),
             members.len()
         )

@@ -242,6 +242,25 @@ fn a_damaged_identity_must_be_refused() {
 }
 
 #[test]
+fn fewer_copies_wait_for_members_that_another_leader_may_have() {
+    let mut register = Register::start(2, 2);
+    register.set("x", "two copies");
+    register.kill_node(2).unwrap();
+    register.wait_state(2, "down");
+    register.set_tolerance(1).unwrap();
+    register.wait_status("tolerance 1", |status| status["tolerance"] == 1).unwrap();
+    let refused = register.ask("SET x one");
+    tells(
+        &refused,
+        &["ERROR UNAVAILABLE", "fewer copies", "node 2 did not", "REMOVE <node> FORCE", "nothing was written"],
+    );
+    assert_eq!(register.get("x"), "two copies");
+    assert_eq!(register.ask("REMOVE 2 FORCE"), "OK");
+    register.set("x", "one");
+    assert_eq!(register.get("x"), "one");
+}
+
+#[test]
 fn a_live_change_of_tolerance_counts_from_then_on() {
     let register = Register::start(4, 2);
     register.set("two", "x");
