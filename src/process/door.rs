@@ -124,11 +124,14 @@ pub struct Holding {
 
 impl Holding {
     fn set(&mut self, bytes: usize) {
-        if let Some(peer) = self.of.peers().get_mut(&self.peer) {
-            peer.bytes = peer.bytes - self.bytes + bytes;
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let mut peers = self.of.peers();
+        if let Some(peer) = peers.get_mut(&self.peer) {
+            peer.bytes = peer.bytes - before + bytes;
         }
-        self.bytes = bytes;
-        self.of.bound(&self.of.peers());
+        if bytes > before {
+            self.of.bound(&peers);
+        }
     }
 
     /// Whether its connection ends.
@@ -137,12 +140,7 @@ impl Holding {
     }
 
     fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        let mut peers = self.of.peers();
-        if let Some(peer) = peers.get_mut(&self.peer) {
-            peer.bytes += bytes;
-        }
-        self.of.bound(&peers);
+        self.set(self.bytes + bytes);
     }
 }
 
