@@ -84,32 +84,27 @@ impl Holdings {
         let mut holding = self.begin(peer);
         let mut peers = self.peers();
         let own = peers.get(&peer).filter(|own| !own.cut.is_cancelled())?.bytes;
-        let live = |peers: &HashMap<SocketAddr, Peer>| -> Vec<(usize, SocketAddr)> {
-            let live = peers.iter().filter(|(_, peer)| !peer.cut.is_cancelled());
-            live.map(|(address, peer)| (peer.bytes, *address)).collect()
-        };
-        while live(&peers).iter().map(|(bytes, _)| bytes).sum::<usize>() + bytes > self.most {
-            let (most, largest) = live(&peers).into_iter().max()?;
-            if most <= own {
-                return None;
-            }
-            peers.get(&largest)?.cut.cancel();
+        if !self.make_room(&peers, bytes, own) {
+            return None;
         }
         peers.get_mut(&peer)?.bytes += bytes;
         holding.bytes = bytes;
         Some(holding)
     }
 
-    /// Cuts the connections that hold most until the others have room.
-    fn bound(&self, peers: &HashMap<SocketAddr, Peer>) {
+    /// Cuts the connections that hold most, of those that hold more than `own`, until there is room for so many bytes more;
+    /// `false`: there is none.
+    fn make_room(&self, peers: &HashMap<SocketAddr, Peer>, bytes: usize, own: usize) -> bool {
         let mut live: Vec<&Peer> = peers.values().filter(|peer| !peer.cut.is_cancelled()).collect();
         let mut total: usize = live.iter().map(|peer| peer.bytes).sum();
-        while total > self.most {
-            let Some(largest) = (0..live.len()).max_by_key(|&at| live[at].bytes) else { return };
+        while total + bytes > self.most {
+            let more = (0..live.len()).filter(|&at| live[at].bytes > own);
+            let Some(largest) = more.max_by_key(|&at| live[at].bytes) else { return false };
             let largest = live.swap_remove(largest);
             largest.cut.cancel();
             total -= largest.bytes;
         }
+        true
     }
 }
 
@@ -130,7 +125,7 @@ impl Holding {
             peer.bytes = peer.bytes - before + bytes;
         }
         if bytes > before {
-            self.of.bound(&peers);
+            self.of.make_room(&peers, 0, 0);
         }
     }
 
