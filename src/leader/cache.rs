@@ -61,12 +61,13 @@ impl MessageCache {
         entry.map(|(_, payload)| payload)
     }
 
-    /// Keeps a message of a version that is, or was, committed.
-    pub fn put(&self, id: &MessageId, version: Version, payload: &Payload) {
-        if let Some(entries) = &self.entries {
-            // A copy: the payload may be a small part of a buffer that it would keep alive.
-            entries.insert(id.clone(), (version, Payload::copy_from_slice(payload)));
-        }
+    /// Keeps a message of a version that is, or was, committed; gives the copy that it keeps, which nothing larger stands behind.
+    pub fn put(&self, id: &MessageId, version: Version, payload: &Payload) -> Option<Payload> {
+        let entries = self.entries.as_ref()?;
+        // A copy: the payload may be a small part of a buffer that it would keep alive.
+        let own = Payload::copy_from_slice(payload);
+        entries.insert(id.clone(), (version, own.clone()));
+        Some(own)
     }
 
     /// Takes a new version of a message that is here. Others come in when they are read: most writes of a load are never

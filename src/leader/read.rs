@@ -190,10 +190,10 @@ impl Coordinator {
         for (mut get, record) in gets {
             let surely_bad = match said.next().unwrap_or(Said::Silent) {
                 Said::Here(payload) if record.matches(&payload) => {
-                    self.cache.put(&get.id, record.version, &payload);
                     // A client that is slow to take a small part of a frame must not keep the whole of it.
-                    let small = payload.len() < frame / 2;
-                    get.asker.tell(Reply::Value(if small { Payload::copy_from_slice(&payload) } else { payload }));
+                    let small = || (payload.len() < frame / 2).then(|| Payload::copy_from_slice(&payload));
+                    let own = self.cache.put(&get.id, record.version, &payload).or_else(small);
+                    get.asker.tell(Reply::Value(own.unwrap_or(payload)));
                     continue;
                 }
                 Said::Here(_) | Said::Bad => {
