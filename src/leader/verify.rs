@@ -32,17 +32,17 @@ const BATCH_BYTES: u64 = 4 << 20;
 
 type Checked = (MessageId, CopyRecord, Holders);
 
-/// How many copies could not be asked for, by nodes that are not here.
-type Away = BTreeMap<NodeId, u64>;
-
 impl Coordinator {
     /// Checks all copies now. Findings go to `findings` as they come; a client that goes ends it.
     pub async fn verify(&self, findings: mpsc::Sender<Finding>) -> Verified {
-        let (mut verified, mut away) = (Verified::default(), Away::default());
+        let (mut verified, mut away) = (Verified::default(), BTreeMap::<NodeId, u64>::new());
         for part in 0..SHARDS {
             for some in batches(self.copies_of(part), BATCH, BATCH_BYTES, bytes_of) {
-                for finding in self.check_messages(&some, &mut verified, &mut away).await {
-                    if findings.send(finding).await.is_err() {
+                for finding in self.check_messages(&some, &mut verified).await {
+                    // One line tells of all the copies of such a node.
+                    if let Finding::Away { node, copies } = finding {
+                        *away.entry(node).or_default() += copies;
+                    } else if findings.send(finding).await.is_err() {
                         return verified;
                     }
                 }
@@ -59,7 +59,7 @@ impl Coordinator {
     /// Checks all copies again and again, each once in [`SCRUB_EVERY`], for as long as the leader lives.
     /// It begins at `part`, so that a leader that is restarted often does not check the same ones each time.
     pub(super) async fn scrub(self: Arc<Self>, part: usize) {
-        let (mut verified, mut away) = (Verified::default(), Away::default());
+        let mut verified = Verified::default();
         for part in (0..SHARDS).cycle().skip(part % SHARDS) {
             let share = SCRUB_EVERY / SHARDS as u32;
             let batches = batches(self.copies_of(part), SCRUB_BATCH, BATCH_BYTES, bytes_of);
@@ -68,7 +68,7 @@ impl Coordinator {
                 if self.stop.unless(sleep(pause)).await.is_none() {
                     return;
                 }
-                for finding in self.check_messages(&some, &mut verified, &mut away).await {
+                for finding in self.check_messages(&some, &mut verified).await {
                     if let Finding::Copy { id, node, fault: fault @ (CopyFault::Missing | CopyFault::Damaged) } =
                         finding
                     {
@@ -94,7 +94,7 @@ impl Coordinator {
         all
     }
 
-    async fn check_messages(&self, messages: &[Checked], verified: &mut Verified, away: &mut Away) -> Vec<Finding> {
+    async fn check_messages(&self, messages: &[Checked], verified: &mut Verified) -> Vec<Finding> {
         let mut by_node: BTreeMap<NodeId, Vec<(MessageId, CopyRecord)>> = BTreeMap::new();
         for (id, record, holders) in messages {
             for node in holders {
@@ -125,12 +125,10 @@ impl Coordinator {
                     CopyFault::Unknown => verified.unknown += 1,
                     _ => verified.bad += 1,
                 }
-                // One line tells of all the copies of such a node.
-                if fault == CopyFault::Unknown && !cluster.registry.is_linked(node) {
-                    *away.entry(node).or_default() += 1;
-                    continue;
-                }
-                findings.push(Finding::Copy { id: id.clone(), node, fault });
+                findings.push(match fault {
+                    CopyFault::Unknown if !cluster.registry.is_linked(node) => Finding::Away { node, copies: 1 },
+                    _ => Finding::Copy { id: id.clone(), node, fault },
+                });
             }
         }
         findings
