@@ -66,7 +66,7 @@ fn split_word(line: &[u8]) -> (&'static str, Option<Color>, Cow<'_, [u8]>) {
         ("+PONG", Color::Green),
         ("VERIFIED", if well { Color::Green } else { Color::Red }),
         ("COPY", Color::Red),
-        ("NODE ", Color::Red),
+        ("NODE", Color::Red),
     ] {
         if let Some(rest) = line.strip_prefix(word.as_bytes())
             && (rest.is_empty() || rest[0] == b' ')
