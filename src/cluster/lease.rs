@@ -153,7 +153,7 @@ impl Cluster {
         if silent.is_empty() { "enough members".to_owned() } else { name_nodes(&silent) }
     }
 
-    /// The same in words.
+    /// Why nothing is said now, and what to do.
     fn lapsed(&self) -> String {
         let members = self.registry.nodes();
         if members.is_empty() {

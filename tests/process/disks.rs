@@ -39,7 +39,7 @@ impl Mount {
         no_mounts()
     }
 
-    /// Mounts the smallest btrfs there is, 109 MiB, on an image.
+    /// Mounts a btrfs of 128 MiB on an image: the smallest that mkfs makes is 109.
     fn btrfs(at: &Path, image: &Path) -> Option<Self> {
         Self::image(at, image, 128, Command::new("mkfs.btrfs").arg("-q").stdout(Stdio::null()))
     }
