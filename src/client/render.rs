@@ -229,6 +229,7 @@ mod tests {
             (other("COUNT 9000"), r#"{"count":9000}"#),
             (other(r#"{"version":"1","epoch":7}"#), r#"{"version":"1","epoch":7}"#),
             (other("COPY a/b 3 MISSING"), r#"{"copy":{"fault":"missing","id":"a/b","node":3}}"#),
+            (other("NODE 3 UNKNOWN copies=4350"), r#"{"away":{"copies":4350,"node":3}}"#),
             (
                 other("VERIFIED messages=1 intact=2 bad=0 unknown=4"),
                 r#"{"verified":{"bad":0,"intact":2,"messages":1,"unknown":4}}"#,
@@ -264,6 +265,7 @@ mod tests {
             (&error, "\u{1b}[31mERROR\u{1b}[0m BUSY later\\u{1b}[2J\n"),
             (&other("+PONG"), "\u{1b}[32m+PONG\u{1b}[0m\n"),
             (&other("COPY 1 2 MISSING"), "\u{1b}[31mCOPY\u{1b}[0m 1 2 MISSING\n"),
+            (&other("NODE 2 UNKNOWN copies=1"), "\u{1b}[31mNODE\u{1b}[0m 2 UNKNOWN copies=1\n"),
             (&other("COPYING"), "COPYING\n"),
             (
                 &other("VERIFIED messages=1 intact=2 bad=0 unknown=4"),
