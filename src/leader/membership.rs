@@ -8,17 +8,19 @@
 //! can tell it that it was succeeded.
 
 mod announced;
+mod dials;
 mod weighing;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::announced::{Announced, Refused, not_now, refuse};
+use self::dials::Dials;
 use super::coordinator::Coordinator;
 use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
@@ -36,9 +38,6 @@ use crate::wire::{FORMAT, Fence};
 /// Nodes that lost their leader try again at least this often.
 const FOUNDING_GRACE: Duration = Duration::from_millis(600);
 
-/// Callers of RegisterNode that are dialled back at once; more are told to try again. Each takes a connection for a few
-/// seconds at most, and may name an address where nobody answers.
-const DIALS_BACK: usize = 256;
 /// Characters of the reason why a node refuses copies that are kept of what it says.
 const REASON_CHARS: usize = 200;
 
@@ -58,8 +57,7 @@ pub struct Membership {
     runs: Mutex<BTreeMap<Epoch, u64>>,
     /// Founding and changes of epoch, one at a time.
     reigning: tokio::sync::Mutex<()>,
-    /// Of [`DIALS_BACK`].
-    dials: Semaphore,
+    dials: Dials,
     /// Nodes whose registration is under way: those that answered at their address.
     joining: Mutex<BTreeSet<NodeId>>,
     /// The process behind each node that has joined.
@@ -120,7 +118,7 @@ impl Membership {
             last,
             runs: Mutex::new(runs),
             reigning: tokio::sync::Mutex::new(()),
-            dials: Semaphore::new(DIALS_BACK),
+            dials: Dials::default(),
             joining: Mutex::new(BTreeSet::new()),
             incarnations: Mutex::new(BTreeMap::new()),
             said: Mutex::default(),
@@ -171,15 +169,15 @@ impl Membership {
         Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
-    /// A node announces itself.
-    pub async fn register(self: &Arc<Self>, request: RegisterNodeRequest) -> RegisterNodeResponse {
+    /// A node announces itself, from this address.
+    pub async fn register(self: &Arc<Self>, request: RegisterNodeRequest, caller: IpAddr) -> RegisterNodeResponse {
         let answer = |success, error, retry| RegisterNodeResponse { success, error, format: FORMAT, retry };
         let announced = match Announced::read(request) {
             Ok(announced) => announced,
             Err(refused) => return answer(false, refused.reason, refused.retry),
         };
         let id = announced.member.id;
-        match self.admit(announced).await {
+        match self.admit(announced, caller).await {
             Ok(()) => answer(true, String::new(), false),
             Err(refused) => {
                 if refused.retry {
@@ -193,8 +191,8 @@ impl Membership {
         }
     }
 
-    async fn admit(self: &Arc<Self>, announced: Announced) -> Result<(), Refused> {
-        let known = self.ask_back(&announced).await?;
+    async fn admit(self: &Arc<Self>, announced: Announced, caller: IpAddr) -> Result<(), Refused> {
+        let known = self.ask_back(&announced, caller).await?;
         let member = announced.member.clone();
         let Some(_joining) = Joining::begin(&self.joining, member.id) else {
             return not_now(format!("another registration of node {} is under way", member.id));

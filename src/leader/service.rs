@@ -277,12 +277,13 @@ impl FamilyService for LeaderService {
         &self,
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
-        let seen = request.remote_addr();
+        let nobody = || Status::internal("the connection has no address");
+        let caller = request.remote_addr().ok_or_else(nobody)?.ip();
         let mut request = request.into_inner();
-        if let (Some(seen), Some(info)) = (seen, request.node_info.as_mut()) {
-            info.address = reachable(&info.address, seen.ip());
+        if let Some(info) = request.node_info.as_mut() {
+            info.address = reachable(&info.address, caller);
         }
-        Ok(Response::new(self.membership.register(request).await))
+        Ok(Response::new(self.membership.register(request, caller).await))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {

@@ -126,3 +126,40 @@ fn a_copy_of_the_register_that_was_started_elsewhere_stops_nobody() {
     register.wait_up(3).unwrap();
     register.set("after", "y");
 }
+
+#[test]
+fn callers_with_silent_addresses_keep_no_member_away() {
+    const CALLS: usize = 64;
+    let mut register = Register::start(3, 2);
+    register.fill("m", 20, "x");
+    register.kill_node(1).unwrap();
+    register.wait_state(1, "down");
+    // Whoever connects there is taken, and hears nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let grpc = register.grpc_addr().to_owned();
+    let caller = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = FamilyServiceClient::connect(format!("http://{grpc}")).await.unwrap();
+            let calls = (0..CALLS).map(|at| {
+                let request = claims(100 + at as i32, &address, Vec::new(), b"u".repeat(16));
+                let mut client = client.clone();
+                async move { client.register_node(request).await.unwrap().into_inner().error }
+            });
+            futures::future::join_all(calls).await
+        })
+    });
+    let first = silent.accept().unwrap();
+    register.start_node(1).unwrap();
+    register.wait_up(3).unwrap();
+    register.check("m", 20, "x");
+    let answers = caller.join().unwrap();
+    let said = |words: &str| answers.iter().filter(|answer| answer.contains(words)).count();
+    assert_eq!(said("too many registrations are under way") + said("--advertise"), CALLS, "{answers:?}");
+    assert!(
+        said("too many registrations are under way") >= CALLS / 4,
+        "one caller has a share of the places: {answers:?}"
+    );
+    drop((first, silent));
+}

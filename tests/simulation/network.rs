@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -293,7 +294,7 @@ impl Port {
 
 impl LeaderPort for Port {
     fn register(&mut self, request: RegisterNodeRequest) -> BoxFuture<'_, io::Result<RegisterNodeResponse>> {
-        Box::pin(self.call(self.leader.membership.register(request)))
+        Box::pin(self.call(self.leader.membership.register(request, Ipv4Addr::LOCALHOST.into())))
     }
 
     fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>> {

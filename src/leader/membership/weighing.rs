@@ -1,5 +1,6 @@
 //! What a caller of RegisterNode has to prove before it is a node, and what follows from whom that node has served.
 
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use super::announced::{Announced, Known, Refused, not_now, refuse};
@@ -14,16 +15,17 @@ use crate::wire::family::Pong;
 impl Membership {
     /// Dials the announced address back, and hears from the node itself who it is and whom it has served. Until it has
     /// answered, the caller is nobody: nothing is believed, and nothing of a real node waits for it.
-    pub(super) async fn ask_back(&self, announced: &Announced) -> Result<Known, Refused> {
+    pub(super) async fn ask_back(&self, announced: &Announced, caller: IpAddr) -> Result<Known, Refused> {
         if seeded::active(Bug::ClaimsBelieved) {
             return announced.check(&Pong::default());
         }
         let reign = self.coordinator.cluster().reign();
         reign.map_or(Ok(()), |reign| self.match_cluster(reign, announced.claimed_cluster()))?;
-        let Ok(_dial) = self.dials.try_acquire() else {
+        let member = &announced.member;
+        let is_known = self.coordinator.cluster().registry.get(member.id).is_some_and(|node| node.member == *member);
+        let Some(_dial) = self.dials.begin(caller, is_known.then_some(member.id)) else {
             return not_now("too many registrations are under way");
         };
-        let member = &announced.member;
         match self.coordinator.links.ask_who(&member.address).await {
             Ok(pong) => announced.check(&pong),
             Err(error) => not_now(not_reached(member, &error)),
