@@ -49,6 +49,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const RESTS: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
+/// A backup whose receiver has asked for nothing for so long makes way for the next one. Longer than a receiver that lives
+/// waits for its disk or its network.
+const FORSAKEN: Duration = Duration::from_secs(60);
+
 /// One message of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Copied {
@@ -77,6 +81,8 @@ struct State {
     /// Bytes of both.
     bytes: usize,
     failed: Option<String>,
+    /// When the receiver got the last step; nothing while one is under way.
+    idle_since: Option<Instant>,
 }
 
 impl Saved {
@@ -86,8 +92,22 @@ impl Saved {
 
     fn begin(&self) -> u64 {
         let mut state = self.state();
-        *state = State { number: state.number + 1, ..State::default() };
+        *state = State { number: state.number + 1, idle_since: Some(Instant::now()), ..State::default() };
         state.number
+    }
+
+    /// The backup under way, if its receiver has gone silent.
+    fn forsaken(&self) -> Option<u64> {
+        let state = self.state();
+        state.idle_since.is_some_and(|since| since.elapsed() >= FORSAKEN).then_some(state.number)
+    }
+
+    /// A step of the backup of this number begins, or has ended.
+    fn note_step(&self, number: u64, idle_since: Option<Instant>) {
+        let mut state = self.state();
+        if state.number == number {
+            state.idle_since = idle_since;
+        }
     }
 
     /// What was read, for the backup of this number.
@@ -256,6 +276,12 @@ impl Backup {
             let changes = leader.changes();
             let begun = {
                 let mut cluster = leader.cluster();
+                if let Some(number) = leader.saved.forsaken() {
+                    cluster.end_snapshot();
+                    leader
+                        .saved
+                        .fail(number, "its receiver asked for nothing for a minute, and another one was begun".into());
+                }
                 cluster.begin_snapshot().map(|moment| (moment, leader.saved.begin()))
             };
             match begun {
@@ -274,6 +300,13 @@ impl Backup {
 
     /// The next messages, each once, in no order; none: these were all. What it was given up for is the refusal.
     pub(super) async fn next(&mut self) -> Result<Vec<Copied>, Refusal> {
+        self.leader.saved.note_step(self.number, None);
+        let step = self.step().await;
+        self.leader.saved.note_step(self.number, Some(Instant::now()));
+        step
+    }
+
+    async fn step(&mut self) -> Result<Vec<Copied>, Refusal> {
         let leader = self.leader.clone();
         loop {
             let changed = leader.saved.changed.notified();
@@ -387,4 +420,30 @@ fn outcome(
 
 fn given_up(why: &str) -> Refusal {
     Refusal::Unavailable(format!("the backup was given up: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backup_is_forsaken_when_its_receiver_asks_for_nothing() {
+        let saved = Saved::default();
+        assert_eq!(saved.forsaken(), None, "there is none");
+        let number = saved.begin();
+        sleep(FORSAKEN - Duration::from_millis(1)).await;
+        assert_eq!(saved.forsaken(), None);
+        saved.note_step(number, None);
+        sleep(FORSAKEN * 2).await;
+        assert_eq!(saved.forsaken(), None, "a step takes as long as it takes");
+        saved.note_step(number, Some(Instant::now()));
+        sleep(FORSAKEN).await;
+        assert_eq!(saved.forsaken(), Some(number));
+        saved.fail(number, "gone".to_owned());
+        assert_eq!(saved.forsaken(), None, "once");
+        let next = saved.begin();
+        saved.note_step(number, None);
+        sleep(FORSAKEN).await;
+        assert_eq!(saved.forsaken(), Some(next), "the one before has no say");
+    }
 }

@@ -7,7 +7,8 @@ use hatokuse::wire::family::{ChatMessage, Empty, GetRequest, NodeInfo, StoreRequ
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::support::{Register, folder, visible};
+use crate::resp::Redis;
+use crate::support::{Register, code, eventually, folder, tells, visible};
 
 type Client = FamilyServiceClient<Channel>;
 
@@ -236,4 +237,22 @@ fn a_node_of_a_newer_format_is_told_to_wait_for_a_newer_leader() {
         assert!(!answer.success && !answer.retry && answer.error.contains("upgrade the leader"), "{answer:?}");
     });
     assert_eq!(register.status().unwrap()["nodes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_leader_that_may_not_speak_says_nothing_of_all_messages() {
+    let mut register = Register::start(4, 2);
+    register.fill("m", 20, "x");
+    (3..=4).for_each(|node| register.kill_node(node).unwrap());
+    // Two of four answer, and a leader from a copy of the log would make do with the others.
+    eventually("the end of its lease", || (code(&register.ask("COUNT")) == "ERROR UNAVAILABLE").then_some(()));
+    tells(&register.ask("VERIFY"), &["ERROR UNAVAILABLE", "nodes 3, 4", "nothing was checked"]);
+    tells(&Redis::to(register.addr()).say("BACKUP BEGIN"), &["CLUSTERDOWN", "nodes 3, 4"]);
+    tell(async {
+        let mut leader = connect(register.grpc_addr()).await;
+        let mut messages = leader.list_messages(Empty {}).await.unwrap().into_inner();
+        let refused = messages.message().await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        tells(refused.message(), &["UNAVAILABLE", "nodes 3, 4", "try again"]);
+    });
 }
