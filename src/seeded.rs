@@ -55,6 +55,8 @@ bugs! {
     2 LateSessionAccepted: crash_points "identity::only_the_latest_session_of_the_latest_epoch_commands";
     /// A leader speaks from its own knowledge however long its nodes have been silent.
     2 LeaseNotChecked: simulation "leaders::a_leader_that_its_nodes_have_left_says_so";
+    /// A write may have fewer copies than messages had, however few members answer.
+    2 FewerCopiesAtOnce: simulation "leaders::a_lower_tolerance_does_not_let_a_leader_write_alone";
     /// A node lets in another leader while the one of before may still speak.
     2 LeaderLetInAtOnce: hatokuse "node::promise::tests::another_leader_waits_for_the_end_of_a_promise";
     /// A node that was started again lets in another leader at once.

@@ -99,6 +99,7 @@ impl Lease {
         self.tolerance >= self.most_copies()
             || now < self.fewer_until && !self.returned
             || seeded::active(Bug::LeaseNotChecked)
+            || seeded::active(Bug::FewerCopiesAtOnce)
     }
 
     /// The most copies that the least kept message had in this epoch.

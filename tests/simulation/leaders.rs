@@ -1,5 +1,6 @@
 //! Two leaders from one log: one of them speaks at most.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use hatokuse::error::Refusal;
@@ -103,7 +104,7 @@ fn a_leader_that_can_be_told_stops_at_once() {
             run_seen,
             committed: 0,
         };
-        let answer = second.membership.register(request).await;
+        let answer = second.membership.register(request, Ipv4Addr::LOCALHOST.into()).await;
         assert!(answer.success, "{answer:?}");
         let waited = began.elapsed();
         assert!(
@@ -139,5 +140,29 @@ fn of_two_leaders_with_half_of_the_nodes_each_one_at_most_writes() {
         sleep(s(10.0)).await;
         assert_eq!(ask(&sim, &second, get("x")).await, value("still first"));
         assert_eq!(ask(&sim, &second, set("x", "second")).await, Reply::Done);
+    });
+}
+
+#[test]
+fn a_lower_tolerance_does_not_let_a_leader_write_alone() {
+    simulate(async {
+        let (mut sim, first, second) = two(&[2, 3, 4], true, IoMode::Buffered).await;
+        sleep(s(10.0)).await;
+        first.coordinator.cluster().set_tolerance(1);
+        sleep(s(2.0)).await;
+        // Its only node would do for one copy, and the second leader would not ask it.
+        for message in ["x", "new"] {
+            let reply = ask(&sim, &first, set(message, "alone")).await;
+            let named =
+                matches!(&reply, Reply::Refused(Refusal::Unavailable(why)) if why.contains("fewer copies than the 2"));
+            assert!(named, "{message}: {reply:?}");
+        }
+        assert!(matches!(ask(&sim, &first, Command::Delete(id("gone"))).await, Reply::Refused(_)));
+        assert_eq!(ask(&sim, &second, get("x")).await, value("first"));
+        assert_eq!(ask(&sim, &second, get("gone")).await, value("first"));
+        assert_eq!(ask(&sim, &second, set("x", "second")).await, Reply::Done);
+        sim.send_to_second(1, true);
+        sleep(s(10.0)).await;
+        assert_eq!(ask(&sim, &second, get("x")).await, value("second"));
     });
 }
