@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::types::MessageId;
 
-/// The longest name, without its `.txt`.
+/// The longest name, without its `.txt`, where the file system has such names.
 pub const MAX_STEM_BYTES: usize = 200;
 
 /// What every message's file ends in.
@@ -17,8 +17,8 @@ pub const SUFFIX: &str = ".txt";
 /// as there a `%` is always followed by two hex digits.
 const HASH_MARK: &str = "%~";
 
-/// Bytes of an encoded id that a hashed name begins with, at most: for people who look for it.
-const HASH_PREFIX_BYTES: usize = MAX_STEM_BYTES - HASH_MARK.len() - 32;
+/// Bytes of the mark and the hash behind it.
+const HASH_BYTES: usize = HASH_MARK.len() + 32;
 
 /// What a stem says of its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +29,64 @@ pub enum Decoded {
     AskTheRecord,
 }
 
-/// The name of the id's file, without its `.txt`.
-///
-/// Bytes other than `A-Za-z0-9_-` and a dot that is not the first become `%` and two upper-case hex digits.
-pub fn stem(id: &MessageId) -> String {
-    let bytes = id.as_bytes();
+/// The names of a folder: from which length on they hold a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    longest: usize,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { longest: MAX_STEM_BYTES }
+    }
+}
+
+impl Names {
+    /// Those of a folder whose longest name, without its `.txt`, has so many bytes; nothing if there is no room for a hash.
+    pub fn up_to(longest: usize) -> Option<Self> {
+        (longest >= HASH_BYTES).then(|| Self { longest: longest.min(MAX_STEM_BYTES) })
+    }
+
+    /// Bytes of the longest, without its `.txt`.
+    pub fn longest(self) -> usize {
+        self.longest
+    }
+
+    /// The name of the id's file, without its `.txt`.
+    ///
+    /// Bytes other than `A-Za-z0-9_-` and a dot that is not the first become `%` and two upper-case hex digits.
+    pub fn stem(self, id: &MessageId) -> String {
+        let (mut stem, prefix) = encode(id.as_bytes(), self.longest - HASH_BYTES);
+        if stem.len() > self.longest {
+            stem.truncate(prefix);
+            write!(stem, "{HASH_MARK}{:032x}", xxhash_rust::xxh3::xxh3_128(id.as_bytes())).expect("a string takes all");
+        }
+        stem
+    }
+
+    /// The id that a stem was made from; nothing for a stem that [`Names::stem`] makes of no id.
+    pub fn id_of(self, stem: &str) -> Option<Decoded> {
+        if let Some((prefix, hash)) = stem.split_once(HASH_MARK) {
+            let plausible = prefix.len() <= self.longest - HASH_BYTES
+                && decode(prefix).is_some()
+                && !prefix.starts_with('.')
+                && hash.len() == 32
+                && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            return plausible.then_some(Decoded::AskTheRecord);
+        }
+        let id = MessageId::from_bytes(&decode(stem)?).ok()?;
+        // `%41` and `A` decode to the same: only the one that would be written counts.
+        (self.stem(&id) == stem).then_some(Decoded::Id(id))
+    }
+}
+
+/// Whether a stem holds a hash, and not its id.
+pub fn is_hashed(stem: &str) -> bool {
+    stem.contains(HASH_MARK)
+}
+
+/// A whole id in the characters of a name, and how much of that can stand before a hash.
+fn encode(bytes: &[u8], most: usize) -> (String, usize) {
     let mut stem = String::with_capacity(bytes.len());
     let mut prefix = 0;
     for (place, &byte) in bytes.iter().enumerate() {
@@ -42,30 +95,11 @@ pub fn stem(id: &MessageId) -> String {
         } else {
             write!(stem, "%{byte:02X}").expect("a string takes all");
         }
-        if stem.len() <= HASH_PREFIX_BYTES {
+        if stem.len() <= most {
             prefix = stem.len();
         }
     }
-    if stem.len() > MAX_STEM_BYTES {
-        stem.truncate(prefix);
-        write!(stem, "{HASH_MARK}{:032x}", xxhash_rust::xxh3::xxh3_128(bytes)).expect("a string takes all");
-    }
-    stem
-}
-
-/// The id that a stem was made from; nothing for a stem that [`stem`] makes of no id.
-pub fn id_of(stem: &str) -> Option<Decoded> {
-    if let Some((prefix, hash)) = stem.split_once(HASH_MARK) {
-        let plausible = prefix.len() <= HASH_PREFIX_BYTES
-            && decode(prefix).is_some()
-            && !prefix.starts_with('.')
-            && hash.len() == 32
-            && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        return plausible.then_some(Decoded::AskTheRecord);
-    }
-    let id = MessageId::from_bytes(&decode(stem)?).ok()?;
-    // `%41` and `A` decode to the same: only the one that would be written counts.
-    (self::stem(&id) == stem).then_some(Decoded::Id(id))
+    (stem, prefix)
 }
 
 fn decode(text: &str) -> Option<Vec<u8>> {
@@ -89,6 +123,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn stem(id: &MessageId) -> String {
+        Names::default().stem(id)
+    }
+
+    fn id_of(stem: &str) -> Option<Decoded> {
+        Names::default().id_of(stem)
+    }
 
     fn id(text: &str) -> MessageId {
         text.parse().unwrap()

@@ -26,7 +26,7 @@ use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::SHARDS;
 use crate::durable::{DiskFile, Folder};
-use crate::file_names;
+use crate::file_names::Names;
 use crate::types::{Holders, MessageId, NodeId};
 
 /// The file's name.
@@ -351,7 +351,7 @@ fn not_open() -> io::Error {
 }
 
 fn line(text: &mut String, id: &MessageId, holders: &Holders) {
-    let _ = write!(text, "{}:", file_names::stem(id));
+    let _ = write!(text, "{}:", Names::default().stem(id));
     for (i, node) in holders.iter().enumerate() {
         let _ = write!(text, "{}{node}", if i == 0 { "" } else { "," });
     }

@@ -23,12 +23,13 @@ use self::batch::{Batch, Safety};
 use self::journal::{Journals, LeftOver};
 pub use self::spares::SPARES;
 use self::spares::Spares;
+use super::identity;
 use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
 use crate::durable::{Disk, Folder, takes_nothing};
-use crate::file_names::{self, SUFFIX};
+use crate::file_names::{Names, SUFFIX};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
 
@@ -39,6 +40,7 @@ pub struct TextStore {
     folder: Arc<dyn Folder>,
     io_mode: IoMode,
     records: Records,
+    names: Names,
     index: Index,
     /// Whoever holds it is the only writer.
     writer: Mutex<Writer>,
@@ -69,18 +71,19 @@ impl TextStore {
             Err(error) if takes_nothing(&error) => {}
             Err(error) => return Err(failed("probing")(error)),
         }
-        let (records, logged) = Records::open(&folder)?;
+        let names = identity::names_of(&*folder);
+        let (records, logged) = Records::open(&folder, names)?;
         let left = LeftOver::read(&folder)?;
         let index = Index::default();
         let journaled = &left.ids();
-        let scan = Scan { folder: &*folder, records: &records, logged: &logged, index: &index, journaled };
+        let scan = Scan { folder: &*folder, records: &records, names, logged: &logged, index: &index, journaled };
         let (mut found, moved) = scan.run()?;
         if let Some(torn) = logged.torn {
             found.ignored.push(format!("{}: torn at byte {}, cut", super::records::LOG_NAME, torn.offset));
         }
         let spares = Spares::found(moved.spares.iter().map(String::as_str));
         let writer = Mutex::new(Writer { moved, spares, journals: Journals::after(&left) });
-        let store = Self { disk, folder, io_mode, records, index, writer, keeper: Mutex::default() };
+        let store = Self { disk, folder, io_mode, records, names, index, writer, keeper: Mutex::default() };
         if !left.is_empty() {
             store.redo(&left, &mut found)?;
         }
@@ -126,7 +129,7 @@ impl TextStore {
     /// The file and record of one version, as the index has them.
     fn locate(&self, id: &MessageId, version: Version) -> Result<(String, CopyRecord), ReadFault> {
         let slot = self.index.get(id);
-        let stem = file_names::stem(id);
+        let stem = self.names.stem(id);
         match slot.visible {
             Some(Visible::Recorded(Copy { record, .. }) | Visible::Foreign(record)) if record.version == version => {
                 return Ok((format!("{stem}{SUFFIX}"), record));

@@ -17,6 +17,7 @@ use crate::cluster::past::is_beyond_reason;
 use crate::cluster::registry::Member;
 use crate::cluster::removal::Removed;
 use crate::durable::{self, Folder};
+use crate::file_names::Names;
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
 use crate::wire::{Fence, Roll};
@@ -42,6 +43,8 @@ pub struct Identity {
     pub layout: String,
     /// Where the records of its text copies are, once that is known: `attributes` or `log`.
     pub records: Option<String>,
+    /// Which names its files have.
+    pub names: Names,
     /// The cluster it belongs to and the highest epoch it has seen, with the leader process that had it.
     pub seen: Option<(Reign, u64)>,
     /// The members of the cluster, as the leader last told.
@@ -54,7 +57,16 @@ impl Identity {
     /// A new folder's, of the text layout.
     pub fn new(id: NodeId, uuid: Uuid) -> Self {
         let layout = Layout::Text.to_string();
-        Self { id, uuid, layout, records: None, seen: None, members: Vec::new(), removed: Vec::new() }
+        Self {
+            id,
+            uuid,
+            layout,
+            records: None,
+            names: Names::default(),
+            seen: None,
+            members: Vec::new(),
+            removed: Vec::new(),
+        }
     }
 
     /// Reads the folder's identity, if it has one.
@@ -80,6 +92,9 @@ impl Identity {
         let mut text = format!("{HEADER}\nid={}\nuuid={}\nlayout={}\n", self.id, self.uuid, self.layout);
         if let Some(records) = &self.records {
             let _ = writeln!(text, "records={records}");
+        }
+        if self.names != Names::default() {
+            let _ = writeln!(text, "names={}", self.names.longest());
         }
         if let Some((reign, run)) = self.seen {
             let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", reign.cluster_id, reign.epoch);
@@ -125,6 +140,8 @@ impl Identity {
             let uuid = uuid(fields.next().unwrap_or_default())?;
             Ok::<_, String>(Member { id: NodeId(id), uuid, address: fields.next().unwrap_or_default().to_owned() })
         };
+        let names =
+            |longest: &str| longest.parse().ok().and_then(Names::up_to).ok_or("its names have no room for a hash");
         let removed = |line: &str| {
             let (id, uuid_text) = line.split_once(' ').ok_or("a removed member has no uuid")?;
             let id = NodeId(id.parse().map_err(|_| "a removed member has no id")?);
@@ -135,6 +152,7 @@ impl Identity {
             uuid: uuid(one("uuid")?)?,
             layout: one("layout")?.to_owned(),
             records: all("records").next().map(str::to_owned),
+            names: all("names").next().map_or(Ok(Names::default()), names)?,
             seen,
             members: all("member").map(member).collect::<Result<_, _>>()?,
             removed: all("removed").map(removed).collect::<Result<_, _>>()?,
@@ -317,6 +335,19 @@ impl IdentityFile {
         }
     }
 
+    /// Gives the names of the folder's files: of a new one those that fit, for good. A disk that takes nothing is told at the
+    /// next start. Blocks.
+    pub fn settle_names(&self, fitting: Option<Names>) -> io::Result<Names> {
+        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = self.get();
+        let is_new = identity.records.is_none() && identity.seen.is_none();
+        let Some(names) = fitting.filter(|names| is_new && *names != identity.names) else { return Ok(identity.names) };
+        match self.write(&mut pair, Identity { names, ..identity }) {
+            Err(error) if !durable::is_refused(&error) => Err(error),
+            _ => Ok(self.get().names),
+        }
+    }
+
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
     /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
     pub fn learn(&self, roll: Roll) -> io::Result<()> {
@@ -337,6 +368,12 @@ impl IdentityFile {
 /// What the identity in a folder says of where records are. The outer nothing: there is no identity that can be read.
 pub fn records_of(folder: &dyn Folder) -> Option<Option<String>> {
     Some(Identity::decode(&pair::read(folder).ok()??).ok()?.records)
+}
+
+/// The names of a folder's files, as its identity says it; the usual ones if it has none.
+pub fn names_of(folder: &dyn Folder) -> Names {
+    let identity = || Identity::decode(&pair::read(folder).ok()??).ok();
+    identity().map(|identity| identity.names).unwrap_or_default()
 }
 
 /// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.

@@ -166,11 +166,6 @@ fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened
             "{shown} may lose what is called safe when the power goes, in spite of --io-mode unbuffered: {why}"
         );
     }
-    if let (Layout::Text, Some(longest)) = (settings.layout, trial::too_short_names(&*folder)) {
-        tracing::warn!(
-            "names of more than {longest} bytes do not fit into {shown}: messages of long ids cannot be written there, or not be replaced; --layout log has no such names"
-        );
-    }
     if settings.convert {
         convert_folder(settings, &disk, &folder, doing)?;
     } else {
@@ -178,6 +173,13 @@ fn open(settings: &Settings, uuid: Uuid, doing: &Doing) -> anyhow::Result<Opened
     }
     let identity = IdentityFile::open(folder.clone(), settings.id, uuid, settings.layout)
         .with_context(|| format!("cannot use {shown}; check that it can be written and the disk is not full"))?;
+    let fitting = trial::names(&*folder);
+    let names = identity.settle_names(fitting).with_context(|| format!("cannot use {shown}"))?;
+    if settings.layout == Layout::Text && fitting.is_none_or(|fitting| fitting.longest() < names.longest()) {
+        tracing::warn!(
+            "the names of long ids do not fit into {shown}: such messages cannot be written there, or not be replaced; --layout log has no such names"
+        );
+    }
     let (store, found): (Arc<dyn Store>, _) = match settings.layout {
         Layout::Text => {
             let (store, found) = TextStore::open(disk, folder.clone(), settings.io_mode)?;

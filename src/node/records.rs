@@ -13,7 +13,7 @@ use super::identity;
 use super::scan::STAGED;
 use crate::durable::record_log::{self, LogError, MAX_RECORD, RecordLog};
 use crate::durable::{DiskFile, Folder, takes_nothing};
-use crate::file_names::{self, SUFFIX};
+use crate::file_names::{self, Names, SUFFIX};
 use crate::types::{CopyRecord, MessageId, Version};
 
 /// The record format that is written, and the newest that is read.
@@ -149,7 +149,7 @@ pub struct Logged {
 impl Records {
     /// Finds out where this folder's records are: where its identity says, or else where they can be. Nothing is made, and
     /// records are not looked for anywhere else, as what is seen through another layer would make all copies strangers.
-    pub fn open(folder: &Arc<dyn Folder>) -> Result<(Self, Logged), LogError> {
+    pub fn open(folder: &Arc<dyn Folder>, names: Names) -> Result<(Self, Logged), LogError> {
         let io = |what| {
             let file = folder.path().display().to_string();
             move |source| LogError::Io { what, file, source }
@@ -175,8 +175,8 @@ impl Records {
             }
         }
         for id in logged.by_id.keys() {
-            let stem = file_names::stem(id);
-            if file_names::id_of(&stem) == Some(file_names::Decoded::AskTheRecord) {
+            let stem = names.stem(id);
+            if file_names::is_hashed(&stem) {
                 logged.hashed.insert(stem, id.clone());
             }
         }
@@ -264,7 +264,7 @@ impl Records {
 /// Whether the record must hold the id, as the name does not.
 fn spelt(id: &MessageId, stem: &str) -> bool {
     // An id whose stem is itself needs no look; nearly all are.
-    stem.as_bytes() != id.as_bytes() && file_names::id_of(stem) == Some(file_names::Decoded::AskTheRecord)
+    stem.as_bytes() != id.as_bytes() && file_names::is_hashed(stem)
 }
 
 fn payload(kind: u8, id: &MessageId, record: CopyRecord) -> Vec<u8> {

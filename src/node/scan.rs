@@ -10,7 +10,7 @@ use super::index::{Copy, Index, Visible};
 use super::records::{self, BadRecord, Logged, Records};
 use crate::durable::record_log::LogError;
 use crate::durable::{DiskFile, Folder};
-use crate::file_names::{self, Decoded, SUFFIX};
+use crate::file_names::{Decoded, Names, SUFFIX};
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, MessageId, Version};
 
@@ -150,6 +150,7 @@ enum Item {
 pub(super) struct Scan<'a> {
     pub(super) folder: &'a dyn Folder,
     pub(super) records: &'a Records,
+    pub(super) names: Names,
     pub(super) logged: &'a Logged,
     pub(super) index: &'a Index,
     /// Ids whose copies are written anew after the scan, so that torn ones need not be kept.
@@ -192,7 +193,7 @@ impl Scan<'_> {
             if let Some(number) = number(&entry.name, TRASH) {
                 moved.trash.insert(number, entry.name.clone());
             }
-            match classify(&entry.name, entry.regular) {
+            match classify(&entry.name, entry.regular, self.names) {
                 Ok(Some(item)) => {
                     if let Item::Staged { .. } = item {
                         stages.insert(entry.name);
@@ -273,9 +274,9 @@ impl Scan<'_> {
     }
 
     fn is_journaled(&self, stem: &str) -> bool {
-        match file_names::id_of(stem) {
+        match self.names.id_of(stem) {
             Some(Decoded::Id(id)) => self.journaled.contains(&id),
-            Some(Decoded::AskTheRecord) => self.journaled.iter().any(|id| file_names::stem(id) == stem),
+            Some(Decoded::AskTheRecord) => self.journaled.iter().any(|id| self.names.stem(id) == stem),
             None => false,
         }
     }
@@ -325,7 +326,7 @@ impl Scan<'_> {
         };
         let right = |id: &MessageId, record: &CopyRecord| {
             let whole = content.is_some_and(|c| record.fits(u64::from(c.length), c.crc));
-            (whole || seeded::active(Bug::TornCopyAccepted)) && file_names::stem(id) == *stem
+            (whole || seeded::active(Bug::TornCopyAccepted)) && self.names.stem(id) == *stem
         };
         if let Some(version) = staged {
             return Ok(match record {
@@ -337,7 +338,7 @@ impl Scan<'_> {
             (Some(Ok((id, record))), _, _) if right(&id, &record) => {
                 Seen::Visible(id, Visible::Recorded(Copy { record, fresh: false }))
             }
-            (Some(Ok((id, record))), _, _) if file_names::stem(&id) == *stem => {
+            (Some(Ok((id, record))), _, _) if self.names.stem(&id) == *stem => {
                 Seen::Visible(id, Visible::Damaged(record))
             }
             (Some(_), Some(id), content) => {
@@ -369,7 +370,7 @@ impl Scan<'_> {
             }
             None => {
                 // A version that still has its staged file cannot be the visible one.
-                let stem = file_names::stem(id);
+                let stem = self.names.stem(id);
                 let visible: Vec<_> =
                     records.iter().filter(|record| !stages.contains(&staged_name(record.version, &stem))).collect();
                 let newest =
@@ -384,12 +385,12 @@ impl Scan<'_> {
 }
 
 /// What to look at, and why not.
-fn classify(name: &str, regular: bool) -> Result<Option<Item>, &'static str> {
+fn classify(name: &str, regular: bool, names: Names) -> Result<Option<Item>, &'static str> {
     const NOBODYS: &str = "no message's name";
     if let Some(rest) = name.strip_prefix(STAGED) {
         let parsed = rest.split_once('-').and_then(|(version, stem)| {
             let version = Version(u64::from_str_radix(version, 16).ok()?);
-            let id = file_names::id_of(stem)?;
+            let id = names.id_of(stem)?;
             (staged_name(version, stem) == name).then(|| Item::Staged { version, stem: stem.to_owned(), id })
         });
         return match parsed {
@@ -404,7 +405,7 @@ fn classify(name: &str, regular: bool) -> Result<Option<Item>, &'static str> {
     if !regular {
         return Err("not a regular file");
     }
-    let id = file_names::id_of(stem).ok_or(NOBODYS)?;
+    let id = names.id_of(stem).ok_or(NOBODYS)?;
     Ok(Some(Item::Visible { stem: stem.to_owned(), id }))
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 
 use super::scan::STAGED;
 use crate::durable::{Folder, takes_nothing};
-use crate::file_names::{MAX_STEM_BYTES, SUFFIX};
+use crate::file_names::{MAX_STEM_BYTES, Names, SUFFIX};
 
 /// The files that are made for it, and removed again.
 const ONE: &str = ".trial-1";
@@ -63,10 +63,12 @@ fn refusal(what: &str, why: &str) -> String {
     )
 }
 
-/// The longest name that fits here, if that is too short for some ids of the text layout: of these a part can be written and
-/// never be replaced or deleted.
-pub fn too_short_names(folder: &dyn Folder) -> Option<usize> {
-    let needed = STAGED.len() + 17 + MAX_STEM_BYTES + SUFFIX.len();
+/// What stands around a stem in the longest of a folder's names.
+const AROUND: usize = STAGED.len() + 17 + SUFFIX.len();
+
+/// The names that this file system has room for, whatever it says of itself; nothing if there are none.
+pub fn names(folder: &dyn Folder) -> Option<Names> {
+    let needed = AROUND + MAX_STEM_BYTES;
     let fits = |length: &usize| {
         let name = format!(".trial-{}", "n".repeat(length - 7));
         match folder.create_new(&name) {
@@ -77,10 +79,8 @@ pub fn too_short_names(folder: &dyn Folder) -> Option<usize> {
             }
         }
     };
-    if fits(&needed) {
-        return None;
-    }
-    (8..needed).rev().step_by(4).find(fits)
+    let longest = (AROUND..=needed).rev().find(fits)?;
+    Names::up_to(longest - AROUND)
 }
 
 #[cfg(test)]
@@ -118,10 +118,11 @@ mod tests {
     fn names_that_are_too_long_are_found_out() {
         let disk = MemDisk::new();
         let folder = disk.folder(Path::new("/n")).unwrap();
-        assert_eq!(too_short_names(&*folder), None);
+        assert_eq!(names(&*folder), Some(Names::default()));
         disk.set_longest_name(175);
-        let found = too_short_names(&*folder).unwrap();
-        assert!((172..=175).contains(&found), "{found}");
+        assert_eq!(names(&*folder).unwrap().longest(), 146);
+        disk.set_longest_name(40);
+        assert_eq!(names(&*folder), None);
         assert!(folder.list().unwrap().is_empty());
     }
 }

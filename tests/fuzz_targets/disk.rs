@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hatokuse::durable::record_log::{LogError, Opened, RecordLog, judge};
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
-use hatokuse::file_names::SUFFIX;
+use hatokuse::file_names::{Names, SUFFIX};
 use hatokuse::leader::journal::Event;
 use hatokuse::node::files::TextStore;
 use hatokuse::node::records::{LOG_NAME, decode, encode};
@@ -167,7 +167,7 @@ pub(super) fn node_folder(data: &[u8]) {
         let (kind, length) = (script.byte(), usize::from(script.byte() & 0x1F));
         let name = String::from_utf8_lossy(script.bytes(length)).replace(['/', '\0'], "_");
         let id = name.parse::<MessageId>();
-        let stem = id.as_ref().map_or(name.clone(), hatokuse::file_names::stem);
+        let stem = id.as_ref().map_or(name.clone(), |id| Names::default().stem(id));
         let (version, length) = (Version(u64::from(script.byte() & 7)), usize::from(script.byte() & 0x3F));
         let content = script.bytes(length);
         let name = match kind % 8 {

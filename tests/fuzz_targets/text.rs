@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use hatokuse::cluster::registry::Member;
 use hatokuse::config::{BadTolerance, ByteSize, parse_tolerance};
-use hatokuse::file_names::{Decoded as Name, MAX_STEM_BYTES, id_of, stem};
+use hatokuse::file_names::{Decoded as Name, Names};
 use hatokuse::node::identity::Identity;
 use hatokuse::protocol::text::{
     CommandDecoder, ReplyLine, decode_finding, decode_reply, decode_verified, encode_command, encode_reply,
@@ -126,22 +126,25 @@ fn words(text: &str) {
 pub(super) fn file_name(data: &[u8]) {
     let mut parts = data.splitn(2, |&byte| byte == b'\n');
     let ids = [parts.next(), parts.next()].map(|part| MessageId::parse(part.unwrap_or_default()).ok());
+    // The first byte says how long names may be.
+    let longest = 34 + usize::from(data.first().copied().unwrap_or(u8::MAX));
+    let names = Names::up_to(longest).expect("room for a hash");
     for id in ids.iter().flatten() {
-        let name = stem(id);
-        assert!(!name.is_empty() && name.len() <= MAX_STEM_BYTES && !name.starts_with('.'), "{name}");
+        let name = names.stem(id);
+        assert!(!name.is_empty() && name.len() <= names.longest() && !name.starts_with('.'), "{name}");
         assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.%~".contains(&b)), "{name}");
-        match id_of(&name) {
+        match names.id_of(&name) {
             Some(Name::Id(back)) => assert_eq!(back, *id),
-            Some(Name::AskTheRecord) => assert!(name.len() > 34 && id.as_bytes().len() > 34),
+            Some(Name::AskTheRecord) => assert!(name.len() >= 34 && id.as_bytes().len() * 3 > names.longest()),
             None => panic!("{name} of {id:?} is nobody's"),
         }
     }
     if let [Some(one), Some(other)] = &ids {
-        assert_eq!(one == other, stem(one) == stem(other));
+        assert_eq!(one == other, names.stem(one) == names.stem(other));
     }
     let text = String::from_utf8_lossy(data);
-    if let Some(Name::Id(id)) = id_of(&text) {
-        assert_eq!(stem(&id), text, "two names of one id");
+    if let Some(Name::Id(id)) = names.id_of(&text) {
+        assert_eq!(names.stem(&id), text, "two names of one id");
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::store::{Body, Fatal, Put, PutOutcome, WriteReport};
 use super::spares::{Room, Spares};
 use super::{TextStore, journal};
 use crate::durable::{DiskFile, is_full, is_gone, is_refused};
-use crate::file_names::{self, SUFFIX};
+use crate::file_names::SUFFIX;
 use crate::seeded::{self, Bug};
 use crate::types::{MessageId, Version};
 
@@ -179,7 +179,7 @@ impl<'a> Batch<'a> {
     /// Writes a copy that is to be kept, in the place that is right beside what else is there of its id.
     pub(super) fn keep(&mut self, put: &Put, slot: &Slot) -> Result<PutOutcome, Fatal> {
         let Put { id, record, body } = put;
-        let stem = file_names::stem(id);
+        let stem = self.store.names.stem(id);
         // The leader knows what was committed: a file of that content is that message, whatever record it has or has not.
         let adoptable = match slot.visible {
             Some(Visible::Foreign(found)) => (found.length, found.crc) == (record.length, record.crc),

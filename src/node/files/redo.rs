@@ -14,7 +14,7 @@ use super::batch::{Batch, OPEN_FILES, Safety};
 use super::journal::{LeftOver, Step};
 use super::{TextStore, Writer};
 use crate::durable::{DiskFile, is_full, is_refused};
-use crate::file_names::{self, SUFFIX};
+use crate::file_names::SUFFIX;
 use crate::seeded::{self, Bug};
 use crate::types::{MessageId, Version};
 
@@ -118,7 +118,7 @@ impl TextStore {
 
     /// The name of the file that has this copy, if it is here.
     fn name_of(&self, put: &Put) -> Option<String> {
-        let (slot, stem) = (self.index.get(&put.id), file_names::stem(&put.id));
+        let (slot, stem) = (self.index.get(&put.id), self.names.stem(&put.id));
         if slot.recorded().is_some_and(|copy| copy.record == put.record) {
             return Some(format!("{stem}{SUFFIX}"));
         }
@@ -139,7 +139,7 @@ impl TextStore {
     }
 
     fn write_into(&self, put: &Put, file: &mut dyn DiskFile) -> io::Result<()> {
-        self.records.attach(file, &put.id, put.record, &file_names::stem(&put.id))?;
+        self.records.attach(file, &put.id, put.record, &self.names.stem(&put.id))?;
         match &put.body {
             Body::Bytes(content) if !content.is_empty() => file.write_at(&[IoSlice::new(content)], 0),
             _ => Ok(()),
@@ -156,7 +156,7 @@ impl Batch<'_> {
             return Ok(PutOutcome::Stale);
         }
         let torn = slot.visible == Some(Visible::Damaged(put.record));
-        if torn && self.remove(&format!("{}{SUFFIX}", file_names::stem(&put.id))) {
+        if torn && self.remove(&format!("{}{SUFFIX}", self.store.names.stem(&put.id))) {
             self.store.index.change(&put.id, |slot| slot.visible = None);
         }
         self.keep(put, &self.store.index.get(&put.id))

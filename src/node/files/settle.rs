@@ -5,7 +5,7 @@ use super::super::scan::{TRASH, staged_name};
 use super::super::store::{Fatal, Settle};
 use super::batch::{Batch, Renamed};
 use crate::durable::is_full;
-use crate::file_names::{self, SUFFIX};
+use crate::file_names::SUFFIX;
 use crate::seeded::{self, Bug};
 use crate::types::{MessageId, Version};
 
@@ -17,7 +17,7 @@ impl Batch<'_> {
     pub(super) fn settle(&mut self, settle: &Settle) -> Result<bool, Fatal> {
         let Settle { id, version, keep, .. } = settle;
         let slot = self.store.index.get(id);
-        let stem = file_names::stem(id);
+        let stem = self.store.names.stem(id);
         let visible = slot.recorded().map(|copy| copy.record.version);
         match slot.staged(*version) {
             _ if !keep => self.let_go(settle, &stem, *version),
