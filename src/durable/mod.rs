@@ -10,6 +10,7 @@ pub mod os;
 pub mod record_log;
 pub mod sim;
 
+use std::fmt;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,17 @@ impl Space {
     /// Whether the file system says how full it is. Some (ramfs, some in user space) say zeros.
     pub fn is_known(&self) -> bool {
         self.size > 0
+    }
+}
+
+/// What is free, in words.
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.is_known(), self.files > 0) {
+            (false, _) => f.write_str("how much is free is not known"),
+            (true, false) => write!(f, "{} bytes are free", self.free),
+            (true, true) => write!(f, "{} bytes and {} files are free", self.free, self.free_files),
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use super::files::TextStore;
 use super::identity::Identity;
 use super::records;
+use super::reserve;
 use super::scan::{OpenError, SPARE};
-use super::segments::{RESERVE_FILE, SegmentStore, segments_in};
+use super::segments::{SegmentStore, segments_in};
 use super::store::{Body, Entry, Fatal, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
 use crate::durable::{self, Disk, Folder};
 use crate::types::{IoMode, Layout, NodeId, Version};
@@ -214,7 +215,7 @@ impl Conversion<'_> {
             }
             self.remove(&hint)?;
         }
-        self.remove(RESERVE_FILE)
+        self.remove(reserve::RESERVE_FILE)
     }
 
     /// Looks whether all of it can be carried over, and marks the beginning.

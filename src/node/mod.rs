@@ -24,6 +24,7 @@ pub mod write_back;
 
 mod lane;
 mod promise;
+mod reserve;
 mod work;
 
 use std::sync::atomic::AtomicU64;

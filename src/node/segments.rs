@@ -36,8 +36,8 @@ use self::op::HintWriter;
 use self::places::{NOT_YET, Place};
 use self::plan::Plan;
 use self::replay::{Replay, Replayed, Seen, read_record};
-pub(super) use self::room::RESERVE_FILE;
 use self::upkeep::Upkeep;
+use super::reserve;
 use super::scan::{Found, OpenError};
 use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
@@ -206,7 +206,7 @@ impl SegmentStore {
             unhinted: Vec::new(),
             room: u64::MAX,
             look_at: 0,
-            reserve: folder.open(RESERVE_FILE).is_ok(),
+            reserve: folder.open(reserve::RESERVE_FILE).is_ok(),
             failed: false,
         };
         let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
@@ -315,7 +315,7 @@ impl Store for SegmentStore {
                 let has_room = self.has_room_for(put, room);
                 outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
                 if !has_room {
-                    error.get_or_insert_with(|| self.no_room(room));
+                    error.get_or_insert_with(|| Self::no_room(room));
                 }
             }
             let report = WriteReport { settled, outcomes, error, ..WriteReport::default() };

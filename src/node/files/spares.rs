@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 
+use super::super::reserve;
 use super::super::scan::SPARE;
-use crate::durable::{DiskFile, Folder, Space};
+use crate::durable::{self, DiskFile, Folder, Space};
 
 /// How many a node keeps: as many deletions go into one batch on a disk without an inode.
 pub const SPARES: usize = 16;
@@ -29,13 +30,15 @@ const BLOCK: u64 = 4096;
 pub(super) struct Spares {
     there: BTreeSet<u64>,
     wanted: usize,
+    /// Whether bytes are put by beside them: XFS wants blocks at hand for every change, even if it takes none.
+    reserve: bool,
 }
 
 impl Spares {
     /// Those that a folder has, by the names in it.
     pub(super) fn found<'a>(names: impl Iterator<Item = &'a str>) -> Self {
         let there = names.filter_map(|name| name.strip_prefix(SPARE)?.parse().ok()).collect();
-        Self { there, wanted: 0 }
+        Self { there, wanted: 0, reserve: false }
     }
 
     /// Keeps so many from now on.
@@ -56,6 +59,9 @@ impl Spares {
             }
             self.there.insert(number);
         }
+        if self.wanted > 0 && !self.reserve {
+            self.reserve = reserve::make(folder);
+        }
     }
 
     /// Makes one of them a file of this content and name. `finish` gives it its record. Nothing: there is none.
@@ -64,11 +70,26 @@ impl Spares {
         folder: &dyn Folder,
         name: &str,
         content: &[u8],
-        finish: impl FnOnce(&mut dyn DiskFile) -> io::Result<()>,
+        finish: impl Fn(&mut dyn DiskFile) -> io::Result<()>,
     ) -> Option<io::Result<Box<dyn DiskFile>>> {
         if content.len() > SPARE_BYTES {
             return None;
         }
+        let written = self.rewrite(folder, name, content, &finish)?;
+        let is_full = written.as_ref().is_err_and(durable::is_full);
+        if is_full && std::mem::take(&mut self.reserve) && reserve::give_up(folder) {
+            return self.rewrite(folder, name, content, &finish);
+        }
+        Some(written)
+    }
+
+    fn rewrite(
+        &mut self,
+        folder: &dyn Folder,
+        name: &str,
+        content: &[u8],
+        finish: &dyn Fn(&mut dyn DiskFile) -> io::Result<()>,
+    ) -> Option<io::Result<Box<dyn DiskFile>>> {
         let spare = format!("{SPARE}{}", self.there.pop_last()?);
         let write = || {
             let mut file = folder.edit(&spare)?;
@@ -157,7 +178,7 @@ mod tests {
         let mut spares = Spares::default();
         spares.keep(2, &*folder);
         let names = || folder.list().unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
-        assert_eq!(names(), [".spare-0", ".spare-1"]);
+        assert_eq!(names(), [".reserve", ".spare-0", ".spare-1"]);
         spares = Spares::found(names().iter().map(String::as_str));
         disk.fault_next(crate::durable::sim::Op::Create, crate::durable::sim::Fault::Fail(errno::ENOSPC));
         spares.keep(3, &*folder);
@@ -170,6 +191,6 @@ mod tests {
         assert_eq!((files["small"].as_deref(), files["none"].as_deref()), (Some(&b"small"[..]), Some(&b""[..])));
         assert_eq!(folder.open("none").unwrap().record().unwrap().as_deref(), Some(&b"r"[..]));
         spares.fill(&*folder);
-        assert_eq!(names().len(), 5);
+        assert_eq!(names().len(), 6);
     }
 }

@@ -1,18 +1,12 @@
 //! What a disk that is nearly full still takes, and what is put by for that.
 
-use std::io;
-
 use super::{SegmentStore, Writer};
 use crate::durable::Space;
+use crate::node::reserve;
 use crate::node::store::{Body, Put};
 
 /// A message of so many bytes is small: there is room for it on a disk that is nearly full.
 const SMALL: u64 = 4096;
-
-/// Bytes that a disk which has room puts by, for records of what is gone when others leave it none: a 64th of the disk, between these.
-pub(crate) const RESERVE_FILE: &str = ".reserve";
-const RESERVE_LEAST: u64 = 16 << 10;
-const RESERVE_MOST: u64 = 256 << 10;
 
 /// Room is asked for again after so many bytes.
 const LOOK_EVERY: u64 = 1 << 20;
@@ -43,34 +37,21 @@ impl SegmentStore {
         bytes <= room || (bytes <= SMALL && shrinks())
     }
 
-    pub(super) fn no_room(&self, room: u64) -> String {
-        let free = self.folder.space().map_or(0, |space| space.free);
+    pub(super) fn no_room(room: u64) -> String {
         let but = if room > 0 { format!("messages of up to {room} bytes and for ") } else { String::new() };
-        format!("the disk is nearly full: its last {free} bytes are kept for {but}what makes room again")
+        format!("the disk (or a quota on it) is nearly full: what is left is kept for {but}what makes room again")
     }
 
     /// Gives up the reserve, if there is one: a disk without a byte takes some more records of what is gone.
     pub(super) fn give_up_reserve(&self, writer: &mut Writer) -> bool {
-        std::mem::take(&mut writer.reserve) && self.folder.remove(RESERVE_FILE).is_ok()
+        std::mem::take(&mut writer.reserve) && reserve::give_up(&*self.folder)
     }
 
     /// Sees to it that there is a reserve, on a disk that has room for it.
     pub(super) fn keep_reserve(&self) {
         let mut writer = self.writer();
-        if writer.reserve || writer.room < u64::MAX {
-            return;
+        if !writer.reserve && writer.room == u64::MAX {
+            writer.reserve = reserve::make(&*self.folder);
         }
-        let make = || {
-            let bytes = self.folder.space()?.size / 64;
-            let mut file = self.folder.create_new(RESERVE_FILE)?;
-            file.append(&[io::IoSlice::new(&vec![0; bytes.clamp(RESERVE_LEAST, RESERVE_MOST) as usize])])
-        };
-        writer.reserve = match make() {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                let _ = self.folder.remove(RESERVE_FILE);
-                false
-            }
-            _ => true,
-        };
     }
 }
