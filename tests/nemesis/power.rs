@@ -1,7 +1,9 @@
-//! A real file system that loses its power: ext4 in an image in memory, shut down by its own ioctl and mounted again.
+//! A real file system that loses its power: an image in memory, cut off and mounted again.
 //!
-//! After the shutdown nothing reaches the image any more, not even what waits in the journal, and every call
-//! fails. Each cut proves that it was one: what was synced is there afterwards, what was not is gone.
+//! ext4 and XFS are shut down by their own ioctl: after that nothing reaches the image any more, not even what waits in
+//! the journal, and every call fails. btrfs has none before Linux 6.19: there the image is cloned (an instant, as it lies
+//! on XFS), and the clone is what is mounted again. Each cut proves that it was one: what was synced is there afterwards,
+//! what was not is gone.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,11 +13,13 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::PATIENCE;
+use crate::tools::needs;
 
 /// Of the image; sparse.
 const BYTES: u64 = 512 << 20;
 
-/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`; no safe Rust calls it. Just before that a file is written and
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`, the same number as `XFS_IOC_GOINGDOWN` with
+/// `XFS_FSOP_GOING_FLAGS_NOLOGFLUSH`; no safe Rust calls it. Just before that a file is written and
 /// not synced: a node that syncs the whole file system in between would save it, and the cut would seem to be none.
 const SHUTDOWN: &str = "
 import fcntl, os, struct, sys
@@ -24,26 +28,59 @@ file = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
 os.write(file, b'not synced')
 fcntl.ioctl(mounted, 0x8004587D, struct.pack('I', 2))";
 
+/// `FICLONE` of the image, after the same.
+const CLONE: &str = "
+import fcntl, os, sys
+file = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+os.write(file, b'not synced')
+image = os.open(sys.argv[3], os.O_RDONLY)
+fcntl.ioctl(os.open(sys.argv[4], os.O_WRONLY | os.O_CREAT), 0x40049409, image)";
+
 /// A mounted image.
 #[derive(Debug)]
 pub(crate) struct Volume {
     image: PathBuf,
     mount_point: PathBuf,
+    /// What the image lies on, if it is cut off by a clone of it.
+    host: Option<Box<Volume>>,
     /// Goes last.
-    _home: TempDir,
+    _home: Option<TempDir>,
 }
 
 impl Volume {
-    /// Makes and mounts one, or says why this machine cannot.
-    pub(crate) fn make(home: TempDir) -> Result<Self, String> {
-        let volume = Self { image: home.path().join("image"), mount_point: home.path().join("mounted"), _home: home };
-        let fail = |error: std::io::Error| error.to_string();
-        File::create(&volume.image).and_then(|file| file.set_len(BYTES)).map_err(fail)?;
-        std::fs::create_dir(&volume.mount_point).map_err(fail)?;
+    /// Makes and mounts one of this kind (ext4, xfs, btrfs), or says why this machine cannot.
+    pub(crate) fn make(kind: &str, home: TempDir) -> Result<Self, String> {
         run("python3", &["-c".as_ref(), "import fcntl".as_ref()])?;
-        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &volume.image])?;
+        let host = match kind {
+            "btrfs" => Some(Box::new(Self::mounted("xfs", home.path().join("host"), None, 2 * BYTES)?)),
+            _ => None,
+        };
+        let at = host.as_ref().map_or(home.path(), |host| host.path()).join(kind);
+        let mut volume = Self::mounted(kind, at, host, BYTES)?;
+        volume._home = Some(home);
+        Ok(volume)
+    }
+
+    /// An image of this kind at `at`, mounted beside it.
+    fn mounted(kind: &str, at: PathBuf, host: Option<Box<Self>>, bytes: u64) -> Result<Self, String> {
+        let volume = Self { image: at.with_extension("image"), mount_point: at, host, _home: None };
+        let fail = |error: std::io::Error| error.to_string();
+        File::create(&volume.image).and_then(|file| file.set_len(bytes)).map_err(fail)?;
+        std::fs::create_dir(&volume.mount_point).map_err(fail)?;
+        let (package, force) = match kind {
+            "ext4" => ("e2fsprogs", "-F"),
+            "xfs" => ("xfsprogs", "-f"),
+            _ => ("btrfs-progs", "-f"),
+        };
+        needs(&format!("mkfs.{kind}"), package);
+        run(&format!("mkfs.{kind}"), &["-q".as_ref(), force.as_ref(), &volume.image])?;
         volume.mount()?;
         Ok(volume)
+    }
+
+    /// What of the image a cut leaves, if it is cloned.
+    fn left(&self) -> PathBuf {
+        self.image.with_extension("left")
     }
 
     /// Where it is mounted.
@@ -61,7 +98,9 @@ impl Volume {
         File::create(self.path().join("synced")).and_then(|file| file.sync_all()).expect("a synced file");
         File::open(self.path()).and_then(|folder| folder.sync_all()).expect("a synced folder");
         let not_synced = self.path().join("not-synced");
-        run("python3", &["-c".as_ref(), SHUTDOWN.as_ref(), self.path(), &not_synced]).expect("a cut");
+        let script = if self.host.is_some() { CLONE } else { SHUTDOWN };
+        let args = ["-c".as_ref(), script.as_ref(), self.path(), &not_synced, &self.image, &self.left()];
+        run("python3", &args).expect("a cut");
     }
 
     /// What the power cut left, once nobody holds it any more.
@@ -70,6 +109,9 @@ impl Volume {
         while let Err(why) = run("umount", &[self.path()]) {
             assert!(Instant::now() < deadline, "{why}");
             std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        if self.host.is_some() {
+            std::fs::rename(self.left(), &self.image).expect("what is left is the image");
         }
         self.mount().expect("it can be mounted again");
         assert!(self.path().join("synced").exists(), "more was lost than a power cut takes");

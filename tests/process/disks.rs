@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use hatokuse::types::IoMode;
 
 use crate::support::{Register, Server, code, eventually, folder, refused_leader, refused_node, tells};
+use crate::tools::needs;
 
 /// A small file system in memory, mounted while this lives.
 struct Mount(PathBuf);
@@ -39,9 +40,42 @@ impl Mount {
         no_mounts()
     }
 
+    /// Mounts an XFS of 300 MiB on an image: mkfs makes no smaller one.
+    fn xfs(at: &Path, image: &Path) -> Option<Self> {
+        needs("mkfs.xfs", "xfsprogs");
+        Self::image(at, image, 300, Command::new("mkfs.xfs").arg("-q"))
+    }
+
     /// Mounts a btrfs of 128 MiB on an image: the smallest that mkfs makes is 109.
     fn btrfs(at: &Path, image: &Path) -> Option<Self> {
+        needs("mkfs.btrfs", "btrfs-progs");
         Self::image(at, image, 128, Command::new("mkfs.btrfs").arg("-q").stdout(Stdio::null()))
+    }
+
+    /// Mounts `below` once more, through bindfs.
+    fn bindfs(below: &Path, at: &Path, options: &[&str]) -> Option<Self> {
+        needs("bindfs", "bindfs");
+        std::fs::create_dir_all(below).unwrap();
+        Self::layer(at, Command::new("bindfs").args(options).arg(below).arg(at))
+    }
+
+    /// Mounts an encrypted folder, in which names have 175 bytes at most (and statfs says 189).
+    fn encfs(below: &Path, at: &Path) -> Option<Self> {
+        needs("encfs", "encfs");
+        std::fs::create_dir_all(below).unwrap();
+        let script = r#"echo secret | encfs -S --standard "$0" "$1""#;
+        Self::layer(at, Command::new("sh").args(["-c", script]).arg(below).arg(at).stdout(Stdio::null()))
+    }
+
+    /// Waits for a file system in user space to be there.
+    fn layer(at: &Path, mount: &mut Command) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let is_there = || std::fs::read_to_string("/proc/mounts").unwrap().contains(&*at.to_string_lossy());
+        if mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            eventually("the layer", || is_there().then_some(()));
+            return Some(Self(at.to_owned()));
+        }
+        no_mounts()
     }
 
     /// Leaves no room in it for a single byte, nor for another file.
@@ -295,11 +329,14 @@ fn too_many_full_disks_refuse_writes_and_answer_reads() {
 #[test]
 fn a_disk_without_a_byte_can_be_emptied() {
     use IoMode::{Buffered, Unbuffered};
-    for (layout, io_mode) in [("text", Buffered), ("text", Unbuffered), ("log", Buffered), ("log", Unbuffered)] {
+    let each = [("text", Buffered), ("text", Unbuffered), ("log", Buffered), ("log", Unbuffered)];
+    let on_ext4 = each.map(|(layout, io_mode)| (layout, io_mode, false));
+    for (layout, io_mode, xfs) in on_ext4.into_iter().chain([("text", Unbuffered, true), ("log", Buffered, true)]) {
         let home = folder();
         let image = home.path().join("image");
         let at = home.path().join("storage_node_1");
-        let Some(mount) = Mount::ext4(&at, &image, 16, &["-N", "512"]) else { return };
+        let mount = if xfs { Mount::xfs(&at, &image) } else { Mount::ext4(&at, &image, 16, &["-N", "512"]) };
+        let Some(mount) = mount else { return };
         let register = Register::with(1, 1, home, |builder| builder.node_args(["--layout", layout]).io_mode(io_mode));
         register.fill("m", 60, &"x".repeat(3000));
         mount.fill_up();
@@ -394,4 +431,59 @@ fn a_full_disk_under_the_leader_refuses_writes_and_answers_reads() {
     register.check(&prefix, kept, "x");
     assert_eq!(register.get("after"), "y");
     drop(register);
+}
+
+#[test]
+fn a_folder_is_not_taken_through_a_layer_that_hides_its_records() {
+    let home = folder();
+    let mut register = Register::with(2, 2, home, |builder| builder);
+    register.fill("m", 20, "x");
+    register.kill_node(1).unwrap();
+    register.wait_state(1, "down");
+    let below = register.node_dir(1);
+    let elsewhere = folder();
+    let at = elsewhere.path().join("storage_node_1");
+    let Some(layer) = Mount::bindfs(&below, &at, &["--xattr-none"]) else { return };
+    let line = refused_node(elsewhere.path(), 1, register.grpc_addr());
+    tells(&line, &["extended attributes", "through another layer", "on the folder itself"]);
+    drop(layer);
+    // And it has changed nothing.
+    register.start_node(1).unwrap();
+    register.wait_up(2).unwrap();
+    register.check("m", 20, "x");
+    assert_eq!(register.ask("VERIFY"), "VERIFIED messages=20 intact=40 bad=0 unknown=0");
+}
+
+#[test]
+fn a_node_whose_file_system_goes_away_ends_and_says_why() {
+    let home = folder();
+    let at = home.path().join("storage_node_1");
+    let Some(_layer) = Mount::bindfs(&home.path().join("below"), &at, &[]) else { return };
+    let mut register = Register::with(3, 2, home, |builder| builder);
+    register.fill("m", 20, "x");
+    let killed = Command::new("pkill").args(["-9", "-f", &format!("bindfs .*{}", at.display())]).status().unwrap();
+    assert!(killed.success());
+    register.fill("n", 30, "y");
+    eventually("the node's end", || (!register.node_is_running(1)).then_some(()));
+    tells(&register.node_stderr(1), &["not connected", "this node stops"]);
+    register.check("m", 20, "x");
+    register.check("n", 30, "y");
+}
+
+#[test]
+fn ids_that_are_longer_than_a_layers_names_are_written_again_and_deleted() {
+    let home = folder();
+    let at = home.path().join("storage_node_1");
+    let Some(_layer) = Mount::encfs(&home.path().join("below"), &at) else { return };
+    let mut register = Register::with(1, 1, home, |builder| builder);
+    let ids: Vec<String> = [20, 120, 145, 150, 171, 176, 200, 250, 1024].iter().map(|&n| "i".repeat(n)).collect();
+    for turn in ["one", "two", "three"] {
+        ids.iter().for_each(|id| register.set(id, turn));
+        ids.iter().for_each(|id| assert_eq!(register.get(id), turn, "{} bytes", id.len()));
+        register.restart_node(1).unwrap();
+        register.wait_up(1).unwrap();
+    }
+    ids.iter().for_each(|id| assert_eq!(register.get(id), "three", "{} bytes", id.len()));
+    ids.iter().for_each(|id| assert_eq!(register.ask(&format!("DEL {id}")), "OK", "{} bytes", id.len()));
+    assert_eq!(register.ask("COUNT"), "COUNT 0");
 }

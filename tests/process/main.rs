@@ -34,3 +34,5 @@ mod starts;
 mod strangers;
 mod support;
 mod support_load;
+#[path = "../tools/mod.rs"]
+mod tools;
