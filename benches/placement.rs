@@ -9,9 +9,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping};
-use hatokuse::cluster::registry::{Member, Traits};
-use hatokuse::cluster::{Cluster, Located, Reign};
-use hatokuse::types::{Epoch, Holders, MessageId, NodeId, Uuid};
+use hatokuse::cluster::registry::Traits;
+use hatokuse::cluster::{Cluster, Located};
+use hatokuse::types::{Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid};
 
 const TOLERANCE: usize = 3;
 

@@ -9,14 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use hatokuse::cluster::Reign;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
-use hatokuse::cluster::registry::Member;
 use hatokuse::durable::os::OsDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::leader::journal::{self, Event};
-use hatokuse::types::{CopyRecord, Epoch, Holders, IoMode, NodeId, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, Holders, IoMode, Member, NodeId, Reign, Uuid, Version};
 
 const TOLERANCE: u32 = 3;
 

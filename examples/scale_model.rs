@@ -13,11 +13,11 @@ use std::collections::HashSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use hatokuse::cluster::Cluster;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping, SHARDS};
-use hatokuse::cluster::registry::{Beat, Member, Traits};
-use hatokuse::cluster::{Cluster, Reign};
-use hatokuse::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, Uuid, Version};
+use hatokuse::cluster::registry::{Beat, Traits};
+use hatokuse::types::{CopyRecord, Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid, Version};
 
 const TOLERANCE: usize = 3;
 const BYTES: u32 = 100;

@@ -16,10 +16,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
-use crate::cluster::registry::Member;
-use crate::cluster::removal::Removed;
-use crate::cluster::{Entry, Reign};
-use crate::types::{BadId, CopyRecord, Epoch, MessageId, NodeId, Payload, Uuid, Version};
+use crate::types::{
+    BadId, CopyRecord, Epoch, Fence, Listed, Member, MessageId, NodeId, Payload, Reign, Removed, Uuid, Version,
+};
 
 /// Messages and services of `proto/family.proto`.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all)]
@@ -178,17 +177,6 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// A frame to a node, in the name of this reign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fence {
-    /// Cluster and epoch.
-    pub reign: Reign,
-    /// Random, one a leader process.
-    pub run: u64,
-    /// Grows with every dial of this leader.
-    pub session: u64,
-}
-
 impl From<Fence> for family::Fence {
     fn from(fence: Fence) -> Self {
         Self {
@@ -268,7 +256,7 @@ impl TryFrom<&family::Members> for Roll {
     }
 }
 
-impl TryFrom<family::InventoryEntry> for Entry {
+impl TryFrom<family::InventoryEntry> for Listed {
     type Error = BadId;
 
     fn try_from(entry: family::InventoryEntry) -> Result<Self, BadId> {

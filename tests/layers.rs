@@ -29,7 +29,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("bench/report", 1, &["bench/workload", "telemetry"]),
     ("bench/session", 1, &["bench/dialect", "bench/report", "bench/workload", "error"]),
     ("durable", 2, &["seeded"]),
-    ("wire", 2, &["cluster", "types"]),
+    ("wire", 2, &["types"]),
     ("settings_file", 2, &[]),
     ("environment", 2, &[]),
     ("stop", 2, &[]),
@@ -63,7 +63,6 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         "node",
         3,
         &[
-            "cluster",
             "dashboard",
             "durable",
             "file_names",

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::knowledge::Trust;
-use super::{Cluster, Reign, mapping};
+use super::{Cluster, mapping};
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{MessageId, NodeId, Uuid, Version};
+use crate::types::{MessageId, NodeId, Reign, Uuid, Version};
 
 /// What ends a wait for a member that never comes back.
 const GONE: &str = " (a node that is gone for good is given up by REMOVE <node> FORCE)";

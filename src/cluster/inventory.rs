@@ -15,7 +15,7 @@ use super::deletion::Deletions;
 use super::mapping::SHARDS;
 use super::{Cluster, Trust};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
+use crate::types::{CopyRecord, Holders, Listed, MessageId, NodeId, Version};
 
 /// A version that nodes hold and no log record speaks of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,19 +165,6 @@ impl Reported {
     }
 }
 
-/// One line of an inventory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Of which id.
-    pub id: MessageId,
-    /// Version (zero: a foreign file), length and checksum.
-    pub record: CopyRecord,
-    /// It waits for its commit, under a name of its own.
-    pub staged: bool,
-    /// The content does not match the record.
-    pub damaged: bool,
-}
-
 /// More than one in so many copies of a node missing at once is no usual loss.
 const ALARM_SHARE: u64 = 10;
 
@@ -197,7 +184,7 @@ impl Cluster {
     }
 
     /// A page came.
-    pub fn inventory_page(&mut self, node: NodeId, session: u64, entries: &[Entry]) {
+    pub fn inventory_page(&mut self, node: NodeId, session: u64, entries: &[Listed]) {
         let Some(mut taking) = self.taking.remove(&node) else { return };
         if taking.session == session {
             taking.entries += entries.len() as u64;
@@ -208,7 +195,7 @@ impl Cluster {
         self.taking.insert(node, taking);
     }
 
-    fn take_entry(&mut self, node: NodeId, taking: &mut Taking, entry: &Entry) {
+    fn take_entry(&mut self, node: NodeId, taking: &mut Taking, entry: &Listed) {
         let version = entry.record.version;
         let found = self.mapping.newest(&entry.id);
         let committed = found.map(|found| found.record);

@@ -20,9 +20,6 @@ use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
 use crate::types::NodeId;
 
-/// For how long a node that answered a beat holds back other leaders, on its own clock.
-pub const LEASE: Duration = Duration::from_secs(1);
-
 /// For how long the leader counts on that: a tenth less, as no two clocks run alike.
 const COUNTED: Duration = Duration::from_millis(900);
 

@@ -37,7 +37,7 @@ pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
 use self::doubt::Doubts;
 use self::evening::Evening;
-pub use self::inventory::{Entry, Reported, Unsettled};
+pub use self::inventory::{Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Applied, Commit, Mapping};
@@ -49,16 +49,8 @@ pub use self::shortage::Shortage;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Epoch, Holders, MessageId, NodeId, NodeState, Nodes, Uuid, Version};
-
-/// Whose word counts: the cluster's name, and the epoch of its leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reign {
-    /// Made once, with the cluster.
-    pub cluster_id: Uuid,
-    /// This life of the leader.
-    pub epoch: Epoch,
-}
+pub use crate::types::Listed;
+use crate::types::{CopyRecord, Holders, Member, MessageId, NodeId, NodeState, Nodes, Reign, Version};
 
 /// Where a message can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +159,7 @@ impl Cluster {
     }
 
     /// Takes up the members and loads that the log speaks of.
-    pub fn restore_members(&mut self, mut members: Vec<registry::Member>) {
+    pub fn restore_members(&mut self, mut members: Vec<Member>) {
         members.sort_unstable_by_key(|member| member.id);
         for member in members {
             self.knowledge.name(member.id);

@@ -79,8 +79,8 @@ mod tests {
     use super::*;
     use crate::cluster::knowledge::Trust;
     use crate::cluster::mapping::Mapping;
-    use crate::cluster::registry::{Member, Traits};
-    use crate::types::Uuid;
+    use crate::cluster::registry::Traits;
+    use crate::types::{Member, Uuid};
 
     fn join(cluster: &mut Cluster, node: u32) {
         let (id, uuid) = (NodeId(node), Uuid([node as u8; 16]));

@@ -3,13 +3,8 @@
 //! A copy of the register that was started elsewhere has epochs and commits of its own. So only a member's word counts, and
 //! none costs a leader that has served its life, or the cluster its epochs.
 
-use super::Reign;
 use super::knowledge::Trust;
-use crate::types::{Epoch, Version};
-
-/// No epoch is believed that is later by more than this: it is an error or a lie. A leader takes one at every start, and one
-/// in four billion writes; a member that was away while a leader started a million times is none any more.
-pub const MOST_EPOCHS_AHEAD: u32 = 1 << 20;
+use crate::types::{Epoch, Reign, Version, is_beyond_reason};
 
 /// A leader without a log takes up a cluster's next epoch up to here, so that nobody who comes first uses the epochs up.
 pub const LAST_EPOCH_TAKEN_UP: Epoch = Epoch(u32::MAX / 2);
@@ -58,11 +53,6 @@ pub enum Finding {
     OldLog,
 }
 
-/// Whether an epoch is so much later than one that was seen that it is no leader's.
-pub fn is_beyond_reason(epoch: Epoch, seen: Epoch) -> bool {
-    epoch.0.saturating_sub(seen.0) > MOST_EPOCHS_AHEAD
-}
-
 impl Past {
     /// Whether this can be the first that a leader without a log hears.
     pub fn can_found(self) -> bool {
@@ -90,7 +80,7 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Uuid;
+    use crate::types::{MOST_EPOCHS_AHEAD, Uuid};
 
     fn past(epoch: u32, run: u64, committed: u32) -> Past {
         Past { epoch: Epoch(epoch), run, committed: Version::new(Epoch(committed), 1) }

@@ -13,10 +13,7 @@ use smallvec::SmallVec;
 
 use super::lease::Lease;
 use super::placement::{Ladder, Slot};
-use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, NodeId, NodeState, Nodes, Refusing, Uuid};
-
-/// A node beats this often.
-pub const BEAT_EVERY: Duration = Duration::from_millis(500);
+use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, Member, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// Without a beat for this long a node takes no new copies, if others can.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
@@ -29,17 +26,6 @@ pub const REPAIR_AFTER: Duration = Duration::from_secs(30);
 
 /// A leader that did not look for longer than this was itself away, and judges nobody by that time.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
-
-/// A member as the log and every node remember it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Its number.
-    pub id: NodeId,
-    /// The name of its folder.
-    pub uuid: Uuid,
-    /// Where it was last reached.
-    pub address: String,
-}
 
 /// What a node says of itself when it joins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,16 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Cluster;
 use super::mapping::{HolderSet, SHARDS};
 use crate::seeded::{self, Bug};
-use crate::types::{NodeId, NodeState, Uuid, Version};
-
-/// A member that was removed: its number, which others may have since, and its folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Removed {
-    /// The number that it had.
-    pub id: NodeId,
-    /// The name of its folder.
-    pub uuid: Uuid,
-}
+use crate::types::{NodeId, NodeState, Removed, Uuid, Version};
 
 /// All of them.
 #[derive(Debug, Default)]

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use super::knowledge::Trust;
 use super::mapping::{Commit, Mapping};
-use super::registry::{Member, Traits};
-use super::{Cluster, Entry, Reign, Reported, Ticket, Unsettled};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
+use super::registry::Traits;
+use super::{Cluster, Reported, Ticket, Unsettled};
+use crate::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid};
 
 /// A moment, in milliseconds since the leader's start.
 fn ms(ms: u64) -> Duration {
@@ -87,7 +87,7 @@ fn confirm(cluster: &mut Cluster, node: u32) {
 }
 
 /// A whole inventory of a node, in the session of [`healthy`].
-fn report(cluster: &mut Cluster, node: u32, entries: &[Entry]) -> Option<Reported> {
+fn report(cluster: &mut Cluster, node: u32, entries: &[Listed]) -> Option<Reported> {
     cluster.inventory_begins(NodeId(node), u64::from(node));
     cluster.inventory_page(NodeId(node), u64::from(node), entries);
     cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64)

@@ -24,15 +24,14 @@ use self::dials::Dials;
 use super::coordinator::Coordinator;
 use super::journal::Event;
 use super::replication::{DialError, Dialled, LinkEvents};
-use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
-use crate::cluster::registry::{Beat, Member, Stalled, Traits, Way};
+use crate::cluster::registry::{Beat, Stalled, Traits, Way};
 use crate::error::printable;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
-use crate::types::{DiskView, Epoch, IoMode, NodeId, Refusing, Uuid};
+use crate::types::{DiskView, Epoch, Fence, IoMode, Member, NodeId, Refusing, Reign, Uuid};
+use crate::wire::FORMAT;
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
-use crate::wire::{FORMAT, Fence};
 
 /// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
 /// Nodes that lost their leader try again at least this often.

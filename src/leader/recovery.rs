@@ -18,10 +18,10 @@ use super::journal::Event;
 use super::replication::DialError;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
-use crate::cluster::{Cluster, Entry, NotAdmitted, Unsettled};
-use crate::types::{CopyRecord, MessageId, NodeId, Nodes, Payload, Version};
+use crate::cluster::{Cluster, NotAdmitted, Unsettled};
+use crate::types::{CopyRecord, Fence, Listed, MessageId, NodeId, Nodes, Payload, Version};
+use crate::wire::Roll;
 use crate::wire::family::{CopyStatus, InventoryPage, from_node};
-use crate::wire::{Fence, Roll};
 
 /// An inventory without a page for this long has broken off.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -433,11 +433,11 @@ impl Coordinator {
 }
 
 /// What a page lists; an error where the node could not list what it has: then nothing follows from the inventory.
-fn entries_of(page: InventoryPage) -> Result<Vec<Entry>, DialError> {
+fn entries_of(page: InventoryPage) -> Result<Vec<Listed>, DialError> {
     if !page.error.is_empty() {
         return Err(DialError::Failed(page.error));
     }
-    let entries: Result<Vec<Entry>, _> = page.entries.into_iter().map(Entry::try_from).collect();
+    let entries: Result<Vec<Listed>, _> = page.entries.into_iter().map(Listed::try_from).collect();
     entries.map_err(|_| DialError::Strange("an entry with a bad id"))
 }
 

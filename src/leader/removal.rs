@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::coordinator::Coordinator;
 use super::journal::{Event, NotLogged};
 use super::repair::no_member;
-use crate::cluster::removal::{NotRemovable, Removed};
+use crate::cluster::removal::NotRemovable;
 use crate::error::Refusal;
-use crate::types::NodeId;
+use crate::types::{NodeId, Removed};
 
 /// Writes that may have chosen the member before are waited for so long.
 const UNDER_WAY: Duration = Duration::from_secs(5);

@@ -24,14 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
-use crate::cluster::Reign;
 use crate::cluster::registry::{Stalled, Way};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid};
+use crate::types::{CopyRecord, Epoch, Fence, MessageId, NodeId, Reign, Uuid};
 use crate::wire::family::{self, from_node, to_node};
-use crate::wire::{FORMAT, Fence, Lane, Network, Roll, Settle, id_bytes};
+use crate::wire::{FORMAT, Lane, Network, Roll, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! One suite for every layout: what each [`Store`] must do, on whatever disk.
 
-use super::store::{Body, Entry, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store, Totals};
-use crate::types::{CopyRecord, Epoch, MessageId, Version};
+use super::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store, Totals};
+use crate::types::{CopyRecord, Epoch, Listed, MessageId, Version};
 
 pub(crate) fn id(text: &str) -> MessageId {
     text.parse().unwrap()
@@ -24,7 +24,7 @@ pub(crate) fn settle(text: &str, sequence: u32, keep: bool) -> Settle {
     Settle { id: id(text), version: v(sequence), keep, trash: false, lasting: false }
 }
 
-pub(crate) fn inventory(store: &dyn Store) -> Vec<Entry> {
+pub(crate) fn inventory(store: &dyn Store) -> Vec<Listed> {
     let mut all: Vec<_> = (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part)).collect();
     all.sort_by(|a, b| (&a.id, a.record.version).cmp(&(&b.id, b.record.version)));
     all
@@ -56,7 +56,7 @@ fn copies_are_kept(store: &dyn Store) {
     assert_eq!(store.read(&id("a"), Version::FOREIGN), Err(ReadFault::Absent));
     assert_eq!(store.newest(&id("a")), Some(CopyRecord::of(v(1), b"hello")));
     assert_eq!(store.totals(), Totals { messages: 2, bytes: 5 });
-    let entry = |text, sequence, content: &[u8]| Entry {
+    let entry = |text, sequence, content: &[u8]| Listed {
         id: id(text),
         record: CopyRecord::of(v(sequence), content),
         staged: false,

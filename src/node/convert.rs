@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use super::files::TextStore;
 use super::identity::Identity;
-use super::records;
-use super::reserve;
 use super::scan::{OpenError, SPARE};
 use super::segments::{SegmentStore, segments_in};
-use super::store::{Body, Entry, Fatal, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
+use super::store::{Body, Fatal, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
+use super::{records, reserve};
 use crate::durable::{self, Disk, Folder};
-use crate::types::{IoMode, Layout, NodeId, Version};
+use crate::types::{IoMode, Layout, Listed, NodeId, Version};
 
 /// Says which layout is being made.
 pub const MARKER: &str = ".converting";
@@ -97,12 +96,12 @@ fn other(layout: Layout) -> Layout {
 }
 
 /// What there is of a copy in a store, of any version; foreign files are nobody's.
-fn recorded(store: &dyn Store, part: usize) -> impl Iterator<Item = Entry> {
+fn recorded(store: &dyn Store, part: usize) -> impl Iterator<Item = Listed> {
     store.inventory(part).into_iter().filter(|entry| entry.record.version != Version::FOREIGN)
 }
 
-fn whole(store: &dyn Store, part: usize) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = recorded(store, part).filter(|entry| !entry.damaged).collect();
+fn whole(store: &dyn Store, part: usize) -> Vec<Listed> {
+    let mut entries: Vec<Listed> = recorded(store, part).filter(|entry| !entry.damaged).collect();
     // The older of two copies of an id is the visible one in either layout.
     entries.sort_by(|a, b| (&a.id, a.record.version).cmp(&(&b.id, b.record.version)));
     entries
@@ -171,14 +170,14 @@ impl Conversion<'_> {
         let log = if is_done { Some(self.open(Layout::Log)?) } else { None };
         for part in 0..INVENTORY_PARTS {
             let kept = log.as_ref().map(|log| whole(&**log, part));
-            let has = |entry: &Entry| {
-                let same = |other: &Entry| (&other.id, other.record) == (&entry.id, entry.record);
+            let has = |entry: &Listed| {
+                let same = |other: &Listed| (&other.id, other.record) == (&entry.id, entry.record);
                 kept.as_ref().is_none_or(|kept| {
                     let from = kept.partition_point(|other| other.id < entry.id);
                     kept[from..].iter().take_while(|other| other.id == entry.id).any(same)
                 })
             };
-            let settle = |entry: &Entry| Settle {
+            let settle = |entry: &Listed| Settle {
                 id: entry.id.clone(),
                 version: entry.record.version,
                 keep: false,
@@ -229,9 +228,9 @@ impl Conversion<'_> {
                     );
                 }
                 let text = self.open(Layout::Text)?;
-                let foreign = |entry: &Entry| entry.record.version == Version::FOREIGN;
+                let foreign = |entry: &Listed| entry.record.version == Version::FOREIGN;
                 let mut foreign = (0..INVENTORY_PARTS).flat_map(|part| text.inventory(part)).filter(foreign);
-                if let Some(Entry { id, .. }) = foreign.next() {
+                if let Some(Listed { id, .. }) = foreign.next() {
                     return Err(self.refused(format!(
                         "the file of {id}, and {} others, are no messages yet: start the node with --layout text once, so that they become some, or move them away",
                         foreign.count()
@@ -250,7 +249,7 @@ impl Conversion<'_> {
         for part in 0..INVENTORY_PARTS {
             for entries in whole(old, part).chunks(BATCH) {
                 let mut puts = Vec::with_capacity(entries.len());
-                for Entry { id, record, .. } in entries {
+                for Listed { id, record, .. } in entries {
                     let body = match old.read(id, record.version) {
                         _ if record.is_tombstone() => Body::Deleted,
                         Ok(content) => Body::Bytes(content),
@@ -269,7 +268,7 @@ impl Conversion<'_> {
                 (self.progress)(done, total);
             }
         }
-        let key = |entry: Entry| (entry.id, entry.record);
+        let key = |entry: Listed| (entry.id, entry.record);
         let all = |store, part| whole(store, part).into_iter().map(key).collect::<Vec<_>>();
         if (0..INVENTORY_PARTS).any(|part| all(old, part) != all(new, part)) {
             return Err(self.refused("what was written is not what there was; this is a bug: please report it"));

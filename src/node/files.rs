@@ -27,11 +27,11 @@ use super::identity;
 use super::index::{Copy, Index, Visible};
 use super::records::Records;
 use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
-use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
+use super::store::{Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
 use crate::durable::{Disk, Folder, takes_nothing};
 use crate::file_names::{Names, SUFFIX};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
+use crate::types::{CopyRecord, IoMode, Listed, MessageId, Payload, Version};
 
 /// Copies as plain files in one flat folder.
 #[derive(Debug)]
@@ -283,7 +283,7 @@ impl Store for TextStore {
         self.index.get(id).unpublished().any(|copy| copy.record.version == version)
     }
 
-    fn inventory(&self, part: usize) -> Vec<Entry> {
+    fn inventory(&self, part: usize) -> Vec<Listed> {
         self.index.part(part)
     }
 

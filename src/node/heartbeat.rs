@@ -13,11 +13,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::Node;
-use crate::cluster::registry::BEAT_EVERY;
 use crate::durable::hands::Hands;
 use crate::durable::{Folder, Space};
 use crate::stop::Stop;
-use crate::types::{Uuid, Version};
+use crate::types::{BEAT_EVERY, Uuid, Version};
 use crate::wire::family::{HeartbeatRequest, NodeInfo, RegisterNodeRequest, RegisterNodeResponse};
 use crate::wire::{FORMAT, LeaderPort, Network};
 

@@ -12,15 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::pair::Pair;
-use crate::cluster::Reign;
-use crate::cluster::past::is_beyond_reason;
-use crate::cluster::registry::Member;
-use crate::cluster::removal::Removed;
 use crate::durable::{self, Folder};
 use crate::file_names::Names;
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, Layout, NodeId, Uuid, Version};
-use crate::wire::{Fence, Roll};
+use crate::types::{Epoch, Fence, Layout, Member, NodeId, Reign, Removed, Uuid, Version, is_beyond_reason};
+use crate::wire::Roll;
 
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
@@ -470,7 +466,6 @@ mod tests {
     fn whichever_file_is_whole_is_read_and_the_next_write_mends_the_other() {
         use super::pair::SPARE_FILE;
         use crate::durable::sim::MemDisk;
-
         let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
         let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
         let open = || IdentityFile::open(folder.clone(), NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
-use super::store::{Entry, INVENTORY_PARTS, Totals};
-use crate::types::{CopyRecord, MessageId, Version};
+use super::store::{INVENTORY_PARTS, Totals};
+use crate::types::{CopyRecord, Listed, MessageId, Version};
 
 /// One whole copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,12 +128,12 @@ impl Index {
     }
 
     /// Everything of one part but what is fresh, ascending by id.
-    pub fn part(&self, part: usize) -> Vec<Entry> {
+    pub fn part(&self, part: usize) -> Vec<Listed> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Vec::with_capacity(shard.len());
         for (id, slot) in shard.iter() {
-            let mut add = |record, staged, damaged| entries.push(Entry { id: id.clone(), record, staged, damaged });
+            let mut add = |record, staged, damaged| entries.push(Listed { id: id.clone(), record, staged, damaged });
             match slot.visible {
                 Some(Visible::Recorded(copy)) if !copy.fresh => add(copy.record, false, false),
                 Some(Visible::Foreign(record)) => add(record, false, false),

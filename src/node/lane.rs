@@ -14,9 +14,9 @@ use super::identity::Fenced;
 use super::store::INVENTORY_PARTS;
 use super::work::{ReadKey, ReadWork, WriteWork};
 use super::{Node, from, id_of};
-use crate::types::{Epoch, Version};
+use crate::types::{Epoch, Fence, Version};
+use crate::wire::BATCH_ITEMS;
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_ITEMS, Fence};
 
 /// A lane on which no leader's Hello was let in by then ends: leaders say it at once.
 const TO_SAY_HELLO: Duration = Duration::from_secs(5);

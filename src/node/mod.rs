@@ -43,9 +43,9 @@ use crate::durable::{self, Space, hands::Hands};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
-use crate::types::{BadId, Epoch, IoMode, MessageId, NodeId, Refusing};
+use crate::types::{BadId, Epoch, Fence, IoMode, Listed, MessageId, NodeId, Refusing};
 use crate::wire::family::{self, FromNode, from_node};
-use crate::wire::{FORMAT, Fence, LANE_FRAMES, id_bytes};
+use crate::wire::{FORMAT, LANE_FRAMES, id_bytes};
 
 /// Threads that read copies: enough that one slow read does not hold up all others.
 const READERS: usize = 2;
@@ -326,8 +326,8 @@ pub fn lane_queue() -> (mpsc::Sender<FromNode>, mpsc::Receiver<FromNode>) {
     mpsc::channel(LANE_FRAMES)
 }
 
-impl From<store::Entry> for family::InventoryEntry {
-    fn from(entry: store::Entry) -> Self {
+impl From<Listed> for family::InventoryEntry {
+    fn from(entry: Listed) -> Self {
         Self {
             id: id_bytes(&entry.id),
             version: entry.record.version.0,

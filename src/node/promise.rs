@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::cluster::lease::LEASE;
 use crate::seeded::{self, Bug};
+use crate::types::LEASE;
 
 /// The promise of one node.
 #[derive(Debug)]

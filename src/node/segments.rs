@@ -39,11 +39,11 @@ use self::replay::{Replay, Replayed, Seen, read_record};
 use self::upkeep::Upkeep;
 use super::reserve;
 use super::scan::{Found, OpenError};
-use super::store::{Entry, Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
+use super::store::{Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
 use crate::durable::{DiskFile, Folder, is_gone, takes_nothing};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, IoMode, MessageId, Payload, Version};
+use crate::types::{CopyRecord, IoMode, Listed, MessageId, Payload, Version};
 
 /// The longest record: a copy of the largest message that a leader takes, 64 MiB, under the longest id.
 const LONGEST: usize = (64 << 20) + 2048;
@@ -392,7 +392,7 @@ impl Store for SegmentStore {
         self.known.places.get(id).published()
     }
 
-    fn inventory(&self, part: usize) -> Vec<Entry> {
+    fn inventory(&self, part: usize) -> Vec<Listed> {
         self.known.places.part(part)
     }
 

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::store::{Entry, INVENTORY_PARTS};
+use super::store::INVENTORY_PARTS;
 use super::{Node, lane_queue};
 use crate::process::door::{Answers, Holding, Keep};
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::types::{CopyRecord, Listed, MessageId, Version};
 use crate::wire::family::family_service_server::FamilyService;
 use crate::wire::family::{
     ChatMessage, Empty, FromNode, GetRequest, GetResponse, HeartbeatRequest, HeartbeatResponse, NodeInfo,
@@ -85,7 +85,7 @@ impl FamilyService for NodeService {
         tokio::spawn(async move {
             for part in 0..INVENTORY_PARTS {
                 for entry in node.store.inventory(part) {
-                    let Entry { id, record, staged, damaged } = entry;
+                    let Listed { id, record, staged, damaged } = entry;
                     if staged || damaged || record.is_tombstone() || record.version == Version::FOREIGN {
                         continue;
                     }
@@ -112,7 +112,7 @@ impl FamilyService for NodeService {
 }
 
 /// A message of a list, with the room that it takes until it is taken.
-type Listed = (Result<ChatMessage, Status>, Option<Holding>);
+type Answered = (Result<ChatMessage, Status>, Option<Holding>);
 
 /// Reads a copy and sends it; one that vanished or is damaged meanwhile is passed over. `false`: nobody listens any more.
 async fn send_copy(
@@ -120,7 +120,7 @@ async fn send_copy(
     id: MessageId,
     record: CopyRecord,
     answers: Option<&Answers>,
-    out: &mpsc::Sender<Listed>,
+    out: &mpsc::Sender<Answered>,
 ) -> bool {
     let held = match Answers::room(answers, record.bytes() as usize) {
         Ok(held) => held,

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::types::{CopyRecord, MessageId, Payload, Version};
+use crate::types::{CopyRecord, Listed, MessageId, Payload, Version};
 pub use crate::wire::Settle;
 
 /// How many parts an inventory comes in; see [`Store::inventory`].
@@ -92,19 +92,6 @@ pub enum ReadFault {
     Unknown(String),
 }
 
-/// One copy, as an inventory lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Under which id.
-    pub id: MessageId,
-    /// Version zero for a foreign file, whose length and checksum were computed.
-    pub record: CopyRecord,
-    /// Not yet published: an older version is the visible one.
-    pub staged: bool,
-    /// The content does not match the record.
-    pub damaged: bool,
-}
-
 /// What a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -147,7 +134,7 @@ pub trait Store: std::fmt::Debug + Send + Sync {
 
     /// The `part`-th of [`INVENTORY_PARTS`] parts of everything held: a copy that was
     /// here before the first part was asked for, and still is after the last, is listed.
-    fn inventory(&self, part: usize) -> Vec<Entry>;
+    fn inventory(&self, part: usize) -> Vec<Listed>;
 
     /// What is held now.
     fn totals(&self) -> Totals;

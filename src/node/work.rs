@@ -18,9 +18,9 @@ use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{Node, Refusal, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
-use crate::types::{CopyRecord, MessageId, Refusing, Version};
+use crate::types::{CopyRecord, Fence, MessageId, Refusing, Version};
 use crate::wire::family::{self, CopyStatus, from_node};
-use crate::wire::{BATCH_BYTES, Fence, Roll};
+use crate::wire::{BATCH_BYTES, Roll};
 
 #[derive(Debug)]
 pub(super) struct WriteWork {

@@ -74,7 +74,7 @@ fn filled(layout: Layout, attributes: bool) -> MemDisk {
 
 fn copies(store: &dyn Store) -> Copies {
     let entries = (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part));
-    let copy = |entry: hatokuse::node::store::Entry| {
+    let copy = |entry: hatokuse::types::Listed| {
         assert!(!entry.damaged, "{entry:?}");
         let content = store.read(&entry.id, entry.record.version).unwrap().to_vec();
         ((entry.id, entry.record.version), (entry.record, content))

@@ -3,14 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hatokuse::cluster::Reign;
-use hatokuse::cluster::registry::Member;
-use hatokuse::cluster::removal::Removed;
 use hatokuse::durable::sim::{Fault, MemDisk, Op, errno};
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::identity::IdentityFile;
-use hatokuse::types::{Epoch, Layout, NodeId, Uuid};
-use hatokuse::wire::{Fence, Roll};
+use hatokuse::types::{Epoch, Fence, Layout, Member, NodeId, Reign, Removed, Uuid};
+use hatokuse::wire::Roll;
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};
 

@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hatokuse::cluster::Reign;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
-use hatokuse::cluster::registry::Member;
-use hatokuse::cluster::removal::Removed;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
@@ -20,7 +17,7 @@ use hatokuse::leader::journal::{self, Event, Ledger, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::stop::Stop;
-use hatokuse::types::{CopyRecord, Epoch, IoMode, MessageId, NodeId, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, IoMode, Member, MessageId, NodeId, Reign, Removed, Uuid, Version};
 use hatokuse::wire::{Lane, LeaderPort, Network};
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};

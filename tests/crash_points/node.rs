@@ -10,8 +10,8 @@ use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::scan::OpenError;
 use hatokuse::node::segments::SegmentStore;
-use hatokuse::node::store::{Body, Entry, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
-use hatokuse::types::{CopyRecord, Epoch, IoMode, MessageId, Version};
+use hatokuse::node::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, Store};
+use hatokuse::types::{CopyRecord, Epoch, IoMode, Listed, MessageId, Version};
 
 use crate::harness::{Counts, Ending, crashes, errors, is_full, synced};
 
@@ -197,7 +197,7 @@ fn tidy(store: &dyn Store) -> bool {
     panic!("there is no end to it");
 }
 
-fn inventory(store: &dyn Store) -> Vec<Entry> {
+fn inventory(store: &dyn Store) -> Vec<Listed> {
     (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part)).collect()
 }
 
@@ -353,7 +353,7 @@ impl Row {
         }
         let cut = disk.after_power_cut_with(|_| Survives::Nothing);
         let again = open(&cut, setup).unwrap_or_else(|error| panic!("{what}, then a power cut: {error}"));
-        for Entry { id, record, .. } in inventory(store).iter().filter(|entry| !entry.damaged) {
+        for Listed { id, record, .. } in inventory(store).iter().filter(|entry| !entry.damaged) {
             let read = again.read(id, record.version);
             assert_eq!(
                 read,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, Mapping};
-use hatokuse::cluster::registry::{Member, Traits};
-use hatokuse::cluster::{Cluster, Entry, Located, Reign};
-use hatokuse::types::{CopyRecord, Epoch, MessageId, NodeId, Uuid, Version};
+use hatokuse::cluster::registry::Traits;
+use hatokuse::cluster::{Cluster, Located};
+use hatokuse::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid, Version};
 use hatokuse::wire::family::InventoryPage;
 use prost::Message;
 
@@ -28,7 +28,7 @@ fn cluster(trust: Trust) -> Cluster {
 }
 
 /// The `n`-th of a few ids, and a record that is likely to be the same as another one's.
-fn entry(script: &mut Script<'_>) -> Entry {
+fn entry(script: &mut Script<'_>) -> Listed {
     let (id, version, kind) = (script.byte(), script.byte(), script.byte());
     let version = match version {
         0 => Version::FOREIGN,
@@ -39,7 +39,7 @@ fn entry(script: &mut Script<'_>) -> Entry {
         7 => CopyRecord::tombstone(version),
         crc => CopyRecord { version, length: 10, crc: u32::from(crc) },
     };
-    Entry {
+    Listed {
         id: IDS[usize::from(id) % IDS.len()].parse().unwrap(),
         record,
         staged: kind & 16 != 0,
@@ -48,14 +48,14 @@ fn entry(script: &mut Script<'_>) -> Entry {
 }
 
 /// A page as it comes over the wire, or one of entries that are close to what the leader knows.
-fn page(script: &mut Script<'_>) -> Option<Vec<Entry>> {
+fn page(script: &mut Script<'_>) -> Option<Vec<Listed>> {
     let kind = script.byte();
     if kind & 1 == 0 {
         return Some((0..kind >> 5).map(|_| entry(script)).collect());
     }
     let length = usize::from(script.byte());
     let page = InventoryPage::decode(script.bytes(length)).ok()?;
-    page.entries.into_iter().map(|entry| Entry::try_from(entry).ok()).collect()
+    page.entries.into_iter().map(|entry| Listed::try_from(entry).ok()).collect()
 }
 
 /// Inventories of several nodes, mixed with commits, in any order: pages of other sessions, wrong counts, lies.

@@ -1,7 +1,6 @@
 //! Parsers of text: requests, replies, file names, tolerance.conf, a node's identity.
 
 use bytes::BytesMut;
-use hatokuse::cluster::registry::Member;
 use hatokuse::config::{BadTolerance, ByteSize, parse_tolerance};
 use hatokuse::file_names::{Decoded as Name, Names};
 use hatokuse::node::identity::Identity;
@@ -9,7 +8,7 @@ use hatokuse::protocol::text::{
     CommandDecoder, ReplyLine, decode_finding, decode_reply, decode_verified, encode_command, encode_reply,
 };
 use hatokuse::protocol::{Command, Decoded, Reply};
-use hatokuse::types::{MAX_TOLERANCE, MessageId, NodeId, Uuid};
+use hatokuse::types::{MAX_TOLERANCE, Member, MessageId, NodeId, Uuid};
 use hatokuse::wire::family;
 
 use super::Script;

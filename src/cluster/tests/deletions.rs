@@ -1,7 +1,7 @@
 //! Tombstones, and who has to confirm them.
 
 use super::*;
-use crate::types::Version;
+use crate::types::{Listed, Version};
 
 #[test]
 fn a_tombstone_waits_for_every_member() {
@@ -54,7 +54,7 @@ fn a_deletion_is_not_forgotten_while_what_was_found_waits_to_be_completed() {
     let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
     commit(&mut cluster, &deletion);
     (1..=3).for_each(|node| confirm(&mut cluster, node));
-    let found = |version| Entry {
+    let found = |version| Listed {
         id: id("z"),
         record: CopyRecord { version, length: 10, crc: 7 },
         staged: false,

@@ -3,7 +3,7 @@
 use super::super::Located;
 use super::super::doubt::MOST_DOUBTS;
 use super::*;
-use crate::types::Version;
+use crate::types::{Listed, Version};
 
 /// A write of x that node 1 has and node 2 did not answer to, in a cluster of two that needs both.
 fn failed(cluster: &mut Cluster, text: &str) -> Ticket {
@@ -31,7 +31,7 @@ fn what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombsto
     commit(&mut cluster, &deletion);
     assert_eq!((look(&cluster, "x"), cluster.doubts(9)), ("not found", vec![]));
     // Whoever comes back with it has something that is older than the tombstone.
-    let old = Entry { id: id("x"), record: ticket.record, staged: false, damaged: false };
+    let old = Listed { id: id("x"), record: ticket.record, staged: false, damaged: false };
     report(&mut cluster, 2, &[old]).unwrap();
     assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("not found", 0));
 }
@@ -119,6 +119,6 @@ fn what_is_in_doubt_is_bounded() {
     // A member that never comes back is given up.
     let version = Version::new(Epoch(1), 1);
     assert!(record.version > version);
-    cluster.remove(super::super::removal::Removed { id: node, uuid: uuid(node.0) });
+    cluster.remove(crate::types::Removed { id: node, uuid: uuid(node.0) });
     assert!(cluster.doubts(9).iter().all(|(other, _)| *other != node));
 }

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::cluster::admission::MOST_IN_DOUBT;
-use crate::cluster::{Entry, Located, NotAdmitted, Reported};
-use crate::types::{NodeState, Version};
+use crate::cluster::{Located, NotAdmitted, Reported};
+use crate::types::{Listed, NodeState, Version};
 
 /// A line of an inventory: an id with a version's record.
-fn line(text: &str, record: CopyRecord) -> Entry {
-    Entry { id: id(text), record, staged: false, damaged: false }
+fn line(text: &str, record: CopyRecord) -> Listed {
+    Listed { id: id(text), record, staged: false, damaged: false }
 }
 
 /// A line of a write of epoch 1 that no log record speaks of.
-fn unknown(text: &str, sequence: u32) -> Entry {
+fn unknown(text: &str, sequence: u32) -> Listed {
     line(text, CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7 })
 }
 
@@ -130,7 +130,7 @@ fn a_damaged_copy_is_no_source_and_no_evidence() {
     let mut cluster = healthy(2, 3);
     let record = put_on(&mut cluster, "x", &[1, 2]);
     spend_versions(&mut cluster);
-    let damaged = |entry| Entry { damaged: true, ..entry };
+    let damaged = |entry| Listed { damaged: true, ..entry };
     report(&mut cluster, 1, &[damaged(line("x", record))]).unwrap();
     assert_eq!(look(&cluster, "x"), "v1 on 2");
     report(&mut cluster, 3, &[damaged(unknown("x", 4)), damaged(unknown("y", 5))]).unwrap();
@@ -145,7 +145,7 @@ fn a_damaged_copy_is_no_source_and_no_evidence() {
 fn a_damaged_copy_that_no_log_speaks_of_goes_with_the_next_write() {
     let mut cluster = cluster(2, Trust::Nothing);
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
-    report(&mut cluster, 3, &[Entry { damaged: true, ..unknown("x", 0) }]).unwrap();
+    report(&mut cluster, 3, &[Listed { damaged: true, ..unknown("x", 0) }]).unwrap();
     report(&mut cluster, 1, &[]).unwrap();
     report(&mut cluster, 2, &[]).unwrap();
     assert!(cluster.settle_knowledge() && unsettled(&cluster).is_empty());
@@ -157,7 +157,7 @@ fn a_damaged_copy_that_no_log_speaks_of_goes_with_the_next_write() {
 fn a_holder_that_has_not_published_is_told_again() {
     let mut cluster = healthy(2, 2);
     let record = put_on(&mut cluster, "x", &[1, 2]);
-    let staged = Entry { staged: true, ..line("x", record) };
+    let staged = Listed { staged: true, ..line("x", record) };
     report(&mut cluster, 1, &[line("x", record)]).unwrap();
     report(&mut cluster, 2, &[staged]).unwrap();
     let settles = cluster.trim(&id("x")).unwrap().settles;
@@ -179,7 +179,7 @@ fn what_a_node_did_not_do_is_not_forgotten_when_it_becomes_a_holder() {
 
 #[test]
 fn absence_follows_only_from_a_whole_inventory() {
-    type Tell = fn(&mut Cluster, &[Entry]);
+    type Tell = fn(&mut Cluster, &[Listed]);
     // How an inventory that lists y and not x goes on, and where x is looked for then.
     let table: [(&str, Tell, &str); 5] = [
         ("whole", |cluster, _| assert!(cluster.inventory_ends(NodeId(1), 1, 1).is_some()), "v1 on 2"),

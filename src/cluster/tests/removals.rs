@@ -1,9 +1,9 @@
 //! Members that are taken off the list.
 
 use super::*;
-use crate::cluster::removal::{NotRemovable, Removed};
-use crate::cluster::{Entry, Located};
-use crate::types::Version;
+use crate::cluster::Located;
+use crate::cluster::removal::NotRemovable;
+use crate::types::{Listed, Removed, Version};
 
 fn removed(node: u32) -> Removed {
     Removed { id: NodeId(node), uuid: uuid(node) }
@@ -30,9 +30,9 @@ fn order(cluster: &mut Cluster, node: u32) -> Result<(), NotRemovable> {
 fn list(cluster: &mut Cluster, node: u32, copies: &[(&str, Version)]) {
     let entry = |&(text, version): &(&str, Version)| {
         let record = CopyRecord { version, length: 10, crc: 7 };
-        Entry { id: id(text), record, staged: false, damaged: false }
+        Listed { id: id(text), record, staged: false, damaged: false }
     };
-    let entries: Vec<Entry> = copies.iter().map(entry).collect();
+    let entries: Vec<Listed> = copies.iter().map(entry).collect();
     let session = cluster.registry.get(NodeId(node)).and_then(|node| node.session).unwrap_or(0);
     cluster.inventory_begins(NodeId(node), session);
     cluster.inventory_page(NodeId(node), session, &entries);
@@ -155,7 +155,7 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
 #[test]
 fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
     let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Nothing);
-    cluster.begin(crate::cluster::Reign { cluster_id: uuid(99), epoch: Epoch(9) });
+    cluster.begin(crate::types::Reign { cluster_id: uuid(99), epoch: Epoch(9) });
     // The readable view named it a moment before.
     cluster.expect(NodeId(3));
     let old = Version::new(Epoch(1), 7);

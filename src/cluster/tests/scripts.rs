@@ -11,9 +11,8 @@ use std::path::Path;
 
 use super::*;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
-use crate::cluster::removal::Removed;
-use crate::cluster::{Entry, Located, NotAdmitted};
-use crate::types::Version;
+use crate::cluster::{Located, NotAdmitted};
+use crate::types::{Listed, Removed, Version};
 
 #[test]
 fn scripts_lead_to_what_they_say() {
@@ -237,9 +236,9 @@ impl Stage {
                 Some((epoch, sequence)) => Version::new(Epoch(epoch.parse().unwrap()), sequence.parse().unwrap()),
                 None => Version::FOREIGN,
             };
-            Entry { id: id(text), record: CopyRecord { version, length: 10, crc: 7 }, staged: false, damaged }
+            Listed { id: id(text), record: CopyRecord { version, length: 10, crc: 7 }, staged: false, damaged }
         };
-        let entries: Vec<Entry> = words.iter().map(entry).collect();
+        let entries: Vec<Listed> = words.iter().map(entry).collect();
         self.cluster.inventory_begins(node, 0);
         self.cluster.inventory_page(node, 0, &entries);
         let reported = self.cluster.inventory_ends(node, 0, entries.len() as u64).unwrap();

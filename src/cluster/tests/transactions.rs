@@ -1,9 +1,9 @@
 //! What becomes of transactions that did not come to their end.
 
 use super::*;
+use crate::cluster::Located;
 use crate::cluster::transactions::Transactions;
-use crate::cluster::{Entry, Located};
-use crate::types::Version;
+use crate::types::{Listed, Version};
 
 fn v(sequence: u32) -> Version {
     Version::new(Epoch(1), sequence)
@@ -24,15 +24,15 @@ fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
     cluster.restore_transactions(transactions);
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     for node in 1..=3 {
-        let old = (node < 3).then(|| Entry { id: id("x"), record: record(1), staged: false, damaged: false });
+        let old = (node < 3).then(|| Listed { id: id("x"), record: record(1), staged: false, damaged: false });
         let new = found.iter().filter(|(on, ..)| *on == node);
-        let new = new.map(|(_, text, sequence)| Entry {
+        let new = new.map(|(_, text, sequence)| Listed {
             id: id(text),
             record: record(*sequence),
             staged: false,
             damaged: false,
         });
-        let entries: Vec<Entry> = old.into_iter().chain(new).collect();
+        let entries: Vec<Listed> = old.into_iter().chain(new).collect();
         report(&mut cluster, node, &entries).unwrap();
     }
     assert!(unsettled(&cluster).is_empty(), "nothing is completed too early");
@@ -55,7 +55,7 @@ fn if_a_part_of_it_is_nowhere_it_is_void_and_put_behind_what_was_true() {
     assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { record: found, .. } if found == record(1)));
     assert_eq!(cluster.locate(&id("y"), 0), Located::NotFound);
     // A node that comes back with such a copy changes nothing.
-    let entry = Entry { id: id("y"), record: record(6), staged: false, damaged: false };
+    let entry = Listed { id: id("y"), record: record(6), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(1), 1);
     cluster.inventory_page(NodeId(1), 1, &[entry]);
     assert_eq!((cluster.unsettled_len(), cluster.locate(&id("y"), 0)), (0, Located::NotFound));
@@ -73,7 +73,7 @@ fn if_a_part_of_it_is_nowhere_it_is_void_and_put_behind_what_was_true() {
 fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     let mut cluster = restarted(Trust::Whole, &[(1, "x", 5)]);
     cluster.aborted(&[v(5)]);
-    let entry = Entry { id: id("x"), record: record(4), staged: false, damaged: false };
+    let entry = Listed { id: id("x"), record: record(4), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(3), 3);
     cluster.inventory_page(NodeId(3), 3, &[entry]);
     cluster.inventory_ends(NodeId(3), 3, 1).unwrap();
@@ -125,7 +125,7 @@ fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
     cluster.restore_transactions(transactions);
     let list = |cluster: &mut Cluster, node: u32, text: &str, sequence| {
         join_as(cluster, node, u64::from(node), ms(0));
-        let entry = Entry { id: id(text), record: record(sequence), staged: false, damaged: false };
+        let entry = Listed { id: id(text), record: record(sequence), staged: false, damaged: false };
         report(cluster, node, &[entry]).unwrap();
     };
     // It was committed with x on nodes 1 and 2, y on 3 and 4, after the log was copied.

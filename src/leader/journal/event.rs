@@ -1,12 +1,11 @@
 //! What the log's records say, and their bytes. A record that was ever written is read for ever: a new kind gets a new number.
 
-use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::Commit;
-use crate::cluster::registry::Member;
-use crate::cluster::removal::Removed;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, MessageId, NodeId, Uuid, Version};
+use crate::types::{
+    CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, Member, MessageId, NodeId, Reign, Removed, Uuid, Version,
+};
 
 /// Something that became true.
 #[derive(Debug, Clone, PartialEq, Eq)]

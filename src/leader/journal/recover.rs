@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Event, LOG_FILE, LONGEST, MAGIC, rewrite};
-use crate::cluster::Reign;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::{Commit, Mapping};
-use crate::cluster::registry::Member;
-use crate::cluster::removal::Removed;
 use crate::cluster::transactions::Transactions;
 use crate::durable::Folder;
 use crate::durable::record_log::{LogError, RecordLog, Torn, judge};
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, IoMode, NodeId};
+use crate::types::{Epoch, IoMode, Member, NodeId, Reign, Removed};
 
 /// A log with more records than this and mostly outdated ones is rewritten at the start.
 const COMPACT_FROM: u64 = 10_000;

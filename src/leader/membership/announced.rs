@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::cluster::past::Past;
-use crate::cluster::registry::Member;
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, NodeId, Uuid, Version};
+use crate::types::{Epoch, Member, NodeId, Uuid, Version};
 use crate::wire::FORMAT;
 use crate::wire::family::{Pong, RegisterNodeRequest};
 

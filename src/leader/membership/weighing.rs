@@ -5,11 +5,9 @@ use std::sync::PoisonError;
 
 use super::announced::{Announced, Known, Refused, not_now, refuse};
 use super::{FOUNDING_GRACE, Membership, not_reached};
-use crate::cluster::Reign;
 use crate::cluster::past::{Finding, Hearing};
-use crate::cluster::registry::Member;
 use crate::seeded::{self, Bug};
-use crate::types::{Uuid, Version};
+use crate::types::{Member, Reign, Uuid, Version};
 use crate::wire::family::Pong;
 
 impl Membership {

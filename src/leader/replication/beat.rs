@@ -6,9 +6,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::lane::{Owner, to};
-use crate::cluster::lease::{LEASE, RENEW_EVERY};
+use crate::cluster::lease::RENEW_EVERY;
 use crate::leader::every;
-use crate::types::Epoch;
+use crate::types::{Epoch, LEASE};
 use crate::wire::Lane;
 use crate::wire::family::{self, FromNode, from_node, to_node};
 

@@ -12,9 +12,9 @@ use super::LinkEvents;
 use super::traffic::Traffic;
 use crate::leader::every;
 use crate::stop::Stop;
-use crate::types::{Epoch, NodeId};
+use crate::types::{Epoch, Fence, NodeId};
 use crate::wire::family::{FromNode, ToNode, from_node, to_node};
-use crate::wire::{BATCH_ITEMS, Fence, Lane};
+use crate::wire::{BATCH_ITEMS, Lane};
 
 /// A frame that is not answered for this long makes its node suspect: far above what a slow disk takes for one
 /// frame. A process that is paused or gone is noticed sooner, by its heartbeats or its connection.
@@ -145,9 +145,8 @@ mod tests {
 
     use super::super::traffic::{WriteJob, Writes};
     use super::*;
-    use crate::cluster::Reign;
     use crate::cluster::registry::Way;
-    use crate::types::{Payload, Uuid};
+    use crate::types::{Payload, Reign, Uuid};
     use crate::wire::family;
 
     /// Notes what a link says of being late.

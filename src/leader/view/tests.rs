@@ -8,15 +8,14 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::Reign;
 use crate::cluster::mapping::{Commit, Mapping};
-use crate::cluster::registry::{Member, Traits};
+use crate::cluster::registry::Traits;
 use crate::durable::Disk;
 use crate::durable::hands::Hands;
 use crate::durable::sim::{Fault, MemDisk, Op};
 use crate::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use crate::stop::Stop;
-use crate::types::{CopyRecord, Epoch, IoMode, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, IoMode, Member, Reign, Uuid, Version};
 use crate::wire::{Lane, LeaderPort, Network};
 
 impl Index for Mutex<Cluster> {

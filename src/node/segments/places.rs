@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::node::store::{Entry, INVENTORY_PARTS, Totals};
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::node::store::{INVENTORY_PARTS, Totals};
+use crate::types::{CopyRecord, Listed, MessageId, Version};
 
 /// No segment: the copy is damaged, and its bytes are not counted on any more.
 pub(super) const NOWHERE: u32 = 0;
@@ -192,13 +192,13 @@ impl Places {
     }
 
     /// Everything of one part, ascending by id.
-    pub(super) fn part(&self, part: usize) -> Vec<Entry> {
+    pub(super) fn part(&self, part: usize) -> Vec<Listed> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };
         let shard = lock(shard);
         let mut entries = Vec::with_capacity(shard.len());
         for (id, slot) in shard.iter() {
             let visible = slot.visible();
-            entries.extend(slot.0.iter().enumerate().map(|(at, place)| Entry {
+            entries.extend(slot.0.iter().enumerate().map(|(at, place)| Listed {
                 id: id.clone(),
                 record: place.record(),
                 staged: visible != Some(at),

@@ -1,5 +1,6 @@
 //! The log layout on good disks, damaged ones, and over the life of its segments.
 
+use crate::types::Listed;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -231,7 +232,7 @@ impl Life {
 
     fn copies(&self) -> Model {
         let entries = inventory(&self.store).into_iter();
-        let content = |entry: &Entry| self.store.read(&entry.id, entry.record.version).unwrap().to_vec();
+        let content = |entry: &Listed| self.store.read(&entry.id, entry.record.version).unwrap().to_vec();
         entries.map(|entry| ((entry.id.to_string(), entry.record.version.sequence()), content(&entry))).collect()
     }
 

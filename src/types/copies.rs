@@ -1,0 +1,134 @@
+//! One write of one message, and its copies.
+
+use std::fmt;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{Epoch, MAX_TOLERANCE, MessageId, NodeId};
+
+/// The order of all writes of all ids: epoch (32 bit) << 32 | sequence (32 bit).
+///
+/// Zero is no write's version: it marks a foreign file, which has no record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version of a copy that no leader wrote.
+    pub const FOREIGN: Self = Self(0);
+
+    /// The `sequence`-th write of `epoch`.
+    pub fn new(epoch: Epoch, sequence: u32) -> Self {
+        Self(u64::from(epoch.0) << 32 | u64::from(sequence))
+    }
+
+    /// The epoch that this version was given in.
+    pub fn epoch(self) -> Epoch {
+        Epoch((self.0 >> 32) as u32)
+    }
+
+    /// The number of the write within its epoch.
+    pub fn sequence(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch(), self.sequence())
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{self}")
+    }
+}
+
+/// A message's bytes; cheap to clone.
+pub type Payload = Bytes;
+
+/// CRC-32C of a message's bytes: what a copy is checked against at every read.
+pub fn checksum(payload: &[u8]) -> u32 {
+    crc32c::crc32c(payload)
+}
+
+/// What a copy says of itself: which write it is, and how to tell that it is whole.
+///
+/// A deletion is a write as well. Its copies are tombstones: they have no content, and a length that no message has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyRecord {
+    /// The write this is a copy of.
+    pub version: Version,
+    /// Bytes of the message, or `u32::MAX` in a tombstone; for sums use [`CopyRecord::bytes`].
+    pub length: u32,
+    /// [`checksum`] of the message.
+    pub crc: u32,
+}
+
+impl CopyRecord {
+    /// The record of `payload` as written by `version`.
+    pub fn of(version: Version, payload: &[u8]) -> Self {
+        Self { version, length: payload.len() as u32, crc: checksum(payload) }
+    }
+
+    /// The record of a deletion.
+    pub fn tombstone(version: Version) -> Self {
+        Self { version, length: u32::MAX, crc: 0 }
+    }
+
+    /// Whether this is the record of a deletion.
+    pub fn is_tombstone(&self) -> bool {
+        (self.length, self.crc) == (u32::MAX, 0) && self.version != Version::FOREIGN
+    }
+
+    /// Bytes of content: none in a tombstone.
+    pub fn bytes(&self) -> u32 {
+        if self.is_tombstone() { 0 } else { self.length }
+    }
+
+    /// Whether `payload` is the content that this record was made for.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        self.fits(payload.len() as u64, checksum(payload))
+    }
+
+    /// Whether content of this length and checksum is what this record was made for.
+    pub fn fits(&self, length: u64, crc: u32) -> bool {
+        match self.is_tombstone() {
+            true => length == 0,
+            false => (u64::from(self.length), self.crc) == (length, crc),
+        }
+    }
+}
+
+/// One copy, as an inventory lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Under which id.
+    pub id: MessageId,
+    /// Version zero for a foreign file, whose length and checksum were computed.
+    pub record: CopyRecord,
+    /// Not yet published: an older version is the visible one.
+    pub staged: bool,
+    /// The content does not match the record.
+    pub damaged: bool,
+}
+
+/// Nodes that keep copies of one message: ascending, distinct, at most [`MAX_TOLERANCE`].
+pub type Holders = SmallVec<[NodeId; MAX_TOLERANCE]>;
+
+/// Nodes that something is to be done with about one message, in an order of their own.
+pub type Nodes = SmallVec<[NodeId; MAX_TOLERANCE]>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_order_by_epoch_then_sequence() {
+        let old = Version::new(Epoch(1), u32::MAX);
+        let new = Version::new(Epoch(2), 0);
+        assert!(old < new && Version::FOREIGN < old);
+        assert_eq!((new.epoch(), new.sequence()), (Epoch(2), 0));
+    }
+}
