@@ -456,12 +456,13 @@ impl Sim {
     fn check_copies(&self, id: &str, register: &str, reply: Option<Reply>) {
         let files: BTreeMap<u32, Vec<u8>> = (1..=NODES)
             .filter_map(|node| Some((node, self.copy(node, id)?)))
+            // First, as what is rotten need not be a value at all.
+            .filter(|(node, content)| !self.is_rotten_news(*node, id, content))
             // A write of unknown outcome may lie on a node that has not been heard since: it may yet happen.
             .filter(|(_, content)| {
                 reply == Some(Reply::Value(content.clone().into()))
                     || !self.world.record().history.is_in_doubt(value_of(register, content))
             })
-            .filter(|(node, content)| !self.is_rotten_news(*node, id, content))
             .collect();
         let Some(Reply::Value(value)) = reply else {
             let left: Vec<_> = files.keys().map(|node| (node, self.record(*node, id))).collect();

@@ -136,10 +136,14 @@ my @checks = (
         same($again ? 2 : 1, $c->get("pl:$module:lost"));
         return "a lost INCR is " . ($again ? "sent again" : "an error");
     },
+    "nothing is sent twice if told so" => sub {
+        refused("", sub { $module->new(server => $ENV{LOSSY})->incr("pl:$module:once:lost") });
+        same(1, $c->get("pl:$module:once:lost"));
+    },
     "cleans up" => sub {
         my @ids = ids("pl:*");
-        same(1261, scalar @ids);
-        same(1261, $c->del(@ids));
+        same(1262, scalar @ids);
+        same(1262, $c->del(@ids));
     },
 );
 

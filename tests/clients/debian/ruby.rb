@@ -136,10 +136,20 @@ check "a lost reply" do
   "a lost INCR is #{said}"
 end
 
+check "nothing is sent twice if told so" do
+  seen = begin
+    Redis.new(host: LOSSY_HOST, port: LOSSY_PORT.to_i, reconnect_attempts: 0).incr("rb:once:lost")
+  rescue BROKEN
+    "an error"
+  end
+  same "an error", seen
+  same "1", C.get("rb:once:lost")
+end
+
 check "cleans up" do
   ids = C.scan_each(match: "rb:*", count: 100).to_a
-  same 1261, ids.length
-  same 1261, C.del(*ids)
+  same 1262, ids.length
+  same 1262, C.del(*ids)
 end
 
 passed = failed = 0

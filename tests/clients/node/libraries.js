@@ -9,11 +9,12 @@ class IoRedis {
   constructor(library) {
     this.Client = require(library);
     this.client = this.connect(REGISTER);
+    this.once = { maxRetriesPerRequest: 0 }; // nothing is sent twice
     for (const name of ["get", "getBuffer", "mset", "mget", "incrby", "incrbyfloat", "append", "getrange", "strlen", "expire", "lpush"])
       this[name] = (...words) => this.client[name](...words);
   }
-  connect(address) {
-    const client = new this.Client(address);
+  connect(address, options = {}) {
+    const client = new this.Client({ ...address, ...options });
     client.on("error", () => {}); // what a call is told is enough
     return client;
   }
@@ -41,8 +42,8 @@ class IoRedis {
     await meanwhile();
     return (await this.client.multi().set(id, "mine").exec()) === null;
   }
-  lose(id) {
-    return this.connect(LOSSY).incr(id);
+  lose(id, options) {
+    return this.connect(LOSSY, options).incr(id);
   }
 }
 
@@ -201,7 +202,7 @@ async function aLostReply(c) {
   const id = `js:${process.argv[2]}:lost`;
   let again = true;
   try {
-    assert.equal(await c.lose(id), 2);
+    assert.equal(await c.lose(id, {}), 2);
   } catch (error) {
     assert.notEqual(error.code, "ERR_ASSERTION");
     again = false;
@@ -210,9 +211,15 @@ async function aLostReply(c) {
   return `a lost INCR is ${again ? "sent again" : "an error"}`;
 }
 
+async function nothingIsSentTwiceIfToldSo(c) {
+  const id = `js:${process.argv[2]}:once:lost`;
+  await assert.rejects(c.lose(id, c.once));
+  assert.equal(await c.get(id), "1");
+}
+
 async function cleansUp(c) {
   const ids = await c.ids("js:*");
-  assert.equal(ids.length, 1261);
+  assert.equal(ids.length, 1262);
   assert.equal(await c.del(...ids), ids.length);
 }
 
@@ -234,6 +241,7 @@ const CHECKS = [
   aRefusalAbortsTheTransaction,
   reconnectsAfterAKill,
   aLostReply,
+  nothingIsSentTwiceIfToldSo,
   cleansUp,
 ];
 

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 import redis
-from tally import HOST, PORT, done, kill, refusal, tally, until
+from tally import HOST, LOSSY_HOST, LOSSY_PORT, PORT, done, kill, refusal, tally, until
 
 URL = f"redis://{HOST}:{PORT}"
 ANYTHING = {"text": "Merhaba Dünya\r\n", "bytes": bytes(range(256)), "list": [1, 2.5, None]}
@@ -15,10 +15,14 @@ class Django:
 
     def __init__(self, backend):
         from django.conf import settings
-        from django.core.cache import cache
+        from django.core.cache import cache, caches
 
-        settings.configure(CACHES={"default": {"BACKEND": backend, "LOCATION": URL, "TIMEOUT": None}})
+        def at(url):
+            return {"BACKEND": backend, "LOCATION": url, "TIMEOUT": None}
+
+        settings.configure(CACHES={"default": at(URL), "lossy": at(f"redis://{LOSSY_HOST}:{LOSSY_PORT}")})
         self.cache = cache
+        self.lose = lambda key: caches["lossy"].incr(key)
         self.get, self.set, self.add, self.incr = cache.get, cache.set, cache.add, cache.incr
         self.set_many, self.delete, self.clear = cache.set_many, cache.delete, cache.clear
 
@@ -36,6 +40,7 @@ class Cachelib:
         self.cache = cachelib.RedisCache(HOST, int(PORT), default_timeout=0)
         self.get, self.set, self.add, self.incr = self.cache.get, self.cache.set, self.cache.add, self.cache.inc
         self.set_many, self.delete, self.clear = self.cache.set_many, self.cache.delete, self.cache.clear
+        self.lose = cachelib.RedisCache(LOSSY_HOST, int(LOSSY_PORT), default_timeout=0).inc
 
     def get_many(self, keys):
         return {key: value for key, value in self.cache.get_dict(*keys).items() if value is not None}
@@ -112,6 +117,17 @@ async def reconnects_after_a_kill(c):
     return f"after a kill {errors} errors"
 
 
+def a_lost_reply(c):
+    c.set(f"{sys.argv[1]}:lost", 0)
+    try:
+        c.lose(f"{sys.argv[1]}:lost")
+        said, wanted = "sent again", 2
+    except redis.ConnectionError:
+        said, wanted = "an error", 1
+    assert c.get(f"{sys.argv[1]}:lost") == wanted
+    return f"a lost INCR is {said}"
+
+
 def clears(c):
     c.clear()
     assert c.get("object") is None
@@ -120,9 +136,9 @@ def clears(c):
 CACHE = [keeps_any_object, adds_only_what_is_not_there, many_at_once, counts, deletes]
 ALL = [a_time_to_live_is_refused, reconnects_after_a_kill]
 CLIENTS = {
-    "Django": (lambda: Django("django.core.cache.backends.redis.RedisCache"), CACHE + ALL + [clears]),
+    "Django": (lambda: Django("django.core.cache.backends.redis.RedisCache"), CACHE + ALL + [a_lost_reply, clears]),
     "django-redis": (lambda: Django("django_redis.cache.RedisCache"), CACHE + ALL + [clears]),
-    "cachelib": (Cachelib, CACHE + ALL + [clears]),
+    "cachelib": (Cachelib, CACHE + ALL + [a_lost_reply, clears]),
     "aiogram": (Aiogram, [state_and_data] + ALL),
 }
 

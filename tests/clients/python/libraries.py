@@ -12,14 +12,21 @@ from tally import HOST, LOSSY_HOST, LOSSY_PORT, PORT, done, kill, refusal, tally
 class RedisPy:
     """redis-py and valkey-py, with and without asyncio."""
 
-    def __init__(self, module, client, protocol):
+    def __init__(self, module, client, protocol, url=False):
         self.library = importlib.import_module(module)
-        self.make = lambda host, port: getattr(self.library, client)(
-            host=host, port=int(port), protocol=protocol, socket_timeout=30
-        )
+        self.url, self.own = url, getattr(self.library, client)
+        self.options = {"protocol": protocol, "socket_timeout": 30}
+        retry = importlib.import_module(f"{module}.retry").Retry
+        backoff = importlib.import_module(f"{module.split('.')[0]}.backoff").NoBackoff
+        self.once = {"retry": retry(backoff(), 0)}  # nothing is sent twice
         self.client = self.make(HOST, PORT)
         self.refused = self.library.ResponseError
         self.broken = (self.library.ConnectionError, self.library.TimeoutError)
+
+    def make(self, host, port, **options):
+        if self.url:
+            return self.library.from_url(f"redis://{host}:{port}", **self.options, **options)
+        return self.own(host=host, port=int(port), **self.options, **options)
 
     def __getattr__(self, name):
         return getattr(self.client, name)
@@ -45,8 +52,8 @@ class RedisPy:
         except self.library.WatchError:
             return True
 
-    async def lose(self, key):
-        return await done(self.make(LOSSY_HOST, LOSSY_PORT).incr(key))
+    async def lose(self, key, options):
+        return await done(self.make(LOSSY_HOST, LOSSY_PORT, **options).incr(key))
 
 
 class Coredis(RedisPy):
@@ -58,6 +65,7 @@ class Coredis(RedisPy):
         self.refused = errors.ResponseError
         self.broken = (errors.ConnectionError, TimeoutError)
         self.conflicted = errors.WatchError
+        self.once = {"retry_policy": importlib.import_module("coredis.retry").NoRetryPolicy()}
 
     def set(self, key, value, nx=False, get=False, ex=None):
         return self.client.set(key, value, condition=self.library.PureToken.NX if nx else None, get=get or None, ex=ex)
@@ -85,15 +93,20 @@ class Coredis(RedisPy):
         except self.conflicted:
             return True
 
-    async def lose(self, key):
-        async with self.library.Redis(host=LOSSY_HOST, port=int(LOSSY_PORT)) as client:
-            return await client.incr(key)
+    async def lose(self, key, options):
+        async with self.library.Redis(host=LOSSY_HOST, port=int(LOSSY_PORT), **options) as client:
+            try:
+                return await client.incr(key)
+            except self.broken as error:  # beyond the `with` it would be an ExceptionGroup
+                seen = error
+        raise seen
 
 
 class Glide(RedisPy):
     def __init__(self):
         self.library = importlib.import_module("glide_sync")
         self.client = self.make(HOST, PORT)
+        self.once = {}
         self.refused = self.library.RequestError
         self.broken = (self.library.ClosingError, self.library.ConnectionError, self.library.TimeoutError, self.library.RequestError)
 
@@ -140,7 +153,7 @@ class Glide(RedisPy):
         batch.set(key, "mine")
         return self.client.exec(batch, raise_on_error=True) is None
 
-    async def lose(self, key):
+    async def lose(self, key, _):
         return self.make(LOSSY_HOST, LOSSY_PORT).incr(key)
 
 
@@ -247,7 +260,7 @@ async def reconnects_after_a_kill(c):
 async def a_lost_reply(c):
     key = f"py:{sys.argv[1]}:lost"
     try:
-        assert await c.lose(key) == 2, "no error, so it was sent again"
+        assert await c.lose(key, {}) == 2, "no error, so it was sent again"
         wanted, said = b"2", "sent again"
     except c.broken:
         wanted, said = b"1", "an error"
@@ -255,9 +268,15 @@ async def a_lost_reply(c):
     return f"a lost INCR is {said}"
 
 
+async def nothing_is_sent_twice_if_told_so(c):
+    key = f"py:{sys.argv[1]}:once:lost"
+    await refusal(lambda: c.lose(key, c.once), c.broken)
+    assert await done(c.get(key)) == b"1"
+
+
 async def cleans_up(c):
     ids = await c.ids("py:*")
-    assert await done(c.delete(*ids)) == len(ids) == 1262
+    assert await done(c.delete(*ids)) == len(ids) == 1263
 
 
 CHECKS = [
@@ -278,6 +297,7 @@ CHECKS = [
     a_refusal_aborts_the_transaction,
     reconnects_after_a_kill,
     a_lost_reply,
+    nothing_is_sent_twice_if_told_so,
     cleans_up,
 ]
 
@@ -291,7 +311,8 @@ async def main(name):
         return await tally(name, name, CHECKS, Glide())
     package, *rest = name.split("-")
     module = f"{package}.asyncio" if "asyncio" in rest else package
-    adapter = RedisPy(module, {"redis": "Redis", "valkey": "Valkey"}[package], 3 if "resp3" in rest else 2)
+    client = {"redis": "Redis", "valkey": "Valkey"}[package]
+    adapter = RedisPy(module, client, protocol=3 if "resp3" in rest else 2, url="url" in rest)
     return await tally(name, package, CHECKS, adapter)
 
 

@@ -18,15 +18,17 @@ async def relay(client_reader, client_writer):
             client_writer.write(some)
         client_writer.close()
 
-    back = asyncio.create_task(replies())
-    while some := await client_reader.read(65536):
-        found = LOSES.search(some)
-        if found and found[1] not in lost:
-            lost.add(found[1])
-            losing = True
-        server_writer.write(some)
-    server_writer.close()
-    await back
+    async def requests():
+        nonlocal losing
+        while some := await client_reader.read(65536):
+            found = LOSES.search(some)
+            if found and found[1] not in lost:
+                lost.add(found[1])
+                losing = True
+            server_writer.write(some)
+        server_writer.close()
+
+    await asyncio.gather(requests(), replies(), return_exceptions=True)  # either side may hang up
 
 
 async def main():
