@@ -26,6 +26,10 @@ pub(crate) enum Trouble {
     LeaderStalls,
     /// Whatever changes a disk fails with this error: of a node, or (0) of the leader.
     DiskFails(u32, i32),
+    /// A disk has no room left, or a quota on it: of a node, or (0) of the leader.
+    DiskFills(u32, i32),
+    /// The next change of a name on a node is refused with this error, as that of one file or folder is.
+    NameStays(u32, i32),
     /// The next so many openings of files on a node fail with this error.
     OpenFails(u32, i32),
     /// One bit of some copy on this node is not what it was.
@@ -102,7 +106,7 @@ impl Limits {
     fn trouble(&mut self, chance: &mut fastrand::Rng) -> Trouble {
         let node = chance.u32(1..=NODES);
         let errno = [errno::EIO, errno::ENOSPC, errno::EROFS][chance.usize(..3)];
-        match chance.u8(..30) {
+        match chance.u8(..33) {
             0..3 => Trouble::Node(node, self.crash(chance)),
             3..6 => Trouble::Leader(self.crash(chance)),
             6 if self.leader_loses => Trouble::LeaderWithoutFolder,
@@ -123,6 +127,14 @@ impl Limits {
             25 => Trouble::Order(Order::Rebalance(chance.bool())),
             26..29 if self.leader_loses => Trouble::SecondLeader(chance.u8(1..16), chance.bool()),
             29 if self.leader_loses => Trouble::ToSecond(node, chance.bool()),
+            30 | 31 => {
+                let full = if chance.bool() { errno::ENOSPC } else { errno::EDQUOT };
+                Trouble::DiskFills(if chance.u8(..4) == 0 { 0 } else { node }, full)
+            }
+            32 => {
+                let refused = [errno::EPERM, errno::EACCES, errno::ENAMETOOLONG, errno::EDQUOT];
+                Trouble::NameStays(node, refused[chance.usize(..4)])
+            }
             _ => Trouble::Node(node, Crash::Kill),
         }
     }
@@ -246,6 +258,16 @@ impl Sim {
                     errno::ENOSPC => "disk ENOSPC",
                     _ => "disk EROFS",
                 })
+            }
+            Trouble::DiskFills(node, error) => {
+                let machine = if node == 0 { &self.leader } else { &self.nodes[&node] };
+                machine.disk.fill(error);
+                Some(if error == errno::EDQUOT { "quota used up" } else { "disk full" })
+            }
+            Trouble::NameStays(node, error) => {
+                let op = if self.chance.bool() { Op::Rename } else { Op::Remove };
+                self.nodes[&node].disk.fault_next(op, Fault::Fail(error));
+                Some("a name that cannot be changed")
             }
             Trouble::OpenFails(node, error) => {
                 self.nodes[&node].disk.fault_next(Op::Open, Fault::Fail(error));
