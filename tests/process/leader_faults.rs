@@ -298,8 +298,20 @@ fn a_leader_that_was_paused_judges_nobody() {
     });
     register.signal_leader(rustix::process::Signal::CONT).unwrap();
     register.check("m", 20, "x");
+    // Who has missed it comes anew, which ends the connection of before.
+    eventually("who left to be back", || {
+        (1..=3)
+            .all(|node| {
+                let said = register.node_stderr(node);
+                let times = |words: &str| said.matches(words).count();
+                times("registered with the leader") > times("lost the leader")
+            })
+            .then_some(())
+    });
     register.wait_up(3).unwrap();
-    register.fill("m", 20, "y");
+    for n in 0..20 {
+        eventually("a write", || (register.ask(&format!("SET m{n} y {n}")) == "OK").then_some(()));
+    }
     assert!(!register.leader_stderr().contains("is down: no heartbeat"), "{}", register.leader_stderr());
     register.check("m", 20, "y");
 }
