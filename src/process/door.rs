@@ -44,6 +44,9 @@ impl fmt::Debug for Keep {
     }
 }
 
+/// An answer of up to so many bytes finds room even while those who were cut have not let go yet.
+const SMALL: usize = 16 << 10;
+
 /// Bytes that callers have us hold: of messages that have come in part, or of answers that they do not take.
 #[derive(Debug)]
 pub struct Holdings {
@@ -84,6 +87,11 @@ impl Holdings {
         let mut holding = self.begin(peer);
         let mut peers = self.peers();
         let own = peers.get(&peer).filter(|own| !own.cut.is_cancelled())?.bytes;
+        // What was cut counts as free for others only up to a quarter, until it is gone.
+        let held: usize = peers.values().map(|peer| peer.bytes).sum();
+        if bytes > SMALL && held + bytes > self.most + self.most / 4 {
+            return None;
+        }
         if !self.make_room(&peers, bytes, own) {
             return None;
         }
@@ -402,5 +410,19 @@ mod tests {
         assert!(answers.take(peer(1), 1).is_none(), "it ends");
         drop((held, first, other));
         let _all = answers.take(peer(2), 100).unwrap();
+    }
+
+    #[test]
+    fn what_was_cut_is_not_given_away_many_times_over() {
+        const MIB: usize = 1 << 20;
+        let answers = Holdings::new(4 * MIB);
+        let peer = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut held: Vec<Holding> = (1..=40)
+            .flat_map(|port| (0..4).filter_map(|_| answers.take(peer(port), MIB)).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(held.len(), 5, "nobody has let go yet");
+        held.push(answers.take(peer(50), SMALL).expect("small ones find room"));
+        drop(held);
+        assert!(answers.take(peer(60), 4 * MIB).is_some());
     }
 }
