@@ -71,8 +71,9 @@ impl TextStore {
             Err(error) if takes_nothing(&error) => {}
             Err(error) => return Err(failed("probing")(error)),
         }
-        let names = identity::names_of(&*folder);
-        let (records, logged) = Records::open(&folder, names)?;
+        let identity = identity::found(&*folder);
+        let names = identity.as_ref().map(|identity| identity.names).unwrap_or_default();
+        let (records, logged) = Records::open(&folder, identity.as_ref(), names)?;
         let left = LeftOver::read(&folder)?;
         let index = Index::default();
         let journaled = &left.ids();

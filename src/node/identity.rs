@@ -318,29 +318,31 @@ impl IdentityFile {
         Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
     }
 
-    /// Notes where the records of the folder's copies are, for good. A disk that takes nothing is told at the next start. Blocks.
+    /// Notes where the records of the folder's copies are, for good. Blocks.
     pub fn note_records(&self, records: &str) -> io::Result<()> {
         let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = self.get();
         if identity.records.as_deref() == Some(records) {
             return Ok(());
         }
-        match self.write(&mut pair, Identity { records: Some(records.to_owned()), ..identity }) {
-            Err(error) if durable::is_refused(&error) => Ok(()),
-            noted => noted,
-        }
+        self.note(&mut pair, Identity { records: Some(records.to_owned()), ..identity })
     }
 
-    /// Gives the names of the folder's files: of a new one those that fit, for good. A disk that takes nothing is told at the
-    /// next start. Blocks.
+    /// Gives the names of the folder's files: of a new one those that fit, for good. Blocks.
     pub fn settle_names(&self, fitting: Option<Names>) -> io::Result<Names> {
         let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = self.get();
         let is_new = identity.records.is_none() && identity.seen.is_none();
         let Some(names) = fitting.filter(|names| is_new && *names != identity.names) else { return Ok(identity.names) };
-        match self.write(&mut pair, Identity { names, ..identity }) {
-            Err(error) if !durable::is_refused(&error) => Err(error),
-            _ => Ok(self.get().names),
+        self.note(&mut pair, Identity { names, ..identity })?;
+        Ok(self.get().names)
+    }
+
+    /// Writes what more is known of the folder. A disk that takes nothing is told at the next start.
+    fn note(&self, pair: &mut Pair, identity: Identity) -> io::Result<()> {
+        match self.write(pair, identity) {
+            Err(error) if durable::is_refused(&error) => Ok(()),
+            noted => noted,
         }
     }
 
@@ -361,15 +363,9 @@ impl IdentityFile {
     }
 }
 
-/// What the identity in a folder says of where records are. The outer nothing: there is no identity that can be read.
-pub fn records_of(folder: &dyn Folder) -> Option<Option<String>> {
-    Some(Identity::decode(&pair::read(folder).ok()??).ok()?.records)
-}
-
-/// The names of a folder's files, as its identity says it; the usual ones if it has none.
-pub fn names_of(folder: &dyn Folder) -> Names {
-    let identity = || Identity::decode(&pair::read(folder).ok()??).ok();
-    identity().map(|identity| identity.names).unwrap_or_default()
+/// The identity in a folder, for its store; nothing: there is none that can be read.
+pub fn found(folder: &dyn Folder) -> Option<Identity> {
+    Identity::decode(&pair::read(folder).ok()??).ok()
 }
 
 /// A folder without an identity is new, or its identity was lost, or it comes from somewhere else.
@@ -466,6 +462,7 @@ mod tests {
     fn whichever_file_is_whole_is_read_and_the_next_write_mends_the_other() {
         use super::pair::SPARE_FILE;
         use crate::durable::sim::MemDisk;
+
         let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
         let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
         let open = || IdentityFile::open(folder.clone(), NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 
-use super::identity;
+use super::identity::Identity;
 use super::scan::STAGED;
 use crate::durable::record_log::{self, LogError, MAX_RECORD, RecordLog};
 use crate::durable::{DiskFile, Folder, takes_nothing};
@@ -149,18 +149,21 @@ pub struct Logged {
 impl Records {
     /// Finds out where this folder's records are: where its identity says, or else where they can be. Nothing is made, and
     /// records are not looked for anywhere else, as what is seen through another layer would make all copies strangers.
-    pub fn open(folder: &Arc<dyn Folder>, names: Names) -> Result<(Self, Logged), LogError> {
+    pub fn open(
+        folder: &Arc<dyn Folder>,
+        identity: Option<&Identity>,
+        names: Names,
+    ) -> Result<(Self, Logged), LogError> {
         let io = |what| {
             let file = folder.path().display().to_string();
             move |source| LogError::Io { what, file, source }
         };
-        let identity = identity::records_of(&**folder);
         let has_log = match folder.open(LOG_NAME) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(io("opening the records in")(error)),
         };
-        let said = identity.as_ref().and_then(Option::as_deref);
+        let said = identity.and_then(|identity| identity.records.as_deref());
         let attributes = || keeps_attributes(&**folder).map_err(io("trying extended attributes in"));
         let mut logged = Logged::default();
         let log = if has_log && said != Some(ATTRIBUTES) { Some(logged.read(folder)?) } else { None };
