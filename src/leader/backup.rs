@@ -91,8 +91,15 @@ impl Saved {
     }
 
     fn begin(&self) -> u64 {
+        let number = self.end();
+        self.note_step(number, Some(Instant::now()));
+        number
+    }
+
+    /// Nothing is kept for any backup from here on; gives the number of the next.
+    fn end(&self) -> u64 {
         let mut state = self.state();
-        *state = State { number: state.number + 1, idle_since: Some(Instant::now()), ..State::default() };
+        *state = State { number: state.number + 1, ..State::default() };
         state.number
     }
 
@@ -263,7 +270,7 @@ impl Drop for Backup {
         // After a failure the next one may have begun.
         if self.leader.saved.state().number == self.number {
             cluster.end_snapshot();
-            self.leader.saved.begin();
+            self.leader.saved.end();
         }
     }
 }
@@ -273,15 +280,13 @@ impl Backup {
     pub(super) async fn begin(leader: &Arc<Coordinator>) -> Result<Self, Refusal> {
         let until = leader.joining_until().max(Instant::now() + COMPLETION);
         loop {
+            if let Some(number) = leader.saved.forsaken() {
+                let why = "its receiver asked for nothing for a minute, and another one was begun";
+                leader.give_up_backup(number, why.to_owned());
+            }
             let changes = leader.changes();
             let begun = {
                 let mut cluster = leader.cluster();
-                if let Some(number) = leader.saved.forsaken() {
-                    cluster.end_snapshot();
-                    leader
-                        .saved
-                        .fail(number, "its receiver asked for nothing for a minute, and another one was begun".into());
-                }
                 cluster.begin_snapshot().map(|moment| (moment, leader.saved.begin()))
             };
             match begun {
