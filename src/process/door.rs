@@ -87,11 +87,6 @@ impl Holdings {
         let mut holding = self.begin(peer);
         let mut peers = self.peers();
         let own = peers.get(&peer).filter(|own| !own.cut.is_cancelled())?.bytes;
-        // What was cut counts as free for others only up to a quarter, until it is gone.
-        let held: usize = peers.values().map(|peer| peer.bytes).sum();
-        if bytes > SMALL && held + bytes > self.most + self.most / 4 {
-            return None;
-        }
         if !self.make_room(&peers, bytes, own) {
             return None;
         }
@@ -103,6 +98,14 @@ impl Holdings {
     /// Cuts the connections that hold most, of those that hold more than `own`, until there is room for so many bytes more;
     /// `false`: there is none.
     fn make_room(&self, peers: &HashMap<SocketAddr, Peer>, bytes: usize, own: usize) -> bool {
+        let held: usize = peers.values().map(|peer| peer.bytes).sum();
+        if held + bytes <= self.most {
+            return true;
+        }
+        // What was cut counts as free for others only up to a quarter, until it is gone.
+        if bytes > SMALL && held + bytes > self.most + self.most / 4 {
+            return false;
+        }
         let mut live: Vec<&Peer> = peers.values().filter(|peer| !peer.cut.is_cancelled()).collect();
         let mut total: usize = live.iter().map(|peer| peer.bytes).sum();
         while total + bytes > self.most {
