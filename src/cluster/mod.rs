@@ -49,7 +49,6 @@ pub use self::shortage::Shortage;
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-pub use crate::types::Listed;
 use crate::types::{CopyRecord, Holders, Member, MessageId, NodeId, NodeState, Nodes, Reign, Version};
 
 /// Where a message can be read.

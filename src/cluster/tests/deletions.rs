@@ -1,7 +1,7 @@
 //! Tombstones, and who has to confirm them.
 
 use super::*;
-use crate::types::{Listed, Version};
+use crate::types::Version;
 
 #[test]
 fn a_tombstone_waits_for_every_member() {

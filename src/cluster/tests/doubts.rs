@@ -3,7 +3,7 @@
 use super::super::Located;
 use super::super::doubt::MOST_DOUBTS;
 use super::*;
-use crate::types::{Listed, Version};
+use crate::types::Version;
 
 /// A write of x that node 1 has and node 2 did not answer to, in a cluster of two that needs both.
 fn failed(cluster: &mut Cluster, text: &str) -> Ticket {

@@ -1,6 +1,5 @@
 //! The log layout on good disks, damaged ones, and over the life of its segments.
 
-use crate::types::Listed;
 use std::collections::BTreeMap;
 use std::path::Path;
 
