@@ -90,7 +90,7 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     let address = SocketAddr::new(host, port);
     let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("cannot listen on {address} for {what}: the port is in use; stop the program that has it, or choose another with {flag} (0: any free one)")
+            anyhow::anyhow!("cannot listen on {address} for {what}: the port is in use; stop the program that has it (a leader with --local-nodes runs nodes on 5555 and up), or choose another with {flag} (0: any free one)")
         }
         io::ErrorKind::PermissionDenied => {
             anyhow::anyhow!("cannot listen on {address} for {what}: not permitted; choose a port from 1024 up with {flag}")

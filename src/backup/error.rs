@@ -88,7 +88,7 @@ pub enum Error {
         messages: i64,
     },
     /// A message was not taken.
-    #[error("{id:?} was not taken: {said}; {written}; mend that, and restore again with --overwrite")]
+    #[error("{id:?} was not taken: {said}; {written}; mend that, and repeat the restore with {flag}")]
     NotTaken {
         /// Whose.
         id: MessageId,
@@ -96,6 +96,8 @@ pub enum Error {
         said: String,
         /// What was restored by then.
         written: Written,
+        /// What a repeated restore needs, as there are messages now.
+        flag: &'static str,
     },
     /// A message is not what was written.
     #[error("{id:?} was written and reads differently: {found}; is another client writing it?")]

@@ -150,7 +150,8 @@ impl Restoring<'_> {
         self.bytes = 0;
         self.written += written.len() as u64;
         if let Some((id, said)) = refused {
-            return Err(Error::NotTaken { id, said, written: Written(self.written) });
+            let flag = if self.settings.existing == Existing::Overwrite { "--overwrite" } else { "--merge" };
+            return Err(Error::NotTaken { id, said, written: Written(self.written), flag });
         }
         if self.settings.verify { self.read_back(&written) } else { Ok(()) }
     }

@@ -341,11 +341,13 @@ impl Report {
         self.put_nodes(&mut out);
         if let Some(left) = &self.left {
             let (ids, prefix, last) = (plural(left.ids, "message"), &left.prefix, left.ids.saturating_sub(1));
+            let all = self.results.iter().all(|result| result.errors == 0);
+            let up_to = if all { "" } else { "up to " };
             let _ = match &left.remove {
                 None => writeln!(out, "removed   {ids}, {prefix}0 to {prefix}{last}"),
                 Some(remove) => writeln!(
                     out,
-                    "left      {ids}, {prefix}0 to {prefix}{last}, stay in the register; this removes them:\n          {remove}"
+                    "left      {up_to}{ids}, {prefix}0 to {prefix}{last}, stay in the register; this removes them:\n          {remove}"
                 ),
             };
         }

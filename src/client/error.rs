@@ -119,7 +119,7 @@ impl Error {
     pub(super) fn connect(addr: &str, source: io::Error) -> Self {
         let hint = match source.kind() {
             io::ErrorKind::ConnectionRefused => {
-                "is the leader running? start one with: hatokuse leader --local-nodes 4"
+                "is the leader running, and is that its address? name another with --addr HOST:PORT or HATOKUSE_ADDR; to try one on this machine: hatokuse leader --local-nodes 4"
             }
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
                 "is the address right, and does a firewall let it through?"
@@ -153,6 +153,7 @@ fn in_few_words(source: &io::Error) -> String {
 fn warning(code: &str) -> &'static str {
     match certainty_of(code) {
         Certainty::Maybe if code != "UNKNOWN" => "; a write may have happened: read the id before you write it again",
+        _ if code == "NOAUTH" => " (hatokuse client --password-file FILE does)",
         _ => "",
     }
 }

@@ -481,7 +481,7 @@ async fn nobody_there_is_told_with_what_to_do() {
     assert_eq!(
         error.to_string(),
         format!(
-            "cannot reach {addr} (connection refused): is the leader running? start one with: hatokuse leader --local-nodes 4"
+            "cannot reach {addr} (connection refused): is the leader running, and is that its address? name another with --addr HOST:PORT or HATOKUSE_ADDR; to try one on this machine: hatokuse leader --local-nodes 4"
         )
     );
     let error = Client::connect("no port").await.unwrap_err();

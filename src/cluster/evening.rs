@@ -72,6 +72,11 @@ impl Cluster {
         loads.iter().map(|load| load.saturating_sub(even + 1)).sum()
     }
 
+    /// Nodes that hold fewer copies than the others would even out to, as they have no room.
+    pub fn full_nodes(&self) -> Vec<NodeId> {
+        self.registry.nodes().iter().filter(|node| node.is_full()).map(|node| node.member.id).collect()
+    }
+
     /// The node that holds less than half of its share, for which nobody has asked to even out.
     pub fn poor(&self) -> Option<NodeId> {
         let taking: Vec<&Node> = self.registry.nodes().iter().filter(|node| node.placeable()).collect();

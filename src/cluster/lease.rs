@@ -158,7 +158,7 @@ impl Cluster {
             return "no node has joined".to_owned();
         }
         format!(
-            "another leader may have taken over: {} did not answer this one within the last second, and {} of {} members have to; start them again or mend the network between, and run only one leader (gone for good: REMOVE <node> FORCE)",
+            "{} did not answer within the last second, and {} of {} members have to: start them again or mend the network between (gone for good: REMOVE <node> FORCE); until then another leader may have taken over, and this one could not know",
             self.silent(),
             self.registry.lease.to_speak(members.len()),
             members.len()

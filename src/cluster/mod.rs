@@ -304,7 +304,11 @@ impl Cluster {
             && found.is_none_or(|found| found.record.version < newer.record.version)
             && !seeded::active(Bug::UnsettledNotHidden)
         {
-            return Located::Hidden(format!("a version found on {} is being completed", name_nodes(&newer.holders)));
+            let found = format!("a version found on {} is being completed", name_nodes(&newer.holders));
+            return Located::Hidden(match self.waiting_for() {
+                Some(waiting) => format!("{found}; {waiting}"),
+                None => found,
+            });
         }
         if self.transactions.holds_back(id) {
             return Located::Hidden(self.waiting_to_decide());

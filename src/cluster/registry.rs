@@ -413,11 +413,13 @@ impl Registry {
         });
     }
 
-    /// Why a node refuses copies, or that it takes them.
-    pub fn note_refusing(&mut self, id: NodeId, refusing: Option<Refusing>) {
-        if self.get(id).is_some_and(|node| node.refusing != refusing) {
+    /// Why a node refuses copies, or that it takes them; tells whether that is new.
+    pub fn note_refusing(&mut self, id: NodeId, refusing: Option<Refusing>) -> bool {
+        let new = self.get(id).is_some_and(|node| node.refusing != refusing);
+        if new {
             self.change(id, |node| node.refusing = refusing);
         }
+        new
     }
 
     /// Answers on a lane of this session are overdue, or came after all.

@@ -34,6 +34,7 @@ use crate::process::memory;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
+use crate::telemetry::repeats::Repeats;
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol, Served};
 use crate::types::MessageId;
 
@@ -127,6 +128,8 @@ pub struct Coordinator {
     pub(super) repair_progress: Progress,
     /// What a backup was given of what writes have overtaken.
     pub(super) saved: Saved,
+    /// What was said of nodes that refuse copies.
+    pub(super) said: Mutex<Repeats>,
 }
 
 /// What a leader measures.
@@ -242,6 +245,7 @@ impl Coordinator {
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
             pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
+            said: Mutex::default(),
             served: AtomicBool::new(false),
             meters: Meters::default(),
             repair_progress: Progress::default(),

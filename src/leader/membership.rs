@@ -74,7 +74,7 @@ fn not_reached(member: &Member, error: &DialError) -> String {
 fn removed(member: &Member) -> String {
     let (id, uuid) = (member.id, member.uuid);
     format!(
-        "node {id} was removed from this register, and its folder (uuid {uuid}) is not let in any more: move the folder away, or empty it, and start the node again; it joins as a new one"
+        "node {id} was removed from this register, and its folder (uuid {uuid}) is not let in any more: move storage_node_{id} away, or delete it with the hidden .hatokuse in it, and start the node again; it joins as a new one"
     )
 }
 
@@ -378,14 +378,15 @@ impl Membership {
         };
         let beat = Beat { disk, full: request.full, full_from: request.full_from };
         let now = self.coordinator.now();
-        let mut cluster = self.coordinator.cluster();
-        let known = Uuid::from_bytes(&request.uuid)
-            .is_some_and(|uuid| joined == Some(request.incarnation) && cluster.registry.beat(id, uuid, beat, now));
+        let known = joined == Some(request.incarnation)
+            && Uuid::from_bytes(&request.uuid)
+                .is_some_and(|uuid| self.coordinator.cluster().registry.beat(id, uuid, beat, now));
         if known {
             let refusing = (!request.refuses.is_empty())
                 .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
-            cluster.registry.note_refusing(id, refusing);
+            self.coordinator.note_refusing(id, refusing);
         }
+        let cluster = self.coordinator.cluster();
         // A leader that does not believe its own log has nothing to tell.
         let tells = known && cluster.is_settled();
         HeartbeatResponse { known, committed: if tells { cluster.newest_committed().0 } else { 0 } }

@@ -30,6 +30,7 @@ mod proof;
 mod query;
 mod read;
 mod recovery;
+mod refusing;
 mod removal;
 mod renewal;
 mod repair;

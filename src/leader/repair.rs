@@ -146,7 +146,7 @@ impl Coordinator {
                 return true;
             }
             tracing::info!(
-                "node {node} had copies of {count} ids that were too old or too many: they are in its trash, or gone"
+                "node {node} had copies of {count} ids that are outdated, or more than the tolerance asks for: the messages have theirs, and these are in its trash, or gone"
             );
             false
         });
@@ -168,8 +168,18 @@ impl Coordinator {
                 took.as_secs_f64()
             );
         }
-        if self.cluster().rebalancing_ends() {
-            tracing::info!("the copies are even");
+        let mut cluster = self.cluster();
+        if cluster.rebalancing_ends() {
+            let full = cluster.full_nodes();
+            drop(cluster);
+            match full.is_empty() {
+                true => tracing::info!("the copies are even"),
+                false => tracing::info!(
+                    "the copies are as even as they can be: {} {}",
+                    name_nodes(&full),
+                    if full.len() == 1 { "is full" } else { "are full" }
+                ),
+            }
         }
     }
 

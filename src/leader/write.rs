@@ -348,7 +348,7 @@ impl Replication {
         }
         if full.is_some() || failed {
             let refusing = Refusing::of(full.is_some(), &answer.error);
-            self.leader.cluster().registry.note_refusing(node, Some(refusing));
+            self.leader.note_refusing(node, Some(refusing));
         }
         if !short.is_empty() || full.is_some() {
             let again = self.replace(node, &short, full);

@@ -277,7 +277,7 @@ impl Node {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(unsaid) = said.note(&refusing.why, self.started.elapsed()) {
                 let space = *self.space.lock().unwrap_or_else(PoisonError::into_inner);
-                tracing::warn!("a copy was not kept: {error}; {space}{unsaid}");
+                tracing::warn!("a copy was not kept: {error}; half a second ago {space}{unsaid}");
             }
             let outcomes = work.iter().flat_map(|work| &work.puts).zip(&report.outcomes);
             let full = outcomes.filter(|(put, outcome)| **outcome == PutOutcome::Full && !put.record.is_tombstone());

@@ -279,12 +279,14 @@ fn a_full_disk(layout: &str) {
     register.check("m", count, &message.replace('x', "y"));
     let said = register.node_stderr(1);
     assert!(said.contains("a copy was not kept"), "{said}");
+    eventually("the leader to tell", || register.leader_stderr().contains("node 1 is full: ").then_some(()));
     // With room again, it takes copies again.
     mount.remount("size=64m");
     eventually("the node to take copies", || {
         register.set("again", &format!("{message} once more"));
         register.holders("again").contains(&1).then_some(())
     });
+    eventually("the leader to tell", || register.leader_stderr().contains("node 1 takes copies again").then_some(()));
     drop(register);
 }
 

@@ -27,7 +27,7 @@ fn a_dead_node_is_removed_and_its_number_given_to_a_new_disk() {
     assert_eq!(register.status().unwrap()["under_replicated"], 0);
     assert_eq!(code(&register.ask("REMOVE 3")), "ERROR BAD_COMMAND");
     // The old folder comes back.
-    let refused = ["node 3 was removed", "not let in any more", "empty it"];
+    let refused = ["node 3 was removed", "not let in any more", "hidden .hatokuse"];
     tells(&refused_node(register.dir(), 3, register.grpc_addr()), &refused);
     let old = folder();
     let away = old.path().join("storage_node_3");

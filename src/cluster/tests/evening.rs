@@ -29,6 +29,15 @@ fn one_node_that_stays_poor_begins_it() {
 }
 
 #[test]
+fn the_end_names_who_has_no_room() {
+    let mut cluster = healthy(2, 3);
+    cluster.set_rebalancing(true);
+    cluster.registry.note_full(NodeId(3), 100);
+    assert!(cluster.rebalancing_ends());
+    assert_eq!(cluster.full_nodes(), [NodeId(3)]);
+}
+
+#[test]
 fn it_does_not_begin_for_little_or_when_it_is_not_wanted() {
     let mut few = with_a_late_node(100);
     let mut by_order = healthy(2, 3);

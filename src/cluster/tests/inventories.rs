@@ -255,6 +255,9 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     report(&mut cluster, 1, &[unknown("x", 0)]).unwrap();
     report(&mut cluster, 2, &[]).unwrap();
     assert!(!cluster.settle_knowledge() && unsettled(&cluster).is_empty());
+    let awaited =
+        "hidden: a version found on node 1 is being completed; the leader lost its log and waits to hear from node 3";
+    assert_eq!(look(&cluster, "x"), awaited);
     let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
     report(&mut cluster, 3, &[]).unwrap();
