@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hatokuse::cluster::knowledge::Trust;
-use hatokuse::cluster::mapping::{Commit, Mapping};
+use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Traits;
+use hatokuse::cluster::state::{Event, State};
 use hatokuse::cluster::{Cluster, Located};
 use hatokuse::types::{Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid};
 
@@ -26,15 +27,15 @@ fn set(cluster: &mut Cluster, id: &MessageId) {
     holders.sort_unstable();
     let commit = Commit { id: ticket.id.clone(), record: ticket.record, holders };
     cluster.release(&ticket);
-    cluster.apply(&commit);
+    cluster.apply(&Event::Commit(commit));
 }
 
 /// A register with so many healthy nodes and so many committed messages.
 fn register(nodes: u32, messages: u32) -> Cluster {
-    let mut cluster = Cluster::new(TOLERANCE, Mapping::new(1), Trust::Whole);
+    let mut cluster = Cluster::new(TOLERANCE, State::new(1), Trust::Whole);
     for n in 1..=nodes {
         let uuid = Uuid(u128::from(n).to_be_bytes());
-        cluster.registry.remember(Member { id: NodeId(n), uuid, address: format!("host-{n}:1") }, Duration::ZERO);
+        cluster.apply(&Event::Member(Member { id: NodeId(n), uuid, address: format!("host-{n}:1") }));
         cluster.registry.join(NodeId(n), u64::from(n), Traits::default(), Duration::ZERO);
     }
     cluster.greet();
@@ -46,7 +47,8 @@ fn register(nodes: u32, messages: u32) -> Cluster {
 /// A new epoch, so that a long measurement does not use up the versions of one.
 fn renew(cluster: &mut Cluster) {
     let epoch = cluster.reign().map_or(1, |reign| reign.epoch.0 + 1);
-    cluster.begin(Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) });
+    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
+    cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
 }
 
 /// Nodes and committed messages of what is measured; `examples/scale_model.rs` goes on to ten million.

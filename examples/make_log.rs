@@ -11,9 +11,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
+use hatokuse::cluster::state::Event;
 use hatokuse::durable::os::OsDisk;
 use hatokuse::durable::{Disk, Folder};
-use hatokuse::leader::journal::{self, Event};
+use hatokuse::leader::journal::{self, Record};
 use hatokuse::types::{CopyRecord, Epoch, Holders, IoMode, Member, NodeId, Reign, Uuid, Version};
 
 const TOLERANCE: u32 = 3;
@@ -30,22 +31,26 @@ fn main() -> anyhow::Result<()> {
     let disk = OsDisk::new();
     let folder: Arc<dyn Folder> = disk.folder(&Path::new(&dir).join("leader_metadata"))?;
     let mut log = journal::open(&folder, &disk.boot_id(), 1)?.log;
-    let mut append = |events: &mut dyn Iterator<Item = Event>| -> anyhow::Result<()> {
-        let encode = |event: Event| {
-            let mut record = Vec::new();
-            event.encode(&mut record);
-            record
+    let mut append = |records: &mut dyn Iterator<Item = Record>| -> anyhow::Result<()> {
+        let encode = |record: Record| {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            bytes
         };
-        let records: Vec<Vec<u8>> = events.map(encode).collect();
+        let records: Vec<Vec<u8>> = records.map(encode).collect();
         log.append(records.iter().map(Vec::as_slice))?;
         Ok(())
     };
     let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(1) };
     let (boot_id, io_mode) = (disk.boot_id(), IoMode::Unbuffered);
-    append(&mut [Event::Began { reign, run: 1, boot_id, io_mode, trust: Trust::Whole }].into_iter())?;
+    append(&mut [Record::Began { reign, run: 1, boot_id, io_mode, trust: Trust::Whole }].into_iter())?;
     let member = |n: u32| {
         let uuid = Uuid(u128::from(n).to_be_bytes());
-        Event::Member(Member { id: NodeId(n), uuid, address: format!("127.0.0.1:{}", 20_000 + n % 10_000) })
+        Record::Event(Event::Member(Member {
+            id: NodeId(n),
+            uuid,
+            address: format!("127.0.0.1:{}", 20_000 + n % 10_000),
+        }))
     };
     append(&mut (1..=nodes).map(member))?;
     // As placement deals them out: the next nodes in turn.
@@ -53,7 +58,7 @@ fn main() -> anyhow::Result<()> {
         let record = CopyRecord { version: Version::new(reign.epoch, n), length: 100, crc: n };
         let mut holders: Holders = (0..TOLERANCE.min(nodes)).map(|k| NodeId((n * TOLERANCE + k) % nodes + 1)).collect();
         holders.sort_unstable();
-        Event::Commit(Commit { id: format!("m{n:08}").parse().expect("an id"), record, holders })
+        Record::Event(Event::Commit(Commit { id: format!("m{n:08}").parse().expect("an id"), record, holders }))
     };
     for first in (0..messages).step_by(BATCH as usize) {
         append(&mut (first..messages.min(first + BATCH)).map(commit))?;

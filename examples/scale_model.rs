@@ -9,14 +9,15 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use hatokuse::cluster::Cluster;
 use hatokuse::cluster::knowledge::Trust;
-use hatokuse::cluster::mapping::{Commit, Mapping, SHARDS};
+use hatokuse::cluster::mapping::{Commit, SHARDS};
 use hatokuse::cluster::registry::{Beat, Traits};
+use hatokuse::cluster::state::{Event, State};
 use hatokuse::types::{CopyRecord, Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid, Version};
 
 const TOLERANCE: usize = 3;
@@ -82,14 +83,23 @@ fn member(n: u32) -> Member {
 }
 
 /// A cluster of healthy nodes, all of which have just joined.
-fn cluster(nodes: u32, mapping: Mapping) -> Cluster {
-    let mut cluster = Cluster::new(TOLERANCE, mapping, Trust::Whole);
+fn cluster(nodes: u32, state: State) -> Cluster {
+    let mut loads: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+    for (set, copies, bytes) in state.mapping().sets() {
+        for node in &set.holders {
+            let load = loads.entry(*node).or_default();
+            *load = (load.0 + copies, load.1 + bytes);
+        }
+    }
+    let mut cluster = Cluster::new(TOLERANCE, state, Trust::Whole);
     // As if the members had listed what the index says of them.
     cluster.inventory_begins(NodeId(0), 0);
     cluster.inventory_ends(NodeId(0), 0, 0);
     assert!(cluster.settle_knowledge());
-    cluster.restore_members((1..=nodes).map(member).collect());
     for n in 1..=nodes {
+        cluster.apply(&Event::Member(member(n)));
+        let (copies, bytes) = loads.get(&NodeId(n)).copied().unwrap_or_default();
+        cluster.registry.restore_load(NodeId(n), copies, bytes);
         cluster.registry.join(NodeId(n), u64::from(n), Traits::default(), Duration::ZERO);
     }
     renew(&mut cluster);
@@ -99,7 +109,8 @@ fn cluster(nodes: u32, mapping: Mapping) -> Cluster {
 /// A new epoch, with all of its versions.
 fn renew(cluster: &mut Cluster) {
     let epoch = cluster.reign().map_or(1, |reign| reign.epoch.0 + 1);
-    cluster.begin(Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) });
+    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
+    cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
 }
 
 /// What the coordinator does for a SET, but for the copies and the log.
@@ -109,7 +120,7 @@ fn set(cluster: &mut Cluster, id: &MessageId) {
     holders.sort_unstable();
     let commit = Commit { id: ticket.id.clone(), record: ticket.record, holders };
     cluster.release(&ticket);
-    cluster.apply(&commit);
+    cluster.apply(&Event::Commit(commit));
 }
 
 /// The time of one of so many.
@@ -126,7 +137,7 @@ fn resident() -> u64 {
 
 fn with_ids(nodes: u32, ids: u32) {
     let before = resident();
-    let mut cluster = cluster(nodes, Mapping::new(1));
+    let mut cluster = cluster(nodes, State::new(1));
     let began = Instant::now();
     (0..ids).for_each(|n| set(&mut cluster, &id(n)));
     let fill = each(began, ids);
@@ -189,12 +200,12 @@ fn holder_sets(nodes: u32, sets: u32) -> impl Iterator<Item = Holders> {
 
 fn with_counts(nodes: u32, messages: u64, sets: u32) {
     let before = resident();
-    let mut mapping = Mapping::new(1);
+    let mut state = State::new(1);
     let each_set = messages / u64::from(sets);
     for holders in holder_sets(nodes, sets) {
-        mapping.count_in(holders, each_set, each_set * u64::from(BYTES));
+        state.count_in(holders, each_set, each_set * u64::from(BYTES));
     }
-    let mut cluster = cluster(nodes, mapping);
+    let mut cluster = cluster(nodes, state);
     let memory = resident().saturating_sub(before);
     println!("\n  {sets} holder sets of {each_set} messages");
     println!("    memory of registry and sets         {:>10.1} MB", memory as f64 / 1e6);

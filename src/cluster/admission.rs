@@ -66,7 +66,7 @@ impl Cluster {
         let doubted = !seeded::active(Bug::DoubtIsAbsence)
             && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
         let whole = self.unsure().is_none() && !doubted;
-        let nowhere = self.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
+        let nowhere = self.state.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
         if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
         }
@@ -186,7 +186,7 @@ impl Cluster {
     }
 
     fn promise(&mut self, id: &MessageId, record: CopyRecord, sources: &[NodeId]) -> Result<Ticket, NotAdmitted> {
-        let found = self.mapping.get(id);
+        let found = self.state.mapping.get(id);
         let held = found.as_ref().map(|found| found.set.holders.clone()).unwrap_or_default();
         let before = found.map_or(0, |found| found.record.bytes());
         let mut targets: Nodes = sources.iter().copied().take(self.tolerance).collect();
@@ -257,7 +257,7 @@ impl Cluster {
     pub(super) fn note_left(&mut self, ticket: &Ticket, refused: &[NodeId]) {
         let version = ticket.record.version;
         let kept = ticket.tried.iter().filter(|node| !refused.contains(node));
-        match self.mapping.newest(&ticket.id) {
+        match self.state.mapping.newest(&ticket.id) {
             Some(found) if found.record.version == version => {
                 let holders = found.set.holders.clone();
                 self.note_left_over(ticket, &holders);

@@ -22,9 +22,9 @@ impl Cluster {
     }
 
     /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
-    pub fn begin(&mut self, reign: Reign) {
+    pub(super) fn begin(&mut self, reign: Reign) {
         self.reign = Some(reign);
-        self.newest_before = self.mapping.newest_committed();
+        self.newest_before = self.state.mapping.newest_committed();
         self.sequence = 0;
         self.taking.clear();
         self.registry.lease.begin();
@@ -93,7 +93,7 @@ impl Cluster {
 
     /// On how many nodes the least kept message is, by the log.
     pub(super) fn fewest_copies(&self) -> usize {
-        self.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance)
+        self.state.mapping.sets().map(|(set, ..)| set.holders.len()).min().unwrap_or(self.tolerance)
     }
 
     /// Whether so few members have not reported that a commit has a holder among those that have.
@@ -165,7 +165,7 @@ impl Cluster {
     pub fn hear_committed(&mut self, version: Version) -> bool {
         let old = self.knowledge.can_turn_out_old() && self.lacks(version);
         if !old {
-            self.mapping.note_committed(version);
+            self.state.mapping.note_committed(version);
         }
         !old
     }
@@ -174,12 +174,12 @@ impl Cluster {
     /// nothing of the epochs before.
     fn lacks(&self, version: Version) -> bool {
         let before = self.reign.is_some_and(|reign| version.epoch() < reign.epoch);
-        version > if before { self.newest_before } else { self.mapping.newest_committed() }
+        version > if before { self.newest_before } else { self.state.mapping.newest_committed() }
     }
 
     /// The newest version that was ever committed.
     pub fn newest_committed(&self) -> Version {
-        self.mapping.newest_committed()
+        self.state.mapping.newest_committed()
     }
 
     /// Whether all nodes were heard since the log was found to be an old one, so that what it alone speaks of can be
@@ -201,7 +201,7 @@ impl Cluster {
     /// What an old log speaks of and no node has any more: it was deleted after the log was copied.
     pub fn vanished(&self) -> Vec<(MessageId, Version)> {
         let mut all = Vec::new();
-        let records = (0..mapping::SHARDS).flat_map(|part| self.mapping.records(part));
+        let records = (0..mapping::SHARDS).flat_map(|part| self.state.mapping.records(part));
         for (key, found) in records.filter(|(_, found)| found.set.intact().next().is_none()) {
             let id = key.id();
             let here = |(_, version)| version == found.record.version;

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Cluster;
 use super::mapping::{Commit, Mapping, SHARDS};
 use crate::seeded::{self, Bug};
-use crate::types::{Holders, MessageId, NodeId, Version};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
 
 /// A deletion that not all members have confirmed.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Cluster {
             let Some(tombstone) = tombstones.get(&id).filter(|tombstone| !tombstone.confirmed.contains(&node)) else {
                 continue;
             };
-            let keep = self.mapping.newest(&id).is_some_and(|found| found.set.holders.contains(&node));
+            let keep = self.state.mapping.newest(&id).is_some_and(|found| found.set.holders.contains(&node));
             asks.push(Ask { id, version: tombstone.version, keep });
         }
         asks
@@ -201,7 +201,7 @@ impl Cluster {
         }
         if let Some(newest) = all.iter().map(|(_, version)| *version).max() {
             // Before the log has it: a node that lists something older meanwhile must not make that true any more.
-            self.mapping.raise_horizon(newest);
+            self.horizon_ahead = self.horizon_ahead.max(newest);
         }
         all
     }
@@ -211,17 +211,19 @@ impl Cluster {
         self.deletions.done.push_back(id);
     }
 
-    /// A deletion is forgotten. Gives who holds its tombstone, which can go.
-    pub fn forget(&mut self, id: &MessageId, version: Version) -> Holders {
+    /// A deletion is forgotten, or a message that only an old log spoke of.
+    pub(super) fn forgotten(&mut self, id: &MessageId, version: Version, record: CopyRecord, holders: &Holders) {
         if self.deletions.tombstones.get(id).is_some_and(|tombstone| tombstone.version == version) {
             self.deletions.tombstones.remove(id);
         }
-        let before = self.mapping.newest(id).filter(|found| found.record.version == version).map(|found| found.record);
-        let holders = self.mapping.forget(id, version).unwrap_or_default();
-        if let Some(message) = before.filter(|record| !record.is_tombstone()) {
-            self.registry.lose(&holders, message.bytes());
+        if !record.is_tombstone() {
+            self.registry.lose(holders, record.bytes());
         }
-        holders
+    }
+
+    /// The newest deletion that is forgotten, or is about to be; see [`Mapping::horizon`].
+    pub(super) fn horizon(&self) -> Version {
+        self.state.mapping.horizon().max(self.horizon_ahead)
     }
 
     /// Where very many deletions wait for members that are away: how many, and for whom.

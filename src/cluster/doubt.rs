@@ -74,7 +74,7 @@ impl Cluster {
             .unsettled
             .get(id)
             .is_some_and(|found| found.record.version == Version::FOREIGN || found.record.version >= record.version);
-        if self.mapping.get(id).is_none() && !found && !record.is_tombstone() {
+        if self.state.mapping.get(id).is_none() && !found && !record.is_tombstone() {
             nodes.for_each(|node| self.doubts.note(node, id, record));
         }
     }
@@ -86,7 +86,7 @@ impl Cluster {
 
     /// Whether so much is in doubt that an id without a message must not be written.
     pub(super) fn doubts_too_much(&self, id: &MessageId) -> Option<String> {
-        if self.doubts.len() < MOST_DOUBTS || self.mapping.get(id).is_some() {
+        if self.doubts.len() < MOST_DOUBTS || self.state.mapping.get(id).is_some() {
             return None;
         }
         let nodes: Nodes = self.doubts.0.keys().copied().collect();

@@ -106,7 +106,7 @@ impl Cluster {
 
     /// Decides to move a copy, and promises it; nothing if that would even nothing out any more.
     pub fn admit_move(&mut self, id: &MessageId, (from, to): (NodeId, NodeId)) -> Option<Repair> {
-        let found = self.mapping.get(id)?;
+        let found = self.state.mapping.get(id)?;
         let (record, set) = (found.record, found.set.clone());
         let load = |id: NodeId| self.node(id).map(Node::load);
         let pays = load(from)? > load(to)? + 1 && self.node(to)?.placeable();

@@ -197,14 +197,14 @@ impl Cluster {
 
     fn take_entry(&mut self, node: NodeId, taking: &mut Taking, entry: &Listed) {
         let version = entry.record.version;
-        let found = self.mapping.newest(&entry.id);
+        let found = self.state.mapping.newest(&entry.id);
         let committed = found.map(|found| found.record);
         let is_holder = found.is_some_and(|found| found.set.holders.contains(&node));
         if let Some(committed) = committed
             && committed.version == version
         {
             let intact = !entry.damaged && committed == entry.record;
-            self.mapping.mark(&entry.id, version, node, intact);
+            self.state.mapping.mark(&entry.id, version, node, intact);
             // A copy too many says nothing about those that should be there.
             if intact && is_holder {
                 taking.seen.insert(HASHER.hash_one(&entry.id));
@@ -250,12 +250,12 @@ impl Cluster {
     /// Whether this version is or stands before a committed one, or was deleted everywhere, or was never read by anybody: the
     /// log would know it otherwise.
     pub(super) fn is_outdated(&self, id: &MessageId, version: Version) -> bool {
-        match self.mapping.newest(id) {
+        match self.state.mapping.newest(id) {
             Some(found) => found.record.version >= version,
             None => {
                 // See `Cluster::forgettable`. A log that says "nothing" forgot what had vanished before all that nodes
                 // hold was in it.
-                version <= self.mapping.horizon()
+                version <= self.horizon()
                     && self.knowledge.trust() != Trust::Nothing
                     && !seeded::active(Bug::HorizonIgnored)
             }
@@ -285,7 +285,7 @@ impl Cluster {
         }
         let mut reported = Reported { entries: count, differing: taking.differing, ..Reported::default() };
         let messages = self.registry.get(node).map_or(0, |node| node.committed);
-        reported.expected = messages + Deletions::held_by(&self.mapping, node);
+        reported.expected = messages + Deletions::held_by(&self.state.mapping, node);
         if (taking.seen.len() as u64) < reported.expected {
             reported.missing = self.mark_missing(node, &taking);
         }
@@ -301,7 +301,7 @@ impl Cluster {
         let mut missing = Vec::new();
         for part in 0..SHARDS {
             let judged = |version| version < taking.floor || seeded::active(Bug::AbsenceAboveFloor);
-            let held = self.mapping.records_on(part, |set| set.holders.contains(&node));
+            let held = self.state.mapping.records_on(part, |set| set.holders.contains(&node));
             for (key, found) in held.filter(|(_, found)| judged(found.record.version)) {
                 let id = key.id();
                 if !taking.seen.contains(&HASHER.hash_one(&id)) {
@@ -310,7 +310,7 @@ impl Cluster {
             }
         }
         for (id, version) in &missing {
-            self.mapping.mark(id, *version, node, false);
+            self.state.mapping.mark(id, *version, node, false);
         }
         missing.len() as u64
     }

@@ -47,9 +47,9 @@ pub struct Commit {
     pub holders: Holders,
 }
 
-/// What applying a [`Commit`] did.
+/// What a [`Commit`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Applied {
+pub enum Committed {
     /// The id is new.
     New,
     /// It took the place of this one (which may be the same version on other nodes).
@@ -193,7 +193,7 @@ impl Mapping {
 
     /// Makes a commit true, unless a newer version is. Where the version is the same and only holders change, those
     /// that stay keep their marks.
-    pub fn apply(&mut self, commit: &Commit) -> Applied {
+    pub fn apply(&mut self, commit: &Commit) -> Committed {
         self.note_committed(commit.record.version);
         let place = self.place(&commit.id);
         let length = u64::from(commit.record.bytes());
@@ -202,7 +202,7 @@ impl Mapping {
         let before = place.at.map(|at| (at, Entry::read(self.shards[place.shard].arena.get(at))));
         if let Some((_, entry)) = before {
             if commit.record.version < entry.record.version && !seeded::active(Bug::ReplayIgnoresVersions) {
-                return Applied::Superseded;
+                return Committed::Superseded;
             }
             if commit.record.version == entry.record.version {
                 key.inherit(self.sets.get(entry.set));
@@ -223,12 +223,12 @@ impl Mapping {
         self.bytes += length;
         if let (Some((at, before)), Some(holders)) = (before, holders) {
             self.put(place.shard, at, entry);
-            return Applied::Replaced { record: before.record, holders };
+            return Committed::Replaced { record: before.record, holders };
         }
         // 16 GiB of ids in one of the parts: no machine comes there before its memory is used up.
         let at = self.shards[place.shard].insert(place.hash, commit.id.as_bytes(), entry);
         self.take_slot(Slot { part: place.shard, at: at.expect("the index is full") });
-        Applied::New
+        Committed::New
     }
 
     /// Takes an entry out of all counts; gives its holders.

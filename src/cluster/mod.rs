@@ -13,6 +13,7 @@ pub mod registry;
 pub mod removal;
 pub mod repair;
 pub mod snapshot;
+pub mod state;
 pub mod transactions;
 
 mod admission;
@@ -40,16 +41,17 @@ use self::evening::Evening;
 pub use self::inventory::{Reported, Unsettled};
 use self::inventory::{Surplus, Taking};
 use self::knowledge::{Knowledge, Trust};
-use self::mapping::{Applied, Commit, Mapping};
+use self::mapping::{Commit, Committed, Mapping};
 use self::newcomers::Newcomers;
 use self::registry::Registry;
-use self::removal::Removals;
+use self::removal::Informed;
 use self::repair::Obstacle;
 pub use self::shortage::Shortage;
+use self::state::{Applied, Event, State};
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, Member, MessageId, NodeId, NodeState, Nodes, Reign, Version};
+use crate::types::{CopyRecord, Holders, MessageId, NodeId, NodeState, Nodes, Reign, Removed, Version};
 
 /// Where a message can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,14 +86,15 @@ pub struct Counts {
     pub lost: u64,
 }
 
-/// Everything that the leader knows.
+/// Everything that the leader knows: what is true, and what it has seen of its nodes since its start.
 #[derive(Debug)]
 pub struct Cluster {
+    /// What is true.
+    state: State,
     /// Members, their state and load.
     pub registry: Registry,
     /// The time, as it was last handed in.
     now: Duration,
-    mapping: Mapping,
     knowledge: Knowledge,
     reign: Option<Reign>,
     sequence: u32,
@@ -114,8 +117,10 @@ pub struct Cluster {
     doubts: Doubts,
     /// The newest committed version of the epochs before this one.
     newest_before: Version,
+    /// The newest deletion that is about to be forgotten: the log may have it at any moment.
+    horizon_ahead: Version,
     deletions: Deletions,
-    removals: Removals,
+    informed: Informed,
     transactions: Transactions,
     newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
@@ -126,13 +131,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What a leader knows after reading its log: `mapping` with `trust`, and the members.
-    pub fn new(tolerance: usize, mapping: Mapping, trust: Trust) -> Self {
+    /// What a leader knows after reading its log: the state, and how far that can be believed.
+    pub fn new(tolerance: usize, state: State, trust: Trust) -> Self {
         let mut cluster = Self {
-            deletions: Deletions::restore(&mapping),
+            deletions: Deletions::restore(&state.mapping),
+            transactions: Transactions::of(state.prepared()),
+            state,
             registry: Registry::default(),
             now: Duration::ZERO,
-            mapping,
             knowledge: Knowledge::new(trust),
             reign: None,
             sequence: 0,
@@ -145,27 +151,30 @@ impl Cluster {
             surplus: Surplus::default(),
             in_doubt: Surplus::default(),
             doubts: Doubts::default(),
-            removals: Removals::default(),
+            informed: Informed::default(),
             newest_before: Version::default(),
-            transactions: Transactions::default(),
+            horizon_ahead: Version::default(),
             newcomers: Newcomers::default(),
             alarmed: BTreeSet::new(),
             evening: Evening::default(),
             stuck_ids: Vec::new(),
         };
+        cluster.restore_members();
+        let removed: Vec<Removed> = cluster.state.removed().iter().copied().collect();
+        removed.into_iter().for_each(|removed| cluster.depart(removed));
         cluster.note_copies_by_log();
         cluster
     }
 
     /// Takes up the members and loads that the log speaks of.
-    pub fn restore_members(&mut self, mut members: Vec<Member>) {
-        members.sort_unstable_by_key(|member| member.id);
-        for member in members {
+    fn restore_members(&mut self) {
+        for member in self.state.members() {
             self.knowledge.name(member.id);
-            self.registry.remember(member, Duration::ZERO);
+            self.registry.remember(member.clone(), Duration::ZERO);
+            self.registry.set_draining(member.id, self.state.draining().contains(&member.id));
         }
         let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
-        for (set, messages, bytes) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
+        for (set, messages, bytes) in self.state.mapping.sets().filter(|(set, ..)| !set.deleted) {
             for node in &set.holders {
                 let count = counts.entry(*node).or_default();
                 *count = (count.0 + messages, count.1 + bytes);
@@ -174,6 +183,11 @@ impl Cluster {
         for (node, (messages, bytes)) in counts {
             self.registry.restore_load(node, messages, bytes);
         }
+    }
+
+    /// What is true.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
     /// It is this time now, since the leader's start.
@@ -194,7 +208,7 @@ impl Cluster {
 
     /// How many messages are committed.
     pub fn len(&self) -> u64 {
-        self.mapping.len()
+        self.state.mapping.len()
     }
 
     /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
@@ -207,12 +221,12 @@ impl Cluster {
 
     /// Whether no message is committed.
     pub fn is_empty(&self) -> bool {
-        self.mapping.is_empty()
+        self.state.mapping.is_empty()
     }
 
     /// The committed messages.
     pub fn mapping(&self) -> &Mapping {
-        &self.mapping
+        &self.state.mapping
     }
 
     /// Notes where the readable view has this id's line; see [`Mapping::place_line`].
@@ -221,31 +235,53 @@ impl Cluster {
         id: &MessageId,
         place: impl FnOnce(Option<u64>, Option<&Holders>) -> Option<u64>,
     ) -> bool {
-        self.mapping.place_line(id, place)
+        self.state.mapping.place_line(id, place)
     }
 
     /// Notes where the readable view has the lines of some messages; see [`Mapping::place_lines`].
     pub fn place_lines(&mut self, part: usize, slice: usize, place: impl FnMut(&MessageId, &Holders) -> u64) {
-        self.mapping.place_lines(part, slice, place);
+        self.state.mapping.place_lines(part, slice, place);
     }
 
     /// Takes the lines of the readable view whose ids were forgotten.
     pub fn take_stale_lines(&mut self) -> Vec<u64> {
-        self.mapping.take_stale_lines()
+        self.state.mapping.take_stale_lines()
     }
 
     // ---- committing --------------------------------------------------------
 
-    /// Makes a durable commit true. Whoever holds a ticket for it releases that first.
-    pub fn apply(&mut self, commit: &Commit) -> Applied {
-        let applied = self.mapping.apply(commit);
+    /// Makes true what the log has: in the state, and in everything that follows from it here. Whoever holds a ticket
+    /// for a commit releases that first.
+    pub fn apply(&mut self, event: &Event) -> Applied {
+        let applied = self.state.apply(event);
+        match (event, &applied) {
+            (_, Applied::Ignored) => {}
+            (_, Applied::Committed(did)) => {
+                event.commits().iter().zip(did).for_each(|(commit, did)| self.hear(commit, did));
+            }
+            (Event::Began { reign, .. }, _) => self.begin(*reign),
+            (Event::Member(member), _) => self.registry.remember(member.clone(), self.now),
+            (Event::Removed(removed), _) => self.depart(*removed),
+            (Event::Draining { node, on }, _) => self.registry.set_draining(*node, *on),
+
+            (Event::Aborted { name }, _) => self.transactions.abort(*name),
+            (Event::Forgotten { id, version }, Applied::Forgotten(record, holders)) => {
+                self.forgotten(id, *version, *record, holders);
+            }
+            _ => {}
+        }
+        applied
+    }
+
+    /// A commit became true.
+    fn hear(&mut self, commit: &Commit, did: &Committed) {
         if self.reign.is_some_and(|reign| commit.record.version.epoch() < reign.epoch) {
             self.newest_before = self.newest_before.max(commit.record.version);
         }
-        match &applied {
-            Applied::Superseded => return applied,
-            Applied::New => {}
-            Applied::Replaced { record, holders } => {
+        match did {
+            Committed::Superseded => return,
+            Committed::New => {}
+            Committed::Replaced { record, holders } => {
                 if !record.is_tombstone() {
                     self.registry.lose(holders, record.bytes());
                 }
@@ -273,7 +309,6 @@ impl Cluster {
             // Whoever has it has to publish or to let go; those that the commit knows of are told twice.
             older.copies().for_each(|(node, version)| self.note_surplus(&commit.id, version, node));
         }
-        applied
     }
 
     // ---- reading -----------------------------------------------------------
@@ -299,7 +334,7 @@ impl Cluster {
 
     /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
     pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
-        let found = self.mapping.newest(id);
+        let found = self.state.mapping.newest(id);
         if let Some(newer) = self.unsettled.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)
             && !seeded::active(Bug::UnsettledNotHidden)
@@ -343,19 +378,19 @@ impl Cluster {
 
     /// The holders of a committed message, ascending.
     pub fn holders(&self, id: &MessageId) -> Option<Holders> {
-        self.mapping.get(id).map(|found| found.set.holders.clone())
+        self.state.mapping.get(id).map(|found| found.set.holders.clone())
     }
 
     /// Whether a node is a holder of this very version: else what it has of it is nobody's copy any more.
     pub fn is_holder(&self, id: &MessageId, version: Version, node: NodeId) -> bool {
-        let found = self.mapping.get(id);
+        let found = self.state.mapping.get(id);
         found.is_some_and(|found| found.record.version == version && found.set.holders.contains(&node))
     }
 
     /// A copy of this version was read or made: whether it is intact.
     pub fn note_copy(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
-        self.mapping.mark(id, version, node, intact);
-        let spare = self.mapping.newest(id).is_some_and(|found| !found.set.holders.contains(&node));
+        self.state.mapping.mark(id, version, node, intact);
+        let spare = self.state.mapping.newest(id).is_some_and(|found| !found.set.holders.contains(&node));
         if !intact && spare && self.surplus.of(id).any(|copy| copy == (node, version)) {
             // A copy too many that is bad saves no message, and goes when something stands before it.
             self.surplus.retain(id, |copy| copy != (node, version));
@@ -376,9 +411,10 @@ impl Cluster {
 
     /// What reports show. Its cost is the number of distinct holder sets, not of messages.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { messages: self.mapping.len(), bytes: self.mapping.bytes(), ..Counts::default() };
+        let mut counts =
+            Counts { messages: self.state.mapping.len(), bytes: self.state.mapping.bytes(), ..Counts::default() };
         let live = |id: &NodeId| self.registry.get(*id).is_some_and(|node| node.state != NodeState::Down);
-        for (set, messages, _) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
+        for (set, messages, _) in self.state.mapping.sets().filter(|(set, ..)| !set.deleted) {
             let copies = set.intact().filter(live).count();
             counts.copies_live += messages * copies as u64;
             if set.intact().next().is_none() {

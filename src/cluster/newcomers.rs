@@ -78,8 +78,8 @@ mod tests {
 
     use super::*;
     use crate::cluster::knowledge::Trust;
-    use crate::cluster::mapping::Mapping;
     use crate::cluster::registry::Traits;
+    use crate::cluster::state::State;
     use crate::types::{Member, Uuid};
 
     fn join(cluster: &mut Cluster, node: u32) {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_new_member_counts_when_enough_others_know_of_it() {
-        let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
+        let mut cluster = Cluster::new(2, State::new(1), Trust::Whole);
         join(&mut cluster, 1);
         assert_eq!(cluster.newcomers(), [], "nobody else could know of the first one");
         join(&mut cluster, 2);

@@ -13,13 +13,8 @@ use super::mapping::{HolderSet, SHARDS};
 use crate::seeded::{self, Bug};
 use crate::types::{NodeId, NodeState, Removed, Uuid, Version};
 
-/// All of them.
-#[derive(Debug, Default)]
-pub(super) struct Removals {
-    all: BTreeSet<Removed>,
-    /// How long the list was that a member keeps for sure. It only grows.
-    informed: BTreeMap<NodeId, usize>,
-}
+/// How long the list of those that were removed was that a member keeps for sure. It only grows.
+pub(super) type Informed = BTreeMap<NodeId, usize>;
 
 /// Why a member cannot be removed now. Nothing happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,21 +95,14 @@ impl NotRemovable {
 }
 
 impl Cluster {
-    /// Takes up what the log says of members that were removed, after those that are left.
-    pub fn restore_removed(&mut self, removed: impl IntoIterator<Item = Removed>) {
-        for removed in removed {
-            self.remove(removed);
-        }
-    }
-
     /// Those that were removed, each once.
     pub fn removed(&self) -> Vec<Removed> {
-        self.removals.all.iter().copied().collect()
+        self.state.removed().iter().copied().collect()
     }
 
     /// Whether this folder was removed.
     pub fn is_removed(&self, uuid: Uuid) -> bool {
-        self.removals.all.iter().any(|removed| removed.uuid == uuid) && !seeded::active(Bug::RemovedFolderAdmitted)
+        self.state.removed().iter().any(|removed| removed.uuid == uuid) && !seeded::active(Bug::RemovedFolderAdmitted)
     }
 
     /// Whether a member can be removed as things stand.
@@ -127,7 +115,7 @@ impl Cluster {
             return Err(NotRemovable::InUse(id));
         }
         let (mut messages, mut deletions, mut alone) = (0, 0, 0);
-        for (set, count, _) in self.mapping.sets().filter(|(set, ..)| set.holders.contains(&id)) {
+        for (set, count, _) in self.state.mapping.sets().filter(|(set, ..)| set.holders.contains(&id)) {
             *(if set.deleted { &mut deletions } else { &mut messages }) += count;
             alone += if self.is_readable_without(set, id) { 0 } else { count };
         }
@@ -153,8 +141,8 @@ impl Cluster {
     }
 
     /// A member is to be removed: from now on nothing is placed on it. `given_up`: whatever it held, and whatever else
-    /// is not known yet. Gives the writes under way, which may have chosen it before. Ends in [`Cluster::remove`] or
-    /// [`Cluster::keep_member`].
+    /// is not known yet. Gives the writes under way, which may have chosen it before. Ends in [`Event::Removed`](super::state::Event::Removed)
+    /// or [`Cluster::keep_member`].
     pub fn begin_removal(&mut self, id: NodeId, given_up: bool) -> Result<BTreeSet<Version>, NotRemovable> {
         self.end_removal(id, given_up)?;
         self.registry.set_leaving(id, true);
@@ -163,7 +151,7 @@ impl Cluster {
 
     /// How many messages and tombstones are held by this member, and can be read on no other node now.
     pub fn only_on(&self, id: NodeId) -> u64 {
-        let held = self.mapping.sets().filter(|(set, ..)| set.holders.contains(&id));
+        let held = self.state.mapping.sets().filter(|(set, ..)| set.holders.contains(&id));
         held.filter(|(set, ..)| !self.is_readable_without(set, id)).map(|(_, count, _)| count).sum()
     }
 
@@ -194,12 +182,9 @@ impl Cluster {
         self.registry.set_leaving(id, false);
     }
 
-    /// The log, or a node that another leader told it, says that a member was removed.
-    pub fn remove(&mut self, removed: Removed) {
+    /// A member was removed, or another leader had told so.
+    pub(super) fn depart(&mut self, removed: Removed) {
         let Removed { id, uuid } = removed;
-        if !self.removals.all.insert(removed) {
-            return;
-        }
         let (member, other) = match self.registry.get(id) {
             Some(node) => (node.member.uuid == uuid, node.member.uuid != uuid),
             None => (false, false),
@@ -210,7 +195,7 @@ impl Cluster {
             return;
         }
         self.registry.remove(id);
-        self.removals.informed.remove(&id);
+        self.informed.remove(&id);
         self.taking.remove(&id);
         self.alarmed.remove(&id);
         self.forget_found_on(id);
@@ -230,16 +215,16 @@ impl Cluster {
             return;
         }
         for part in 0..SHARDS {
-            let held = self.mapping.records(part).filter(|(_, found)| found.set.holders.contains(&node));
+            let held = self.state.mapping.records(part).filter(|(_, found)| found.set.holders.contains(&node));
             let held: Vec<_> = held.map(|(key, found)| (key.id(), found.record.version)).collect();
-            held.iter().for_each(|(id, version)| self.mapping.mark(id, *version, node, false));
+            held.iter().for_each(|(id, version)| self.state.mapping.mark(id, *version, node, false));
         }
     }
 
     /// The members that may not know of all that were removed.
     pub fn uninformed(&self) -> Vec<NodeId> {
-        let all = self.removals.all.len();
-        let knows = |node: &NodeId| all == 0 || self.removals.informed.get(node) == Some(&all);
+        let all = self.state.removed().len();
+        let knows = |node: &NodeId| all == 0 || self.informed.get(node) == Some(&all);
         self.member_ids().into_iter().filter(|node| !knows(node)).collect()
     }
 
@@ -252,7 +237,7 @@ impl Cluster {
     /// A member keeps the list of those that were removed, of which there were so many when it was told.
     pub fn note_informed(&mut self, node: NodeId, count: usize) {
         if self.registry.get(node).is_some() {
-            self.removals.informed.insert(node, count);
+            self.informed.insert(node, count);
         }
     }
 }

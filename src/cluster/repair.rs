@@ -120,7 +120,7 @@ impl Cluster {
             Need::Step(urgency) => Some(urgency),
             _ => None,
         };
-        self.mapping.sets().filter_map(|(set, ..)| urgency(set)).min()
+        self.state.mapping.sets().filter_map(|(set, ..)| urgency(set)).min()
     }
 
     /// Up to `limit` messages of one part of the index that need a step of this urgency.
@@ -136,14 +136,14 @@ impl Cluster {
 
     /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
     pub fn rescuable<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
-        if !self.is_settled() || self.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
+        if !self.is_settled() || self.state.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
             return Vec::new();
         }
         let spare = |id: &MessageId, version| {
             self.surplus.of(id).any(|(node, of)| of == version && self.registry.is_linked(node))
         };
         let rescuable = |id: &&MessageId| {
-            let found = self.mapping.newest(id);
+            let found = self.state.mapping.newest(id);
             found.is_some_and(|found| found.set.intact().next().is_none() && spare(id, found.record.version))
         };
         let all = self.surplus.ids().filter(|id| !skip.contains(*id)).filter(rescuable);
@@ -153,7 +153,7 @@ impl Cluster {
     /// Up to `limit` messages of one part of the index that no holder has an intact copy of.
     pub fn lost<S: BuildHasher>(&self, part: usize, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
         let is_lost = |set: &HolderSet| !set.deleted && set.intact().next().is_none();
-        if !self.is_settled() || !self.mapping.sets().any(|(set, ..)| is_lost(set)) {
+        if !self.is_settled() || !self.state.mapping.sets().any(|(set, ..)| is_lost(set)) {
             return Vec::new();
         }
         self.find(part, limit, skip, is_lost)
@@ -161,7 +161,7 @@ impl Cluster {
 
     /// What a message that no holder has an intact copy of was.
     pub fn lost_record(&self, id: &MessageId) -> Option<CopyRecord> {
-        let found = self.mapping.newest(id)?;
+        let found = self.state.mapping.newest(id)?;
         (!found.set.deleted && found.set.intact().next().is_none()).then_some(found.record)
     }
 
@@ -180,13 +180,13 @@ impl Cluster {
         skip: &HashSet<MessageId, S>,
         wanted: impl FnMut(&HolderSet) -> bool,
     ) -> Vec<MessageId> {
-        let all = self.mapping.records_on(part, wanted).map(|(key, _)| key.id());
+        let all = self.state.mapping.records_on(part, wanted).map(|(key, _)| key.id());
         all.filter(|id| !skip.contains(id)).take(limit).collect()
     }
 
     /// Decides a message's step, and promises it. Nothing if it needs none any more, or none can be taken now.
     pub fn admit_repair(&mut self, id: &MessageId) -> Option<Repair> {
-        let found = self.mapping.newest(id)?;
+        let found = self.state.mapping.newest(id)?;
         let (record, set) = (found.record, found.set.clone());
         let mut keep = self.counting(&set);
         let mut sources = self.readable(&set);
@@ -254,7 +254,7 @@ impl Cluster {
 
     /// Whether no message and no tombstone is held by a node.
     pub fn is_empty_node(&self, node: NodeId) -> bool {
-        self.mapping.sets().all(|(set, ..)| !set.holders.contains(&node))
+        self.state.mapping.sets().all(|(set, ..)| !set.holders.contains(&node))
     }
 
     // ---- surplus -----------------------------------------------------------
@@ -272,7 +272,7 @@ impl Cluster {
     pub fn trim(&mut self, id: &MessageId) -> Option<Trim> {
         // A node that went away lists what it has when it comes back.
         self.surplus.retain(id, |(node, _)| self.registry.is_linked(node));
-        let found = self.mapping.newest(id);
+        let found = self.state.mapping.newest(id);
         let committed = found.map(|found| found.record);
         let copies: SmallVec<[(NodeId, Version); 2]> = self.surplus.of(id).collect();
         let mut settles: SmallVec<[(NodeId, Version, bool); 2]> = SmallVec::new();
@@ -281,7 +281,7 @@ impl Cluster {
                 Some(found) if found.record.version < version => {}
                 Some(_) if settles.iter().any(|(told, ..)| *told == node) => {}
                 Some(found) => settles.push((node, found.record.version, found.set.holders.contains(&node))),
-                None if version <= self.mapping.horizon() => settles.push((node, version, false)),
+                None if version <= self.horizon() => settles.push((node, version, false)),
                 None => {}
             }
         }
@@ -317,7 +317,7 @@ impl Cluster {
     pub fn quiet_alarms(&mut self) {
         let bad = |node: &NodeId| {
             let lost = |set: &HolderSet| set.holders.contains(node) && !set.has_intact(*node);
-            self.mapping.sets().any(|(set, ..)| lost(set))
+            self.state.mapping.sets().any(|(set, ..)| lost(set))
         };
         let still: Vec<NodeId> = self.alarmed.iter().filter(|node| bad(node)).copied().collect();
         self.alarmed.retain(|node| still.contains(node));
@@ -331,7 +331,8 @@ impl Cluster {
         if !self.is_settled() {
             return view;
         }
-        let steps = self.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));
+        let steps =
+            self.state.mapping.sets().filter(|(set, ..)| !set.deleted && matches!(self.need(set), Need::Step(_)));
         view.pending = steps.map(|(_, messages, _)| messages).sum();
         view.uneven = self.poor().filter(|_| view.pending == 0);
         if self.is_rebalancing() {
@@ -353,7 +354,7 @@ impl Cluster {
     /// What stands in the way of how many messages.
     fn stuck(&self) -> BTreeMap<Obstacle, u64> {
         let mut stuck = BTreeMap::new();
-        for (set, messages, _) in self.mapping.sets().filter(|(set, ..)| !set.deleted) {
+        for (set, messages, _) in self.state.mapping.sets().filter(|(set, ..)| !set.deleted) {
             if let Need::Stuck(obstacle) = self.need(set) {
                 *stuck.entry(obstacle).or_default() += messages;
             }
@@ -397,7 +398,7 @@ impl Cluster {
         let mut left: Vec<(Obstacle, usize)> = self.stuck().into_iter().map(some).collect();
         let mut found: Vec<(MessageId, Obstacle)> = Vec::new();
         let is_stuck = |set: &HolderSet| !set.deleted && matches!(self.need(set), Need::Stuck(_));
-        for (key, message) in self.mapping.records_on(part, is_stuck) {
+        for (key, message) in self.state.mapping.records_on(part, is_stuck) {
             left.retain(|(_, count)| *count > 0);
             if left.is_empty() {
                 break;

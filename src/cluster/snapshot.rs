@@ -41,35 +41,35 @@ impl Cluster {
             return Err(NoMoment::NotYet(format!("a version of {id:?} that was found on nodes is being completed")));
         }
         let Some(reign) = self.reign else { return Err(NoMoment::NotYet("the leader has no epoch yet".to_owned())) };
-        if !self.mapping.begin_snapshot() {
+        if !self.state.mapping.begin_snapshot() {
             return Err(NoMoment::Busy);
         }
         Ok(Moment {
             cluster_id: reign.cluster_id,
-            version: self.mapping.newest_committed(),
+            version: self.state.mapping.newest_committed(),
             tolerance: self.tolerance,
-            messages: self.mapping.len(),
-            bytes: self.mapping.bytes(),
+            messages: self.state.mapping.len(),
+            bytes: self.state.mapping.bytes(),
         })
     }
 
     /// The next messages of the moment; see [`Mapping::walk_snapshot`](super::mapping::Mapping::walk_snapshot).
     pub fn walk_snapshot(&mut self, count: usize, bytes: u64) -> Walked {
-        self.mapping.walk_snapshot(count, bytes)
+        self.state.mapping.walk_snapshot(count, bytes)
     }
 
     /// A message of the moment was copied; `false`: it was taken care of before.
     pub fn take_slot(&mut self, slot: Slot) -> bool {
-        self.mapping.take_slot(slot)
+        self.state.mapping.take_slot(slot)
     }
 
-    /// What the last commit has overtaken.
-    pub fn take_overtaken(&mut self) -> Option<Overtaken> {
-        self.mapping.take_overtaken()
+    /// What commits have overtaken, in their order.
+    pub fn take_overtaken(&mut self) -> Vec<Overtaken> {
+        self.state.mapping.take_overtaken()
     }
 
     /// Nothing is to be copied any more.
     pub fn end_snapshot(&mut self) {
-        self.mapping.end_snapshot();
+        self.state.mapping.end_snapshot();
     }
 }

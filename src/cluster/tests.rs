@@ -8,14 +8,16 @@ mod judging;
 mod placing;
 mod removals;
 mod scripts;
+mod state;
 mod transactions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::knowledge::Trust;
-use super::mapping::{Commit, Mapping};
+use super::mapping::Commit;
 use super::registry::Traits;
+use super::state::{Event, State};
 use super::{Cluster, Reported, Ticket, Unsettled};
 use crate::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid};
 
@@ -34,7 +36,7 @@ fn uuid(node: u32) -> Uuid {
 
 /// A cluster in its first epoch that believes its log as far as `trust` says, without nodes.
 fn cluster(tolerance: usize, trust: Trust) -> Cluster {
-    let mut cluster = Cluster::new(tolerance, Mapping::new(1), trust);
+    let mut cluster = Cluster::new(tolerance, State::new(1), trust);
     cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
     cluster.greet();
     cluster
@@ -69,7 +71,7 @@ fn commit(cluster: &mut Cluster, ticket: &Ticket) {
     let mut holders: super::Holders = ticket.targets.iter().copied().take(cluster.tolerance()).collect();
     holders.sort_unstable();
     cluster.release(ticket);
-    cluster.apply(&Commit { id: ticket.id.clone(), record: ticket.record, holders });
+    cluster.apply(&Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders }));
 }
 
 /// Writes a message from beginning to end.
@@ -93,17 +95,30 @@ fn report(cluster: &mut Cluster, node: u32, entries: &[Listed]) -> Option<Report
     cluster.inventory_ends(NodeId(node), u64::from(node), entries.len() as u64)
 }
 
-/// What a leader reads from a log of this cluster: its members, nodes 1 to `members`, and the next epoch.
-fn restart(cluster: &mut Cluster, members: u32, epoch: u32) {
-    cluster.restore_members((1..=members).map(member).collect());
+/// What a log with these events says.
+fn logged(events: impl IntoIterator<Item = Event>) -> State {
+    let mut state = State::new(1);
+    events.into_iter().for_each(|event| drop(state.apply(&event)));
+    state
+}
+
+/// Nodes 1 to `members`, as a log names them.
+fn named(members: u32) -> impl Iterator<Item = Event> {
+    (1..=members).map(member).map(Event::Member)
+}
+
+/// A leader of tolerance 2 that begins this epoch on such a log.
+fn start_on(state: State, trust: Trust, epoch: u32) -> Cluster {
+    let mut cluster = Cluster::new(2, state, trust);
     cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(epoch) });
+    cluster
 }
 
 /// Makes a message true on these very nodes, as a log may say it.
 fn put_on(cluster: &mut Cluster, text: &str, nodes: &[u32]) -> CopyRecord {
     let record = CopyRecord { version: cluster.next_version().unwrap(), length: 10, crc: 7 };
     let holders = nodes.iter().copied().map(NodeId).collect();
-    cluster.apply(&Commit { id: id(text), record, holders });
+    cluster.apply(&Event::Commit(Commit { id: id(text), record, holders }));
     record
 }
 

@@ -5,20 +5,17 @@
 //! it is taken back. That is a new version of what was true before (or a deletion, if there was nothing), which puts
 //! every copy of the transaction behind it, wherever it lies.
 
-use std::collections::BTreeMap;
-
-use smallvec::SmallVec;
-
 use super::mapping::Commit;
+use super::state::prepared::{self, Groups};
 use super::{Cluster, Ticket, Unsettled};
 use crate::error::name_nodes;
-use crate::seeded::{self, Bug};
 use crate::types::{Epoch, MessageId, Version};
 
 /// Writes that wait to be taken back, above which no transaction is begun: what is to be remembered stays bounded.
 pub const MOST_TAKEN_BACK: usize = 65_536;
 
-/// Where a transaction stands.
+/// Where a transaction of another leader stands, or one of this leader's that failed. What this leader has under way is
+/// not among them: it hides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// Prepared, and not known to be decided.
@@ -33,175 +30,89 @@ enum Standing {
     Aborted,
 }
 
-#[derive(Debug, Clone)]
-struct Group {
-    standing: Standing,
-    /// Writes that no newer version stands before.
-    left: usize,
-}
-
-/// Transactions without an end, by name: the first version of each.
-#[derive(Debug, Clone, Default)]
-pub struct Transactions {
-    groups: BTreeMap<Version, Group>,
-    /// Which version of an id is part of which transaction.
-    writes: BTreeMap<MessageId, SmallVec<[(Version, Version); 1]>>,
-}
-
-/// What a log needs to say of one: its name, its writes, and whether it is known to be void.
-pub type Told = (Version, Vec<(MessageId, Version)>, bool);
-
-impl Transactions {
-    /// The log has a transaction with these writes.
-    pub fn prepare(&mut self, name: Version, writes: impl IntoIterator<Item = (MessageId, Version)>) {
-        if !seeded::active(Bug::TransactionTorn) {
-            self.begin(name, Standing::Open, writes);
+impl From<prepared::Standing> for Standing {
+    fn from(logged: prepared::Standing) -> Self {
+        match logged {
+            prepared::Standing::Open => Self::Open,
+            prepared::Standing::Forward => Self::Forward,
+            prepared::Standing::Aborted => Self::Aborted,
         }
     }
+}
 
-    fn begin(&mut self, name: Version, standing: Standing, writes: impl IntoIterator<Item = (MessageId, Version)>) {
-        let mut left = 0;
-        for (id, version) in writes {
-            self.writes.entry(id).or_default().push((version, name));
-            left += 1;
-        }
-        if left > 0 {
-            self.groups.insert(name, Group { standing, left });
-        }
+/// What a leader makes of transactions without an end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Transactions(Groups<Standing>);
+
+impl Transactions {
+    /// Those that the log speaks of.
+    pub(super) fn of(prepared: &Groups<prepared::Standing>) -> Self {
+        Self(prepared.map(Standing::from))
     }
 
     /// The log says that it never becomes true.
-    pub fn abort(&mut self, name: Version) {
-        if let Some(group) = self.groups.get_mut(&name) {
-            group.standing = Standing::Aborted;
-        }
+    pub(super) fn abort(&mut self, name: Version) {
+        self.0.set(name, Standing::Aborted);
     }
 
     /// A version became true.
-    pub fn hear(&mut self, commit: &Commit) {
-        if self.writes.is_empty() {
-            return;
-        }
-        let Some(writes) = self.writes.get_mut(&commit.id) else { return };
-        let committed = commit.record.version;
-        for &(version, name) in writes.iter().filter(|(version, _)| *version <= committed) {
-            let Some(group) = self.groups.get_mut(&name) else { continue };
-            if version == committed && matches!(group.standing, Standing::Open | Standing::Found) {
-                group.standing = Standing::Forward;
-            }
-            group.left -= 1;
-            if group.left == 0 {
-                self.groups.remove(&name);
-            }
-        }
-        writes.retain(|(version, _)| *version > committed);
-        if writes.is_empty() {
-            self.writes.remove(&commit.id);
-        }
+    pub(super) fn hear(&mut self, commit: &Commit) {
+        self.0.hear(commit, |standing| match standing {
+            Standing::Open | Standing::Found => Standing::Forward,
+            decided => decided,
+        });
     }
 
     /// A later leader may have decided what is open: nothing is known of it here. What is void of this leader's own
     /// epoch stays so.
-    pub fn forget_undecided(&mut self, own: Option<Epoch>) {
-        self.forget(|name, standing| standing != Standing::Aborted && Some(name.epoch()) != own);
-    }
-
-    fn forget(&mut self, goes: impl Fn(Version, Standing) -> bool) {
-        self.groups.retain(|name, group| !goes(*name, group.standing));
-        let groups = &self.groups;
-        self.writes.retain(|_, writes| {
-            writes.retain(|(_, name)| groups.contains_key(name));
-            !writes.is_empty()
-        });
-    }
-
-    /// What a rewritten log has to keep.
-    pub fn told(&self) -> Vec<Told> {
-        let told = |(name, writes)| (name, writes, self.standing(name) == Some(Standing::Aborted));
-        self.all(|standing| standing != Standing::Forward).into_iter().map(told).collect()
-    }
-
-    /// The transactions that stand so, each with its writes. One pass for all of them: there may be very many.
-    fn all(&self, wanted: impl Fn(Standing) -> bool) -> BTreeMap<Version, Vec<(MessageId, Version)>> {
-        let named = self.groups.iter().filter(|(_, group)| wanted(group.standing));
-        let mut all: BTreeMap<Version, Vec<_>> = named.map(|(name, _)| (*name, Vec::new())).collect();
-        if !all.is_empty() {
-            for (id, writes) in &self.writes {
-                for (version, name) in writes {
-                    if let Some(group) = all.get_mut(name) {
-                        group.push((id.clone(), *version));
-                    }
-                }
-            }
-        }
-        all
-    }
-
-    fn names(&self, standing: Standing) -> Vec<Version> {
-        self.groups.iter().filter(|(_, group)| group.standing == standing).map(|(name, _)| *name).collect()
-    }
-
-    fn standing(&self, name: Version) -> Option<Standing> {
-        self.groups.get(&name).map(|group| group.standing)
-    }
-
-    fn any(&self, id: &MessageId, is: impl Fn(Version, Standing) -> bool) -> bool {
-        if self.writes.is_empty() {
-            return false;
-        }
-        let writes = self.writes.get(id).into_iter().flatten();
-        writes.filter_map(|(version, name)| Some((*version, self.standing(*name)?))).any(|(v, s)| is(v, s))
+    pub(super) fn forget_undecided(&mut self, own: Option<Epoch>) {
+        self.0.forget(|name, standing| standing != Standing::Aborted && Some(name.epoch()) != own);
     }
 
     /// Whether this version never becomes true.
     pub(super) fn is_void(&self, id: &MessageId, version: Version) -> bool {
-        self.any(id, |of, standing| of == version && matches!(standing, Standing::Void | Standing::Aborted))
+        self.0.any(id, |of, standing| of == version && matches!(standing, Standing::Void | Standing::Aborted))
     }
 
     /// Whether a version later than this one was given out and never becomes true.
     pub(super) fn is_behind_void(&self, id: &MessageId, version: Version) -> bool {
-        self.any(id, |of, standing| of > version && matches!(standing, Standing::Void | Standing::Aborted))
+        self.0.any(id, |of, standing| of > version && matches!(standing, Standing::Void | Standing::Aborted))
     }
 
     /// Whether a version of this id is to be taken back.
     pub(super) fn names_id(&self, id: &MessageId) -> bool {
-        self.any(id, |_, standing| standing != Standing::Forward)
+        self.0.any(id, |_, standing| standing != Standing::Forward)
     }
 
     /// Whether an answer about this id has to wait until the log says what became of a transaction.
     pub(super) fn holds_back(&self, id: &MessageId) -> bool {
-        self.any(id, |_, standing| matches!(standing, Standing::Void | Standing::Open | Standing::Found))
+        self.0.any(id, |_, standing| matches!(standing, Standing::Void | Standing::Open | Standing::Found))
     }
 
     /// Whether this version becomes true with the others of its transaction, and not by itself.
     pub(super) fn is_found(&self, id: &MessageId, version: Version) -> bool {
-        self.any(id, |of, standing| of == version && standing == Standing::Found)
+        self.0.any(id, |of, standing| of == version && standing == Standing::Found)
     }
 
     /// Whether any is not decided.
     pub(super) fn any_open(&self) -> bool {
-        self.groups.values().any(|group| group.standing == Standing::Open)
+        self.0.names(|standing| standing == Standing::Open).next().is_some()
     }
 }
 
 impl Cluster {
-    /// Takes up what the log says of transactions without an end.
-    pub fn restore_transactions(&mut self, transactions: Transactions) {
-        self.transactions = transactions;
-    }
-
     /// Whether so much waits to be taken back that no transaction is to be begun.
     pub fn is_taking_back_much(&self) -> bool {
-        self.transactions.writes.len() >= MOST_TAKEN_BACK
+        self.transactions.0.ids().len() >= MOST_TAKEN_BACK
     }
 
     /// Decides what a leader before has left open, as soon as the index is believed. The log may lack its commits, as an
     /// old copy of it would; but then all of its writes are on nodes, and are completed together. If any is on none of
     /// those that were heard, and these are enough, nobody was told that it is true, and it never becomes so.
     pub(super) fn decide_transactions(&mut self) {
-        for (name, writes) in self.transactions.all(|standing| standing == Standing::Open) {
+        for (name, writes) in self.transactions.0.all(|standing| standing == Standing::Open) {
             if writes.iter().all(|(id, version)| self.is_known(id, *version)) || !self.all_but_few_heard() {
-                self.transactions.set(name, Standing::Found);
+                self.transactions.0.set(name, Standing::Found);
             } else {
                 self.give_up(name, &writes);
             }
@@ -210,7 +121,7 @@ impl Cluster {
 
     /// Whether this version, or one after it, is true or was found.
     fn is_known(&self, id: &MessageId, version: Version) -> bool {
-        self.mapping.newest(id).is_some_and(|found| found.record.version >= version)
+        self.state.mapping.newest(id).is_some_and(|found| found.record.version >= version)
             || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= version)
     }
 
@@ -225,7 +136,7 @@ impl Cluster {
     }
 
     fn give_up(&mut self, name: Version, writes: &[(MessageId, Version)]) {
-        self.transactions.set(name, Standing::Void);
+        self.transactions.0.set(name, Standing::Void);
         for (id, version) in writes {
             self.set_void(id, *version);
         }
@@ -235,7 +146,7 @@ impl Cluster {
     /// write is nowhere, though enough members were heard, never becomes true.
     pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Unsettled)>> {
         let mut ready = Vec::new();
-        for (name, writes) in self.transactions.all(|standing| standing == Standing::Found) {
+        for (name, writes) in self.transactions.0.all(|standing| standing == Standing::Found) {
             let gone = |(id, version): &(MessageId, Version)| {
                 !self.is_known(id, *version) && !self.under_way.contains(version)
             };
@@ -265,7 +176,7 @@ impl Cluster {
     /// A transaction of this leader failed: it never becomes true, and whoever was asked for a copy may have one.
     pub fn void<'a>(&mut self, name: Version, tickets: impl Iterator<Item = &'a Ticket> + Clone) {
         let writes = tickets.clone().map(|ticket| (ticket.id.clone(), ticket.record.version));
-        self.transactions.begin(name, Standing::Void, writes);
+        self.transactions.0.begin(name, Standing::Void, writes);
         for ticket in tickets {
             self.note_left(ticket, &[]);
             self.set_void(&ticket.id, ticket.record.version);
@@ -274,30 +185,17 @@ impl Cluster {
 
     /// Transactions that never become true, which the log does not say yet.
     pub fn to_abort(&self) -> Vec<Version> {
-        self.transactions.names(Standing::Void)
-    }
-
-    /// The log says so now.
-    pub fn aborted(&mut self, names: &[Version]) {
-        names.iter().for_each(|name| self.transactions.abort(*name));
+        self.transactions.0.names(|standing| standing == Standing::Void).collect()
     }
 
     /// Up to `limit` ids with versions that never become true, and have to be put behind something newer.
     pub fn to_take_back(&self, limit: usize) -> Vec<MessageId> {
-        let ids = self.transactions.writes.keys();
+        let ids = self.transactions.0.ids();
         ids.filter(|id| self.takes_back(id)).take(limit).cloned().collect()
     }
 
     /// Whether something of this id is still to be taken back.
     pub fn takes_back(&self, id: &MessageId) -> bool {
-        self.transactions.any(id, |_, standing| standing == Standing::Aborted)
-    }
-}
-
-impl Transactions {
-    fn set(&mut self, name: Version, standing: Standing) {
-        if let Some(group) = self.groups.get_mut(&name) {
-            group.standing = standing;
-        }
+        self.transactions.0.any(id, |_, standing| standing == Standing::Aborted)
     }
 }

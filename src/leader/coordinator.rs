@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::backup::Saved;
 use super::cache::MessageCache;
 use super::gate::Gate;
-use super::journal::Ledger;
+use super::journal::{Ledger, NotLogged};
 use super::query::COMPLETION;
 use super::read::{Get, Sought};
 use super::repair::Progress;
@@ -28,6 +28,7 @@ use super::set::{Turn, Wanted};
 use super::shares::{Pot, Room, Share, Size};
 use super::view;
 use crate::cluster::knowledge::Trust;
+use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
 use crate::process::memory;
@@ -328,6 +329,13 @@ impl Coordinator {
     /// Whether the log says that it holds everything.
     pub(super) fn says_whole(&self) -> bool {
         self.log_is_whole.load(Ordering::Relaxed) && self.cluster().is_settled()
+    }
+
+    /// Makes events true: first in the log, then here. Gives what each did.
+    pub(super) async fn make_true(&self, events: &[Event]) -> Result<Vec<Applied>, NotLogged> {
+        self.ledger().append(events).await?;
+        let mut cluster = self.cluster();
+        Ok(events.iter().map(|event| cluster.apply(event)).collect())
     }
 
     pub(super) fn turn(&self) -> usize {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::coordinator::Coordinator;
 use super::every;
-use super::journal::Event;
 use crate::cluster::deletion::Ask;
+use crate::cluster::state::{Applied, Event};
 use crate::error::name_nodes;
 use crate::types::NodeId;
 use crate::wire::{BATCH_ITEMS, Settle};
@@ -103,20 +103,17 @@ impl Coordinator {
         }
         let event = |(id, version): &(_, _)| Event::Forgotten { id: Clone::clone(id), version: *version };
         let events: Vec<Event> = forgotten.iter().map(event).collect();
-        if self.ledger().append(&events).await.is_err() {
+        let Ok(applied) = self.make_true(&events).await else {
             let mut cluster = self.cluster();
             forgotten.into_iter().for_each(|(id, _)| cluster.still_forgettable(id));
             return;
-        }
+        };
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        {
-            let mut cluster = self.cluster();
-            for (id, version) in &forgotten {
-                for node in cluster.forget(id, *version) {
-                    let settle =
-                        Settle { id: id.clone(), version: *version, keep: false, trash: false, lasting: false };
-                    settles.entry(node).or_default().push(settle);
-                }
+        for ((id, version), applied) in forgotten.into_iter().zip(applied) {
+            let Applied::Forgotten(_, holders) = applied else { continue };
+            for node in holders {
+                let settle = Settle { id: id.clone(), version, keep: false, trash: false, lasting: false };
+                settles.entry(node).or_default().push(settle);
             }
         }
         self.settle(settles, false);

@@ -3,11 +3,11 @@
 //! Events are appended in batches by one thread: whatever queued while the last
 //! batch was written (and synced, if unbuffered) becomes the next. An event is
 //! true only after its append has returned. The file's framing is
-//! `durable::record_log`; what the records say is in `event`, what follows from
+//! `durable::record_log`; what the records say is in `record`, what follows from
 //! them at a start in `recover`, and how a log of old records becomes short again
 //! in `rewrite`.
 
-mod event;
+mod record;
 mod recover;
 mod rewrite;
 
@@ -18,10 +18,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-pub use self::event::Event;
+pub use self::record::Record;
 pub use self::recover::{Recovered, open};
 use self::rewrite::Rewriter;
 pub use self::rewrite::Rewriting;
+use crate::cluster::state::Event;
 use crate::durable::hands::Hands;
 use crate::durable::record_log::{LogError, RecordLog};
 use crate::seeded::{self, Bug};
@@ -121,17 +122,30 @@ impl Ledger {
     /// Appends events. When this returns `Ok`, they are as safe as the IO mode says (the rare ones: synced).
     /// The queue is bounded by what the coordinator lets in.
     pub async fn append(&self, events: &[Event]) -> Result<(), NotLogged> {
-        let (done, answer) = oneshot::channel();
-        let mut job = Job {
-            records: Vec::with_capacity(events.len() * 64),
-            ends: Vec::with_capacity(events.len()),
-            sync: false,
-            done,
+        let one = |event: &Event, out: &mut Vec<u8>| {
+            record::encode(event, out);
+            record::is_synced(event)
         };
-        for event in events {
-            event.encode(&mut job.records);
+        self.write(events, one).await
+    }
+
+    /// Appends records, as [`append`](Self::append) does.
+    pub async fn append_records(&self, records: &[Record]) -> Result<(), NotLogged> {
+        let one = |record: &Record, out: &mut Vec<u8>| {
+            record.encode(out);
+            record.is_synced()
+        };
+        self.write(records, one).await
+    }
+
+    /// `encode` appends the bytes of one, and tells whether it has to be synced.
+    async fn write<T>(&self, all: &[T], encode: impl Fn(&T, &mut Vec<u8>) -> bool) -> Result<(), NotLogged> {
+        let (done, answer) = oneshot::channel();
+        let mut job =
+            Job { records: Vec::with_capacity(all.len() * 64), ends: Vec::with_capacity(all.len()), sync: false, done };
+        for one in all {
+            job.sync |= encode(one, &mut job.records);
             job.ends.push(job.records.len());
-            job.sync |= event.is_synced();
         }
         let ended = || NotLogged("its thread has ended".to_owned());
         let waits = job.sync || !seeded::active(Bug::OkBeforeLog);

@@ -22,10 +22,11 @@ use tokio::time::Instant;
 use self::announced::{Announced, Refused, not_now, refuse};
 use self::dials::Dials;
 use super::coordinator::Coordinator;
-use super::journal::Event;
+use super::journal::Record;
 use super::replication::{DialError, Dialled, LinkEvents};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Stalled, Traits, Way};
+use crate::cluster::state::Event;
 use crate::error::printable;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
@@ -50,10 +51,6 @@ pub struct Membership {
     run: u64,
     sessions: AtomicU64,
     chance: Mutex<fastrand::Rng>,
-    /// The last reign of the log, until a new one begins.
-    last: Option<Reign>,
-    /// The leader process of every epoch that this leader's log began.
-    runs: Mutex<BTreeMap<Epoch, u64>>,
     /// Founding and changes of epoch, one at a time.
     reigning: tokio::sync::Mutex<()>,
     dials: Dials,
@@ -98,15 +95,8 @@ impl Drop for Joining<'_> {
 }
 
 impl Membership {
-    /// For a leader whose log ended with `last`.
-    pub fn new(
-        coordinator: Arc<Coordinator>,
-        boot_id: String,
-        io_mode: IoMode,
-        last: Option<Reign>,
-        runs: BTreeMap<Epoch, u64>,
-        mut chance: fastrand::Rng,
-    ) -> Self {
+    /// Of a leader that has not begun an epoch.
+    pub fn new(coordinator: Arc<Coordinator>, boot_id: String, io_mode: IoMode, mut chance: fastrand::Rng) -> Self {
         Self {
             coordinator,
             boot_id,
@@ -114,8 +104,6 @@ impl Membership {
             run: chance.u64(1..),
             sessions: AtomicU64::new(0),
             chance: Mutex::new(chance),
-            last,
-            runs: Mutex::new(runs),
             reigning: tokio::sync::Mutex::new(()),
             dials: Dials::default(),
             joining: Mutex::new(BTreeSet::new()),
@@ -124,9 +112,9 @@ impl Membership {
         }
     }
 
-    /// Begins the next epoch of the cluster that the log speaks of, if it speaks of one.
-    pub async fn resume(&self) -> Result<(), String> {
-        match self.last {
+    /// Begins the epoch after `last`, the last one that the log speaks of, if it speaks of one.
+    pub async fn resume(&self, last: Option<Reign>) -> Result<(), String> {
+        match last {
             Some(last) => self.begin(last.cluster_id, last.epoch).await,
             None => Ok(()),
         }
@@ -139,17 +127,10 @@ impl Membership {
         let reign = Reign { cluster_id, epoch: Epoch(epoch) };
         let trust = self.coordinator.cluster().trust();
         let boot_id = self.boot_id.clone();
-        let event = Event::Began { reign, run: self.run, boot_id, io_mode: self.io_mode, trust };
-        self.coordinator.ledger().append(&[event]).await.map_err(|error| error.to_string())?;
-        {
-            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            if trust == Trust::Nothing {
-                // Everyone is heard anyway: who had the epochs before does not matter any more.
-                runs.clear();
-            }
-            runs.insert(reign.epoch, self.run);
-        }
-        self.coordinator.cluster().begin(reign);
+        let run = self.run;
+        let record = Record::Began { reign, run, boot_id, io_mode: self.io_mode, trust };
+        self.coordinator.ledger().append_records(&[record]).await.map_err(|error| error.to_string())?;
+        self.coordinator.cluster().apply(&Event::Began { reign, run, hears_all: trust == Trust::Nothing });
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
         Ok(())
@@ -312,7 +293,7 @@ impl Membership {
             };
             news.extend(roll.members.iter().filter(unknown).cloned());
         }
-        let events: Vec<Event> = news.iter().cloned().map(Event::Member).collect();
+        let events: Vec<Event> = news.into_iter().map(Event::Member).collect();
         if !events.is_empty() {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
         }
@@ -323,20 +304,20 @@ impl Membership {
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
-            if cluster.reign() != Some(fence.reign) {
-                return not_now("the leader began a later epoch meanwhile");
-            }
-            if cluster.is_removed(member.uuid) {
-                return refuse(removed(&member));
-            }
-            news.retain(|member| !cluster.is_removed(member.uuid));
             // A leader without its log learns from them who the members are: one that was told so itself is not new.
             let was_one =
                 cluster.trust() == Trust::Nothing && roll.members.iter().any(|other| other.uuid == member.uuid);
             let is_new = cluster.registry.get(member.id).is_none() && !was_one;
-            news.into_iter().for_each(|member| cluster.registry.remember(member, now));
+            // The log has them: they are members, whatever follows.
+            events.iter().for_each(|event| drop(cluster.apply(event)));
+            if cluster.is_removed(member.uuid) {
+                return refuse(removed(&member));
+            }
             if is_new {
                 cluster.introduce(member.id);
+            }
+            if cluster.reign() != Some(fence.reign) {
+                return not_now("the leader began a later epoch meanwhile");
             }
             cluster.registry.note_answered(member.id, coordinator.at(dialled.sent));
             // The same process on the same disk: that its lanes are new proves nothing.

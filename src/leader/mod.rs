@@ -54,11 +54,12 @@ use tokio_util::task::TaskTracker;
 
 use self::cache::MessageCache;
 use self::coordinator::Coordinator;
-use self::journal::{Event, Ledger, Recovered, Rewriting};
+use self::journal::{Ledger, Record, Recovered, Rewriting};
 use self::membership::Membership;
 use self::replication::Links;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
+use crate::cluster::state::Event;
 use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::hands::Hands;
 use crate::durable::{Disk, Folder};
@@ -161,20 +162,15 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let last_tolerance = recovered.tolerance;
-        let Recovered { log, mapping, transactions, members, draining, removed, old, last, runs, trust, .. } =
-            recovered;
-        let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), mapping, trust);
-        cluster.restore_members(members);
-        cluster.restore_removed(removed);
-        cluster.restore_transactions(transactions);
+        let Recovered { log, state, old, trust, .. } = recovered;
+        let (last_tolerance, last) = (state.tolerance(), state.last());
+        let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), state, trust);
         // A view that names nodes is all that is left to say whom a leader without its log has to hear.
         let hold_view = !named.is_empty();
         named.into_iter().for_each(|node| cluster.expect(node));
         if old {
             cluster.inherit_old_log();
         }
-        draining.into_iter().for_each(|node| cluster.registry.set_draining(node, true));
         cluster.registry.set_repair_after(settings.repair_after);
         if settings.auto_rebalance {
             cluster.rebalance_by_itself(settings.repair_after);
@@ -186,10 +182,9 @@ impl Leader {
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
         let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));
-        let membership =
-            Membership::new(coordinator.clone(), boot_id, settings.io_mode, last, runs, seams.chance.fork());
+        let membership = Membership::new(coordinator.clone(), boot_id, settings.io_mode, seams.chance.fork());
         let membership = Arc::new(membership);
-        membership.resume().await.map_err(CannotStart::Begin)?;
+        membership.resume(last).await.map_err(CannotStart::Begin)?;
         let last_tolerance = note_tolerance(&coordinator, last_tolerance).await;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
@@ -228,7 +223,7 @@ impl Leader {
         }
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().reign().is_some() {
-            let _ = self.coordinator.ledger().append(&[Event::Closed]).await;
+            let _ = self.coordinator.ledger().append_records(&[Record::Closed]).await;
             self.coordinator.cluster().return_lease();
             self.coordinator.links.release().await;
         }
@@ -242,7 +237,7 @@ async fn note_tolerance(coordinator: &Coordinator, noted: Option<usize>) -> Opti
     let now = coordinator.cluster().tolerance();
     let same = now == noted.unwrap_or(DEFAULT_TOLERANCE);
     // A log that takes nothing now is told later, by `tolerance::watch`.
-    let told = !same && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok();
+    let told = !same && coordinator.make_true(&[Event::Tolerance(now as u8)]).await.is_ok();
     if told { Some(now) } else { noted }
 }
 
@@ -284,8 +279,9 @@ fn say_recovered(recovered: &Recovered) {
             torn.offset
         );
     }
-    if recovered.last.is_some() {
-        tracing::info!("the log holds {} messages and {} members", recovered.mapping.len(), recovered.members.len());
+    let state = &recovered.state;
+    if state.last().is_some() {
+        tracing::info!("the log holds {} messages and {} members", state.mapping().len(), state.members().len());
     }
     match recovered.trust {
         Trust::Whole => {}

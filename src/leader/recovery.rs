@@ -14,10 +14,11 @@ use super::batches::batches;
 use super::coordinator::Coordinator;
 use super::every;
 use super::gate::Entry as GateEntry;
-use super::journal::Event;
+use super::journal::Record;
 use super::replication::DialError;
 use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::knowledge::Trust;
+use crate::cluster::state::Event;
 use crate::cluster::{Cluster, NotAdmitted, Unsettled};
 use crate::types::{CopyRecord, Fence, Listed, MessageId, NodeId, Nodes, Payload, Version};
 use crate::wire::Roll;
@@ -240,7 +241,7 @@ impl Coordinator {
             }
             cluster.newest_committed()
         };
-        if self.ledger().append(&[Event::Whole(newest)]).await.is_ok() {
+        if self.ledger().append_records(&[Record::Whole(newest)]).await.is_ok() {
             self.log_is_whole.store(true, Ordering::Relaxed);
             self.tell_all(&self.cluster());
         }
@@ -259,11 +260,8 @@ impl Coordinator {
         tracing::warn!("{} messages of the old log are on no node: they were deleted since", vanished.len());
         let event = |(id, version): &(MessageId, Version)| Event::Forgotten { id: id.clone(), version: *version };
         // If the log does not take it, it is tried again.
-        if self.ledger().append(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
-            let mut cluster = self.cluster();
-            vanished.iter().for_each(|(id, version)| drop(cluster.forget(id, *version)));
-            cluster.forgot_vanished();
-            drop(cluster);
+        if self.make_true(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
+            self.cluster().forgot_vanished();
             self.view.add(vanished.into_iter().map(|(id, _)| id).collect());
             self.notify();
         }

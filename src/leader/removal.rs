@@ -7,9 +7,10 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::Coordinator;
-use super::journal::{Event, NotLogged};
+use super::journal::NotLogged;
 use super::repair::no_member;
 use crate::cluster::removal::NotRemovable;
+use crate::cluster::state::Event;
 use crate::error::Refusal;
 use crate::types::{NodeId, Removed};
 
@@ -111,7 +112,7 @@ impl Coordinator {
     fn let_go(&self, removed: Removed) {
         let mut cluster = self.cluster();
         let is_it = cluster.registry.get(removed.id).is_some_and(|node| node.member.uuid == removed.uuid);
-        cluster.remove(removed);
+        cluster.apply(&Event::Removed(removed));
         if is_it {
             // Under the lock: the number may belong to another folder a moment later.
             self.links.cut(removed.id);

@@ -16,7 +16,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::coordinator::{Coordinator, OUTCOME};
 use super::every;
 use super::gate::{Entry, Pass};
-use super::journal::Event;
 use super::proof::Proofs;
 use super::recovery::Fetch;
 use super::set::not_in_time;
@@ -24,6 +23,7 @@ use super::write::{Askers, Outcome, Promise, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
+use crate::cluster::state::Event;
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
 use crate::seeded::{self, Bug};
@@ -398,9 +398,8 @@ impl Coordinator {
         let leader = self.clone();
         // It is carried out even if its client has gone, or its answer comes too late.
         let order = self.tasks.spawn(async move {
-            let logged = leader.ledger().append(&[Event::Draining { node, on }]).await;
+            let logged = leader.make_true(&[Event::Draining { node, on }]).await;
             logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
-            leader.cluster().registry.set_draining(node, on);
             match on {
                 true => tracing::info!("node {node} is being drained: its copies move to others"),
                 false => tracing::info!("node {node} takes copies again"),

@@ -16,10 +16,10 @@ use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
-use super::journal::Event;
 use super::rounds::Item;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
-use crate::cluster::mapping::{Applied, Commit};
+use crate::cluster::mapping::{Commit, Committed};
+use crate::cluster::state::Event;
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
@@ -193,11 +193,7 @@ impl Coordinator {
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
         let result = match self.ledger().append(&events).await {
             Ok(()) => {
-                let commits = events.iter().filter_map(|event| match event {
-                    Event::Commit(commit) => Some(commit),
-                    _ => None,
-                });
-                self.apply(writes, commits);
+                self.apply(writes, &events);
                 self.served.store(true, Ordering::Relaxed);
                 Ok(())
             }
@@ -219,10 +215,12 @@ impl Coordinator {
         }
     }
 
-    /// Changes the index, and tells those nodes that have something to publish or to let go.
-    pub(super) fn apply<'a>(self: &Arc<Self>, writes: Vec<Write>, commits: impl Iterator<Item = &'a Commit> + Clone) {
+    /// Makes writes true whose commits are in the log as these events, and tells those nodes that have something to
+    /// publish or to let go.
+    pub(super) fn apply(self: &Arc<Self>, mut writes: Vec<Write>, events: &[Event]) {
+        let commits = || events.iter().flat_map(Event::commits);
         // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
-        for (write, commit) in writes.iter().zip(commits.clone()) {
+        for (write, commit) in writes.iter().zip(commits()) {
             let record = commit.record;
             if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
                 self.cache.renew(&commit.id, record.version, &write.payload);
@@ -235,7 +233,11 @@ impl Coordinator {
         let mut deletes = false;
         {
             let mut cluster = self.cluster();
-            for (write, commit) in writes.into_iter().zip(commits) {
+            let tickets: Vec<Ticket> = writes.iter_mut().map(|write| write.promise.keep()).collect();
+            tickets.iter().for_each(|ticket| cluster.release(ticket));
+            let committed: Vec<Committed> = events.iter().flat_map(|event| cluster.apply(event).committed()).collect();
+            let mut overtaken = cluster.take_overtaken().into_iter().peekable();
+            for (((write, ticket), commit), did) in writes.into_iter().zip(&tickets).zip(commits()).zip(committed) {
                 let mut settle = |node: NodeId, keep: bool| {
                     let (id, version) = (commit.id.clone(), commit.record.version);
                     let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
@@ -246,15 +248,13 @@ impl Coordinator {
                 };
                 write.tally.surplus().for_each(|node| settle(node, false));
                 write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
-                let ticket = write.promise.keep();
-                cluster.release(&ticket);
                 let deleted = commit.record.is_tombstone();
                 deletes |= deleted;
-                match cluster.apply(commit) {
-                    Applied::Superseded => continue,
-                    Applied::New if deleted => {}
-                    Applied::New => changes.push(commit.id.clone()),
-                    Applied::Replaced { holders, record } => {
+                match did {
+                    Committed::Superseded => continue,
+                    Committed::New if deleted => {}
+                    Committed::New => changes.push(commit.id.clone()),
+                    Committed::Replaced { holders, record } => {
                         // Whoever stays a holder of the same version has nothing to publish.
                         let same = record.version == commit.record.version;
                         let stays = |node: &NodeId| commit.holders.contains(node);
@@ -282,8 +282,8 @@ impl Coordinator {
                     // The tombstone has its place beside what it deletes, which goes only now.
                     commit.holders.iter().for_each(|&node| settle(node, true));
                 }
-                cluster.note_left_over(&ticket, &commit.holders);
-                match cluster.take_overtaken() {
+                cluster.note_left_over(ticket, &commit.holders);
+                match overtaken.next_if(|old| old.id == commit.id) {
                     Some(old) => held.push(old, write.pass),
                     None => passes.push(write.pass),
                 }

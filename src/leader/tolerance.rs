@@ -12,7 +12,7 @@ use tokio::signal::unix::Signal;
 
 use super::coordinator::Coordinator;
 use super::every;
-use super::journal::Event;
+use crate::cluster::state::Event;
 use crate::config::{BadTolerance, DEFAULT_TOLERANCE, parse_tolerance};
 
 /// The file is looked at this often: well within a report period.
@@ -206,7 +206,7 @@ pub async fn watch(
         }
         let now = coordinator.cluster().tolerance();
         // What the log does not take is tried again with the next look.
-        if now != noted && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok() {
+        if now != noted && coordinator.make_true(&[Event::Tolerance(now as u8)]).await.is_ok() {
             noted = now;
         }
     }

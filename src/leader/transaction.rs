@@ -18,10 +18,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
-use super::journal::Event;
 use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
+use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
@@ -416,7 +416,7 @@ impl Coordinator {
         let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
         let prepared = writes.iter().map(|write| write.promise.ticket());
         let prepared = prepared.map(|ticket| (ticket.id.clone(), ticket.record.version)).collect();
-        if let Err(error) = self.ledger().append(&[Event::Prepared { name, writes: prepared }]).await {
+        if let Err(error) = self.make_true(&[Event::Prepared { name, writes: prepared }]).await {
             // No copy was sent: whatever the log has of it, nothing follows from that.
             return Err(Refusal::Unavailable(format!("{error}; nothing was written, try again later")));
         }
@@ -467,9 +467,7 @@ impl Coordinator {
         if let Err(error) = self.ledger().append(std::slice::from_ref(&event)).await {
             return Err((writes, error.to_string()));
         }
-        if let Event::Commits(commits) = &event {
-            self.apply(writes, commits.iter());
-        }
+        self.apply(writes, &[event]);
         Ok(())
     }
 

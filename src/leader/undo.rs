@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use super::coordinator::Coordinator;
 use super::every;
 use super::gate::Entry;
-use super::journal::Event;
 use crate::cluster::Located;
+use crate::cluster::state::Event;
 use crate::types::{MessageId, Version};
 
 /// How often there is a look at what is to be taken back.
@@ -27,9 +27,8 @@ impl Coordinator {
     /// Notes in the log that transactions never become true; `false`: it did not take that.
     pub(super) async fn abort(&self, names: &[Version]) -> bool {
         let events: Vec<Event> = names.iter().map(|&name| Event::Aborted { name }).collect();
-        let logged = self.ledger().append(&events).await.is_ok();
+        let logged = self.make_true(&events).await.is_ok();
         if logged {
-            self.cluster().aborted(names);
             self.notify();
         }
         logged

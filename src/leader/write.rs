@@ -58,7 +58,7 @@ impl Promise {
     }
 
     /// The ticket, for whoever releases it under a lock that is held already.
-    pub(super) fn keep(mut self) -> Ticket {
+    pub(super) fn keep(&mut self) -> Ticket {
         self.ticket.take().unwrap_or_else(|| unreachable!())
     }
 }

@@ -1,6 +1,6 @@
 //! The leader's log and its view. A new path is a row of [`rows`].
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
+use hatokuse::cluster::state::Event;
+use hatokuse::cluster::state::prepared::Standing;
 use hatokuse::durable::hands::Hands;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
-use hatokuse::leader::journal::{self, Event, Ledger, Rewriting};
+use hatokuse::leader::journal::{self, Ledger, Record, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::stop::Stop;
@@ -27,7 +29,7 @@ enum Step {
     /// The leader starts, and begins the next epoch.
     Begin,
     /// The log takes these records, as one batch.
-    Append(Vec<Event>),
+    Append(Vec<Record>),
 }
 use Step::{Append, Begin};
 
@@ -41,16 +43,16 @@ struct Row {
 fn rows() -> Vec<Row> {
     let row = |name, before, path| Row { name, before, path };
     let some =
-        || vec![Begin, Append(vec![Event::Whole(Version(0)), member(1), member(2), commit("a", 1), commit("b", 2)])];
-    let closed = || [some(), vec![Append(vec![Event::Closed])]].concat();
+        || vec![Begin, Append(vec![Record::Whole(Version(0)), member(1), member(2), commit("a", 1), commit("b", 2)])];
+    let closed = || [some(), vec![Append(vec![Record::Closed])]].concat();
     let outdated = Append((0..10_001).map(|n| commit("a", 10 + n)).collect());
     let undecided = vec![
         Append(vec![commits("t", 10), prepared("u", 30), prepared("w", 34)]),
-        Append(vec![Event::Aborted { name: v(34) }]),
+        Append(vec![aborted(34)]),
         Append((0..10_001).map(|n| commit("a", 100 + n)).collect()),
     ];
     let deleted = Append(vec![delete("a", 3)]);
-    let forgotten = Event::Forgotten { id: id("a"), version: v(3) };
+    let forgotten = Record::Event(Event::Forgotten { id: id("a"), version: v(3) });
     vec![
         row("journal, first start", vec![], vec![Begin]),
         row("journal, start", closed(), vec![Begin]),
@@ -59,13 +61,17 @@ fn rows() -> Vec<Row> {
         row("journal, batch of several", closed(), vec![Begin, Append((0..5).map(|n| commit("m", 10 + n)).collect())]),
         row("journal, registration", closed(), vec![Begin, Append(vec![commit("c", 4), member(3)])]),
         row("journal, DEL", closed(), vec![Begin, deleted.clone(), Append(vec![forgotten])]),
-        row("journal, drain", closed(), vec![Begin, Append(vec![Event::Draining { node: NodeId(1), on: true }])]),
+        row(
+            "journal, drain",
+            closed(),
+            vec![Begin, Append(vec![Record::Event(Event::Draining { node: NodeId(1), on: true })])],
+        ),
         row(
             "journal, a member is removed and its number used again",
             closed(),
             vec![Begin, Append(vec![commit("c", 4), removed(2), successor(2)]), Append(vec![removed(1)])],
         ),
-        row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Event::Closed])]),
+        row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Record::Closed])]),
         row(
             "journal, a transaction",
             some(),
@@ -74,12 +80,7 @@ fn rows() -> Vec<Row> {
         row(
             "journal, a transaction that fails",
             some(),
-            vec![
-                Begin,
-                Append(vec![prepared("t", 30)]),
-                Append(vec![Event::Aborted { name: v(30) }]),
-                Append(vec![commit("t0", 40)]),
-            ],
+            vec![Begin, Append(vec![prepared("t", 30)]), Append(vec![aborted(30)]), Append(vec![commit("t0", 40)])],
         ),
         row(
             "journal, compaction with transactions",
@@ -97,7 +98,7 @@ fn rows() -> Vec<Row> {
                 ),
                 Append(vec![commits("t", 300)]),
                 Append(vec![member(3), removed(3), commit("b", 320)]),
-                Append(vec![Event::Aborted { name: v(310) }]),
+                Append(vec![aborted(310)]),
             ],
         ),
         row(
@@ -117,51 +118,57 @@ fn v(sequence: u32) -> Version {
     Version::new(Epoch(1), sequence)
 }
 
-fn member(node: u32) -> Event {
-    Event::Member(Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address: format!("node-{node}:1") })
+fn member(node: u32) -> Record {
+    let address = format!("node-{node}:1");
+    Record::Event(Event::Member(Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address }))
 }
 
-fn removed(node: u32) -> Event {
-    Event::Removed(Removed { id: NodeId(node), uuid: Uuid([node as u8; 16]) })
+fn removed(node: u32) -> Record {
+    Record::Event(Event::Removed(Removed { id: NodeId(node), uuid: Uuid([node as u8; 16]) }))
 }
 
 /// Another folder has the number of one that was removed.
-fn successor(node: u32) -> Event {
-    Event::Member(Member { id: NodeId(node), uuid: Uuid([100 + node as u8; 16]), address: format!("new-{node}:1") })
+fn successor(node: u32) -> Record {
+    let (uuid, address) = (Uuid([100 + node as u8; 16]), format!("new-{node}:1"));
+    Record::Event(Event::Member(Member { id: NodeId(node), uuid, address }))
 }
 
-fn commit(text: &str, sequence: u32) -> Event {
+fn commit(text: &str, sequence: u32) -> Record {
     let record = CopyRecord::of(v(sequence), text.as_bytes());
-    Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() })
+    Record::Event(Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() }))
 }
 
 const WRITES: u32 = 3;
 
 /// A transaction of several ids, from this version on.
-fn prepared(text: &str, sequence: u32) -> Event {
+fn prepared(text: &str, sequence: u32) -> Record {
     let write = |n| (id(&format!("{text}{n}")), v(sequence + n));
-    Event::Prepared { name: v(sequence), writes: (0..WRITES).map(write).collect() }
+    Record::Event(Event::Prepared { name: v(sequence), writes: (0..WRITES).map(write).collect() })
 }
 
 /// The end of [`prepared`].
-fn commits(text: &str, sequence: u32) -> Event {
+fn commits(text: &str, sequence: u32) -> Record {
     let commits = (0..WRITES).map(|n| match commit(&format!("{text}{n}"), sequence + n) {
-        Event::Commit(commit) => commit,
+        Record::Event(Event::Commit(commit)) => commit,
         other => panic!("{other:?}"),
     });
-    Event::Commits(commits.collect())
+    Record::Event(Event::Commits(commits.collect()))
 }
 
-fn delete(text: &str, sequence: u32) -> Event {
+fn delete(text: &str, sequence: u32) -> Record {
     let record = CopyRecord::tombstone(v(sequence));
-    Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() })
+    Record::Event(Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() }))
+}
+
+fn aborted(sequence: u32) -> Record {
+    Record::Event(Event::Aborted { name: v(sequence) })
 }
 
 /// What was asked of the log, and what it acknowledged.
 #[derive(Debug, Default, Clone)]
 struct Told {
-    asked: Vec<Event>,
-    acknowledged: Vec<Event>,
+    asked: Vec<Record>,
+    acknowledged: Vec<Record>,
     epoch: Epoch,
 }
 
@@ -187,30 +194,30 @@ impl Told {
             let stop = Stop::new();
             let mut ledger = None;
             for step in steps {
-                let events = match step {
+                let records = match step {
                     Begin => {
                         let Ok(folder) = folder(disk) else { return };
                         let Ok(recovered) = journal::open(&folder, &disk.boot_id(), 1) else { return };
-                        let epoch = Epoch(recovered.last.map_or(0, |last| last.epoch.0) + 1);
+                        let epoch = Epoch(recovered.state.last().map_or(0, |last| last.epoch.0) + 1);
                         assert!(epoch > self.epoch, "epoch {epoch} begins a second time");
                         let reign = Reign { cluster_id: CLUSTER, epoch };
                         let (boot_id, trust) = (disk.boot_id(), recovered.trust);
                         ledger = Some(Ledger::start(recovered.log, io_mode, REWRITING, &Hands::Inline, &stop).unwrap());
-                        vec![Event::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
+                        vec![Record::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
                     }
-                    Append(events) => events.clone(),
+                    Append(records) => records.clone(),
                 };
                 let Some(ledger) = &ledger else { return };
-                self.asked.extend(events.iter().cloned());
+                self.asked.extend(records.iter().cloned());
                 let failed = stop.failure().is_some();
-                let logged = ledger.append(&events).await.is_ok();
+                let logged = ledger.append_records(&records).await.is_ok();
                 assert!(!(failed && logged), "an OK after the log had failed");
                 if !logged && matches!(step, Begin) {
                     return;
                 }
                 if logged {
-                    self.acknowledged.extend(events.iter().cloned());
-                    if let [Event::Began { reign, .. }] = events.as_slice() {
+                    self.acknowledged.extend(records.iter().cloned());
+                    if let [Record::Began { reign, .. }] = records.as_slice() {
                         self.epoch = reign.epoch;
                     }
                 }
@@ -221,8 +228,8 @@ impl Told {
             if let (Some(ledger), None) = (&ledger, stop.failure()) {
                 let again = commit("again", 20_000);
                 self.asked.push(again.clone());
-                if ledger.append(std::slice::from_ref(&again)).await.is_ok()
-                    || (stop.failure().is_none() && ledger.append(std::slice::from_ref(&again)).await.is_ok())
+                if ledger.append_records(std::slice::from_ref(&again)).await.is_ok()
+                    || (stop.failure().is_none() && ledger.append_records(std::slice::from_ref(&again)).await.is_ok())
                 {
                     self.acknowledged.push(again);
                 } else {
@@ -232,20 +239,13 @@ impl Told {
         });
     }
 
-    /// The newest record of each id.
-    fn newest(events: &[Event]) -> BTreeMap<MessageId, CopyRecord> {
-        let mut newest = BTreeMap::new();
-        for event in events {
-            match event {
-                Event::Commit(commit) => drop(newest.insert(commit.id.clone(), commit.record)),
-                Event::Commits(commits) => {
-                    newest.extend(commits.iter().map(|commit| (commit.id.clone(), commit.record)));
-                }
-                Event::Forgotten { id, .. } => drop(newest.remove(id)),
-                _ => {}
-            }
-        }
-        newest
+    /// What became true by these records.
+    fn commits(records: &[Record]) -> impl Iterator<Item = &Commit> {
+        let events = records.iter().filter_map(|record| match record {
+            Record::Event(event) => Some(event),
+            _ => None,
+        });
+        events.flat_map(Event::commits)
     }
 
     /// A restart: everything acknowledged is there, or the log says that it may lack its end; nothing is made up.
@@ -253,59 +253,61 @@ impl Told {
         let folder = folder(disk).unwrap();
         let found = journal::open(&folder, &disk.boot_id(), 1).unwrap_or_else(|error| panic!("{what}: {error}"));
         let unsafe_end = ending != Ending::Kill && io_mode == IoMode::Buffered && found.trust != Trust::Whole;
-        let is_commit = |event: &Event| matches!(event, Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. });
-        let there = |commit: &Commit| {
-            let newest = found.mapping.newest(&commit.id).map(|newest| newest.record.version);
-            newest.unwrap_or(found.mapping.horizon()) >= commit.record.version
-        };
-        let told = found.transactions.told();
-        let is_removed = |member: &Member| found.removed.iter().any(|removed| removed.uuid == member.uuid);
-        let asked = |removed: &Removed| self.asked.contains(&Event::Removed(*removed));
-        assert!(found.removed.iter().all(asked), "{what}: a removal is made up");
-        for event in self.acknowledged.iter().filter(|event| !(unsafe_end && is_commit(event))) {
+        let state = &found.state;
+        let newest = |id: &MessageId| state.mapping().newest(id).map(|newest| newest.record.version);
+        let there = |commit: &Commit| newest(&commit.id).unwrap_or(state.mapping().horizon()) >= commit.record.version;
+        let standing = |name| state.prepared().standing(name).filter(|standing| *standing != Standing::Forward);
+        let is_removed = |member: &Member| state.removed().iter().any(|removed| removed.uuid == member.uuid);
+        let is_member = |member: &Member| state.members().any(|other| other == member);
+        let asked = |removed: &Removed| self.asked.contains(&Record::Event(Event::Removed(*removed)));
+        assert!(state.removed().iter().all(asked), "{what}: a removal is made up");
+        for record in &self.acknowledged {
+            let event = match record {
+                Record::Event(event) => event,
+                Record::Began { reign, .. } => {
+                    assert!(state.last().is_some_and(|last| last.epoch >= reign.epoch), "{what}: {record:?} is gone");
+                    continue;
+                }
+                Record::Whole(_) => {
+                    assert!(found.trust != Trust::Nothing, "{what}: {record:?} is gone");
+                    continue;
+                }
+                Record::Closed => continue,
+            };
             let there = match event {
-                Event::Began { reign, .. } => found.last.is_some_and(|last| last.epoch >= reign.epoch),
-                Event::Member(member) if is_removed(member) => !found.members.contains(member),
-                Event::Member(member) => found.members.contains(member),
-                Event::Removed(removed) => found.removed.contains(removed),
-                Event::Draining { node, on } => found.draining.contains(node) == *on,
-                Event::Horizon(version) | Event::Forgotten { version, .. } => found.mapping.horizon() >= *version,
-                Event::Commit(commit) => there(commit),
-                Event::Commits(commits) => commits.iter().all(there),
+                Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. } if unsafe_end => true,
+                Event::Began { reign, .. } => state.last() == Some(*reign),
+                Event::Member(member) => is_member(member) != is_removed(member),
+                Event::Removed(removed) => state.removed().contains(removed),
+                Event::Draining { node, on } => state.draining().contains(node) == *on,
+                Event::Horizon(version) | Event::Forgotten { version, .. } => state.mapping().horizon() >= *version,
+                Event::Commit(_) | Event::Commits(_) => event.commits().iter().all(there),
                 // Until it has an end, or all that it writes is behind something newer.
                 Event::Prepared { name, writes } => {
-                    let is_told = told.iter().any(|(told, ..)| told == name);
-                    let newest = |id| found.mapping.newest(id).map(|newest| newest.record.version);
-                    is_told || writes.iter().all(|(id, version)| newest(id) >= Some(*version))
+                    standing(*name).is_some() || writes.iter().all(|(id, version)| newest(id) >= Some(*version))
                 }
-                Event::Aborted { name } => told.iter().all(|(told, _, aborted)| told != name || *aborted),
-                Event::Whole(_) => found.trust != Trust::Nothing,
-                Event::Tolerance(tolerance) => found.tolerance == Some(usize::from(*tolerance)),
-                Event::Closed => true,
+                Event::Aborted { name } => standing(*name).is_none_or(|standing| standing == Standing::Aborted),
+                Event::Tolerance(tolerance) => state.tolerance() == Some(usize::from(*tolerance)),
             };
             assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
         }
         let asked = |id: &MessageId, record: CopyRecord| {
-            self.asked.iter().any(|event| match event {
-                Event::Commit(commit) => commit.id == *id && commit.record == record,
-                Event::Commits(commits) => commits.iter().any(|commit| commit.id == *id && commit.record == record),
-                _ => false,
-            })
+            Self::commits(&self.asked).any(|commit| commit.id == *id && commit.record == record)
         };
         // A transaction is true as a whole, or not at all.
-        for commits in self.asked.iter().filter_map(|event| match event {
-            Event::Commits(commits) => Some(commits),
+        for commits in self.asked.iter().filter_map(|record| match record {
+            Record::Event(Event::Commits(commits)) => Some(commits),
             _ => None,
         }) {
             let all = commits.iter().filter(|commit| there(commit)).count();
             assert!(all == 0 || all == commits.len(), "{what}: {all} of a transaction's {} writes", commits.len());
         }
-        for id in Self::newest(&self.asked).keys() {
-            if let Some(newest) = found.mapping.newest(id) {
+        for id in Self::commits(&self.asked).map(|commit| &commit.id).collect::<BTreeSet<_>>() {
+            if let Some(newest) = state.mapping().newest(id) {
                 assert!(asked(id, newest.record), "{what}: {id} is made up");
             }
         }
-        assert!(found.last.is_none_or(|last| last.epoch <= Epoch(self.epoch.0 + 1)), "{what}");
+        assert!(state.last().is_none_or(|last| last.epoch <= Epoch(self.epoch.0 + 1)), "{what}");
     }
 }
 
@@ -393,7 +395,7 @@ fn the_view_is_the_old_or_the_new_one_and_in_the_end_exact() {
     Told::default().run(
         &disk,
         IoMode::Unbuffered,
-        &[Begin, Append(vec![Event::Whole(Version(0)), member(1)]), Append(many)],
+        &[Begin, Append(vec![Record::Whole(Version(0)), member(1)]), Append(many)],
     );
     disk.plant(&Path::new(PATH).join(METADATA_FOLDER), VIEW_FILE, b"old:9\n");
     let before = synced(&disk);

@@ -8,7 +8,7 @@ use hatokuse::durable::record_log::{LogError, Opened, RecordLog, judge};
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::file_names::{Names, SUFFIX};
-use hatokuse::leader::journal::Event;
+use hatokuse::leader::journal::Record;
 use hatokuse::node::files::TextStore;
 use hatokuse::node::records::{LOG_NAME, decode, encode};
 use hatokuse::node::scan::staged_name;
@@ -147,10 +147,10 @@ pub(super) fn copy_record(data: &[u8]) {
 
 /// A record of the leader's log: what is read is written and read again.
 pub(super) fn journal_event(data: &[u8]) {
-    if let Ok(event) = Event::decode(data) {
+    if let Ok(event) = Record::decode(data) {
         let mut written = Vec::new();
         event.encode(&mut written);
-        assert_eq!(Event::decode(&written).as_ref(), Ok(&event));
+        assert_eq!(Record::decode(&written).as_ref(), Ok(&event));
         assert!(written.len() <= data.len(), "more was read than was there");
     }
 }

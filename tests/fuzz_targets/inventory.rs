@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hatokuse::cluster::knowledge::Trust;
-use hatokuse::cluster::mapping::{Commit, Mapping};
+use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Traits;
+use hatokuse::cluster::state::{Event, State};
 use hatokuse::cluster::{Cluster, Located};
 use hatokuse::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid, Version};
 use hatokuse::wire::family::InventoryPage;
@@ -17,11 +18,12 @@ const NODES: u32 = 3;
 const IDS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn cluster(trust: Trust) -> Cluster {
-    let mut cluster = Cluster::new(2, Mapping::new(1), trust);
-    cluster.begin(Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(2) });
+    let mut cluster = Cluster::new(2, State::new(1), trust);
+    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(2) };
+    cluster.apply(&Event::Began { reign, run: 1, hears_all: trust == Trust::Nothing });
     for node in 1..=NODES {
         let member = Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address: format!("node-{node}:1") };
-        cluster.registry.remember(member, Duration::ZERO);
+        cluster.apply(&Event::Member(member));
         cluster.registry.join(NodeId(node), u64::from(node), Traits::default(), Duration::ZERO);
     }
     cluster
@@ -99,7 +101,7 @@ pub(super) fn inventory(data: &[u8]) {
                 holders.sort_unstable();
                 holders.dedup();
                 let holders = holders.into_iter().collect();
-                cluster.apply(&Commit { id: entry.id.clone(), record: entry.record, holders });
+                cluster.apply(&Event::Commit(Commit { id: entry.id.clone(), record: entry.record, holders }));
                 committed.insert(entry.id, entry.record);
             }
         }

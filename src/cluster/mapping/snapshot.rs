@@ -132,9 +132,9 @@ impl Mapping {
         self.snapshot.as_mut().is_some_and(|snapshot| snapshot.take(slot))
     }
 
-    /// What the last commit has overtaken.
-    pub fn take_overtaken(&mut self) -> Option<Overtaken> {
-        self.snapshot.as_mut()?.overtaken.pop()
+    /// What commits have overtaken, in their order.
+    pub fn take_overtaken(&mut self) -> Vec<Overtaken> {
+        self.snapshot.as_mut().map(|snapshot| std::mem::take(&mut snapshot.overtaken)).unwrap_or_default()
     }
 
     /// Whether something was overtaken and nobody asked for it: then the moment cannot be copied any more.
@@ -185,7 +185,7 @@ mod tests {
                 mapping.take_overtaken()
             };
             for (n, deleted) in before {
-                prop_assert_eq!(apply(&mut mapping, n, deleted), None);
+                prop_assert_eq!(apply(&mut mapping, n, deleted), []);
             }
             let live = (0..SHARDS).flat_map(|part| mapping.records(part)).filter(|(_, found)| !found.set.deleted);
             let wanted: BTreeMap<MessageId, CopyRecord> = live.map(|(key, found)| (key.id(), found.record)).collect();
@@ -197,7 +197,7 @@ mod tests {
                 is_last = walked.is_last;
                 // Between the look and the copy others write, delete and forget.
                 for (n, what) in meanwhile.by_ref().take(count) {
-                    if let Some(old) = apply(&mut mapping, n, what == 0) {
+                    for old in apply(&mut mapping, n, what == 0) {
                         prop_assert_eq!(old.holders.len(), 2);
                         prop_assert!(copied.insert(old.id, old.record).is_none());
                     }
@@ -229,7 +229,8 @@ mod tests {
         mapping.apply(&commit(1, 2, false));
         assert!(mapping.has_torn_snapshot());
         // A change of holders only, or another overwriting, overtakes nothing.
-        assert_eq!(mapping.take_overtaken().map(|old| old.record.version), Some(Version::new(Epoch(1), 1)));
+        let overtaken: Vec<Version> = mapping.take_overtaken().iter().map(|old| old.record.version).collect();
+        assert_eq!(overtaken, [Version::new(Epoch(1), 1)]);
         mapping.apply(&commit(1, 2, false));
         mapping.apply(&commit(1, 3, false));
         assert!(!mapping.has_torn_snapshot());

@@ -1,6 +1,7 @@
 //! Tombstones, and who has to confirm them.
 
 use super::*;
+use crate::cluster::state::Applied;
 use crate::types::Version;
 
 #[test]
@@ -9,7 +10,7 @@ fn a_tombstone_waits_for_every_member() {
     put_on(&mut cluster, "x", &[1, 2]);
     let version = cluster.next_version().unwrap();
     let holders = [NodeId(1), NodeId(2)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record: CopyRecord::tombstone(version), holders });
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record: CopyRecord::tombstone(version), holders }));
     for node in 1..=3 {
         assert_eq!(cluster.forgettable(9), [], "node {node} has not answered");
         let ask = cluster.asks(NodeId(node), 9).pop().unwrap();
@@ -24,7 +25,10 @@ fn a_tombstone_waits_for_every_member() {
     let ask = cluster.asks(NodeId(4), 9).pop().unwrap();
     cluster.confirmed(NodeId(4), &ask);
     assert_eq!(cluster.forgettable(9), [(id("x"), version)]);
-    assert_eq!(cluster.forget(&id("x"), version).as_slice(), [NodeId(1), NodeId(2)]);
+    let Applied::Forgotten(_, holders) = cluster.apply(&Event::Forgotten { id: id("x"), version }) else {
+        panic!("it is not there")
+    };
+    assert_eq!(holders.as_slice(), [NodeId(1), NodeId(2)]);
 }
 
 #[test]

@@ -119,6 +119,6 @@ fn what_is_in_doubt_is_bounded() {
     // A member that never comes back is given up.
     let version = Version::new(Epoch(1), 1);
     assert!(record.version > version);
-    cluster.remove(crate::types::Removed { id: node, uuid: uuid(node.0) });
+    cluster.apply(&Event::Removed(crate::types::Removed { id: node, uuid: uuid(node.0) }));
     assert!(cluster.doubts(9).iter().all(|(other, _)| *other != node));
 }

@@ -85,7 +85,7 @@ fn a_version_without_a_source_is_forgotten_but_not_a_newer_one() {
 fn what_was_deleted_everywhere_stays_so_when_something_newer_turns_out_to_be_nothing() {
     let mut cluster = healthy(2, 3);
     spend_versions(&mut cluster);
-    cluster.mapping.raise_horizon(Version::new(Epoch(1), 2));
+    cluster.apply(&Event::Horizon(Version::new(Epoch(1), 2)));
     report(&mut cluster, 3, &[unknown("x", 3)]).unwrap();
     report(&mut cluster, 2, &[unknown("x", 2)]).unwrap();
     cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
@@ -172,7 +172,7 @@ fn what_a_node_did_not_do_is_not_forgotten_when_it_becomes_a_holder() {
     // Node 3 has an older copy, and its disk was read-only when it was told to let go of that.
     cluster.note_undone(&id("x"), record.version, NodeId(3));
     let holders = [NodeId(1), NodeId(3)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record, holders });
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record, holders }));
     let settles = cluster.trim(&id("x")).unwrap().settles;
     assert_eq!(settles.as_slice(), [(NodeId(3), record.version, true)]);
 }
@@ -290,9 +290,7 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
     let under_way = before.admit(&id("x"), 10, 7).unwrap();
     let y = put_on(&mut before, "y", &[1, 3]);
     // The log is copied here, and the write became true after that.
-    let mapping = std::mem::replace(&mut before.mapping, Mapping::new(1));
-    let mut cluster = Cluster::new(2, mapping, Trust::Whole);
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    let mut cluster = start_on(before.state, Trust::Whole, 2);
     for node in 1..=3 {
         join_as(&mut cluster, node, u64::from(node), ms(0));
         assert!(cluster.hear_committed(Version::new(Epoch(1), 3)), "no later commit is known to anybody");
@@ -310,9 +308,7 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
 
 /// A cluster of tolerance 2 that was started on a log which says that it is whole, and names nodes 1 to `members`.
 fn restarted(members: u32) -> Cluster {
-    let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
-    restart(&mut cluster, members, 1);
-    cluster
+    start_on(logged(named(members)), Trust::Whole, 1)
 }
 
 #[test]
@@ -354,7 +350,7 @@ fn no_time_stands_for_members_that_stay_away() {
 fn give_up(cluster: &mut Cluster, node: u32) {
     cluster.begin_removal(NodeId(node), true).unwrap();
     let removed = cluster.end_removal(NodeId(node), true).unwrap();
-    cluster.remove(removed);
+    cluster.apply(&Event::Removed(removed));
     cluster.without_given_up();
 }
 
@@ -388,7 +384,7 @@ fn what_members_that_were_away_hold_is_not_forgotten_with_a_deletion() {
         record: CopyRecord::tombstone(Version::new(Epoch(0), 3)),
         holders: [NodeId(1), NodeId(2)].into_iter().collect(),
     };
-    cluster.apply(&deletion);
+    cluster.apply(&Event::Commit(deletion));
     assert!(cluster.settle_knowledge() && cluster.is_settled());
     let y = line("y", CopyRecord { version: Version::new(Epoch(0), 2), length: 10, crc: 7 });
     for node in 1..=4 {
@@ -426,11 +422,8 @@ fn nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader() {
     for trust in [Trust::Whole, Trust::MayLackItsEnd] {
         let mut cluster = healthy(2, 4);
         put_on(&mut cluster, "x", &[1, 2]);
-        let mapping = std::mem::replace(&mut cluster.mapping, Mapping::new(1));
-        let mut restarted = Cluster::new(2, mapping, trust);
-        restarted.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
-        restarted
-            .restore_members((1..=4).map(|node| cluster.registry.get(NodeId(node)).unwrap().member.clone()).collect());
+        named(4).for_each(|member| drop(cluster.apply(&member)));
+        let mut restarted = start_on(cluster.state, trust, 2);
         // Nodes 1 and 2 may have served another leader of epoch 2, and hold what it acknowledged.
         for node in [3, 4] {
             join_as(&mut restarted, node, u64::from(node), ms(0));
@@ -475,7 +468,11 @@ fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
     cluster.note_in_doubt(&ticket, &[]);
     let (here, there) = (ticket.targets[0], ticket.targets[1]);
     let holders = [here, (1..=4).map(NodeId).find(|node| !ticket.tried.contains(node)).unwrap()];
-    cluster.apply(&Commit { id: id("x"), record: ticket.record, holders: holders.into_iter().collect() });
+    cluster.apply(&Event::Commit(Commit {
+        id: id("x"),
+        record: ticket.record,
+        holders: holders.into_iter().collect(),
+    }));
     assert!(before.version < ticket.record.version);
     assert_eq!(cluster.surplus(9, &HashSet::<MessageId>::new()), [id("x")]);
     let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
@@ -495,7 +492,7 @@ fn a_repair_that_the_log_did_not_take_leaves_a_copy_too_many() {
 
 #[test]
 fn what_a_new_leader_commits_does_not_hide_that_its_log_is_old() {
-    let mut cluster = Cluster::new(1, Mapping::new(1), Trust::Whole);
+    let mut cluster = Cluster::new(1, State::new(1), Trust::Whole);
     cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
@@ -525,8 +522,8 @@ fn what_was_deleted_and_forgotten_stays_deleted() {
     let old = put_on(&mut cluster, "x", &[1, 2]);
     let version = cluster.next_version().unwrap();
     let holders = [NodeId(1), NodeId(2)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record: CopyRecord::tombstone(version), holders });
-    cluster.forget(&id("x"), version);
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record: CopyRecord::tombstone(version), holders }));
+    cluster.apply(&Event::Forgotten { id: id("x"), version });
     report(&mut cluster, 3, &[line("x", old)]).unwrap();
     assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("not found".to_owned(), 0));
     // Somebody wrote it after that: it is news.

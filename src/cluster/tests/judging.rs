@@ -230,7 +230,7 @@ fn a_full_node_takes_what_fits_and_whatever_makes_room() {
         cluster.registry.note_full(NodeId(node), 0);
     }
     assert!(targets(&mut cluster, "new", 0).is_err());
-    let held = cluster.mapping.get(&id("x")).unwrap().record.bytes();
+    let held = cluster.mapping().get(&id("x")).unwrap().record.bytes();
     assert_eq!(targets(&mut cluster, "x", held), Ok(2));
     assert!(targets(&mut cluster, "x", held + 1).is_err());
     assert!(cluster.admit_deletion(&id("x")).unwrap().is_some());

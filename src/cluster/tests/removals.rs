@@ -18,7 +18,7 @@ fn part(cluster: &mut Cluster, node: u32) {
 fn order(cluster: &mut Cluster, node: u32) -> Result<(), NotRemovable> {
     let begun = cluster.begin_removal(NodeId(node), false).and_then(|_| cluster.end_removal(NodeId(node), false));
     match begun {
-        Ok(removed) => cluster.remove(removed),
+        Ok(removed) => drop(cluster.apply(&Event::Removed(removed))),
         Err(why) => {
             cluster.keep_member(NodeId(node));
             return Err(why);
@@ -56,7 +56,7 @@ fn a_member_that_anything_depends_on_stays() {
     assert!(matches!(alone, NotRemovable::Holds { alone: 1, .. }), "{alone}");
     join_as(&mut cluster, 4, 9, ms(0));
     let holders = [NodeId(1), NodeId(4)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record: held, holders });
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record: held, holders }));
     // A version was found on it alone.
     join_as(&mut cluster, 3, 10, ms(0));
     list(&mut cluster, 3, &[("y", Version::new(Epoch(0), 5))]);
@@ -107,7 +107,7 @@ fn a_tombstone_that_waited_for_it_alone_goes_when_all_others_know_that_it_is_gon
     part(&mut cluster, 3);
     let version = cluster.next_version().unwrap();
     let holders = [NodeId(1), NodeId(2)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record: CopyRecord::tombstone(version), holders });
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record: CopyRecord::tombstone(version), holders }));
     for node in [1, 2] {
         let ask = cluster.asks(NodeId(node), 9).pop().unwrap();
         cluster.confirmed(NodeId(node), &ask);
@@ -126,7 +126,7 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
     let mut cluster = healthy(2, 3);
     let version = cluster.next_version().unwrap();
     let holders = [NodeId(1), NodeId(2)].into_iter().collect();
-    cluster.apply(&Commit { id: id("x"), record: CopyRecord::tombstone(version), holders });
+    cluster.apply(&Event::Commit(Commit { id: id("x"), record: CopyRecord::tombstone(version), holders }));
     let ask = cluster.asks(NodeId(3), 9).pop().unwrap();
     cluster.confirmed(NodeId(3), &ask);
     cluster.registry.set_draining(NodeId(3), true);
@@ -136,7 +136,7 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
     cluster.registry.join(NodeId(3), 9, Traits::default(), ms(0));
     cluster.ask_for_confirmations(NodeId(3));
     // An old list of members, or an old log, names the folder once more: its number belongs to another now.
-    cluster.remove(removed(3));
+    cluster.apply(&Event::Removed(removed(3)));
     let node = cluster.registry.get(NodeId(3)).unwrap();
     assert!(node.member.uuid == uuid(33) && !node.draining && cluster.is_removed(uuid(3)));
     for node in [1, 2] {
@@ -154,7 +154,7 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
 
 #[test]
 fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
-    let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Nothing);
+    let mut cluster = Cluster::new(2, State::new(1), Trust::Nothing);
     cluster.begin(crate::types::Reign { cluster_id: uuid(99), epoch: Epoch(9) });
     // The readable view named it a moment before.
     cluster.expect(NodeId(3));
@@ -166,7 +166,7 @@ fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
     }
     list(&mut cluster, 3, &[("deleted", old), ("kept", old)]);
     list(&mut cluster, 1, &[("kept", old)]);
-    cluster.remove(removed(3));
+    cluster.apply(&Event::Removed(removed(3)));
     assert!(matches!(cluster.locate(&id("deleted"), 0), Located::Hidden(_)), "node 2 has not reported");
     list(&mut cluster, 2, &[("kept", old)]);
     assert_eq!(cluster.trust(), Trust::Whole);
@@ -180,7 +180,7 @@ fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
 fn copies_that_an_old_log_gives_to_a_removed_member_are_asked_of_others() {
     let mut cluster = healthy(2, 3);
     let record = put_on(&mut cluster, "x", &[3]);
-    cluster.remove(removed(3));
+    cluster.apply(&Event::Removed(removed(3)));
     assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { candidates, .. } if candidates.is_empty()));
     // Another has it since, which the log does not know.
     list(&mut cluster, 1, &[("x", record.version)]);

@@ -95,7 +95,7 @@ impl Stage {
             "complete" => self.complete(),
             "remove" => self.remove(node(rest[0])),
             "gone" => {
-                self.cluster.remove(Removed { id: node(rest[0]), uuid: uuid(node(rest[0]).0) });
+                self.cluster.apply(&Event::Removed(Removed { id: node(rest[0]), uuid: uuid(node(rest[0]).0) }));
                 return;
             }
             "get" => self.get(rest[0]),
@@ -129,17 +129,15 @@ impl Stage {
             "end" => Trust::MayLackItsEnd,
             _ => Trust::Nothing,
         };
-        let mut mapping = Mapping::new(1);
-        for commit in self.log.iter().filter(|_| trust != Trust::Nothing) {
-            mapping.apply(commit);
-        }
-        let members = self.cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
-        let reign = self.cluster.reign().unwrap();
-        self.cluster = Cluster::new(self.cluster.tolerance(), mapping, trust);
-        self.cluster.restore_members(members);
+        let members = self.cluster.registry.nodes().iter().map(|node| Event::Member(node.member.clone()));
+        let mut state = logged(members);
         if trust != Trust::Nothing {
-            self.cluster.restore_removed(self.removed.iter().copied());
+            let removed = self.removed.iter().copied().map(Event::Removed);
+            let log = removed.chain(self.log.iter().cloned().map(Event::Commit));
+            log.for_each(|event| drop(state.apply(&event)));
         }
+        let reign = self.cluster.reign().unwrap();
+        self.cluster = Cluster::new(self.cluster.tolerance(), state, trust);
         self.cluster.begin(Reign { epoch: Epoch(reign.epoch.0 + 1), ..reign });
         self.writes.clear();
     }
@@ -187,7 +185,7 @@ impl Stage {
             Verdict::Reached => {
                 let commit = Commit { id: id.clone(), record: ticket.record, holders: tally.holders() };
                 self.cluster.release(&ticket);
-                self.cluster.apply(&commit);
+                self.cluster.apply(&Event::Commit(commit.clone()));
                 let surplus: Vec<NodeId> = tally.surplus().collect();
                 let drop = if surplus.is_empty() { String::new() } else { format!(", drop on {}", names(&surplus)) };
                 let line = format!("commit {id} {version} on {}{drop}", names(&commit.holders));
@@ -220,7 +218,7 @@ impl Stage {
         let begun = self.cluster.begin_removal(node, false).and_then(|_| self.cluster.end_removal(node, false));
         match begun {
             Ok(removed) => {
-                self.cluster.remove(removed);
+                self.cluster.apply(&Event::Removed(removed));
                 self.removed.push(removed);
                 format!("node {node} is removed")
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cluster::Located;
-use crate::cluster::transactions::Transactions;
+use crate::cluster::state::prepared::Standing;
 use crate::types::{Listed, Version};
 
 fn v(sequence: u32) -> Version {
@@ -13,15 +13,20 @@ fn record(sequence: u32) -> CopyRecord {
     CopyRecord { version: v(sequence), length: 10, crc: 7 }
 }
 
+/// A transaction that was to write 5 to `x` and 6 to `y`.
+fn prepared() -> Event {
+    Event::Prepared { name: v(5), writes: vec![(id("x"), v(5)), (id("y"), v(6))] }
+}
+
+fn commit_on(text: &str, sequence: u32, nodes: &[u32]) -> Event {
+    let holders = nodes.iter().copied().map(NodeId).collect();
+    Event::Commit(Commit { id: id(text), record: record(sequence), holders })
+}
+
 /// A log that speaks of `x` on nodes 1 and 2, and of a transaction that was to write 5 to `x` and 6 to `y`; nodes
 /// come, and list these copies.
 fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
-    let mut transactions = Transactions::default();
-    transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
-    let mut cluster = Cluster::new(2, Mapping::new(1), trust);
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
-    cluster.apply(&Commit { id: id("x"), record: record(1), holders: [NodeId(1), NodeId(2)].into_iter().collect() });
-    cluster.restore_transactions(transactions);
+    let mut cluster = start_on(logged([commit_on("x", 1, &[1, 2]), prepared()]), trust, 2);
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     for node in 1..=3 {
         let old = (node < 3).then(|| Listed { id: id("x"), record: record(1), staged: false, damaged: false });
@@ -50,7 +55,7 @@ fn if_a_part_of_it_is_nowhere_it_is_void_and_put_behind_what_was_true() {
     assert!(unsettled(&cluster).is_empty() && cluster.unsettled_len() == 0, "none of it is completed");
     assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![v(5)], vec![]));
     assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"), "answers wait for the log");
-    cluster.aborted(&[v(5)]);
+    cluster.apply(&Event::Aborted { name: v(5) });
     assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![], vec![id("x"), id("y")]));
     assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { record: found, .. } if found == record(1)));
     assert_eq!(cluster.locate(&id("y"), 0), Located::NotFound);
@@ -72,7 +77,7 @@ fn if_a_part_of_it_is_nowhere_it_is_void_and_put_behind_what_was_true() {
 #[test]
 fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     let mut cluster = restarted(Trust::Whole, &[(1, "x", 5)]);
-    cluster.aborted(&[v(5)]);
+    cluster.apply(&Event::Aborted { name: v(5) });
     let entry = Listed { id: id("x"), record: record(4), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(3), 3);
     cluster.inventory_page(NodeId(3), 3, &[entry]);
@@ -118,11 +123,7 @@ fn goes_forward(trust: Trust) {
 
 #[test]
 fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
-    let mut transactions = Transactions::default();
-    transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
-    let mut cluster = Cluster::new(2, Mapping::new(1), Trust::Whole);
-    restart(&mut cluster, 4, 2);
-    cluster.restore_transactions(transactions);
+    let mut cluster = start_on(logged(named(4).chain([prepared()])), Trust::Whole, 2);
     let list = |cluster: &mut Cluster, node: u32, text: &str, sequence| {
         join_as(cluster, node, u64::from(node), ms(0));
         let entry = Listed { id: id(text), record: record(sequence), staged: false, damaged: false };
@@ -143,49 +144,41 @@ fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
     assert_eq!(cluster.to_abort(), [v(5)]);
 }
 
+/// The name of a transaction, its writes, whether it never becomes true.
+type Told = (Version, Vec<(MessageId, Version)>, bool);
+
+/// What the log still has to say of transactions.
+fn told(state: &State) -> Vec<Told> {
+    let is_aborted = |name| state.prepared().standing(name) == Some(Standing::Aborted);
+    let all = state.prepared().all(|standing| standing != Standing::Forward);
+    all.into_iter().map(|(name, writes)| (name, writes, is_aborted(name))).collect()
+}
+
 #[test]
 fn what_was_committed_or_overwritten_is_no_matter_any_more() {
-    let commit = |text: &str, sequence| Commit {
-        id: id(text),
-        record: record(sequence),
-        holders: [NodeId(1)].into_iter().collect(),
-    };
-    let prepared = || {
-        let mut transactions = Transactions::default();
-        transactions.prepare(v(5), [(id("x"), v(5)), (id("y"), v(6))]);
-        transactions
-    };
-    let mut whole = prepared();
-    whole.hear(&commit("x", 5));
-    assert_eq!(whole.told(), [], "one of its writes is true, so it is");
-    whole.hear(&commit("y", 6));
-    let mut overwritten = prepared();
-    overwritten.hear(&commit("x", 7));
-    assert_eq!(overwritten.told(), [(v(5), vec![(id("y"), v(6))], false)]);
-    overwritten.abort(v(5));
-    overwritten.hear(&commit("y", 4));
-    assert_eq!(overwritten.told(), [(v(5), vec![(id("y"), v(6))], true)]);
-    overwritten.forget_undecided(None);
-    assert_eq!(overwritten.told().len(), 1, "what the log says of it stays true");
-    overwritten.hear(&commit("y", 8));
-    assert_eq!(overwritten.told(), []);
-    let mut undecided = prepared();
-    undecided.forget_undecided(Some(Epoch(2)));
-    assert_eq!(undecided.told(), []);
+    let log = |events: &[Event]| told(&logged([prepared()].into_iter().chain(events.iter().cloned())));
+    let commit = |text, sequence| commit_on(text, sequence, &[1]);
+    let reign = Reign { cluster_id: uuid(99), epoch: Epoch(2) };
+    let (aborted, anew) = (Event::Aborted { name: v(5) }, Event::Began { reign, run: 2, hears_all: true });
+    let left = |aborted| vec![(v(5), vec![(id("y"), v(6))], aborted)];
+    assert_eq!(log(&[commit("x", 5)]), [], "one of its writes is true, so it is");
+    assert_eq!(log(&[commit("x", 5), commit("y", 6)]), []);
+    assert_eq!(log(&[commit("x", 7)]), left(false));
+    let overwritten = [commit("x", 7), aborted, commit("y", 4), anew.clone()];
+    assert_eq!(log(&overwritten[..3]), left(true));
+    assert_eq!(log(&overwritten), left(true), "what the log says of it stays true");
+    assert_eq!(log(&[&overwritten[..], &[commit("y", 8)]].concat()), []);
+    assert_eq!(log(&[anew]), [], "a leader that hears all members learns what became of it");
 }
 
 #[test]
 fn what_is_to_be_taken_back_is_bounded() {
     use crate::cluster::transactions::MOST_TAKEN_BACK;
-    let mut transactions = Transactions::default();
     let write = |n: usize| (id(&n.to_string()), v(n as u32 + 1));
-    transactions.prepare(v(1), (1..MOST_TAKEN_BACK).map(write));
-    let mut cluster = healthy(2, 2);
-    cluster.restore_transactions(transactions.clone());
-    assert!(!cluster.is_taking_back_much());
-    transactions.prepare(v(0), [(id("last"), v(0))]);
-    cluster.restore_transactions(transactions);
-    assert!(cluster.is_taking_back_much());
+    let many = Event::Prepared { name: v(1), writes: (1..MOST_TAKEN_BACK).map(write).collect() };
+    assert!(!start_on(logged([many.clone()]), Trust::Whole, 2).is_taking_back_much());
+    let one_more = Event::Prepared { name: v(0), writes: vec![(id("last"), v(0))] };
+    assert!(start_on(logged([many, one_more]), Trust::Whole, 2).is_taking_back_much());
 }
 
 #[test]

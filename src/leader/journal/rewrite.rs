@@ -13,11 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
-use super::LOG_FILE;
-use super::event::{Event, encode_commit};
 use super::recover::Reading;
+use super::{LOG_FILE, Record, record};
 use crate::cluster::knowledge::Trust;
-use crate::cluster::mapping::SHARDS;
+use crate::cluster::state::Event;
 use crate::durable::DiskFile;
 use crate::durable::hands::Hands;
 use crate::durable::record_log::{FIRST_FRAME, LogError, Place, RecordLog, Replacement};
@@ -133,7 +132,7 @@ impl Work {
         while at < until {
             let bad = |reason| LogError::BadRecord { file: LOG_FILE.to_owned(), offset: at, reason };
             let mut take = |record: &[u8]| {
-                reading.take(Event::decode(record).map_err(bad)?);
+                reading.take(Record::decode(record).map_err(bad)?);
                 Ok(())
             };
             at = self.place.read(&*file, (at, until), SLICE_BYTES, &mut take)?;
@@ -143,8 +142,8 @@ impl Work {
             }
         }
         // A log that is not whole is read with care at a start, and what it says has to stay as it was said.
-        let is_whole = reading.trust == Trust::Whole && !reading.old;
-        if !is_whole || reading.records * 2 <= reading.live() * 3 {
+        let is_whole = reading.believed() == Trust::Whole && !reading.old;
+        if !is_whole || reading.records * 2 <= reading.state.events() * 3 {
             return Ok(None);
         }
         let mut next = self.place.replacement()?;
@@ -170,7 +169,7 @@ impl Work {
         file: &dyn DiskFile,
         mut copied: u64,
     ) -> Result<u64, LogError> {
-        for (n, record) in live_records(reading, reading.trust).enumerate() {
+        for (n, record) in live_records(reading, reading.believed()).enumerate() {
             next.push(&record)?;
             if n % SLICE_RECORDS == 0 {
                 tokio::task::yield_now().await;
@@ -192,39 +191,27 @@ impl Work {
     }
 }
 
-/// What a log has to say to be read as this one was, but for what is outdated. The messages are never in memory as
-/// records all at once.
+/// What a log has to say to be read as this one was, but for what is outdated, where `trust` is how far it is believed.
+/// The messages are never in memory as records all at once.
 pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Item = Vec<u8>> {
-    let mut head = Vec::new();
-    for mut began in reading.began.values().cloned() {
-        if let Event::Began { reign, trust: before, .. } = &mut began
-            && reading.last.as_ref().is_some_and(|(last, ..)| last == reign)
-        {
-            *before = trust;
+    let (state, writer) = (&reading.state, reading.writer.as_ref());
+    let is_whole = trust == Trust::Whole && !reading.old;
+    let whole = is_whole.then(|| bytes(|out| Record::Whole(state.mapping().newest_committed()).encode(out)));
+    // Behind the beginnings, which say how far what is before is believed.
+    let mut whole = whole.filter(|_| writer.is_some());
+    let records = state.snapshot().flat_map(move |event| match (&event, writer) {
+        (Event::Began { reign, run, .. }, Some(last)) if state.last() == Some(*reign) => {
+            let (boot_id, io_mode) = (last.boot_id.clone(), last.io_mode);
+            let began = Record::Began { reign: *reign, run: *run, boot_id, io_mode, trust };
+            [Some(bytes(|out| began.encode(out))), whole.take()]
         }
-        head.push(began);
-    }
-    head.extend(reading.members.iter().cloned().map(Event::Member));
-    head.extend(reading.removed.iter().copied().map(Event::Removed));
-    head.extend(reading.draining.iter().map(|&node| Event::Draining { node, on: true }));
-    head.extend(reading.tolerance.map(Event::Tolerance));
-    head.push(Event::Horizon(reading.mapping.horizon()));
-    if trust == Trust::Whole && !reading.old {
-        head.push(Event::Whole(reading.mapping.newest_committed()));
-    }
-    for (name, writes, aborted) in reading.transactions.told() {
-        head.push(Event::Prepared { name, writes });
-        head.extend(aborted.then_some(Event::Aborted { name }));
-    }
-    let head = head.into_iter().map(|event| {
-        let mut record = Vec::new();
-        event.encode(&mut record);
-        record
+        _ => [Some(bytes(|out| record::encode(&event, out))), None],
     });
-    let commits = (0..SHARDS).flat_map(|part| reading.mapping.records(part)).map(|(key, found)| {
-        let mut record = Vec::new();
-        encode_commit(&key.id(), &found.record, &found.set.holders, &mut record);
-        record
-    });
-    head.chain(commits)
+    records.flatten()
+}
+
+fn bytes(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(&mut out);
+    out
 }

@@ -78,7 +78,7 @@ impl Membership {
         let hearing = {
             let cluster = self.coordinator.cluster();
             let Some(reign) = cluster.reign() else { return not_now("the epoch is over already") };
-            let run = self.runs.lock().unwrap_or_else(PoisonError::into_inner).get(&past.epoch).copied();
+            let run = cluster.state().runs().get(&past.epoch).copied();
             let is_member = cluster.registry.get(member.id).is_some_and(|node| node.member.uuid == member.uuid);
             let (trust, served) = (cluster.trust(), self.coordinator.has_served());
             Hearing { reign, run, member: is_member, trust, served }

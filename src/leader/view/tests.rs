@@ -8,8 +8,9 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::mapping::{Commit, Mapping};
+use crate::cluster::mapping::Commit;
 use crate::cluster::registry::Traits;
+use crate::cluster::state::{Event, State};
 use crate::durable::Disk;
 use crate::durable::hands::Hands;
 use crate::durable::sim::{Fault, MemDisk, Op};
@@ -78,7 +79,7 @@ proptest! {
     fn the_file_is_what_the_index_says(steps in proptest::collection::vec(step(), 1..120)) {
         let disk = MemDisk::new();
         let mut view = View::new(disk.folder(Path::new(PATH)).unwrap());
-        let index = Mutex::new(Cluster::new(2, Mapping::new(1), Trust::Whole));
+        let index = Mutex::new(Cluster::new(2, State::new(1), Trust::Whole));
         let mut pending = BTreeSet::new();
         let mut anew = true;
         for (sequence, step) in (1u32..).zip(steps) {
@@ -87,18 +88,18 @@ proptest! {
                 Step::Set(n, nodes) => {
                     let holders = nodes.into_iter().map(NodeId).collect();
                     let record = CopyRecord { version, length: 1, crc: 1 };
-                    index.cluster().apply(&Commit { id: id(n), record, holders });
+                    index.cluster().apply(&Event::Commit(Commit { id: id(n), record, holders }));
                     pending.insert(id(n));
                 }
                 Step::Delete(n) => {
                     let holders = [NodeId(1)].into_iter().collect();
-                    index.cluster().apply(&Commit { id: id(n), record: CopyRecord::tombstone(version), holders });
+                    index.cluster().apply(&Event::Commit(Commit { id: id(n), record: CopyRecord::tombstone(version), holders }));
                     pending.insert(id(n));
                 }
                 Step::Forget(n) => {
                     let version = index.cluster().mapping().newest(&id(n)).map(|found| found.record.version);
                     if let Some(version) = version {
-                        index.cluster().forget(&id(n), version);
+                        index.cluster().apply(&Event::Forgotten { id: id(n), version });
                         pending.insert(id(n));
                     }
                 }
@@ -120,10 +121,14 @@ proptest! {
 fn a_changed_line_costs_no_look_at_the_others() {
     let disk = MemDisk::new();
     let mut view = View::new(disk.folder(Path::new(PATH)).unwrap());
-    let index = Mutex::new(Cluster::new(2, Mapping::new(1), Trust::Whole));
+    let index = Mutex::new(Cluster::new(2, State::new(1), Trust::Whole));
     let put = |sequence, n, node| {
         let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 1, crc: 1 };
-        index.cluster().apply(&Commit { id: id(n), record, holders: [NodeId(node)].into_iter().collect() });
+        index.cluster().apply(&Event::Commit(Commit {
+            id: id(n),
+            record,
+            holders: [NodeId(node)].into_iter().collect(),
+        }));
     };
     (0..40).for_each(|n| put(1, n, 1));
     view.rewrite(&index).unwrap();
@@ -198,7 +203,8 @@ async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
         cluster.registry.remember(member, Duration::ZERO);
         cluster.registry.join(NodeId(heard), 1, Traits::default(), Duration::ZERO);
         if cluster.reign().is_none() {
-            cluster.begin(Reign { cluster_id: Uuid([2; 16]), epoch: Epoch(1) });
+            let reign = Reign { cluster_id: Uuid([2; 16]), epoch: Epoch(1) };
+            cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
         }
         cluster.inventory_begins(NodeId(heard), 1);
         cluster.inventory_ends(NodeId(heard), 1, 0).unwrap();

@@ -2,158 +2,154 @@
 
 use crate::cluster::knowledge::Trust;
 use crate::cluster::mapping::Commit;
+use crate::cluster::state::Event;
 use crate::seeded::{self, Bug};
 use crate::types::{
     CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, Member, MessageId, NodeId, Reign, Removed, Uuid, Version,
 };
 
-/// Something that became true.
+/// A record of the log: something that is true of the register, or of this file alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A leader began to reign. Always synced.
+pub enum Record {
+    /// Something became true.
+    Event(Event),
+    /// A leader began to reign, and this is how it writes into this file. Always synced.
     Began {
         /// Its cluster and epoch.
         reign: Reign,
-        /// Random, one a leader process: tells two leaders with copies of one log apart.
+        /// Random, one a leader process.
         run: u64,
         /// The boot of the machine that it runs in.
         boot_id: String,
         /// Whether every batch is synced from here on.
         io_mode: IoMode,
-        /// What the log said of itself before.
+        /// How far it believed what is before.
         trust: Trust,
     },
-    /// A node was accepted, or has a new address. Always synced.
-    Member(Member),
-    /// A version of a message became true, or its deletion.
-    Commit(Commit),
-    /// Several versions became true at once: a transaction.
-    Commits(Vec<Commit>),
-    /// A transaction is about to send copies: none of these versions is true until all of them are.
-    Prepared {
-        /// Its name: the first of its versions.
-        name: Version,
-        /// Its ids with their versions.
-        writes: Vec<(MessageId, Version)>,
-    },
-    /// A transaction never becomes true. Always synced, since what was true before is written again behind it.
-    Aborted {
-        /// Its name.
-        name: Version,
-    },
-    /// Every member has confirmed a deletion: its tombstone is not needed any more. Always synced, since a power
-    /// cut may bring back what a member has removed, and then this says that it is old.
-    Forgotten {
-        /// The deleted id.
-        id: MessageId,
-        /// The deletion's version.
-        version: Version,
-    },
-    /// The newest version that a deletion was forgotten of; what a rewritten log keeps of them.
-    Horizon(Version),
     /// All that nodes had reported is in the log: it is whole again, and nodes were told of commits up to this
     /// version. Always synced.
     Whole(Version),
-    /// A node is to be emptied, or not any more. Always synced.
-    Draining {
-        /// Which.
-        node: NodeId,
-        /// Whether.
-        on: bool,
-    },
-    /// A member is none any more, and its folder never will be. Always synced.
-    Removed(Removed),
-    /// On how many nodes a message is kept from here on. Always synced.
-    Tolerance(u8),
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
 
-impl Event {
+/// Whether an event is put on stable storage even in buffered mode. That a deletion is forgotten is: a power cut may
+/// bring back what a member has removed, and then this says that it is old. So is that a transaction never becomes
+/// true: what was true before is written again behind it.
+pub(super) fn is_synced(event: &Event) -> bool {
+    match event {
+        Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. } => false,
+        Event::Began { .. } => !seeded::active(Bug::EpochNotSynced),
+        _ => true,
+    }
+}
+
+/// Appends the bytes of an event's record: a kind, then fixed fields in little endian, then text to the end. A beginning
+/// has to say something of the file, too: that it believes all that is before, and leaves nothing to the page cache.
+pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
+    match event {
+        Event::Began { reign, run, hears_all } => {
+            let trust = if *hears_all { Trust::Nothing } else { Trust::Whole };
+            encode_began(*reign, *run, "", IoMode::Unbuffered, trust, out);
+        }
+        Event::Member(member) => {
+            out.push(2);
+            out.extend_from_slice(&member.id.0.to_le_bytes());
+            out.extend_from_slice(&member.uuid.0);
+            out.extend_from_slice(member.address.as_bytes());
+        }
+        Event::Commit(commit) => {
+            out.push(3);
+            encode_copies(&commit.record, &commit.holders, out);
+            out.extend_from_slice(commit.id.as_bytes());
+        }
+        Event::Forgotten { id, version } => {
+            out.push(6);
+            out.extend_from_slice(&version.0.to_le_bytes());
+            out.extend_from_slice(id.as_bytes());
+        }
+        Event::Horizon(version) => {
+            out.push(7);
+            out.extend_from_slice(&version.0.to_le_bytes());
+        }
+        Event::Draining { node, on } => {
+            out.extend_from_slice(&[8, u8::from(*on)]);
+            out.extend_from_slice(&node.0.to_le_bytes());
+        }
+        Event::Commits(commits) => {
+            out.push(9);
+            for commit in commits {
+                encode_copies(&commit.record, &commit.holders, out);
+                encode_short_id(&commit.id, out);
+            }
+        }
+        Event::Prepared { name, writes } => {
+            out.push(10);
+            out.extend_from_slice(&name.0.to_le_bytes());
+            for (id, version) in writes {
+                out.extend_from_slice(&version.0.to_le_bytes());
+                encode_short_id(id, out);
+            }
+        }
+        Event::Aborted { name } => {
+            out.push(11);
+            out.extend_from_slice(&name.0.to_le_bytes());
+        }
+        Event::Removed(Removed { id, uuid }) => {
+            out.push(12);
+            out.extend_from_slice(&id.0.to_le_bytes());
+            out.extend_from_slice(&uuid.0);
+        }
+        Event::Tolerance(tolerance) => out.extend_from_slice(&[14, *tolerance]),
+    }
+}
+
+fn encode_began(reign: Reign, run: u64, boot_id: &str, io_mode: IoMode, trust: Trust, out: &mut Vec<u8>) {
+    out.push(1);
+    out.extend_from_slice(&reign.cluster_id.0);
+    out.extend_from_slice(&reign.epoch.0.to_le_bytes());
+    out.extend_from_slice(&run.to_le_bytes());
+    out.push(match io_mode {
+        IoMode::Buffered => 0,
+        IoMode::Unbuffered => 1,
+    });
+    out.push(match trust {
+        Trust::Whole => 0,
+        Trust::MayLackItsEnd => 1,
+        Trust::Nothing => 2,
+    });
+    out.extend_from_slice(boot_id.as_bytes());
+}
+
+impl Record {
     /// Whether it is put on stable storage even in buffered mode.
     pub(super) fn is_synced(&self) -> bool {
         match self {
-            Self::Commit(_) | Self::Commits(_) | Self::Prepared { .. } => false,
+            Self::Event(event) => is_synced(event),
             Self::Began { .. } => !seeded::active(Bug::EpochNotSynced),
-            _ => true,
+            Self::Whole(_) | Self::Closed => true,
         }
     }
 
-    /// Appends the record's bytes: a kind, then fixed fields in little endian, then text to the end.
+    /// Appends the record's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Event(event) => encode(event, out),
             Self::Began { reign, run, boot_id, io_mode, trust } => {
-                out.push(1);
-                out.extend_from_slice(&reign.cluster_id.0);
-                out.extend_from_slice(&reign.epoch.0.to_le_bytes());
-                out.extend_from_slice(&run.to_le_bytes());
-                out.push(match io_mode {
-                    IoMode::Buffered => 0,
-                    IoMode::Unbuffered => 1,
-                });
-                out.push(match trust {
-                    Trust::Whole => 0,
-                    Trust::MayLackItsEnd => 1,
-                    Trust::Nothing => 2,
-                });
-                out.extend_from_slice(boot_id.as_bytes());
+                encode_began(*reign, *run, boot_id, *io_mode, *trust, out);
             }
-            Self::Member(member) => {
-                out.push(2);
-                out.extend_from_slice(&member.id.0.to_le_bytes());
-                out.extend_from_slice(&member.uuid.0);
-                out.extend_from_slice(member.address.as_bytes());
-            }
-            Self::Commit(commit) => encode_commit(&commit.id, &commit.record, &commit.holders, out),
             Self::Whole(version) => {
                 out.push(4);
                 out.extend_from_slice(&version.0.to_le_bytes());
             }
             Self::Closed => out.push(5),
-            Self::Forgotten { id, version } => {
-                out.push(6);
-                out.extend_from_slice(&version.0.to_le_bytes());
-                out.extend_from_slice(id.as_bytes());
-            }
-            Self::Horizon(version) => {
-                out.push(7);
-                out.extend_from_slice(&version.0.to_le_bytes());
-            }
-            Self::Draining { node, on } => {
-                out.extend_from_slice(&[8, u8::from(*on)]);
-                out.extend_from_slice(&node.0.to_le_bytes());
-            }
-            Self::Commits(commits) => {
-                out.push(9);
-                for commit in commits {
-                    encode_record(&commit.record, &commit.holders, out);
-                    encode_short_id(&commit.id, out);
-                }
-            }
-            Self::Prepared { name, writes } => {
-                out.push(10);
-                out.extend_from_slice(&name.0.to_le_bytes());
-                for (id, version) in writes {
-                    out.extend_from_slice(&version.0.to_le_bytes());
-                    encode_short_id(id, out);
-                }
-            }
-            Self::Aborted { name } => {
-                out.push(11);
-                out.extend_from_slice(&name.0.to_le_bytes());
-            }
-            Self::Removed(Removed { id, uuid }) => {
-                out.push(12);
-                out.extend_from_slice(&id.0.to_le_bytes());
-                out.extend_from_slice(&uuid.0);
-            }
-            Self::Tolerance(tolerance) => out.extend_from_slice(&[14, *tolerance]),
         }
     }
 
     /// Reads a record's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let mut fields = Fields(bytes);
+        let event = |event| Ok(Self::Event(event));
         match fields.array::<1>()?[0] {
             1 => Ok(Self::Began {
                 reign: Reign { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
@@ -172,32 +168,32 @@ impl Event {
                 },
                 boot_id: fields.text()?.to_owned(),
             }),
-            2 => Ok(Self::Member(Member {
+            2 => event(Event::Member(Member {
                 id: NodeId(fields.u32()?),
                 uuid: Uuid(fields.array()?),
                 address: fields.text()?.to_owned(),
             })),
             3 => {
-                let (record, holders) = fields.record()?;
+                let (record, holders) = fields.copies()?;
                 let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
-                Ok(Self::Commit(Commit { id, record, holders }))
+                event(Event::Commit(Commit { id, record, holders }))
             }
             4 => Ok(Self::Whole(fields.version()?)),
             5 => Ok(Self::Closed),
             6 => {
                 let version = fields.version()?;
                 let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
-                Ok(Self::Forgotten { id, version })
+                event(Event::Forgotten { id, version })
             }
-            7 => Ok(Self::Horizon(fields.version()?)),
-            8 => Ok(Self::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
+            7 => event(Event::Horizon(fields.version()?)),
+            8 => event(Event::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
             9 => {
                 let mut commits = Vec::new();
                 while !fields.0.is_empty() {
-                    let (record, holders) = fields.record()?;
+                    let (record, holders) = fields.copies()?;
                     commits.push(Commit { id: fields.short_id()?, record, holders });
                 }
-                Ok(Self::Commits(commits))
+                event(Event::Commits(commits))
             }
             10 => {
                 let (name, mut writes) = (fields.version()?, Vec::new());
@@ -205,12 +201,12 @@ impl Event {
                     let version = fields.version()?;
                     writes.push((fields.short_id()?, version));
                 }
-                Ok(Self::Prepared { name, writes })
+                event(Event::Prepared { name, writes })
             }
-            11 => Ok(Self::Aborted { name: fields.version()? }),
-            12 => Ok(Self::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
+            11 => event(Event::Aborted { name: fields.version()? }),
+            12 => event(Event::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
             14 => match fields.array::<1>()?[0] {
-                tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => Ok(Self::Tolerance(tolerance)),
+                tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => event(Event::Tolerance(tolerance)),
                 other => Err(format!("a tolerance of {other}")),
             },
             other => Err(format!("a record of kind {other}, which this version does not know; use a newer hatokuse")),
@@ -218,13 +214,7 @@ impl Event {
     }
 }
 
-pub(super) fn encode_commit(id: &MessageId, record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
-    out.push(3);
-    encode_record(record, holders, out);
-    out.extend_from_slice(id.as_bytes());
-}
-
-fn encode_record(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
+fn encode_copies(record: &CopyRecord, holders: &[NodeId], out: &mut Vec<u8>) {
     out.extend_from_slice(&record.version.0.to_le_bytes());
     out.extend_from_slice(&record.length.to_le_bytes());
     out.extend_from_slice(&record.crc.to_le_bytes());
@@ -264,7 +254,7 @@ impl<'a> Fields<'a> {
         Ok(Version(u64::from_le_bytes(self.array()?)))
     }
 
-    fn record(&mut self) -> Result<(CopyRecord, Holders), String> {
+    fn copies(&mut self) -> Result<(CopyRecord, Holders), String> {
         let record = CopyRecord { version: self.version()?, length: self.u32()?, crc: self.u32()? };
         let count = self.array::<1>()?[0] as usize;
         if count == 0 || count > MAX_TOLERANCE {
@@ -298,10 +288,10 @@ mod tests {
     use crate::leader::transaction::{MOST_ID_BYTES, MOST_IDS};
     use crate::types::MAX_ID_BYTES;
 
-    fn there_and_back(event: &Event) -> Result<Event, String> {
+    fn there_and_back(record: &Record) -> Result<Record, String> {
         let mut bytes = Vec::new();
-        event.encode(&mut bytes);
-        Event::decode(&bytes)
+        record.encode(&mut bytes);
+        Record::decode(&bytes)
     }
 
     fn ids() -> impl Strategy<Value = MessageId> {
@@ -336,19 +326,19 @@ mod tests {
                 Event::Tolerance(1 + (version.0 % 7) as u8),
                 Event::Commits(commits),
             ];
-            for event in events {
-                prop_assert_eq!(there_and_back(&event), Ok(event.clone()));
+            for record in events.map(Record::Event) {
+                prop_assert_eq!(there_and_back(&record), Ok(record.clone()));
                 let mut bytes = Vec::new();
-                event.encode(&mut bytes);
+                record.encode(&mut bytes);
                 bytes.truncate(cut.index(bytes.len()));
-                prop_assert_ne!(Event::decode(&bytes), Ok(event));
+                prop_assert_ne!(Record::decode(&bytes), Ok(record));
             }
         }
 
         #[test]
         fn no_bytes_are_too_strange_to_be_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok(event) = Event::decode(&bytes) {
-                prop_assert_eq!(there_and_back(&event), Ok(event));
+            if let Ok(record) = Record::decode(&bytes) {
+                prop_assert_eq!(there_and_back(&record), Ok(record));
             }
         }
     }
@@ -359,17 +349,20 @@ mod tests {
         let id = MessageId::from_bytes(&[0xff; MOST_ID_BYTES / MOST_IDS]).unwrap();
         let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
         let mut bytes = Vec::new();
-        Event::Commits(vec![commit; MOST_IDS]).encode(&mut bytes);
+        encode(&Event::Commits(vec![commit; MOST_IDS]), &mut bytes);
         assert!(bytes.len() <= LONGEST, "{} bytes", bytes.len());
     }
 
     #[test]
     fn records_of_earlier_versions_are_read() {
-        let commit = |bytes: &[u8]| Event::decode(bytes);
+        let commit = |bytes: &[u8]| Record::decode(bytes);
         let bytes = b"\x03\x07\0\0\0\x01\0\0\0\x05\0\0\0\x63\0\0\0\x02\x01\0\0\0\x02\0\0\0a/b";
         let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
         let holders = [NodeId(1), NodeId(2)].into_iter().collect();
-        assert_eq!(commit(bytes), Ok(Event::Commit(Commit { id: "a/b".parse().unwrap(), record, holders })));
+        assert_eq!(
+            commit(bytes),
+            Ok(Record::Event(Event::Commit(Commit { id: "a/b".parse().unwrap(), record, holders })))
+        );
         assert!(commit(b"\x0d").unwrap_err().contains("use a newer hatokuse"));
     }
 }

@@ -1,0 +1,225 @@
+//! What is true of the register, as the log of its leader says it, and nothing else.
+//!
+//! [`State::apply`] is the one meaning of an [`Event`]: for a leader that has just logged it, for one that reads its
+//! log at a start, for the thread that rewrites a log, and for every replica. It is deterministic: who is alive, what
+//! the clock says and what nodes hold are no part of it. What [`State::snapshot`] gives leads to the same state.
+//!
+//! Two things lie in the index beside what is true, and are no part of it: which copies were found to be bad, and
+//! where the lines of the readable view are. They are this leader's own, and lost with it.
+
+mod event;
+pub mod prepared;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smallvec::SmallVec;
+
+pub use self::event::{Event, Runs};
+use self::prepared::{Groups, Standing};
+use super::mapping::{Committed, Mapping, SHARDS};
+use crate::seeded::{self, Bug};
+use crate::types::{CopyRecord, Holders, Member, NodeId, Reign, Removed, Version};
+
+/// What applying an [`Event`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// It is so now.
+    Done,
+    /// What became true before stands in its way: nothing changed.
+    Ignored,
+    /// What each of its commits did, in their order.
+    Committed(SmallVec<[Committed; 1]>),
+    /// This was in the index, on these nodes, and is not any more.
+    Forgotten(CopyRecord, Holders),
+}
+
+impl Applied {
+    /// What each commit did; nothing, if the event had none.
+    pub fn committed(self) -> SmallVec<[Committed; 1]> {
+        match self {
+            Self::Committed(all) => all,
+            _ => SmallVec::new(),
+        }
+    }
+}
+
+/// Everything that is true.
+#[derive(Debug)]
+pub struct State {
+    /// The committed messages.
+    pub(super) mapping: Mapping,
+    members: BTreeMap<NodeId, Member>,
+    removed: BTreeSet<Removed>,
+    draining: BTreeSet<NodeId>,
+    prepared: Groups<Standing>,
+    tolerance: Option<u8>,
+    last: Option<Reign>,
+    runs: Runs,
+}
+
+impl State {
+    /// That of a register which has just been founded. `seed` keeps others from choosing ids that collide in the index.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            mapping: Mapping::new(seed),
+            members: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            prepared: Groups::default(),
+            tolerance: None,
+            last: None,
+            runs: Runs::new(),
+        }
+    }
+
+    /// The committed messages.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// The members, each as last told, ascending by id.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// Those that are members no more.
+    pub fn removed(&self) -> &BTreeSet<Removed> {
+        &self.removed
+    }
+
+    /// Members that are to be emptied.
+    pub fn draining(&self) -> &BTreeSet<NodeId> {
+        &self.draining
+    }
+
+    /// Transactions without an end.
+    pub fn prepared(&self) -> &Groups<Standing> {
+        &self.prepared
+    }
+
+    /// On how many nodes a message is kept, if anything was said of it.
+    pub fn tolerance(&self) -> Option<usize> {
+        self.tolerance.map(usize::from)
+    }
+
+    /// The last reign, if there ever was one.
+    pub fn last(&self) -> Option<Reign> {
+        self.last
+    }
+
+    /// The leader process of every epoch, from the last one on that had to hear every member.
+    pub fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// A leader was told that this version was committed, whatever became of it since.
+    pub fn note_committed(&mut self, version: Version) {
+        self.mapping.note_committed(version);
+    }
+
+    /// Counts messages that have no ids; see [`Mapping::count_in`].
+    #[doc(hidden)]
+    pub fn count_in(&mut self, holders: Holders, messages: u64, bytes: u64) {
+        self.mapping.count_in(holders, messages, bytes);
+    }
+
+    /// Makes an event true.
+    pub fn apply(&mut self, event: &Event) -> Applied {
+        match event {
+            Event::Began { reign, run, hears_all } => {
+                if *hears_all {
+                    self.runs.clear();
+                    self.prepared.forget(|_, standing| standing != Standing::Aborted);
+                }
+                self.runs.insert(reign.epoch, *run);
+                self.last = Some(*reign);
+            }
+            // One that joined in the moment in which it was removed stays removed.
+            Event::Member(member) if self.is_removed(member) => return Applied::Ignored,
+            Event::Member(member) => drop(self.members.insert(member.id, member.clone())),
+            Event::Removed(removed) => {
+                let known = self.members.values().find(|member| member.uuid == removed.uuid).map(|member| member.id);
+                if let Some(id) = known {
+                    self.members.remove(&id);
+                    self.draining.remove(&id);
+                }
+                if !self.removed.insert(*removed) {
+                    return Applied::Ignored;
+                }
+            }
+            Event::Draining { node, .. } if !self.members.contains_key(node) => return Applied::Ignored,
+            Event::Draining { node, on: true } => drop(self.draining.insert(*node)),
+            Event::Draining { node, on: false } => drop(self.draining.remove(node)),
+            Event::Commit(_) | Event::Commits(_) => return self.commit(event.commits()),
+            Event::Prepared { name, writes } => {
+                if !seeded::active(Bug::TransactionTorn) {
+                    self.prepared.begin(*name, Standing::Open, writes.iter().cloned());
+                }
+            }
+            Event::Aborted { name } => self.prepared.set(*name, Standing::Aborted),
+            Event::Forgotten { id, version } => {
+                let record = self.mapping.newest(id).map(|found| found.record);
+                return match (self.mapping.forget(id, *version), record) {
+                    (Some(holders), Some(record)) => Applied::Forgotten(record, holders),
+                    _ => Applied::Ignored,
+                };
+            }
+            Event::Horizon(version) => self.mapping.raise_horizon(*version),
+            Event::Tolerance(tolerance) => self.tolerance = Some(*tolerance),
+        }
+        Applied::Done
+    }
+
+    fn is_removed(&self, member: &Member) -> bool {
+        self.removed.iter().any(|removed| removed.uuid == member.uuid)
+    }
+
+    fn commit(&mut self, commits: &[super::mapping::Commit]) -> Applied {
+        let forward = |standing| if standing == Standing::Open { Standing::Forward } else { standing };
+        let one = |commit| {
+            let committed = self.mapping.apply(commit);
+            self.prepared.hear(commit, forward);
+            committed
+        };
+        Applied::Committed(commits.iter().map(one).collect())
+    }
+
+    /// How many events a [`snapshot`](Self::snapshot) has, or about so many.
+    pub fn events(&self) -> u64 {
+        self.mapping.len() + self.mapping.tombstones() + (self.members.len() + self.removed.len()) as u64
+    }
+
+    /// Events that lead from nothing to this state. Those of the messages are made one by one.
+    pub fn snapshot(&self) -> impl Iterator<Item = Event> {
+        let cluster_id = self.last.map(|last| last.cluster_id).unwrap_or_default();
+        let began = self.runs.iter().map(move |(&epoch, &run)| {
+            let reign = Reign { cluster_id, epoch };
+            Event::Began { reign, run, hears_all: false }
+        });
+        let members = self.members.values().cloned().map(Event::Member);
+        let removed = self.removed.iter().copied().map(Event::Removed);
+        let draining = self.draining.iter().map(|&node| Event::Draining { node, on: true });
+        let tolerance = self.tolerance.map(Event::Tolerance);
+        let horizon = std::iter::once(Event::Horizon(self.mapping.horizon()));
+        let transactions = self.prepared.all(|standing| standing != Standing::Forward);
+        let transactions = transactions.into_iter().flat_map(|(name, writes)| {
+            let aborted = self.prepared.standing(name) == Some(Standing::Aborted);
+            [Some(Event::Prepared { name, writes }), aborted.then_some(Event::Aborted { name })].into_iter().flatten()
+        });
+        let commits = (0..SHARDS).flat_map(|part| self.mapping.records(part)).map(|(key, found)| {
+            Event::Commit(super::mapping::Commit {
+                id: key.id(),
+                record: found.record,
+                holders: found.set.holders.clone(),
+            })
+        });
+        began
+            .chain(members)
+            .chain(removed)
+            .chain(draining)
+            .chain(tolerance)
+            .chain(horizon)
+            .chain(transactions)
+            .chain(commits)
+    }
+}
