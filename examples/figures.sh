@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of README and docs/bench.md again: hatokuse, tolerance 3 on 3 nodes, and in turn with it, where it is
+# The figures beside Redis in docs/bench.md again: hatokuse, tolerance 3 on 3 nodes, and in turn with it, where it is
 # installed, Redis with two replicas. Every setting RUNS times, alternating; prints medians and ratios.
 #   usage: examples/figures.sh [FOLDER]      the runs' JSON goes there (default: a temporary folder)
 #   knobs: HATOKUSE=target/release/hatokuse  RUNS=5  SECS=4  LAYOUT=text  PORT=7401  TMPDIR=/tmp (the disk that is measured)
