@@ -44,6 +44,8 @@ pub mod leader;
 #[doc(hidden)]
 pub mod local_nodes;
 #[doc(hidden)]
+pub mod lock;
+#[doc(hidden)]
 pub mod logs;
 #[doc(hidden)]
 pub mod node;

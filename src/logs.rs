@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -26,6 +26,7 @@ use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::lock::Lock;
 use crate::telemetry::{EventRing, escaped, time_of_day};
 use crate::types::EventLine;
 
@@ -111,7 +112,7 @@ pub fn init(look: Look, file: Option<&Path>, screen: bool, ring: EventRing) -> a
     if let Some(path) = file {
         let opened = append_to(path)
             .with_context(|| format!("cannot write the log file {}: choose another --log-file", path.display()))?;
-        let log = LOG_FILE.get_or_init(|| LogFile { path: path.to_owned(), file: Mutex::new(opened) });
+        let log = LOG_FILE.get_or_init(|| LogFile { path: path.to_owned(), file: Lock::new(opened) });
         layers.push(line_layer(form, || log.now(), filter()?));
     }
     tracing_subscriber::registry().with(layers).try_init().context("logging was set up twice")
@@ -130,12 +131,12 @@ static LOG_FILE: OnceLock<LogFile> = OnceLock::new();
 #[derive(Debug)]
 struct LogFile {
     path: PathBuf,
-    file: Mutex<Arc<File>>,
+    file: Lock<Arc<File>>,
 }
 
 impl LogFile {
     fn now(&self) -> Arc<File> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.file.lock().clone()
     }
 }
 
@@ -148,7 +149,7 @@ pub fn reopen() {
     let Some(log) = LOG_FILE.get() else { return };
     match append_to(&log.path) {
         Ok(file) => {
-            *log.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+            *log.file.lock() = file;
             tracing::info!("the log file was opened anew");
         }
         Err(error) => tracing::error!(
@@ -365,11 +366,11 @@ mod tests {
 
     /// A writer that remembers.
     #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
+    struct Memory(Arc<Lock<Vec<u8>>>);
 
     impl io::Write for Memory {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -379,7 +380,7 @@ mod tests {
 
     impl Memory {
         fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+            String::from_utf8(self.0.lock().clone()).unwrap()
         }
     }
 

@@ -8,12 +8,13 @@ pub mod repeats;
 pub mod served;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::lock::Lock;
 use crate::types::{EventLine, RateView};
 
 /// How many events an [`EventRing`] keeps; an older one makes room for a newer one.
@@ -24,11 +25,6 @@ pub const EVENT_CHARS: usize = 1000;
 
 /// One hour in microseconds: what took longer is counted as this.
 const LONGEST_MICROS: u64 = 3_600_000_000;
-
-/// A counter cannot make the program wrong, so a panic of another holder does not stop the counting.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The stretch of time that a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +37,7 @@ pub struct Period {
 
 /// Counts one kind of work, and how long it took.
 pub struct Meter {
-    latencies: Mutex<Histogram<u64>>,
+    latencies: Lock<Histogram<u64>>,
     errors: AtomicU64,
     total: AtomicU64,
 }
@@ -51,12 +47,12 @@ impl Meter {
     pub fn new() -> Self {
         // Two digits: a percentile is at most 1 % off, and a meter is some 20 KiB, cheap to reset.
         let latencies = Histogram::new_with_max(LONGEST_MICROS, 2).expect("bounds are constants within the limits");
-        Self { latencies: Mutex::new(latencies), errors: AtomicU64::new(0), total: AtomicU64::new(0) }
+        Self { latencies: Lock::new(latencies), errors: AtomicU64::new(0), total: AtomicU64::new(0) }
     }
 
     /// `n` operations were done, and each took `elapsed`.
     pub fn record(&self, elapsed: Duration, n: u64) {
-        lock(&self.latencies).saturating_record_n(micros(elapsed), n);
+        self.latencies.lock().saturating_record_n(micros(elapsed), n);
         self.total.fetch_add(n, Ordering::Relaxed);
     }
 
@@ -72,7 +68,7 @@ impl Meter {
 
     /// What happened since the last `roll`, `period` ago; counting starts anew.
     pub fn roll(&self, period: Duration) -> RateView {
-        let mut latencies = lock(&self.latencies);
+        let mut latencies = self.latencies.lock();
         let view = rates(&latencies, self.errors.swap(0, Ordering::Relaxed), period);
         latencies.reset();
         view
@@ -80,7 +76,7 @@ impl Meter {
 
     /// What happened since the last `roll`, `period` ago; counting goes on.
     pub fn peek(&self, period: Duration) -> RateView {
-        rates(&lock(&self.latencies), self.errors.load(Ordering::Relaxed), period)
+        rates(&self.latencies.lock(), self.errors.load(Ordering::Relaxed), period)
     }
 
     /// [`roll`](Self::roll) at the end of a full period, [`peek`](Self::peek) within one.
@@ -154,7 +150,7 @@ impl History {
 /// The last [`EVENTS_KEPT`] events; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct EventRing {
-    events: Arc<Mutex<VecDeque<EventLine>>>,
+    events: Arc<Lock<VecDeque<EventLine>>>,
 }
 
 impl EventRing {
@@ -168,7 +164,7 @@ impl EventRing {
         if let Some((end, _)) = event.text.char_indices().nth(EVENT_CHARS) {
             event.text.truncate(end);
         }
-        let mut events = lock(&self.events);
+        let mut events = self.events.lock();
         if events.len() == EVENTS_KEPT {
             events.pop_front();
         }
@@ -177,7 +173,7 @@ impl EventRing {
 
     /// The newest `n` events, newest last.
     pub fn last(&self, n: usize) -> Vec<EventLine> {
-        let events = lock(&self.events);
+        let events = self.events.lock();
         events.iter().skip(events.len().saturating_sub(n)).cloned().collect()
     }
 }

@@ -4,11 +4,12 @@
 //! this process is killed. Its stderr is read all the time: the ready line tells
 //! that it is ready, the last lines tell why it is not.
 
+use crate::lock::Lock;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -22,16 +23,16 @@ const LINE_BYTES: u64 = 16 << 10;
 
 /// What servers said on stderr last; shared by all processes of one role, in order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct Tail(Arc<Lock<VecDeque<String>>>);
 
 impl Tail {
     pub(super) fn text(&self) -> String {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.0.lock();
         lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
     }
 
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() == LINES {
             lines.pop_front();
         }
@@ -54,7 +55,7 @@ pub(super) struct Process {
     /// `leader`, or `node 3`.
     name: String,
     child: Child,
-    seen: Arc<(Mutex<Seen>, Condvar)>,
+    seen: Arc<(Lock<Seen>, Condvar)>,
     tail: Tail,
 }
 
@@ -66,7 +67,7 @@ impl Process {
         // Its own group: Ctrl-C is for whoever started us, who then stops the children in order.
         command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("{name} did not start: {}", program.display()))?;
-        let seen = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
+        let seen = Arc::new((Lock::new(Seen::default()), Condvar::new()));
         tail.push(format!("--- {name} started, process {}", child.id()));
         if let Some(stderr) = child.stderr.take() {
             let (seen, tail, ready) = (seen.clone(), tail.clone(), format!("{name} ready"));
@@ -80,7 +81,7 @@ impl Process {
     /// Waits for the ready line; gives its `key=value` parts.
     pub(super) fn await_ready(&mut self, deadline: Instant) -> anyhow::Result<Vec<(String, String)>> {
         let (seen, changed) = &*self.seen;
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock();
         loop {
             if let Some(line) = &seen.ready {
                 let parts = line.split_whitespace().filter_map(|part| part.split_once('='));
@@ -143,7 +144,7 @@ impl Drop for Process {
     }
 }
 
-fn read(stderr: impl Read, ready: &str, seen: &(Mutex<Seen>, Condvar), tail: &Tail) {
+fn read(stderr: impl Read, ready: &str, seen: &(Lock<Seen>, Condvar), tail: &Tail) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     while let Ok(1..) = reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
@@ -152,10 +153,10 @@ fn read(stderr: impl Read, ready: &str, seen: &(Mutex<Seen>, Condvar), tail: &Ta
         let is_ready = text.starts_with(ready);
         tail.push(text.clone());
         if is_ready {
-            seen.0.lock().unwrap_or_else(PoisonError::into_inner).ready = Some(text);
+            seen.0.lock().ready = Some(text);
             seen.1.notify_all();
         }
     }
-    seen.0.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+    seen.0.lock().ended = true;
     seen.1.notify_all();
 }

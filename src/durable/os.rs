@@ -5,6 +5,7 @@
 //! write. Nothing here decides anything: an error is handed up as it came, and
 //! no call that may have failed is made a second time.
 
+use crate::lock::Lock;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError, mpsc};
 
 use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, IFlags, Mode, OFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
@@ -409,12 +410,12 @@ type SyncJob = (usize, Box<dyn DiskFile>, mpsc::Sender<(usize, io::Result<()>)>)
 #[derive(Debug, Default)]
 struct Syncers {
     queue: Arc<SyncQueue>,
-    started: Mutex<usize>,
+    started: Lock<usize>,
 }
 
 #[derive(Debug, Default)]
 struct SyncQueue {
-    jobs: Mutex<(VecDeque<SyncJob>, bool)>,
+    jobs: Lock<(VecDeque<SyncJob>, bool)>,
     more: Condvar,
 }
 
@@ -427,7 +428,7 @@ impl Syncers {
         let mut results: Vec<_> = files.iter().map(|_| Err(io::Error::other("a sync thread ended"))).collect();
         let (answer, answers) = mpsc::channel();
         let jobs = files.into_iter().enumerate().map(|(place, file)| (place, file, answer.clone()));
-        self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner).0.extend(jobs);
+        self.queue.jobs.lock().0.extend(jobs);
         self.queue.more.notify_all();
         drop(answer);
         for (place, result) in answers {
@@ -438,7 +439,7 @@ impl Syncers {
 
     /// How many threads there are; starts them at the first call.
     fn start(&self) -> usize {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = self.started.lock();
         while *started < SYNC_THREADS {
             let queue = self.queue.clone();
             match std::thread::Builder::new().name("disk-sync".into()).spawn(move || queue.work()) {
@@ -453,7 +454,7 @@ impl Syncers {
 impl SyncQueue {
     fn work(&self) {
         loop {
-            let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut jobs = self.jobs.lock();
             let (place, file, answer) = loop {
                 if let Some(job) = jobs.0.pop_front() {
                     break job;
@@ -473,7 +474,7 @@ impl SyncQueue {
 
 impl Drop for Syncers {
     fn drop(&mut self) {
-        self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.queue.jobs.lock().1 = true;
         self.queue.more.notify_all();
     }
 }

@@ -4,11 +4,12 @@
 //! any subset of the unsynced changes may be there: of a file's content, of its record, of its names, each
 //! apart from the others. The order of everything is fixed, so one seed is one run. No real disk is touched.
 
+use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
-use self::state::{Change, Content, Entry, Inode, MemFolder, State, apply, copy_entry, copy_names, lock};
+use self::state::{Change, Content, Entry, Inode, MemFolder, State, apply, copy_entry, copy_names};
 use super::Space;
 
 mod calls;
@@ -96,7 +97,7 @@ pub mod errno {
 
 /// Disks in memory; clones of the handle are the same disks.
 #[derive(Debug, Clone, Default)]
-pub struct MemDisk(Arc<Mutex<State>>);
+pub struct MemDisk(Arc<Lock<State>>);
 
 /// How much of one unsynced change survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,7 @@ impl MemDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Disk calls so far.
@@ -195,7 +196,7 @@ impl MemDisk {
         state.inodes += 1;
         let content = Content { bytes: content.to_vec(), record: None };
         let inode = Inode { number: state.inodes, live: content.clone(), synced: content, unsynced: Vec::new() };
-        state.plant(folder, name, Entry::File(Arc::new(Mutex::new(inode))));
+        state.plant(folder, name, Entry::File(Arc::new(Lock::new(inode))));
     }
 
     /// Puts something into a folder that is no regular file.
@@ -215,7 +216,7 @@ impl MemDisk {
     pub fn rot(&self, folder: &Path, name: &str, change: impl Fn(&mut Vec<u8>)) {
         let state = self.state();
         if let Some(Entry::File(inode)) = state.folders.get(folder).and_then(|folder| folder.live.get(name)) {
-            let mut inode = lock(inode);
+            let mut inode = inode.lock();
             change(&mut inode.live.bytes);
             inode.synced.bytes = inode.live.bytes.clone();
             inode.unsynced.retain(|(_, change)| matches!(change, Change::Record(_)));
@@ -227,7 +228,7 @@ impl MemDisk {
         let state = self.state();
         let names = state.folders.get(folder).map(|folder| &folder.live);
         let content = |entry: &Entry| match entry {
-            Entry::File(inode) => Some(lock(inode).live.bytes.clone()),
+            Entry::File(inode) => Some(inode.lock().live.bytes.clone()),
             Entry::Odd => None,
         };
         names.into_iter().flatten().map(|(name, entry)| (name.clone(), content(entry))).collect()
@@ -255,7 +256,7 @@ impl MemDisk {
             }
             copy.folders.insert(path.clone(), copied);
         }
-        Self(Arc::new(Mutex::new(copy)))
+        Self(Arc::new(Lock::new(copy)))
     }
 
     /// The disks after a power cut that each unsynced change survives whole, in part or not at all, by chance.
@@ -286,7 +287,7 @@ impl MemDisk {
         for folder in state.folders.values_mut() {
             for entry in folder.entries() {
                 let Entry::File(inode) = entry else { continue };
-                let mut inode = lock(&inode);
+                let mut inode = inode.lock();
                 let on_disk = inode.synced.bytes.len();
                 for (number, change) in std::mem::take(&mut inode.unsynced) {
                     match (fates[&number], &change) {

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -27,6 +27,7 @@ use crate::cluster::Cluster;
 use crate::cluster::mapping::{Overtaken, Slot};
 use crate::cluster::snapshot::{Moment, NoMoment};
 use crate::error::{Refusal, name_nodes};
+use crate::lock::Lock;
 use crate::protocol::Reply;
 use crate::types::{CopyRecord, MAX_TOLERANCE, MessageId, NodeId, Payload, Version, checksum};
 use crate::wire::Settle;
@@ -67,7 +68,7 @@ pub(super) struct Copied {
 /// What writes have overtaken, on its way into the backup.
 #[derive(Debug, Default)]
 pub(super) struct Saved {
-    state: Mutex<State>,
+    state: Lock<State>,
     changed: Notify,
 }
 
@@ -87,7 +88,7 @@ struct State {
 
 impl Saved {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn begin(&self) -> u64 {

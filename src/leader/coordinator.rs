@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -31,6 +31,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
+use crate::lock::Lock;
 use crate::process::memory;
 use crate::protocol::{Command, Reply};
 use crate::stop::Stop;
@@ -99,7 +100,7 @@ pub type Request = Result<Command, Refusal>;
 /// The leader's heart.
 #[derive(Debug)]
 pub struct Coordinator {
-    cluster: Mutex<Cluster>,
+    cluster: Lock<Cluster>,
     /// The way to nodes.
     pub links: Arc<Links>,
     ledger: Ledger,
@@ -130,7 +131,7 @@ pub struct Coordinator {
     /// What a backup was given of what writes have overtaken.
     pub(super) saved: Saved,
     /// What was said of nodes that refuse copies.
-    pub(super) said: Mutex<Repeats>,
+    pub(super) said: Lock<Repeats>,
 }
 
 /// What a leader measures.
@@ -231,7 +232,7 @@ impl Coordinator {
     ) -> Self {
         Self {
             log_is_whole: AtomicBool::new(cluster.trust() == Trust::Whole),
-            cluster: Mutex::new(cluster),
+            cluster: Lock::new(cluster),
             links,
             ledger,
             cache,
@@ -246,7 +247,7 @@ impl Coordinator {
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
             pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
-            said: Mutex::default(),
+            said: Lock::default(),
             served: AtomicBool::new(false),
             meters: Meters::default(),
             repair_progress: Progress::default(),
@@ -256,7 +257,7 @@ impl Coordinator {
 
     /// The lock over what the leader knows, and the time that it is. Never hold it across an await.
     pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
-        let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cluster = self.cluster.lock();
         // Not before it is held: what is said then is as new as that.
         cluster.set_clock(self.now());
         cluster

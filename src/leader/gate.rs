@@ -6,12 +6,13 @@
 //! Synchronization-Parallelism Tradeoff", 2010).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use super::jobs::Job;
+use crate::lock::Lock;
 use crate::types::MessageId;
 
 /// Jobs that go on together; what comes later begins another group.
@@ -20,7 +21,7 @@ const MOST_TOGETHER: usize = 1024;
 /// The ids that are being written, each with those who wait.
 #[derive(Debug, Default)]
 pub struct Gate {
-    busy: Mutex<HashMap<MessageId, VecDeque<Waiting>>>,
+    busy: Lock<HashMap<MessageId, VecDeque<Waiting>>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,7 @@ pub(super) enum Joined {
 impl Gate {
     /// Asks for the right to write an id.
     pub fn enter(self: &Arc<Self>, id: &MessageId) -> Entry {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.busy.lock();
         if let Some(waiting) = busy.get_mut(id) {
             let (give, take) = oneshot::channel();
             waiting.push_back(Waiting::One(give));
@@ -71,7 +72,7 @@ impl Gate {
 
     /// Asks for the right to write an id, for a job that may go together with others.
     pub(super) fn join(self: &Arc<Self>, id: &MessageId, job: Job) -> Joined {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.busy.lock();
         let Some(waiting) = busy.get_mut(id) else { return Joined::Entered(self.pass(&mut busy, id), job) };
         if let Some(Waiting::Group(jobs, give)) = waiting.back_mut()
             && jobs.len() < MOST_TOGETHER
@@ -104,7 +105,7 @@ impl Waiting {
 impl Drop for Pass {
     fn drop(&mut self) {
         let Some(gate) = self.gate.take() else { return };
-        let mut busy = gate.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = gate.busy.lock();
         while let Some(next) = busy.get_mut(&self.id).and_then(VecDeque::pop_front) {
             match next.give(Self { gate: Some(gate.clone()), id: self.id.clone() }) {
                 Ok(()) => return,

@@ -11,8 +11,8 @@ mod record;
 mod recover;
 mod rewrite;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,7 @@ pub use self::rewrite::Rewriting;
 use crate::cluster::state::Event;
 use crate::durable::hands::Hands;
 use crate::durable::record_log::{LogError, RecordLog};
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::types::IoMode;
@@ -63,7 +64,7 @@ pub struct Ledger {
 
 /// Since when the log's thread waits for the disk, while it does.
 #[derive(Debug, Clone, Default)]
-struct Busy(Arc<Mutex<Option<Instant>>>);
+struct Busy(Arc<Lock<Option<Instant>>>);
 
 impl Busy {
     fn with<T>(&self, work: impl FnOnce() -> T) -> T {
@@ -74,7 +75,7 @@ impl Busy {
     }
 
     fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *self.0.lock() = since;
     }
 }
 
@@ -115,7 +116,7 @@ impl Ledger {
 
     /// For how long the disk under the log has not answered, if that is far too long.
     pub fn late(&self) -> Option<Duration> {
-        let since = *self.busy.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.busy.0.lock();
         since.map(|since| since.elapsed()).filter(|late| *late >= LATE)
     }
 

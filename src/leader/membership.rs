@@ -13,8 +13,8 @@ mod weighing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Stalled, Traits, Way};
 use crate::cluster::state::Event;
 use crate::error::printable;
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
 use crate::types::{DiskView, Epoch, Fence, IoMode, Member, NodeId, Refusing, Reign, Uuid};
@@ -50,16 +51,16 @@ pub struct Membership {
     /// Random, one a process.
     run: u64,
     sessions: AtomicU64,
-    chance: Mutex<fastrand::Rng>,
+    chance: Lock<fastrand::Rng>,
     /// Founding and changes of epoch, one at a time.
     reigning: tokio::sync::Mutex<()>,
     dials: Dials,
     /// Nodes whose registration is under way: those that answered at their address.
-    joining: Mutex<BTreeSet<NodeId>>,
+    joining: Lock<BTreeSet<NodeId>>,
     /// The process behind each node that has joined.
-    incarnations: Mutex<BTreeMap<NodeId, u64>>,
+    incarnations: Lock<BTreeMap<NodeId, u64>>,
     /// What was said of nodes that are not let in, or do not let this leader in.
-    said: Mutex<Repeats>,
+    said: Lock<Repeats>,
 }
 
 fn not_reached(member: &Member, error: &DialError) -> String {
@@ -77,20 +78,20 @@ fn removed(member: &Member) -> String {
 
 /// A registration under way. The call is dropped where it stands if the node goes away, and the next one must be let in.
 struct Joining<'a> {
-    all: &'a Mutex<BTreeSet<NodeId>>,
+    all: &'a Lock<BTreeSet<NodeId>>,
     id: NodeId,
 }
 
 impl<'a> Joining<'a> {
-    fn begin(all: &'a Mutex<BTreeSet<NodeId>>, id: NodeId) -> Option<Self> {
+    fn begin(all: &'a Lock<BTreeSet<NodeId>>, id: NodeId) -> Option<Self> {
         // Made only if it is the first: one that is dropped takes the lock, and ends the other's.
-        all.lock().unwrap_or_else(PoisonError::into_inner).insert(id).then(|| Self { all, id })
+        all.lock().insert(id).then(|| Self { all, id })
     }
 }
 
 impl Drop for Joining<'_> {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.all.lock().remove(&self.id);
     }
 }
 
@@ -103,12 +104,12 @@ impl Membership {
             io_mode,
             run: chance.u64(1..),
             sessions: AtomicU64::new(0),
-            chance: Mutex::new(chance),
+            chance: Lock::new(chance),
             reigning: tokio::sync::Mutex::new(()),
             dials: Dials::default(),
-            joining: Mutex::new(BTreeSet::new()),
-            incarnations: Mutex::new(BTreeMap::new()),
-            said: Mutex::default(),
+            joining: Lock::new(BTreeSet::new()),
+            incarnations: Lock::new(BTreeMap::new()),
+            said: Lock::default(),
         }
     }
 
@@ -138,7 +139,7 @@ impl Membership {
 
     /// Says what comes again with every try of a node only once, and then counts.
     fn warn(&self, line: String) {
-        let unsaid = self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&line, self.coordinator.now());
+        let unsaid = self.said.lock().note(&line, self.coordinator.now());
         if let Some(unsaid) = unsaid {
             tracing::warn!("{line}{unsaid}");
         }
@@ -260,7 +261,7 @@ impl Membership {
             // Members that are still to be heard may know that the other one was removed.
             return if unsure { not_now(reason) } else { refuse(reason) };
         }
-        let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).copied();
+        let before = self.incarnations.lock().get(&member.id).copied();
         let Some(before) = before.filter(|before| *before != announced.incarnation) else { return Ok(()) };
         if pinned.session.is_some()
             && !seeded::active(Bug::CopiedFolderAdmitted)
@@ -300,7 +301,7 @@ impl Membership {
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let incarnation = dialled.welcome.incarnation;
         let told = !roll.members.is_empty();
-        let before = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, incarnation);
+        let before = self.incarnations.lock().insert(member.id, incarnation);
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
@@ -350,7 +351,7 @@ impl Membership {
     /// A node gives a sign of life; where the answer does not know it, it has to register.
     pub fn beat(&self, request: &HeartbeatRequest) -> HeartbeatResponse {
         let id = NodeId(request.node_id);
-        let joined = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied();
+        let joined = self.incarnations.lock().get(&id).copied();
         let disk = DiskView {
             free: request.bytes_free,
             size: request.disk_bytes,

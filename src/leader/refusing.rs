@@ -1,7 +1,5 @@
 //! Says of nodes that they have no room for copies or refuse them, and that they take them again.
 
-use std::sync::PoisonError;
-
 use super::coordinator::Coordinator;
 use crate::types::{NodeId, Refusing};
 
@@ -19,7 +17,7 @@ impl Coordinator {
             None => format!("node {node} takes copies again"),
         };
         // A node that takes only what is small changes every few seconds.
-        let unsaid = self.said.lock().unwrap_or_else(PoisonError::into_inner).note(&line, self.now());
+        let unsaid = self.said.lock().note(&line, self.now());
         match (unsaid, refusing) {
             (Some(unsaid), Some(_)) => tracing::warn!("{line}{unsaid}"),
             (Some(unsaid), None) => tracing::info!("{line}{unsaid}"),

@@ -5,8 +5,8 @@
 //! its holders change. Nothing that can be read is let go of before those copies that stay were read and checked.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -25,6 +25,7 @@ use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
 use crate::cluster::state::Event;
 use crate::error::{Refusal, name_nodes};
+use crate::lock::Lock;
 use crate::protocol::{Command, Reply};
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
@@ -57,24 +58,24 @@ type Ids = HashSet<MessageId, FixedState>;
 pub(super) struct Progress {
     done: AtomicU64,
     /// When the wave began, if there is one.
-    since: Mutex<Option<Instant>>,
+    since: Lock<Option<Instant>>,
 }
 
 impl Progress {
     fn note(&self, done: u64) {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        self.since.lock().get_or_insert_with(Instant::now);
         self.done.fetch_add(done, Ordering::Relaxed);
     }
 
     /// Nothing is left to do; gives how much was done, and in what time.
     fn end(&self) -> Option<(u64, Duration)> {
-        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let since = self.since.lock().take()?;
         Some((self.done.swap(0, Ordering::Relaxed), since.elapsed()))
     }
 
     /// Adds what was done, the rate and the time that the rest will take.
     pub(super) fn add_to(&self, mut view: RepairView) -> RepairView {
-        let Some(since) = *self.since.lock().unwrap_or_else(PoisonError::into_inner) else { return view };
+        let Some(since) = *self.since.lock() else { return view };
         view.done = self.done.load(Ordering::Relaxed);
         let tenths = |x: f64| (x * 10.0).round() / 10.0;
         let seconds = since.elapsed().as_secs_f64();

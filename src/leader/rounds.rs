@@ -8,8 +8,9 @@
 //! back first would go alone, and all others after it. A round that takes long stops counting, so that what waits
 //! for a slow node holds up nobody else.
 
+use crate::lock::Lock;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use futures::future::FutureExt;
@@ -42,7 +43,7 @@ pub(super) trait Item: Send + 'static {
 /// What waits for its round.
 #[derive(Debug)]
 pub(super) struct Rounds<T> {
-    state: Mutex<State<T>>,
+    state: Lock<State<T>>,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ struct State<T> {
 
 impl<T> Default for Rounds<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { waiting: Vec::new(), running: 0 }) }
+        Self { state: Lock::new(State { waiting: Vec::new(), running: 0 }) }
     }
 }
 
@@ -74,7 +75,7 @@ impl<T> Drop for Place<T> {
 
 impl<T> Rounds<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -177,13 +178,13 @@ mod tests {
     /// The sizes of all rounds, if so many clients ask so often, each as soon as it was answered.
     async fn sizes(clients: usize, times: usize) -> Vec<usize> {
         let (rounds, tasks) = (Arc::new(Rounds::default()), TaskTracker::new());
-        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let sizes = Arc::new(Lock::new(Vec::new()));
         let client = || async {
             for _ in 0..times {
                 let (asked, answered) = oneshot::channel();
                 let noted = sizes.clone();
                 rounds.add([Asked(asked)], &tasks, move |items: Vec<Asked>| {
-                    noted.lock().unwrap().push(items.len());
+                    noted.lock().push(items.len());
                     async move {
                         sleep(Duration::from_millis(1)).await;
                         items.into_iter().for_each(|Asked(asked)| asked.send(()).unwrap());
@@ -193,7 +194,7 @@ mod tests {
             }
         };
         futures::future::join_all((0..clients).map(|_| client())).await;
-        sizes.lock().unwrap().clone()
+        sizes.lock().clone()
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,10 +5,11 @@
 //! as much or more, those are cut, the most first and of alike ones the oldest; only who would hold the most himself is
 //! refused. Small requests have a reserve, which those who hold more cannot use up.
 
+use crate::lock::Lock;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
@@ -56,13 +57,13 @@ pub struct Pot {
     cut: AtomicU64,
     /// Counts up, so that the oldest can be told.
     turn: AtomicU64,
-    shares: Mutex<BTreeMap<u64, Arc<Account>>>,
+    shares: Lock<BTreeMap<u64, Arc<Account>>>,
 }
 
 /// What one connection holds.
 #[derive(Debug)]
 struct Account {
-    held: Mutex<Held>,
+    held: Lock<Held>,
     cut: CancellationToken,
 }
 
@@ -76,7 +77,7 @@ struct Held {
 
 impl Account {
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 
@@ -105,7 +106,7 @@ impl Pot {
             going: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
             turn: AtomicU64::new(0),
-            shares: Mutex::default(),
+            shares: Lock::default(),
         })
     }
 
@@ -127,7 +128,7 @@ impl Pot {
     /// A share for a connection, which is to end when `cut` is cancelled.
     pub fn share(self: &Arc<Self>, cut: CancellationToken) -> Share {
         let number = self.turn.fetch_add(1, Ordering::Relaxed);
-        let account = Arc::new(Account { held: Mutex::default(), cut });
+        let account = Arc::new(Account { held: Lock::default(), cut });
         self.shares().insert(number, account.clone());
         Share { pot: self.clone(), number, account }
     }
@@ -138,7 +139,7 @@ impl Pot {
     }
 
     fn shares(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Account>>> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shares.lock()
     }
 
     fn take(&self, of: Option<&Arc<Account>>, bytes: usize) -> bool {

@@ -14,7 +14,7 @@ mod settle;
 mod spares;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ use super::scan::{self, Found, Moved, OpenError, Scan, staged_name};
 use super::store::{Fatal, Put, PutOutcome, ReadFault, Settle, Store, TEND_EVERY, Totals, WriteReport};
 use crate::durable::{Disk, Folder, takes_nothing};
 use crate::file_names::{Names, SUFFIX};
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, Listed, MessageId, Payload, Version};
 
@@ -43,9 +44,9 @@ pub struct TextStore {
     names: Names,
     index: Index,
     /// Whoever holds it is the only writer.
-    writer: Mutex<Writer>,
+    writer: Lock<Writer>,
     /// Whoever holds it may sync the files behind the journal. Taken before the writer's.
-    keeper: Mutex<()>,
+    keeper: Lock<()>,
 }
 
 /// What only the writer changes.
@@ -83,8 +84,8 @@ impl TextStore {
             found.ignored.push(format!("{}: torn at byte {}, cut", super::records::LOG_NAME, torn.offset));
         }
         let spares = Spares::found(moved.spares.iter().map(String::as_str));
-        let writer = Mutex::new(Writer { moved, spares, journals: Journals::after(&left) });
-        let store = Self { disk, folder, io_mode, records, names, index, writer, keeper: Mutex::default() };
+        let writer = Lock::new(Writer { moved, spares, journals: Journals::after(&left) });
+        let store = Self { disk, folder, io_mode, records, names, index, writer, keeper: Lock::default() };
         if !left.is_empty() {
             store.redo(&left, &mut found)?;
         }
@@ -112,7 +113,7 @@ impl TextStore {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 
     /// Reads and checks one file, whatever the index says.
@@ -167,7 +168,7 @@ impl TextStore {
         if self.io_mode != IoMode::Unbuffered || !matches!(self.records, Records::Attributes) {
             return Ok(());
         }
-        let _keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let _keeper = self.keeper.lock();
         let failed = |what: &str, source| Fatal { what: format!("{what} {}", self.folder.path().display()), source };
         if !self.folder.syncs_as_a_whole().map_err(|error| failed("asking for the file system of", error))? {
             return Ok(());

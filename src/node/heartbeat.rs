@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -166,7 +166,7 @@ async fn session(
         if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
             disk = space.unwrap_or_default();
         }
-        *node.space.lock().unwrap_or_else(PoisonError::into_inner) = disk;
+        *node.space.lock() = disk;
         let refusal = node.refusal();
         let full_from = refusal.as_ref().and_then(super::Refusal::full_from);
         let request = HeartbeatRequest {

@@ -8,12 +8,13 @@ mod pair;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use self::pair::Pair;
 use crate::durable::{self, Folder};
 use crate::file_names::Names;
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Fence, Layout, Member, NodeId, Reign, Removed, Uuid, Version, is_beyond_reason};
 use crate::wire::Roll;
@@ -169,9 +170,9 @@ pub struct Fenced {
 #[derive(Debug)]
 pub struct IdentityFile {
     folder: Arc<dyn Folder>,
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Held by whoever writes the file: frames are checked meanwhile.
-    writing: Mutex<Pair>,
+    writing: Lock<Pair>,
     committed: AtomicU64,
 }
 
@@ -203,10 +204,10 @@ impl IdentityFile {
                 identity
             }
         };
-        let pair = Mutex::new(Pair::of(folder.as_ref(), &identity.encode())?);
+        let pair = Lock::new(Pair::of(folder.as_ref(), &identity.encode())?);
         let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
         let committed = AtomicU64::new(committed.unwrap_or_default().0);
-        Ok(Self { folder, state: Mutex::new(State { identity, current: None }), writing: pair, committed })
+        Ok(Self { folder, state: Lock::new(State { identity, current: None }), writing: pair, committed })
     }
 
     /// The newest version that a leader called committed, as far as is known.
@@ -229,7 +230,7 @@ impl IdentityFile {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What is known now.
@@ -247,7 +248,7 @@ impl IdentityFile {
     /// A leader opens a lane: its session becomes the one that counts, unless a later one does.
     /// A higher epoch is on stable storage when this returns. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
-        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock();
         if let Err(fenced) = self.admits(fence) {
             return Ok(Err(fenced));
         }
@@ -320,7 +321,7 @@ impl IdentityFile {
 
     /// Notes where the records of the folder's copies are, for good. Blocks.
     pub fn note_records(&self, records: &str) -> io::Result<()> {
-        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock();
         let identity = self.get();
         if identity.records.as_deref() == Some(records) {
             return Ok(());
@@ -330,7 +331,7 @@ impl IdentityFile {
 
     /// Gives the names of the folder's files: of a new one those that fit, for good. Blocks.
     pub fn settle_names(&self, fitting: Option<Names>) -> io::Result<Names> {
-        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock();
         let identity = self.get();
         let is_new = identity.records.is_none() && identity.seen.is_none();
         let Some(names) = fitting.filter(|names| is_new && *names != identity.names) else { return Ok(identity.names) };
@@ -349,7 +350,7 @@ impl IdentityFile {
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
     /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
     pub fn learn(&self, roll: Roll) -> io::Result<()> {
-        let mut pair = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pair = self.writing.lock();
         let identity = self.get();
         let told = if roll.members.is_empty() { identity.members.clone() } else { roll.members };
         let removed: BTreeSet<Removed> = identity.removed.iter().copied().chain(roll.removed).collect();

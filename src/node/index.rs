@@ -4,12 +4,13 @@
 //! store's writer adds and removes; readers may only mark a copy as damaged or gone. Nothing here is a
 //! proof: every read checks the file against its record all the same.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
 use super::store::{INVENTORY_PARTS, Totals};
+use crate::lock::Lock;
 use crate::types::{CopyRecord, Listed, MessageId, Version};
 
 /// One whole copy.
@@ -84,7 +85,7 @@ impl Slot {
 /// All slots, in as many shards as an inventory has parts.
 #[derive(Debug)]
 pub struct Index {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Lock<Shard>>,
     messages: AtomicU64,
     bytes: AtomicU64,
 }
@@ -93,7 +94,7 @@ type Shard = HashMap<MessageId, Slot, foldhash::fast::RandomState>;
 
 impl Default for Index {
     fn default() -> Self {
-        let shards = (0..INVENTORY_PARTS).map(|_| Mutex::default()).collect();
+        let shards = (0..INVENTORY_PARTS).map(|_| Lock::default()).collect();
         Self { shards, messages: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 }
@@ -102,7 +103,7 @@ impl Index {
     fn shard(&self, id: &MessageId) -> MutexGuard<'_, Shard> {
         // A fixed hash, so that the parts of an inventory are the same in every run of the simulator.
         let part = xxhash_rust::xxh3::xxh3_64(id.as_bytes()) as usize % self.shards.len();
-        self.shards[part].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[part].lock()
     }
 
     /// What is known of an id now.
@@ -130,7 +131,7 @@ impl Index {
     /// Everything of one part but what is fresh, ascending by id.
     pub fn part(&self, part: usize) -> Vec<Listed> {
         let Some(shard) = self.shards.get(part) else { return Vec::new() };
-        let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = shard.lock();
         let mut entries = Vec::with_capacity(shard.len());
         for (id, slot) in shard.iter() {
             let mut add = |record, staged, damaged| entries.push(Listed { id: id.clone(), record, staged, damaged });

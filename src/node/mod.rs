@@ -27,8 +27,8 @@ mod promise;
 mod reserve;
 mod work;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -40,6 +40,7 @@ use self::promise::Promise;
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
 use crate::durable::{self, Space, hands::Hands};
+use crate::lock::Lock;
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
@@ -122,11 +123,11 @@ pub struct Node {
     pub meters: Meters,
     /// Of [`STRANGERS`].
     strangers: Arc<Semaphore>,
-    refusal: Mutex<Option<Refusal>>,
+    refusal: Lock<Option<Refusal>>,
     /// Its disk, as last looked at.
-    space: Mutex<Space>,
+    space: Lock<Space>,
     /// What was said of refused copies.
-    said: Mutex<Repeats>,
+    said: Lock<Repeats>,
     started: Instant,
     written: CancellationToken,
     tended: CancellationToken,
@@ -150,7 +151,7 @@ pub struct Meters {
     /// Reads that met a copy unlike its record.
     pub bad_checksums: AtomicU64,
     /// Bytes and id of the largest copy written.
-    pub largest: Mutex<Option<(u64, String)>>,
+    pub largest: Lock<Option<(u64, String)>>,
 }
 
 impl Node {
@@ -173,9 +174,9 @@ impl Node {
             reads,
             meters: Meters::default(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
-            refusal: Mutex::new(None),
-            space: Mutex::default(),
-            said: Mutex::default(),
+            refusal: Lock::new(None),
+            space: Lock::default(),
+            said: Lock::default(),
             started: Instant::now(),
             written: CancellationToken::new(),
             tended: CancellationToken::new(),
@@ -228,7 +229,7 @@ impl Node {
 
     /// What it refused a moment ago.
     pub fn refusal(&self) -> Option<Refusal> {
-        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = self.refusal.lock();
         refusal.clone().filter(|refusal| Instant::now() < refusal.until)
     }
 

@@ -404,7 +404,7 @@ impl Reporter {
             folder: self.folder.path().display().to_string(),
             messages: totals.messages,
             bytes: totals.bytes,
-            largest: meters.largest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            largest: meters.largest.lock().clone(),
             disk: self.space.borrow().map(disk_view),
             stores,
             reads,

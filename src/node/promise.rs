@@ -4,16 +4,17 @@
 //! meanwhile. So the first word of another leader process waits here until that is over. While one waits the leader of
 //! before gets no new promise, as it would else never end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::types::LEASE;
 
 /// The promise of one node.
 #[derive(Debug)]
-pub(super) struct Promise(Mutex<State>);
+pub(super) struct Promise(Lock<State>);
 
 #[derive(Debug)]
 struct State {
@@ -51,11 +52,11 @@ impl Promise {
     pub(super) fn of_before(served: Option<u64>) -> Self {
         let to = served.map(|run| (run, Instant::now() + LEASE));
         let to = to.filter(|_| !seeded::active(Bug::PromiseForgotten));
-        Self(Mutex::new(State { to, waiting: Vec::new() }))
+        Self(Lock::new(State { to, waiting: Vec::new() }))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Promises once more; `false`: another leader waits.

@@ -5,7 +5,7 @@
 //! describes, so that a torn copy can be told. Nothing here reads or judges content.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -14,6 +14,7 @@ use super::scan::STAGED;
 use crate::durable::record_log::{self, LogError, MAX_RECORD, RecordLog};
 use crate::durable::{DiskFile, Folder, takes_nothing};
 use crate::file_names::{self, Names, SUFFIX};
+use crate::lock::Lock;
 use crate::types::{CopyRecord, MessageId, Version};
 
 /// The record format that is written, and the newest that is read.
@@ -104,7 +105,7 @@ pub enum Records {
     /// With each file.
     Attributes,
     /// In the index log.
-    Log(Mutex<IndexLog>),
+    Log(Lock<IndexLog>),
 }
 
 /// The index log, which is made with the first record.
@@ -183,7 +184,7 @@ impl Records {
                 logged.hashed.insert(stem, id.clone());
             }
         }
-        Ok((Self::Log(Mutex::new(IndexLog { folder: folder.clone(), log, failed: false })), logged))
+        Ok((Self::Log(Lock::new(IndexLog { folder: folder.clone(), log, failed: false })), logged))
     }
 
     /// As the identity says it.
@@ -206,7 +207,7 @@ impl Records {
         if payloads.is_empty() {
             return Ok(());
         }
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = log.lock();
         let log = log.get()?;
         log.append(payloads.iter().map(Vec::as_slice))?;
         if sync { log.sync() } else { Ok(()) }
@@ -216,7 +217,7 @@ impl Records {
     /// nothing now is asked again by the first batch.
     pub fn renew(&self) -> Result<(), LogError> {
         let Self::Log(log) = self else { return Ok(()) };
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = log.lock();
         match log.log.as_mut().map_or(Ok(()), RecordLog::renew) {
             Err(LogError::Io { source, .. }) if takes_nothing(&source) => Ok(()),
             renewed => renewed,
@@ -228,7 +229,7 @@ impl Records {
         match self {
             Self::Attributes => false,
             Self::Log(log) => {
-                let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                let log = log.lock();
                 log.failed || log.log.as_ref().is_some_and(RecordLog::is_poisoned)
             }
         }
@@ -250,7 +251,7 @@ impl Records {
             payload(FORGOTTEN, id, CopyRecord { version: *version, length: 0, crc: 0 })
         };
         let payloads: Vec<Vec<u8>> = removed.iter().map(payload).collect();
-        log.lock().unwrap_or_else(PoisonError::into_inner).get()?.append(payloads.iter().map(Vec::as_slice)).map(|_| ())
+        log.lock().get()?.append(payloads.iter().map(Vec::as_slice)).map(|_| ())
     }
 
     /// Rewrites the log at the start, if much of it has no use any more. `live` are the records of all copies.
@@ -260,7 +261,7 @@ impl Records {
             return Ok(());
         }
         let payloads: Vec<Vec<u8>> = live.iter().map(|(id, record)| payload(KEPT, id, *record)).collect();
-        log.lock().unwrap_or_else(PoisonError::into_inner).get()?.replace_with(payloads.iter().map(Vec::as_slice))
+        log.lock().get()?.replace_with(payloads.iter().map(Vec::as_slice))
     }
 }
 

@@ -26,7 +26,7 @@ mod upkeep;
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -42,6 +42,7 @@ use super::scan::{Found, OpenError};
 use super::store::{Fatal, Put, PutOutcome, ReadFault, Settle, Store, Totals, WriteReport};
 use crate::durable::record_log::{FIRST_FRAME, LogError, Met, RecordLog, walk};
 use crate::durable::{DiskFile, Folder, is_gone, takes_nothing};
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, IoMode, Listed, MessageId, Payload, Version};
 
@@ -75,8 +76,8 @@ pub struct SegmentStore {
     io_mode: IoMode,
     segment_bytes: u64,
     known: Known,
-    writer: Mutex<Writer>,
-    upkeep: Mutex<Upkeep>,
+    writer: Lock<Writer>,
+    upkeep: Lock<Upkeep>,
 }
 
 #[derive(Debug)]
@@ -209,12 +210,12 @@ impl SegmentStore {
             reserve: folder.open(reserve::RESERVE_FILE).is_ok(),
             failed: false,
         };
-        let (writer, upkeep) = (Mutex::new(writer), Mutex::default());
+        let (writer, upkeep) = (Lock::new(writer), Lock::default());
         Ok((Self { folder, io_mode, segment_bytes, known, writer, upkeep }, found))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 
     /// Appends records to the newest segment, a new one if that is full, and gives the offset of the first.

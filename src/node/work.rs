@@ -5,8 +5,8 @@
 //! later leader may have listed this node's copies while it was written.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -274,16 +274,16 @@ impl Node {
     fn note(&self, work: &[WriteWork], report: &WriteReport) {
         if let Some(error) = &report.error {
             let refusing = Refusing::of(report.outcomes.contains(&PutOutcome::Full), error);
-            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut said = self.said.lock();
             if let Some(unsaid) = said.note(&refusing.why, self.started.elapsed()) {
-                let space = *self.space.lock().unwrap_or_else(PoisonError::into_inner);
+                let space = *self.space.lock();
                 tracing::warn!("a copy was not kept: {error}; half a second ago {space}{unsaid}");
             }
             let outcomes = work.iter().flat_map(|work| &work.puts).zip(&report.outcomes);
             let full = outcomes.filter(|(put, outcome)| **outcome == PutOutcome::Full && !put.record.is_tombstone());
             let full_from = full.map(|(put, _)| put.record.bytes()).min();
             let refusal = Refusal::after(self.refusal(), refusing, full_from);
-            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+            *self.refusal.lock() = Some(refusal);
         }
         let failed = report.outcomes.iter().filter(|outcome| matches!(outcome, PutOutcome::Full | PutOutcome::Failed));
         let failed = failed.count() as u64;
@@ -291,7 +291,7 @@ impl Node {
         self.meters.stores.error(failed);
         self.meters.write.record(report.write_time, 1);
         self.meters.sync.record(report.sync_time, 1);
-        let mut largest = self.meters.largest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut largest = self.meters.largest.lock();
         for put in work.iter().flat_map(|work| &work.puts) {
             if largest.as_ref().is_none_or(|(bytes, _)| *bytes < u64::from(put.record.bytes())) {
                 *largest = Some((u64::from(put.record.bytes()), put.id.to_string()));

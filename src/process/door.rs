@@ -3,6 +3,7 @@
 //! The framework bounds one message and one connection. This bounds all of them together; where that does not suffice,
 //! whoever holds most is cut, not who asks next.
 
+use crate::lock::Lock;
 use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -10,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -52,7 +53,7 @@ const SMALL: usize = 16 << 10;
 pub struct Holdings {
     /// Of all connections together.
     most: usize,
-    peers: Mutex<HashMap<SocketAddr, Peer>>,
+    peers: Lock<HashMap<SocketAddr, Peer>>,
 }
 
 /// What one connection holds.
@@ -66,11 +67,11 @@ struct Peer {
 impl Holdings {
     /// At most so many bytes.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, peers: Mutex::default() })
+        Arc::new(Self { most, peers: Lock::default() })
     }
 
     fn peers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.peers.lock()
     }
 
     /// A call of this connection begins.

@@ -3,13 +3,13 @@
 //! One call notes a whole batch of requests, so that its cost is not per request. All sets are of a fixed size.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{LONGEST_MICROS, lock, micros, rates};
+use super::{LONGEST_MICROS, micros, rates};
+use crate::lock::Lock;
 use crate::types::RateView;
 
 /// How a request came in.
@@ -118,7 +118,7 @@ impl Times {
 struct Cell {
     times: Times,
     good: AtomicU64,
-    refused: Mutex<BTreeMap<&'static str, u64>>,
+    refused: Lock<BTreeMap<&'static str, u64>>,
 }
 
 /// What one operation through one protocol came to since the start.
@@ -169,7 +169,7 @@ impl Running {
 /// Counts every request of a leader.
 pub struct Served {
     cells: [[Cell; Operation::ALL.len()]; Protocol::ALL.len()],
-    running: [Mutex<Running>; Operation::TIMED.len()],
+    running: [Lock<Running>; Operation::TIMED.len()],
 }
 
 impl Served {
@@ -202,12 +202,12 @@ impl Served {
         let cell = &self.cells[via as usize][op as usize];
         cell.good.fetch_add(good, Ordering::Relaxed);
         if !refused.is_empty() {
-            let mut all = lock(&cell.refused);
+            let mut all = cell.refused.lock();
             refused.into_iter().for_each(|(code, n)| *all.entry(code).or_default() += n);
         }
         let Some(running) = self.running.get(op as usize) else { return };
         cell.times.record(elapsed, answered);
-        let mut running = lock(running);
+        let mut running = running.lock();
         running.latencies.saturating_record_n(micros(elapsed), answered);
         running.errors += errors;
         running.missing += missing;
@@ -219,13 +219,13 @@ impl Served {
         ServedView {
             times: cell.times.view(),
             good: cell.good.load(Ordering::Relaxed),
-            refused: lock(&cell.refused).clone(),
+            refused: cell.refused.lock().clone(),
         }
     }
 
     /// Ends a second, which took `elapsed`.
     pub fn roll(&self, elapsed: Duration) -> Second {
-        let roll = |op: Operation| lock(&self.running[op as usize]).roll(elapsed);
+        let roll = |op: Operation| self.running[op as usize].lock().roll(elapsed);
         let ((reads, not_found), (writes, _)) = (roll(Operation::Read), roll(Operation::Write));
         Second { writes, reads, not_found }
     }
@@ -233,7 +233,7 @@ impl Served {
 
 impl Default for Served {
     fn default() -> Self {
-        Self { cells: Default::default(), running: std::array::from_fn(|_| Mutex::new(Running::new())) }
+        Self { cells: Default::default(), running: std::array::from_fn(|_| Lock::new(Running::new())) }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::state::{Change, Entry, Inode, MemFolder, State, lock};
+use super::state::{Change, Entry, Inode, MemFolder, State};
 use super::{Fault, MemDisk, Op};
 use crate::durable::{Disk, DiskFile, Folder, Listed, Space};
+use crate::lock::Lock;
 
 fn crashed() -> io::Error {
     io::Error::other("crashed: the simulated process has ended")
@@ -100,7 +101,7 @@ impl OpenFolder {
         if fits { Ok(()) } else { Err(io::Error::from_raw_os_error(super::errno::ENAMETOOLONG)) }
     }
 
-    fn file(&self, inode: Arc<Mutex<Inode>>) -> Box<dyn DiskFile> {
+    fn file(&self, inode: Arc<Lock<Inode>>) -> Box<dyn DiskFile> {
         Box::new(OpenFile { disk: self.disk.clone(), inode })
     }
 }
@@ -116,7 +117,7 @@ impl Folder for OpenFolder {
             if folder.live.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            let inode = Arc::new(Mutex::new(Inode { number, ..Inode::default() }));
+            let inode = Arc::new(Lock::new(Inode { number, ..Inode::default() }));
             folder.change(change, vec![(name.to_owned(), Some(Entry::File(inode.clone())))]);
             Ok(self.file(inode))
         })
@@ -146,7 +147,7 @@ impl Folder for OpenFolder {
     fn remove(&self, name: &str) -> io::Result<()> {
         let freed = self.call(Op::Remove, |folder, change, _| {
             let freed = match folder.live.get(name).ok_or(io::ErrorKind::NotFound)? {
-                Entry::File(inode) => lock(inode).live.bytes.len() as u64,
+                Entry::File(inode) => inode.lock().live.bytes.len() as u64,
                 Entry::Odd => 0,
             };
             folder.change(change, vec![(name.to_owned(), None)]);
@@ -196,7 +197,7 @@ impl Folder for OpenFolder {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             if !folder.live.contains_key(name) {
-                let inode = Arc::new(Mutex::new(Inode { number, ..Inode::default() }));
+                let inode = Arc::new(Lock::new(Inode { number, ..Inode::default() }));
                 folder.change(change, vec![(name.to_owned(), Some(Entry::File(inode)))]);
             }
             let guard = Arc::new(());
@@ -217,7 +218,7 @@ impl Folder for OpenFolder {
 #[derive(Debug)]
 struct OpenFile {
     disk: MemDisk,
-    inode: Arc<Mutex<Inode>>,
+    inode: Arc<Lock<Inode>>,
 }
 
 impl OpenFile {
@@ -226,7 +227,7 @@ impl OpenFile {
             op,
             |state| {
                 let change = state.next_change();
-                make(&mut lock(&self.inode), change)
+                make(&mut self.inode.lock(), change)
             },
             |_| {},
         )
@@ -236,10 +237,10 @@ impl OpenFile {
         self.disk.call(
             Op::Sync,
             |_| {
-                lock(&self.inode).sync(covers);
+                self.inode.lock().sync(covers);
                 Ok(())
             },
-            |_| lock(&self.inode).give_up(),
+            |_| self.inode.lock().give_up(),
         )
     }
 
@@ -249,14 +250,14 @@ impl OpenFile {
         let half = bytes[..bytes.len() / 2].to_vec();
         let write = |state: &mut State, bytes: Vec<u8>| {
             let change = state.next_change();
-            let mut inode = lock(&self.inode);
+            let mut inode = self.inode.lock();
             let offset = offset.map_or(inode.live.bytes.len(), |offset| offset as usize);
             inode.change(change, Change::Write { offset, bytes });
         };
         self.disk.call(
             Op::Append,
             |state| {
-                let before = lock(&self.inode).live.bytes.len();
+                let before = self.inode.lock().live.bytes.len();
                 let end = offset.map_or(before, |offset| offset as usize) + bytes.len();
                 state.grow(end.saturating_sub(before) as u64)?;
                 write(state, bytes);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{Fault, Op};
 use crate::durable::Space;
+use crate::lock::Lock;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -69,7 +70,7 @@ pub(super) struct MemFolder {
 
 #[derive(Debug, Clone)]
 pub(super) enum Entry {
-    File(Arc<Mutex<Inode>>),
+    File(Arc<Lock<Inode>>),
     /// A link, FIFO or folder.
     Odd,
 }
@@ -145,7 +146,7 @@ impl MemFolder {
     pub(super) fn each_file(&self, act: impl Fn(&mut Inode)) {
         for entry in self.entries() {
             if let Entry::File(inode) = entry {
-                act(&mut lock(&inode));
+                act(&mut inode.lock());
             }
         }
     }
@@ -166,11 +167,7 @@ pub(super) fn apply(to: &mut Names, names: &[(String, Option<Entry>)]) {
     }
 }
 
-pub(super) fn lock(inode: &Mutex<Inode>) -> MutexGuard<'_, Inode> {
-    inode.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub(super) type Copied = BTreeMap<u64, Arc<Mutex<Inode>>>;
+pub(super) type Copied = BTreeMap<u64, Arc<Lock<Inode>>>;
 
 pub(super) fn copy_names(names: &Names, inodes: &mut Copied) -> Names {
     names.iter().map(|(name, entry)| (name.clone(), copy_entry(entry, inodes))).collect()
@@ -179,8 +176,8 @@ pub(super) fn copy_names(names: &Names, inodes: &mut Copied) -> Names {
 pub(super) fn copy_entry(entry: &Entry, inodes: &mut Copied) -> Entry {
     match entry {
         Entry::File(inode) => {
-            let inode = lock(inode);
-            Entry::File(inodes.entry(inode.number).or_insert_with(|| Arc::new(Mutex::new(inode.clone()))).clone())
+            let inode = inode.lock();
+            Entry::File(inodes.entry(inode.number).or_insert_with(|| Arc::new(Lock::new(inode.clone()))).clone())
         }
         Entry::Odd => Entry::Odd,
     }
@@ -240,7 +237,7 @@ impl State {
             numbers.extend(folder.unsynced.iter().map(|(number, _)| *number));
             for entry in folder.entries() {
                 if let Entry::File(inode) = entry {
-                    numbers.extend(lock(&inode).unsynced.iter().map(|(number, _)| *number));
+                    numbers.extend(inode.lock().unsynced.iter().map(|(number, _)| *number));
                 }
             }
         }

@@ -1,10 +1,11 @@
 //! Who is connected: for CLIENT LIST, and so that one connection can end another.
 
+use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ pub(super) struct Clients {
     /// Connections for which there was no place.
     pub(super) refused: AtomicU64,
     pub(super) pace: Pace,
-    all: Mutex<BTreeMap<u64, Arc<Seat>>>,
+    all: Lock<BTreeMap<u64, Arc<Seat>>>,
 }
 
 /// How many requests were worked on, and how fast.
@@ -24,7 +25,7 @@ pub(super) struct Clients {
 pub(super) struct Pace {
     requests: AtomicU64,
     per_second: AtomicU64,
-    before: Mutex<Option<(Instant, u64)>>,
+    before: Lock<Option<(Instant, u64)>>,
 }
 
 impl Pace {
@@ -45,7 +46,7 @@ impl Pace {
 
     /// Looks how many there were since the last time.
     pub(super) fn tick(&self, now: Instant) {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = self.before.lock();
         let requests = self.requests();
         if let Some((then, had)) = before.replace((now, requests)) {
             let seconds = now.duration_since(then).as_secs_f64().max(f64::MIN_POSITIVE);
@@ -63,7 +64,7 @@ pub(super) struct Seat {
     began: Instant,
     /// Ends the connection.
     pub(super) kill: CancellationToken,
-    pub(super) said: Mutex<Said>,
+    pub(super) said: Lock<Said>,
 }
 
 /// What a connection said of itself, and did last.
@@ -100,7 +101,7 @@ impl Drop for Taken {
 
 impl Clients {
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Seat>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     /// Takes a seat for a connection.
@@ -116,7 +117,7 @@ impl Clients {
             at: now,
         };
         let kill = CancellationToken::new();
-        let seat = Arc::new(Seat { number, peer, own, began: now, kill, said: Mutex::new(said) });
+        let seat = Arc::new(Seat { number, peer, own, began: now, kill, said: Lock::new(said) });
         self.all().insert(number, seat.clone());
         Taken { seat, clients: self.clone() }
     }
@@ -134,7 +135,7 @@ impl Clients {
 
 impl Seat {
     pub(super) fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+        self.said.lock()
     }
 
     fn note(&self, command: &'static str) {

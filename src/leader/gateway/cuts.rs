@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::leader::coordinator;
+use crate::lock::Lock;
 
 /// There is at most one line in such a time.
 const QUIET: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ pub(super) enum Why {
 /// What was said, and how much was not.
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
-    said: Mutex<Option<Instant>>,
+    said: Lock<Option<Instant>>,
     unsaid: AtomicU64,
 }
 
@@ -46,7 +46,7 @@ impl Cuts {
             return;
         }
         let now = Instant::now();
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         if said.is_some_and(|said| now.duration_since(said) < QUIET) {
             self.unsaid.fetch_add(1, Ordering::Relaxed);
             return;

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use super::super::every;
 use super::super::report::Reporter;
 use super::page::{self, Look};
 use super::{WATCHERS, api, charts, exposition, metrics};
+use crate::lock::Lock;
 use crate::telemetry::Period;
 use crate::telemetry::served::{Second, Seconds};
 use crate::types::ClusterView;
@@ -42,8 +43,8 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 #[derive(Debug)]
 pub(in crate::leader) struct Site {
     pub(super) coordinator: Arc<Coordinator>,
-    reporter: Mutex<Reporter>,
-    seconds: Mutex<Seconds>,
+    reporter: Lock<Reporter>,
+    seconds: Lock<Seconds>,
     /// What readers of `/events` are told once a second.
     frames: watch::Sender<Bytes>,
     watchers: Arc<AtomicUsize>,
@@ -71,8 +72,8 @@ impl Site {
     ) -> Self {
         Self {
             coordinator,
-            reporter: Mutex::new(reporter),
-            seconds: Mutex::new(Seconds::new(HISTORY)),
+            reporter: Lock::new(reporter),
+            seconds: Lock::new(Seconds::new(HISTORY)),
             frames: watch::Sender::new(Bytes::new()),
             watchers: Arc::default(),
             local: address.ip().is_loopback(),
@@ -104,13 +105,13 @@ impl Site {
     }
 
     pub(super) fn seconds(&self) -> MutexGuard<'_, Seconds> {
-        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seconds.lock()
     }
 
     /// What the report shows, with the rates of the last moment.
     pub(super) fn view(&self) -> ClusterView {
         let look = Period { elapsed: Duration::ZERO, full: false };
-        let view = self.reporter.lock().unwrap_or_else(PoisonError::into_inner).view(look);
+        let view = self.reporter.lock().view(look);
         let Second { writes: sets, reads: gets, not_found } = charts::latest(&self.seconds());
         ClusterView { sets, gets, not_found, ..view }
     }

@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
+use crate::lock::Lock;
 use crate::types::NodeId;
 
 /// Callers that are dialled back at once; more are told to try again.
@@ -19,7 +20,7 @@ const MOST_OF_ONE: usize = 32;
 /// Dials that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
-    under_way: Mutex<UnderWay>,
+    under_way: Lock<UnderWay>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ enum Whose {
 
 impl Dials {
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 
     /// A place for a caller. `member`: it says that it is this member, at the address that this member is known by.

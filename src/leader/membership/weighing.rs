@@ -1,7 +1,6 @@
 //! What a caller of RegisterNode has to prove before it is a node, and what follows from whom that node has served.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
 
 use super::announced::{Announced, Known, Refused, not_now, refuse};
 use super::{FOUNDING_GRACE, Membership, not_reached};
@@ -48,7 +47,7 @@ impl Membership {
             }
             let cluster_id = match known.cluster_id {
                 Some(cluster_id) => cluster_id,
-                None => Uuid::random(&mut self.chance.lock().unwrap_or_else(PoisonError::into_inner)),
+                None => Uuid::random(&mut self.chance.lock()),
             };
             return self.begin(cluster_id, known.past.epoch).await.or_else(not_now);
         };

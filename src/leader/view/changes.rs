@@ -1,9 +1,10 @@
 //! Ids whose lines may have to change, on their way to whoever keeps the view.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use tokio::sync::Notify;
 
+use crate::lock::Lock;
 use crate::types::MessageId;
 
 /// The most that wait. While a disk hangs more may come: they are not remembered, and the view is written anew.
@@ -12,7 +13,7 @@ const MOST: usize = 1 << 20;
 /// What has changed since it was taken last. Many add to it, and one takes it.
 #[derive(Debug, Default)]
 pub struct Changes {
-    waiting: Mutex<Waiting>,
+    waiting: Lock<Waiting>,
     wake: Notify,
 }
 
@@ -27,7 +28,7 @@ pub(super) struct Waiting {
 
 impl Changes {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// These are new, were deleted, or have other holders.

@@ -3,12 +3,13 @@
 //! The invariant: of an id's copies, ascending by version, the oldest that is no tombstone is the visible one and
 //! all others are staged. So nothing but which copies there are has to be told after a crash.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::lock::Lock;
 use crate::node::store::{INVENTORY_PARTS, Totals};
 use crate::types::{CopyRecord, Listed, MessageId, Version};
 
@@ -107,21 +108,21 @@ impl Slot {
 
 type Shard = HashMap<MessageId, Slot, foldhash::fast::RandomState>;
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shard: &Lock<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock()
 }
 
 /// All slots, in as many shards as an inventory has parts.
 #[derive(Debug)]
 pub(super) struct Places {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Lock<Shard>>,
     messages: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        let shards = (0..INVENTORY_PARTS).map(|_| Mutex::default()).collect();
+        let shards = (0..INVENTORY_PARTS).map(|_| Lock::default()).collect();
         Self { shards, messages: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 }

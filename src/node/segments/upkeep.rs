@@ -6,8 +6,8 @@
 //! What a damaged place may have held is not destroyed: such a segment is put aside.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::known::Segment;
@@ -69,7 +69,7 @@ fn refused(what: &str, segment: &Segment) -> impl FnOnce(io::Error) -> Miss {
 impl SegmentStore {
     /// One slice; gives the pause before the next.
     pub(super) fn keep_up(&self) -> Result<Duration, Fatal> {
-        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut upkeep = self.upkeep.lock();
         match self.slice(&mut upkeep) {
             Ok(pause) => {
                 upkeep.refused = None;
