@@ -7,6 +7,7 @@ pub mod deletion;
 pub mod knowledge;
 pub mod lease;
 pub mod mapping;
+pub mod notices;
 pub mod past;
 pub mod quorum;
 pub mod registry;

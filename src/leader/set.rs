@@ -19,11 +19,12 @@ use super::jobs::{Job, overwritten};
 use super::rounds::Item;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Commit, Committed};
+use crate::cluster::notices::Notices;
 use crate::cluster::state::Event;
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{MessageId, NodeId, Payload, checksum};
+use crate::types::{MessageId, NodeId, Nodes, Payload, checksum};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
@@ -238,50 +239,26 @@ impl Coordinator {
             let committed: Vec<Committed> = events.iter().flat_map(|event| cluster.apply(event).committed()).collect();
             let mut overtaken = cluster.take_overtaken().into_iter().peekable();
             for (((write, ticket), commit), did) in writes.into_iter().zip(&tickets).zip(commits()).zip(committed) {
-                let mut settle = |node: NodeId, keep: bool| {
-                    let (id, version) = (commit.id.clone(), commit.record.version);
-                    let settle = Settle { id, version, keep, trash: write.trims, lasting: false };
-                    let told = settles.entry(node).or_default();
-                    if told.last() != Some(&settle) {
-                        told.push(settle);
-                    }
-                };
-                write.tally.surplus().for_each(|node| settle(node, false));
-                write.sources.iter().for_each(|&node| settle(node, commit.holders.contains(&node)));
-                let deleted = commit.record.is_tombstone();
-                deletes |= deleted;
-                match did {
-                    Committed::Superseded => continue,
-                    Committed::New if deleted => {}
-                    Committed::New => changes.push(commit.id.clone()),
-                    Committed::Replaced { holders, record } => {
-                        // Whoever stays a holder of the same version has nothing to publish.
-                        let same = record.version == commit.record.version;
-                        let stays = |node: &NodeId| commit.holders.contains(node);
-                        let told = |node: &&NodeId| !same || write.trims && !stays(node);
-                        holders.iter().filter(told).for_each(|node| settle(*node, stays(node)));
-                        if same && !write.trims {
-                            // Nobody has read the copies that stay: what goes is looked at once more.
-                            let goes = holders.iter().filter(|node| !stays(node));
-                            goes.for_each(|&node| cluster.note_surplus(&commit.id, record.version, node));
-                        }
-                        if same {
-                            let stayed = |node: &NodeId| write.sources.contains(node) || write.also.contains(node);
-                            let made = commit.holders.iter().filter(|node| !stayed(node));
-                            made.for_each(|&node| cluster.note_copy(&commit.id, record.version, node, true));
-                        }
-                        if holders != commit.holders || record.is_tombstone() != deleted {
-                            changes.push(commit.id.clone());
-                        }
-                    }
+                let (id, record) = (&commit.id, commit.record);
+                let surplus: Nodes = write.tally.surplus().collect();
+                let notices = Notices::of(commit, &did, &write.asked(&surplus));
+                for (node, keep) in notices.told {
+                    let (id, version) = (id.clone(), record.version);
+                    settles.entry(node).or_default().push(Settle {
+                        id,
+                        version,
+                        keep,
+                        trash: write.trims,
+                        lasting: false,
+                    });
                 }
-                // Also what lies beside a copy that is on no record: the node says best whether it has to be told.
-                let unpublished = write.unpublished.iter().filter(|node| commit.holders.contains(node));
-                unpublished.for_each(|&node| settle(node, true));
-                if deleted {
-                    // The tombstone has its place beside what it deletes, which goes only now.
-                    commit.holders.iter().for_each(|&node| settle(node, true));
+                deletes |= record.is_tombstone();
+                if did == Committed::Superseded {
+                    continue;
                 }
+                notices.surplus.iter().for_each(|&node| cluster.note_surplus(id, record.version, node));
+                notices.made.iter().for_each(|&node| cluster.note_copy(id, record.version, node, true));
+                changes.extend(notices.is_listed_anew.then(|| id.clone()));
                 cluster.note_left_over(ticket, &commit.holders);
                 match overtaken.next_if(|old| old.id == commit.id) {
                     Some(old) => held.push(old, write.pass),

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::coordinator::Coordinator;
 use super::gate::Pass;
 use crate::cluster::Ticket;
+use crate::cluster::notices::Asked;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
@@ -157,6 +158,12 @@ impl Write {
         holders.extend(self.also.iter().copied().filter(|node| !self.tally.holders().contains(node)));
         holders.sort_unstable();
         holders
+    }
+
+    /// What its commit has to be told to, beside those on record.
+    pub(super) fn asked<'a>(&'a self, surplus: &'a [NodeId]) -> Asked<'a> {
+        let Self { sources, unpublished, also, trims, .. } = self;
+        Asked { surplus, sources, unpublished, also, trims: *trims }
     }
 
     /// Looks whether enough nodes keep it by now.
