@@ -38,7 +38,7 @@ use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol, Served};
-use crate::types::MessageId;
+use crate::types::{Change, MessageId};
 
 /// Requests that come this soon after the start, or that of another epoch, wait for nodes that are still joining, up to then.
 pub const JOINING: Duration = Duration::from_secs(5);
@@ -426,11 +426,11 @@ impl Coordinator {
             let reply = match request {
                 Err(refusal) => Some(Reply::Refused(refusal)),
                 Ok(Command::Set { id, payload }) => {
-                    batch.writes.push((at, id, Some(payload)));
+                    batch.writes.push((at, id, Change::Put(payload)));
                     None
                 }
                 Ok(Command::Delete(id)) => {
-                    batch.writes.push((at, id, None));
+                    batch.writes.push((at, id, Change::Delete));
                     None
                 }
                 Ok(Command::Get(id)) => self.begin_get(&cluster, &mut batch, at, id),

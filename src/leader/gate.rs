@@ -162,7 +162,8 @@ mod tests {
     fn jobs_that_wait_one_behind_the_other_go_together() {
         let (gate, x) = (Arc::new(Gate::default()), "x".parse().unwrap());
         let (replies, _told) = mpsc::unbounded_channel();
-        let job = |at| Job::Write { asker: Asker { at, replies: replies.clone() }, payload: None };
+        let job =
+            |at| Job::Write { asker: Asker { at, replies: replies.clone() }, change: crate::types::Change::Delete };
         let places = |jobs: &[Job]| -> Vec<usize> { jobs.iter().map(|job| job.asker().unwrap().at).collect() };
         let Joined::Entered(first, _) = gate.join(&x, job(0)) else { panic!("the gate is closed") };
         let Joined::Wait(mut group) = gate.join(&x, job(1)) else { panic!("nobody waits for it") };

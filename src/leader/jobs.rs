@@ -16,17 +16,17 @@ use super::transaction::{Need, Transaction};
 use super::write::Asker;
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{MessageId, Payload};
+use crate::types::{Change, MessageId};
 
 /// Something that a client wants done to an id.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// It is to have this message, or none.
+    /// It is to be changed, whatever it has.
     Write {
         /// Who hears what became of it.
         asker: Asker,
-        /// The message.
-        payload: Option<Payload>,
+        /// To what.
+        change: Change,
     },
     /// It is to be looked at, and written if need be.
     Decide(Box<dyn Decide>),
@@ -92,7 +92,7 @@ impl Job {
 
     fn decide(&mut self, id: &MessageId, transaction: &mut Transaction) {
         match self {
-            Self::Write { payload, .. } => drop(transaction.step(|all| all.write(id, payload.take()))),
+            Self::Write { change, .. } => drop(transaction.step(|all| all.write(id, change.clone()))),
             Self::Decide(decision) => decision.decide(transaction),
         }
     }
@@ -141,12 +141,12 @@ impl Coordinator {
 
 /// Writes of an id, each over the one before: only the last is carried out.
 pub(super) fn overwritten(id: MessageId, pass: Pass, jobs: impl IntoIterator<Item = Job>) -> Turn {
-    let (mut askers, mut last) = (SmallVec::new(), None);
+    let (mut askers, mut last) = (SmallVec::new(), Change::Delete);
     for job in jobs {
-        if let Job::Write { asker, payload } = job {
+        if let Job::Write { asker, change } = job {
             askers.push(asker);
-            last = payload;
+            last = change;
         }
     }
-    Turn { askers, id, payload: last, pass }
+    Turn { askers, id, change: last, pass }
 }

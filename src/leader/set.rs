@@ -24,12 +24,12 @@ use crate::cluster::state::Event;
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{MessageId, NodeId, Nodes, Payload, checksum};
+use crate::types::{Change, MessageId, NodeId, Nodes, checksum};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
 /// if the id is to be deleted.
-pub(super) type Wanted = (usize, MessageId, Option<Payload>);
+pub(super) type Wanted = (usize, MessageId, Change);
 
 /// A write that has its turn.
 #[derive(Debug)]
@@ -38,15 +38,15 @@ pub(super) struct Turn {
     pub askers: Askers,
     /// Of which id.
     pub id: MessageId,
-    /// The message, or nothing if the id is to be deleted.
-    pub payload: Option<Payload>,
+    /// What it does to the id.
+    pub change: Change,
     /// The right to write it.
     pub pass: Pass,
 }
 
 impl Item for Turn {
     fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Payload::len)
+        self.change.bytes()
     }
 }
 
@@ -56,7 +56,7 @@ impl Coordinator {
         if writes.is_empty() {
             return Vec::new();
         }
-        let bytes = writes.iter().map(|(_, _, payload)| payload.as_ref().map_or(0, Payload::len) + REQUEST_COST).sum();
+        let bytes = writes.iter().map(|(_, _, change)| change.bytes() + REQUEST_COST).sum();
         let Some(room) = self.room(bytes) else {
             return writes.into_iter().map(|(at, ..)| (at, busy())).collect();
         };
@@ -64,9 +64,9 @@ impl Coordinator {
         let mut untold: Vec<usize> = writes.iter().map(|(at, ..)| *at).collect();
         let (replies, mut told) = mpsc::unbounded_channel();
         let mut turns = Vec::with_capacity(writes.len());
-        for (at, id, payload) in writes {
+        for (at, id, change) in writes {
             let asker = Asker { at, replies: replies.clone() };
-            match self.gate.join(&id, Job::Write { asker, payload }) {
+            match self.gate.join(&id, Job::Write { asker, change }) {
                 Joined::Entered(pass, job) => turns.push(overwritten(id, pass, [job])),
                 Joined::Wait(turn) => self.wait_for(id, turn),
                 Joined::With => {}
@@ -127,19 +127,20 @@ impl Coordinator {
         let log = self.ledger().refuses();
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
-        let sums: Vec<Option<u32>> = turns.iter().map(|turn| turn.payload.as_deref().map(checksum)).collect();
+        let sums: Vec<Option<u32>> =
+            turns.iter().map(|turn| turn.change.message().map(|message| checksum(message))).collect();
         {
             let mut cluster = self.cluster();
             for (turn, sum) in turns.into_iter().zip(sums) {
-                let admitted = match (&turn.payload, sum) {
+                let admitted = match (turn.change.message(), sum) {
                     _ if log.is_some() => Err(NotAdmitted::NotYet(log.unwrap_or_default().to_owned())),
-                    (Some(payload), Some(crc)) => cluster.admit(&turn.id, payload.len() as u32, crc).map(Some),
+                    (Some(message), Some(crc)) => cluster.admit(&turn.id, message.len() as u32, crc).map(Some),
                     _ => cluster.admit_deletion(&turn.id),
                 };
                 match admitted {
                     Ok(Some(ticket)) => {
                         let promise = Promise::new(self.clone(), ticket);
-                        let payload = turn.payload.unwrap_or_default();
+                        let payload = turn.change.into_payload();
                         writes.push(Write::new(turn.askers, promise, payload, turn.pass, cluster.tolerance()));
                     }
                     Ok(None) => done.extend(turn.askers),

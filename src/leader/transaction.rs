@@ -25,7 +25,7 @@ use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{CopyRecord, MessageId, Payload, Version, checksum};
+use crate::types::{Change, CopyRecord, MessageId, Payload, Version, checksum};
 
 /// Ids of one transaction, and their bytes; more are refused as BAD_COMMAND. As much as one record of the log holds.
 pub const MOST_IDS: usize = 65_536;
@@ -70,8 +70,8 @@ struct Known {
     need: Need,
     record: Option<CopyRecord>,
     message: Option<Payload>,
-    /// The message that it is to have, or (inside) that it is to have none.
-    written: Option<Option<Payload>>,
+    /// What is to be done to it.
+    written: Option<Change>,
     /// Written by a step before this one.
     overtaken: bool,
 }
@@ -88,7 +88,7 @@ impl Transaction {
     /// If the id was not named with [`Need::Message`], and not written before.
     pub fn get(&self, id: &MessageId) -> Option<&Payload> {
         let known = self.known(id, Need::Message);
-        known.written.as_ref().map_or(known.message.as_ref(), Option::as_ref)
+        known.written.as_ref().map_or(known.message.as_ref(), Change::message)
     }
 
     /// Whether there is a message, with what this transaction has written.
@@ -106,7 +106,7 @@ impl Transaction {
     pub fn length(&self, id: &MessageId) -> Option<usize> {
         let known = self.known(id, Need::Deletion);
         let before = || known.record.map(|record| record.bytes() as usize);
-        known.written.as_ref().map_or_else(before, |written| written.as_ref().map(Payload::len))
+        known.written.as_ref().map_or_else(before, |written| written.message().map(Payload::len))
     }
 
     /// The version that the message has before this transaction, if there is one. If somebody else's step has written
@@ -125,7 +125,7 @@ impl Transaction {
     /// # Panics
     /// If the id was not named.
     pub fn set(&mut self, id: &MessageId, message: Payload) {
-        self.write(id, Some(message));
+        self.write(id, Change::Put(message));
     }
 
     /// Deletes the message of an id, if there is one.
@@ -133,12 +133,12 @@ impl Transaction {
     /// # Panics
     /// If the id was not named.
     pub fn delete(&mut self, id: &MessageId) {
-        self.write(id, None);
+        self.write(id, Change::Delete);
     }
 
-    pub(super) fn write(&mut self, id: &MessageId, message: Option<Payload>) {
+    pub(super) fn write(&mut self, id: &MessageId, change: Change) {
         let known = self.entries.get_mut(id);
-        known.unwrap_or_else(|| panic!("{id:?} is not part of the transaction")).written = Some(message);
+        known.unwrap_or_else(|| panic!("{id:?} is not part of the transaction")).written = Some(change);
         self.writes += 1;
     }
 
@@ -150,7 +150,7 @@ impl Transaction {
     pub fn take(&mut self, id: &MessageId) -> Option<Payload> {
         let message = self.get(id).cloned();
         if let Some(known) = self.entries.get_mut(id) {
-            known.written = Some(None);
+            known.written = Some(Change::Delete);
         }
         message
     }
@@ -176,8 +176,8 @@ impl Transaction {
     }
 }
 
-/// A write of a transaction: its id, the message or nothing for a deletion, and the right to write it.
-type Wanted = (MessageId, Option<Payload>, Pass);
+/// A write of a transaction: its id, what it does to that, and the right to write it.
+type Wanted = (MessageId, Change, Pass);
 
 impl Coordinator {
     /// Reads and writes the messages of `ids` at one instant. `decide` gets what was asked for, and says what is to be
@@ -242,8 +242,8 @@ impl Coordinator {
         let told = decide(&mut transaction);
         let writes = transaction.entries.into_iter().zip(passes);
         let writes: Vec<Wanted> =
-            writes.filter_map(|((id, known), pass)| known.written.map(|message| (id, message, pass))).collect();
-        let bytes = writes.iter().map(|(_, message, _)| message.as_ref().map_or(0, Payload::len)).sum();
+            writes.filter_map(|((id, known), pass)| known.written.map(|change| (id, change, pass))).collect();
+        let bytes = writes.iter().map(|(_, change, _)| change.bytes()).sum();
         if bytes > MOST_BYTES {
             return Err(Refusal::BadCommand(format!(
                 "it writes {bytes} bytes, and at most {MOST_BYTES} are written at once; nothing was written"
@@ -383,19 +383,19 @@ impl Coordinator {
         if writes.len() > 1 {
             return self.write_all(writes).await;
         }
-        let Some((id, payload, pass)) = writes.pop() else { return Ok(()) };
-        self.write_alone(id, payload, pass).await
+        let Some((id, change, pass)) = writes.pop() else { return Ok(()) };
+        self.write_alone(id, change, pass).await
     }
 
     /// Writes one message as a SET does.
     pub(super) async fn write_alone(
         self: &Arc<Self>,
         id: MessageId,
-        payload: Option<Payload>,
+        change: Change,
         pass: Pass,
     ) -> Result<(), Refusal> {
         let (replies, mut told) = mpsc::unbounded_channel();
-        self.take_turns([Turn { askers: smallvec![Asker { at: 0, replies }], id, payload, pass }]);
+        self.take_turns([Turn { askers: smallvec![Asker { at: 0, replies }], id, change, pass }]);
         match told.recv().await {
             Some((_, Reply::Done)) => Ok(()),
             Some((_, Reply::Refused(refusal))) => Err(refusal),
@@ -407,11 +407,11 @@ impl Coordinator {
     async fn write_all(self: &Arc<Self>, wanted: Vec<Wanted>) -> Result<(), Refusal> {
         let tickets = self.admit_together(&wanted).await?;
         let mut writes = Vec::with_capacity(wanted.len());
-        for ((_, payload, pass), ticket) in wanted.into_iter().zip(tickets) {
+        for ((_, change, pass), ticket) in wanted.into_iter().zip(tickets) {
             let Some(ticket) = ticket else { continue };
             let need = ticket.targets.len();
             let promise = Promise::new(self.clone(), ticket);
-            writes.push(Write::new(Askers::new(), promise, payload.unwrap_or_default(), pass, need));
+            writes.push(Write::new(Askers::new(), promise, change.into_payload(), pass, need));
         }
         let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
         let prepared = writes.iter().map(|write| write.promise.ticket());
@@ -435,7 +435,7 @@ impl Coordinator {
     /// Gives each write a version and targets, or none of them; waits for nodes that are still joining after a start.
     async fn admit_together(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Vec<Option<Ticket>>, Refusal> {
         let sum = |message: &Payload| (message.len() as u32, checksum(message));
-        let sums: Vec<_> = wanted.iter().map(|(id, message, _)| (id, message.as_ref().map(sum))).collect();
+        let sums: Vec<_> = wanted.iter().map(|(id, change, _)| (id, change.message().map(sum))).collect();
         loop {
             let mut changes = self.changes();
             let refused = {

@@ -82,6 +82,6 @@ impl Coordinator {
                 Err(_) => return false,
             },
         };
-        self.write_alone(id, message, pass).await.is_ok()
+        self.write_alone(id, message.into(), pass).await.is_ok()
     }
 }

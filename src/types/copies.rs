@@ -7,6 +7,44 @@ use smallvec::SmallVec;
 
 use super::{Epoch, MAX_TOLERANCE, MessageId, NodeId};
 
+/// What a write does to an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It has this message from then on.
+    Put(Payload),
+    /// It has none.
+    Delete,
+}
+
+impl Change {
+    /// The message that the id has then.
+    pub fn message(&self) -> Option<&Payload> {
+        match self {
+            Self::Put(message) => Some(message),
+            Self::Delete => None,
+        }
+    }
+
+    /// What is kept on nodes: the message, or no byte for a deletion.
+    pub fn into_payload(self) -> Payload {
+        match self {
+            Self::Put(message) => message,
+            Self::Delete => Payload::new(),
+        }
+    }
+
+    /// Bytes of the message.
+    pub fn bytes(&self) -> usize {
+        self.message().map_or(0, Payload::len)
+    }
+}
+
+impl From<Option<Payload>> for Change {
+    fn from(message: Option<Payload>) -> Self {
+        message.map_or(Self::Delete, Self::Put)
+    }
+}
+
 /// The order of all writes of all ids: epoch (32 bit) << 32 | sequence (32 bit).
 ///
 /// Zero is no write's version: it marks a foreign file, which has no record.
