@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, Command};
 
-use crate::protocol::table::{self, Op};
+use crate::protocol::table::{self, DataOp, Op, ServerOp};
 
 /// The subcommand that takes the words of another language.
 const CLIENT: &str = "client";
@@ -76,7 +76,7 @@ fn flag(flags: &[&Arg], arg: &OsStr) -> Option<bool> {
 /// How many words a command has at least, if what follows them is no part of it.
 fn words_of(word: &OsStr) -> Option<usize> {
     let spec = table::find(word.to_str()?.as_bytes())?;
-    let takes_any_text = matches!(spec.op, Op::Set | Op::Auth);
+    let takes_any_text = matches!(spec.op, Op::Data(DataOp::Set) | Op::Server(ServerOp::Auth));
     let line = spec.line.filter(|_| !takes_any_text)?;
     Some(line.split(' ').filter(|word| !word.starts_with('[')).count())
 }

@@ -36,7 +36,7 @@ const HISTORY_LINES: usize = 1000;
 /// Whether the line holds a password, which no history should.
 fn is_secret(line: &str) -> bool {
     let word = line.split_whitespace().next().unwrap_or_default();
-    table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Auth)
+    table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Server(table::ServerOp::Auth))
 }
 
 /// Command words as they are completed: with a blank where something has to follow.

@@ -220,7 +220,7 @@ pub(super) fn hint(request: &Request, reply: &ReplyLine) -> Option<String> {
 pub(super) fn asks_for_help(line: &[u8]) -> Option<Option<&str>> {
     let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
     let (first, of, None) = (words.next()?, words.next(), words.next()) else { return None };
-    table::find(first.as_bytes()).is_some_and(|spec| spec.op == table::Op::Help).then_some(of)
+    table::find(first.as_bytes()).is_some_and(|spec| spec.op == table::Op::Server(table::ServerOp::Help)).then_some(of)
 }
 
 /// The table that stands for a reply where people read it; `None` for replies that are lines.

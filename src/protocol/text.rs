@@ -9,7 +9,7 @@ use std::str::FromStr;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::resp::take;
-use super::table::{self, Op};
+use super::table::{self, DataOp, Op, RegisterOp, ServerOp, SessionOp};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload};
@@ -103,15 +103,17 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         };
     };
     let command = match spec.op {
-        Op::Set => return parse_set(rest, max_message),
-        Op::Get => return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?)),
-        Op::Where => return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?)),
-        Op::Del => return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?)),
-        Op::Drain => return Ok(Command::Drain(only_node(rest, "DRAIN wants the number of a node: DRAIN <node>")?)),
-        Op::Undrain => {
+        Op::Data(DataOp::Set) => return parse_set(rest, max_message),
+        Op::Data(DataOp::Get) => return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?)),
+        Op::Register(RegisterOp::Where) => return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?)),
+        Op::Data(DataOp::Del) => return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?)),
+        Op::Register(RegisterOp::Drain) => {
+            return Ok(Command::Drain(only_node(rest, "DRAIN wants the number of a node: DRAIN <node>")?));
+        }
+        Op::Register(RegisterOp::Undrain) => {
             return Ok(Command::Undrain(only_node(rest, "UNDRAIN wants the number of a node: UNDRAIN <node>")?));
         }
-        Op::Remove => {
+        Op::Register(RegisterOp::Remove) => {
             const FORCE: &[u8] = b" FORCE";
             let force = rest.as_ref().and_then(|rest| {
                 let at = rest.len().checked_sub(FORCE.len())?;
@@ -121,26 +123,27 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
             let node = only_node(node, "REMOVE wants the number of a node: REMOVE <node> [FORCE]")?;
             return Ok(Command::Remove { node, force: force.is_some() });
         }
-        Op::Rebalance => {
+        Op::Register(RegisterOp::Rebalance) => {
             return match rest {
                 None => Ok(Command::Rebalance(true)),
                 Some(stop) if stop.eq_ignore_ascii_case(b"STOP") => Ok(Command::Rebalance(false)),
                 Some(_) => bad("REBALANCE stands alone on its line, or with STOP"),
             };
         }
-        Op::Auth => {
+        Op::Server(ServerOp::Auth) => {
             return match rest {
                 Some(password) if !password.is_empty() => Ok(Command::Auth(password)),
                 _ => bad("AUTH wants the password: AUTH <password>"),
             };
         }
         Op::OtherProtocol => return Err(Refusal::OtherProtocol),
-        Op::Count => Command::Count,
-        Op::Status => Command::Status,
-        Op::Verify => Command::Verify,
-        Op::Ping => Command::Ping { crlf: false },
-        Op::Help => Command::Help,
-        _ => Command::Exit,
+        Op::Register(RegisterOp::Count) => Command::Count,
+        Op::Register(RegisterOp::Status) => Command::Status,
+        Op::Register(RegisterOp::Verify) => Command::Verify,
+        Op::Session(SessionOp::Ping) => Command::Ping { crlf: false },
+        Op::Server(ServerOp::Help) => Command::Help,
+        Op::Session(SessionOp::Exit) => Command::Exit,
+        Op::Data(_) | Op::Session(_) | Op::Keyspace(_) | Op::Server(_) | Op::Tool(_) => return bad(&unknown(&word)),
     };
     match rest {
         None => Ok(command),

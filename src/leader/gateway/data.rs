@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{floats, strings};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
-use crate::protocol::table::Op;
+use crate::protocol::table::DataOp;
 use crate::types::{MessageId, Payload};
 
 /// Messages by id, as they are at one moment, and what becomes of them.
@@ -30,16 +30,21 @@ pub(super) trait Ids {
 }
 
 /// What a command needs to know of its ids.
-pub(super) fn need(op: Op, words: &Words) -> Need {
+pub(super) fn need(op: DataOp, words: &Words) -> Need {
     match op {
-        Op::Mset => Need::Nothing,
-        Op::Exists | Op::Touch | Op::Type | Op::Ttl | Op::Pttl | Op::Strlen => Need::Version,
-        Op::Expire | Op::Persist => Need::Version,
-        Op::Del => Need::Deletion,
-        Op::MsetNx | Op::SetNx => Need::Version,
-        Op::Set if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET")) => Need::Message,
-        Op::Set => Need::Version,
-        _ => Need::Message,
+        DataOp::Mset => Need::Nothing,
+        DataOp::Exists | DataOp::Touch | DataOp::Type | DataOp::Ttl | DataOp::Pttl | DataOp::Strlen => Need::Version,
+        DataOp::Expire | DataOp::Persist => Need::Version,
+        DataOp::Del => Need::Deletion,
+        DataOp::MsetNx | DataOp::SetNx => Need::Version,
+        DataOp::Set if words.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET")) => Need::Message,
+        DataOp::Set => Need::Version,
+        DataOp::Get | DataOp::Mget | DataOp::GetBit | DataOp::GetRange | DataOp::Lcs => Need::Message,
+        DataOp::GetEx | DataOp::GetDel | DataOp::GetSet | DataOp::Append | DataOp::SetBit | DataOp::SetRange => {
+            Need::Message
+        }
+        DataOp::Incr | DataOp::IncrBy | DataOp::IncrByFloat | DataOp::Decr | DataOp::DecrBy => Need::Message,
+        DataOp::Copy | DataOp::Rename | DataOp::RenameNx => Need::Message,
     }
 }
 
@@ -59,15 +64,15 @@ fn error<T>(text: &str) -> Result<T> {
 }
 
 /// Why a command cannot succeed whatever the messages are: a message that is too long, or a time to live.
-pub(super) fn surely_refused(op: Op, words: &Words, max_message: usize) -> Option<String> {
+pub(super) fn surely_refused(op: DataOp, words: &Words, max_message: usize) -> Option<String> {
     let fits = |place: usize| words.get(place).map_or(Ok(()), |message| fits(message.len(), max_message));
     let refused = match op {
-        Op::Expire => error(NO_EXPIRY),
-        Op::Set if words[3..].iter().any(|word| is_expiry(word)) => error(NO_EXPIRY),
-        Op::GetEx if words.get(2).is_some_and(|word| is_expiry(word)) => error(NO_EXPIRY),
-        Op::Mset | Op::MsetNx => pairs(words, max_message),
-        Op::Set | Op::SetNx | Op::GetSet | Op::Append => fits(2),
-        Op::SetRange => fits(3),
+        DataOp::Expire => error(NO_EXPIRY),
+        DataOp::Set if words[3..].iter().any(|word| is_expiry(word)) => error(NO_EXPIRY),
+        DataOp::GetEx if words.get(2).is_some_and(|word| is_expiry(word)) => error(NO_EXPIRY),
+        DataOp::Mset | DataOp::MsetNx => pairs(words, max_message),
+        DataOp::Set | DataOp::SetNx | DataOp::GetSet | DataOp::Append => fits(2),
+        DataOp::SetRange => fits(3),
         _ => Ok(()),
     };
     refused.err()
@@ -111,7 +116,7 @@ pub(super) fn get_range(words: &Words, message: &Payload) -> Result<Value> {
 
 /// Carries out a command whose number of words was checked. `keys` are the ids that its table row names, in order.
 /// On an error nothing was handed to `ids`.
-pub(super) fn run(op: Op, words: &Words, keys: &[MessageId], max_message: usize, ids: &mut dyn Ids) -> Value {
+pub(super) fn run(op: DataOp, words: &Words, keys: &[MessageId], max_message: usize, ids: &mut dyn Ids) -> Value {
     let context = Context { words, keys, max_message, ids };
     context.run(op).unwrap_or_else(Value::Error)
 }
@@ -124,77 +129,78 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn run(mut self, op: Op) -> Result<Value> {
+    fn run(mut self, op: DataOp) -> Result<Value> {
         let key = &self.keys[0];
         Ok(match op {
-            Op::Get => self.message(0),
-            Op::Mget => Value::Array((0..self.keys.len()).map(|place| self.message(place)).collect()),
-            Op::Exists | Op::Touch => self.count(|ids, id| ids.exists(id)),
-            Op::Strlen => Value::Integer(self.ids.length(key).unwrap_or(0) as i64),
-            Op::Type => Value::Simple(if self.ids.exists(key) { "string" } else { "none" }),
+            DataOp::Get => self.message(0),
+            DataOp::Mget => Value::Array((0..self.keys.len()).map(|place| self.message(place)).collect()),
+            DataOp::Exists | DataOp::Touch => self.count(|ids, id| ids.exists(id)),
+            DataOp::Strlen => Value::Integer(self.ids.length(key).unwrap_or(0) as i64),
+            DataOp::Type => Value::Simple(if self.ids.exists(key) { "string" } else { "none" }),
             // -1: it is there and does not expire; -2: it is not there.
-            Op::Ttl | Op::Pttl => Value::Integer(if self.ids.exists(key) { -1 } else { -2 }),
-            Op::Expire => return error(NO_EXPIRY),
-            Op::Persist => Value::Integer(0),
-            Op::GetEx => match self.words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
+            DataOp::Ttl | DataOp::Pttl => Value::Integer(if self.ids.exists(key) { -1 } else { -2 }),
+            DataOp::Expire => return error(NO_EXPIRY),
+            DataOp::Persist => Value::Integer(0),
+            DataOp::GetEx => match self.words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
                 None => self.message(0),
                 Some(b"PERSIST") if self.words.len() == 3 => self.message(0),
                 Some(b"EX" | b"PX" | b"EXAT" | b"PXAT") => return error(NO_EXPIRY),
                 Some(_) => return error(SYNTAX),
             },
-            Op::GetBit => {
+            DataOp::GetBit => {
                 let (byte, by) = strings::bit_place(&self.words[2], usize::MAX)?;
                 let message = self.ids.get(key).unwrap_or_default();
                 Value::Integer(message.get(byte).map_or(0, |byte| byte >> by & 1).into())
             }
-            Op::SetBit => self.set_bit()?,
-            Op::Lcs => {
+            DataOp::SetBit => self.set_bit()?,
+            DataOp::Lcs => {
                 let message = |place: usize| self.ids.get(&self.keys[place]).unwrap_or_default();
                 strings::common(self.words, &message(0), &message(1))?
             }
-            Op::GetRange => get_range(self.words, &self.ids.get(key).unwrap_or_default())?,
-            Op::Set => self.set()?,
-            Op::SetNx => self.set_if(!self.ids.exists(key))?,
-            Op::GetSet => {
+            DataOp::GetRange => get_range(self.words, &self.ids.get(key).unwrap_or_default())?,
+            DataOp::Set => self.set()?,
+            DataOp::SetNx => self.set_if(!self.ids.exists(key))?,
+            DataOp::GetSet => {
                 let before = self.message(0);
                 self.keep(0, self.words[2].clone())?;
                 before
             }
-            Op::GetDel => {
+            DataOp::GetDel => {
                 let before = self.message(0);
                 self.ids.delete(key);
                 before
             }
-            Op::Del => self.count(|ids, id| {
+            DataOp::Del => self.count(|ids, id| {
                 let was_there = ids.exists(id);
                 ids.delete(id);
                 was_there
             }),
-            Op::Mset => self.set_all()?,
-            Op::MsetNx if self.keys.iter().any(|id| self.ids.exists(id)) => self.pairs().map(|()| Value::Integer(0))?,
-            Op::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
-            Op::Append => {
+            DataOp::Mset => self.set_all()?,
+            DataOp::MsetNx if self.keys.iter().any(|id| self.ids.exists(id)) => {
+                self.pairs().map(|()| Value::Integer(0))?
+            }
+            DataOp::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
+            DataOp::Append => {
                 self.fits(self.ids.length(key).unwrap_or(0) + self.words[2].len())?;
                 let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
                 message.extend_from_slice(&self.words[2]);
                 self.keep_with_length(message)?
             }
-            Op::SetRange => self.set_range()?,
-            Op::Incr => self.add(1, 1)?,
-            Op::Decr => self.add(1, -1)?,
-            Op::IncrBy => self.add(self.integer(2)?, 1)?,
-            Op::DecrBy => {
+            DataOp::SetRange => self.set_range()?,
+            DataOp::Incr => self.add(1, 1)?,
+            DataOp::Decr => self.add(1, -1)?,
+            DataOp::IncrBy => self.add(self.integer(2)?, 1)?,
+            DataOp::DecrBy => {
                 let by = self.integer(2)?;
                 if by == i64::MIN {
                     return error("ERR decrement would overflow");
                 }
                 self.add(by, -1)?
             }
-            Op::IncrByFloat => self.add_decimal()?,
-            Op::Rename => self.rename(true).map(|_| OK)?,
-            Op::RenameNx => self.rename(false)?,
-            Op::Copy => self.copy()?,
-            _ => return error(SYNTAX),
+            DataOp::IncrByFloat => self.add_decimal()?,
+            DataOp::Rename => self.rename(true).map(|_| OK)?,
+            DataOp::RenameNx => self.rename(false)?,
+            DataOp::Copy => self.copy()?,
         })
     }
 
@@ -397,11 +403,11 @@ mod tests {
         let run = |request: &str| {
             let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
             let spec = table::find(&words[0]).unwrap();
-            assert!(spec.takes(words.len()) && spec.is_data(), "{request}");
+            assert!(spec.takes(words.len()) && spec.data().is_some(), "{request}");
             let key = |place: usize| MessageId::from_bytes(&words[place]).unwrap();
             let keys: Vec<MessageId> = spec.key_places(words.len()).map(key).collect();
             let mut out = bytes::BytesMut::new();
-            super::run(spec.op, &words, &keys, 30, &mut map).encode(2, &mut out);
+            super::run(spec.data().unwrap(), &words, &keys, 30, &mut map).encode(2, &mut out);
             String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
         };
         requests.split('|').map(run).collect()
@@ -464,7 +470,7 @@ mod tests {
         for request in ["SETRANGE a 0 y", "SETBIT a 1 1", "APPEND a y"] {
             let mut map = Map([(id.clone(), message.clone())].into());
             let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-            let op = table::find(&words[0]).unwrap().op;
+            let op = table::find(&words[0]).unwrap().data().unwrap();
             let told = super::run(op, &words, std::slice::from_ref(&id), 30, &mut map);
             assert!(matches!(told, Value::Error(_)) && map.0.get(&id) == Some(&message), "{request}: {told:?}");
         }
@@ -490,7 +496,7 @@ mod tests {
             (format!("INCRBY a {long}"), false),
         ] {
             let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-            let op = table::find(&words[0]).unwrap().op;
+            let op = table::find(&words[0]).unwrap().data().unwrap();
             assert_eq!(surely_refused(op, &words, 30).is_some(), refused, "{request}");
         }
     }

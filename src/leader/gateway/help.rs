@@ -1,7 +1,7 @@
 //! What HELP says of subcommands, in the form that Redis has: a line how it is written, and an indented one what it does.
 
 use crate::protocol::resp::Value;
-use crate::protocol::table::Op;
+use crate::protocol::table::ToolOp;
 
 /// Of CLIENT.
 pub(super) const CLIENT: &[&str] = &[
@@ -58,9 +58,9 @@ pub(super) const COMMAND: &[&str] = &[
 ];
 
 /// Of the small words that tools ask.
-pub(super) fn tools(op: Op) -> &'static [&'static str] {
+pub(super) fn tools(op: ToolOp) -> &'static [&'static str] {
     match op {
-        Op::SlowLog => &[
+        ToolOp::SlowLog => &[
             "GET [<count>]",
             "    Empty: no command is noted as slow.",
             "LEN",
@@ -68,7 +68,7 @@ pub(super) fn tools(op: Op) -> &'static [&'static str] {
             "RESET",
             "    Accepted, without effect.",
         ],
-        Op::Latency => &[
+        ToolOp::Latency => &[
             "LATEST",
             "    Empty: see the metrics page for latencies.",
             "HISTORY <event>",
@@ -76,11 +76,11 @@ pub(super) fn tools(op: Op) -> &'static [&'static str] {
             "RESET",
             "    0.",
         ],
-        Op::Module => &["LIST", "    Empty: there are no modules."],
-        Op::Function => &["LIST", "    Empty: there are no functions.", "FLUSH", "    Accepted, without effect."],
-        Op::Object => &["ENCODING <key>", "    How Redis would keep this message.", "REFCOUNT <key>", "    1."],
-        Op::Memory => &["USAGE <key>", "    Bytes of the message, its id and its place in the index."],
-        _ => &[],
+        ToolOp::Module => &["LIST", "    Empty: there are no modules."],
+        ToolOp::Function => &["LIST", "    Empty: there are no functions.", "FLUSH", "    Accepted, without effect."],
+        ToolOp::Object => &["ENCODING <key>", "    How Redis would keep this message.", "REFCOUNT <key>", "    1."],
+        ToolOp::Memory => &["USAGE <key>", "    Bytes of the message, its id and its place in the index."],
+        ToolOp::LastSave | ToolOp::Role => &[],
     }
 }
 

@@ -2,14 +2,14 @@
 
 use tokio::time::Instant;
 
-use super::server::{config_set_refused, refused_op};
+use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
 use super::session::{Session, error, keys_of};
 use super::{data, keyspace};
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Value, WORD_COST, Words, number};
-use crate::protocol::table::{Op, Spec};
+use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ServerOp, SessionOp, Spec};
 use crate::types::{MessageId, Payload};
 
 /// Commands that MULTI queues, and bytes of all their words, with what each takes beside them.
@@ -66,22 +66,21 @@ impl Session {
     /// Why a command cannot succeed, whatever the messages are when it is run: what is known when it is queued is said
     /// then, and EXEC runs none of the others.
     pub(super) fn surely_refused(&self, spec: &Spec, words: &Words) -> Option<String> {
-        if spec.is_data() {
-            return match keys_of(spec, words) {
-                Err(why) => Some(why),
-                Ok(_) => data::surely_refused(spec.op, words, self.door.settings.max_message),
-            };
-        }
         let is = |name: &[u8]| words.get(1).is_some_and(|word| word.eq_ignore_ascii_case(name));
         match spec.op {
-            Op::Select => match number(&words[1]) {
+            Op::Data(op) => match keys_of(spec, words) {
+                Err(why) => Some(why),
+                Ok(_) => data::surely_refused(op, words, self.door.settings.max_message),
+            },
+            Op::Session(SessionOp::Select) => match number(&words[1]) {
                 Some(0) => None,
                 Some(_) => Some("ERR DB index is out of range".to_owned()),
                 None => Some("ERR invalid DB index".to_owned()),
             },
-            Op::Flush if !self.door.settings.allow_flush => Some(keyspace::NO_FLUSH.to_owned()),
-            Op::Config if is(b"SET") => Some(config_set_refused(words)),
-            Op::Verify | Op::Save => Some(refused_op(spec)),
+            Op::Keyspace(KeyspaceOp::Flush) if !self.door.settings.allow_flush => Some(keyspace::NO_FLUSH.to_owned()),
+            Op::Server(ServerOp::Config) if is(b"SET") => Some(config_set_refused(words)),
+            Op::Register(RegisterOp::Verify) => Some(OF_TEXT.to_owned()),
+            Op::Server(ServerOp::Save) => Some(NO_SNAPSHOT.to_owned()),
             _ => None,
         }
     }
@@ -165,7 +164,7 @@ fn run_all(
 /// A queued command, made ready to run.
 enum Step {
     /// It concerns messages: these.
-    Data(&'static Spec, Words, Vec<MessageId>),
+    Data(DataOp, &'static Spec, Words, Vec<MessageId>),
     /// An id that it names is none.
     Wrong(String),
     /// It concerns no message.
@@ -193,35 +192,33 @@ impl Done {
 
 impl Step {
     fn new((spec, words): (&'static Spec, Words)) -> Self {
-        if !spec.is_data() {
-            return Self::Other(spec, words);
-        }
+        let Some(op) = spec.data() else { return Self::Other(spec, words) };
         match keys_of(spec, &words) {
-            Ok(keys) => Self::Data(spec, words, keys),
+            Ok(keys) => Self::Data(op, spec, words, keys),
             Err(why) => Self::Wrong(why),
         }
     }
 
     fn needs(&self) -> Vec<(MessageId, Need)> {
         match self {
-            Self::Data(spec, words, keys) => keys.iter().map(|id| (id.clone(), data::need(spec.op, words))).collect(),
+            Self::Data(op, _, words, keys) => keys.iter().map(|id| (id.clone(), data::need(*op, words))).collect(),
             Self::Wrong(_) | Self::Other(..) => Vec::new(),
         }
     }
 
     fn writes(&self) -> bool {
-        matches!(self, Self::Data(spec, ..) if spec.writes())
+        matches!(self, Self::Data(_, spec, ..) if spec.writes())
     }
 
     fn run(self, max_message: usize, transaction: &mut Transaction) -> Done {
         match self {
-            Self::Data(spec, words, keys) if spec.op == Op::Lcs => {
+            Self::Data(DataOp::Lcs, _, words, keys) => {
                 let message = |id| transaction.get(id).cloned().unwrap_or_default();
                 let (a, b) = (message(&keys[0]), message(&keys[1]));
                 Done::Common(words, a, b)
             }
-            Self::Data(spec, words, keys) => {
-                Done::Now(data::run(spec.op, &words, &keys, max_message, &mut View(transaction)))
+            Self::Data(op, _, words, keys) => {
+                Done::Now(data::run(op, &words, &keys, max_message, &mut View(transaction)))
             }
             Self::Wrong(why) => Done::Now(Value::Error(why)),
             Self::Other(spec, words) => Done::Later(spec, words),

@@ -14,7 +14,7 @@ use super::multi::View;
 use super::session::{Session, keys_of, outcome};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Asked, Value, Words};
-use crate::protocol::table::{self, Spec};
+use crate::protocol::table::{self, DataOp, Spec};
 use crate::types::MessageId;
 
 /// Commands that go together, the ids that they name, and their bytes: what they read and write is in memory until they
@@ -27,6 +27,7 @@ const MOST_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 struct Ready {
     spec: &'static Spec,
+    op: DataOp,
     words: Words,
     keys: Vec<MessageId>,
 }
@@ -35,12 +36,13 @@ impl Ready {
     /// Commands that read a message and write none go alone: their answers are as large as messages.
     fn of(words: &Words) -> Option<Self> {
         let spec = table::find(&words[0])?;
-        if !spec.is_data() || !spec.takes(words.len()) {
+        let op = spec.data()?;
+        if !spec.takes(words.len()) {
             return None;
         }
         let keys = keys_of(spec, words).ok()?;
-        let joins = spec.writes() || data::need(spec.op, words) == Need::Version;
-        joins.then(|| Self { spec, words: words.clone(), keys })
+        let joins = spec.writes() || data::need(op, words) == Need::Version;
+        joins.then(|| Self { spec, op, words: words.clone(), keys })
     }
 
     /// Whether it names one id, perhaps several times.
@@ -49,7 +51,7 @@ impl Ready {
     }
 
     fn run(&self, max_message: usize, transaction: &mut Transaction) -> Value {
-        data::run(self.spec.op, &self.words, &self.keys, max_message, &mut View(transaction))
+        data::run(self.op, &self.words, &self.keys, max_message, &mut View(transaction))
     }
 }
 
@@ -121,7 +123,7 @@ impl Session {
     async fn run_step(&self, step: Step) -> Vec<(usize, Value)> {
         let began = Instant::now();
         let needs = step.iter().flat_map(|(_, ready)| {
-            let need = data::need(ready.spec.op, &ready.words);
+            let need = data::need(ready.op, &ready.words);
             ready.keys.iter().map(move |id| (id.clone(), need))
         });
         let needs: Vec<(MessageId, Need)> = needs.collect();

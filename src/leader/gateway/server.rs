@@ -10,7 +10,7 @@ use crate::VERSION;
 use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
 use crate::protocol::resp::{Value, Words, number};
-use crate::protocol::table::{self, COMMANDS, Op, Spec};
+use crate::protocol::table::{self, COMMANDS, ServerOp, Spec};
 use crate::telemetry::Meter;
 use crate::telemetry::served::{NOT_FOUND, Operation, Protocol};
 
@@ -26,10 +26,10 @@ const OK: Value = Value::Simple("OK");
 type Filter = Box<dyn Fn(&Seat) -> bool>;
 
 impl Session {
-    pub(super) async fn tell_of_server(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
-        match spec.op {
-            Op::Hello => self.hello(words),
-            Op::Auth => {
+    pub(super) async fn tell_of_server(&mut self, op: ServerOp, words: &Words) -> Result<Value, String> {
+        match op {
+            ServerOp::Hello => self.hello(words),
+            ServerOp::Auth => {
                 if words.len() > 3 {
                     return error("ERR syntax error");
                 }
@@ -40,23 +40,21 @@ impl Session {
                 }
                 self.authenticate(if words.len() == 3 { &words[1] } else { b"default" }, &words[words.len() - 1])
             }
-            Op::Client => self.client(words),
-            Op::Command => command(words),
-            Op::Config => self.config(words),
-            Op::Info => self.info(words).map(Value::Text),
-            Op::Dbsize => {
+            ServerOp::Client => self.client(words),
+            ServerOp::Command => command(words),
+            ServerOp::Config => self.config(words),
+            ServerOp::Info => self.info(words).map(Value::Text),
+            ServerOp::Dbsize => {
                 let count = self.coordinator.count().await.map_err(|why| self.told(why))?;
                 Ok(Value::Integer(count as i64))
             }
-            Op::Time => {
+            ServerOp::Time => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let part = |number: u64| Value::text(number.to_string());
                 Ok(Value::Array(vec![part(now.as_secs()), part(now.subsec_micros().into())]))
             }
-            Op::Help => Ok(Value::text(table::help())),
-            Op::Save => Err(refused_op(spec)),
-            _ if spec.group == "tools" => self.small_word(spec, words).await,
-            _ => self.register(spec, words).await,
+            ServerOp::Help => Ok(Value::text(table::help())),
+            ServerOp::Save => Err(NO_SNAPSHOT.to_owned()),
         }
     }
 
@@ -393,16 +391,12 @@ pub(super) fn config_set_refused(words: &Words) -> String {
     )
 }
 
-/// The refusal of a command that is none of this protocol, or has nothing to do here.
-pub(super) fn refused_op(spec: &Spec) -> String {
-    match spec.op {
-        Op::Save => {
-            "ERR there is no snapshot to write: what was answered OK is on its nodes and in the leader's log already"
-                .to_owned()
-        }
-        _ => "ERR this command is of the text protocol: try it with nc, or with hatokuse client".to_owned(),
-    }
-}
+/// The refusal of SAVE and BGSAVE.
+pub(super) const NO_SNAPSHOT: &str =
+    "ERR there is no snapshot to write: what was answered OK is on its nodes and in the leader's log already";
+
+/// The refusal of a command that is none of this protocol.
+pub(super) const OF_TEXT: &str = "ERR this command is of the text protocol: try it with nc, or with hatokuse client";
 
 /// Names that end up in lists must not forge lines there.
 fn plain_text(bytes: &[u8], what: &str) -> Result<String, String> {

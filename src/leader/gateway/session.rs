@@ -23,7 +23,7 @@ use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words, number};
-use crate::protocol::table::{self, Op, Spec};
+use crate::protocol::table::{self, DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload, Version};
@@ -198,7 +198,7 @@ impl Session {
             return Value::Error("NOAUTH Authentication required.".to_owned());
         }
         let max_message = self.door.settings.max_message;
-        let text = match table::find(name).filter(|spec| spec.is_data()) {
+        let text = match table::find(name).filter(|spec| spec.data().is_some()) {
             Some(_) if limit <= max_message + SPARE_WORD => {
                 format!("ERR a message of {length} bytes is over the limit of {max_message} (--max-message)")
             }
@@ -271,7 +271,17 @@ impl Session {
         if !self.allowed && !spec.flags.contains(&"no_auth") {
             return (Some(Value::Error("NOAUTH Authentication required.".to_owned())), Flow::On);
         }
-        let at_once = matches!(spec.op, Op::Exec | Op::Discard | Op::Multi | Op::Watch | Op::Reset | Op::Exit);
+        let at_once = matches!(
+            spec.op,
+            Op::Session(
+                SessionOp::Exec
+                    | SessionOp::Discard
+                    | SessionOp::Multi
+                    | SessionOp::Watch
+                    | SessionOp::Reset
+                    | SessionOp::Exit
+            )
+        );
         if !at_once && let Some(mut queued) = self.queued.take() {
             let told = match self.surely_refused(spec, &words) {
                 None => queued.push(spec, words),
@@ -284,7 +294,7 @@ impl Session {
             return (Some(told), Flow::On);
         }
         match spec.op {
-            Op::Exit => (Some(OK), Flow::Close),
+            Op::Session(SessionOp::Exit) => (Some(OK), Flow::Close),
             _ => (Some(self.run(spec, &words).await.unwrap_or_else(Value::Error)), Flow::On),
         }
     }
@@ -292,25 +302,37 @@ impl Session {
     /// Runs a command.
     pub(super) async fn run(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
         match spec.op {
-            _ if spec.is_data() => return self.run_data(spec, words).await,
-            Op::Multi if self.queued.is_some() => return error("ERR MULTI calls can not be nested"),
-            Op::Multi => self.queued = Some(Queued::default()),
-            Op::Discard => {
+            Op::Data(op) => self.run_data(op, spec, words).await,
+            Op::Session(op) => self.run_session(op, spec, words).await,
+            Op::Keyspace(op) => self.run_keyspace(op, words).await,
+            Op::Server(op) => self.tell_of_server(op, words).await,
+            Op::Tool(op) => self.small_word(op, spec, words).await,
+            Op::Register(op) => self.register(op, spec, words).await,
+            // The connection has ended.
+            Op::OtherProtocol => Ok(OK),
+        }
+    }
+
+    async fn run_session(&mut self, op: SessionOp, spec: &'static Spec, words: &Words) -> Result<Value, String> {
+        match op {
+            SessionOp::Multi if self.queued.is_some() => return error("ERR MULTI calls can not be nested"),
+            SessionOp::Multi => self.queued = Some(Queued::default()),
+            SessionOp::Discard => {
                 if self.queued.take().is_none() {
                     return error("ERR DISCARD without MULTI");
                 }
                 self.watched.clear();
             }
-            Op::Exec => return self.exec().await,
-            Op::Watch if self.queued.is_some() => return error("ERR WATCH inside MULTI is not allowed"),
-            Op::Watch => self.watch(spec, words).await?,
-            Op::Unwatch => self.watched.clear(),
-            Op::Select => match number(&words[1]) {
+            SessionOp::Exec => return self.exec().await,
+            SessionOp::Watch if self.queued.is_some() => return error("ERR WATCH inside MULTI is not allowed"),
+            SessionOp::Watch => self.watch(spec, words).await?,
+            SessionOp::Unwatch => self.watched.clear(),
+            SessionOp::Select => match number(&words[1]) {
                 Some(0) => {}
                 Some(_) => return error("ERR DB index is out of range"),
                 None => return error("ERR invalid DB index"),
             },
-            Op::Reset => {
+            SessionOp::Reset => {
                 (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
                 self.allowed = self.door.settings.password.is_none();
@@ -318,33 +340,40 @@ impl Session {
                 (said.name, said.version) = (String::new(), 2);
                 return Ok(Value::Simple("RESET"));
             }
-            Op::Ping => match words.len() {
+            SessionOp::Ping => match words.len() {
                 1 => return Ok(Value::Simple("PONG")),
                 2 => return Ok(Value::Bulk(words[1].clone())),
                 _ => return Err(wrong_number(spec.name)),
             },
-            Op::Echo => return Ok(Value::Bulk(words[1].clone())),
-            Op::Keys => return self.keys(&words[1]).await,
-            Op::Scan => return self.scan(words).await,
-            Op::RandomKey => {
-                let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
-                return Ok(id.map_or(Value::Nil, |id| bytes_of(&id)));
-            }
-            Op::Backup => return self.back_up(words).await,
-            Op::Flush => keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await?,
-            _ => return self.tell_of_server(spec, words).await,
+            SessionOp::Echo => return Ok(Value::Bulk(words[1].clone())),
+            SessionOp::Exit => {}
         }
         Ok(OK)
     }
 
-    async fn run_data(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
+    async fn run_keyspace(&mut self, op: KeyspaceOp, words: &Words) -> Result<Value, String> {
+        match op {
+            KeyspaceOp::Keys => self.keys(&words[1]).await,
+            KeyspaceOp::Scan => self.scan(words).await,
+            KeyspaceOp::RandomKey => {
+                let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
+                Ok(id.map_or(Value::Nil, |id| bytes_of(&id)))
+            }
+            KeyspaceOp::Backup => self.back_up(words).await,
+            KeyspaceOp::Flush => {
+                keyspace::flush(&self.coordinator, words, self.door.settings.allow_flush).await.map(|()| OK)
+            }
+        }
+    }
+
+    async fn run_data(&mut self, op: DataOp, spec: &'static Spec, words: &Words) -> Result<Value, String> {
         let keys = keys_of(spec, words).inspect_err(|_| self.count_wrong([Some(BAD_COMMAND)]))?;
-        if let Some(why) = data::surely_refused(spec.op, words, self.door.settings.max_message) {
+        if let Some(why) = data::surely_refused(op, words, self.door.settings.max_message) {
             self.count_wrong([Some(BAD_COMMAND)]);
             return Err(why);
         }
         let began = Instant::now();
-        let done = self.run_on(keys, spec, words).await;
+        let done = self.run_on(keys, op, spec, words).await;
         self.count(spec.writes(), began, [outcome(spec.writes(), &done)]);
         done.map_err(|why| self.told(why))
     }
@@ -363,22 +392,28 @@ impl Session {
         self.coordinator.meters.served.note(Protocol::Resp, Operation::Other, Duration::ZERO, wrong);
     }
 
-    async fn run_on(&mut self, keys: Vec<MessageId>, spec: &'static Spec, words: &Words) -> Result<Value, Refusal> {
-        match spec.op {
-            Op::Mget | Op::GetRange | Op::Lcs => {
+    async fn run_on(
+        &mut self,
+        keys: Vec<MessageId>,
+        op: DataOp,
+        spec: &'static Spec,
+        words: &Words,
+    ) -> Result<Value, Refusal> {
+        match op {
+            DataOp::Mget | DataOp::GetRange | DataOp::Lcs => {
                 let (mut messages, room) = self.coordinator.read_many_for(Some(&self.share), &keys).await?;
                 self.room = Some(room);
-                if spec.op == Op::Mget {
+                if op == DataOp::Mget {
                     return Ok(Value::Array(messages.into_iter().map(|m| m.map_or(Value::Nil, Value::Bulk)).collect()));
                 }
                 let mut message = || messages.pop().flatten().unwrap_or_default();
-                if spec.op == Op::GetRange {
+                if op == DataOp::GetRange {
                     return Ok(data::get_range(words, &message()).unwrap_or_else(Value::Error));
                 }
                 let (b, a) = (message(), message());
                 return Ok(self.common(words.clone(), a, b).await);
             }
-            op if !spec.writes() && data::need(op, words) == Need::Version => {
+            _ if !spec.writes() && data::need(op, words) == Need::Version => {
                 let records = self.coordinator.records(&keys).await?;
                 let known = keys.iter().cloned().zip(records.iter().map(|record| record.map(|r| r.bytes() as usize)));
                 let mut known = Lengths(known.collect());
@@ -386,7 +421,7 @@ impl Session {
             }
             _ => {}
         }
-        let (op, words, max_message) = (spec.op, words.clone(), self.door.settings.max_message);
+        let (words, max_message) = (words.clone(), self.door.settings.max_message);
         let need = data::need(op, &words);
         let needs: Vec<(MessageId, Need)> = keys.iter().map(|id| (id.clone(), need)).collect();
         let decide =
@@ -401,18 +436,18 @@ impl Session {
     }
 
     /// Commands of the register itself, as the text protocol has them.
-    pub(super) async fn register(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
+    pub(super) async fn register(&mut self, op: RegisterOp, spec: &Spec, words: &Words) -> Result<Value, String> {
         let node = || match number(&words[1]) {
             Some(node @ 1..=0xFFFF_FFFF) => Ok(NodeId(node as u32)),
             _ => Err(format!("ERR {} wants the number of a node, 1 to {}", spec.name, u32::MAX)),
         };
-        let command = match spec.op {
-            Op::Where => Command::Where(keys_of(spec, words)?.swap_remove(0)),
-            Op::Count => Command::Count,
-            Op::Status => Command::Status,
-            Op::Drain => Command::Drain(node()?),
-            Op::Undrain => Command::Undrain(node()?),
-            Op::Remove => Command::Remove {
+        let command = match op {
+            RegisterOp::Where => Command::Where(keys_of(spec, words)?.swap_remove(0)),
+            RegisterOp::Count => Command::Count,
+            RegisterOp::Status => Command::Status,
+            RegisterOp::Drain => Command::Drain(node()?),
+            RegisterOp::Undrain => Command::Undrain(node()?),
+            RegisterOp::Remove => Command::Remove {
                 node: node()?,
                 force: match words.get(2) {
                     None => false,
@@ -420,12 +455,12 @@ impl Session {
                     Some(_) => return error("ERR REMOVE wants the number of a node, alone or with FORCE"),
                 },
             },
-            Op::Rebalance => match words.get(1) {
+            RegisterOp::Rebalance => match words.get(1) {
                 None => Command::Rebalance(true),
                 Some(stop) if words.len() == 2 && stop.eq_ignore_ascii_case(b"STOP") => Command::Rebalance(false),
                 Some(_) => return error("ERR REBALANCE stands alone, or with STOP"),
             },
-            _ => return Err(super::server::refused_op(spec)),
+            RegisterOp::Verify => return error(super::server::OF_TEXT),
         };
         let mut queue = VecDeque::from([Ok(command)]);
         let (mut replies, _room) = self.coordinator.execute_for(Some(&self.share), &mut queue, Protocol::Resp).await;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::help;
 use super::session::{Session, error, unknown_subcommand, wrong_number};
 use crate::protocol::resp::{Value, Words};
-use crate::protocol::table::{Op, Spec};
+use crate::protocol::table::{Spec, ToolOp};
 use crate::types::MessageId;
 
 const OK: Value = Value::Simple("OK");
@@ -18,29 +18,31 @@ const ENTRY: usize = 40;
 
 impl Session {
     /// Carries out one of them.
-    pub(super) async fn small_word(&mut self, spec: &Spec, words: &Words) -> Result<Value, String> {
+    pub(super) async fn small_word(&mut self, op: ToolOp, spec: &Spec, words: &Words) -> Result<Value, String> {
         let sub = words.get(1).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
-        if sub == b"HELP" && words.len() == 2 && spec.op != Op::LastSave {
-            return Ok(help::of(spec.name, help::tools(spec.op)));
+        if sub == b"HELP" && words.len() == 2 && op != ToolOp::LastSave {
+            return Ok(help::of(spec.name, help::tools(op)));
         }
-        Ok(match (spec.op, sub.as_slice(), words.len()) {
+        Ok(match (op, sub.as_slice(), words.len()) {
             // Everything that was answered is kept: the last time is now.
-            (Op::LastSave, ..) => {
+            (ToolOp::LastSave, ..) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Value::Integer(now.as_secs() as i64)
             }
-            (Op::Role, ..) => Value::Array(vec![Value::text("master"), Value::Integer(0), Value::Array(Vec::new())]),
+            (ToolOp::Role, ..) => {
+                Value::Array(vec![Value::text("master"), Value::Integer(0), Value::Array(Vec::new())])
+            }
             // No command is noted as slow.
-            (Op::SlowLog, b"GET", 2 | 3) | (Op::Module, b"LIST", 2) => Value::Array(Vec::new()),
-            (Op::SlowLog, b"LEN", 2) => Value::Integer(0),
-            (Op::SlowLog, b"RESET", 2) => OK,
-            (Op::Latency, b"LATEST", 2) | (Op::Latency, b"HISTORY", 3) => Value::Array(Vec::new()),
-            (Op::Latency, b"RESET", _) => Value::Integer(0),
-            (Op::Latency, b"HISTOGRAM", _) => Value::Map(Vec::new()),
-            (Op::Function, b"LIST", _) => Value::Array(Vec::new()),
-            (Op::Function, b"FLUSH", 2 | 3) => OK,
-            (Op::Function, b"LOAD" | b"RESTORE" | b"DELETE", _) => return error("ERR there are no functions here"),
-            (Op::Object, b"ENCODING", 3) => {
+            (ToolOp::SlowLog, b"GET", 2 | 3) | (ToolOp::Module, b"LIST", 2) => Value::Array(Vec::new()),
+            (ToolOp::SlowLog, b"LEN", 2) => Value::Integer(0),
+            (ToolOp::SlowLog, b"RESET", 2) => OK,
+            (ToolOp::Latency, b"LATEST", 2) | (ToolOp::Latency, b"HISTORY", 3) => Value::Array(Vec::new()),
+            (ToolOp::Latency, b"RESET", _) => Value::Integer(0),
+            (ToolOp::Latency, b"HISTOGRAM", _) => Value::Map(Vec::new()),
+            (ToolOp::Function, b"LIST", _) => Value::Array(Vec::new()),
+            (ToolOp::Function, b"FLUSH", 2 | 3) => OK,
+            (ToolOp::Function, b"LOAD" | b"RESTORE" | b"DELETE", _) => return error("ERR there are no functions here"),
+            (ToolOp::Object, b"ENCODING", 3) => {
                 self.about(&words[2], |length, number| match (number, length) {
                     (true, _) => Value::text("int"),
                     (_, ..=EMBEDDED) => Value::text("embstr"),
@@ -48,17 +50,17 @@ impl Session {
                 })
                 .await?
             }
-            (Op::Object, b"REFCOUNT", 3) => self.about(&words[2], |_, _| Value::Integer(1)).await?,
-            (Op::Object, b"IDLETIME" | b"FREQ", 3) => return error("ERR when messages are read is not noted here"),
-            (Op::Memory, b"USAGE", 3 | 5) => {
+            (ToolOp::Object, b"REFCOUNT", 3) => self.about(&words[2], |_, _| Value::Integer(1)).await?,
+            (ToolOp::Object, b"IDLETIME" | b"FREQ", 3) => return error("ERR when messages are read is not noted here"),
+            (ToolOp::Memory, b"USAGE", 3 | 5) => {
                 let id = words[2].len();
                 self.about(&words[2], |length, _| Value::Integer((ENTRY + id + length) as i64)).await?
             }
-            (Op::Object, b"ENCODING" | b"REFCOUNT" | b"IDLETIME" | b"FREQ", _)
-            | (Op::Memory, b"USAGE", _)
-            | (Op::SlowLog, b"GET" | b"LEN" | b"RESET", _)
-            | (Op::Module, b"LIST", _)
-            | (Op::Latency, b"LATEST" | b"HISTORY", _) => {
+            (ToolOp::Object, b"ENCODING" | b"REFCOUNT" | b"IDLETIME" | b"FREQ", _)
+            | (ToolOp::Memory, b"USAGE", _)
+            | (ToolOp::SlowLog, b"GET" | b"LEN" | b"RESET", _)
+            | (ToolOp::Module, b"LIST", _)
+            | (ToolOp::Latency, b"LATEST" | b"HISTORY", _) => {
                 let sub = String::from_utf8_lossy(&sub);
                 return Err(wrong_number(&format!("{}|{sub}", spec.name)));
             }

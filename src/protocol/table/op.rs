@@ -1,0 +1,131 @@
+//! What commands do, grouped by who carries them out.
+
+/// What a command does, by who carries it out: an operation without an arm there does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Works on the messages that it names, and on nothing else.
+    Data(DataOp),
+    /// Changes or ends what one connection has.
+    Session(SessionOp),
+    /// Works on all messages.
+    Keyspace(KeyspaceOp),
+    /// Tells of the server and its connections, or changes settings of one.
+    Server(ServerOp),
+    /// What monitoring tools ask a Redis for.
+    Tool(ToolOp),
+    /// Works on the register itself; see the text protocol.
+    Register(RegisterOp),
+    /// A line of HTTP: somebody makes a browser talk to us.
+    OtherProtocol,
+}
+
+/// Operations on the messages that are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum DataOp {
+    Append,
+    Copy,
+    Decr,
+    DecrBy,
+    Del,
+    Exists,
+    /// Refused: messages do not expire.
+    Expire,
+    Get,
+    GetBit,
+    GetDel,
+    GetEx,
+    GetRange,
+    GetSet,
+    Incr,
+    IncrBy,
+    IncrByFloat,
+    Lcs,
+    Mget,
+    Mset,
+    MsetNx,
+    Persist,
+    Pttl,
+    Rename,
+    RenameNx,
+    Set,
+    SetBit,
+    SetNx,
+    SetRange,
+    Strlen,
+    Touch,
+    Ttl,
+    Type,
+}
+
+/// Operations on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum SessionOp {
+    Discard,
+    Echo,
+    Exec,
+    Exit,
+    Multi,
+    Ping,
+    Reset,
+    Select,
+    Unwatch,
+    Watch,
+}
+
+/// Operations on all messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum KeyspaceOp {
+    Backup,
+    Flush,
+    Keys,
+    RandomKey,
+    Scan,
+}
+
+/// Operations on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum ServerOp {
+    Auth,
+    Client,
+    Command,
+    Config,
+    Dbsize,
+    Hello,
+    Help,
+    Info,
+    /// SAVE and BGSAVE, which are refused.
+    Save,
+    Time,
+}
+
+/// Answers to monitoring tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum ToolOp {
+    Function,
+    LastSave,
+    Latency,
+    Memory,
+    Module,
+    Object,
+    Role,
+    SlowLog,
+}
+
+/// Operations on the register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum RegisterOp {
+    Count,
+    Drain,
+    Rebalance,
+    Remove,
+    Status,
+    Undrain,
+    Verify,
+    Where,
+}
