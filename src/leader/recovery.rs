@@ -16,7 +16,7 @@ use super::every;
 use super::gate::Entry as GateEntry;
 use super::journal::Record;
 use super::replication::DialError;
-use super::write::{Askers, Outcome, Promise, Write};
+use super::write::{Askers, Outcome, Promise, Purpose, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
 use crate::cluster::{Cluster, NotAdmitted, Unsettled};
@@ -353,8 +353,7 @@ impl Coordinator {
         let stays = if foreign || version == found { sources.clone() } else { Nodes::new() };
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !stays.contains(node));
         let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
-        write.sources = stays;
-        write.adopt = foreign;
+        write.purpose = Purpose::Completion { sources: stays, adopt: foreign };
         Some((write, if elsewhere { sources } else { Nodes::new() }))
     }
 

@@ -19,7 +19,7 @@ use super::gate::{Entry, Pass};
 use super::proof::Proofs;
 use super::recovery::Fetch;
 use super::set::not_in_time;
-use super::write::{Askers, Outcome, Promise, Write};
+use super::write::{Askers, Outcome, Promise, Purpose, Write};
 use crate::cluster::Cluster;
 use crate::cluster::mapping::SHARDS;
 use crate::cluster::repair::{Repair, Trim};
@@ -304,17 +304,16 @@ impl Coordinator {
         let Repair { ticket, keep, also, trims, .. } = repair;
         let need = ticket.targets.len();
         let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
-        write.sources = keep;
-        (write.also, write.trims) = (also, trims);
+        write.purpose = Purpose::Repair { sources: keep, also, trims };
         write
     }
 
     /// Where copies are to go, reads those that stay; a write whose copies cannot all be read fails.
     async fn check_stays(&self, writes: &mut [Write]) {
-        let checks = writes.iter().enumerate().filter(|(_, write)| write.trims);
+        let checks = writes.iter().enumerate().filter(|(_, write)| write.purpose.trims());
         let checks = checks.flat_map(|(i, write)| {
             let ticket = write.promise.ticket();
-            write.sources.iter().map(move |&node| (i, node, ticket.id.clone(), ticket.record))
+            write.purpose.sources().iter().map(move |&node| (i, node, ticket.id.clone(), ticket.record))
         });
         let checks: Vec<_> = checks.collect();
         for (i, intact) in self.check(checks).await {

@@ -249,7 +249,7 @@ impl Coordinator {
                         id,
                         version,
                         keep,
-                        trash: write.trims,
+                        trash: write.purpose.trims(),
                         lasting: false,
                     });
                 }

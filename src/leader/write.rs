@@ -102,6 +102,53 @@ impl Asker {
     }
 }
 
+/// What a write is for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// The id gets something new.
+    Change,
+    /// A version that was found on nodes becomes true.
+    Completion {
+        /// The nodes that have it.
+        sources: Nodes,
+        /// They have it as a foreign file, which they are to adopt.
+        adopt: bool,
+    },
+    /// A committed version gets other holders.
+    Repair {
+        /// The targets that have it.
+        sources: Nodes,
+        /// Holders that stay on record, and are not asked.
+        also: Nodes,
+        /// Holders that are no targets let go of their copies, as those that stay were read and checked.
+        trims: bool,
+    },
+}
+
+impl Purpose {
+    pub(super) fn sources(&self) -> &[NodeId] {
+        match self {
+            Self::Change => &[],
+            Self::Completion { sources, .. } | Self::Repair { sources, .. } => sources,
+        }
+    }
+
+    fn adopts(&self) -> bool {
+        matches!(self, Self::Completion { adopt: true, .. })
+    }
+
+    fn also(&self) -> &[NodeId] {
+        match self {
+            Self::Repair { also, .. } => also,
+            Self::Change | Self::Completion { .. } => &[],
+        }
+    }
+
+    pub(super) fn trims(&self) -> bool {
+        matches!(self, Self::Repair { trims: true, .. })
+    }
+}
+
 /// One admitted write under way.
 #[derive(Debug)]
 pub(super) struct Write {
@@ -117,16 +164,10 @@ pub(super) struct Write {
     pub tally: Tally,
     /// Where it stands.
     pub outcome: Outcome,
-    /// For a completion: nodes that had this version before.
-    pub sources: Nodes,
-    /// The sources hold it as a foreign file, which they are to adopt.
-    pub adopt: bool,
+    /// What it is for.
+    pub purpose: Purpose,
     /// Nodes that keep their copy under a hidden name until they are told of the commit.
     pub unpublished: Nodes,
-    /// For a repair: holders that stay on record beside those that answered.
-    pub also: Nodes,
-    /// For a repair: holders that are no targets let go of their copies, as those that stay were read and checked.
-    pub trims: bool,
     /// The first failure, for people.
     trouble: Option<String>,
 }
@@ -135,19 +176,15 @@ impl Write {
     /// A write that was just admitted.
     pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
-        let (sources, outcome) = (Nodes::new(), Outcome::Open);
         Self {
             askers,
             promise,
             payload,
             pass,
             tally,
-            outcome,
-            sources,
-            adopt: false,
+            outcome: Outcome::Open,
+            purpose: Purpose::Change,
             unpublished: Nodes::new(),
-            also: Nodes::new(),
-            trims: false,
             trouble: None,
         }
     }
@@ -155,15 +192,15 @@ impl Write {
     /// Who will be on record as a holder, ascending.
     pub(super) fn holders(&self) -> Holders {
         let mut holders = self.tally.holders();
-        holders.extend(self.also.iter().copied().filter(|node| !self.tally.holders().contains(node)));
+        holders.extend(self.purpose.also().iter().copied().filter(|node| !self.tally.holders().contains(node)));
         holders.sort_unstable();
         holders
     }
 
     /// What its commit has to be told to, beside those on record.
     pub(super) fn asked<'a>(&'a self, surplus: &'a [NodeId]) -> Asked<'a> {
-        let Self { sources, unpublished, also, trims, .. } = self;
-        Asked { surplus, sources, unpublished, also, trims: *trims }
+        let Self { purpose, unpublished, .. } = self;
+        Asked { surplus, sources: purpose.sources(), unpublished, also: purpose.also(), trims: purpose.trims() }
     }
 
     /// Looks whether enough nodes keep it by now.
@@ -175,7 +212,7 @@ impl Write {
 
     /// It failed before any node was asked to keep it: only who had this version before may have it.
     fn unsent(&mut self) {
-        let sources = if self.adopt { &[][..] } else { &self.sources };
+        let sources = if self.purpose.adopts() { &[][..] } else { self.purpose.sources() };
         if let Some(ticket) = &mut self.promise.ticket {
             ticket.unsent(sources);
         }
@@ -183,7 +220,7 @@ impl Write {
 
     fn put(&self, node: NodeId) -> family::Put {
         let ticket = self.promise.ticket();
-        let adopt = self.adopt && self.sources.contains(&node);
+        let adopt = self.purpose.adopts() && self.purpose.sources().contains(&node);
         family::Put {
             id: id_bytes(&ticket.id),
             version: ticket.record.version.0,
@@ -240,12 +277,12 @@ impl Replication {
                 continue;
             }
             for &node in &write.promise.ticket().targets {
-                if write.adopt || !write.sources.contains(&node) {
+                if write.purpose.adopts() || !write.purpose.sources().contains(&node) {
                     by_node.entry(node).or_default().push(i);
                 }
             }
-            if !write.adopt {
-                for &node in &write.sources {
+            if !write.purpose.adopts() {
+                for &node in write.purpose.sources() {
                     write.tally.record(node, Answer::Stored);
                 }
             }
