@@ -95,6 +95,8 @@ bugs! {
     5 DeletedUnconditionally: simulation "campaign";
     /// What is left of a transaction that was never logged is completed id by id.
     6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
+    /// A rewritten log does not say that a transaction never becomes true.
+    6 AbortedNotKept: hatokuse "cluster::tests::state::what_is_made_true_is_what_is_read_again";
     /// A version that is being completed does not hold back the older answer.
     6 UnsettledNotHidden: simulation "campaign";
     /// What a failed write may have left on a node that cannot be asked is taken for nothing.

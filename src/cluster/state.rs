@@ -203,7 +203,8 @@ impl State {
         let horizon = std::iter::once(Event::Horizon(self.mapping.horizon()));
         let transactions = self.prepared.all(|standing| standing != Standing::Forward);
         let transactions = transactions.into_iter().flat_map(|(name, writes)| {
-            let aborted = self.prepared.standing(name) == Some(Standing::Aborted);
+            let aborted =
+                self.prepared.standing(name) == Some(Standing::Aborted) && !seeded::active(Bug::AbortedNotKept);
             [Some(Event::Prepared { name, writes }), aborted.then_some(Event::Aborted { name })].into_iter().flatten()
         });
         let commits = (0..SHARDS).flat_map(|part| self.mapping.records(part)).map(|(key, found)| {

@@ -34,7 +34,7 @@ use crate::wire::Settle;
 
 /// Messages and bytes of one step. Small, so that reads of clients that come behind it at a node wait no longer than
 /// for a few others of theirs; one message at least.
-const STEP: usize = 128;
+const STEP: usize = 64;
 const STEP_BYTES: u64 = 512 << 10;
 
 /// Overtaken messages that wait to be read or handed out, and their bytes; beyond them the backup fails.
