@@ -1,7 +1,45 @@
 //! What the leader knows and decides, as plain values under one lock.
 //!
-//! Nothing here waits, opens, sends or looks at a clock: every call takes what
-//! happened and returns what follows. `leader/` carries it out.
+//! Nothing here waits, opens, sends or looks at a clock: every call takes what happened and returns what follows.
+//! `leader/` carries it out.
+//!
+//! There are two kinds of knowledge. The [`State`] is what is true: it is in the log, and [`State::apply`] is the only
+//! way to change it. All the rest of [`Cluster`] is what this leader has seen and promised since its start: who is up and
+//! how loaded, which writes are under way, what nodes said that they hold. It is forgotten when the leader ends, and the
+//! next one learns it anew from its nodes. [`Cluster::apply`] changes the first, and has the second follow.
+//!
+//! # The life of a version
+//!
+//! ```text
+//!   admitted ----> staged ----> committed ----> published ----> superseded ----> gone
+//!       |             |             |               |                |
+//!       |             |             |               |                a newer version of the id is published
+//!       |             |             |               its holders show it, and have let go of what was before
+//!       |             |             the log has it, with its holders: it is true, and OK is said
+//!       |             nodes have it beside the older copy, and show the older one
+//!       it has its number and its targets; loads count it as promised
+//!
+//!   failed: not on enough nodes, and it cannot be any more.      -> in doubt, where it may have been left
+//!   found:  on nodes, newer than what the log has.               -> completed, or given up when it is surely nowhere
+//!   void:   of a transaction that never becomes true.            -> what was true is written once more, in front of it
+//!   surplus: a copy that no holder needs.                        -> let go of, once those that stay were read
+//! ```
+//!
+//! A deletion is a version as well, without bytes: a tombstone. It is kept until every member has confirmed that it has
+//! nothing older, and forgotten then; the horizon remembers how new the newest forgotten one was.
+//!
+//! | step | decided here | carried out by |
+//! |---|---|---|
+//! | admit, with a version and targets | `admission`, `placement`, `registry` | `leader/set.rs` |
+//! | stage on nodes; enough of them? | `quorum` | `leader/write.rs` |
+//! | commit | `state` | `leader/journal.rs`, then [`Cluster::apply`] |
+//! | publish, let go | `notices` | `leader/set.rs` |
+//! | complete what was found | `inventory`, `belief`, `knowledge` | `leader/recovery.rs` |
+//! | copy again, move, trim | `repair`, `evening`, `removal` | `leader/repair.rs` |
+//! | put behind, what failed or is void | `doubt`, `transactions` | `leader/undo.rs`, `leader/doubt.rs` |
+//! | forget deletions | `deletion` | `leader/deletion.rs` |
+//!
+//! Whether the leader may speak at all, as another one may have taken over, is `lease` and `past`.
 
 pub mod deletion;
 pub mod knowledge;
