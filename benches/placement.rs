@@ -12,7 +12,7 @@ use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Traits;
 use hatokuse::cluster::state::{Event, State};
 use hatokuse::cluster::{Cluster, Located};
-use hatokuse::types::{Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid};
+use hatokuse::types::{Epoch, Holders, Leadership, Member, MessageId, NodeId, Uuid};
 
 const TOLERANCE: usize = 3;
 
@@ -46,9 +46,9 @@ fn register(nodes: u32, messages: u32) -> Cluster {
 
 /// A new epoch, so that a long measurement does not use up the versions of one.
 fn renew(cluster: &mut Cluster) {
-    let epoch = cluster.reign().map_or(1, |reign| reign.epoch.0 + 1);
-    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
-    cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
+    let epoch = cluster.leadership().map_or(1, |leadership| leadership.epoch.0 + 1);
+    let leadership = Leadership { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
+    cluster.apply(&Event::Began { leadership, run: 1, hears_all: false });
 }
 
 /// Nodes and committed messages of what is measured; `examples/scale_model.rs` goes on to ten million.

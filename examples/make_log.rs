@@ -15,7 +15,7 @@ use hatokuse::cluster::state::Event;
 use hatokuse::durable::os::OsDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::leader::journal::{self, Record};
-use hatokuse::types::{CopyRecord, Epoch, Holders, IoMode, Member, NodeId, Reign, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, Holders, IoMode, Leadership, Member, NodeId, Uuid, Version};
 
 const TOLERANCE: u32 = 3;
 
@@ -41,9 +41,9 @@ fn main() -> anyhow::Result<()> {
         log.append(records.iter().map(Vec::as_slice))?;
         Ok(())
     };
-    let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(1) };
+    let leadership = Leadership { cluster_id: Uuid([7; 16]), epoch: Epoch(1) };
     let (boot_id, io_mode) = (disk.boot_id(), IoMode::Unbuffered);
-    append(&mut [Record::Began { reign, run: 1, boot_id, io_mode, trust: Trust::Whole }].into_iter())?;
+    append(&mut [Record::Began { leadership, run: 1, boot_id, io_mode, trust: Trust::Whole }].into_iter())?;
     let member = |n: u32| {
         let uuid = Uuid(u128::from(n).to_be_bytes());
         Record::Event(Event::Member(Member {
@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     append(&mut (1..=nodes).map(member))?;
     // As placement deals them out: the next nodes in turn.
     let commit = |n: u32| {
-        let record = CopyRecord { version: Version::new(reign.epoch, n), length: 100, crc: n };
+        let record = CopyRecord { version: Version::new(leadership.epoch, n), length: 100, crc: n };
         let mut holders: Holders = (0..TOLERANCE.min(nodes)).map(|k| NodeId((n * TOLERANCE + k) % nodes + 1)).collect();
         holders.sort_unstable();
         Record::Event(Event::Commit(Commit { id: format!("m{n:08}").parse().expect("an id"), record, holders }))

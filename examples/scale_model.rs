@@ -18,7 +18,7 @@ use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::{Commit, SHARDS};
 use hatokuse::cluster::registry::{Beat, Traits};
 use hatokuse::cluster::state::{Event, State};
-use hatokuse::types::{CopyRecord, Epoch, Holders, Member, MessageId, NodeId, Reign, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, Holders, Leadership, Member, MessageId, NodeId, Uuid, Version};
 
 const TOLERANCE: usize = 3;
 const BYTES: u32 = 100;
@@ -108,9 +108,9 @@ fn cluster(nodes: u32, state: State) -> Cluster {
 
 /// A new epoch, with all of its versions.
 fn renew(cluster: &mut Cluster) {
-    let epoch = cluster.reign().map_or(1, |reign| reign.epoch.0 + 1);
-    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
-    cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
+    let epoch = cluster.leadership().map_or(1, |leadership| leadership.epoch.0 + 1);
+    let leadership = Leadership { cluster_id: Uuid([9; 16]), epoch: Epoch(epoch) };
+    cluster.apply(&Event::Began { leadership, run: 1, hears_all: false });
 }
 
 /// What the coordinator does for a SET, but for the copies and the log.

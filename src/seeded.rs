@@ -98,11 +98,11 @@ bugs! {
     /// A rewritten log does not say that a transaction never becomes true.
     6 AbortedNotKept: hatokuse "cluster::tests::state::what_is_made_true_is_what_is_read_again";
     /// A version that is being completed does not hold back the older answer.
-    6 UnsettledNotHidden: simulation "campaign";
+    6 UncommittedNotHidden: simulation "campaign";
     /// What a failed write may have left on a node that cannot be asked is taken for nothing.
     6 DoubtIsAbsence: hatokuse "cluster::tests::doubts::what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombstone";
     /// A newer version that an inventory lists is passed over.
-    6 UnsettledDropped: simulation "campaign";
+    6 UncommittedDropped: simulation "campaign";
     /// The torn end of a log stays where it is.
     7 TornTailKept: hatokuse "durable::record_log::tests::a_log_cut_anywhere_keeps_the_records_before_the_cut";
     /// Damage in the middle of a log is cut off like a torn end.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::copies::{Change, CopyRecord, Holders, Listed, Nodes, Payload, Version, checksum};
 pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, Uuid};
 pub use self::leadership::{
-    BEAT_EVERY, Epoch, Fence, LEASE, MOST_EPOCHS_AHEAD, Member, Reign, Removed, is_beyond_reason,
+    BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,
 };
 pub use self::views::{
     Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, Refusing,

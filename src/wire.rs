@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
 use crate::types::{
-    BadId, CopyRecord, Epoch, Fence, Listed, Member, MessageId, NodeId, Payload, Reign, Removed, Uuid, Version,
+    BadId, CopyRecord, Epoch, Fence, Leadership, Listed, Member, MessageId, NodeId, Payload, Removed, Uuid, Version,
 };
 
 /// Messages and services of `proto/family.proto`.
@@ -180,8 +180,8 @@ fn io_error(error: &(dyn std::error::Error + 'static)) -> io::Error {
 impl From<Fence> for family::Fence {
     fn from(fence: Fence) -> Self {
         Self {
-            cluster_id: fence.reign.cluster_id.0.to_vec().into(),
-            epoch: fence.reign.epoch.0,
+            cluster_id: fence.leadership.cluster_id.0.to_vec().into(),
+            epoch: fence.leadership.epoch.0,
             run: fence.run,
             session: fence.session,
         }
@@ -193,7 +193,11 @@ impl TryFrom<&family::Fence> for Fence {
 
     fn try_from(fence: &family::Fence) -> Result<Self, &'static str> {
         let cluster_id = Uuid::from_bytes(&fence.cluster_id).ok_or("a frame without a cluster id")?;
-        Ok(Self { reign: Reign { cluster_id, epoch: Epoch(fence.epoch) }, run: fence.run, session: fence.session })
+        Ok(Self {
+            leadership: Leadership { cluster_id, epoch: Epoch(fence.epoch) },
+            run: fence.run,
+            session: fence.session,
+        })
     }
 }
 
@@ -233,26 +237,26 @@ impl TryFrom<&family::Member> for Removed {
 
 /// Who belongs to a cluster, and who did: what its leader tells each node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Roll {
+pub struct MemberList {
     /// The members.
     pub members: Vec<Member>,
     /// Those that were removed.
     pub removed: Vec<Removed>,
 }
 
-impl From<&Roll> for family::Members {
-    fn from(roll: &Roll) -> Self {
-        let members = roll.members.iter().map(family::Member::from).collect();
-        Self { members, removed: roll.removed.iter().map(family::Member::from).collect() }
+impl From<&MemberList> for family::Members {
+    fn from(member_list: &MemberList) -> Self {
+        let members = member_list.members.iter().map(family::Member::from).collect();
+        Self { members, removed: member_list.removed.iter().map(family::Member::from).collect() }
     }
 }
 
-impl TryFrom<&family::Members> for Roll {
+impl TryFrom<&family::Members> for MemberList {
     type Error = &'static str;
 
-    fn try_from(roll: &family::Members) -> Result<Self, &'static str> {
-        let members = roll.members.iter().map(Member::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { members, removed: roll.removed.iter().map(Removed::try_from).collect::<Result<_, _>>()? })
+    fn try_from(member_list: &family::Members) -> Result<Self, &'static str> {
+        let members = member_list.members.iter().map(Member::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { members, removed: member_list.removed.iter().map(Removed::try_from).collect::<Result<_, _>>()? })
     }
 }
 

@@ -66,7 +66,7 @@ impl Cluster {
         let doubted = !seeded::active(Bug::DoubtIsAbsence)
             && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
         let whole = self.unsure().is_none() && !doubted;
-        let nowhere = self.state.mapping.get(id).is_none() && !self.unsettled.contains_key(id);
+        let nowhere = self.state.mapping.get(id).is_none() && !self.uncommitted.contains_key(id);
         if whole && nowhere && !self.transactions.names_id(id) {
             return Ok(None);
         }
@@ -111,7 +111,8 @@ impl Cluster {
         if self.knowledge.may_be_succeeded() && !seeded::active(Bug::WriteBeforeGreeting) {
             return Err(NotAdmitted::NotYet(self.waiting_to_greet()));
         }
-        let reign = self.reign.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
+        let leadership =
+            self.leadership.ok_or_else(|| NotAdmitted::NotYet("the leader has no epoch yet".to_owned()))?;
         if self.paused {
             return Err(NotAdmitted::NotYet("another epoch begins, and nodes have to join it".to_owned()));
         }
@@ -121,7 +122,7 @@ impl Cluster {
         let Some(sequence) = self.sequence.checked_add(1) else {
             return Err(NotAdmitted::NotYet("this epoch's versions are used up: restart the leader".to_owned()));
         };
-        let ticket = self.promise(id, record(Version::new(reign.epoch, sequence)), &[])?;
+        let ticket = self.promise(id, record(Version::new(leadership.epoch, sequence)), &[])?;
         self.sequence = sequence - u32::from(seeded::active(Bug::VersionGivenTwice) && sequence.is_multiple_of(16));
         Ok(ticket)
     }
@@ -155,7 +156,7 @@ impl Cluster {
     /// The next version of this epoch; none if they are used up.
     pub fn next_version(&mut self) -> Option<Version> {
         self.sequence = self.sequence.checked_add(1)?;
-        Some(Version::new(self.reign?.epoch, self.sequence))
+        Some(Version::new(self.leadership?.epoch, self.sequence))
     }
 
     /// How many versions of this epoch were given out.
@@ -180,7 +181,7 @@ impl Cluster {
 
     /// Nothing was admitted with the version that was given out last.
     pub fn give_back(&mut self, version: Version) {
-        if self.reign.is_some_and(|reign| Version::new(reign.epoch, self.sequence) == version) {
+        if self.leadership.is_some_and(|leadership| Version::new(leadership.epoch, self.sequence) == version) {
             self.sequence -= 1;
         }
     }
@@ -271,7 +272,7 @@ impl Cluster {
     /// A write became true on these holders: whoever else was asked for a copy may have one.
     pub fn note_left_over(&mut self, ticket: &Ticket, holders: &Holders) {
         for &node in ticket.tried.iter().filter(|node| !holders.contains(node)) {
-            self.note_surplus(&ticket.id, ticket.record.version, node);
+            self.note_excess(&ticket.id, ticket.record.version, node);
         }
     }
 }

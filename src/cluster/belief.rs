@@ -7,7 +7,7 @@ use super::knowledge::Trust;
 use super::{Cluster, mapping};
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{MessageId, NodeId, Reign, Uuid, Version};
+use crate::types::{Leadership, MessageId, NodeId, Uuid, Version};
 
 /// What ends a wait for a member that never comes back.
 const GONE: &str = " (a node that is gone for good is given up by REMOVE <node> FORCE)";
@@ -17,13 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Cluster {
     /// The cluster's name and epoch, once there are any.
-    pub fn reign(&self) -> Option<Reign> {
-        self.reign
+    pub fn leadership(&self) -> Option<Leadership> {
+        self.leadership
     }
 
     /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
-    pub(super) fn begin(&mut self, reign: Reign) {
-        self.reign = Some(reign);
+    pub(super) fn begin(&mut self, leadership: Leadership) {
+        self.leadership = Some(leadership);
         self.newest_before = self.state.mapping.newest_committed();
         self.sequence = 0;
         self.taking.clear();
@@ -44,7 +44,7 @@ impl Cluster {
     /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
     pub fn distrust(&mut self) {
         self.knowledge.distrust();
-        self.transactions.forget_undecided(self.reign.map(|reign| reign.epoch));
+        self.transactions.forget_undecided(self.leadership.map(|leadership| leadership.epoch));
     }
 
     /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.
@@ -173,7 +173,7 @@ impl Cluster {
     /// Whether this version is later than all that the log said of its epoch. What this leader has committed since says
     /// nothing of the epochs before.
     fn lacks(&self, version: Version) -> bool {
-        let before = self.reign.is_some_and(|reign| version.epoch() < reign.epoch);
+        let before = self.leadership.is_some_and(|leadership| version.epoch() < leadership.epoch);
         version > if before { self.newest_before } else { self.state.mapping.newest_committed() }
     }
 
@@ -205,7 +205,7 @@ impl Cluster {
         for (key, found) in records.filter(|(_, found)| found.set.intact().next().is_none()) {
             let id = key.id();
             let here = |(_, version)| version == found.record.version;
-            if !self.surplus.of(&id).any(here) && !self.unsettled.contains_key(&id) {
+            if !self.excess.of(&id).any(here) && !self.uncommitted.contains_key(&id) {
                 all.push((id, found.record.version));
             }
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use super::inventory::Unsettled;
+use super::inventory::Uncommitted;
 use super::mapping::Commit;
 use super::{Cluster, Located, Ticket};
 use crate::error::name_nodes;
@@ -71,7 +71,7 @@ impl Cluster {
         let (id, record) = (&ticket.id, ticket.record);
         // What was found already is completed as it was found. A tombstone that is there or not leaves no message.
         let found = self
-            .unsettled
+            .uncommitted
             .get(id)
             .is_some_and(|found| found.record.version == Version::FOREIGN || found.record.version >= record.version);
         if self.state.mapping.get(id).is_none() && !found && !record.is_tombstone() {
@@ -130,10 +130,10 @@ impl Cluster {
             return;
         }
         if self.is_outdated(id, record.version) {
-            self.note_surplus(id, record.version, node);
+            self.note_excess(id, record.version, node);
         } else {
             // It goes forward, as what an inventory shows does.
-            self.unsettled.entry(id.clone()).or_insert_with(|| Unsettled::new(record)).note(node, record);
+            self.uncommitted.entry(id.clone()).or_insert_with(|| Uncommitted::new(record)).note(node, record);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Taking in what a node says it holds, page by page, and what follows from it.
 //!
 //! A copy newer than what is committed is never shown as it is: it is noted as
-//! unsettled, and completed first. Absence is concluded only from a whole
+//! uncommitted, and completed first. Absence is concluded only from a whole
 //! inventory, and only for versions older than its beginning.
 
 use std::collections::{BTreeMap, HashSet};
@@ -19,7 +19,7 @@ use crate::types::{CopyRecord, Holders, Listed, MessageId, NodeId, Version};
 
 /// A version that nodes hold and no log record speaks of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsettled {
+pub struct Uncommitted {
     /// Version (zero: a foreign file), length and checksum.
     pub record: CopyRecord,
     /// Who holds it, ascending.
@@ -29,7 +29,7 @@ pub struct Unsettled {
     older: Vec<(CopyRecord, Holders)>,
 }
 
-impl Unsettled {
+impl Uncommitted {
     pub(super) fn new(record: CopyRecord) -> Self {
         Self { record, holders: Holders::new(), older: Vec::new() }
     }
@@ -72,9 +72,9 @@ impl Unsettled {
 /// Copies that inventories listed and nobody needs: of a version that is older than the committed one, or that
 /// enough others hold. What is done about them is decided when their turn comes.
 #[derive(Debug, Default)]
-pub(super) struct Surplus(BTreeMap<MessageId, SmallVec<[(NodeId, Version); 2]>>);
+pub(super) struct Excess(BTreeMap<MessageId, SmallVec<[(NodeId, Version); 2]>>);
 
-impl Surplus {
+impl Excess {
     pub(super) fn note(&mut self, id: &MessageId, node: NodeId, version: Version) {
         let copies = self.0.entry(id.clone()).or_default();
         if !copies.contains(&(node, version)) {
@@ -176,8 +176,9 @@ impl Cluster {
         if self.taking.get(&node).is_some_and(|taking| taking.session > session) {
             return;
         }
-        let watermark =
-            self.reign.map_or(Version::FOREIGN, |reign| Version::new(reign.epoch, self.sequence.saturating_add(1)));
+        let watermark = self
+            .leadership
+            .map_or(Version::FOREIGN, |leadership| Version::new(leadership.epoch, self.sequence.saturating_add(1)));
         let floor = self.under_way.first().copied().unwrap_or(watermark);
         let seen = HashSet::with_hasher(HASHER);
         self.taking.insert(node, Taking { session, watermark, floor, seen, entries: 0, differing: 0 });
@@ -213,15 +214,15 @@ impl Cluster {
             // that nothing else would make anybody tell it.
             let unpublished = entry.staged && !committed.is_tombstone();
             if !is_holder || unpublished {
-                self.surplus.note(&entry.id, node, version);
+                self.excess.note(&entry.id, node, version);
             }
             return;
         }
         // What is found beside something newer is judged when that turns out to be nothing.
-        let judged = committed.is_some() || !self.unsettled.contains_key(&entry.id);
+        let judged = committed.is_some() || !self.uncommitted.contains_key(&entry.id);
         let outdated = judged && version != Version::FOREIGN && self.is_outdated(&entry.id, version);
         if outdated {
-            self.surplus.note(&entry.id, node, version);
+            self.excess.note(&entry.id, node, version);
         }
         let newer = committed.is_none_or(|committed| committed.version < version);
         // A write of ours that is under way speaks for itself. One that merely waits for its turn does not: what
@@ -229,7 +230,7 @@ impl Cluster {
         let ours = version >= taking.watermark || self.under_way.contains(&version);
         if self.under_way.contains(&version) {
             // If it is none of the holders in the end, it has a copy too many.
-            self.surplus.note(&entry.id, node, version);
+            self.excess.note(&entry.id, node, version);
         }
         let news = newer && !ours && !outdated;
         let void = self.transactions.is_void(&entry.id, version);
@@ -237,10 +238,10 @@ impl Cluster {
             // It goes when something newer stands before it.
             self.in_doubt.note(&entry.id, node, version);
         }
-        if entry.damaged || void || !news || seeded::active(Bug::UnsettledDropped) {
+        if entry.damaged || void || !news || seeded::active(Bug::UncommittedDropped) {
             return;
         }
-        let noted = self.unsettled.entry(entry.id.clone()).or_insert_with(|| Unsettled::new(entry.record));
+        let noted = self.uncommitted.entry(entry.id.clone()).or_insert_with(|| Uncommitted::new(entry.record));
         if noted.record.version == Version::FOREIGN && version == Version::FOREIGN && noted.record != entry.record {
             taking.differing += 1;
         }
@@ -327,24 +328,24 @@ impl Cluster {
         }
     }
 
-    /// Of the `limit` ids that follow `after`, the unsettled versions that can be completed now, because all that may be
+    /// Of the `limit` ids that follow `after`, the uncommitted versions that can be completed now, because all that may be
     /// newer has been heard of; with the last of these ids, if others follow it. Foreign files wait until no inventory
     /// is coming in, so that equal ones on several nodes become one message, and transactions are completed as a whole.
-    pub fn unsettled(
+    pub fn uncommitted(
         &self,
         after: Option<&MessageId>,
         limit: usize,
-    ) -> (Vec<(MessageId, Unsettled)>, Option<MessageId>) {
+    ) -> (Vec<(MessageId, Uncommitted)>, Option<MessageId>) {
         // Some become true as new versions, which is not for a leader that may have been succeeded.
         if !self.is_settled() || self.transactions.any_open() {
             return (Vec::new(), None);
         }
-        let ready = |id: &MessageId, newer: &Unsettled| match newer.record.version {
+        let ready = |id: &MessageId, newer: &Uncommitted| match newer.record.version {
             Version::FOREIGN => self.taking.is_empty(),
             version => !self.transactions.is_found(id, version),
         };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.unsettled.range((from, Bound::Unbounded));
+        let mut rest = self.uncommitted.range((from, Bound::Unbounded));
         let (mut found, mut last) = (Vec::new(), None);
         for (id, newer) in rest.by_ref().take(limit) {
             if ready(id, newer) {
@@ -358,18 +359,18 @@ impl Cluster {
 
     /// Whether a version that was written waits to be completed; a foreign file stands behind all of them.
     pub(super) fn any_to_complete(&self) -> bool {
-        self.unsettled.values().any(|found| found.record.version != Version::FOREIGN)
+        self.uncommitted.values().any(|found| found.record.version != Version::FOREIGN)
     }
 
     /// How many versions wait to be completed.
-    pub fn unsettled_len(&self) -> usize {
-        self.unsettled.len()
+    pub fn uncommitted_len(&self) -> usize {
+        self.uncommitted.len()
     }
 
     /// A node has this version no more. When none has it, it is forgotten, and the next older one that was found takes
     /// its place; unless something newer is noted.
-    pub fn forget_unsettled(&mut self, id: &MessageId, version: Version, node: NodeId) {
-        let Some(noted) = self.unsettled.get_mut(id).filter(|noted| noted.record.version == version) else { return };
+    pub fn forget_uncommitted(&mut self, id: &MessageId, version: Version, node: NodeId) {
+        let Some(noted) = self.uncommitted.get_mut(id).filter(|noted| noted.record.version == version) else { return };
         noted.holders.retain(|holder| *holder != node);
         if noted.holders.is_empty() {
             self.forget_newest(id);
@@ -379,7 +380,7 @@ impl Cluster {
     /// What was found on a node does not count: it is no member any more.
     pub(super) fn forget_found_on(&mut self, node: NodeId) {
         let mut newest = Vec::new();
-        for (id, noted) in &mut self.unsettled {
+        for (id, noted) in &mut self.uncommitted {
             noted.older.iter_mut().for_each(|(_, holders)| holders.retain(|holder| *holder != node));
             noted.older.retain(|(_, holders)| !holders.is_empty());
             if noted.holders.contains(&node) {
@@ -387,30 +388,30 @@ impl Cluster {
             }
         }
         for (id, version) in newest {
-            self.forget_unsettled(&id, version, node);
+            self.forget_uncommitted(&id, version, node);
         }
     }
 
     /// How many ids have a version that was found on a node and is not completed.
     pub(super) fn found_on(&self, node: NodeId) -> usize {
-        let on = |noted: &&Unsettled| {
+        let on = |noted: &&Uncommitted| {
             noted.holders.contains(&node) || noted.older.iter().any(|(_, holders)| holders.contains(&node))
         };
-        self.unsettled.values().filter(on).count()
+        self.uncommitted.values().filter(on).count()
     }
 
     /// Forgets the newest version that was found of an id: the next older one, if it can become true, takes its place.
     pub(super) fn forget_newest(&mut self, id: &MessageId) {
-        let Some(mut noted) = self.unsettled.remove(id) else { return };
+        let Some(mut noted) = self.uncommitted.remove(id) else { return };
         noted.older.sort_unstable_by_key(|(record, _)| record.version);
         while let Some((record, holders)) = noted.older.pop() {
             if self.transactions.is_void(id, record.version) {
                 holders.iter().for_each(|&node| self.in_doubt.note(id, node, record.version));
             } else if self.is_outdated(id, record.version) {
-                holders.iter().for_each(|&node| self.surplus.note(id, node, record.version));
+                holders.iter().for_each(|&node| self.excess.note(id, node, record.version));
             } else {
                 (noted.record, noted.holders) = (record, holders);
-                self.unsettled.insert(id.clone(), noted);
+                self.uncommitted.insert(id.clone(), noted);
                 return;
             }
         }

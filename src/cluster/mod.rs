@@ -22,7 +22,7 @@
 //!   failed: not on enough nodes, and it cannot be any more.      -> in doubt, where it may have been left
 //!   found:  on nodes, newer than what the log has.               -> completed, or given up when it is surely nowhere
 //!   void:   of a transaction that never becomes true.            -> what was true is written once more, in front of it
-//!   surplus: a copy that no holder needs.                        -> let go of, once those that stay were read
+//!   excess: a copy that no holder needs.                        -> let go of, once those that stay were read
 //! ```
 //!
 //! A deletion is a version as well, without bytes: a tombstone. It is kept until every member has confirmed that it has
@@ -36,7 +36,7 @@
 //! | publish, let go | `notices` | `leader/set.rs` |
 //! | complete what was found | `inventory`, `belief`, `knowledge` | `leader/recovery.rs` |
 //! | copy again, move, trim | `repair`, `evening`, `removal` | `leader/repair.rs` |
-//! | put behind, what failed or is void | `doubt`, `transactions` | `leader/undo.rs`, `leader/doubt.rs` |
+//! | put behind, what failed or is void | `doubt`, `transactions` | `leader/rollback.rs`, `leader/doubt.rs` |
 //! | forget deletions | `deletion` | `leader/deletion.rs` |
 //!
 //! Whether the leader may speak at all, as another one may have taken over, is `lease` and `past`.
@@ -77,8 +77,8 @@ pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
 use self::doubt::Doubts;
 use self::evening::Evening;
-pub use self::inventory::{Reported, Unsettled};
-use self::inventory::{Surplus, Taking};
+use self::inventory::{Excess, Taking};
+pub use self::inventory::{Reported, Uncommitted};
 use self::knowledge::{Knowledge, Trust};
 use self::mapping::{Commit, Committed, Mapping};
 use self::newcomers::Newcomers;
@@ -90,7 +90,7 @@ use self::state::{Applied, Event, State};
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, NodeState, Nodes, Reign, Removed, Version};
+use crate::types::{CopyRecord, Holders, Leadership, MessageId, NodeId, NodeState, Nodes, Removed, Version};
 
 /// Where a message can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,7 @@ pub struct Cluster {
     /// The time, as it was last handed in.
     now: Duration,
     knowledge: Knowledge,
-    reign: Option<Reign>,
+    leadership: Option<Leadership>,
     sequence: u32,
     /// Another epoch is about to begin: nothing is admitted.
     paused: bool,
@@ -147,11 +147,11 @@ pub struct Cluster {
     /// Inventories that are coming in.
     taking: BTreeMap<NodeId, Taking>,
     /// Newer than what is committed, found on nodes.
-    unsettled: BTreeMap<MessageId, Unsettled>,
+    uncommitted: BTreeMap<MessageId, Uncommitted>,
     /// Copies that are too many or too old.
-    surplus: Surplus,
-    /// Copies that writes of unknown outcome may have left. They become surplus with the next write of their id.
-    in_doubt: Surplus,
+    excess: Excess,
+    /// Copies that writes of unknown outcome may have left. They become excess with the next write of their id.
+    in_doubt: Excess,
     /// Those among them of ids that have no message.
     doubts: Doubts,
     /// The newest committed version of the epochs before this one.
@@ -162,7 +162,7 @@ pub struct Cluster {
     informed: Informed,
     transactions: Transactions,
     newcomers: Newcomers,
-    /// Nodes that missed a large part of their copies: while there are any, nothing surplus is removed.
+    /// Nodes that missed a large part of their copies: while there are any, nothing excess is removed.
     alarmed: BTreeSet<NodeId>,
     evening: Evening,
     /// Some of the messages that cannot be repaired now, for reports.
@@ -179,16 +179,16 @@ impl Cluster {
             registry: Registry::default(),
             now: Duration::ZERO,
             knowledge: Knowledge::new(trust),
-            reign: None,
+            leadership: None,
             sequence: 0,
             paused: false,
             tolerance,
             under_way: BTreeSet::new(),
             repairing: BTreeSet::new(),
             taking: BTreeMap::new(),
-            unsettled: BTreeMap::new(),
-            surplus: Surplus::default(),
-            in_doubt: Surplus::default(),
+            uncommitted: BTreeMap::new(),
+            excess: Excess::default(),
+            in_doubt: Excess::default(),
             doubts: Doubts::default(),
             informed: Informed::default(),
             newest_before: Version::default(),
@@ -298,7 +298,7 @@ impl Cluster {
             (_, Applied::Committed(did)) => {
                 event.commits().iter().zip(did).for_each(|(commit, did)| self.hear(commit, did));
             }
-            (Event::Began { reign, .. }, _) => self.begin(*reign),
+            (Event::Began { leadership, .. }, _) => self.begin(*leadership),
             (Event::Member(member), _) => self.registry.remember(member.clone(), self.now),
             (Event::Removed(removed), _) => self.depart(*removed),
             (Event::Draining { node, on }, _) => self.registry.set_draining(*node, *on),
@@ -314,7 +314,7 @@ impl Cluster {
 
     /// A commit became true.
     fn hear(&mut self, commit: &Commit, did: &Committed) {
-        if self.reign.is_some_and(|reign| commit.record.version.epoch() < reign.epoch) {
+        if self.leadership.is_some_and(|leadership| commit.record.version.epoch() < leadership.epoch) {
             self.newest_before = self.newest_before.max(commit.record.version);
         }
         match did {
@@ -333,20 +333,20 @@ impl Cluster {
         }
         self.transactions.hear(commit);
         self.doubts.hear(commit);
-        self.surplus.taken_in(&commit.id, commit.record.version, &commit.holders);
+        self.excess.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
             if version > commit.record.version {
                 self.in_doubt.note(&commit.id, node, version);
             } else if version < commit.record.version || !commit.holders.contains(&node) {
-                self.note_surplus(&commit.id, version, node);
+                self.note_excess(&commit.id, version, node);
             }
         }
         self.deletions.hear(commit, self.registry.linked());
-        if self.unsettled.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version)
-            && let Some(older) = self.unsettled.remove(&commit.id)
+        if self.uncommitted.get(&commit.id).is_some_and(|newer| newer.record.version <= commit.record.version)
+            && let Some(older) = self.uncommitted.remove(&commit.id)
         {
             // Whoever has it has to publish or to let go; those that the commit knows of are told twice.
-            older.copies().for_each(|(node, version)| self.note_surplus(&commit.id, version, node));
+            older.copies().for_each(|(node, version)| self.note_excess(&commit.id, version, node));
         }
     }
 
@@ -374,9 +374,9 @@ impl Cluster {
     /// Finds a message, as far as what is committed and what was found tell. `turn` spreads reads over its holders.
     pub fn locate_known(&self, id: &MessageId, turn: usize) -> Located {
         let found = self.state.mapping.newest(id);
-        if let Some(newer) = self.unsettled.get(id)
+        if let Some(newer) = self.uncommitted.get(id)
             && found.is_none_or(|found| found.record.version < newer.record.version)
-            && !seeded::active(Bug::UnsettledNotHidden)
+            && !seeded::active(Bug::UncommittedNotHidden)
         {
             let found = format!("a version found on {} is being completed", name_nodes(&newer.holders));
             return Located::Hidden(match self.waiting_for() {
@@ -394,8 +394,7 @@ impl Cluster {
         if found.set.intact().next().is_none() && self.knowledge.is_old() {
             return Located::Hidden("only an old log speaks of it, and the nodes are just heard".to_owned());
         }
-        if found.set.intact().next().is_none()
-            && self.surplus.of(id).any(|(_, version)| version == found.record.version)
+        if found.set.intact().next().is_none() && self.excess.of(id).any(|(_, version)| version == found.record.version)
         {
             return Located::Hidden("a copy on a node that was no holder is being taken in".to_owned());
         }
@@ -430,9 +429,9 @@ impl Cluster {
     pub fn note_copy(&mut self, id: &MessageId, version: Version, node: NodeId, intact: bool) {
         self.state.mapping.mark(id, version, node, intact);
         let spare = self.state.mapping.newest(id).is_some_and(|found| !found.set.holders.contains(&node));
-        if !intact && spare && self.surplus.of(id).any(|copy| copy == (node, version)) {
+        if !intact && spare && self.excess.of(id).any(|copy| copy == (node, version)) {
             // A copy too many that is bad saves no message, and goes when something stands before it.
-            self.surplus.retain(id, |copy| copy != (node, version));
+            self.excess.retain(id, |copy| copy != (node, version));
             self.in_doubt.note(id, node, version);
         }
     }

@@ -9,7 +9,7 @@ use crate::types::NodeId;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked<'a> {
     /// They may hold a copy, and the commit does not need them.
-    pub surplus: &'a [NodeId],
+    pub excess: &'a [NodeId],
     /// For a completion: they had this version before.
     pub sources: &'a [NodeId],
     /// They keep their copy under a hidden name until they are told of the commit.
@@ -26,7 +26,7 @@ pub struct Notices {
     /// Who is told, in this order: to keep the version (and publish it, if it is hidden) or to let go of it.
     pub told: SmallVec<[(NodeId, bool); 8]>,
     /// Their copies are of this version and too many, and nobody has read those that stay: they are looked at once more.
-    pub surplus: SmallVec<[NodeId; 4]>,
+    pub excess: SmallVec<[NodeId; 4]>,
     /// Their copies were just made.
     pub made: SmallVec<[NodeId; 4]>,
     /// Who holds the message has changed, or whether there is one.
@@ -38,7 +38,7 @@ impl Notices {
     pub fn of(commit: &Commit, did: &Committed, asked: &Asked<'_>) -> Self {
         let mut notices = Self::default();
         let stays = |node: &NodeId| commit.holders.contains(node);
-        asked.surplus.iter().for_each(|&node| notices.tell(node, false));
+        asked.excess.iter().for_each(|&node| notices.tell(node, false));
         asked.sources.iter().for_each(|node| notices.tell(*node, stays(node)));
         let deleted = commit.record.is_tombstone();
         match did {
@@ -50,7 +50,7 @@ impl Notices {
                 let told = |node: &&NodeId| !same || asked.trims && !stays(node);
                 holders.iter().filter(told).for_each(|node| notices.tell(*node, stays(node)));
                 if same && !asked.trims {
-                    notices.surplus.extend(holders.iter().filter(|node| !stays(node)).copied());
+                    notices.excess.extend(holders.iter().filter(|node| !stays(node)).copied());
                 }
                 if same {
                     let stayed = |node: &&NodeId| asked.sources.contains(node) || asked.also.contains(node);
@@ -115,7 +115,7 @@ mod tests {
                 record(5),
                 &[1, 2],
                 Committed::New,
-                Asked { surplus: &three, ..asked },
+                Asked { excess: &three, ..asked },
                 "-3",
                 "",
                 "",
@@ -173,7 +173,7 @@ mod tests {
                 record(5),
                 &[1, 2],
                 Committed::Superseded,
-                Asked { surplus: &three, sources: &one, ..asked },
+                Asked { excess: &three, sources: &one, ..asked },
                 "-3 +1",
                 "",
                 "",
@@ -236,13 +236,13 @@ mod tests {
                 false,
             ),
         ];
-        for (what, record, on, did, asked, told, surplus, made, listed) in table {
+        for (what, record, on, did, asked, told, excess, made, listed) in table {
             let id = "x".parse().unwrap();
             let holders: Holders = on.iter().copied().map(NodeId).collect();
             let found = Notices::of(&Commit { id, record, holders }, &did, &asked);
             let names = |nodes: &[NodeId]| nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ");
-            let found = (words(&found.told), names(&found.surplus), names(&found.made), found.is_listed_anew);
-            assert_eq!(found, (told.to_owned(), surplus.to_owned(), made.to_owned(), listed), "{what}");
+            let found = (words(&found.told), names(&found.excess), names(&found.made), found.is_listed_anew);
+            assert_eq!(found, (told.to_owned(), excess.to_owned(), made.to_owned(), listed), "{what}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! none costs a leader that has served its life, or the cluster its epochs.
 
 use super::knowledge::Trust;
-use crate::types::{Epoch, Reign, Version, is_beyond_reason};
+use crate::types::{Epoch, Leadership, Version, is_beyond_reason};
 
 /// A leader without a log takes up a cluster's next epoch up to here, so that nobody who comes first uses the epochs up.
 pub const LAST_EPOCH_TAKEN_UP: Epoch = Epoch(u32::MAX / 2);
@@ -24,7 +24,7 @@ pub struct Past {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hearing {
     /// The leader's epoch.
-    pub reign: Reign,
+    pub leadership: Leadership,
     /// The leader process that had the node's epoch, if the log knows.
     pub run: Option<u64>,
     /// The leader's log names the node, under this uuid.
@@ -61,9 +61,9 @@ impl Past {
 
     /// What a leader makes of it.
     pub fn weigh(self, hearing: Hearing) -> Finding {
-        let Hearing { reign, run, member, trust, served } = hearing;
-        let later = self.epoch > reign.epoch || run.is_some_and(|run| run != self.run);
-        if self.committed.epoch() > self.epoch || is_beyond_reason(self.epoch, reign.epoch) {
+        let Hearing { leadership, run, member, trust, served } = hearing;
+        let later = self.epoch > leadership.epoch || run.is_some_and(|run| run != self.run);
+        if self.committed.epoch() > self.epoch || is_beyond_reason(self.epoch, leadership.epoch) {
             return Finding::Nonsense;
         }
         // Without a log everything is heard from nodes.
@@ -90,7 +90,7 @@ mod tests {
     fn who_is_believed_and_what_follows() {
         use Finding::{Elsewhere, Joins, Nonsense, OldLog, Stranger};
         use Trust::{Nothing, Whole};
-        let reign = Reign { cluster_id: Uuid([1; 16]), epoch: Epoch(7) };
+        let leadership = Leadership { cluster_id: Uuid([1; 16]), epoch: Epoch(7) };
         let most = 7 + MOST_EPOCHS_AHEAD;
         // (what it says, the run that the log knows, a member, trust, served, what follows)
         let table = [
@@ -113,7 +113,7 @@ mod tests {
             (past(7, 3, 1 << 31), Some(3), true, Whole, true, Nonsense),
         ];
         for (past, run, member, trust, served, finding) in table {
-            let hearing = Hearing { reign, run, member, trust, served };
+            let hearing = Hearing { leadership, run, member, trust, served };
             assert_eq!(past.weigh(hearing), finding, "{past:?} {hearing:?}");
         }
     }

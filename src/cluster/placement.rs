@@ -44,11 +44,11 @@ impl Rung {
 
 /// Slots sorted by load, then by slot.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ladder {
+pub(super) struct LoadIndex {
     rungs: BTreeMap<u64, Rung>,
 }
 
-impl Ladder {
+impl LoadIndex {
     /// Puts a slot that is not there on the rung of its load.
     pub(super) fn insert(&mut self, slot: Slot, load: u64) {
         self.rungs.entry(load).or_default().insert(slot);
@@ -97,12 +97,12 @@ mod tests {
 
     use super::*;
 
-    fn ladder(loads: &[u64]) -> Ladder {
-        let mut ladder = Ladder::default();
+    fn load_index(loads: &[u64]) -> LoadIndex {
+        let mut load_index = LoadIndex::default();
         for (slot, &load) in loads.iter().enumerate() {
-            ladder.insert(slot, load);
+            load_index.insert(slot, load);
         }
-        ladder
+        load_index
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
         ];
         for (loads, count, held, chosen) in table {
             let staying: Vec<_> = held.iter().map(|&slot| (loads[slot], slot)).collect();
-            assert_eq!(ladder(loads).choose(count, &staying).to_vec(), chosen, "{loads:?}");
+            assert_eq!(load_index(loads).choose(count, &staying).to_vec(), chosen, "{loads:?}");
         }
     }
 
@@ -129,15 +129,15 @@ mod tests {
             mut loads in proptest::collection::vec(0u64..5, 1..200),
             moves in proptest::collection::vec((any::<proptest::sample::Index>(), 0u64..5), 0..50),
         ) {
-            let mut ladder = ladder(&loads);
+            let mut load_index = load_index(&loads);
             for (slot, to) in moves {
                 let slot = slot.index(loads.len());
-                ladder.shift(slot, loads[slot], to);
+                load_index.shift(slot, loads[slot], to);
                 loads[slot] = to;
             }
             let mut expected: Vec<_> = loads.iter().copied().zip(0..).collect();
             expected.sort_unstable();
-            prop_assert_eq!(ladder.ascending().collect::<Vec<_>>(), expected);
+            prop_assert_eq!(load_index.ascending().collect::<Vec<_>>(), expected);
         }
     }
 }

@@ -86,7 +86,7 @@ impl Tally {
     }
 
     /// Nodes that may keep a copy beyond the holders: stored too many, or not answered.
-    pub fn surplus(&self) -> impl Iterator<Item = NodeId> {
+    pub fn excess(&self) -> impl Iterator<Item = NodeId> {
         self.stored.iter().skip(self.need).chain(&self.asked).copied()
     }
 
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn who_was_asked_in_vain_is_surplus() {
+    fn who_was_asked_in_vain_is_excess() {
         let mut tally = Tally::new(1, &[n(1), n(2)]);
         tally.ask(n(3));
         tally.record(n(3), Answer::Stored);
         tally.record(n(1), Answer::Stored);
         assert_eq!(tally.holders().to_vec(), [n(3)]);
-        assert_eq!(tally.surplus().collect::<Vec<_>>(), [n(1), n(2)]);
+        assert_eq!(tally.excess().collect::<Vec<_>>(), [n(1), n(2)]);
     }
 }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::lease::Lease;
-use super::placement::{Ladder, Slot};
+use super::placement::{LoadIndex, Slot};
 use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, Member, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// Without a beat for this long a node takes no new copies, if others can.
@@ -136,7 +136,7 @@ impl Node {
         self.is_ranked() && !self.full()
     }
 
-    /// Stands on the ladder: takes gladly what it has room for.
+    /// Stands in the load index: takes gladly what it has room for.
     pub(super) fn is_ranked(&self) -> bool {
         self.state == NodeState::Up && !self.draining && !self.leaving && !self.fresh
     }
@@ -194,11 +194,11 @@ pub struct Transition {
 /// All members.
 #[derive(Debug)]
 pub struct Registry {
-    /// Ascending by id; the position is the node's slot on the ladder.
+    /// Ascending by id; the position is the node's slot in the load index.
     nodes: Vec<Node>,
     /// Hashed: a write looks a node up some twenty times, and that must not cost more with more nodes.
     slots: HashMap<NodeId, Slot, FixedState>,
-    ladder: Ladder,
+    load_index: LoadIndex,
     /// How many of them are full.
     full: usize,
     swept: Duration,
@@ -211,11 +211,11 @@ pub struct Registry {
 impl Default for Registry {
     fn default() -> Self {
         let slots = HashMap::with_hasher(FixedState::with_seed(0));
-        let (ladder, lease) = (Ladder::default(), Lease::default());
+        let (load_index, lease) = (LoadIndex::default(), Lease::default());
         Self {
             nodes: Vec::new(),
             slots,
-            ladder,
+            load_index,
             full: 0,
             swept: Duration::ZERO,
             repair_after: REPAIR_AFTER,
@@ -333,10 +333,10 @@ impl Registry {
     fn number_slots(&mut self) {
         self.slots.clear();
         self.slots.extend(self.nodes.iter().enumerate().map(|(slot, node)| (node.member.id, slot)));
-        self.ladder = Ladder::default();
+        self.load_index = LoadIndex::default();
         self.full = self.nodes.iter().filter(|node| node.full()).count();
         for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_ranked()) {
-            self.ladder.insert(slot, node.load());
+            self.load_index.insert(slot, node.load());
         }
     }
 
@@ -490,7 +490,7 @@ impl Registry {
         let is_barred = |node: &Node| barred.contains(&node.member.id) || node.full_for(record) && !in_place(node);
         let full = if self.full > 0 { self.nodes.iter().filter(|node| node.full_for(record)).count() } else { 0 };
         let mut chosen: Nodes = self
-            .ladder
+            .load_index
             .choose(count + barred.len() + full, &staying)
             .into_iter()
             .map(|slot| &self.nodes[slot])
@@ -537,7 +537,7 @@ impl Registry {
         }
     }
 
-    /// Changes a node, and keeps the ladder true to it.
+    /// Changes a node, and keeps the load index true to it.
     fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) {
         let Some(&slot) = self.slots.get(&id) else { return };
         let node = &mut self.nodes[slot];
@@ -546,9 +546,9 @@ impl Registry {
         self.full = self.full + usize::from(node.full()) - usize::from(was_full);
         match (before, node.is_ranked().then(|| node.load())) {
             (None, None) => {}
-            (None, Some(load)) => self.ladder.insert(slot, load),
-            (Some(load), None) => self.ladder.remove(slot, load),
-            (Some(from), Some(to)) => self.ladder.shift(slot, from, to),
+            (None, Some(load)) => self.load_index.insert(slot, load),
+            (Some(load), None) => self.load_index.remove(slot, load),
+            (Some(from), Some(to)) => self.load_index.shift(slot, from, to),
         }
     }
 }

@@ -199,7 +199,7 @@ impl Cluster {
         self.taking.remove(&id);
         self.alarmed.remove(&id);
         self.forget_found_on(id);
-        self.surplus.forget_node(id);
+        self.excess.forget_node(id);
         self.in_doubt.forget_node(id);
         self.doubts.forget_node(id);
         self.forget_copies_on(id);

@@ -38,7 +38,7 @@ pub struct Repair {
     pub trims: bool,
 }
 
-/// What to do about the surplus copies of one id.
+/// What to do about the excess copies of one id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trim {
     /// The committed record; nothing where the id was deleted and forgotten.
@@ -140,13 +140,13 @@ impl Cluster {
             return Vec::new();
         }
         let spare = |id: &MessageId, version| {
-            self.surplus.of(id).any(|(node, of)| of == version && self.registry.is_linked(node))
+            self.excess.of(id).any(|(node, of)| of == version && self.registry.is_linked(node))
         };
         let rescuable = |id: &&MessageId| {
             let found = self.state.mapping.newest(id);
             found.is_some_and(|found| found.set.intact().next().is_none() && spare(id, found.record.version))
         };
-        let all = self.surplus.ids().filter(|id| !skip.contains(*id)).filter(rescuable);
+        let all = self.excess.ids().filter(|id| !skip.contains(*id)).filter(rescuable);
         all.take(limit).cloned().collect()
     }
 
@@ -169,7 +169,7 @@ impl Cluster {
     pub fn note_proven(&mut self, id: &MessageId, version: Version, node: NodeId) {
         match self.is_holder(id, version, node) {
             true => self.note_copy(id, version, node, true),
-            false => self.note_surplus(id, version, node),
+            false => self.note_excess(id, version, node),
         }
     }
 
@@ -197,7 +197,7 @@ impl Cluster {
             keep.truncate(self.tolerance);
         }
         let mut targets = keep.clone();
-        let spare = self.surplus.of(id).filter(|(_, version)| *version == record.version).map(|(node, _)| node);
+        let spare = self.excess.of(id).filter(|(_, version)| *version == record.version).map(|(node, _)| node);
         let spare: SmallVec<[NodeId; 2]> = spare.filter(|id| self.node(*id).is_some_and(Node::placeable)).collect();
         sources.extend(spare.iter().copied());
         // A bad copy is made again where it is, and one that is there already is taken for what it is.
@@ -257,24 +257,24 @@ impl Cluster {
         self.state.mapping.sets().all(|(set, ..)| !set.holders.contains(&node))
     }
 
-    // ---- surplus -----------------------------------------------------------
+    // ---- excess -----------------------------------------------------------
 
     /// Up to `limit` ids with copies that nobody needs. None while a node misses a large part of its copies: then
     /// nothing at all is removed.
-    pub fn surplus<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
+    pub fn excess<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
         if !self.is_settled() || !self.alarmed.is_empty() {
             return Vec::new();
         }
-        self.surplus.ids().filter(|id| !skip.contains(*id)).take(limit).cloned().collect()
+        self.excess.ids().filter(|id| !skip.contains(*id)).take(limit).cloned().collect()
     }
 
-    /// Decides about the surplus copies of an id. Nothing: they wait, as its own copies are not as they should be.
+    /// Decides about the excess copies of an id. Nothing: they wait, as its own copies are not as they should be.
     pub fn trim(&mut self, id: &MessageId) -> Option<Trim> {
         // A node that went away lists what it has when it comes back.
-        self.surplus.retain(id, |(node, _)| self.registry.is_linked(node));
+        self.excess.retain(id, |(node, _)| self.registry.is_linked(node));
         let found = self.state.mapping.newest(id);
         let committed = found.map(|found| found.record);
-        let copies: SmallVec<[(NodeId, Version); 2]> = self.surplus.of(id).collect();
+        let copies: SmallVec<[(NodeId, Version); 2]> = self.excess.of(id).collect();
         let mut settles: SmallVec<[(NodeId, Version, bool); 2]> = SmallVec::new();
         for &(node, version) in &copies {
             match found {
@@ -286,7 +286,7 @@ impl Cluster {
             }
         }
         // What is too many now can be what a step needs in a moment, and what is too old is so only in the end.
-        if self.unsettled.contains_key(id) || found.is_some_and(|found| self.need(found.set) != Need::Nothing) {
+        if self.uncommitted.contains_key(id) || found.is_some_and(|found| self.need(found.set) != Need::Nothing) {
             return None;
         }
         let check = found.map(|found| found.set.intact().collect()).unwrap_or_default();
@@ -295,22 +295,22 @@ impl Cluster {
 
     /// A node may have a copy of this version, or an older one, that should go. One that is away lists it when it
     /// comes back.
-    pub fn note_surplus(&mut self, id: &MessageId, version: Version, node: NodeId) {
+    pub fn note_excess(&mut self, id: &MessageId, version: Version, node: NodeId) {
         if self.registry.is_linked(node) {
-            self.surplus.note(id, node, version);
+            self.excess.note(id, node, version);
         }
     }
 
     /// A node was told that this version is true, and did not do what follows from that: it may have a copy of it too
     /// many, and one of an older version that stands before it even if the node becomes a holder meanwhile.
     pub fn note_undone(&mut self, id: &MessageId, version: Version, node: NodeId) {
-        self.note_surplus(id, version, node);
-        self.note_surplus(id, Version(version.0.saturating_sub(1)), node);
+        self.note_excess(id, version, node);
+        self.note_excess(id, Version(version.0.saturating_sub(1)), node);
     }
 
-    /// These surplus copies of an id are dealt with. Others may have been noted meanwhile.
+    /// These excess copies of an id are dealt with. Others may have been noted meanwhile.
     pub fn trimmed(&mut self, id: &MessageId, copies: &[(NodeId, Version)]) {
-        self.surplus.retain(id, |copy| !copies.contains(&copy));
+        self.excess.retain(id, |copy| !copies.contains(&copy));
     }
 
     /// Ends the alarm over nodes whose missing copies are there again.

@@ -37,15 +37,17 @@ impl Cluster {
         if self.transactions.any_open() {
             return Err(NoMoment::NotYet(self.waiting_to_decide()));
         }
-        if let Some(id) = self.unsettled.keys().next() {
+        if let Some(id) = self.uncommitted.keys().next() {
             return Err(NoMoment::NotYet(format!("a version of {id:?} that was found on nodes is being completed")));
         }
-        let Some(reign) = self.reign else { return Err(NoMoment::NotYet("the leader has no epoch yet".to_owned())) };
+        let Some(leadership) = self.leadership else {
+            return Err(NoMoment::NotYet("the leader has no epoch yet".to_owned()));
+        };
         if !self.state.mapping.begin_snapshot() {
             return Err(NoMoment::Busy);
         }
         Ok(Moment {
-            cluster_id: reign.cluster_id,
+            cluster_id: leadership.cluster_id,
             version: self.state.mapping.newest_committed(),
             tolerance: self.tolerance,
             messages: self.state.mapping.len(),

@@ -18,7 +18,7 @@ pub use self::event::{Event, Runs};
 use self::prepared::{Groups, Standing};
 use super::mapping::{Committed, Mapping, SHARDS};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, Member, NodeId, Reign, Removed, Version};
+use crate::types::{CopyRecord, Holders, Leadership, Member, NodeId, Removed, Version};
 
 /// What applying an [`Event`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct State {
     draining: BTreeSet<NodeId>,
     prepared: Groups<Standing>,
     tolerance: Option<u8>,
-    last: Option<Reign>,
+    last: Option<Leadership>,
     runs: Runs,
 }
 
@@ -102,8 +102,8 @@ impl State {
         self.tolerance.map(usize::from)
     }
 
-    /// The last reign, if there ever was one.
-    pub fn last(&self) -> Option<Reign> {
+    /// The last leadership, if there ever was one.
+    pub fn last(&self) -> Option<Leadership> {
         self.last
     }
 
@@ -126,13 +126,13 @@ impl State {
     /// Makes an event true.
     pub fn apply(&mut self, event: &Event) -> Applied {
         match event {
-            Event::Began { reign, run, hears_all } => {
+            Event::Began { leadership, run, hears_all } => {
                 if *hears_all {
                     self.runs.clear();
                     self.prepared.forget(|_, standing| standing != Standing::Aborted);
                 }
-                self.runs.insert(reign.epoch, *run);
-                self.last = Some(*reign);
+                self.runs.insert(leadership.epoch, *run);
+                self.last = Some(*leadership);
             }
             // One that joined in the moment in which it was removed stays removed.
             Event::Member(member) if self.is_removed(member) => return Applied::Ignored,
@@ -193,8 +193,8 @@ impl State {
     pub fn snapshot(&self) -> impl Iterator<Item = Event> {
         let cluster_id = self.last.map(|last| last.cluster_id).unwrap_or_default();
         let began = self.runs.iter().map(move |(&epoch, &run)| {
-            let reign = Reign { cluster_id, epoch };
-            Event::Began { reign, run, hears_all: false }
+            let leadership = Leadership { cluster_id, epoch };
+            Event::Began { leadership, run, hears_all: false }
         });
         let members = self.members.values().cloned().map(Event::Member);
         let removed = self.removed.iter().copied().map(Event::Removed);

@@ -18,8 +18,8 @@ use super::knowledge::Trust;
 use super::mapping::Commit;
 use super::registry::Traits;
 use super::state::{Event, State};
-use super::{Cluster, Reported, Ticket, Unsettled};
-use crate::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid};
+use super::{Cluster, Reported, Ticket, Uncommitted};
+use crate::types::{CopyRecord, Epoch, Leadership, Listed, Member, MessageId, NodeId, Uuid};
 
 /// A moment, in milliseconds since the leader's start.
 fn ms(ms: u64) -> Duration {
@@ -37,7 +37,7 @@ fn uuid(node: u32) -> Uuid {
 /// A cluster in its first epoch that believes its log as far as `trust` says, without nodes.
 fn cluster(tolerance: usize, trust: Trust) -> Cluster {
     let mut cluster = Cluster::new(tolerance, State::new(1), trust);
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(1) });
+    cluster.begin(Leadership { cluster_id: uuid(99), epoch: Epoch(1) });
     cluster.greet();
     cluster
 }
@@ -110,7 +110,7 @@ fn named(members: u32) -> impl Iterator<Item = Event> {
 /// A leader of tolerance 2 that begins this epoch on such a log.
 fn start_on(state: State, trust: Trust, epoch: u32) -> Cluster {
     let mut cluster = Cluster::new(2, state, trust);
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(epoch) });
+    cluster.begin(Leadership { cluster_id: uuid(99), epoch: Epoch(epoch) });
     cluster
 }
 
@@ -122,9 +122,9 @@ fn put_on(cluster: &mut Cluster, text: &str, nodes: &[u32]) -> CopyRecord {
     record
 }
 
-/// The unsettled versions that can be completed now.
-fn unsettled(cluster: &Cluster) -> Vec<(MessageId, Unsettled)> {
-    cluster.unsettled(None, 9).0
+/// The uncommitted versions that can be completed now.
+fn uncommitted(cluster: &Cluster) -> Vec<(MessageId, Uncommitted)> {
+    cluster.uncommitted(None, 9).0
 }
 
 /// Committed copies on each node, ascending by node.

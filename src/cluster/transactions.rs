@@ -7,12 +7,12 @@
 
 use super::mapping::Commit;
 use super::state::prepared::{self, Groups};
-use super::{Cluster, Ticket, Unsettled};
+use super::{Cluster, Ticket, Uncommitted};
 use crate::error::name_nodes;
 use crate::types::{Epoch, MessageId, Version};
 
 /// Writes that wait to be taken back, above which no transaction is begun: what is to be remembered stays bounded.
-pub const MOST_TAKEN_BACK: usize = 65_536;
+pub const MOST_ROLLED_BACK: usize = 65_536;
 
 /// Where a transaction of another leader stands, or one of this leader's that failed. What this leader has under way is
 /// not among them: it hides nothing.
@@ -102,8 +102,8 @@ impl Transactions {
 
 impl Cluster {
     /// Whether so much waits to be taken back that no transaction is to be begun.
-    pub fn is_taking_back_much(&self) -> bool {
-        self.transactions.0.ids().len() >= MOST_TAKEN_BACK
+    pub fn is_rolling_back_much(&self) -> bool {
+        self.transactions.0.ids().len() >= MOST_ROLLED_BACK
     }
 
     /// Decides what a leader before has left open, as soon as the index is believed. The log may lack its commits, as an
@@ -122,7 +122,7 @@ impl Cluster {
     /// Whether this version, or one after it, is true or was found.
     fn is_known(&self, id: &MessageId, version: Version) -> bool {
         self.state.mapping.newest(id).is_some_and(|found| found.record.version >= version)
-            || self.unsettled.get(id).is_some_and(|newer| newer.record.version >= version)
+            || self.uncommitted.get(id).is_some_and(|newer| newer.record.version >= version)
     }
 
     /// Why an id that belongs to a transaction is held back.
@@ -144,7 +144,7 @@ impl Cluster {
 
     /// The transactions that wait to become true as a whole, each with its writes as they were found. One of which a
     /// write is nowhere, though enough members were heard, never becomes true.
-    pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Unsettled)>> {
+    pub fn found_transactions(&mut self) -> Vec<Vec<(MessageId, Uncommitted)>> {
         let mut ready = Vec::new();
         for (name, writes) in self.transactions.0.all(|standing| standing == Standing::Found) {
             let gone = |(id, version): &(MessageId, Version)| {
@@ -157,7 +157,7 @@ impl Cluster {
                 continue;
             }
             let found = |(id, version): &(MessageId, Version)| {
-                let newer = self.unsettled.get(id).filter(|newer| newer.record.version == *version)?;
+                let newer = self.uncommitted.get(id).filter(|newer| newer.record.version == *version)?;
                 Some((id.clone(), newer.clone()))
             };
             ready.extend(writes.iter().map(found).collect::<Option<Vec<_>>>());
@@ -167,7 +167,7 @@ impl Cluster {
 
     /// A version that was noted as newer than what is committed never becomes true.
     fn set_void(&mut self, id: &MessageId, version: Version) {
-        if let Some(found) = self.unsettled.get(id).filter(|newer| newer.record.version == version) {
+        if let Some(found) = self.uncommitted.get(id).filter(|newer| newer.record.version == version) {
             found.holders.iter().for_each(|&node| self.in_doubt.note(id, node, version));
             self.forget_newest(id);
         }
@@ -189,13 +189,13 @@ impl Cluster {
     }
 
     /// Up to `limit` ids with versions that never become true, and have to be put behind something newer.
-    pub fn to_take_back(&self, limit: usize) -> Vec<MessageId> {
+    pub fn to_roll_back(&self, limit: usize) -> Vec<MessageId> {
         let ids = self.transactions.0.ids();
-        ids.filter(|id| self.takes_back(id)).take(limit).cloned().collect()
+        ids.filter(|id| self.rolls_back(id)).take(limit).cloned().collect()
     }
 
     /// Whether something of this id is still to be taken back.
-    pub fn takes_back(&self, id: &MessageId) -> bool {
+    pub fn rolls_back(&self, id: &MessageId) -> bool {
         self.transactions.0.any(id, |_, standing| standing == Standing::Aborted)
     }
 }

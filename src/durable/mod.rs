@@ -5,7 +5,7 @@
 //! All calls block; roles make them on threads of their own. Names are single
 //! components relative to their folder, never paths.
 
-pub mod hands;
+pub mod executor;
 pub mod os;
 pub mod record_log;
 pub mod sim;

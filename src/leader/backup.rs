@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::Coordinator;
-use super::gate::Pass;
+use super::key_locks::KeyGuard;
 use super::query::COMPLETION;
 use super::read::bodies;
 use crate::cluster::Cluster;
@@ -144,13 +144,13 @@ impl Saved {
 pub(super) struct Held {
     number: u64,
     old: Vec<Overtaken>,
-    passes: Vec<Pass>,
+    guards: Vec<KeyGuard>,
 }
 
 impl Held {
-    pub(super) fn push(&mut self, old: Overtaken, pass: Pass) {
+    pub(super) fn push(&mut self, old: Overtaken, guard: KeyGuard) {
         self.old.push(old);
-        self.passes.push(pass);
+        self.guards.push(guard);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -190,13 +190,13 @@ impl Coordinator {
         settles.retain(|_, told| !told.is_empty());
         let leader = self.clone();
         self.tasks.spawn(async move {
-            let Held { number, old, passes } = held;
+            let Held { number, old, guards } = held;
             match leader.read_overtaken(old).await {
                 Ok(copied) => leader.saved.add(number, copied),
                 Err(why) => leader.give_up_backup(number, why),
             }
             leader.settle(later, lingers);
-            drop(passes);
+            drop(guards);
         });
     }
 

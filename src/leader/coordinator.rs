@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::backup::Saved;
 use super::cache::MessageCache;
-use super::gate::Gate;
 use super::journal::{Ledger, NotLogged};
+use super::key_locks::KeyLocks;
 use super::query::COMPLETION;
 use super::read::{Get, Sought};
 use super::repair::Progress;
@@ -109,7 +109,7 @@ pub struct Coordinator {
     pub(super) writes: Arc<Rounds<Turn>>,
     pub(super) reads: Arc<Rounds<Get>>,
     /// One write at a time for each id.
-    pub gate: Arc<Gate>,
+    pub key_locks: Arc<KeyLocks>,
     pub(super) view: Arc<view::Changes>,
     changed: Arc<Changed>,
     /// Writes under way, which a stop waits for.
@@ -238,7 +238,7 @@ impl Coordinator {
             cache,
             writes: Arc::default(),
             reads: Arc::default(),
-            gate: Arc::new(Gate::default()),
+            key_locks: Arc::new(KeyLocks::default()),
             view,
             changed: Arc::default(),
             tasks: TaskTracker::new(),

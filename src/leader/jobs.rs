@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::coordinator::Coordinator;
-use super::gate::{Joined, Pass};
+use super::key_locks::{Joined, KeyGuard};
 use super::set::Turn;
 use super::transaction::{Need, Transaction};
 use super::write::Asker;
@@ -109,38 +109,38 @@ impl Coordinator {
     /// Does a job, alone or with others for the same id.
     pub(super) fn take_job(self: &Arc<Self>, id: MessageId, job: Job) {
         let leader = self.clone();
-        match self.gate.join(&id, job) {
-            Joined::Entered(pass, job) => drop(self.tasks.spawn(leader.work_on(id, pass, vec![job]))),
+        match self.key_locks.join(&id, job) {
+            Joined::Entered(guard, job) => drop(self.tasks.spawn(leader.work_on(id, guard, vec![job]))),
             Joined::Wait(turn) => self.wait_for(id, turn),
             Joined::With => {}
         }
     }
 
     /// Does the jobs of a group when their turn has come.
-    pub(super) fn wait_for(self: &Arc<Self>, id: MessageId, turn: oneshot::Receiver<(Pass, Vec<Job>)>) {
+    pub(super) fn wait_for(self: &Arc<Self>, id: MessageId, turn: oneshot::Receiver<(KeyGuard, Vec<Job>)>) {
         let leader = self.clone();
         self.tasks.spawn(async move {
-            if let Ok((pass, jobs)) = turn.await {
-                leader.work_on(id, pass, jobs).await;
+            if let Ok((guard, jobs)) = turn.await {
+                leader.work_on(id, guard, jobs).await;
             }
         });
     }
 
-    async fn work_on(self: Arc<Self>, id: MessageId, pass: Pass, mut jobs: Vec<Job>) {
+    async fn work_on(self: Arc<Self>, id: MessageId, guard: KeyGuard, mut jobs: Vec<Job>) {
         if jobs.iter().all(|job| job.asker().is_some()) {
-            self.take_turns([overwritten(id, pass, jobs)]);
+            self.take_turns([overwritten(id, guard, jobs)]);
             return;
         }
         let need = jobs.iter().map(Job::need).max().unwrap_or(Need::Nothing);
         let decide = |transaction: &mut Transaction| jobs.iter_mut().for_each(|job| job.decide(&id, transaction));
-        let end = self.run([(id.clone(), need)].into(), Some(vec![pass]), decide).await;
+        let end = self.run([(id.clone(), need)].into(), Some(vec![guard]), decide).await;
         let end = end.map(|_| ());
         jobs.into_iter().for_each(|job| job.end(end.clone()));
     }
 }
 
 /// Writes of an id, each over the one before: only the last is carried out.
-pub(super) fn overwritten(id: MessageId, pass: Pass, jobs: impl IntoIterator<Item = Job>) -> Turn {
+pub(super) fn overwritten(id: MessageId, guard: KeyGuard, jobs: impl IntoIterator<Item = Job>) -> Turn {
     let (mut askers, mut last) = (SmallVec::new(), Change::Delete);
     for job in jobs {
         if let Job::Write { asker, change } = job {
@@ -148,5 +148,5 @@ pub(super) fn overwritten(id: MessageId, pass: Pass, jobs: impl IntoIterator<Ite
             last = change;
         }
     }
-    Turn { askers, id, change: last, pass }
+    Turn { askers, id, change: last, guard }
 }

@@ -23,7 +23,7 @@ pub use self::recover::{Recovered, open};
 use self::rewrite::Rewriter;
 pub use self::rewrite::Rewriting;
 use crate::cluster::state::Event;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::record_log::{LogError, RecordLog};
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
@@ -93,17 +93,17 @@ impl Ledger {
         mut log: RecordLog,
         io_mode: IoMode,
         rewriting: Rewriting,
-        hands: &Hands,
+        executor: &Executor,
         stop: &Stop,
     ) -> std::io::Result<Self> {
         if io_mode == IoMode::Unbuffered {
             log.keep_room();
         }
         let (jobs, queue) = mpsc::unbounded_channel();
-        let rewriter = Rewriter::new(rewriting, &log, hands.clone());
+        let rewriter = Rewriter::new(rewriting, &log, executor.clone());
         let (busy, full) = (Busy::default(), Arc::<AtomicBool>::default());
         let writer = write_loop(log, io_mode, rewriter, queue, (busy.clone(), full.clone()), stop.clone());
-        hands.spawn("journal", stop.needed("journal", writer))?;
+        executor.spawn("journal", stop.needed("journal", writer))?;
         Ok(Self { jobs, busy, full })
     }
 

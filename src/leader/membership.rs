@@ -31,7 +31,7 @@ use crate::error::printable;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
-use crate::types::{DiskView, Epoch, Fence, IoMode, Member, NodeId, Refusing, Reign, Uuid};
+use crate::types::{DiskView, Epoch, Fence, IoMode, Leadership, Member, NodeId, Refusing, Uuid};
 use crate::wire::FORMAT;
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 
@@ -53,7 +53,7 @@ pub struct Membership {
     sessions: AtomicU64,
     chance: Lock<fastrand::Rng>,
     /// Founding and changes of epoch, one at a time.
-    reigning: tokio::sync::Mutex<()>,
+    founding: tokio::sync::Mutex<()>,
     dials: Dials,
     /// Nodes whose registration is under way: those that answered at their address.
     joining: Lock<BTreeSet<NodeId>>,
@@ -105,7 +105,7 @@ impl Membership {
             run: chance.u64(1..),
             sessions: AtomicU64::new(0),
             chance: Lock::new(chance),
-            reigning: tokio::sync::Mutex::new(()),
+            founding: tokio::sync::Mutex::new(()),
             dials: Dials::default(),
             joining: Lock::new(BTreeSet::new()),
             incarnations: Lock::new(BTreeMap::new()),
@@ -114,7 +114,7 @@ impl Membership {
     }
 
     /// Begins the epoch after `last`, the last one that the log speaks of, if it speaks of one.
-    pub async fn resume(&self, last: Option<Reign>) -> Result<(), String> {
+    pub async fn resume(&self, last: Option<Leadership>) -> Result<(), String> {
         match last {
             Some(last) => self.begin(last.cluster_id, last.epoch).await,
             None => Ok(()),
@@ -125,13 +125,13 @@ impl Membership {
     async fn begin(&self, cluster_id: Uuid, seen: Epoch) -> Result<(), String> {
         let step = u32::from(!(seeded::active(Bug::EpochNotRaised) && seen.0 > 0));
         let epoch = seen.0.checked_add(step).ok_or("the epochs of this cluster are used up")?;
-        let reign = Reign { cluster_id, epoch: Epoch(epoch) };
+        let leadership = Leadership { cluster_id, epoch: Epoch(epoch) };
         let trust = self.coordinator.cluster().trust();
         let boot_id = self.boot_id.clone();
         let run = self.run;
-        let record = Record::Began { reign, run, boot_id, io_mode: self.io_mode, trust };
+        let record = Record::Began { leadership, run, boot_id, io_mode: self.io_mode, trust };
         self.coordinator.ledger().append_records(&[record]).await.map_err(|error| error.to_string())?;
-        self.coordinator.cluster().apply(&Event::Began { reign, run, hears_all: trust == Trust::Nothing });
+        self.coordinator.cluster().apply(&Event::Began { leadership, run, hears_all: trust == Trust::Nothing });
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
         Ok(())
@@ -146,8 +146,8 @@ impl Membership {
     }
 
     /// The fence of a new session.
-    fn fence(&self, reign: Reign) -> Fence {
-        Fence { reign, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
+    fn fence(&self, leadership: Leadership) -> Fence {
+        Fence { leadership, run: self.run, session: self.sessions.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
     /// A node announces itself, from this address.
@@ -180,11 +180,11 @@ impl Membership {
         };
         self.found_or_match(&known).await?;
         self.check_pins(&announced).await?;
-        let reign = self.weigh(&member, &known).await?;
+        let leadership = self.weigh(&member, &known).await?;
         if known.cluster_id.is_some() {
             self.coordinator.cluster().announce(member.id, member.uuid);
         }
-        let fence = self.fence(reign);
+        let fence = self.fence(leadership);
         let dialled = self.coordinator.links.dial(member.id, &member.address, fence).await;
         let dialled = match dialled {
             Ok(dialled) => dialled,
@@ -201,9 +201,9 @@ impl Membership {
     }
 
     /// Begins an epoch after `seen`, and hears everyone first.
-    async fn start_over(&self, reign: Reign, seen: Epoch) {
+    async fn start_over(&self, leadership: Leadership, seen: Epoch) {
         self.coordinator.cluster().distrust();
-        if let Err(error) = self.begin(reign.cluster_id, seen).await {
+        if let Err(error) = self.begin(leadership.cluster_id, seen).await {
             return self.coordinator.stop.fail(error);
         }
         self.cut_all();
@@ -211,10 +211,10 @@ impl Membership {
 
     /// Begins the next epoch of a leader that goes on. Nodes have to join it.
     pub(super) async fn begin_next(&self) -> Result<(), String> {
-        let _one_at_a_time = self.reigning.lock().await;
-        let reign = self.coordinator.cluster().reign();
-        let Some(reign) = reign.filter(|_| self.coordinator.says_whole()) else { return Ok(()) };
-        self.begin(reign.cluster_id, reign.epoch).await?;
+        let _one_at_a_time = self.founding.lock().await;
+        let leadership = self.coordinator.cluster().leadership();
+        let Some(leadership) = leadership.filter(|_| self.coordinator.says_whole()) else { return Ok(()) };
+        self.begin(leadership.cluster_id, leadership.epoch).await?;
         self.cut_all();
         Ok(())
     }
@@ -278,8 +278,8 @@ impl Membership {
     /// A node that was dialled back and is who it says.
     async fn accept(self: &Arc<Self>, member: Member, dialled: Dialled, fence: Fence) -> Result<(), Refused> {
         let coordinator = &self.coordinator;
-        let roll = &dialled.welcome.roll;
-        coordinator.learn_removed(&roll.removed).await.or_else(|error| not_now(error.to_string()))?;
+        let member_list = &dialled.welcome.member_list;
+        coordinator.learn_removed(&member_list.removed).await.or_else(|error| not_now(error.to_string()))?;
         let mut news = Vec::new();
         {
             let cluster = coordinator.cluster();
@@ -292,7 +292,7 @@ impl Membership {
             let unknown = |other: &&Member| {
                 other.id != member.id && cluster.registry.get(other.id).is_none() && !cluster.is_removed(other.uuid)
             };
-            news.extend(roll.members.iter().filter(unknown).cloned());
+            news.extend(member_list.members.iter().filter(unknown).cloned());
         }
         let events: Vec<Event> = news.into_iter().map(Event::Member).collect();
         if !events.is_empty() {
@@ -300,14 +300,14 @@ impl Membership {
         }
         let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
         let incarnation = dialled.welcome.incarnation;
-        let told = !roll.members.is_empty();
+        let told = !member_list.members.is_empty();
         let before = self.incarnations.lock().insert(member.id, incarnation);
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
             // A leader without its log learns from them who the members are: one that was told so itself is not new.
             let was_one =
-                cluster.trust() == Trust::Nothing && roll.members.iter().any(|other| other.uuid == member.uuid);
+                cluster.trust() == Trust::Nothing && member_list.members.iter().any(|other| other.uuid == member.uuid);
             let is_new = cluster.registry.get(member.id).is_none() && !was_one;
             // The log has them: they are members, whatever follows.
             events.iter().for_each(|event| drop(cluster.apply(event)));
@@ -317,7 +317,7 @@ impl Membership {
             if is_new {
                 cluster.introduce(member.id);
             }
-            if cluster.reign() != Some(fence.reign) {
+            if cluster.leadership() != Some(fence.leadership) {
                 return not_now("the leader began a later epoch meanwhile");
             }
             cluster.registry.note_answered(member.id, coordinator.at(dialled.sent));
@@ -409,7 +409,7 @@ impl LinkEvents for Membership {
 
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str) {
         self.warn(format!("node {node} refuses this leader: {reason}"));
-        let later = self.coordinator.cluster().reign().is_some_and(|reign| epoch > reign.epoch);
+        let later = self.coordinator.cluster().leadership().is_some_and(|leadership| epoch > leadership.epoch);
         if later && self.coordinator.has_served() {
             self.coordinator
                 .stop

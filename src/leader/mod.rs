@@ -1,15 +1,15 @@
 //! The leader: takes SET and GET, places messages on nodes, and keeps the log of what is true.
 //!
 //! `process` puts the parts together; `coordinator` takes what clients ask; `set` and `transaction` are the story of a
-//! write; the rest are their hands. Disk, network, time and chance come in through `durable::Disk`, `wire::Network`,
+//! write; the rest carry them out. Disk, network, time and chance come in through `durable::Disk`, `wire::Network`,
 //! tokio's clock and a seeded generator, so that all but `process`, `gateway`, `http` and `service` can run in a
 //! simulation as they are.
 
 pub mod coordinator;
-pub mod gate;
 pub mod gateway;
 pub mod http;
 pub mod journal;
+pub mod key_locks;
 pub mod membership;
 pub mod process;
 pub mod replication;
@@ -34,9 +34,9 @@ mod refusing;
 mod removal;
 mod renewal;
 mod repair;
+mod rollback;
 mod rounds;
 mod set;
-mod undo;
 mod verify;
 mod write;
 
@@ -61,7 +61,7 @@ use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
 use crate::config::DEFAULT_TOLERANCE;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::{Disk, Folder};
 use crate::stop::Stop;
 use crate::types::{IoMode, NodeId, NodeState};
@@ -90,7 +90,7 @@ pub struct Seams {
     /// The way to nodes.
     pub network: Arc<dyn Network>,
     /// Where disk work is done.
-    pub hands: Hands,
+    pub executor: Executor,
     /// All chance comes from here.
     pub chance: fastrand::Rng,
 }
@@ -155,7 +155,7 @@ impl Leader {
         let path = data_dir.join(METADATA_FOLDER);
         let shown = path.display().to_string();
         let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
-        let opened = seams.hands.run(move || open(disk.as_ref(), &path, seed)).await;
+        let opened = seams.executor.run(move || open(disk.as_ref(), &path, seed)).await;
         let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
             OpenError::Locked => CannotStart::Locked(shown.clone()),
             OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
@@ -176,7 +176,7 @@ impl Leader {
             cluster.rebalance_by_itself(settings.repair_after);
         }
         let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
-        let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.hands, &stop)
+        let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.executor, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
         let links = Arc::new(Links::new(seams.network, stop.clone()));
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
@@ -193,13 +193,13 @@ impl Leader {
             view.await;
             let _ = done.send(());
         };
-        seams.hands.spawn("view", stop.needed("view", view)).map_err(|error| CannotStart::Folder(shown, error))?;
+        seams.executor.spawn("view", stop.needed("view", view)).map_err(|error| CannotStart::Folder(shown, error))?;
         let loops = TaskTracker::new();
         loops.spawn(stop.vital("recovery", coordinator.clone().recover()));
         let part = seams.chance.usize(..);
         loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
         loops.spawn(stop.vital("repair", coordinator.clone().repair()));
-        loops.spawn(stop.vital("undo", coordinator.clone().undo()));
+        loops.spawn(stop.vital("undo", coordinator.clone().rollback()));
         loops.spawn(stop.vital("doubt", coordinator.clone().settle_doubts()));
         loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
         loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
@@ -222,7 +222,7 @@ impl Leader {
             tracing::debug!("repair waits for nodes that do not answer, and is not waited for");
         }
         let failed = self.coordinator.stop.failure().is_some();
-        if !failed && self.coordinator.cluster().reign().is_some() {
+        if !failed && self.coordinator.cluster().leadership().is_some() {
             let _ = self.coordinator.ledger().append_records(&[Record::Closed]).await;
             self.coordinator.cluster().return_lease();
             self.coordinator.links.release().await;

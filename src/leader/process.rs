@@ -18,7 +18,7 @@ use super::report::Reporter;
 use super::service::LeaderService;
 use super::{Leader, Seams, gateway, tolerance};
 use crate::config::MAX_CLIENTS;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
 use crate::local_nodes::LocalNodes;
 use crate::process::door::Holdings;
@@ -152,7 +152,7 @@ async fn serve(
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
         network: Arc::new(Grpc),
-        hands: Hands::Threads(Handle::current()),
+        executor: Executor::Threads(Handle::current()),
         chance: fastrand::Rng::new(),
     };
     let told = super::Settings {

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
-use super::gate::{Entry, Pass};
+use super::key_locks::{Entry, KeyGuard};
 use crate::cluster::mapping::SHARDS;
 use crate::types::{CopyRecord, MessageId, NodeId, Payload};
 use crate::wire::family::{self, CopyStatus};
@@ -36,16 +36,16 @@ pub(super) struct Proofs {
 impl Coordinator {
     /// Asks every node for some of the lost messages.
     pub(super) async fn prove_some(self: &Arc<Self>, proofs: &mut Proofs) {
-        let mut lost: Vec<(MessageId, CopyRecord, Pass)> = Vec::new();
+        let mut lost: Vec<(MessageId, CopyRecord, KeyGuard)> = Vec::new();
         for _ in 0..SHARDS {
             let ids = self.cluster().lost(proofs.part, BATCH - lost.len(), &proofs.asked);
             for id in ids {
                 proofs.asked.insert(id.clone());
                 // Whoever writes it now ends its being lost.
-                if let Entry::Entered(pass) = self.gate.enter(&id)
+                if let Entry::Entered(guard) = self.key_locks.enter(&id)
                     && let Some(record) = self.cluster().lost_record(&id)
                 {
-                    lost.push((id, record, pass));
+                    lost.push((id, record, guard));
                 }
             }
             if lost.len() >= BATCH {

@@ -13,15 +13,15 @@ use tokio::time::timeout;
 use super::batches::batches;
 use super::coordinator::Coordinator;
 use super::every;
-use super::gate::Entry as GateEntry;
 use super::journal::Record;
+use super::key_locks::Entry as GateEntry;
 use super::replication::DialError;
 use super::write::{Askers, Outcome, Promise, Purpose, Write};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
-use crate::cluster::{Cluster, NotAdmitted, Unsettled};
+use crate::cluster::{Cluster, NotAdmitted, Uncommitted};
 use crate::types::{CopyRecord, Fence, Listed, MessageId, NodeId, Nodes, Payload, Version};
-use crate::wire::Roll;
+use crate::wire::MemberList;
 use crate::wire::family::{CopyStatus, InventoryPage, from_node};
 
 /// An inventory without a page for this long has broken off.
@@ -30,7 +30,7 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries for an inventory that breaks off while the node's link holds.
 const INVENTORY_TRIES: usize = 3;
 
-/// How often unsettled versions are looked for.
+/// How often uncommitted versions are looked for.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Versions completed at once, and bytes of their messages; one message at least.
@@ -61,7 +61,7 @@ impl Coordinator {
     /// that of each node that joins, so that none learns less than it knew.
     pub(super) fn tell_members(&self, cluster: &Cluster) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
         let members = cluster.registry.nodes().iter().map(|node| node.member.clone()).collect();
-        self.links.tell_members(&Roll { members, removed: cluster.removed() })
+        self.links.tell_members(&MemberList { members, removed: cluster.removed() })
     }
 
     /// Tells all nodes who the members are. New ones count as soon as enough others have noted it.
@@ -196,7 +196,7 @@ impl Coordinator {
         self.notify();
     }
 
-    /// Completes unsettled versions for as long as the leader lives.
+    /// Completes uncommitted versions for as long as the leader lives.
     pub async fn recover(self: Arc<Self>) {
         let mut look = every(LOOK);
         let mut after = None;
@@ -211,14 +211,14 @@ impl Coordinator {
         }
     }
 
-    /// Goes on through the unsettled versions from `after`, up to their end or to so many that cannot be completed now
+    /// Goes on through the uncommitted versions from `after`, up to their end or to so many that cannot be completed now
     /// (their nodes may be away) that the rest has to wait for the next look: they stand before nobody else for ever.
     async fn complete_all(self: &Arc<Self>, after: &mut Option<MessageId>) {
         let mut barren = 0;
         while barren < MOST_BARREN && !self.stop.is_requested() {
-            let (unsettled, last) = self.cluster().unsettled(after.as_ref(), BATCH);
+            let (uncommitted, last) = self.cluster().uncommitted(after.as_ref(), BATCH);
             *after = last;
-            match self.complete(unsettled).await {
+            match self.complete(uncommitted).await {
                 0 => barren += 1,
                 _ => self.notify(),
             }
@@ -236,7 +236,7 @@ impl Coordinator {
                 self.log_is_whole.store(false, Ordering::Relaxed);
             }
             let told = self.log_is_whole.load(Ordering::Relaxed);
-            if told || !cluster.is_settled() || cluster.unsettled_len() > 0 || cluster.reign().is_none() {
+            if told || !cluster.is_settled() || cluster.uncommitted_len() > 0 || cluster.leadership().is_none() {
                 return;
             }
             cluster.newest_committed()
@@ -268,7 +268,7 @@ impl Coordinator {
     }
 
     /// Completes what is found of a transaction as a whole, or not at all this time.
-    async fn complete_together(self: &Arc<Self>, found: Vec<(MessageId, Unsettled)>) {
+    async fn complete_together(self: &Arc<Self>, found: Vec<(MessageId, Uncommitted)>) {
         let count = found.len();
         let decided = self.bring(found).await;
         let whole = decided.len() == count && decided.iter().all(|write| write.outcome == Outcome::Kept);
@@ -281,9 +281,9 @@ impl Coordinator {
     }
 
     /// Brings versions onto as many nodes as tolerance asks for, and into the log. Gives how many were completed.
-    async fn complete(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> usize {
+    async fn complete(self: &Arc<Self>, uncommitted: Vec<(MessageId, Uncommitted)>) -> usize {
         let (mut count, mut waiting, mut trouble) = (0, 0, None);
-        for some in batches(unsettled, BATCH, BATCH_BYTES, |(_, newer)| newer.record.bytes().into()) {
+        for some in batches(uncommitted, BATCH, BATCH_BYTES, |(_, newer)| newer.record.bytes().into()) {
             let decided = self.bring(some).await;
             let (kept, failed): (Vec<_>, Vec<_>) =
                 decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
@@ -304,25 +304,30 @@ impl Coordinator {
     }
 
     /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended.
-    async fn bring(self: &Arc<Self>, unsettled: Vec<(MessageId, Unsettled)>) -> Vec<Write> {
+    async fn bring(self: &Arc<Self>, uncommitted: Vec<(MessageId, Uncommitted)>) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut wanted = Vec::new();
-        for (id, newer) in unsettled {
+        for (id, newer) in uncommitted {
             // A write of this id is under way: it brings a newer version still.
-            let GateEntry::Entered(pass) = self.gate.enter(&id) else { continue };
-            let Some((write, sources)) = self.plan(&id, &newer, pass) else { continue };
+            let GateEntry::Entered(guard) = self.key_locks.enter(&id) else { continue };
+            let Some((write, sources)) = self.plan(&id, &newer, guard) else { continue };
             if !sources.is_empty() {
                 wanted.push(Fetch { write: writes.len(), version: newer.record.version, sources });
             }
             writes.push(write);
         }
-        let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.forget_unsettled(id, version, node);
+        let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.forget_uncommitted(id, version, node);
         self.fetch_bodies(wanted, &mut writes, none_here).await;
         self.replicate(writes).await
     }
 
     /// Admits a completion; with sources to fetch the message from, where it has to go to other nodes too.
-    fn plan(self: &Arc<Self>, id: &MessageId, newer: &Unsettled, pass: super::gate::Pass) -> Option<(Write, Nodes)> {
+    fn plan(
+        self: &Arc<Self>,
+        id: &MessageId,
+        newer: &Uncommitted,
+        guard: super::key_locks::KeyGuard,
+    ) -> Option<(Write, Nodes)> {
         let found = newer.record.version;
         let foreign = found == Version::FOREIGN;
         let fewer = foreign && self.joining_until().elapsed() > Duration::ZERO;
@@ -352,7 +357,7 @@ impl Coordinator {
         // What the sources hold is of use as it is, or as soon as they have adopted it, unless its version changes.
         let stays = if foreign || version == found { sources.clone() } else { Nodes::new() };
         let elsewhere = !record.is_tombstone() && ticket.targets.iter().any(|node| !stays.contains(node));
-        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), guard, need);
         write.purpose = Purpose::Completion { sources: stays, adopt: foreign };
         Some((write, if elsewhere { sources } else { Nodes::new() }))
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::{Coordinator, OUTCOME};
 use super::every;
-use super::gate::{Entry, Pass};
+use super::key_locks::{Entry, KeyGuard};
 use super::proof::Proofs;
 use super::recovery::Fetch;
 use super::set::not_in_time;
@@ -224,7 +224,7 @@ impl Coordinator {
                 return Some(self.step(round, ids, |cluster, id| cluster.admit_repair(id)).await);
             }
         }
-        let ids = self.cluster().surplus(BATCH_ITEMS, &round.skip);
+        let ids = self.cluster().excess(BATCH_ITEMS, &round.skip);
         if !ids.is_empty() {
             self.trim(round, ids).await;
             return Some(0);
@@ -265,7 +265,7 @@ impl Coordinator {
                 break;
             }
             // Whoever writes it now gives it a new version and new holders. If not, it is here again later.
-            let Entry::Entered(pass) = self.gate.enter(&id) else {
+            let Entry::Entered(guard) = self.key_locks.enter(&id) else {
                 round.skip.insert(id);
                 continue;
             };
@@ -280,7 +280,7 @@ impl Coordinator {
                 let sources = repair.sources.clone();
                 wanted.push(Fetch { write: writes.len(), version: record.version, sources });
             }
-            writes.push(self.plan_repair(repair, pass));
+            writes.push(self.plan_repair(repair, guard));
         }
         let tried: Vec<MessageId> = writes.iter().map(|write| write.promise.ticket().id.clone()).collect();
         self.check_stays(&mut writes).await;
@@ -300,10 +300,10 @@ impl Coordinator {
         bytes
     }
 
-    fn plan_repair(self: &Arc<Self>, repair: Repair, pass: Pass) -> Write {
+    fn plan_repair(self: &Arc<Self>, repair: Repair, guard: KeyGuard) -> Write {
         let Repair { ticket, keep, also, trims, .. } = repair;
         let need = ticket.targets.len();
-        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), pass, need);
+        let mut write = Write::new(Askers::new(), Promise::new(self.clone(), ticket), Payload::new(), guard, need);
         write.purpose = Purpose::Repair { sources: keep, also, trims };
         write
     }
@@ -413,19 +413,19 @@ impl Coordinator {
         }
     }
 
-    // ---- surplus -----------------------------------------------------------
+    // ---- excess -----------------------------------------------------------
 
     /// Has nodes put away copies that are too old or too many, where enough others have proved that they have theirs.
     async fn trim(&self, round: &mut Round, ids: Vec<MessageId>) {
-        let mut trims: Vec<(MessageId, Trim, Pass)> = Vec::new();
+        let mut trims: Vec<(MessageId, Trim, KeyGuard)> = Vec::new();
         for id in ids {
-            let Entry::Entered(pass) = self.gate.enter(&id) else {
+            let Entry::Entered(guard) = self.key_locks.enter(&id) else {
                 round.skip.insert(id);
                 continue;
             };
             let trim = self.cluster().trim(&id);
             match trim {
-                Some(trim) => trims.push((id, trim, pass)),
+                Some(trim) => trims.push((id, trim, guard)),
                 None => drop(round.skip.insert(id)),
             }
         }
@@ -438,9 +438,9 @@ impl Coordinator {
         let failed: HashSet<usize> =
             self.check(checks).await.into_iter().filter(|(_, intact)| !intact).map(|(i, _)| i).collect();
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        let mut passes = Vec::with_capacity(trims.len());
-        for (i, (id, trim, pass)) in trims.into_iter().enumerate() {
-            passes.push(pass);
+        let mut guards = Vec::with_capacity(trims.len());
+        for (i, (id, trim, guard)) in trims.into_iter().enumerate() {
+            guards.push(guard);
             if failed.contains(&i) && !seeded::active(Bug::TrimmedUnchecked) {
                 round.skip.insert(id);
                 continue;
@@ -458,7 +458,7 @@ impl Coordinator {
         let told: Vec<_> = told.collect();
         // On their way before the next write of these ids: its copy would be staged beside what then goes, and nobody
         // would tell the node to publish it.
-        drop(passes);
+        drop(guards);
         for (node, answer, settles) in told {
             let done = timeout(ANSWER, answer).await.ok().and_then(Result::ok);
             round.skip.extend(self.note_undone(node, &settles, &done.unwrap_or_default()));

@@ -28,9 +28,9 @@ use crate::cluster::registry::{Stalled, Way};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, Fence, MessageId, NodeId, Reign, Uuid};
+use crate::types::{CopyRecord, Epoch, Fence, Leadership, MessageId, NodeId, Uuid};
 use crate::wire::family::{self, from_node, to_node};
-use crate::wire::{FORMAT, Lane, Network, Roll, Settle, id_bytes};
+use crate::wire::{FORMAT, Lane, MemberList, Network, Settle, id_bytes};
 
 /// A process that does not answer a ping for this long is not there.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ pub struct Welcome {
     /// The highest epoch it had seen before.
     pub epoch_seen: Epoch,
     /// Members that it remembers, and who was removed.
-    pub roll: Roll,
+    pub member_list: MemberList,
     /// `buffered` or `unbuffered`.
     pub io_mode: String,
     /// `text`.
@@ -268,8 +268,8 @@ impl Links {
     }
 
     /// Tells every linked node who the members are. Each answers whether it remembers that.
-    pub fn tell_members(&self, roll: &Roll) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
-        let members = family::Members::from(roll);
+    pub fn tell_members(&self, member_list: &MemberList) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
+        let members = family::Members::from(member_list);
         let tell = |(node, link): (&NodeId, &Link)| {
             let (done, answer) = oneshot::channel();
             let _ = link.writes.send(WriteJob::Members { members: members.clone(), done });
@@ -322,7 +322,8 @@ impl Links {
     /// Asks who answers at an address. Nothing changes there, whoever it is.
     pub async fn ask_who(&self, address: &str) -> Result<family::Pong, DialError> {
         let mut lane = self.network.open_lane(address.to_owned()).await?;
-        let nobody = Fence { reign: Reign { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
+        let nobody =
+            Fence { leadership: Leadership { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
         let ping = to(nobody, 0, to_node::Body::Ping(family::Ping::default()));
         lane.frames_out.send(ping).await.map_err(|_| silent())?;
@@ -367,13 +368,13 @@ impl Welcome {
             return Err(DialError::Strange("the node speaks a newer format: upgrade the leader"));
         }
         let uuid = Uuid::from_bytes(&welcome.uuid).ok_or(DialError::Strange("no uuid"))?;
-        let roll = family::Members { members: welcome.members, removed: welcome.removed };
-        let roll = Roll::try_from(&roll).map_err(DialError::Strange)?;
+        let member_list = family::Members { members: welcome.members, removed: welcome.removed };
+        let member_list = MemberList::try_from(&member_list).map_err(DialError::Strange)?;
         Ok(Self {
             uuid,
             incarnation: welcome.incarnation,
             epoch_seen: Epoch(welcome.epoch_seen),
-            roll,
+            member_list,
             io_mode: welcome.io_mode,
             layout: welcome.layout,
         })

@@ -103,7 +103,7 @@ impl Coordinator {
         if live < need {
             return Some(cluster.registry.shortage(need).what);
         }
-        match cluster.reign() {
+        match cluster.leadership() {
             None => Some("the leader has no epoch yet".to_owned()),
             Some(_) => self.waiting_for(&cluster),
         }
@@ -115,7 +115,7 @@ impl Coordinator {
         let nodes = cluster.registry.nodes().iter().map(StatusNode::of);
         let status = Status {
             version: VERSION,
-            epoch: cluster.reign().map_or(0, |reign| reign.epoch.0),
+            epoch: cluster.leadership().map_or(0, |leadership| leadership.epoch.0),
             tolerance: cluster.tolerance(),
             uptime_s: (self.now().as_secs_f64() * 1e3).round() / 1e3,
             messages: counts.messages,
@@ -209,7 +209,7 @@ impl Reporter {
         });
         ClusterView {
             version: VERSION.to_owned(),
-            epoch: cluster.reign().map_or(Epoch(0), |reign| reign.epoch),
+            epoch: cluster.leadership().map_or(Epoch(0), |leadership| leadership.epoch),
             tolerance: cluster.tolerance(),
             uptime_s: now.as_secs_f64(),
             every_s: self.every.as_secs_f64(),

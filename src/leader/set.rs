@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
-use super::gate::{Joined, Pass};
 use super::jobs::{Job, overwritten};
+use super::key_locks::{Joined, KeyGuard};
 use super::rounds::Item;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Commit, Committed};
@@ -41,7 +41,7 @@ pub(super) struct Turn {
     /// What it does to the id.
     pub change: Change,
     /// The right to write it.
-    pub pass: Pass,
+    pub guard: KeyGuard,
 }
 
 impl Item for Turn {
@@ -66,8 +66,8 @@ impl Coordinator {
         let mut turns = Vec::with_capacity(writes.len());
         for (at, id, change) in writes {
             let asker = Asker { at, replies: replies.clone() };
-            match self.gate.join(&id, Job::Write { asker, change }) {
-                Joined::Entered(pass, job) => turns.push(overwritten(id, pass, [job])),
+            match self.key_locks.join(&id, Job::Write { asker, change }) {
+                Joined::Entered(guard, job) => turns.push(overwritten(id, guard, [job])),
                 Joined::Wait(turn) => self.wait_for(id, turn),
                 Joined::With => {}
             }
@@ -141,7 +141,7 @@ impl Coordinator {
                     Ok(Some(ticket)) => {
                         let promise = Promise::new(self.clone(), ticket);
                         let payload = turn.change.into_payload();
-                        writes.push(Write::new(turn.askers, promise, payload, turn.pass, cluster.tolerance()));
+                        writes.push(Write::new(turn.askers, promise, payload, turn.guard, cluster.tolerance()));
                     }
                     Ok(None) => done.extend(turn.askers),
                     Err(reason) => refused.push((turn, reason)),
@@ -230,7 +230,7 @@ impl Coordinator {
         }
         let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
         let mut changes: Vec<MessageId> = Vec::new();
-        let mut passes = Vec::with_capacity(writes.len());
+        let mut guards = Vec::with_capacity(writes.len());
         let mut held = Held::default();
         let mut deletes = false;
         {
@@ -241,8 +241,8 @@ impl Coordinator {
             let mut overtaken = cluster.take_overtaken().into_iter().peekable();
             for (((write, ticket), commit), did) in writes.into_iter().zip(&tickets).zip(commits()).zip(committed) {
                 let (id, record) = (&commit.id, commit.record);
-                let surplus: Nodes = write.tally.surplus().collect();
-                let notices = Notices::of(commit, &did, &write.asked(&surplus));
+                let excess: Nodes = write.tally.excess().collect();
+                let notices = Notices::of(commit, &did, &write.asked(&excess));
                 for (node, keep) in notices.told {
                     let (id, version) = (id.clone(), record.version);
                     settles.entry(node).or_default().push(Settle {
@@ -257,13 +257,13 @@ impl Coordinator {
                 if did == Committed::Superseded {
                     continue;
                 }
-                notices.surplus.iter().for_each(|&node| cluster.note_surplus(id, record.version, node));
+                notices.excess.iter().for_each(|&node| cluster.note_excess(id, record.version, node));
                 notices.made.iter().for_each(|&node| cluster.note_copy(id, record.version, node, true));
                 changes.extend(notices.is_listed_anew.then(|| id.clone()));
                 cluster.note_left_over(ticket, &commit.holders);
                 match overtaken.next_if(|old| old.id == commit.id) {
-                    Some(old) => held.push(old, write.pass),
-                    None => passes.push(write.pass),
+                    Some(old) => held.push(old, write.guard),
+                    None => guards.push(write.guard),
                 }
             }
             if !held.is_empty() {
@@ -279,7 +279,7 @@ impl Coordinator {
     }
 
     /// Tells nodes what to publish and what to let go, at once or, if it lingers, with the next copies. Nobody waits for
-    /// it; what a node could not do is surplus.
+    /// it; what a node could not do is excess.
     pub(super) fn settle(self: &Arc<Self>, settles: BTreeMap<NodeId, Vec<Settle>>, lingers: bool) {
         for (node, settles) in settles {
             let (leader, answer) = (self.clone(), self.links.settle(node, &settles, lingers));

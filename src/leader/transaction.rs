@@ -1,6 +1,6 @@
 //! Reading and writing several messages at one instant: what counters, appends, renames and MULTI are made of.
 //!
-//! The gates of all ids are taken in the order of their bytes, so that no two transactions wait for each other; what
+//! The locks of all ids are taken in the order of their bytes, so that no two transactions wait for each other; what
 //! is to be known is read, `decide` says what to write, and that is made true in one record of the log. What writes
 //! one message goes the way of a SET, in a round with others. What writes more is prepared in the log before any copy
 //! is sent, so that a leader that comes after knows what must not become true by halves (`cluster::transactions`).
@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
-use super::gate::{Entry, Pass};
 use super::jobs::{Decision, Job};
+use super::key_locks::{Entry, KeyGuard};
 use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
 use crate::cluster::mapping::Commit;
@@ -34,12 +34,12 @@ pub const MOST_ID_BYTES: usize = 16 << 20;
 /// Bytes that one transaction reads, and that it writes; more are refused as BAD_COMMAND.
 pub const MOST_BYTES: usize = 64 << 20;
 
-/// A transaction that has gates waits so long for the next one, far longer than a write takes that does not hang: whoever
+/// A transaction that has locks waits so long for the next one, far longer than a write takes that does not hang: whoever
 /// else wants those is not to wait for one that does. Then it lets them go, waits for that one alone, and begins anew,
 /// with twice the patience, so that it comes to an end where all ids are busy.
 const HOLDING: Duration = Duration::from_millis(500);
 
-/// A transaction that has not got all gates by then is refused: shorter than its client waits for an outcome.
+/// A transaction that has not got all locks by then is refused: shorter than its client waits for an outcome.
 const ENTERING: Duration = Duration::from_secs(30);
 /// Ids that are looked up under one lock, where they need not be at one instant.
 pub(super) const LOOKED_AT: usize = 1024;
@@ -177,7 +177,7 @@ impl Transaction {
 }
 
 /// A write of a transaction: its id, what it does to that, and the right to write it.
-type Wanted = (MessageId, Change, Pass);
+type Wanted = (MessageId, Change, KeyGuard);
 
 impl Coordinator {
     /// Reads and writes the messages of `ids` at one instant. `decide` gets what was asked for, and says what is to be
@@ -231,18 +231,18 @@ impl Coordinator {
     pub(super) async fn run<R>(
         self: &Arc<Self>,
         needs: BTreeMap<MessageId, Need>,
-        passes: Option<Vec<Pass>>,
+        guards: Option<Vec<KeyGuard>>,
         decide: impl FnOnce(&mut Transaction) -> R + Send,
     ) -> Result<(R, u64), Refusal> {
         let bytes = needs.len() * REQUEST_COST;
         let Some(_room) = self.room(bytes) else { return Err(self.too_much(bytes)) };
-        let (passes, mut entries) = self.begin(needs, passes).await?;
+        let (guards, mut entries) = self.begin(needs, guards).await?;
         let _read = self.read_messages(&mut entries).await?;
         let mut transaction = Transaction { entries, writes: 0 };
         let told = decide(&mut transaction);
-        let writes = transaction.entries.into_iter().zip(passes);
+        let writes = transaction.entries.into_iter().zip(guards);
         let writes: Vec<Wanted> =
-            writes.filter_map(|((id, known), pass)| known.written.map(|change| (id, change, pass))).collect();
+            writes.filter_map(|((id, known), guard)| known.written.map(|change| (id, change, guard))).collect();
         let bytes = writes.iter().map(|(_, change, _)| change.bytes()).sum();
         if bytes > MOST_BYTES {
             return Err(Refusal::BadCommand(format!(
@@ -258,66 +258,66 @@ impl Coordinator {
         Ok((told, count))
     }
 
-    /// Takes the gates of all ids, and looks them up. What is being completed needs the gate of its id for that, so
+    /// Takes the locks of all ids, and looks them up. What is being completed needs the lock of its id for that, so
     /// that it is waited for without any.
     async fn begin(
         self: &Arc<Self>,
         needs: BTreeMap<MessageId, Need>,
-        mut held: Option<Vec<Pass>>,
-    ) -> Result<(Vec<Pass>, BTreeMap<MessageId, Known>), Refusal> {
+        mut held: Option<Vec<KeyGuard>>,
+    ) -> Result<(Vec<KeyGuard>, BTreeMap<MessageId, Known>), Refusal> {
         let began = Instant::now();
         loop {
-            let passes = match held.take() {
-                Some(passes) => passes,
-                None => self.passes(needs.keys()).await?,
+            let guards = match held.take() {
+                Some(guards) => guards,
+                None => self.guards(needs.keys()).await?,
             };
             let changes = self.changes();
             let reason = match self.look_up(&needs).await {
-                Ok(entries) => return Ok((passes, entries)),
+                Ok(entries) => return Ok((guards, entries)),
                 Err(reason) => reason,
             };
-            drop(passes);
+            drop(guards);
             self.wait(changes, self.patient_until(began), reason).await?;
         }
     }
 
-    /// Takes the gates of all ids, in their order.
-    async fn passes<'a>(
+    /// Takes the locks of all ids, in their order.
+    async fn guards<'a>(
         &self,
         ids: impl ExactSizeIterator<Item = &'a MessageId> + Clone,
-    ) -> Result<Vec<Pass>, Refusal> {
+    ) -> Result<Vec<KeyGuard>, Refusal> {
         let (until, mut holding) = (Instant::now() + ENTERING, HOLDING);
-        let mut passes = Vec::with_capacity(ids.len());
+        let mut guards = Vec::with_capacity(ids.len());
         'anew: loop {
             for id in ids.clone() {
-                let mut turn = match self.gate.enter(id) {
-                    Entry::Entered(pass) => {
-                        passes.push(pass);
+                let mut turn = match self.key_locks.enter(id) {
+                    Entry::Entered(guard) => {
+                        guards.push(guard);
                         continue;
                     }
                     Entry::Wait(turn) => turn,
                 };
                 let lost = |_| Refusal::Busy("the writer before was lost");
-                if !passes.is_empty() {
-                    if let Ok(pass) = timeout(holding, &mut turn).await {
-                        passes.push(pass.map_err(lost)?);
+                if !guards.is_empty() {
+                    if let Ok(guard) = timeout(holding, &mut turn).await {
+                        guards.push(guard.map_err(lost)?);
                         continue;
                     }
-                    passes.clear();
+                    guards.clear();
                     holding *= 2;
                 }
-                let Ok(pass) = timeout_at(until, turn).await else {
+                let Ok(guard) = timeout_at(until, turn).await else {
                     let why = format!("a write of {id:?} does not end; nothing was written, try again");
                     return Err(Refusal::Unavailable(why));
                 };
-                let pass = pass.map_err(lost)?;
+                let guard = guard.map_err(lost)?;
                 if ids.clone().next() != Some(id) {
                     // Those before it in the order come first.
                     continue 'anew;
                 }
-                passes.push(pass);
+                guards.push(guard);
             }
-            return Ok(passes);
+            return Ok(guards);
         }
     }
 
@@ -383,8 +383,8 @@ impl Coordinator {
         if writes.len() > 1 {
             return self.write_all(writes).await;
         }
-        let Some((id, change, pass)) = writes.pop() else { return Ok(()) };
-        self.write_alone(id, change, pass).await
+        let Some((id, change, guard)) = writes.pop() else { return Ok(()) };
+        self.write_alone(id, change, guard).await
     }
 
     /// Writes one message as a SET does.
@@ -392,10 +392,10 @@ impl Coordinator {
         self: &Arc<Self>,
         id: MessageId,
         change: Change,
-        pass: Pass,
+        guard: KeyGuard,
     ) -> Result<(), Refusal> {
         let (replies, mut told) = mpsc::unbounded_channel();
-        self.take_turns([Turn { askers: smallvec![Asker { at: 0, replies }], id, change, pass }]);
+        self.take_turns([Turn { askers: smallvec![Asker { at: 0, replies }], id, change, guard }]);
         match told.recv().await {
             Some((_, Reply::Done)) => Ok(()),
             Some((_, Reply::Refused(refusal))) => Err(refusal),
@@ -407,11 +407,11 @@ impl Coordinator {
     async fn write_all(self: &Arc<Self>, wanted: Vec<Wanted>) -> Result<(), Refusal> {
         let tickets = self.admit_together(&wanted).await?;
         let mut writes = Vec::with_capacity(wanted.len());
-        for ((_, change, pass), ticket) in wanted.into_iter().zip(tickets) {
+        for ((_, change, guard), ticket) in wanted.into_iter().zip(tickets) {
             let Some(ticket) = ticket else { continue };
             let need = ticket.targets.len();
             let promise = Promise::new(self.clone(), ticket);
-            writes.push(Write::new(Askers::new(), promise, change.into_payload(), pass, need));
+            writes.push(Write::new(Askers::new(), promise, change.into_payload(), guard, need));
         }
         let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
         let prepared = writes.iter().map(|write| write.promise.ticket());
@@ -426,10 +426,10 @@ impl Coordinator {
             Some(trouble) => trouble,
             None => match self.commit_together(writes).await {
                 Ok(()) => return Ok(()),
-                Err((writes, error)) => return self.take_back(name, writes, Refusal::Unknown(error)).await,
+                Err((writes, error)) => return self.roll_back(name, writes, Refusal::Unknown(error)).await,
             },
         };
-        self.take_back(name, writes, trouble).await
+        self.roll_back(name, writes, trouble).await
     }
 
     /// Gives each write a version and targets, or none of them; waits for nodes that are still joining after a start.
@@ -443,7 +443,7 @@ impl Coordinator {
                     return Err(self.refusal(NotAdmitted::NotYet(why.to_owned())));
                 }
                 let mut cluster = self.cluster();
-                if cluster.is_taking_back_much() {
+                if cluster.is_rolling_back_much() {
                     return Err(Refusal::Busy("too many transactions that failed are still to be taken back"));
                 }
                 match cluster.admit_together(&sums) {
@@ -472,17 +472,17 @@ impl Coordinator {
     }
 
     /// None of these becomes true: the log says so before anything else is written to these ids. What lies on nodes
-    /// is put behind newer versions later, see `undo`.
-    async fn take_back(self: &Arc<Self>, name: Version, writes: Vec<Write>, trouble: Refusal) -> Result<(), Refusal> {
+    /// is put behind newer versions later, see `rollback`.
+    async fn roll_back(self: &Arc<Self>, name: Version, writes: Vec<Write>, trouble: Refusal) -> Result<(), Refusal> {
         self.cluster().void(name, writes.iter().map(|write| write.promise.ticket()));
         let aborted = self.abort(&[name]).await;
-        Err(taken_back(trouble, aborted))
+        Err(rolled_back(trouble, aborted))
     }
 }
 
 /// What is told of a transaction that did not become true, for this reason. What one write alone would be told, that it
 /// may appear later, is not so for one that the log says is `aborted`; if it does not say so, it may be.
-fn taken_back(trouble: Refusal, aborted: bool) -> Refusal {
+fn rolled_back(trouble: Refusal, aborted: bool) -> Refusal {
     match (trouble, aborted) {
         (trouble @ Refusal::TooFewNodes(_), true) => trouble,
         (Refusal::Unknown(trouble), true) => {
@@ -519,7 +519,7 @@ mod tests {
         let few = "need 2 live nodes, have 1; nothing was written, start more nodes and try again";
         let (few, late) = (Refusal::TooFewNodes(few.into()), Refusal::Unknown("1 of 2 copies confirmed".into()));
         for (trouble, aborted) in [(few.clone(), true), (few, false), (late.clone(), true), (late, false)] {
-            let told = taken_back(trouble, aborted);
+            let told = rolled_back(trouble, aborted);
             assert_eq!(told.certainty() == Certainty::SurelyNot, aborted, "{told:?}");
             assert_eq!(told.to_string().contains("may appear"), !aborted, "{told}");
             assert_eq!(told.to_string().contains("nothing was written"), aborted, "{told}");

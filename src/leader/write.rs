@@ -1,7 +1,7 @@
 //! Copies of a batch of writes onto their nodes, until each write is decided.
 //!
 //! A target that fails is replaced by the next least loaded node; one that is
-//! late gets a stand-in beside it, and whoever answers first counts. Nothing here
+//! late gets a hedge beside it, and whoever answers first counts. Nothing here
 //! makes a write true: that is the log's part.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::coordinator::Coordinator;
-use super::gate::Pass;
+use super::key_locks::KeyGuard;
 use crate::cluster::Ticket;
 use crate::cluster::notices::Asked;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
@@ -26,9 +26,9 @@ use crate::types::{Holders, NodeId, NodeState, Nodes, Payload, Refusing};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
-/// How often stand-ins are looked for, and the longest that the last answers to a write are waited for that is on too
+/// How often hedges are looked for, and the longest that the last answers to a write are waited for that is on too
 /// few nodes whatever they say. A target gets one only if its node is late with its heartbeats or with
-/// all answers: one that merely has much to do is waited for, or else stand-ins would add to its load and
+/// all answers: one that merely has much to do is waited for, or else hedges would add to its load and
 /// copies would end up unevenly spread.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -159,7 +159,7 @@ pub(super) struct Write {
     /// The message.
     pub payload: Payload,
     /// The right to write this id.
-    pub pass: Pass,
+    pub guard: KeyGuard,
     /// The answers.
     pub tally: Tally,
     /// Where it stands.
@@ -174,13 +174,13 @@ pub(super) struct Write {
 
 impl Write {
     /// A write that was just admitted.
-    pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, pass: Pass, need: usize) -> Self {
+    pub(super) fn new(askers: Askers, promise: Promise, payload: Payload, guard: KeyGuard, need: usize) -> Self {
         let tally = Tally::new(need, &promise.ticket().targets);
         Self {
             askers,
             promise,
             payload,
-            pass,
+            guard,
             tally,
             outcome: Outcome::Open,
             purpose: Purpose::Change,
@@ -198,9 +198,9 @@ impl Write {
     }
 
     /// What its commit has to be told to, beside those on record.
-    pub(super) fn asked<'a>(&'a self, surplus: &'a [NodeId]) -> Asked<'a> {
+    pub(super) fn asked<'a>(&'a self, excess: &'a [NodeId]) -> Asked<'a> {
         let Self { purpose, unpublished, .. } = self;
-        Asked { surplus, sources: purpose.sources(), unpublished, also: purpose.also(), trims: purpose.trims() }
+        Asked { excess, sources: purpose.sources(), unpublished, also: purpose.also(), trims: purpose.trims() }
     }
 
     /// Looks whether enough nodes keep it by now.
@@ -326,7 +326,7 @@ impl Replication {
                     } else if now >= self.next_look {
                         self.next_look = now + PATIENCE;
                         self.end_short();
-                        self.stand_in();
+                        self.hedge();
                     } else {
                         return Some(self.hand_out());
                     }
@@ -433,8 +433,8 @@ impl Replication {
         self.writes.iter_mut().flatten().filter(is_short).for_each(|write| write.outcome = Outcome::Failed);
     }
 
-    /// Finds stand-ins for nodes that are late, where there are any.
-    fn stand_in(&mut self) {
+    /// Finds hedges for nodes that are late, where there are any.
+    fn hedge(&mut self) {
         let mut again = ByNode::new();
         {
             let mut cluster = self.leader.cluster();

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::Node;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::{Folder, Space};
 use crate::stop::Stop;
 use crate::types::{BEAT_EVERY, Uuid, Version};
@@ -112,7 +112,11 @@ struct Aside {
 
 impl Aside {
     /// Does a piece of work; nothing if it takes too long, or the piece before still does.
-    async fn run<T: Send + 'static>(&self, hands: &Hands, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        executor: &Executor,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         if self.busy.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -122,7 +126,7 @@ impl Aside {
             busy.store(false, Ordering::Release);
             done
         };
-        timeout(DISK_PATIENCE, hands.run(work)).await.ok()
+        timeout(DISK_PATIENCE, executor.run(work)).await.ok()
     }
 }
 
@@ -163,7 +167,7 @@ async fn session(
         }
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
-        if let Some(space) = aside.run(&node.hands, move || folder.space()).await {
+        if let Some(space) = aside.run(&node.executor, move || folder.space()).await {
             disk = space.unwrap_or_default();
         }
         *node.space.lock() = disk;
@@ -188,7 +192,7 @@ async fn session(
             Ok(Ok(response)) if response.known => {
                 standing.send_modify(|standing| standing.rtt = Some(sent.elapsed()));
                 let (noting, committed) = (node.clone(), Version(response.committed));
-                let noted = aside.run(&node.hands, move || noting.identity.note_committed(committed)).await;
+                let noted = aside.run(&node.executor, move || noting.identity.note_committed(committed)).await;
                 if let Some(Err(error)) = noted {
                     tracing::debug!("what is committed could not be noted: {error}");
                 }
@@ -211,9 +215,9 @@ async fn register(
         node_info: Some(info),
         format: FORMAT,
         uuid: uuid_bytes(identity.uuid),
-        cluster_id: identity.seen.map_or_else(bytes::Bytes::new, |(reign, _)| uuid_bytes(reign.cluster_id)),
+        cluster_id: identity.seen.map_or_else(bytes::Bytes::new, |(leadership, _)| uuid_bytes(leadership.cluster_id)),
         incarnation: node.incarnation,
-        epoch_seen: identity.seen.map_or(0, |(reign, _)| reign.epoch.0),
+        epoch_seen: identity.seen.map_or(0, |(leadership, _)| leadership.epoch.0),
         run_seen: identity.seen.map_or(0, |(_, run)| run),
         committed: node.identity.committed().0,
     };

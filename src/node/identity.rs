@@ -16,8 +16,8 @@ use crate::durable::{self, Folder};
 use crate::file_names::Names;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, Fence, Layout, Member, NodeId, Reign, Removed, Uuid, Version, is_beyond_reason};
-use crate::wire::Roll;
+use crate::types::{Epoch, Fence, Layout, Leadership, Member, NodeId, Removed, Uuid, Version, is_beyond_reason};
+use crate::wire::MemberList;
 
 /// The file's name.
 pub const IDENTITY_FILE: &str = ".hatokuse";
@@ -43,7 +43,7 @@ pub struct Identity {
     /// Which names its files have.
     pub names: Names,
     /// The cluster it belongs to and the highest epoch it has seen, with the leader process that had it.
-    pub seen: Option<(Reign, u64)>,
+    pub seen: Option<(Leadership, u64)>,
     /// The members of the cluster, as the leader last told.
     pub members: Vec<Member>,
     /// Folders that are none any more, for ever.
@@ -93,8 +93,8 @@ impl Identity {
         if self.names != Names::default() {
             let _ = writeln!(text, "names={}", self.names.longest());
         }
-        if let Some((reign, run)) = self.seen {
-            let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", reign.cluster_id, reign.epoch);
+        if let Some((leadership, run)) = self.seen {
+            let _ = write!(text, "cluster={}\nepoch={}\nrun={run}\n", leadership.cluster_id, leadership.epoch);
         }
         for member in &self.members {
             let _ = writeln!(text, "member={} {} {}", member.id, member.uuid, member.address);
@@ -128,7 +128,7 @@ impl Identity {
             None => None,
             Some(cluster) => {
                 let epoch = u32::try_from(number("epoch")?).map_err(|_| "its epoch is too large")?;
-                Some((Reign { cluster_id: uuid(cluster)?, epoch: Epoch(epoch) }, number("run")?))
+                Some((Leadership { cluster_id: uuid(cluster)?, epoch: Epoch(epoch) }, number("run")?))
             }
         };
         let member = |line: &str| {
@@ -253,8 +253,8 @@ impl IdentityFile {
             return Ok(Err(fenced));
         }
         let identity = self.get();
-        if identity.seen != Some((fence.reign, fence.run)) {
-            let identity = Identity { seen: Some((fence.reign, fence.run)), ..identity };
+        if identity.seen != Some((fence.leadership, fence.run)) {
+            let identity = Identity { seen: Some((fence.leadership, fence.run)), ..identity };
             if seeded::active(Bug::EpochSeenNotKept) {
                 self.state().identity = identity;
             } else {
@@ -273,33 +273,36 @@ impl IdentityFile {
         };
         let refuse = |epoch: Epoch, reason: String| Err(Fenced { epoch, reason });
         if let Some((seen, run)) = seen {
-            if seen.cluster_id != fence.reign.cluster_id && !seeded::active(Bug::ForeignLeaderServed) {
+            if seen.cluster_id != fence.leadership.cluster_id && !seeded::active(Bug::ForeignLeaderServed) {
                 let reason =
-                    format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.reign.cluster_id);
+                    format!("this node belongs to cluster {}, not to {}", seen.cluster_id, fence.leadership.cluster_id);
                 return refuse(seen.epoch, reason);
             }
-            if seen.epoch > fence.reign.epoch && !seeded::active(Bug::LowerEpochAccepted) {
+            if seen.epoch > fence.leadership.epoch && !seeded::active(Bug::LowerEpochAccepted) {
                 return refuse(
                     seen.epoch,
-                    format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.reign.epoch),
+                    format!("this node has seen epoch {}, a later one than {}", seen.epoch, fence.leadership.epoch),
                 );
             }
-            if is_beyond_reason(fence.reign.epoch, seen.epoch) {
+            if is_beyond_reason(fence.leadership.epoch, seen.epoch) {
                 return refuse(
                     seen.epoch,
-                    format!("epoch {} is beyond reason: this node has seen only {}", fence.reign.epoch, seen.epoch),
+                    format!(
+                        "epoch {} is beyond reason: this node has seen only {}",
+                        fence.leadership.epoch, seen.epoch
+                    ),
                 );
             }
-            if seen.epoch == fence.reign.epoch && run != fence.run {
+            if seen.epoch == fence.leadership.epoch && run != fence.run {
                 return refuse(seen.epoch, format!("another leader process has epoch {}", seen.epoch));
             }
         }
         if let Some(current) = current
-            && current.reign == fence.reign
+            && current.leadership == fence.leadership
             && current.session > fence.session
             && !seeded::active(Bug::LateSessionAccepted)
         {
-            return refuse(fence.reign.epoch, "a later session is open".to_owned());
+            return refuse(fence.leadership.epoch, "a later session is open".to_owned());
         }
         Ok(())
     }
@@ -315,8 +318,8 @@ impl IdentityFile {
         if state.current == Some(fence) || seeded::active(Bug::FenceNotChecked) {
             return Ok(());
         }
-        let epoch = state.identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch);
-        Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.reign.epoch, fence.session) })
+        let epoch = state.identity.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch);
+        Err(Fenced { epoch, reason: format!("epoch {} session {} is over", fence.leadership.epoch, fence.session) })
     }
 
     /// Notes where the records of the folder's copies are, for good. Blocks.
@@ -349,11 +352,11 @@ impl IdentityFile {
 
     /// The leader told who the members are, and who was removed; an unchanged list costs nothing, and one without
     /// members is not believed. Who was removed stays so, even if a leader with an older log knows nothing of it. Blocks.
-    pub fn learn(&self, roll: Roll) -> io::Result<()> {
+    pub fn learn(&self, member_list: MemberList) -> io::Result<()> {
         let mut pair = self.writing.lock();
         let identity = self.get();
-        let told = if roll.members.is_empty() { identity.members.clone() } else { roll.members };
-        let removed: BTreeSet<Removed> = identity.removed.iter().copied().chain(roll.removed).collect();
+        let told = if member_list.members.is_empty() { identity.members.clone() } else { member_list.members };
+        let removed: BTreeSet<Removed> = identity.removed.iter().copied().chain(member_list.removed).collect();
         let is_removed = |member: &Member| removed.iter().any(|removed| removed.uuid == member.uuid);
         let members: Vec<Member> = told.into_iter().filter(|member| !is_removed(member)).collect();
         let removed: Vec<Removed> = removed.into_iter().collect();
@@ -386,7 +389,7 @@ fn refuse_copies_of_another(folder: &dyn Folder, layout: Layout) -> io::Result<(
 
 /// A version is given in its leader's epoch, which every node has seen that serves that leader.
 fn could_be_committed(identity: &Identity, version: Version) -> bool {
-    identity.seen.map_or(Epoch(0), |(reign, _)| reign.epoch) >= version.epoch()
+    identity.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch) >= version.epoch()
 }
 
 fn bad(text: String) -> io::Error {
@@ -404,10 +407,15 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(3) };
+        let leadership = Leadership { cluster_id: Uuid([7; 16]), epoch: Epoch(3) };
         let member = Member { id: NodeId(2), uuid: Uuid([9; 16]), address: "127.0.0.1:5556".to_owned() };
         let removed = vec![Removed { id: NodeId(3), uuid: Uuid([5; 16]) }];
-        Identity { seen: Some((reign, 42)), members: vec![member], removed, ..Identity::new(NodeId(1), Uuid([1; 16])) }
+        Identity {
+            seen: Some((leadership, 42)),
+            members: vec![member],
+            removed,
+            ..Identity::new(NodeId(1), Uuid([1; 16]))
+        }
     }
 
     #[test]
@@ -418,13 +426,13 @@ mod tests {
         let member = |id: u32, uuid: u8| Member { id: NodeId(id), uuid: Uuid([uuid; 16]), address: format!("h:{id}") };
         let file = open();
         let (ours, gone) = (member(1, 1), member(3, 3));
-        file.learn(Roll { members: vec![ours.clone(), gone.clone()], removed: vec![] }).unwrap();
+        file.learn(MemberList { members: vec![ours.clone(), gone.clone()], removed: vec![] }).unwrap();
         let removed = vec![Removed { id: NodeId(3), uuid: Uuid([3; 16]) }];
         // Its number belongs to another folder now.
-        let told = Roll { members: vec![ours.clone(), member(3, 4)], removed: removed.clone() };
+        let told = MemberList { members: vec![ours.clone(), member(3, 4)], removed: removed.clone() };
         file.learn(told.clone()).unwrap();
         // A leader with an older log.
-        file.learn(Roll { members: vec![ours.clone(), gone], removed: vec![] }).unwrap();
+        file.learn(MemberList { members: vec![ours.clone(), gone], removed: vec![] }).unwrap();
         for found in [file.get(), open().get()] {
             assert_eq!((&found.members, &found.removed), (&vec![ours.clone()], &removed));
         }
@@ -442,8 +450,11 @@ mod tests {
             let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
             IdentityFile::open(folder, NodeId(1), Uuid([1; 16]), Layout::Text).unwrap()
         };
-        let fence =
-            |epoch| Fence { reign: Reign { epoch: Epoch(epoch), ..identity().seen.unwrap().0 }, run: 1, session: 1 };
+        let fence = |epoch| Fence {
+            leadership: Leadership { epoch: Epoch(epoch), ..identity().seen.unwrap().0 },
+            run: 1,
+            session: 1,
+        };
         let file = open();
         // Not even names can be changed.
         disk.fault_next(Op::Create, Fault::Fail(errno::ENOSPC));
@@ -467,8 +478,11 @@ mod tests {
         let (disk, path) = (MemDisk::new(), std::path::Path::new("/n"));
         let folder = (&disk as &dyn crate::durable::Disk).folder(path).unwrap();
         let open = || IdentityFile::open(folder.clone(), NodeId(1), Uuid([1; 16]), Layout::Text).unwrap();
-        let fence =
-            |epoch| Fence { reign: Reign { epoch: Epoch(epoch), ..identity().seen.unwrap().0 }, run: 1, session: 1 };
+        let fence = |epoch| Fence {
+            leadership: Leadership { epoch: Epoch(epoch), ..identity().seen.unwrap().0 },
+            run: 1,
+            session: 1,
+        };
         open().admit(fence(3)).unwrap().unwrap();
         // Damaged by a write that ended half-way.
         for (epoch, name) in [(4, SPARE_FILE), (5, IDENTITY_FILE), (6, SPARE_FILE), (7, IDENTITY_FILE)] {

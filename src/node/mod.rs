@@ -39,7 +39,7 @@ use self::identity::{Fenced, IdentityFile};
 use self::promise::Promise;
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
-use crate::durable::{self, Space, hands::Hands};
+use crate::durable::{self, Space, executor::Executor};
 use crate::lock::Lock;
 use crate::stop::Stop;
 use crate::telemetry::Meter;
@@ -115,7 +115,7 @@ pub struct Node {
     promise: Arc<Promise>,
     /// A leader was let in: lanes of the one before see that they are over.
     admitted: Notify,
-    hands: Hands,
+    executor: Executor,
     stop: Stop,
     writes: mpsc::Sender<WriteWork>,
     reads: mpsc::Sender<ReadWork>,
@@ -156,7 +156,7 @@ pub struct Meters {
 
 impl Node {
     /// Starts the writer and the readers.
-    pub fn start(parts: Parts, hands: Hands, stop: Stop) -> std::io::Result<Arc<Self>> {
+    pub fn start(parts: Parts, executor: Executor, stop: Stop) -> std::io::Result<Arc<Self>> {
         let (writes, write_queue) = mpsc::channel(WORK_QUEUE);
         let (reads, read_queue) = mpsc::channel(WORK_QUEUE);
         let served = parts.identity.get().seen.map(|(_, run)| run);
@@ -168,7 +168,7 @@ impl Node {
             store: parts.store,
             io_mode: parts.io_mode,
             incarnation: parts.incarnation,
-            hands: hands.clone(),
+            executor: executor.clone(),
             stop: stop.clone(),
             writes,
             reads,
@@ -187,17 +187,18 @@ impl Node {
             let _written = written;
             writer.await;
         });
-        hands.spawn("writer", writer)?;
+        executor.spawn("writer", writer)?;
         let tended = node.tended.clone().drop_guard();
         let keeper = tend_loop(node.clone(), stop.clone());
         let keeper = stop.vital("keeper", async move {
             let _tended = tended;
             keeper.await;
         });
-        hands.spawn("keeper", keeper)?;
+        executor.spawn("keeper", keeper)?;
         let read_queue = Arc::new(tokio::sync::Mutex::new(read_queue));
         for _ in 0..READERS {
-            hands.spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;
+            executor
+                .spawn("reader", stop.vital("reader", read_loop(node.clone(), read_queue.clone(), stop.clone())))?;
         }
         Ok(node)
     }
@@ -236,13 +237,13 @@ impl Node {
     /// Who this is, and whom it has served.
     fn who(&self) -> family::Pong {
         let identity = self.identity.get();
-        let (reign, run) = identity.seen.unzip();
+        let (leadership, run) = identity.seen.unzip();
         family::Pong {
             incarnation: self.incarnation,
             node_id: self.id.0,
             uuid: identity.uuid.0.to_vec().into(),
-            cluster_id: reign.map_or_else(Vec::new, |reign| reign.cluster_id.0.to_vec()).into(),
-            epoch_seen: reign.map_or(0, |reign| reign.epoch.0),
+            cluster_id: leadership.map_or_else(Vec::new, |leadership| leadership.cluster_id.0.to_vec()).into(),
+            epoch_seen: leadership.map_or(0, |leadership| leadership.epoch.0),
             run_seen: run.unwrap_or_default(),
             committed: self.identity.committed().0,
             lease_refused: false,
@@ -251,7 +252,8 @@ impl Node {
 
     async fn hello(&self, fence: Fence, hello: &family::Hello) -> Result<family::Welcome, Fenced> {
         let before = self.identity.get();
-        let refuse = |reason: String| Fenced { epoch: before.seen.map_or(Epoch(0), |(reign, _)| reign.epoch), reason };
+        let refuse =
+            |reason: String| Fenced { epoch: before.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch), reason };
         if hello.format > FORMAT {
             return Err(refuse(format!(
                 "the leader speaks format {}, this node only {FORMAT}: upgrade the node",
@@ -275,7 +277,7 @@ impl Node {
             }
             Ok(admitted)
         };
-        match self.hands.run(admit).await {
+        match self.executor.run(admit).await {
             Ok(Ok(())) => self.admitted.notify_waiters(),
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
@@ -290,9 +292,9 @@ impl Node {
             format: FORMAT,
             node_id: self.id.0,
             uuid: before.uuid.0.to_vec().into(),
-            cluster_id: before.seen.map_or_else(Vec::new, |(reign, _)| reign.cluster_id.0.to_vec()).into(),
+            cluster_id: before.seen.map_or_else(Vec::new, |(leadership, _)| leadership.cluster_id.0.to_vec()).into(),
             incarnation: self.incarnation,
-            epoch_seen: before.seen.map_or(0, |(reign, _)| reign.epoch.0),
+            epoch_seen: before.seen.map_or(0, |(leadership, _)| leadership.epoch.0),
             members: before.members.iter().map(family::Member::from).collect(),
             removed: before.removed.iter().map(family::Member::from).collect(),
             io_mode: self.io_mode.to_string(),

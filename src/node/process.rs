@@ -21,7 +21,7 @@ use super::segments::SegmentStore;
 use super::service::NodeService;
 use super::store::Store;
 use super::{Node, Parts, trial, write_back};
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
@@ -232,7 +232,7 @@ async fn serve(
     let bound = listener.local_addr()?;
     let Some(opened) = open_aside(&settings, Uuid::random(&mut chance), &stop).await? else { return Ok(()) };
     say_found(&opened.found, opened.took);
-    let hands = Hands::Threads(Handle::current());
+    let executor = Executor::Threads(Handle::current());
     let parts = Parts {
         id: settings.id,
         identity: opened.identity,
@@ -240,7 +240,7 @@ async fn serve(
         io_mode: settings.io_mode,
         incarnation: chance.u64(1..),
     };
-    let node = Node::start(parts, hands, stop.clone())?;
+    let node = Node::start(parts, executor, stop.clone())?;
     let how = Serving {
         max_message: MAX_FRAME,
         halves: None,

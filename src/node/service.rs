@@ -51,7 +51,7 @@ impl FamilyService for NodeService {
         let store = self.node.store.clone();
         let version = record.version;
         let held = Answers::room(answers.as_ref(), record.bytes() as usize)?;
-        let (id, read) = self.node.hands.run(move || (id.clone(), store.read(&id, version))).await;
+        let (id, read) = self.node.executor.run(move || (id.clone(), store.read(&id, version))).await;
         match read {
             Ok(body) => {
                 let chat_message = Some(chat_message(&id, body, form));
@@ -130,7 +130,7 @@ async fn send_copy(
         }
     };
     let store = node.store.clone();
-    let (id, read) = node.hands.run(move || (id.clone(), store.read(&id, record.version))).await;
+    let (id, read) = node.executor.run(move || (id.clone(), store.read(&id, record.version))).await;
     match read {
         Ok(body) => {
             let form = Form::listed(&id);

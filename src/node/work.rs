@@ -20,13 +20,13 @@ use crate::durable;
 use crate::stop::Stop;
 use crate::types::{CopyRecord, Fence, MessageId, Refusing, Version};
 use crate::wire::family::{self, CopyStatus, from_node};
-use crate::wire::{BATCH_BYTES, Roll};
+use crate::wire::{BATCH_BYTES, MemberList};
 
 #[derive(Debug)]
 pub(super) struct WriteWork {
     fence: Fence,
     seq: u64,
-    members: Option<Roll>,
+    members: Option<MemberList>,
     settles: Vec<Settle>,
     puts: Vec<Put>,
     bytes: usize,
@@ -71,7 +71,7 @@ impl WriteWork {
             .map(|settle| Settle::try_from(settle).map_err(bad_id))
             .collect::<Result<_, _>>()?;
         let puts: Vec<Put> = batch.puts.into_iter().map(put).collect::<Result<_, _>>()?;
-        let members = batch.members.as_ref().map(Roll::try_from).transpose()?;
+        let members = batch.members.as_ref().map(MemberList::try_from).transpose()?;
         let bytes = puts.iter().map(|put| put.record.bytes() as usize).sum();
         Ok(Self { fence, seq, members, settles, puts, bytes, arrived: Instant::now(), reply })
     }

@@ -27,7 +27,7 @@ pub const MOST_EPOCHS_AHEAD: u32 = 1 << 20;
 
 /// Whose word counts: the cluster's name, and the epoch of its leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reign {
+pub struct Leadership {
     /// Made once, with the cluster.
     pub cluster_id: Uuid,
     /// This life of the leader.
@@ -38,7 +38,7 @@ pub struct Reign {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     /// Cluster and epoch.
-    pub reign: Reign,
+    pub leadership: Leadership,
     /// Random, one a leader process.
     pub run: u64,
     /// Grows with every dial of this leader.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use hatokuse::durable::sim::{Fault, MemDisk, Op, errno};
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::node::identity::IdentityFile;
-use hatokuse::types::{Epoch, Fence, Layout, Member, NodeId, Reign, Removed, Uuid};
-use hatokuse::wire::Roll;
+use hatokuse::types::{Epoch, Fence, Layout, Leadership, Member, NodeId, Removed, Uuid};
+use hatokuse::wire::MemberList;
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};
 
@@ -51,8 +51,8 @@ fn open(disk: &MemDisk, uuid: u8) -> std::io::Result<IdentityFile> {
 }
 
 fn fence(epoch: u32) -> Fence {
-    let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(epoch) };
-    Fence { reign, run: u64::from(epoch), session: u64::from(epoch) }
+    let leadership = Leadership { cluster_id: Uuid([7; 16]), epoch: Epoch(epoch) };
+    Fence { leadership, run: u64::from(epoch), session: u64::from(epoch) }
 }
 
 fn members(count: u32) -> Vec<Member> {
@@ -84,7 +84,7 @@ fn run(disk: &MemDisk, told: &mut Told, steps: &[Step]) {
                 }
             }
             (Learn(count), Some(opened)) => {
-                if let Ok(()) = opened.learn(Roll { members: members(count), removed: removed(count) }) {
+                if let Ok(()) = opened.learn(MemberList { members: members(count), removed: removed(count) }) {
                     told.members = count as usize;
                 }
             }
@@ -100,7 +100,7 @@ fn check(disk: &MemDisk, told: &Told, what: &str) {
     if let Some(uuid) = told.uuid {
         assert_eq!(found.uuid, uuid, "{what}: the folder has another name");
     }
-    assert!(found.seen.map_or(Epoch(0), |(reign, _)| reign.epoch) >= told.epoch, "{what}: {found:?}");
+    assert!(found.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch) >= told.epoch, "{what}: {found:?}");
     assert!(found.members.len() >= told.members && found.members == members(found.members.len() as u32), "{what}");
     assert_eq!(found.removed, removed(found.members.len() as u32), "{what}");
     assert!(file.admit(fence(50)).unwrap().is_ok(), "{what}: it does not go on");
@@ -130,17 +130,17 @@ fn an_identity_is_whole_and_never_goes_back() {
 #[test]
 fn only_the_latest_session_of_the_latest_epoch_commands() {
     let ours = |epoch: u32, run: u64, session: u64| {
-        let reign = Reign { cluster_id: Uuid([7; 16]), epoch: Epoch(epoch) };
-        Fence { reign, run, session }
+        let leadership = Leadership { cluster_id: Uuid([7; 16]), epoch: Epoch(epoch) };
+        Fence { leadership, run, session }
     };
-    let foreign = Reign { cluster_id: Uuid([8; 16]), epoch: Epoch(9) };
+    let foreign = Leadership { cluster_id: Uuid([8; 16]), epoch: Epoch(9) };
     // (who, whether it is let in)
     let table = [
         (ours(2, 20, 5), true),
         (ours(2, 20, 4), false),
         (ours(2, 21, 6), false),
         (ours(1, 10, 7), false),
-        (Fence { reign: foreign, run: 90, session: 8 }, false),
+        (Fence { leadership: foreign, run: 90, session: 8 }, false),
         (ours(2, 20, 6), true),
         (ours(3, 30, 1), true),
         (ours(2, 20, 7), false),

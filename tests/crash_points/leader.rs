@@ -12,14 +12,14 @@ use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::state::Event;
 use hatokuse::cluster::state::prepared::Standing;
-use hatokuse::durable::hands::Hands;
+use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::leader::journal::{self, Ledger, Record, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::stop::Stop;
-use hatokuse::types::{CopyRecord, Epoch, IoMode, Member, MessageId, NodeId, Reign, Removed, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, IoMode, Leadership, Member, MessageId, NodeId, Removed, Uuid, Version};
 use hatokuse::wire::{Lane, LeaderPort, Network};
 
 use crate::harness::{Counts, Ending, crashes, errors, synced};
@@ -200,10 +200,11 @@ impl Told {
                         let Ok(recovered) = journal::open(&folder, &disk.boot_id(), 1) else { return };
                         let epoch = Epoch(recovered.state.last().map_or(0, |last| last.epoch.0) + 1);
                         assert!(epoch > self.epoch, "epoch {epoch} begins a second time");
-                        let reign = Reign { cluster_id: CLUSTER, epoch };
+                        let leadership = Leadership { cluster_id: CLUSTER, epoch };
                         let (boot_id, trust) = (disk.boot_id(), recovered.trust);
-                        ledger = Some(Ledger::start(recovered.log, io_mode, REWRITING, &Hands::Inline, &stop).unwrap());
-                        vec![Record::Began { reign, run: u64::from(epoch.0), boot_id, io_mode, trust }]
+                        ledger =
+                            Some(Ledger::start(recovered.log, io_mode, REWRITING, &Executor::Inline, &stop).unwrap());
+                        vec![Record::Began { leadership, run: u64::from(epoch.0), boot_id, io_mode, trust }]
                     }
                     Append(records) => records.clone(),
                 };
@@ -217,8 +218,8 @@ impl Told {
                 }
                 if logged {
                     self.acknowledged.extend(records.iter().cloned());
-                    if let [Record::Began { reign, .. }] = records.as_slice() {
-                        self.epoch = reign.epoch;
+                    if let [Record::Began { leadership, .. }] = records.as_slice() {
+                        self.epoch = leadership.epoch;
                     }
                 }
             }
@@ -264,8 +265,11 @@ impl Told {
         for record in &self.acknowledged {
             let event = match record {
                 Record::Event(event) => event,
-                Record::Began { reign, .. } => {
-                    assert!(state.last().is_some_and(|last| last.epoch >= reign.epoch), "{what}: {record:?} is gone");
+                Record::Began { leadership, .. } => {
+                    assert!(
+                        state.last().is_some_and(|last| last.epoch >= leadership.epoch),
+                        "{what}: {record:?} is gone"
+                    );
                     continue;
                 }
                 Record::Whole(_) => {
@@ -276,7 +280,7 @@ impl Told {
             };
             let there = match event {
                 Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. } if unsafe_end => true,
-                Event::Began { reign, .. } => state.last() == Some(*reign),
+                Event::Began { leadership, .. } => state.last() == Some(*leadership),
                 Event::Member(member) => is_member(member) != is_removed(member),
                 Event::Removed(removed) => state.removed().contains(removed),
                 Event::Draining { node, on } => state.draining().contains(node) == *on,
@@ -358,7 +362,8 @@ fn live(disk: &MemDisk) -> bool {
     simulate(async {
         let stop = Stop::new();
         let chance = fastrand::Rng::with_seed(1);
-        let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
+        let seams =
+            Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), executor: Executor::Inline, chance };
         let settings = Settings {
             tolerance: Some(2),
             io_mode: IoMode::Unbuffered,

@@ -8,7 +8,7 @@ use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Traits;
 use hatokuse::cluster::state::{Event, State};
 use hatokuse::cluster::{Cluster, Located};
-use hatokuse::types::{CopyRecord, Epoch, Listed, Member, MessageId, NodeId, Reign, Uuid, Version};
+use hatokuse::types::{CopyRecord, Epoch, Leadership, Listed, Member, MessageId, NodeId, Uuid, Version};
 use hatokuse::wire::family::InventoryPage;
 use prost::Message;
 
@@ -19,8 +19,8 @@ const IDS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn cluster(trust: Trust) -> Cluster {
     let mut cluster = Cluster::new(2, State::new(1), trust);
-    let reign = Reign { cluster_id: Uuid([9; 16]), epoch: Epoch(2) };
-    cluster.apply(&Event::Began { reign, run: 1, hears_all: trust == Trust::Nothing });
+    let leadership = Leadership { cluster_id: Uuid([9; 16]), epoch: Epoch(2) };
+    cluster.apply(&Event::Began { leadership, run: 1, hears_all: trust == Trust::Nothing });
     for node in 1..=NODES {
         let member = Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address: format!("node-{node}:1") };
         cluster.apply(&Event::Member(member));
@@ -135,7 +135,7 @@ fn check(cluster: &mut Cluster, committed: &BTreeMap<MessageId, CopyRecord>) {
             }
         }
     }
-    for (id, newer) in cluster.unsettled(None, usize::MAX).0 {
+    for (id, newer) in cluster.uncommitted(None, usize::MAX).0 {
         let known = committed.get(&id).map_or(Version::FOREIGN, |record| record.version);
         assert!(newer.record.version > known || !committed.contains_key(&id), "{id} is not newer");
         assert!(!newer.holders.is_empty() && newer.holders.is_sorted());

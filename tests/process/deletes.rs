@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::{Register, code, eventually, mapping};
 
 /// Everything of this id in the nodes' folders, hidden files too, but for the trash, where an old copy ends that was
-/// found to be surplus before its node was asked to confirm the deletion.
+/// found to be excess before its node was asked to confirm the deletion.
 fn traces(register: &Register, nodes: u32, stem: &str) -> Vec<String> {
     let files = (1..=nodes).flat_map(|node| fs::read_dir(register.node_dir(node)).unwrap());
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());

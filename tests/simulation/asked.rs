@@ -189,7 +189,7 @@ fn what_leaders_with_a_copy_of_the_log_commit_does_not_hide_what_it_lacks() {
             }
             // It may die after it has committed what is newer than what its log lacks, and before that is completed.
             sleep(Duration::from_millis(after)).await;
-            hidden += u32::from(newer.is_finished() && leader.cluster().unsettled_len() > 0);
+            hidden += u32::from(newer.is_finished() && leader.cluster().uncommitted_len() > 0);
             newer.abort();
             sim.crash_leader(Crash::Kill);
             sim.start_leader().await.unwrap();
@@ -217,13 +217,13 @@ fn a_leader_begins_another_epoch_before_the_versions_of_one_are_used_up() {
             };
             futures::future::join_all((0..3).map(one)).await;
         }
-        let reign = leader.cluster().reign().unwrap();
-        assert!(reign.epoch.0 > 5, "{reign:?}");
+        let leadership = leader.cluster().leadership().unwrap();
+        assert!(leadership.epoch.0 > 5, "{leadership:?}");
         assert_eq!(leader.cluster().len(), 3000);
         sim.stop_leader().await;
         sim.start_leader().await.unwrap();
-        let again = sim.net.leader().unwrap().coordinator.cluster().reign().unwrap();
-        assert_eq!(again.epoch.0, reign.epoch.0 + 1);
+        let again = sim.net.leader().unwrap().coordinator.cluster().leadership().unwrap();
+        assert_eq!(again.epoch.0, leadership.epoch.0 + 1);
         sim.heal().await;
     });
 }
@@ -234,7 +234,7 @@ fn a_write_without_an_outcome_is_unknown_and_may_appear_later() {
         let (_sim, leader) = healthy().await;
         set(&leader, "a", "before").await;
         // Whoever has the turn does not come to an end, as with a log whose disk hangs.
-        let hung = leader.gate.enter(&id("a"));
+        let hung = leader.key_locks.enter(&id("a"));
         let mut queue = [Ok(Command::Set { id: id("a"), payload: "after".into() })].into();
         let (replies, _room) = leader.execute(&mut queue, Protocol::Text).await;
         assert!(matches!(replies[..], [Reply::Refused(Refusal::Unknown(_))]), "{replies:?}");

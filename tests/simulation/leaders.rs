@@ -92,15 +92,15 @@ fn a_leader_that_can_be_told_stops_at_once() {
         // It keeps its lanes to the first one, and asks the second to let it in.
         let (began, node) = (Instant::now(), sim.net.node(&address(1)).unwrap());
         let identity = node.identity().get();
-        let (reign, run_seen) = identity.seen.unwrap();
+        let (leadership, run_seen) = identity.seen.unwrap();
         let node_info = Some(NodeInfo { node_id: 1, address: address(1), ..NodeInfo::default() });
         let request = RegisterNodeRequest {
             node_info,
             format: FORMAT,
             uuid: identity.uuid.0.to_vec().into(),
-            cluster_id: reign.cluster_id.0.to_vec().into(),
+            cluster_id: leadership.cluster_id.0.to_vec().into(),
             incarnation: node.incarnation(),
-            epoch_seen: reign.epoch.0,
+            epoch_seen: leadership.epoch.0,
             run_seen,
             committed: 0,
         };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hatokuse::durable::hands::Hands;
+use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::error::Refusal;
@@ -255,7 +255,7 @@ impl Sim {
         let seams = Seams {
             disk: Arc::new(disk.clone()),
             network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
-            hands: Hands::Inline,
+            executor: Executor::Inline,
             chance: self.chance.fork(),
         };
         // Half of all lives read everything from nodes.
@@ -314,7 +314,7 @@ impl Sim {
         let store = open_store(disk, &folder, layout, self.io_mode)?;
         self.stores.insert(home.to_owned(), store.clone());
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
-        let node = Node::start(parts, Hands::Inline, stop.clone()).map_err(|error| error.to_string())?;
+        let node = Node::start(parts, Executor::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
         let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };
         let (standing, _) = watch::channel(Standing::default());
@@ -444,7 +444,7 @@ impl Sim {
         }
         let leader = self.net.leader().unwrap();
         let cluster = leader.coordinator.cluster();
-        assert_eq!((cluster.waiting_for(), cluster.unsettled_len(), cluster.deletions()), (None, 0, 0));
+        assert_eq!((cluster.waiting_for(), cluster.uncommitted_len(), cluster.deletions()), (None, 0, 0));
         let states: Vec<NodeState> = cluster.registry.nodes().iter().map(|node| node.state).collect();
         assert_eq!(states, [NodeState::Up; NODES as usize]);
         let counts = cluster.counts();

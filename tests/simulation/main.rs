@@ -277,7 +277,7 @@ fn a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing() {
 }
 
 #[test]
-fn a_transaction_whose_nodes_go_silent_is_taken_back() {
+fn a_transaction_whose_nodes_go_silent_is_rolled_back() {
     for way in [Way::ToNode, Way::FromNode] {
         let silence = async |sim: &mut Sim| (2..=NODES).for_each(|node| sim.net.cut(&machines::address(node), way));
         let mut left: Vec<u64> = (0..16).map(|after| simulate(harmed(after, IoMode::Buffered, silence))).collect();

@@ -1,15 +1,15 @@
 //! What can become true of the register: the words of its log.
 
 use crate::cluster::mapping::Commit;
-use crate::types::{Epoch, Member, MessageId, NodeId, Reign, Removed, Version};
+use crate::types::{Epoch, Leadership, Member, MessageId, NodeId, Removed, Version};
 
 /// Something that became true. [`State::apply`](super::State::apply) is what it means, live and at a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A leader began to reign.
+    /// A leader began to lead.
     Began {
         /// Its cluster and epoch.
-        reign: Reign,
+        leadership: Leadership,
         /// Random, one a leader process: tells two leaders with copies of one log apart.
         run: u64,
         /// It hears every member before it answers: who had the epochs before it, and what they left open, does not

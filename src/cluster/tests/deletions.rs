@@ -67,6 +67,6 @@ fn a_deletion_is_not_forgotten_while_what_was_found_waits_to_be_completed() {
     // Acknowledged by a leader before, perhaps, whose log this one's is a copy of.
     report(&mut cluster, 3, &[found(Version::new(Epoch(0), 9))]).unwrap();
     assert_eq!(cluster.forgettable(9), []);
-    cluster.forget_unsettled(&id("z"), Version::new(Epoch(0), 9), NodeId(3));
+    cluster.forget_uncommitted(&id("z"), Version::new(Epoch(0), 9), NodeId(3));
     assert_eq!(cluster.forgettable(9), [(id("x"), deletion.record.version)]);
 }

@@ -33,7 +33,7 @@ fn what_a_failed_write_may_have_left_is_not_absent_and_is_deleted_with_a_tombsto
     // Whoever comes back with it has something that is older than the tombstone.
     let old = Listed { id: id("x"), record: ticket.record, staged: false, damaged: false };
     report(&mut cluster, 2, &[old]).unwrap();
-    assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("not found", 0));
+    assert_eq!((look(&cluster, "x"), cluster.uncommitted_len()), ("not found", 0));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn nodes_that_answer_settle_what_is_in_doubt() {
         }
         assert_eq!((look(&cluster, "x"), cluster.doubts(9)), (seen, vec![]));
         // What is there is completed.
-        let holders = unsettled(&cluster).pop().map_or(0, |(_, found)| found.holders.len());
+        let holders = uncommitted(&cluster).pop().map_or(0, |(_, found)| found.holders.len());
         assert_eq!(holders, here.into_iter().filter(|here| *here).count());
     }
 }

@@ -44,12 +44,12 @@ fn a_newer_version_is_hidden_until_it_is_completed() {
     report(&mut cluster, 3, &[unknown("x", 4)]).unwrap();
     assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed");
     report(&mut cluster, 2, &[unknown("x", 4)]).unwrap();
-    let (_, newer) = unsettled(&cluster).pop().unwrap();
+    let (_, newer) = uncommitted(&cluster).pop().unwrap();
     assert_eq!(newer.holders.to_vec(), [NodeId(2), NodeId(3)]);
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
     assert_eq!(ticket.targets.to_vec(), [NodeId(2), NodeId(3)], "who has it keeps it");
     commit(&mut cluster, &ticket);
-    assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("v4 on 2 3".to_owned(), 0));
+    assert_eq!((look(&cluster, "x"), cluster.uncommitted_len()), ("v4 on 2 3".to_owned(), 0));
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn a_write_after_it_puts_a_found_version_in_the_past() {
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     set(&mut cluster, "x");
-    assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("v6 on 1 2".to_owned(), 0));
+    assert_eq!((look(&cluster, "x"), cluster.uncommitted_len()), ("v6 on 1 2".to_owned(), 0));
     report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
-    assert_eq!(cluster.unsettled_len(), 0, "an older version is nothing new");
+    assert_eq!(cluster.uncommitted_len(), 0, "an older version is nothing new");
 }
 
 #[test]
@@ -69,15 +69,15 @@ fn a_version_without_a_source_is_forgotten_but_not_a_newer_one() {
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("x", 2), unknown("x", 3)]).unwrap();
     report(&mut cluster, 2, &[unknown("x", 3)]).unwrap();
-    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
-    assert_eq!(cluster.unsettled_len(), 1);
-    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
-    assert_eq!(cluster.unsettled_len(), 1, "node 2 has it still");
-    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(2));
+    cluster.forget_uncommitted(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
+    assert_eq!(cluster.uncommitted_len(), 1);
+    cluster.forget_uncommitted(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
+    assert_eq!(cluster.uncommitted_len(), 1, "node 2 has it still");
+    cluster.forget_uncommitted(&id("x"), Version::new(Epoch(1), 3), NodeId(2));
     assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed", "what it stood before");
-    let found: Vec<_> = unsettled(&cluster).into_iter().map(|(_, found)| found.record.version).collect();
+    let found: Vec<_> = uncommitted(&cluster).into_iter().map(|(_, found)| found.record.version).collect();
     assert_eq!(found, [Version::new(Epoch(1), 2)]);
-    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
+    cluster.forget_uncommitted(&id("x"), Version::new(Epoch(1), 2), NodeId(3));
     assert_eq!(look(&cluster, "x"), "not found");
 }
 
@@ -88,9 +88,9 @@ fn what_was_deleted_everywhere_stays_so_when_something_newer_turns_out_to_be_not
     cluster.apply(&Event::Horizon(Version::new(Epoch(1), 2)));
     report(&mut cluster, 3, &[unknown("x", 3)]).unwrap();
     report(&mut cluster, 2, &[unknown("x", 2)]).unwrap();
-    cluster.forget_unsettled(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
+    cluster.forget_uncommitted(&id("x"), Version::new(Epoch(1), 3), NodeId(3));
     assert_eq!(look(&cluster, "x"), "not found");
-    assert_eq!(cluster.surplus.of(&id("x")).collect::<Vec<_>>(), [(NodeId(2), Version::new(Epoch(1), 2))]);
+    assert_eq!(cluster.excess.of(&id("x")).collect::<Vec<_>>(), [(NodeId(2), Version::new(Epoch(1), 2))]);
 }
 
 #[test]
@@ -101,12 +101,12 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     let other = line("x", CopyRecord { version: Version::FOREIGN, length: 4, crc: 1 });
     cluster.inventory_begins(NodeId(2), 2);
     report(&mut cluster, 1, &[foreign("x"), foreign("known")]).unwrap();
-    assert!(unsettled(&cluster).is_empty(), "node 2 may have it too");
+    assert!(uncommitted(&cluster).is_empty(), "node 2 may have it too");
     cluster.inventory_page(NodeId(2), 2, &[foreign("x")]);
     cluster.inventory_ends(NodeId(2), 2, 1).unwrap();
     let reported = report(&mut cluster, 3, &[other]).unwrap();
     assert_eq!(reported.differing, 1, "it is said");
-    let found = unsettled(&cluster);
+    let found = uncommitted(&cluster);
     assert_eq!(found.len(), 1, "a foreign file never beats a recorded copy");
     assert_eq!((found[0].0.as_bytes(), found[0].1.holders.to_vec()), (&b"x"[..], vec![NodeId(1), NodeId(2)]));
 }
@@ -117,12 +117,12 @@ fn versions_under_way_and_after_the_beginning_speak_for_themselves() {
     let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
     report(&mut cluster, 1, &[line("x", ticket.record)]).unwrap();
     report(&mut cluster, 1, &[unknown("y", 2)]).unwrap();
-    assert_eq!(cluster.unsettled_len(), 0);
+    assert_eq!(cluster.uncommitted_len(), 0);
     // What that write is about to replace is another thing: it is there until then.
     let mut before = line("x", ticket.record);
     before.record.version = Version::new(Epoch(0), 9);
     report(&mut cluster, 1, &[before]).unwrap();
-    assert_eq!(cluster.unsettled_len(), 1);
+    assert_eq!(cluster.uncommitted_len(), 1);
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn a_damaged_copy_that_no_log_speaks_of_goes_with_the_next_write() {
     report(&mut cluster, 3, &[Listed { damaged: true, ..unknown("x", 0) }]).unwrap();
     report(&mut cluster, 1, &[]).unwrap();
     report(&mut cluster, 2, &[]).unwrap();
-    assert!(cluster.settle_knowledge() && unsettled(&cluster).is_empty());
+    assert!(cluster.settle_knowledge() && uncommitted(&cluster).is_empty());
     put_on(&mut cluster, "x", &[1, 2]);
-    assert_eq!(cluster.surplus.of(&id("x")).collect::<Vec<_>>(), [(NodeId(3), Version::new(Epoch(1), 0))]);
+    assert_eq!(cluster.excess.of(&id("x")).collect::<Vec<_>>(), [(NodeId(3), Version::new(Epoch(1), 0))]);
 }
 
 #[test]
@@ -205,9 +205,9 @@ fn the_missing_are_counted_exactly() {
     let mut cluster = healthy(2, 3);
     let x = put_on(&mut cluster, "x", &[1, 2]);
     put_on(&mut cluster, "y", &[1, 2]);
-    let surplus = put_on(&mut cluster, "z", &[2, 3]);
+    let excess = put_on(&mut cluster, "z", &[2, 3]);
     // A copy too many stands for none of those that should be there.
-    let reported = report(&mut cluster, 1, &[line("x", x), line("z", surplus)]).unwrap();
+    let reported = report(&mut cluster, 1, &[line("x", x), line("z", excess)]).unwrap();
     assert_eq!(reported, Reported { entries: 2, missing: 1, expected: 2, differing: 0 });
     assert_eq!(look(&cluster, "y"), "v2 on 2");
 }
@@ -239,7 +239,7 @@ fn a_completion_during_an_inventory_is_no_loss() {
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("x", 2)]).unwrap();
     cluster.inventory_begins(NodeId(1), 1);
-    let (_, newer) = unsettled(&cluster).pop().unwrap();
+    let (_, newer) = uncommitted(&cluster).pop().unwrap();
     let ticket = cluster.admit_completion(&id("x"), newer.record, &newer.holders, false).unwrap();
     commit(&mut cluster, &ticket);
     put_on(&mut cluster, "y", &[1, 2]);
@@ -254,14 +254,14 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     report(&mut cluster, 1, &[unknown("x", 0)]).unwrap();
     report(&mut cluster, 2, &[]).unwrap();
-    assert!(!cluster.settle_knowledge() && unsettled(&cluster).is_empty());
+    assert!(!cluster.settle_knowledge() && uncommitted(&cluster).is_empty());
     let awaited =
         "hidden: a version found on node 1 is being completed; the leader lost its log and waits to hear from node 3";
     assert_eq!(look(&cluster, "x"), awaited);
     let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
     report(&mut cluster, 3, &[]).unwrap();
-    assert!(cluster.settle_knowledge() && unsettled(&cluster).len() == 1);
+    assert!(cluster.settle_knowledge() && uncommitted(&cluster).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     cluster.distrust();
     assert!(look(&cluster, "y").ends_with("waits to hear from nodes 1, 2, 3"));
@@ -322,7 +322,7 @@ fn no_time_stands_for_members_that_stay_away() {
     report(&mut cluster, 1, std::slice::from_ref(&newer)).unwrap();
     assert!(!cluster.settle_knowledge());
     report(&mut cluster, 2, &[]).unwrap();
-    assert!(cluster.settle_knowledge() && unsettled(&cluster).len() == 1);
+    assert!(cluster.settle_knowledge() && uncommitted(&cluster).len() == 1);
     assert_eq!(look(&cluster, "y"), "not found");
     // Nodes 2 and 3 stay away, and nobody can say what they have: another leader may be among them, with as many.
     let mut cluster = restarted(3);
@@ -339,7 +339,7 @@ fn no_time_stands_for_members_that_stay_away() {
     assert!(cluster.begin_removal(NodeId(2), false).is_err(), "nobody knows what it holds");
     give_up(&mut cluster, 2);
     assert!(cluster.settle_knowledge() && cluster.is_settled(), "two are left, and one has reported");
-    assert_eq!((look(&cluster, "y").as_str(), unsettled(&cluster).len()), ("not found", 1));
+    assert_eq!((look(&cluster, "y").as_str(), uncommitted(&cluster).len()), ("not found", 1));
     assert!(
         !cluster.hear_committed(Version::new(Epoch(1), 9)),
         "and a commit that it lacks still shows that it is old"
@@ -414,7 +414,7 @@ fn what_is_listed_while_a_deletion_is_being_forgotten_is_as_old_as_it_will_be_th
     // The log is being synced, and a write that failed turns up: were it completed, a log that lost its end would know
     // that the deletion is forgotten, and nothing of it.
     report(&mut cluster, 3, &[unknown("y", 2)]).unwrap();
-    assert_eq!((cluster.unsettled_len(), look(&cluster, "y").as_str()), (0, "not found"));
+    assert_eq!((cluster.uncommitted_len(), look(&cluster, "y").as_str()), (0, "not found"));
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader() {
         );
         report(&mut restarted, 3, &[line("f", CopyRecord { version: Version::FOREIGN, length: 3, crc: 9 })]).unwrap();
         report(&mut restarted, 4, &[]).unwrap();
-        assert!(unsettled(&restarted).is_empty(), "what is found would get a version");
+        assert!(uncommitted(&restarted).is_empty(), "what is found would get a version");
         assert!(matches!(restarted.admit_deletion(&id("x")), Err(NotAdmitted::NotYet(_))));
         join_as(&mut restarted, 2, 2, ms(0));
         restarted.greet();
@@ -474,8 +474,8 @@ fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
         holders: holders.into_iter().collect(),
     }));
     assert!(before.version < ticket.record.version);
-    assert_eq!(cluster.surplus(9, &HashSet::<MessageId>::new()), [id("x")]);
-    let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
+    assert_eq!(cluster.excess(9, &HashSet::<MessageId>::new()), [id("x")]);
+    let copies: Vec<_> = cluster.excess.of(&id("x")).collect();
     assert_eq!(copies, [(there, ticket.record.version)]);
 }
 
@@ -486,14 +486,14 @@ fn a_repair_that_the_log_did_not_take_leaves_a_copy_too_many() {
     let repair = cluster.admit_repair(&id("x")).unwrap();
     cluster.release(&repair.ticket);
     cluster.note_in_doubt(&repair.ticket, &[]);
-    let copies: Vec<_> = cluster.surplus.of(&id("x")).collect();
+    let copies: Vec<_> = cluster.excess.of(&id("x")).collect();
     assert_eq!(copies, [(repair.ticket.targets[1], x.version)]);
 }
 
 #[test]
 fn what_a_new_leader_commits_does_not_hide_that_its_log_is_old() {
     let mut cluster = Cluster::new(1, State::new(1), Trust::Whole);
-    cluster.begin(Reign { cluster_id: uuid(99), epoch: Epoch(2) });
+    cluster.begin(Leadership { cluster_id: uuid(99), epoch: Epoch(2) });
     (1..=3).for_each(|node| join_as(&mut cluster, node, u64::from(node), ms(0)));
     (2..=3).for_each(|node| assert!(cluster.registry.part(NodeId(node), u64::from(node), true, ms(0))));
     put_on(&mut cluster, "x", &[1]);
@@ -525,11 +525,11 @@ fn what_was_deleted_and_forgotten_stays_deleted() {
     cluster.apply(&Event::Commit(Commit { id: id("x"), record: CopyRecord::tombstone(version), holders }));
     cluster.apply(&Event::Forgotten { id: id("x"), version });
     report(&mut cluster, 3, &[line("x", old)]).unwrap();
-    assert_eq!((look(&cluster, "x"), cluster.unsettled_len()), ("not found".to_owned(), 0));
+    assert_eq!((look(&cluster, "x"), cluster.uncommitted_len()), ("not found".to_owned(), 0));
     // Somebody wrote it after that: it is news.
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("x", 4)]).unwrap();
-    assert_eq!(cluster.unsettled_len(), 1);
+    assert_eq!(cluster.uncommitted_len(), 1);
 }
 
 #[test]
@@ -553,7 +553,7 @@ fn what_cannot_be_completed_stands_before_nothing_that_can() {
     spend_versions(&mut cluster);
     report(&mut cluster, 3, &[unknown("a", 1), unknown("b", 2), unknown("c", 3)]).unwrap();
     let look = |after: Option<&str>, limit| {
-        let (found, last) = cluster.unsettled(after.map(id).as_ref(), limit);
+        let (found, last) = cluster.uncommitted(after.map(id).as_ref(), limit);
         (found.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>(), last.map(|last| last.to_string()))
     };
     let some = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();

@@ -33,7 +33,7 @@ fn step(with_trouble: bool) -> BoxedStrategy<Step> {
     .boxed()
 }
 
-/// A cluster and its open tickets; at most one an id, which in the leader the gate sees to.
+/// A cluster and its open tickets; at most one an id, which in the leader the lock sees to.
 struct Under {
     cluster: Cluster,
     open: Vec<Ticket>,
@@ -188,7 +188,7 @@ fn reservations_are_given_back() {
 }
 
 #[test]
-fn a_stand_in_goes_to_the_least_loaded_even_if_another_gives_up_the_old_copy() {
+fn a_hedge_goes_to_the_least_loaded_even_if_another_gives_up_the_old_copy() {
     // Node 1 has two messages more than the others, and x is one of its own.
     let mut cluster = healthy(1, 3);
     for text in ["x", "a", "b"] {

@@ -155,7 +155,7 @@ fn a_folder_with_the_number_of_one_that_was_removed_inherits_nothing_of_it() {
 #[test]
 fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
     let mut cluster = Cluster::new(2, State::new(1), Trust::Nothing);
-    cluster.begin(crate::types::Reign { cluster_id: uuid(99), epoch: Epoch(9) });
+    cluster.begin(crate::types::Leadership { cluster_id: uuid(99), epoch: Epoch(9) });
     // The readable view named it a moment before.
     cluster.expect(NodeId(3));
     let old = Version::new(Epoch(1), 7);
@@ -171,9 +171,9 @@ fn a_leader_without_its_log_neither_waits_for_it_nor_takes_anything_from_it() {
     list(&mut cluster, 2, &[("kept", old)]);
     assert_eq!(cluster.trust(), Trust::Whole);
     assert_eq!(cluster.locate(&id("deleted"), 0), Located::NotFound);
-    let (unsettled, _) = cluster.unsettled(None, 9);
-    assert_eq!((unsettled.len(), &unsettled[0].0), (1, &id("kept")));
-    assert_eq!(unsettled[0].1.holders.as_slice(), [NodeId(1), NodeId(2)]);
+    let (uncommitted, _) = cluster.uncommitted(None, 9);
+    assert_eq!((uncommitted.len(), &uncommitted[0].0), (1, &id("kept")));
+    assert_eq!(uncommitted[0].1.holders.as_slice(), [NodeId(1), NodeId(2)]);
 }
 
 #[test]

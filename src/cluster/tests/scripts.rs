@@ -90,7 +90,7 @@ impl Stage {
                 self.place(rest[0], admitted, &[])
             }
             "ack" | "lose" | "hush" => self.answer(verb, &id(rest[0]), node(rest[1])),
-            "late" => self.stand_in(&id(rest[0]), node(rest[1])),
+            "late" => self.hedge(&id(rest[0]), node(rest[1])),
             "inventory" => self.inventory(node(rest[0]), &rest[1..]),
             "complete" => self.complete(),
             "remove" => self.remove(node(rest[0])),
@@ -136,9 +136,9 @@ impl Stage {
             let log = removed.chain(self.log.iter().cloned().map(Event::Commit));
             log.for_each(|event| drop(state.apply(&event)));
         }
-        let reign = self.cluster.reign().unwrap();
+        let leadership = self.cluster.leadership().unwrap();
         self.cluster = Cluster::new(self.cluster.tolerance(), state, trust);
-        self.cluster.begin(Reign { epoch: Epoch(reign.epoch.0 + 1), ..reign });
+        self.cluster.begin(Leadership { epoch: Epoch(leadership.epoch.0 + 1), ..leadership });
         self.writes.clear();
     }
 
@@ -160,7 +160,7 @@ impl Stage {
         if reached { format!("{line}\n{}", self.decide(&id, sources[0])) } else { line }
     }
 
-    fn stand_in(&mut self, id: &MessageId, late: NodeId) -> String {
+    fn hedge(&mut self, id: &MessageId, late: NodeId) -> String {
         let (ticket, tally) = self.writes.get_mut(id).unwrap();
         let Some(next) = self.cluster.replace(ticket, late, true) else { return format!("no stand-in for {late}") };
         tally.ask(next);
@@ -186,8 +186,8 @@ impl Stage {
                 let commit = Commit { id: id.clone(), record: ticket.record, holders: tally.holders() };
                 self.cluster.release(&ticket);
                 self.cluster.apply(&Event::Commit(commit.clone()));
-                let surplus: Vec<NodeId> = tally.surplus().collect();
-                let drop = if surplus.is_empty() { String::new() } else { format!(", drop on {}", names(&surplus)) };
+                let excess: Vec<NodeId> = tally.excess().collect();
+                let drop = if excess.is_empty() { String::new() } else { format!(", drop on {}", names(&excess)) };
                 let line = format!("commit {id} {version} on {}{drop}", names(&commit.holders));
                 self.log.push(commit);
                 return line;
@@ -246,7 +246,7 @@ impl Stage {
 
     fn complete(&mut self) -> String {
         let mut lines = Vec::new();
-        for (id, newer) in self.cluster.unsettled(None, 9).0 {
+        for (id, newer) in self.cluster.uncommitted(None, 9).0 {
             let mut record = newer.record;
             let foreign = record.version == Version::FOREIGN;
             if foreign {

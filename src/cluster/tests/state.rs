@@ -129,8 +129,8 @@ impl Story {
             Step::Tolerance(tolerance) => self.events.push(Event::Tolerance(tolerance)),
             Step::Begin(hears_all) => {
                 self.epoch += 1;
-                let reign = Reign { cluster_id: uuid(99), epoch: Epoch(self.epoch) };
-                self.events.push(Event::Began { reign, run: u64::from(self.epoch), hears_all });
+                let leadership = Leadership { cluster_id: uuid(99), epoch: Epoch(self.epoch) };
+                self.events.push(Event::Began { leadership, run: u64::from(self.epoch), hears_all });
             }
         }
     }

@@ -40,7 +40,7 @@ fn restarted(trust: Trust, found: &[(u32, &str, u32)]) -> Cluster {
         let entries: Vec<Listed> = old.into_iter().chain(new).collect();
         report(&mut cluster, node, &entries).unwrap();
     }
-    assert!(unsettled(&cluster).is_empty(), "nothing is completed too early");
+    assert!(uncommitted(&cluster).is_empty(), "nothing is completed too early");
     assert!(cluster.settle_knowledge());
     cluster
 }
@@ -52,25 +52,25 @@ fn is_hidden(cluster: &Cluster, text: &str) -> bool {
 #[test]
 fn if_a_part_of_it_is_nowhere_it_is_void_and_put_behind_what_was_true() {
     let mut cluster = restarted(Trust::Whole, &[(1, "x", 5), (3, "x", 5)]);
-    assert!(unsettled(&cluster).is_empty() && cluster.unsettled_len() == 0, "none of it is completed");
-    assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![v(5)], vec![]));
+    assert!(uncommitted(&cluster).is_empty() && cluster.uncommitted_len() == 0, "none of it is completed");
+    assert_eq!((cluster.to_abort(), cluster.to_roll_back(9)), (vec![v(5)], vec![]));
     assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"), "answers wait for the log");
     cluster.apply(&Event::Aborted { name: v(5) });
-    assert_eq!((cluster.to_abort(), cluster.to_take_back(9)), (vec![], vec![id("x"), id("y")]));
+    assert_eq!((cluster.to_abort(), cluster.to_roll_back(9)), (vec![], vec![id("x"), id("y")]));
     assert!(matches!(cluster.locate(&id("x"), 0), Located::Here { record: found, .. } if found == record(1)));
     assert_eq!(cluster.locate(&id("y"), 0), Located::NotFound);
     // A node that comes back with such a copy changes nothing.
     let entry = Listed { id: id("y"), record: record(6), staged: false, damaged: false };
     cluster.inventory_begins(NodeId(1), 1);
     cluster.inventory_page(NodeId(1), 1, &[entry]);
-    assert_eq!((cluster.unsettled_len(), cluster.locate(&id("y"), 0)), (0, Located::NotFound));
+    assert_eq!((cluster.uncommitted_len(), cluster.locate(&id("y"), 0)), (0, Located::NotFound));
     // Then what was true is written once more, and where nothing was a deletion.
     set(&mut cluster, "x");
     let deletion = cluster.admit_deletion(&id("y")).unwrap().expect("there may be copies");
     commit(&mut cluster, &deletion);
-    assert!(cluster.to_take_back(9).is_empty() && !cluster.takes_back(&id("x")));
+    assert!(cluster.to_roll_back(9).is_empty() && !cluster.rolls_back(&id("x")));
     let skip: std::collections::HashSet<MessageId> = std::collections::HashSet::new();
-    assert_eq!(cluster.surplus(9, &skip), [id("x"), id("y")], "what lies on nodes goes");
+    assert_eq!(cluster.excess(9, &skip), [id("x"), id("y")], "what lies on nodes goes");
     assert_eq!(cluster.admit_deletion(&id("z")).unwrap(), None);
 }
 
@@ -82,7 +82,7 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     cluster.inventory_begins(NodeId(3), 3);
     cluster.inventory_page(NodeId(3), 3, &[entry]);
     cluster.inventory_ends(NodeId(3), 3, 1).unwrap();
-    let found: Vec<_> = unsettled(&cluster).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
+    let found: Vec<_> = uncommitted(&cluster).into_iter().map(|(id, newer)| (id, newer.record.version)).collect();
     assert_eq!(found, [(id("x"), v(4))]);
     assert!(is_hidden(&cluster, "x"), "it may have been true");
     // Node 1 would refuse what is older than its copy.
@@ -90,7 +90,7 @@ fn what_is_found_behind_a_void_version_becomes_true_as_a_newer_one() {
     let record = CopyRecord { version: cluster.next_version().unwrap(), ..record(4) };
     let ticket = cluster.admit_completion(&id("x"), record, &[NodeId(3)], false).unwrap();
     commit(&mut cluster, &ticket);
-    assert!(!cluster.takes_back(&id("x")) && unsettled(&cluster).iter().all(|(found, _)| *found != id("x")));
+    assert!(!cluster.rolls_back(&id("x")) && uncommitted(&cluster).iter().all(|(found, _)| *found != id("x")));
     assert!(!cluster.needs_new_version(&id("x"), v(4)));
 }
 
@@ -105,19 +105,19 @@ fn it_goes_forward_if_all_of_it_is_there() {
 fn goes_forward(trust: Trust) {
     let mut cluster = restarted(trust, &[(1, "x", 5), (3, "y", 6)]);
     assert_eq!(cluster.to_abort(), []);
-    assert!(unsettled(&cluster).is_empty(), "no part of it by itself");
+    assert!(uncommitted(&cluster).is_empty(), "no part of it by itself");
     let found = cluster.found_transactions();
     let found: Vec<Vec<_>> =
         found.iter().map(|all| all.iter().map(|(id, of)| (id, of.record.version)).collect()).collect();
     assert_eq!(found, [[(&id("x"), v(5)), (&id("y"), v(6))]]);
     assert!(is_hidden(&cluster, "x") && is_hidden(&cluster, "y"));
     // The only copy of one turns out to be damaged: all that could have another were heard.
-    cluster.forget_unsettled(&id("y"), v(6), NodeId(3));
+    cluster.forget_uncommitted(&id("y"), v(6), NodeId(3));
     assert!(is_hidden(&cluster, "y") && cluster.found_transactions().is_empty());
-    assert_eq!((cluster.to_abort(), cluster.unsettled_len()), (vec![v(5)], 0));
+    assert_eq!((cluster.to_abort(), cluster.uncommitted_len()), (vec![v(5)], 0));
     for part in [&[(1, "x", 5), (3, "x", 5)][..], &[(3, "y", 6)], &[]] {
         let cluster = restarted(trust, part);
-        assert_eq!((cluster.to_abort(), cluster.unsettled_len()), (vec![v(5)], 0), "{part:?}");
+        assert_eq!((cluster.to_abort(), cluster.uncommitted_len()), (vec![v(5)], 0), "{part:?}");
     }
 }
 
@@ -139,7 +139,7 @@ fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
     assert!(cluster.settle_knowledge());
     assert_eq!(cluster.found_transactions().len(), 1, "all of it is there");
     // Or node 3 has nothing of it, and so few are left that nobody was told that it is true.
-    cluster.forget_unsettled(&id("y"), v(6), NodeId(3));
+    cluster.forget_uncommitted(&id("y"), v(6), NodeId(3));
     assert!(cluster.found_transactions().is_empty());
     assert_eq!(cluster.to_abort(), [v(5)]);
 }
@@ -158,8 +158,8 @@ fn told(state: &State) -> Vec<Told> {
 fn what_was_committed_or_overwritten_is_no_matter_any_more() {
     let log = |events: &[Event]| told(&logged([prepared()].into_iter().chain(events.iter().cloned())));
     let commit = |text, sequence| commit_on(text, sequence, &[1]);
-    let reign = Reign { cluster_id: uuid(99), epoch: Epoch(2) };
-    let (aborted, anew) = (Event::Aborted { name: v(5) }, Event::Began { reign, run: 2, hears_all: true });
+    let leadership = Leadership { cluster_id: uuid(99), epoch: Epoch(2) };
+    let (aborted, anew) = (Event::Aborted { name: v(5) }, Event::Began { leadership, run: 2, hears_all: true });
     let left = |aborted| vec![(v(5), vec![(id("y"), v(6))], aborted)];
     assert_eq!(log(&[commit("x", 5)]), [], "one of its writes is true, so it is");
     assert_eq!(log(&[commit("x", 5), commit("y", 6)]), []);
@@ -172,13 +172,13 @@ fn what_was_committed_or_overwritten_is_no_matter_any_more() {
 }
 
 #[test]
-fn what_is_to_be_taken_back_is_bounded() {
-    use crate::cluster::transactions::MOST_TAKEN_BACK;
+fn what_is_to_be_rolled_back_is_bounded() {
+    use crate::cluster::transactions::MOST_ROLLED_BACK;
     let write = |n: usize| (id(&n.to_string()), v(n as u32 + 1));
-    let many = Event::Prepared { name: v(1), writes: (1..MOST_TAKEN_BACK).map(write).collect() };
-    assert!(!start_on(logged([many.clone()]), Trust::Whole, 2).is_taking_back_much());
+    let many = Event::Prepared { name: v(1), writes: (1..MOST_ROLLED_BACK).map(write).collect() };
+    assert!(!start_on(logged([many.clone()]), Trust::Whole, 2).is_rolling_back_much());
     let one_more = Event::Prepared { name: v(0), writes: vec![(id("last"), v(0))] };
-    assert!(start_on(logged([many, one_more]), Trust::Whole, 2).is_taking_back_much());
+    assert!(start_on(logged([many, one_more]), Trust::Whole, 2).is_rolling_back_much());
 }
 
 #[test]

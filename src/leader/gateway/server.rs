@@ -274,7 +274,7 @@ impl Session {
         let (count, epoch, loading) = {
             let cluster = coordinator.cluster();
             let loading = u8::from(cluster.waiting_for().is_some());
-            (cluster.count(), cluster.reign().map_or(0, |reign| reign.epoch.0), loading)
+            (cluster.count(), cluster.leadership().map_or(0, |leadership| leadership.epoch.0), loading)
         };
         let keyspace = match count {
             Ok(0) => String::new(),

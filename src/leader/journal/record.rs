@@ -5,7 +5,7 @@ use crate::cluster::mapping::Commit;
 use crate::cluster::state::Event;
 use crate::seeded::{self, Bug};
 use crate::types::{
-    CopyRecord, Epoch, Holders, IoMode, MAX_TOLERANCE, Member, MessageId, NodeId, Reign, Removed, Uuid, Version,
+    CopyRecord, Epoch, Holders, IoMode, Leadership, MAX_TOLERANCE, Member, MessageId, NodeId, Removed, Uuid, Version,
 };
 
 /// A record of the log: something that is true of the register, or of this file alone.
@@ -13,10 +13,10 @@ use crate::types::{
 pub enum Record {
     /// Something became true.
     Event(Event),
-    /// A leader began to reign, and this is how it writes into this file. Always synced.
+    /// A leader began to lead, and this is how it writes into this file. Always synced.
     Began {
         /// Its cluster and epoch.
-        reign: Reign,
+        leadership: Leadership,
         /// Random, one a leader process.
         run: u64,
         /// The boot of the machine that it runs in.
@@ -48,9 +48,9 @@ pub(super) fn is_synced(event: &Event) -> bool {
 /// has to say something of the file, too: that it believes all that is before, and leaves nothing to the page cache.
 pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
     match event {
-        Event::Began { reign, run, hears_all } => {
+        Event::Began { leadership, run, hears_all } => {
             let trust = if *hears_all { Trust::Nothing } else { Trust::Whole };
-            encode_began(*reign, *run, "", IoMode::Unbuffered, trust, out);
+            encode_began(*leadership, *run, "", IoMode::Unbuffered, trust, out);
         }
         Event::Member(member) => {
             out.push(2);
@@ -104,10 +104,10 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
     }
 }
 
-fn encode_began(reign: Reign, run: u64, boot_id: &str, io_mode: IoMode, trust: Trust, out: &mut Vec<u8>) {
+fn encode_began(leadership: Leadership, run: u64, boot_id: &str, io_mode: IoMode, trust: Trust, out: &mut Vec<u8>) {
     out.push(1);
-    out.extend_from_slice(&reign.cluster_id.0);
-    out.extend_from_slice(&reign.epoch.0.to_le_bytes());
+    out.extend_from_slice(&leadership.cluster_id.0);
+    out.extend_from_slice(&leadership.epoch.0.to_le_bytes());
     out.extend_from_slice(&run.to_le_bytes());
     out.push(match io_mode {
         IoMode::Buffered => 0,
@@ -135,8 +135,8 @@ impl Record {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Event(event) => encode(event, out),
-            Self::Began { reign, run, boot_id, io_mode, trust } => {
-                encode_began(*reign, *run, boot_id, *io_mode, *trust, out);
+            Self::Began { leadership, run, boot_id, io_mode, trust } => {
+                encode_began(*leadership, *run, boot_id, *io_mode, *trust, out);
             }
             Self::Whole(version) => {
                 out.push(4);
@@ -152,7 +152,7 @@ impl Record {
         let event = |event| Ok(Self::Event(event));
         match fields.array::<1>()?[0] {
             1 => Ok(Self::Began {
-                reign: Reign { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
+                leadership: Leadership { cluster_id: Uuid(fields.array()?), epoch: Epoch(fields.u32()?) },
                 run: u64::from_le_bytes(fields.array()?),
                 io_mode: match fields.array::<1>()?[0] {
                     0 => IoMode::Buffered,

@@ -58,11 +58,11 @@ impl Reading {
         self.closed = matches!(record, Record::Closed);
         match record {
             Record::Event(event) => drop(self.state.apply(&event)),
-            Record::Began { reign, run, boot_id, io_mode, trust } => {
+            Record::Began { leadership, run, boot_id, io_mode, trust } => {
                 let hears_all = trust == Trust::Nothing;
                 self.old |= hears_all && !self.state.mapping().is_empty();
                 self.writer = Some(Writer { boot_id, io_mode, trust });
-                self.state.apply(&Event::Began { reign, run, hears_all });
+                self.state.apply(&Event::Began { leadership, run, hears_all });
             }
             Record::Whole(version) => {
                 self.old = false;

@@ -18,7 +18,7 @@ use super::{LOG_FILE, Record, record};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
 use crate::durable::DiskFile;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::record_log::{FIRST_FRAME, LogError, Place, RecordLog, Replacement};
 
 /// How many times as long as when it was last looked at the log has to be to be looked at again.
@@ -49,7 +49,7 @@ type Rewritten = Result<Option<(Replacement, u64)>, LogError>;
 pub(super) struct Rewriter {
     settings: Rewriting,
     place: Place,
-    hands: Hands,
+    executor: Executor,
     /// The length of what is surely in the log.
     appended: Arc<AtomicU64>,
     /// The length at which it is looked at again.
@@ -58,9 +58,9 @@ pub(super) struct Rewriter {
 }
 
 impl Rewriter {
-    pub(super) fn new(settings: Rewriting, log: &RecordLog, hands: Hands) -> Self {
+    pub(super) fn new(settings: Rewriting, log: &RecordLog, executor: Executor) -> Self {
         let appended = Arc::new(AtomicU64::new(log.len()));
-        Self { settings, place: log.place(), hands, appended, next: settings.from.max(log.len()), running: None }
+        Self { settings, place: log.place(), executor, appended, next: settings.from.max(log.len()), running: None }
     }
 
     /// Something was appended.
@@ -77,7 +77,7 @@ impl Rewriter {
                 unwanted.discard();
             }
         };
-        match self.hands.spawn("rewrite", work) {
+        match self.executor.spawn("rewrite", work) {
             Ok(()) => self.running = Some(running),
             Err(error) => self.put_off(log, &format!("no thread for it: {error}")),
         }
@@ -200,9 +200,9 @@ pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Ite
     // Behind the beginnings, which say how far what is before is believed.
     let mut whole = whole.filter(|_| writer.is_some());
     let records = state.snapshot().flat_map(move |event| match (&event, writer) {
-        (Event::Began { reign, run, .. }, Some(last)) if state.last() == Some(*reign) => {
+        (Event::Began { leadership, run, .. }, Some(last)) if state.last() == Some(*leadership) => {
             let (boot_id, io_mode) = (last.boot_id.clone(), last.io_mode);
-            let began = Record::Began { reign: *reign, run: *run, boot_id, io_mode, trust };
+            let began = Record::Began { leadership: *leadership, run: *run, boot_id, io_mode, trust };
             [Some(bytes(|out| began.encode(out))), whole.take()]
         }
         _ => [Some(bytes(|out| record::encode(&event, out))), None],

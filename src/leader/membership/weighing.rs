@@ -6,7 +6,7 @@ use super::announced::{Announced, Known, Refused, not_now, refuse};
 use super::{FOUNDING_GRACE, Membership, not_reached};
 use crate::cluster::past::{Finding, Hearing};
 use crate::seeded::{self, Bug};
-use crate::types::{Member, Reign, Uuid, Version};
+use crate::types::{Leadership, Member, Uuid, Version};
 use crate::wire::family::Pong;
 
 impl Membership {
@@ -16,8 +16,8 @@ impl Membership {
         if seeded::active(Bug::ClaimsBelieved) {
             return announced.check(&Pong::default());
         }
-        let reign = self.coordinator.cluster().reign();
-        reign.map_or(Ok(()), |reign| self.match_cluster(reign, announced.claimed_cluster()))?;
+        let leadership = self.coordinator.cluster().leadership();
+        leadership.map_or(Ok(()), |leadership| self.match_cluster(leadership, announced.claimed_cluster()))?;
         let member = &announced.member;
         let is_known = self.coordinator.cluster().registry.get(member.id).is_some_and(|node| node.member == *member);
         let Some(_dial) = self.dials.begin(caller, is_known.then_some(member.id)) else {
@@ -31,13 +31,13 @@ impl Membership {
 
     /// Founds a cluster, or takes up the node's, where this leader has none yet; the node has to be of the same one.
     pub(super) async fn found_or_match(&self, known: &Known) -> Result<(), Refused> {
-        if known.cluster_id.is_none() && self.coordinator.cluster().reign().is_none() {
+        if known.cluster_id.is_none() && self.coordinator.cluster().leadership().is_none() {
             // A node of an older cluster may yet come, and then this new one joins that.
             tokio::time::sleep(FOUNDING_GRACE.saturating_sub(self.coordinator.now())).await;
         }
-        let _one_at_a_time = self.reigning.lock().await;
-        let reign = self.coordinator.cluster().reign();
-        let Some(reign) = reign else {
+        let _one_at_a_time = self.founding.lock().await;
+        let leadership = self.coordinator.cluster().leadership();
+        let Some(leadership) = leadership else {
             if !known.past.can_found() {
                 return refuse(format!(
                     "it says that it has seen epoch {} and a commit of epoch {}, which is beyond reason",
@@ -51,12 +51,12 @@ impl Membership {
             };
             return self.begin(cluster_id, known.past.epoch).await.or_else(not_now);
         };
-        self.match_cluster(reign, known.cluster_id)
+        self.match_cluster(leadership, known.cluster_id)
     }
 
     /// A node of another cluster is refused, whoever says that it is one.
-    fn match_cluster(&self, reign: Reign, theirs: Option<Uuid>) -> Result<(), Refused> {
-        let ours = reign.cluster_id;
+    fn match_cluster(&self, leadership: Leadership, theirs: Option<Uuid>) -> Result<(), Refused> {
+        let ours = leadership.cluster_id;
         let Some(theirs) = theirs.filter(|theirs| *theirs != ours) else { return Ok(()) };
         let mut reason = format!(
             "its folder belongs to cluster {theirs}, and this leader leads cluster {ours}: start it with the leader of its cluster, or with an empty folder"
@@ -71,19 +71,19 @@ impl Membership {
     /// The reign that a node may join by what it says of whom it has served. A leader that nobody has believed yet, and
     /// whose log is an old one by that, begins a later epoch, and hears everyone first. One that has served goes on: if it
     /// was succeeded, the nodes that it leads say so.
-    pub(super) async fn weigh(&self, member: &Member, known: &Known) -> Result<Reign, Refused> {
-        let _one_at_a_time = self.reigning.lock().await;
+    pub(super) async fn weigh(&self, member: &Member, known: &Known) -> Result<Leadership, Refused> {
+        let _one_at_a_time = self.founding.lock().await;
         let past = known.past;
         let hearing = {
             let cluster = self.coordinator.cluster();
-            let Some(reign) = cluster.reign() else { return not_now("the epoch is over already") };
+            let Some(leadership) = cluster.leadership() else { return not_now("the epoch is over already") };
             let run = cluster.state().runs().get(&past.epoch).copied();
             let is_member = cluster.registry.get(member.id).is_some_and(|node| node.member.uuid == member.uuid);
             let (trust, served) = (cluster.trust(), self.coordinator.has_served());
-            Hearing { reign, run, member: is_member, trust, served }
+            Hearing { leadership, run, member: is_member, trust, served }
         };
-        let (reign, seen) = (hearing.reign, past.epoch);
-        let ours = reign.epoch;
+        let (leadership, seen) = (hearing.leadership, past.epoch);
+        let ours = leadership.epoch;
         match past.weigh(hearing) {
             Finding::Joins { heard: true } if !self.coordinator.cluster().hear_committed(past.committed) => {
                 tracing::error!(
@@ -91,10 +91,10 @@ impl Membership {
                     member.id,
                     past.committed
                 );
-                self.start_over(reign, seen.max(ours)).await;
+                self.start_over(leadership, seen.max(ours)).await;
                 not_now("the leader begins a later epoch")
             }
-            Finding::Joins { .. } => Ok(reign),
+            Finding::Joins { .. } => Ok(leadership),
             Finding::Nonsense => refuse(format!(
                 "it says that it has seen epoch {seen} and a commit of epoch {}, which is beyond reason for this leader's epoch {ours}: its folder is damaged, or it lies",
                 past.committed.epoch()
@@ -111,7 +111,7 @@ impl Membership {
                     "node {} has seen epoch {seen}, later than this leader's log: it hears all nodes before it answers",
                     member.id
                 );
-                self.start_over(reign, seen.max(ours)).await;
+                self.start_over(leadership, seen.max(ours)).await;
                 not_now("the leader begins a later epoch")
             }
         }

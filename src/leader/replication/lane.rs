@@ -146,7 +146,7 @@ mod tests {
     use super::super::traffic::{WriteJob, Writes};
     use super::*;
     use crate::cluster::registry::Way;
-    use crate::types::{Payload, Reign, Uuid};
+    use crate::types::{Leadership, Payload, Uuid};
     use crate::wire::family;
 
     /// Notes what a link says of being late.
@@ -183,10 +183,10 @@ mod tests {
             let (frames_out, frames) = mpsc::channel(8);
             let (answers, frames_in) = mpsc::channel(8);
             let stop = Stop::new();
-            let reign = Reign { cluster_id: Uuid([1; 16]), epoch: Epoch(1) };
+            let leadership = Leadership { cluster_id: Uuid([1; 16]), epoch: Epoch(1) };
             let owner = Owner {
                 node: NodeId(1),
-                fence: Fence { reign, run: 1, session: 1 },
+                fence: Fence { leadership, run: 1, session: 1 },
                 events: heard.clone(),
                 cut: CancellationToken::new(),
                 stop: stop.clone(),

@@ -24,7 +24,7 @@ pub(super) trait Traffic {
     fn pack(first: Self::Job, queue: impl FnMut() -> Option<Self::Job>) -> (to_node::Body, Self::Pending);
     /// A frame that only wants an answer.
     fn nothing() -> (to_node::Body, Self::Pending);
-    /// Hands an answer to those who wait for it.
+    /// Executor an answer to those who wait for it.
     fn unpack(pending: Self::Pending, answer: from_node::Body);
 }
 

@@ -12,11 +12,11 @@ use crate::cluster::mapping::Commit;
 use crate::cluster::registry::Traits;
 use crate::cluster::state::{Event, State};
 use crate::durable::Disk;
-use crate::durable::hands::Hands;
+use crate::durable::executor::Executor;
 use crate::durable::sim::{Fault, MemDisk, Op};
 use crate::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use crate::stop::Stop;
-use crate::types::{CopyRecord, Epoch, IoMode, Member, Reign, Uuid, Version};
+use crate::types::{CopyRecord, Epoch, IoMode, Leadership, Member, Uuid, Version};
 use crate::wire::{Lane, LeaderPort, Network};
 
 impl Index for Mutex<Cluster> {
@@ -182,7 +182,8 @@ async fn start_without_log(disk: &MemDisk, view: &str, heard: u32) -> (Option<St
 
 async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
     let chance = fastrand::Rng::with_seed(1);
-    let seams = Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), hands: Hands::Inline, chance };
+    let seams =
+        Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), executor: Executor::Inline, chance };
     let (io_mode, repair_after) = (IoMode::Buffered, Duration::from_secs(30));
     let (rewrite_log_from, versions_an_epoch) = (u64::MAX, u32::MAX);
     let settings = Settings {
@@ -202,9 +203,9 @@ async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
         let member = Member { id: NodeId(heard), uuid: Uuid([1; 16]), address: "host:1".to_owned() };
         cluster.registry.remember(member, Duration::ZERO);
         cluster.registry.join(NodeId(heard), 1, Traits::default(), Duration::ZERO);
-        if cluster.reign().is_none() {
-            let reign = Reign { cluster_id: Uuid([2; 16]), epoch: Epoch(1) };
-            cluster.apply(&Event::Began { reign, run: 1, hears_all: false });
+        if cluster.leadership().is_none() {
+            let leadership = Leadership { cluster_id: Uuid([2; 16]), epoch: Epoch(1) };
+            cluster.apply(&Event::Began { leadership, run: 1, hears_all: false });
         }
         cluster.inventory_begins(NodeId(heard), 1);
         cluster.inventory_ends(NodeId(heard), 1, 0).unwrap();

@@ -89,7 +89,7 @@ impl SegmentStore {
     fn slice(&self, upkeep: &mut Upkeep) -> Result<Duration, Miss> {
         if let Some(moving) = &mut upkeep.moving {
             if self.move_some(moving)? {
-                self.take_back(moving)?;
+                self.roll_back(moving)?;
                 upkeep.moving = None;
             }
             return Ok(self.pace());
@@ -103,7 +103,7 @@ impl SegmentStore {
         let mut sealed = self.known.segments();
         sealed.pop();
         let needed = if self.writer().room == u64::MAX { self.live() } else { self.segment_bytes.max(self.live() / 8) };
-        upkeep.moving = oldest_to_take_back(&sealed, needed);
+        upkeep.moving = oldest_to_roll_back(&sealed, needed);
         self.keep_reserve();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
@@ -204,7 +204,7 @@ impl SegmentStore {
     }
 
     /// Removes a segment of which all that was live lies elsewhere.
-    fn take_back(&self, moving: &mut Moving) -> Result<(), Miss> {
+    fn roll_back(&self, moving: &mut Moving) -> Result<(), Miss> {
         let segment = &moving.segment;
         if segment.live.load(Ordering::Relaxed) > 0 {
             let lost = self.known.places.give_up(segment.number);
@@ -253,7 +253,7 @@ pub(super) fn write_hint(folder: &dyn Folder, number: u32, length: u64, hint: Hi
 }
 
 /// The oldest sealed segment, if nothing in it is live, or if there is more garbage than this in all of them.
-fn oldest_to_take_back(sealed: &[Arc<Segment>], most: u64) -> Option<Moving> {
+fn oldest_to_roll_back(sealed: &[Arc<Segment>], most: u64) -> Option<Moving> {
     let oldest = sealed.first()?;
     let garbage: u64 = sealed.iter().map(|segment| segment.garbage()).sum();
     let wanted = oldest.live.load(Ordering::Relaxed) == 0 || garbage > most;

@@ -9,14 +9,14 @@ use tokio::runtime::Handle;
 
 /// Does blocking work away from the tasks that talk to the network.
 #[derive(Debug, Clone)]
-pub enum Hands {
+pub enum Executor {
     /// Threads beside this runtime.
     Threads(Handle),
     /// The thread that asks.
     Inline,
 }
 
-impl Hands {
+impl Executor {
     /// Starts a loop that does blocking work between its awaits.
     pub fn spawn(&self, name: &str, work: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
         match self {

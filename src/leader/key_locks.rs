@@ -20,45 +20,45 @@ const MOST_TOGETHER: usize = 1024;
 
 /// The ids that are being written, each with those who wait.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct KeyLocks {
     busy: Lock<HashMap<MessageId, VecDeque<Waiting>>>,
 }
 
 #[derive(Debug)]
 enum Waiting {
-    One(oneshot::Sender<Pass>),
-    Group(Vec<Job>, oneshot::Sender<(Pass, Vec<Job>)>),
+    One(oneshot::Sender<KeyGuard>),
+    Group(Vec<Job>, oneshot::Sender<(KeyGuard, Vec<Job>)>),
 }
 
 /// The right to write an id; the next one gets it when this is dropped.
 #[derive(Debug)]
-pub struct Pass {
+pub struct KeyGuard {
     /// Nothing, once it has been passed on.
-    gate: Option<Arc<Gate>>,
+    key_locks: Option<Arc<KeyLocks>>,
     id: MessageId,
 }
 
-/// What [`Gate::enter`] gives.
+/// What [`KeyLocks::enter`] gives.
 #[derive(Debug)]
 pub enum Entry {
     /// Go on.
-    Entered(Pass),
+    Entered(KeyGuard),
     /// Another write has it; the pass comes here.
-    Wait(oneshot::Receiver<Pass>),
+    Wait(oneshot::Receiver<KeyGuard>),
 }
 
-/// What [`Gate::join`] gives.
+/// What [`KeyLocks::join`] gives.
 #[derive(Debug)]
 pub(super) enum Joined {
     /// Go on with this job.
-    Entered(Pass, Job),
+    Entered(KeyGuard, Job),
     /// Another write has it. The pass comes here, with all jobs that wait together by then.
-    Wait(oneshot::Receiver<(Pass, Vec<Job>)>),
+    Wait(oneshot::Receiver<(KeyGuard, Vec<Job>)>),
     /// It goes with others, for which somebody waits.
     With,
 }
 
-impl Gate {
+impl KeyLocks {
     /// Asks for the right to write an id.
     pub fn enter(self: &Arc<Self>, id: &MessageId) -> Entry {
         let mut busy = self.busy.lock();
@@ -67,13 +67,13 @@ impl Gate {
             waiting.push_back(Waiting::One(give));
             return Entry::Wait(take);
         }
-        Entry::Entered(self.pass(&mut busy, id))
+        Entry::Entered(self.guard(&mut busy, id))
     }
 
     /// Asks for the right to write an id, for a job that may go together with others.
     pub(super) fn join(self: &Arc<Self>, id: &MessageId, job: Job) -> Joined {
         let mut busy = self.busy.lock();
-        let Some(waiting) = busy.get_mut(id) else { return Joined::Entered(self.pass(&mut busy, id), job) };
+        let Some(waiting) = busy.get_mut(id) else { return Joined::Entered(self.guard(&mut busy, id), job) };
         if let Some(Waiting::Group(jobs, give)) = waiting.back_mut()
             && jobs.len() < MOST_TOGETHER
             && !give.is_closed()
@@ -86,31 +86,31 @@ impl Gate {
         Joined::Wait(take)
     }
 
-    fn pass(self: &Arc<Self>, busy: &mut HashMap<MessageId, VecDeque<Waiting>>, id: &MessageId) -> Pass {
+    fn guard(self: &Arc<Self>, busy: &mut HashMap<MessageId, VecDeque<Waiting>>, id: &MessageId) -> KeyGuard {
         busy.insert(id.clone(), VecDeque::new());
-        Pass { gate: Some(self.clone()), id: id.clone() }
+        KeyGuard { key_locks: Some(self.clone()), id: id.clone() }
     }
 }
 
 impl Waiting {
     /// Gives the pass to who waits here, or back if that one has given up waiting.
-    fn give(self, pass: Pass) -> Result<(), Pass> {
+    fn give(self, guard: KeyGuard) -> Result<(), KeyGuard> {
         match self {
-            Self::One(give) => give.send(pass),
-            Self::Group(jobs, give) => give.send((pass, jobs)).map_err(|(pass, _)| pass),
+            Self::One(give) => give.send(guard),
+            Self::Group(jobs, give) => give.send((guard, jobs)).map_err(|(guard, _)| guard),
         }
     }
 }
 
-impl Drop for Pass {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
-        let Some(gate) = self.gate.take() else { return };
-        let mut busy = gate.busy.lock();
+        let Some(key_locks) = self.key_locks.take() else { return };
+        let mut busy = key_locks.busy.lock();
         while let Some(next) = busy.get_mut(&self.id).and_then(VecDeque::pop_front) {
-            match next.give(Self { gate: Some(gate.clone()), id: self.id.clone() }) {
+            match next.give(Self { key_locks: Some(key_locks.clone()), id: self.id.clone() }) {
                 Ok(()) => return,
                 // It comes back, and must not pass anything on by itself.
-                Err(mut unused) => unused.gate = None,
+                Err(mut unused) => unused.key_locks = None,
             }
         }
         busy.remove(&self.id);
@@ -124,14 +124,14 @@ mod tests {
     use super::*;
     use crate::leader::write::Asker;
 
-    fn pass(entry: Entry) -> Pass {
+    fn guard(entry: Entry) -> KeyGuard {
         match entry {
-            Entry::Entered(pass) => pass,
+            Entry::Entered(guard) => guard,
             Entry::Wait(_) => panic!("the gate is closed"),
         }
     }
 
-    fn wait(entry: Entry) -> oneshot::Receiver<Pass> {
+    fn wait(entry: Entry) -> oneshot::Receiver<KeyGuard> {
         match entry {
             Entry::Wait(turn) => turn,
             Entry::Entered(_) => panic!("the gate is open"),
@@ -140,13 +140,13 @@ mod tests {
 
     #[test]
     fn writes_of_an_id_come_one_by_one_in_order() {
-        let gate = Arc::new(Gate::default());
+        let key_locks = Arc::new(KeyLocks::default());
         let (x, y) = ("x".parse().unwrap(), "y".parse().unwrap());
-        let first = pass(gate.enter(&x));
-        let mut second = wait(gate.enter(&x));
-        let given_up = wait(gate.enter(&x));
-        let mut fourth = wait(gate.enter(&x));
-        drop(pass(gate.enter(&y)));
+        let first = guard(key_locks.enter(&x));
+        let mut second = wait(key_locks.enter(&x));
+        let given_up = wait(key_locks.enter(&x));
+        let mut fourth = wait(key_locks.enter(&x));
+        drop(guard(key_locks.enter(&y)));
         assert!(second.try_recv().is_err());
         drop(given_up);
         drop(first);
@@ -155,24 +155,24 @@ mod tests {
         drop(second);
         // A pass that was given and never taken goes on as well.
         drop(fourth);
-        drop((pass(gate.enter(&x)), pass(gate.enter(&y))));
+        drop((guard(key_locks.enter(&x)), guard(key_locks.enter(&y))));
     }
 
     #[test]
     fn jobs_that_wait_one_behind_the_other_go_together() {
-        let (gate, x) = (Arc::new(Gate::default()), "x".parse().unwrap());
+        let (key_locks, x) = (Arc::new(KeyLocks::default()), "x".parse().unwrap());
         let (replies, _told) = mpsc::unbounded_channel();
         let job =
             |at| Job::Write { asker: Asker { at, replies: replies.clone() }, change: crate::types::Change::Delete };
         let places = |jobs: &[Job]| -> Vec<usize> { jobs.iter().map(|job| job.asker().unwrap().at).collect() };
-        let Joined::Entered(first, _) = gate.join(&x, job(0)) else { panic!("the gate is closed") };
-        let Joined::Wait(mut group) = gate.join(&x, job(1)) else { panic!("nobody waits for it") };
-        assert!(matches!(gate.join(&x, job(2)), Joined::With));
-        let mut alone = wait(gate.enter(&x));
+        let Joined::Entered(first, _) = key_locks.join(&x, job(0)) else { panic!("the gate is closed") };
+        let Joined::Wait(mut group) = key_locks.join(&x, job(1)) else { panic!("nobody waits for it") };
+        assert!(matches!(key_locks.join(&x, job(2)), Joined::With));
+        let mut alone = wait(key_locks.enter(&x));
         // What came after somebody else goes after somebody else.
-        let Joined::Wait(given_up) = gate.join(&x, job(3)) else { panic!("it went before its turn") };
+        let Joined::Wait(given_up) = key_locks.join(&x, job(3)) else { panic!("it went before its turn") };
         drop(given_up);
-        let Joined::Wait(mut last) = gate.join(&x, job(4)) else { panic!("it waits where nobody looks") };
+        let Joined::Wait(mut last) = key_locks.join(&x, job(4)) else { panic!("it waits where nobody looks") };
         drop(first);
         let (second, jobs) = group.try_recv().unwrap();
         assert_eq!(places(&jobs), [1, 2]);
@@ -180,6 +180,6 @@ mod tests {
         drop(second);
         drop(alone.try_recv().unwrap());
         assert_eq!(places(&last.try_recv().unwrap().1), [4]);
-        drop(pass(gate.enter(&x)));
+        drop(guard(key_locks.enter(&x)));
     }
 }

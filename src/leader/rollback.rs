@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::coordinator::Coordinator;
 use super::every;
-use super::gate::Entry;
+use super::key_locks::Entry;
 use crate::cluster::Located;
 use crate::cluster::state::Event;
 use crate::types::{MessageId, Version};
@@ -35,17 +35,17 @@ impl Coordinator {
     }
 
     /// Takes back what is to be taken back, for as long as the leader lives.
-    pub(super) async fn undo(self: Arc<Self>) {
+    pub(super) async fn rollback(self: Arc<Self>) {
         let mut look = every(LOOK);
         while self.stop.unless(look.tick()).await.is_some() {
-            if !self.undo_some().await && self.stop.unless(sleep(RETRY)).await.is_none() {
+            if !self.rollback_some().await && self.stop.unless(sleep(RETRY)).await.is_none() {
                 return;
             }
         }
     }
 
     /// `false`: something could not be taken back now.
-    async fn undo_some(self: &Arc<Self>) -> bool {
+    async fn rollback_some(self: &Arc<Self>) -> bool {
         let names = self.cluster().to_abort();
         if !names.is_empty() {
             tracing::warn!("{} transactions that did not come to their end are taken back", names.len());
@@ -53,17 +53,17 @@ impl Coordinator {
                 return false;
             }
         }
-        let ids = self.cluster().to_take_back(BATCH);
+        let ids = self.cluster().to_roll_back(BATCH);
         !join_all(ids.into_iter().map(|id| self.write_again(id))).await.contains(&false)
     }
 
     /// Writes what is true of an id as a newer version.
     async fn write_again(self: &Arc<Self>, id: MessageId) -> bool {
         // A write of it that is under way does the same.
-        let Entry::Entered(pass) = self.gate.enter(&id) else { return false };
+        let Entry::Entered(guard) = self.key_locks.enter(&id) else { return false };
         let record = {
             let cluster = self.cluster();
-            if !cluster.takes_back(&id) {
+            if !cluster.rolls_back(&id) {
                 return true;
             }
             match cluster.find_here(&id, 0) {
@@ -82,6 +82,6 @@ impl Coordinator {
                 Err(_) => return false,
             },
         };
-        self.write_alone(id, message.into(), pass).await.is_ok()
+        self.write_alone(id, message.into(), guard).await.is_ok()
     }
 }
