@@ -97,6 +97,8 @@ bugs! {
     6 TransactionTorn: simulation "a_leader_that_dies_in_a_transaction_leaves_all_of_it_or_nothing";
     /// A rewritten log does not say that a transaction never becomes true.
     6 AbortedNotKept: hatokuse "cluster::tests::state::what_is_made_true_is_what_is_read_again";
+    /// A transaction goes over one that is undecided, and stands before it if it fails.
+    6 UndecidedOverwritten: hatokuse "cluster::tests::transactions::no_transaction_goes_over_one_that_is_undecided";
     /// A version that is being completed does not hold back the older answer.
     6 UncommittedNotHidden: simulation "campaign";
     /// What a failed write may have left on a node that cannot be asked is taken for nothing.

@@ -9,6 +9,7 @@ use super::mapping::Commit;
 use super::state::prepared::{self, Groups};
 use super::{Cluster, Ticket, Uncommitted};
 use crate::error::name_nodes;
+use crate::seeded::{self, Bug};
 use crate::types::{Epoch, MessageId, Version};
 
 /// Writes that wait to be taken back, above which no transaction is begun: what is to be remembered stays bounded.
@@ -123,6 +124,12 @@ impl Cluster {
     fn is_known(&self, id: &MessageId, version: Version) -> bool {
         self.state.mapping.newest(id).is_some_and(|found| found.record.version >= version)
             || self.uncommitted.get(id).is_some_and(|newer| newer.record.version >= version)
+    }
+
+    /// Why no transaction is to write this id now: another leader's may have become true, or may have to be completed.
+    pub fn undecided(&self, id: &MessageId) -> Option<String> {
+        let held = self.transactions.holds_back(id) && !seeded::active(Bug::UndecidedOverwritten);
+        held.then(|| self.waiting_to_decide())
     }
 
     /// Why an id that belongs to a transaction is held back.

@@ -270,7 +270,7 @@ impl Coordinator {
     /// Completes what is found of a transaction as a whole, or not at all this time.
     async fn complete_together(self: &Arc<Self>, found: Vec<(MessageId, Uncommitted)>) {
         let count = found.len();
-        let decided = self.bring(found).await;
+        let decided = self.bring(found, true).await;
         let whole = decided.len() == count && decided.iter().all(|write| write.outcome == Outcome::Kept);
         let failed = match whole {
             true => self.commit_together(decided).await.err().map(|(writes, _)| writes),
@@ -284,7 +284,7 @@ impl Coordinator {
     async fn complete(self: &Arc<Self>, uncommitted: Vec<(MessageId, Uncommitted)>) -> usize {
         let (mut count, mut waiting, mut trouble) = (0, 0, None);
         for some in batches(uncommitted, BATCH, BATCH_BYTES, |(_, newer)| newer.record.bytes().into()) {
-            let decided = self.bring(some).await;
+            let decided = self.bring(some, false).await;
             let (kept, failed): (Vec<_>, Vec<_>) =
                 decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
             self.note_in_doubt(&failed);
@@ -303,10 +303,13 @@ impl Coordinator {
         count
     }
 
-    /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended.
-    async fn bring(self: &Arc<Self>, uncommitted: Vec<(MessageId, Uncommitted)>) -> Vec<Write> {
+    /// Brings versions onto as many nodes as tolerance asks for: those that can be brought now, as they ended; or all of
+    /// them `together`, or none. A transaction of which a version has to be a new one is prepared once more: copies of new
+    /// versions say nothing of the others either.
+    async fn bring(self: &Arc<Self>, uncommitted: Vec<(MessageId, Uncommitted)>, together: bool) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut wanted = Vec::new();
+        let found: Vec<Version> = uncommitted.iter().map(|(_, newer)| newer.record.version).collect();
         for (id, newer) in uncommitted {
             // A write of this id is under way: it brings a newer version still.
             let GateEntry::Entered(guard) = self.key_locks.enter(&id) else { continue };
@@ -316,9 +319,24 @@ impl Coordinator {
             }
             writes.push(write);
         }
+        if together && (writes.len() < found.len() || !self.prepare_anew(&writes, &found).await) {
+            writes.iter_mut().for_each(|write| write.outcome = Outcome::Failed);
+        }
         let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.forget_uncommitted(id, version, node);
         self.fetch_bodies(wanted, &mut writes, none_here).await;
         self.replicate(writes).await
+    }
+
+    /// Has the log say that these versions belong together, where one of them is not as it was `found`; `false`: it did
+    /// not take that.
+    async fn prepare_anew(&self, writes: &[Write], found: &[Version]) -> bool {
+        let all = writes.iter().map(|write| (write.promise.ticket().id.clone(), write.promise.ticket().record.version));
+        let all: Vec<(MessageId, Version)> = all.collect();
+        let anew = all.iter().zip(found).filter(|((_, version), found)| version != *found);
+        match anew.map(|((_, version), _)| *version).min() {
+            None => true,
+            Some(name) => self.make_true(&[Event::Prepared { name, writes: all }]).await.is_ok(),
+        }
     }
 
     /// Admits a completion; with sources to fetch the message from, where it has to go to other nodes too.

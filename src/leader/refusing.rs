@@ -1,4 +1,4 @@
-//! Says of nodes that they have no room for copies or refuse them, and that they take them again.
+//! Says of nodes that they have no room for copies, or refuse them.
 
 use super::coordinator::Coordinator;
 use crate::types::{NodeId, Refusing};
@@ -9,19 +9,15 @@ impl Coordinator {
         if !self.cluster().registry.note_refusing(node, refusing.clone()) {
             return;
         }
-        let line = match &refusing {
-            Some(Refusing { full: true, why }) => {
-                format!("node {node} is full: {why}; copies that it has no room for go to other nodes")
-            }
-            Some(Refusing { full: false, why }) => format!("node {node} refuses copies: {why}; they go to other nodes"),
-            None => format!("node {node} takes copies again"),
+        // That a node has refused nothing for a while says little: STATUS and the metrics have what is now.
+        let Some(Refusing { full, why }) = refusing else { return };
+        let line = match full {
+            true => format!("node {node} is full: {why}; copies that it has no room for go to other nodes"),
+            false => format!("node {node} refuses copies: {why}; they go to other nodes"),
         };
         // A node that takes only what is small changes every few seconds.
-        let unsaid = self.said.lock().note(&line, self.now());
-        match (unsaid, refusing) {
-            (Some(unsaid), Some(_)) => tracing::warn!("{line}{unsaid}"),
-            (Some(unsaid), None) => tracing::info!("{line}{unsaid}"),
-            (None, _) => {}
+        if let Some(unsaid) = self.said.lock().note(&line, self.now()) {
+            tracing::warn!("{line}{unsaid}");
         }
     }
 }

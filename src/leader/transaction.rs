@@ -325,11 +325,14 @@ impl Coordinator {
     async fn look_up(&self, needs: &BTreeMap<MessageId, Need>) -> Result<BTreeMap<MessageId, Known>, String> {
         let mut all = BTreeMap::new();
         let mut left = needs.iter();
+        let together = needs.len() > 1;
         loop {
             {
                 let cluster = self.cluster();
                 for (id, &need) in left.by_ref().take(LOOKED_AT) {
                     let located = match need {
+                        // Were this one to fail, its copies would stand before those of the one that is undecided.
+                        Need::Nothing if together => cluster.undecided(id).map_or(Located::NotFound, Located::Hidden),
                         Need::Nothing => Located::NotFound,
                         // Another leader may know better: the commit that follows shows that none does, or else `vouch`.
                         Need::Deletion => cluster.locate_known(id, 0),

@@ -524,7 +524,12 @@ impl Sim {
         };
         let mut entries = (0..INVENTORY_PARTS).flat_map(|part| store.inventory(part));
         let entry = entries.find(|entry| entry.id.to_string() == id && !entry.staged)?;
-        Some(store.read(&entry.id, entry.record.version).unwrap().to_vec())
+        match store.read(&entry.id, entry.record.version) {
+            Ok(copy) => Some(copy.to_vec()),
+            // What rotted is no copy of anything.
+            Err(_) if rotted => None,
+            Err(fault) => panic!("the copy of {id} on node {node}: {fault:?}"),
+        }
     }
 
     /// Bytes of the record of a copy, if it has one.

@@ -144,6 +144,25 @@ fn it_is_not_given_up_while_members_that_may_hold_it_are_away() {
     assert_eq!(cluster.to_abort(), [v(5)]);
 }
 
+#[test]
+fn no_transaction_goes_over_one_that_is_undecided() {
+    let held = |cluster: &Cluster| ["x", "y", "z"].map(|text| cluster.undecided(&id(text)).is_some());
+    let open = start_on(logged(named(4).chain([prepared()])), Trust::Whole, 2);
+    assert_eq!(held(&open), [true, true, false], "nobody was heard");
+    let mut found = restarted(Trust::Whole, &[(1, "x", 5), (3, "x", 5), (2, "y", 6), (3, "y", 6)]);
+    assert_eq!((found.found_transactions().len(), held(&found)), (1, [true, true, false]));
+    let commits = [("x", 5), ("y", 6)].map(|(text, sequence)| match commit_on(text, sequence, &[1, 3]) {
+        Event::Commit(commit) => commit,
+        other => panic!("{other:?}"),
+    });
+    found.apply(&Event::Commits(commits.into()));
+    assert_eq!(held(&found), [false; 3], "it is true");
+    let mut void = restarted(Trust::Whole, &[(1, "x", 5), (3, "x", 5)]);
+    assert_eq!((void.to_abort(), held(&void)), (vec![v(5)], [true, true, false]));
+    void.apply(&Event::Aborted { name: v(5) });
+    assert_eq!(held(&void), [false; 3], "what is written now stands before its copies");
+}
+
 /// The name of a transaction, its writes, whether it never becomes true.
 type Told = (Version, Vec<(MessageId, Version)>, bool);
 

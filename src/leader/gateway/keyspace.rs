@@ -32,8 +32,7 @@ const RUN_AT: u32 = 38;
 const RUN_BITS: u32 = 14;
 
 /// The refusal of FLUSHALL.
-pub(super) const NO_FLUSH: &str =
-    "ERR FLUSHALL deletes every message; nothing was deleted: start the leader with --allow-flush if that is meant";
+pub(super) const NO_FLUSH: &str = "ERR FLUSHALL and FLUSHDB delete every message; nothing was deleted: start the leader with --allow-flush if that is meant";
 
 /// The mark of this run of the leader: a cursor of another one means another place.
 pub(super) fn mark_of_run() -> u64 {
