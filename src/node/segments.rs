@@ -9,12 +9,12 @@
 //! twice: only both damaged at once could bring back an older version, which the leader's log then overrules.
 //! Damage costs the records that it hit and no others; a torn end of the newest is cut off.
 //!
-//! Only the oldest segment is ever taken back, by moving its live copies to the end, syncing (in both modes), and
+//! Only the oldest segment is ever reclaimed, by moving its live copies to the end, syncing (in both modes), and
 //! removing it. A drop acts only on what was recorded before it, so those of the oldest segment act only inside it
 //! and go with it; a live copy has outlived all drops, and none moves past it. Removals are synced one by one,
 //! or an older segment could come back without the drops of a later one. It happens in slices beside writes, once
-//! more than half is garbage, so that on average one byte is moved for each that is taken back.
-//! There is no trash: what is let go of stays in its segment until that is taken back.
+//! more than half is garbage, so that on average one byte is moved for each that is reclaimed.
+//! There is no trash: what is let go of stays in its segment until that is reclaimed.
 
 mod known;
 mod op;

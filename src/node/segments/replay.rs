@@ -89,7 +89,7 @@ impl<'a> Replay<'a> {
             self.note(format!("{texts} .txt files: they are no messages in this layout, and nothing is done to them"));
         }
         for number in hints.into_iter().filter(|number| numbers.binary_search(number).is_err()) {
-            // Its segment was taken back; if it stays, it is found again at the next start.
+            // Its segment was reclaimed; if it stays, it is found again at the next start.
             let _ = self.folder.remove(&hint_name(number));
         }
         Ok(numbers)

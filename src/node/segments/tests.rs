@@ -101,7 +101,7 @@ fn damage_costs_the_records_that_it_hit() {
 }
 
 #[test]
-fn garbage_is_rolled_back_and_a_hint_spares_a_start_most_of_its_reading() {
+fn garbage_is_reclaimed_and_a_hint_spares_a_start_most_of_its_reading() {
     for io_mode in MODES {
         let disk = MemDisk::new();
         let (store, _) = open(&disk, io_mode, 4096);

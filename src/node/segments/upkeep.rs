@@ -1,5 +1,5 @@
 //! What a log store does beside its writes, in slices: sealed segments are synced and get their hints, and the oldest
-//! is taken back once more than half of what lies in sealed ones is garbage.
+//! is reclaimed once more than half of what lies in sealed ones is garbage.
 //!
 //! The invariant: a segment goes only when every copy that was live in it is synced elsewhere, in both IO modes, and its
 //! going is synced before the next one's begins: an older segment must not come back without the drops of a later one.
@@ -89,7 +89,7 @@ impl SegmentStore {
     fn slice(&self, upkeep: &mut Upkeep) -> Result<Duration, Miss> {
         if let Some(moving) = &mut upkeep.moving {
             if self.move_some(moving)? {
-                self.roll_back(moving)?;
+                self.reclaim(moving)?;
                 upkeep.moving = None;
             }
             return Ok(self.pace());
@@ -103,7 +103,7 @@ impl SegmentStore {
         let mut sealed = self.known.segments();
         sealed.pop();
         let needed = if self.writer().room == u64::MAX { self.live() } else { self.segment_bytes.max(self.live() / 8) };
-        upkeep.moving = oldest_to_roll_back(&sealed, needed);
+        upkeep.moving = oldest_to_reclaim(&sealed, needed);
         self.keep_reserve();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
@@ -204,7 +204,7 @@ impl SegmentStore {
     }
 
     /// Removes a segment of which all that was live lies elsewhere.
-    fn roll_back(&self, moving: &mut Moving) -> Result<(), Miss> {
+    fn reclaim(&self, moving: &mut Moving) -> Result<(), Miss> {
         let segment = &moving.segment;
         if segment.live.load(Ordering::Relaxed) > 0 {
             let lost = self.known.places.give_up(segment.number);
@@ -238,7 +238,7 @@ impl SegmentStore {
         self.known.remove(segment.number);
         // A hint without a segment says nothing; if it stays, the next start removes it.
         let _ = self.folder.remove(&hint_name(segment.number));
-        tracing::debug!("{name} was taken back");
+        tracing::debug!("{name} was reclaimed");
         Ok(())
     }
 }
@@ -253,7 +253,7 @@ pub(super) fn write_hint(folder: &dyn Folder, number: u32, length: u64, hint: Hi
 }
 
 /// The oldest sealed segment, if nothing in it is live, or if there is more garbage than this in all of them.
-fn oldest_to_roll_back(sealed: &[Arc<Segment>], most: u64) -> Option<Moving> {
+fn oldest_to_reclaim(sealed: &[Arc<Segment>], most: u64) -> Option<Moving> {
     let oldest = sealed.first()?;
     let garbage: u64 = sealed.iter().map(|segment| segment.garbage()).sum();
     let wanted = oldest.live.load(Ordering::Relaxed) == 0 || garbage > most;
