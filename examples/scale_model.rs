@@ -9,7 +9,7 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -84,13 +84,7 @@ fn member(n: u32) -> Member {
 
 /// A cluster of healthy nodes, all of which have just joined.
 fn cluster(nodes: u32, state: State) -> Cluster {
-    let mut loads: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
-    for (set, copies, bytes) in state.mapping().sets() {
-        for node in &set.holders {
-            let load = loads.entry(*node).or_default();
-            *load = (load.0 + copies, load.1 + bytes);
-        }
-    }
+    let loads = state.mapping().loads();
     let mut cluster = Cluster::new(TOLERANCE, state, Trust::Whole);
     // As if the members had listed what the index says of them.
     cluster.inventory_begins(NodeId(0), 0);

@@ -4,7 +4,6 @@
 //! this process is killed. Its stderr is read all the time: the ready line tells
 //! that it is ready, the last lines tell why it is not.
 
-use crate::lock::Lock;
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lock::Lock;
 
 /// Lines of stderr that are kept.
 const LINES: usize = 400;

@@ -162,7 +162,7 @@ pub(super) struct Session {
     made: u64,
     in_flight: VecDeque<Flight>,
     /// SETs that were answered and wait for the replicas: when they started.
-    uncommitted: Vec<u64>,
+    unsettled: Vec<u64>,
     /// Nothing more will be made.
     done: bool,
     out: Vec<u8>,
@@ -181,7 +181,7 @@ impl Session {
             lane: plan.lane(number),
             made: 0,
             in_flight: VecDeque::new(),
-            uncommitted: Vec::new(),
+            unsettled: Vec::new(),
             done: false,
             out: Vec::new(),
             sent: 0,
@@ -193,7 +193,7 @@ impl Session {
     /// Makes the requests that may start now; they go out in one write.
     pub(super) fn fill(&mut self, load: &mut Load, now: u64) {
         let pipeline = load.rules.pipeline;
-        let mut open = self.in_flight.len() + self.uncommitted.len();
+        let mut open = self.in_flight.len() + self.unsettled.len();
         // One large write costs the server and us less than many small ones.
         if self.done || open >= pipeline || (load.rules.pace.is_none() && open > pipeline / 2) {
             return;
@@ -310,10 +310,10 @@ impl Session {
             load.replies += 1;
             match ask {
                 Ask::Operation(Operation { kind: Kind::Set, .. }) if right && load.rules.wait > 0 => {
-                    self.uncommitted.push(start);
+                    self.unsettled.push(start);
                 }
                 Ask::Operation(operation) => load.ended(operation.kind, start, now, right),
-                Ask::Wait => self.uncommitted.drain(..).for_each(|start| load.ended(Kind::Set, start, now, right)),
+                Ask::Wait => self.unsettled.drain(..).for_each(|start| load.ended(Kind::Set, start, now, right)),
             }
         }
         Ok(used)
@@ -332,7 +332,7 @@ impl Session {
                 load.samples(operation.kind).errors += 1;
             }
         }
-        for _ in self.uncommitted.drain(..) {
+        for _ in self.unsettled.drain(..) {
             alone = false;
             load.sets.errors += 1;
         }

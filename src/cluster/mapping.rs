@@ -12,6 +12,7 @@
 
 mod snapshot;
 
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -287,6 +288,18 @@ impl Mapping {
     /// Every holder set in use, with its messages (or tombstones) and their bytes.
     pub fn sets(&self) -> impl Iterator<Item = (&HolderSet, u64, u64)> {
         self.sets.iter()
+    }
+
+    /// How many messages each holder has, and their bytes.
+    pub fn loads(&self) -> BTreeMap<NodeId, (u64, u64)> {
+        let mut loads: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
+        for (set, messages, bytes) in self.sets().filter(|(set, ..)| !set.deleted) {
+            for node in &set.holders {
+                let load = loads.entry(*node).or_default();
+                *load = (load.0 + messages, load.1 + bytes);
+            }
+        }
+        loads
     }
 
     /// Counts messages on these holders that have no ids: for models of registers that are larger than this machine.

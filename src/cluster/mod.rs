@@ -90,7 +90,7 @@ use self::state::{Applied, Event, State};
 use self::transactions::Transactions;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, Leadership, MessageId, NodeId, NodeState, Nodes, Removed, Version};
+use crate::types::{CopyRecord, Holders, Leadership, MessageId, NodeId, NodeState, Nodes, Version};
 
 /// Where a message can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,8 +199,7 @@ impl Cluster {
             stuck_ids: Vec::new(),
         };
         cluster.restore_members();
-        let removed: Vec<Removed> = cluster.state.removed().iter().copied().collect();
-        removed.into_iter().for_each(|removed| cluster.depart(removed));
+        cluster.removed().into_iter().for_each(|removed| cluster.depart(removed));
         cluster.note_copies_by_log();
         cluster
     }
@@ -212,14 +211,7 @@ impl Cluster {
             self.registry.remember(member.clone(), Duration::ZERO);
             self.registry.set_draining(member.id, self.state.draining().contains(&member.id));
         }
-        let mut counts: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
-        for (set, messages, bytes) in self.state.mapping.sets().filter(|(set, ..)| !set.deleted) {
-            for node in &set.holders {
-                let count = counts.entry(*node).or_default();
-                *count = (count.0 + messages, count.1 + bytes);
-            }
-        }
-        for (node, (messages, bytes)) in counts {
+        for (node, (messages, bytes)) in self.state.mapping.loads() {
             self.registry.restore_load(node, messages, bytes);
         }
     }

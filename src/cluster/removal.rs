@@ -102,7 +102,7 @@ impl Cluster {
 
     /// Whether this folder was removed.
     pub fn is_removed(&self, uuid: Uuid) -> bool {
-        self.state.removed().iter().any(|removed| removed.uuid == uuid) && !seeded::active(Bug::RemovedFolderAdmitted)
+        self.state.is_removed(uuid) && !seeded::active(Bug::RemovedFolderAdmitted)
     }
 
     /// Whether a member can be removed as things stand.

@@ -14,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::SmallVec;
 
-pub use self::event::{Event, Runs};
+pub use self::event::Event;
 use self::prepared::{Groups, Standing};
-use super::mapping::{Committed, Mapping, SHARDS};
+use super::mapping::{Commit, Committed, Mapping, SHARDS};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, Leadership, Member, NodeId, Removed, Version};
+use crate::types::{CopyRecord, Epoch, Holders, Leadership, Member, NodeId, Removed, Uuid, Version};
 
 /// What applying an [`Event`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct State {
     prepared: Groups<Standing>,
     tolerance: Option<u8>,
     last: Option<Leadership>,
-    runs: Runs,
+    runs: BTreeMap<Epoch, u64>,
 }
 
 impl State {
@@ -68,7 +68,7 @@ impl State {
             prepared: Groups::default(),
             tolerance: None,
             last: None,
-            runs: Runs::new(),
+            runs: BTreeMap::new(),
         }
     }
 
@@ -85,6 +85,11 @@ impl State {
     /// Those that are members no more.
     pub fn removed(&self) -> &BTreeSet<Removed> {
         &self.removed
+    }
+
+    /// Whether the member with this folder is one no more.
+    pub fn is_removed(&self, uuid: Uuid) -> bool {
+        self.removed.iter().any(|removed| removed.uuid == uuid)
     }
 
     /// Members that are to be emptied.
@@ -108,7 +113,7 @@ impl State {
     }
 
     /// The leader process of every epoch, from the last one on that had to hear every member.
-    pub fn runs(&self) -> &Runs {
+    pub fn runs(&self) -> &BTreeMap<Epoch, u64> {
         &self.runs
     }
 
@@ -135,7 +140,7 @@ impl State {
                 self.last = Some(*leadership);
             }
             // One that joined in the moment in which it was removed stays removed.
-            Event::Member(member) if self.is_removed(member) => return Applied::Ignored,
+            Event::Member(member) if self.is_removed(member.uuid) => return Applied::Ignored,
             Event::Member(member) => drop(self.members.insert(member.id, member.clone())),
             Event::Removed(removed) => {
                 let known = self.members.values().find(|member| member.uuid == removed.uuid).map(|member| member.id);
@@ -170,11 +175,7 @@ impl State {
         Applied::Done
     }
 
-    fn is_removed(&self, member: &Member) -> bool {
-        self.removed.iter().any(|removed| removed.uuid == member.uuid)
-    }
-
-    fn commit(&mut self, commits: &[super::mapping::Commit]) -> Applied {
+    fn commit(&mut self, commits: &[Commit]) -> Applied {
         let forward = |standing| if standing == Standing::Open { Standing::Forward } else { standing };
         let one = |commit| {
             let committed = self.mapping.apply(commit);
@@ -208,11 +209,7 @@ impl State {
             [Some(Event::Prepared { name, writes }), aborted.then_some(Event::Aborted { name })].into_iter().flatten()
         });
         let commits = (0..SHARDS).flat_map(|part| self.mapping.records(part)).map(|(key, found)| {
-            Event::Commit(super::mapping::Commit {
-                id: key.id(),
-                record: found.record,
-                holders: found.set.holders.clone(),
-            })
+            Event::Commit(Commit { id: key.id(), record: found.record, holders: found.set.holders.clone() })
         });
         began
             .chain(members)

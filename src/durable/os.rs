@@ -5,7 +5,6 @@
 //! write. Nothing here decides anything: an error is handed up as it came, and
 //! no call that may have failed is made a second time.
 
-use crate::lock::Lock;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
@@ -20,6 +19,7 @@ use rustix::fs::{self, Advice, AtFlags, FileType, FlockOperation, IFlags, Mode, 
 use rustix::io::{Errno, ReadWriteFlags, pwritev, pwritev2, retry_on_intr};
 
 use super::{Disk, DiskFile, Folder, Listed, Space};
+use crate::lock::Lock;
 
 /// Threads that sync the files of one batch at once. Measured on ext4: 4,300 created and
 /// synced files a second one at a time, 19,700 with 32 at once, little less with 16.

@@ -4,13 +4,13 @@
 //! any subset of the unsynced changes may be there: of a file's content, of its record, of its names, each
 //! apart from the others. The order of everything is fixed, so one seed is one run. No real disk is touched.
 
-use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
 use self::state::{Change, Content, Entry, Inode, MemFolder, State, apply, copy_entry, copy_names};
 use super::Space;
+use crate::lock::Lock;
 
 mod calls;
 mod state;

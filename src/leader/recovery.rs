@@ -321,6 +321,7 @@ impl Coordinator {
         }
         if together && (writes.len() < found.len() || !self.prepare_anew(&writes, &found).await) {
             writes.iter_mut().for_each(|write| write.outcome = Outcome::Failed);
+            wanted.clear();
         }
         let none_here = |cluster: &mut Cluster, id: &_, version, node| cluster.forget_uncommitted(id, version, node);
         self.fetch_bodies(wanted, &mut writes, none_here).await;

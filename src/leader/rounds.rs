@@ -8,7 +8,6 @@
 //! back first would go alone, and all others after it. A round that takes long stops counting, so that what waits
 //! for a slow node holds up nobody else.
 
-use crate::lock::Lock;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -16,6 +15,8 @@ use std::time::Duration;
 use futures::future::FutureExt;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+
+use crate::lock::Lock;
 
 /// Rounds that count at once: one on its way to nodes while the other is written to the log. The second begins only
 /// with so many requests: with fewer, what a round costs each node outweighs that they work at once (measured: 32

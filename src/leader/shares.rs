@@ -5,13 +5,14 @@
 //! as much or more, those are cut, the most first and of alike ones the oldest; only who would hold the most himself is
 //! refused. Small requests have a reserve, which those who hold more cannot use up.
 
-use crate::lock::Lock;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
+
+use crate::lock::Lock;
 
 /// A request of up to so many bytes, of who holds no more than [`SMALL_SHARE`] with it, may use the reserve.
 const SMALL: usize = 16 << 10;

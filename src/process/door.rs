@@ -3,7 +3,6 @@
 //! The framework bounds one message and one connection. This bounds all of them together; where that does not suffice,
 //! whoever holds most is cut, not who asks next.
 
-use crate::lock::Lock;
 use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,6 +24,8 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::lock::Lock;
 
 /// What an answer takes, in the extensions of its response: it is held until the answer is sent, or will never be.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! What can become true of the register: the words of its log.
 
 use crate::cluster::mapping::Commit;
-use crate::types::{Epoch, Leadership, Member, MessageId, NodeId, Removed, Version};
+use crate::types::{Leadership, Member, MessageId, NodeId, Removed, Version};
 
 /// Something that became true. [`State::apply`](super::State::apply) is what it means, live and at a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,3 @@ impl Event {
         }
     }
 }
-
-/// The epochs of a log, with the leader process that had each.
-pub type Runs = std::collections::BTreeMap<Epoch, u64>;

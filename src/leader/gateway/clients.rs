@@ -1,6 +1,5 @@
 //! Who is connected: for CLIENT LIST, and so that one connection can end another.
 
-use crate::lock::Lock;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -9,6 +8,8 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::lock::Lock;
 
 /// All connections, by the number that each was given.
 #[derive(Debug, Default)]
