@@ -154,10 +154,13 @@ pub fn replace(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<()
     folder.sync()
 }
 
-/// Writes what is to become a file beside it, for [`put_in_place`].
+/// Writes what is to become a file beside it, for [`put_in_place`]. What could only be begun takes no room.
 pub fn write_beside(folder: &dyn Folder, name: &str, content: &[u8]) -> io::Result<Box<dyn DiskFile>> {
     let mut file = create_beside(folder, name)?;
-    file.append(&[io::IoSlice::new(content)])?;
+    if let Err(error) = file.append(&[io::IoSlice::new(content)]) {
+        let _ = folder.remove(&beside(name));
+        return Err(error);
+    }
     Ok(file)
 }
 

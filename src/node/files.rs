@@ -215,6 +215,7 @@ impl Store for TextStore {
                 },
                 Err(error) => {
                     batch.note(error);
+                    batch.report.full |= error.is_full();
                     if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed }
                 }
             };

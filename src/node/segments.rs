@@ -50,7 +50,7 @@ use crate::types::{CopyRecord, IoMode, Listed, MessageId, Payload, Version};
 const LONGEST: usize = (64 << 20) + 2048;
 const MAGIC: [u8; 8] = *b"hatoseg1";
 
-/// A segment of more bytes is sealed, and a new one begun.
+/// A segment of more bytes is sealed, and a new one begun; while little is held, one of fewer.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// The end of a segment that a full disk lets nobody seal: places have 32 bits.
@@ -74,7 +74,8 @@ pub(super) fn segments_in(folder: &dyn Folder) -> io::Result<Vec<(String, String
 pub struct SegmentStore {
     folder: Arc<dyn Folder>,
     io_mode: IoMode,
-    segment_bytes: u64,
+    /// Segments are sealed at between so many bytes, by how much is held.
+    seal_between: (u64, u64),
     known: Known,
     writer: Lock<Writer>,
     upkeep: Lock<Upkeep>,
@@ -174,7 +175,7 @@ impl SegmentStore {
         Self::open_sized(folder, io_mode, SEGMENT_BYTES)
     }
 
-    /// As [`Self::open`], with segments that are sealed at so many bytes.
+    /// As [`Self::open`], with segments that are sealed at so many bytes at the latest.
     pub fn open_sized(
         folder: Arc<dyn Folder>,
         io_mode: IoMode,
@@ -201,7 +202,7 @@ impl SegmentStore {
             log,
             number,
             next: number + 1,
-            seal_at: segment_bytes,
+            seal_at: 0,
             hint,
             unsynced,
             unhinted: Vec::new(),
@@ -210,8 +211,10 @@ impl SegmentStore {
             reserve: folder.open(reserve::RESERVE_FILE).is_ok(),
             failed: false,
         };
-        let (writer, upkeep) = (Lock::new(writer), Lock::default());
-        Ok((Self { folder, io_mode, segment_bytes, known, writer, upkeep }, found))
+        let seal_between = room::seal_between(&*folder, segment_bytes);
+        let store = Self { folder, io_mode, seal_between, known, writer: Lock::new(writer), upkeep: Lock::default() };
+        store.writer().seal_at = store.segment_bytes();
+        Ok((store, found))
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -252,7 +255,7 @@ impl SegmentStore {
             Err(error) if error.is_final() || writer.log.len() >= SEGMENT_LIMIT => return Err(error),
             Err(error) => {
                 tracing::debug!("no new segment: {error}");
-                writer.seal_at = writer.log.len() + self.segment_bytes / 8;
+                writer.seal_at = writer.log.len() + self.segment_bytes() / 8;
                 return Ok(());
             }
         };
@@ -269,8 +272,64 @@ impl SegmentStore {
             }
             writer.unhinted.push((old, hint));
         }
-        (writer.number, writer.seal_at, writer.look_at) = (number, self.segment_bytes, 0);
+        (writer.number, writer.seal_at, writer.look_at) = (number, self.segment_bytes(), 0);
         Ok(())
+    }
+
+    /// Writes a batch; nothing of it, and the error, if the disk takes none of it now.
+    fn attempt(&self, settles: &[Settle], puts: &[Put]) -> Result<Result<WriteReport, LogError>, Fatal> {
+        let mut writer = self.writer();
+        if writer.failed {
+            return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
+        }
+        let start = Instant::now();
+        let mut room = if puts.is_empty() { u64::MAX } else { self.room(&mut writer) };
+        let (plan, mut report, first) = loop {
+            let mut plan = Plan::new(&self.known.places, settles, puts);
+            let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
+            let (mut outcomes, mut left, mut error) = (Vec::with_capacity(puts.len()), room, None);
+            for put in puts {
+                let has_room = self.takes(put, &mut left);
+                outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
+                if !has_room {
+                    error.get_or_insert_with(|| Self::no_room(left));
+                }
+            }
+            let report = WriteReport { settled, outcomes, full: error.is_some(), error, ..WriteReport::default() };
+            let error = match self.append(&mut writer, plan.records()) {
+                Ok(first) => break (plan, report, first),
+                Err(error) => match writer.fatal("writing copies", error) {
+                    Ok(fatal) => return Err(fatal),
+                    Err(error) => error,
+                },
+            };
+            if let LogError::Io { source, .. } = &error
+                && is_gone(source)
+            {
+                let source = io::Error::other(error.to_string());
+                return Err(Fatal { what: "writing copies".to_owned(), source });
+            }
+            if !error.is_full() {
+                return Ok(Err(error));
+            }
+            // Without what is new there may be room for what makes room.
+            writer.room = 0;
+            if std::mem::take(&mut room) == 0 && !self.give_up_reserve(&mut writer) {
+                return Ok(Err(error));
+            }
+        };
+        report.write_time = start.elapsed();
+        let unbuffered = self.io_mode == IoMode::Unbuffered && !plan.is_empty();
+        if unbuffered || settles.iter().any(|settle| settle.lasting) {
+            writer.sync()?;
+            report.sync_time = start.elapsed() - report.write_time;
+        }
+        // Only now may a reader or an inventory see it: it is as safe as it will be.
+        for op in plan.written(first) {
+            writer.hint.push(&op);
+            self.known.apply(&op, writer.number);
+        }
+        Ok(Ok(report))
     }
 
     /// The content of a copy, whatever it is.
@@ -302,61 +361,25 @@ impl SegmentStore {
 
 impl Store for SegmentStore {
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal> {
-        let mut writer = self.writer();
-        if writer.failed {
-            return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
-        }
-        let start = Instant::now();
-        let mut room = if puts.is_empty() { u64::MAX } else { self.room(&mut writer) };
-        let (plan, mut report, first) = loop {
-            let mut plan = Plan::new(&self.known.places, settles, puts);
-            let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
-            let (mut outcomes, mut error) = (Vec::with_capacity(puts.len()), None);
-            for put in puts {
-                let has_room = self.has_room_for(put, room);
-                outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
-                if !has_room {
-                    error.get_or_insert_with(|| Self::no_room(room));
-                }
-            }
-            let report = WriteReport { settled, outcomes, error, ..WriteReport::default() };
-            let error = match self.append(&mut writer, plan.records()) {
-                Ok(first) => break (plan, report, first),
-                Err(error) => match writer.fatal("writing copies", error) {
-                    Ok(fatal) => return Err(fatal),
-                    Err(error) => error,
-                },
-            };
-            if let LogError::Io { source, .. } = &error
-                && is_gone(source)
-            {
-                let source = io::Error::other(error.to_string());
-                return Err(Fatal { what: "writing copies".to_owned(), source });
-            }
-            // Without what is new there may be room for what makes room.
-            if error.is_full() && (std::mem::take(&mut room) > 0 || self.give_up_reserve(&mut writer)) {
-                continue;
-            }
-            let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
-            return Ok(WriteReport {
-                outcomes: puts.iter().map(|put| plan.missed(put, missed)).collect(),
-                settled: vec![false; settles.len()],
-                error: Some(error.to_string()),
-                ..WriteReport::default()
-            });
+        let mut error = match self.attempt(settles, puts)? {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
         };
-        report.write_time = start.elapsed();
-        let unbuffered = self.io_mode == IoMode::Unbuffered && !plan.is_empty();
-        if unbuffered || settles.iter().any(|settle| settle.lasting) {
-            writer.sync()?;
-            report.sync_time = start.elapsed() - report.write_time;
+        if error.is_full() && self.make_room()? {
+            match self.attempt(settles, puts)? {
+                Ok(report) => return Ok(report),
+                Err(again) => error = again,
+            }
         }
-        // Only now may a reader or an inventory see it: it is as safe as it will be.
-        for op in plan.written(first) {
-            writer.hint.push(&op);
-            self.known.apply(&op, writer.number);
-        }
-        Ok(report)
+        let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
+        let plan = Plan::new(&self.known.places, settles, puts);
+        Ok(WriteReport {
+            outcomes: puts.iter().map(|put| plan.missed(put, missed)).collect(),
+            settled: vec![false; settles.len()],
+            full: error.is_full(),
+            error: Some(error.to_string()),
+            ..WriteReport::default()
+        })
     }
 
     fn read(&self, id: &MessageId, version: Version) -> Result<Payload, ReadFault> {

@@ -62,6 +62,8 @@ pub struct WriteReport {
     pub settled: Vec<bool>,
     /// The first failure, for people.
     pub error: Option<String>,
+    /// Something found no room.
+    pub full: bool,
     /// Time spent writing, and then syncing.
     pub write_time: Duration,
     /// See `write_time`; zero in buffered mode.

@@ -273,7 +273,7 @@ fn read_batch(node: &Node, keys: &[ReadKey]) -> family::ReadResult {
 impl Node {
     fn note(&self, work: &[WriteWork], report: &WriteReport) {
         if let Some(error) = &report.error {
-            let refusing = Refusing::of(report.outcomes.contains(&PutOutcome::Full), error);
+            let refusing = Refusing::of(report.full, error);
             let mut said = self.said.lock();
             if let Some(unsaid) = said.note(&refusing.why, self.started.elapsed()) {
                 let space = *self.space.lock();

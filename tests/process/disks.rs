@@ -360,6 +360,35 @@ fn a_disk_without_a_byte_can_be_emptied() {
 }
 
 #[test]
+fn a_small_disk_can_be_filled_and_emptied_again_and_again() {
+    for (layout, bytes, least) in [("text", 2000, 100), ("log", 2000, 500), ("log", 100, 5000)] {
+        let home = folder();
+        let at = home.path().join("storage_node_1");
+        let Some(_mount) = Mount::tmpfs(&at, "size=2m") else { return };
+        let register = Register::with(1, 1, home, |builder| builder.node_args(["--layout", layout]));
+        let content = "x".repeat(bytes);
+        let set = |n: usize| format!("SET m{n} {content}");
+        for round in 0..2 {
+            let what = format!("{layout}, {bytes} bytes, round {round}");
+            eventually("there is room again", || (register.ask(&set(0)) == "OK").then_some(()));
+            let mut asked = 0;
+            while register.ask_all((asked..asked + 100).map(set)).iter().all(|reply| reply == "OK") {
+                asked += 100;
+            }
+            assert!(asked > least, "{what}: only {asked} messages found room");
+            let said = || register.ask("STATUS").contains(r#""full":true"#).then_some(());
+            eventually("it is said", said);
+            // Faster than segments are reclaimed beside it.
+            let replies = register.ask_all((0..asked).map(|n| format!("DEL m{n}")));
+            assert!(replies.iter().all(|reply| reply == "OK"), "{what}: {replies:?}");
+            let left = std::fs::read_dir(&at).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+            let begun: Vec<String> = left.filter(|name| name.ends_with(".hint.new")).collect();
+            assert!(begun.is_empty(), "{what}: {begun:?} were only begun");
+        }
+    }
+}
+
+#[test]
 fn a_read_only_disk_under_a_node_outlives_a_new_leader() {
     let home = folder();
     let image = home.path().join("image");

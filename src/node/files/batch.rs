@@ -326,6 +326,7 @@ impl<'a> Batch<'a> {
             self.gone.get_or_insert_with(|| error.to_string());
         }
         self.note(error);
+        self.report.full |= full;
         if !full {
             return PutOutcome::Failed;
         }

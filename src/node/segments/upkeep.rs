@@ -26,6 +26,9 @@ const SLICE: u64 = 256 << 10;
 const CALM: Duration = Duration::from_millis(16);
 const BUSY: Duration = Duration::from_millis(4);
 
+/// On a disk without a byte a write waits for so many slices, which reclaim a segment.
+const SLICES_AT_ONCE: usize = 16;
+
 /// Nothing to do: look again so much later.
 const IDLE: Duration = Duration::from_millis(250);
 
@@ -70,7 +73,7 @@ impl SegmentStore {
     /// One slice; gives the pause before the next.
     pub(super) fn keep_up(&self) -> Result<Duration, Fatal> {
         let mut upkeep = self.upkeep.lock();
-        match self.slice(&mut upkeep) {
+        match self.slice(&mut upkeep, false) {
             Ok(pause) => {
                 upkeep.refused = None;
                 Ok(pause)
@@ -86,7 +89,7 @@ impl SegmentStore {
         }
     }
 
-    fn slice(&self, upkeep: &mut Upkeep) -> Result<Duration, Miss> {
+    fn slice(&self, upkeep: &mut Upkeep, has_no_room: bool) -> Result<Duration, Miss> {
         if let Some(moving) = &mut upkeep.moving {
             if self.move_some(moving)? {
                 self.reclaim(moving)?;
@@ -102,10 +105,26 @@ impl SegmentStore {
         }
         let mut sealed = self.known.segments();
         sealed.pop();
-        let needed = if self.writer().room == u64::MAX { self.live() } else { self.segment_bytes.max(self.live() / 8) };
-        upkeep.moving = oldest_to_reclaim(&sealed, needed);
+        let most =
+            if has_no_room || self.is_nearly_full() { self.segment_bytes().max(self.live() / 8) } else { self.live() };
+        upkeep.moving = oldest_to_reclaim(&sealed, most);
         self.keep_reserve();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
+    }
+
+    /// Reclaims a segment at once, beside the usual pace; whether there is more room now.
+    pub(super) fn make_room(&self) -> Result<bool, Fatal> {
+        let oldest = || self.known.segments().first().map(|segment| segment.number);
+        let (before, mut upkeep) = (oldest(), self.upkeep.lock());
+        for _ in 0..SLICES_AT_ONCE {
+            match self.slice(&mut upkeep, true) {
+                Err(Miss::Fatal(fatal)) => return Err(fatal),
+                Err(Miss::Refused(_)) | Ok(IDLE) => break,
+                Ok(_) if oldest() != before => break,
+                Ok(_) => {}
+            }
+        }
+        Ok(oldest() != before)
     }
 
     /// Bytes of all records that are still needed.
@@ -185,13 +204,21 @@ impl SegmentStore {
             push_head(&mut heads, Kind::Copy, &op.id, op.record);
             ends.push(heads.len());
         }
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let records = starts.zip(&ends).zip(&live).map(|((from, until), (_, body))| (&heads[from..*until], &body[..]));
-        let mut offset =
-            self.append(&mut writer, records).map_err(|error| match writer.fatal("moving copies", error) {
-                Ok(fatal) => Miss::Fatal(fatal),
-                Err(error) => Miss::Refused(error.to_string()),
-            })?;
+        let mut offset = loop {
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let spans = starts.zip(&ends).zip(&live);
+            let records = spans.map(|((from, until), (_, body))| (&heads[from..*until], &body[..]));
+            match self.append(&mut writer, records) {
+                Ok(first) => break first,
+                Err(error) if error.is_full() && self.give_up_reserve(&mut writer) => {}
+                Err(error) => {
+                    return Err(match writer.fatal("moving copies", error) {
+                        Ok(fatal) => Miss::Fatal(fatal),
+                        Err(error) => Miss::Refused(error.to_string()),
+                    });
+                }
+            }
+        };
         for (op, body) in live {
             let head = head_bytes(&op.id) as u64;
             let body_at = offset + FRAME_BYTES + head;
