@@ -214,6 +214,7 @@ impl Conversion<'_> {
             }
             self.remove(&hint)?;
         }
+        self.remove(reserve::MOVING_FILE)?;
         self.remove(reserve::RESERVE_FILE)
     }
 

@@ -36,6 +36,7 @@ use self::op::HintWriter;
 use self::places::{NOT_YET, Place};
 use self::plan::Plan;
 use self::replay::{Replay, Replayed, Seen, read_record};
+use self::room::Room;
 use self::upkeep::Upkeep;
 use super::reserve;
 use super::scan::{Found, OpenError};
@@ -96,11 +97,12 @@ struct Writer {
     unsynced: Vec<Arc<Segment>>,
     /// Sealed segments whose hints are not written.
     unhinted: Vec<(Arc<Segment>, HintWriter)>,
-    /// The longest message that the disk has room for, and from which length on to ask again.
-    room: u64,
+    /// What the disk has room for, and from which length on to ask again.
+    room: Room,
     look_at: u64,
-    /// Whether there is a reserve to give up.
+    /// Whether there are reserves to give up: for records of what is gone, and for moving copies.
     reserve: bool,
+    moving_reserve: bool,
     /// A sync has failed: nobody knows what is on the disk.
     failed: bool,
 }
@@ -206,9 +208,10 @@ impl SegmentStore {
             hint,
             unsynced,
             unhinted: Vec::new(),
-            room: u64::MAX,
+            room: Room::ANY,
             look_at: 0,
             reserve: folder.open(reserve::RESERVE_FILE).is_ok(),
+            moving_reserve: folder.open(reserve::MOVING_FILE).is_ok(),
             failed: false,
         };
         let seal_between = room::seal_between(&*folder, segment_bytes);
@@ -283,7 +286,7 @@ impl SegmentStore {
             return Err(Fatal { what: "an earlier sync".to_owned(), source: io::Error::other("see above") });
         }
         let start = Instant::now();
-        let mut room = if puts.is_empty() { u64::MAX } else { self.room(&mut writer) };
+        let mut room = if puts.is_empty() { Room::ANY } else { self.room(&mut writer) };
         let (plan, mut report, first) = loop {
             let mut plan = Plan::new(&self.known.places, settles, puts);
             let settled = settles.iter().map(|settle| plan.settle(settle)).collect();
@@ -292,7 +295,7 @@ impl SegmentStore {
                 let has_room = self.takes(put, &mut left);
                 outcomes.push(if has_room { plan.put(put) } else { plan.missed(put, PutOutcome::Full) });
                 if !has_room {
-                    error.get_or_insert_with(|| Self::no_room(left));
+                    error.get_or_insert_with(|| left.refusal());
                 }
             }
             let report = WriteReport { settled, outcomes, full: error.is_some(), error, ..WriteReport::default() };
@@ -313,10 +316,11 @@ impl SegmentStore {
                 return Ok(Err(error));
             }
             // Without what is new there may be room for what makes room.
-            writer.room = 0;
-            if std::mem::take(&mut room) == 0 && !self.give_up_reserve(&mut writer) {
+            writer.room = Room::NONE;
+            if room.is_none() && !self.give_up_reserve(&mut writer) {
                 return Ok(Err(error));
             }
+            room = Room::NONE;
         };
         report.write_time = start.elapsed();
         let unbuffered = self.io_mode == IoMode::Unbuffered && !plan.is_empty();
@@ -361,6 +365,18 @@ impl SegmentStore {
 
 impl Store for SegmentStore {
     fn write(&self, settles: &[Settle], puts: &[Put]) -> Result<WriteReport, Fatal> {
+        let is_one = settles.len() + puts.len() <= 1;
+        // As many halves as it takes: settles come before puts.
+        let in_halves = || {
+            let (first, second) = settles.split_at(settles.len().div_ceil(2));
+            let (one, other) = puts.split_at(if settles.is_empty() { puts.len() / 2 } else { 0 });
+            let mut report = self.write(first, one)?;
+            report.append(self.write(second, other)?);
+            Ok(report)
+        };
+        if !is_one && !self.fits_a_segment(puts) {
+            return in_halves();
+        }
         let mut error = match self.attempt(settles, puts)? {
             Ok(report) => return Ok(report),
             Err(error) => error,
@@ -370,6 +386,10 @@ impl Store for SegmentStore {
                 Ok(report) => return Ok(report),
                 Err(again) => error = again,
             }
+        }
+        // A part of the batch may fit, and what is let go of there makes room for the next part.
+        if error.is_full() && !is_one {
+            return in_halves();
         }
         let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };
         let plan = Plan::new(&self.known.places, settles, puts);

@@ -70,6 +70,18 @@ pub struct WriteReport {
     pub sync_time: Duration,
 }
 
+impl WriteReport {
+    /// Adds what became of the second part of a batch.
+    pub(super) fn append(&mut self, second: Self) {
+        self.outcomes.extend(second.outcomes);
+        self.settled.extend(second.settled);
+        self.error = self.error.take().or(second.error);
+        self.full |= second.full;
+        self.write_time += second.write_time;
+        self.sync_time += second.sync_time;
+    }
+}
+
 /// A sync or a rename failed: nobody knows any more what is on the disk, so the
 /// whole batch failed and the node must stop.
 #[derive(Debug, thiserror::Error)]

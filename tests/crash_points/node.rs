@@ -157,7 +157,7 @@ const LAYOUTS: [Layout; 6] = [
     Layout::IndexLog,
     Layout::Segments(1),
     Layout::Segments(150),
-    Layout::Segments(1 << 20),
+    Layout::Segments(1 << 14),
 ];
 
 struct Setup {

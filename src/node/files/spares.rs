@@ -77,7 +77,7 @@ impl Spares {
         }
         let written = self.rewrite(folder, name, content, &finish)?;
         let is_full = written.as_ref().is_err_and(durable::is_full);
-        if is_full && std::mem::take(&mut self.reserve) && reserve::give_up(folder) {
+        if is_full && std::mem::take(&mut self.reserve) && reserve::give_up(folder, reserve::RESERVE_FILE) {
             return self.rewrite(folder, name, content, &finish);
         }
         Some(written)

@@ -26,8 +26,11 @@ const SLICE: u64 = 256 << 10;
 const CALM: Duration = Duration::from_millis(16);
 const BUSY: Duration = Duration::from_millis(4);
 
-/// On a disk without a byte a write waits for so many slices, which reclaim a segment.
-const SLICES_AT_ONCE: usize = 16;
+/// On a disk without a byte a write waits for so many slices at most.
+const SLICES_AT_ONCE: usize = 256;
+
+/// So many bytes are worth another try.
+const LEAST_GAIN: u64 = 16 << 10;
 
 /// Nothing to do: look again so much later.
 const IDLE: Duration = Duration::from_millis(250);
@@ -105,26 +108,29 @@ impl SegmentStore {
         }
         let mut sealed = self.known.segments();
         sealed.pop();
-        let most =
-            if has_no_room || self.is_nearly_full() { self.segment_bytes().max(self.live() / 8) } else { self.live() };
+        let most = match (has_no_room, self.is_nearly_full()) {
+            (true, _) => self.segment_bytes() * 2,
+            (false, true) => self.segment_bytes().max(self.live() / 8),
+            (false, false) => self.live(),
+        };
         upkeep.moving = oldest_to_reclaim(&sealed, most);
         self.keep_reserve();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
 
-    /// Reclaims a segment at once, beside the usual pace; whether there is more room now.
+    /// Reclaims at once, beside the usual pace; whether there is more room now.
     pub(super) fn make_room(&self) -> Result<bool, Fatal> {
-        let oldest = || self.known.segments().first().map(|segment| segment.number);
-        let (before, mut upkeep) = (oldest(), self.upkeep.lock());
+        let (before, mut upkeep) = (self.held(), self.upkeep.lock());
+        // A segment that is whole is moved as it is, and gives nothing.
         for _ in 0..SLICES_AT_ONCE {
             match self.slice(&mut upkeep, true) {
                 Err(Miss::Fatal(fatal)) => return Err(fatal),
                 Err(Miss::Refused(_)) | Ok(IDLE) => break,
-                Ok(_) if oldest() != before => break,
+                Ok(_) if self.held() + LEAST_GAIN <= before => return Ok(true),
                 Ok(_) => {}
             }
         }
-        Ok(oldest() != before)
+        Ok(self.held() < before)
     }
 
     /// Bytes of all records that are still needed.
@@ -156,6 +162,9 @@ impl SegmentStore {
     /// is on the disk: if that rots, the hint says it all the same.
     fn hint_one(&self) -> bool {
         let Some((segment, hint)) = self.writer().unhinted.pop() else { return false };
+        if self.is_nearly_full() {
+            return true; // what is left is not for what only speeds a start up
+        }
         write_hint(&*self.folder, segment.number, segment.bytes.load(Ordering::Relaxed), hint);
         true
     }
@@ -210,7 +219,7 @@ impl SegmentStore {
             let records = spans.map(|((from, until), (_, body))| (&heads[from..*until], &body[..]));
             match self.append(&mut writer, records) {
                 Ok(first) => break first,
-                Err(error) if error.is_full() && self.give_up_reserve(&mut writer) => {}
+                Err(error) if error.is_full() && self.give_up_moving_reserve(&mut writer) => {}
                 Err(error) => {
                     return Err(match writer.fatal("moving copies", error) {
                         Ok(fatal) => Miss::Fatal(fatal),
@@ -263,6 +272,10 @@ impl SegmentStore {
         let synced = self.folder.sync();
         self.writer().check_sync(synced)?;
         self.known.remove(segment.number);
+        if self.is_nearly_full() {
+            // Before anything else takes the bytes.
+            self.keep_moving_reserve(&mut self.writer());
+        }
         // A hint without a segment says nothing; if it stays, the next start removes it.
         let _ = self.folder.remove(&hint_name(segment.number));
         tracing::debug!("{name} was reclaimed");
