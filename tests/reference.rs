@@ -137,7 +137,10 @@ fn parts() -> Vec<(String, String)> {
         }
     }
     for group in groups {
-        parts.push((format!("redis {group}"), command_table(COMMANDS.iter().filter(|spec| spec.group == group))));
+        parts.push((
+            format!("redis {group}"),
+            command_table(COMMANDS.iter().filter(|spec| spec.is_of_redis() && spec.group == group)),
+        ));
     }
     for command in ["leader", "node", "client", "backup", "restore", "bench"] {
         let (flags, usage) = flags(command);

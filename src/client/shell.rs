@@ -26,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::advice::{fits, help, meant, only_redis, stranger, writes};
+use super::advice::{fits, help, only_redis, stranger, writes};
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
@@ -212,7 +212,7 @@ pub(super) async fn unless_interrupted<T>(request: &Request, work: impl Future<O
 pub(super) fn hint(request: &Request, reply: &ReplyLine) -> Option<String> {
     let (Request::Other(line), ReplyLine::Error { code, .. }) = (request, reply) else { return None };
     let word = String::from_utf8_lossy(line.split(|&byte| byte == b' ').next()?);
-    let name = meant(&word).filter(|_| code == "BAD_COMMAND")?;
+    let name = table::nearest(word.as_bytes()).filter(|_| code == "BAD_COMMAND")?;
     Some(format!("did you mean {name}?"))
 }
 

@@ -21,6 +21,8 @@ pub struct Spec {
     pub flags: &'static [&'static str],
     /// The first word that is an id, the last (negative: counted from the end), and the step; zeros: none is.
     pub keys: (i32, i32, i32),
+    /// Its second words, if it is carried out by that, with the arity of each.
+    pub subcommands: &'static [(&'static str, i32)],
     /// As `COMMAND DOCS` groups them.
     pub group: &'static str,
     /// What it does, for people.
@@ -32,8 +34,27 @@ pub struct Spec {
 impl Spec {
     /// Whether a request of so many words, the name among them, can be this command.
     pub fn takes(&self, words: usize) -> bool {
-        let least = self.arity.unsigned_abs() as usize;
-        if self.arity < 0 { words >= least } else { words == least }
+        takes(self.arity, words)
+    }
+
+    /// Whether a request of these words, the name among them, can be this command, as far as numbers of words go.
+    pub fn fits<T: AsRef<[u8]>>(&self, words: &[T]) -> Result<(), Misfit> {
+        let wrong_number = |name: &str| Err(Misfit::Number(name.to_lowercase()));
+        if !self.takes(words.len()) {
+            return wrong_number(self.name);
+        }
+        let (Some(word), false) = (words.get(1), self.subcommands.is_empty()) else { return Ok(()) };
+        let named = |(name, _): &&(&str, i32)| name.as_bytes().eq_ignore_ascii_case(word.as_ref());
+        match self.subcommands.iter().find(named) {
+            None => Err(Misfit::Subcommand),
+            Some((_, arity)) if takes(*arity, words.len()) => Ok(()),
+            Some((name, _)) => wrong_number(&format!("{}|{name}", self.name)),
+        }
+    }
+
+    /// Whether it can be asked for through the Redis protocol: an answer of many lines cannot be given there.
+    pub fn is_of_redis(&self) -> bool {
+        self.op != Op::Register(RegisterOp::Verify)
     }
 
     /// The places of the ids in a request of so many words.
@@ -60,6 +81,24 @@ impl Spec {
     const fn line(self, line: &'static str) -> Self {
         Self { line: Some(line), ..self }
     }
+
+    const fn of(self, subcommands: &'static [(&'static str, i32)]) -> Self {
+        Self { subcommands, ..self }
+    }
+}
+
+/// Why a request cannot be the command that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// This command, or `command|subcommand`, takes another number of words.
+    Number(String),
+    /// There is no such subcommand.
+    Subcommand,
+}
+
+fn takes(arity: i32, words: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    if arity < 0 { words >= least } else { words == least }
 }
 
 const READ: &[&str] = &["readonly", "fast"];
@@ -86,8 +125,35 @@ const fn row(
     group: &'static str,
     summary: &'static str,
 ) -> Spec {
-    Spec { name, op, arity, flags, keys, group, summary, line: None }
+    Spec { name, op, arity, flags, keys, subcommands: &[], group, summary, line: None }
 }
+
+const OF_CLIENT: &[(&str, i32)] = &[
+    ("CACHING", 3),
+    ("GETNAME", 2),
+    ("GETREDIR", 2),
+    ("HELP", 2),
+    ("ID", 2),
+    ("INFO", 2),
+    ("KILL", -3),
+    ("LIST", -2),
+    ("NO-EVICT", 3),
+    ("NO-TOUCH", 3),
+    ("REPLY", 3),
+    ("SETINFO", 4),
+    ("SETNAME", 3),
+    ("TRACKING", -3),
+];
+const OF_COMMAND: &[(&str, i32)] =
+    &[("COUNT", 2), ("DOCS", -2), ("GETKEYS", -3), ("HELP", 2), ("INFO", -2), ("LIST", -2)];
+const OF_CONFIG: &[(&str, i32)] = &[("GET", -3), ("HELP", 2), ("RESETSTAT", 2), ("SET", -4)];
+const OF_FUNCTION: &[(&str, i32)] =
+    &[("DELETE", 3), ("FLUSH", -2), ("HELP", 2), ("LIST", -2), ("LOAD", -3), ("RESTORE", -3)];
+const OF_LATENCY: &[(&str, i32)] = &[("HELP", 2), ("HISTOGRAM", -2), ("HISTORY", 3), ("LATEST", 2), ("RESET", -2)];
+const OF_MEMORY: &[(&str, i32)] = &[("HELP", 2), ("USAGE", -3)];
+const OF_MODULE: &[(&str, i32)] = &[("HELP", 2), ("LIST", 2)];
+const OF_OBJECT: &[(&str, i32)] = &[("ENCODING", 3), ("FREQ", 3), ("HELP", 2), ("IDLETIME", 3), ("REFCOUNT", 3)];
+const OF_SLOWLOG: &[(&str, i32)] = &[("GET", -2), ("HELP", 2), ("LEN", 2), ("RESET", 2)];
 
 /// All commands; those of the text protocol in the order in which HELP shows them.
 pub const COMMANDS: &[Spec] = &[
@@ -150,9 +216,11 @@ pub const COMMANDS: &[Spec] = &[
         "register",
         "Gives everything as it was at one moment: BEGIN, NEXT, STOP.",
     ),
-    row("CLIENT", Server(ServerOp::Client), -2, ADMIN, NONE, "connection", "Names, tells of and ends connections."),
-    row("COMMAND", Server(ServerOp::Command), -1, SELF, NONE, "server", "Tells of commands."),
-    row("CONFIG", Server(ServerOp::Config), -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for."),
+    row("CLIENT", Server(ServerOp::Client), -2, ADMIN, NONE, "connection", "Names, tells of and ends connections.")
+        .of(OF_CLIENT),
+    row("COMMAND", Server(ServerOp::Command), -1, SELF, NONE, "server", "Tells of commands.").of(OF_COMMAND),
+    row("CONFIG", Server(ServerOp::Config), -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for.")
+        .of(OF_CONFIG),
     row("COPY", Data(DataOp::Copy), -3, WRITE, TWO, "generic", "Copies a message to another id."),
     row("DBSIZE", Server(ServerOp::Dbsize), 1, READ, NONE, "server", "Tells how many messages there are."),
     row("DECR", Data(DataOp::Decr), 2, WRITE, ONE, "string", "Takes one from a number."),
@@ -263,7 +331,8 @@ pub const COMMANDS: &[Spec] = &[
     row("SETBIT", Data(DataOp::SetBit), 4, WRITE, ONE, "string", "Sets one bit of a message."),
     row("BGSAVE", Server(ServerOp::Save), -1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
     row("SAVE", Server(ServerOp::Save), 1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
-    row("FUNCTION", Tool(ToolOp::Function), -2, ADMIN, NONE, "tools", "Tells of functions: there are none."),
+    row("FUNCTION", Tool(ToolOp::Function), -2, ADMIN, NONE, "tools", "Tells of functions: there are none.")
+        .of(OF_FUNCTION),
     row("LASTSAVE", Tool(ToolOp::LastSave), 1, SELF, NONE, "tools", "Tells when everything was last saved: it is now."),
     row(
         "LATENCY",
@@ -273,12 +342,16 @@ pub const COMMANDS: &[Spec] = &[
         NONE,
         "tools",
         "Tells of latencies: they are on the metrics page.",
-    ),
-    row("MEMORY", Tool(ToolOp::Memory), -2, SLOW_READ, NONE, "tools", "Tells how many bytes a message takes."),
-    row("MODULE", Tool(ToolOp::Module), -2, ADMIN, NONE, "tools", "Tells of modules: there are none."),
-    row("OBJECT", Tool(ToolOp::Object), -2, SLOW_READ, NONE, "tools", "Tells how Redis would keep a message."),
+    )
+    .of(OF_LATENCY),
+    row("MEMORY", Tool(ToolOp::Memory), -2, SLOW_READ, NONE, "tools", "Tells how many bytes a message takes.")
+        .of(OF_MEMORY),
+    row("MODULE", Tool(ToolOp::Module), -2, ADMIN, NONE, "tools", "Tells of modules: there are none.").of(OF_MODULE),
+    row("OBJECT", Tool(ToolOp::Object), -2, SLOW_READ, NONE, "tools", "Tells how Redis would keep a message.")
+        .of(OF_OBJECT),
     row("ROLE", Tool(ToolOp::Role), 1, SELF, NONE, "tools", "Tells that this is the one that takes writes."),
-    row("SLOWLOG", Tool(ToolOp::SlowLog), -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted."),
+    row("SLOWLOG", Tool(ToolOp::SlowLog), -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted.")
+        .of(OF_SLOWLOG),
     row(
         "WATCH",
         Session(SessionOp::Watch),
@@ -296,35 +369,32 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
     COMMANDS.iter().find(is)
 }
 
-/// The command of the text protocol that a word may be meant for, if one is near.
-pub fn nearest(word: &[u8]) -> Option<&'static str> {
-    let word = word.to_ascii_uppercase();
-    let names = COMMANDS.iter().filter(|spec| spec.line.is_some()).map(|spec| spec.name);
-    // Of a short word two letters are nearly all.
-    let most = if word.len() <= 4 { 1 } else { 2 };
-    let near = names.filter(|name| name.len().abs_diff(word.len()) <= most);
-    near.map(|name| (distance(&word, name.as_bytes()), name))
-        .filter(|(far, _)| *far <= most)
-        .min()
-        .map(|(_, name)| name)
-}
+/// What other stores call it.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("DELETE", "DEL"),
+    ("FETCH", "GET"),
+    ("INSERT", "SET"),
+    ("PUT", "SET"),
+    ("READ", "GET"),
+    ("STAT", "STATUS"),
+    ("STATS", "STATUS"),
+    ("STORE", "SET"),
+    ("WRITE", "SET"),
+];
 
-/// How many letters have to be put in, left out, changed, or changed with the next one (optimal string alignment).
-fn distance(a: &[u8], b: &[u8]) -> usize {
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
+/// The command of the text protocol that a word may be meant for: one slip away, or two where it is long, or of that
+/// name elsewhere.
+pub fn nearest(word: &[u8]) -> Option<&'static str> {
+    let word = String::from_utf8_lossy(word).to_ascii_uppercase();
+    if let Some((_, name)) = ELSEWHERE.iter().find(|(other, _)| *other == word) {
+        return Some(name);
     }
-    rows[a.len()][b.len()]
+    let slips = if word.len() > 4 { 2 } else { 1 };
+    let written = COMMANDS.iter().filter(|spec| spec.line.is_some());
+    let near = written.map(|spec| (strsim::osa_distance(spec.name, &word), spec.name));
+    // Of two that are as near the one that begins alike.
+    let near = near.filter(|(distance, _)| (1..=slips).contains(distance));
+    near.min_by_key(|(distance, name)| (*distance, name.bytes().next() != word.bytes().next())).map(|(_, name)| name)
 }
 
 /// How the commands of the text protocol are written, in the order of HELP.
@@ -352,7 +422,37 @@ mod tests {
         assert_eq!(places(b"MSET", 5), [1, 3]);
         assert_eq!(places(b"COPY", 4), [1, 2]);
         assert_eq!(places(b"PING", 2), [0; 0]);
+        let fits = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            find(words[0].as_bytes()).unwrap().fits(&words)
+        };
+        let number = |name: &str| Err(Misfit::Number(name.to_owned()));
+        assert_eq!([fits("CLIENT id"), fits("COMMAND"), fits("CONFIG GET a b")], [Ok(()), Ok(()), Ok(())]);
+        assert_eq!([fits("CLIENT"), fits("GET a b")], [number("client"), number("get")]);
+        assert_eq!([fits("CLIENT ID 1"), fits("config Get")], [number("client|id"), number("config|get")]);
+        assert_eq!([fits("CLIENT foo"), fits("OBJECT GET x")], [Err(Misfit::Subcommand), Err(Misfit::Subcommand)]);
         assert!(find(b"SET").unwrap().takes(5) && !find(b"SET").unwrap().takes(2) && !find(b"GET").unwrap().takes(3));
+    }
+
+    #[test]
+    fn a_slip_is_understood() {
+        for (word, name) in [
+            ("GTE", Some("GET")),
+            ("ste", Some("SET")),
+            ("STAUTS", Some("STATUS")),
+            ("VERFIY", Some("VERIFY")),
+            ("WHER", Some("WHERE")),
+            ("GETT", Some("GET")),
+            ("delete", Some("DEL")),
+            ("STAT", Some("STATUS")),
+            ("FROB", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word.as_bytes()), name, "{word}");
+        }
+        assert!(
+            ELSEWHERE.iter().all(|(other, name)| find(other.as_bytes()).is_none() && find(name.as_bytes()).is_some())
+        );
     }
 
     #[test]

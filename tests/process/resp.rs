@@ -191,6 +191,19 @@ fn transactions_are_all_or_nothing_and_notice_what_changed() {
     assert!(one.say("NONSENSE").starts_with("-ERR unknown command"));
     assert_eq!(one.say("SET a never"), "+QUEUED");
     assert_eq!(one.say("EXEC"), "-EXECABORT Transaction discarded because of previous errors.");
+    for line in ["CLIENT foo", "CONFIG GET", "OBJECT ENCODING", "SELECT abc", "MEMORY USAGE", "COMMAND frob"] {
+        assert_eq!(one.say("MULTI"), "+OK");
+        assert!(one.say(line).starts_with("-ERR "), "{line}");
+        assert_eq!(one.say("EXEC"), "-EXECABORT Transaction discarded because of previous errors.", "{line}");
+    }
+    // An EXEC that cannot be run ends the transaction.
+    story(&mut one, &[("MULTI", "+OK"), ("SET a never", "+QUEUED")]);
+    assert_eq!(
+        one.say("EXEC x"),
+        "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"
+    );
+    assert_eq!(one.say("EXEC"), "-ERR EXEC without MULTI");
+    assert!(!one.say("COMMAND LIST").contains("verify"), "it is of the text protocol");
     story(&mut one, &[("MULTI", "+OK"), ("INCR a", "+QUEUED"), ("SET b 1", "+QUEUED")]);
     assert_eq!(one.say("EXEC"), "[-ERR value is not an integer or out of range +OK]");
     assert_eq!(other.say("MGET a b"), "[\"other\" \"1\"]");

@@ -3,12 +3,12 @@
 use tokio::time::Instant;
 
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
-use super::session::{Session, error, keys_of};
+use super::session::{Session, error, keys_of, select};
 use super::{data, keyspace};
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::resp::{Value, WORD_COST, Words, number};
+use crate::protocol::resp::{Value, WORD_COST, Words};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ServerOp, SessionOp, Spec};
 use crate::types::{MessageId, Payload};
 
@@ -72,11 +72,7 @@ impl Session {
                 Err(why) => Some(why),
                 Ok(_) => data::surely_refused(op, words, self.door.settings.max_message),
             },
-            Op::Session(SessionOp::Select) => match number(&words[1]) {
-                Some(0) => None,
-                Some(_) => Some("ERR DB index is out of range".to_owned()),
-                None => Some("ERR invalid DB index".to_owned()),
-            },
+            Op::Session(SessionOp::Select) => select(&words[1]).err(),
             Op::Keyspace(KeyspaceOp::Flush) if !self.door.settings.allow_flush => Some(keyspace::NO_FLUSH.to_owned()),
             Op::Server(ServerOp::Config) if is(b"SET") => Some(config_set_refused(words)),
             Op::Register(RegisterOp::Verify) => Some(OF_TEXT.to_owned()),

@@ -23,7 +23,7 @@ use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words, number};
-use crate::protocol::table::{self, DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
+use crate::protocol::table::{self, DataOp, KeyspaceOp, Misfit, Op, RegisterOp, SessionOp, Spec};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload, Version};
@@ -251,16 +251,27 @@ impl Session {
 
     /// Looks at a request before it is run: whether there is such a command, and whether it may be run now.
     async fn ask(&mut self, words: Words) -> (Option<Value>, Flow) {
-        let checked = table::find(&words[0]).ok_or_else(|| unknown(&words)).and_then(|spec| {
-            let takes = spec.takes(words.len());
-            if takes { Ok(spec) } else { Err(wrong_number(spec.name)) }
+        let found = table::find(&words[0]);
+        let checked = found.ok_or_else(|| unknown(&words)).and_then(|spec| match spec.fits(&words) {
+            Ok(()) => Ok(spec),
+            Err(Misfit::Number(name)) => Err(wrong_number(&name)),
+            Err(Misfit::Subcommand) => Err(unknown_subcommand(spec.name, &words)),
         });
         let spec = match checked {
             Ok(spec) => spec,
             Err(why) => {
-                self.break_transaction();
                 self.count_wrong([Some(BAD_COMMAND)]);
-                return (Some(Value::Error(why)), Flow::On);
+                let ends = found.is_some_and(|spec| spec.op == Op::Session(SessionOp::Exec)) && self.queued.is_some();
+                if !ends {
+                    self.break_transaction();
+                    return (Some(Value::Error(why)), Flow::On);
+                }
+                // As Redis: what cannot be run ends it.
+                self.queued = None;
+                self.watched.clear();
+                let why = why.trim_start_matches("ERR ");
+                let told = format!("EXECABORT Transaction discarded because of: {why}");
+                return (Some(Value::Error(told)), Flow::On);
             }
         };
         self.taken.note(spec.name, 1);
@@ -327,11 +338,7 @@ impl Session {
             SessionOp::Watch if self.queued.is_some() => return error("ERR WATCH inside MULTI is not allowed"),
             SessionOp::Watch => self.watch(spec, words).await?,
             SessionOp::Unwatch => self.watched.clear(),
-            SessionOp::Select => match number(&words[1]) {
-                Some(0) => {}
-                Some(_) => return error("ERR DB index is out of range"),
-                None => return error("ERR invalid DB index"),
-            },
+            SessionOp::Select => select(&words[1])?,
             SessionOp::Reset => {
                 (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
@@ -510,7 +517,16 @@ pub(super) fn wrong_number(name: &str) -> String {
     format!("ERR wrong number of arguments for '{}' command", name.to_lowercase())
 }
 
-pub(super) fn unknown_subcommand(command: &str, words: &Words) -> String {
+/// There is one database, number 0.
+pub(super) fn select(word: &[u8]) -> Result<(), String> {
+    match number(word) {
+        Some(0) => Ok(()),
+        Some(_) => error("ERR DB index is out of range"),
+        None => error("ERR value is not an integer or out of range"),
+    }
+}
+
+fn unknown_subcommand(command: &str, words: &Words) -> String {
     let shown = crate::error::printable(&words[1], 128);
     format!("ERR unknown subcommand '{shown}'. Try {command} HELP.")
 }

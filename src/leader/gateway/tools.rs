@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::help;
-use super::session::{Session, error, unknown_subcommand, wrong_number};
+use super::session::{Session, error};
 use crate::protocol::resp::{Value, Words};
 use crate::protocol::table::{Spec, ToolOp};
 use crate::types::MessageId;
@@ -56,15 +56,7 @@ impl Session {
                 let id = words[2].len();
                 self.about(&words[2], |length, _| Value::Integer((ENTRY + id + length) as i64)).await?
             }
-            (ToolOp::Object, b"ENCODING" | b"REFCOUNT" | b"IDLETIME" | b"FREQ", _)
-            | (ToolOp::Memory, b"USAGE", _)
-            | (ToolOp::SlowLog, b"GET" | b"LEN" | b"RESET", _)
-            | (ToolOp::Module, b"LIST", _)
-            | (ToolOp::Latency, b"LATEST" | b"HISTORY", _) => {
-                let sub = String::from_utf8_lossy(&sub);
-                return Err(wrong_number(&format!("{}|{sub}", spec.name)));
-            }
-            _ => return Err(unknown_subcommand(spec.name, words)),
+            _ => return error("ERR syntax error"),
         })
     }
 
