@@ -10,6 +10,7 @@ use clap::builder::BoolishValueParser as YesOrNo;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::args::{BackupArgs, BenchArgs, ClientArgs, LeaderArgs, NodeArgs, RestoreArgs};
+use crate::local_nodes::LocalLogs;
 use crate::protocol::table;
 use crate::settings_file::File;
 use crate::telemetry::EventRing;
@@ -210,8 +211,12 @@ fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
     match cli.command {
         Command::Leader(args) => {
             let events = log(screen, "leader", None)?;
-            let json_logs = cli.log_format == LogFormat::Json;
-            leader::process::run(args.settings(screen, reports, json_logs)?, events).map(|()| EXIT_OK)
+            let local_logs = match cli.log_format {
+                _ if screen || cli.log_file.is_some() => LocalLogs::Relayed,
+                LogFormat::Json => LocalLogs::Json,
+                LogFormat::Text => LocalLogs::Text,
+            };
+            leader::process::run(args.settings(screen, reports, local_logs)?, events).map(|()| EXIT_OK)
         }
         Command::Node(args) => {
             let events = log(screen, "node", Some(args.id()))?;

@@ -37,6 +37,17 @@ pub struct LocalNodes {
     keeper: Option<JoinHandle<()>>,
 }
 
+/// Where the log lines of local nodes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalLogs {
+    /// They become events of the leader: under a screen, which they would tear, and beside a `--log-file`.
+    Relayed,
+    /// To the leader's stderr, as they are.
+    Text,
+    /// As [`Self::Text`], as JSON.
+    Json,
+}
+
 /// How a node is started.
 #[derive(Debug)]
 struct Recipe {
@@ -46,8 +57,7 @@ struct Recipe {
     layout: Layout,
     data_dir: PathBuf,
     leader: SocketAddr,
-    screen: bool,
-    json_logs: bool,
+    logs: LocalLogs,
 }
 
 /// One node, while it runs and while it does not.
@@ -61,16 +71,13 @@ struct Kept {
 
 impl LocalNodes {
     /// Starts the nodes, on ports 5555 and up or on any. They find the leader by themselves.
-    ///
-    /// Under a `screen` what they say becomes events of the leader: on its stderr it would tear the screen.
     pub fn start(
         count: u32,
         any_port: bool,
         (io_mode, layout): (IoMode, Layout),
         data_dir: &Path,
         leader: SocketAddr,
-        screen: bool,
-        json_logs: bool,
+        logs: LocalLogs,
     ) -> anyhow::Result<Self> {
         if count == 0 {
             return Ok(Self { stop: None, keeper: None });
@@ -78,7 +85,7 @@ impl LocalNodes {
         let binary =
             std::env::current_exe().context("local nodes cannot start: this program's own file is not known")?;
         let data_dir = data_dir.to_owned();
-        let recipe = Recipe { binary, any_port, io_mode, layout, data_dir, leader, screen, json_logs };
+        let recipe = Recipe { binary, any_port, io_mode, layout, data_dir, leader, logs };
         let kept: anyhow::Result<Vec<Kept>> = (1..=count)
             .map(|id| {
                 let child = Some(recipe.start(id)?);
@@ -108,12 +115,12 @@ impl Recipe {
         command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &self.io_mode.to_string()]);
         command.args(["--layout", &self.layout.to_string()]);
         // What becomes events of the leader is read as text.
-        command.args(["--log-format", if self.json_logs && !self.screen { "json" } else { "text" }]);
+        command.args(["--log-format", if self.logs == LocalLogs::Json { "json" } else { "text" }]);
         command.args(["--leader", &self.leader.to_string(), "--host", &self.leader.ip().to_string()]);
         command.arg("--data-dir").arg(&self.data_dir);
         // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
         command.process_group(0);
-        let stderr = if self.screen { Stdio::piped() } else { Stdio::inherit() };
+        let stderr = if self.logs == LocalLogs::Relayed { Stdio::piped() } else { Stdio::inherit() };
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(stderr).spawn();
         let mut child = child.with_context(|| {
             format!("local node {id} cannot start: {} with its output to /dev/null", self.binary.display())

@@ -15,6 +15,7 @@ use super::values::{
     duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
+use crate::local_nodes::LocalLogs;
 use crate::protocol::text::Dialect;
 use crate::types::{IoMode, Layout, NodeId};
 use crate::{bench, client, leader, node};
@@ -279,7 +280,7 @@ impl LeaderArgs {
             None => format!("default, as there is no {}; or what the log says", source.shown()),
         };
         writeln!(std::io::stdout(), "tolerance = {}  # {from}", said.tolerance.unwrap_or(DEFAULT_TOLERANCE))?;
-        self.settings(false, false, false).map(drop)
+        self.settings(false, false, LocalLogs::Text).map(drop)
     }
 
     fn tolerance_source(&self) -> leader::tolerance::Source {
@@ -290,7 +291,7 @@ impl LeaderArgs {
         self,
         screen: bool,
         reports: bool,
-        json_logs: bool,
+        local_logs: LocalLogs,
     ) -> anyhow::Result<leader::process::Settings> {
         let tolerance = self.tolerance_source();
         let password = self.password_file.as_deref().map(read_password).transpose()?;
@@ -327,7 +328,7 @@ impl LeaderArgs {
             stop_with_stdin: self.stop_with_stdin,
             screen,
             reports,
-            json_logs,
+            local_logs,
         })
     }
 }

@@ -20,7 +20,7 @@ use super::{Leader, Seams, gateway, tolerance};
 use crate::config::MAX_CLIENTS;
 use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
-use crate::local_nodes::LocalNodes;
+use crate::local_nodes::{LocalLogs, LocalNodes};
 use crate::process::door::Holdings;
 use crate::process::{
     Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
@@ -76,8 +76,8 @@ pub struct Settings {
     pub screen: bool,
     /// Print a line a report period, where there is no screen.
     pub reports: bool,
-    /// Whether log lines are JSON, for the child nodes.
-    pub json_logs: bool,
+    /// Where lines of child nodes go.
+    pub local_logs: LocalLogs,
 }
 
 /// What a gRPC request has beside its message: its id in all forms, and the message once more where it is small.
@@ -278,7 +278,7 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     let (any_port, how) = (settings.port == 0, (*io_mode, *layout));
-    LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.screen, settings.json_logs)
+    LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.local_logs)
 }
 
 #[cfg(test)]

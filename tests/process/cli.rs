@@ -415,6 +415,15 @@ fn the_samples_of_settings_files_are_right() {
 }
 
 #[test]
+fn a_log_file_has_what_local_nodes_say() {
+    let home = folder();
+    let args = ["leader", "--port", "0", "--grpc-port", "0", "--local-nodes", "1", "--log-file", "log"];
+    let _leader = Server::start(home.path(), &args);
+    let said = || std::fs::read_to_string(home.path().join("log")).unwrap_or_default();
+    eventually("the node's line", || said().contains("node 1: registered with the leader").then_some(()));
+}
+
+#[test]
 fn a_log_file_that_was_moved_away_is_made_anew() {
     let home = folder();
     let (log, old) = (home.path().join("log"), home.path().join("old"));
