@@ -108,6 +108,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "config",
             "environment",
             "leader",
+            "local_nodes",
             "logs",
             "node",
             "protocol",
