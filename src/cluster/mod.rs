@@ -34,10 +34,10 @@
 //! | stage on nodes; enough of them? | `quorum` | `leader/write.rs` |
 //! | commit | `state` | `leader/journal.rs`, then [`Cluster::apply`] |
 //! | publish, let go | `notices` | `leader/set.rs` |
-//! | complete what was found | `inventory`, `belief`, `knowledge` | `leader/recovery.rs` |
-//! | copy again, move, trim | `repair`, `evening`, `removal` | `leader/repair.rs` |
-//! | put behind, what failed or is void | `doubt`, `transactions` | `leader/rollback.rs`, `leader/doubt.rs` |
-//! | forget deletions | `deletion` | `leader/deletion.rs` |
+//! | complete what was found | `inventory`, `belief`, `knowledge` | `leader/upkeep/complete.rs` |
+//! | copy again, move, trim | `repair`, `evening`, `removal` | `leader/upkeep/repair.rs` |
+//! | put behind, what failed or is void | `doubt`, `transactions` | `leader/upkeep/rollback.rs`, `leader/upkeep/doubts.rs` |
+//! | forget deletions | `deletion` | `leader/upkeep/tombstones.rs` |
 //!
 //! Whether the leader may speak at all, as another one may have taken over, is `lease` and `past`.
 

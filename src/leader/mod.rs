@@ -23,24 +23,19 @@ pub mod view;
 mod backup;
 mod batches;
 mod cache;
-mod deletion;
-mod doubt;
+mod inventories;
 mod jobs;
-mod proof;
+mod orders;
 mod query;
 mod read;
-mod recovery;
 mod refusing;
 mod removal;
-mod renewal;
-mod repair;
-mod rollback;
 mod rounds;
 mod set;
-mod verify;
+mod upkeep;
 mod write;
 
-pub use renewal::VERSIONS_AN_EPOCH;
+pub use upkeep::renewal::VERSIONS_AN_EPOCH;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -64,7 +59,7 @@ use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::executor::Executor;
 use crate::durable::{Disk, Folder};
 use crate::stop::Stop;
-use crate::types::{IoMode, NodeId, NodeState};
+use crate::types::{IoMode, NodeId};
 use crate::wire::Network;
 
 /// The folder of the log and its view.
@@ -72,12 +67,6 @@ pub const METADATA_FOLDER: &str = "leader_metadata";
 
 /// The lock that keeps a second leader out of it.
 const LOCK_FILE: &str = ".lock";
-
-/// How often nodes are judged.
-const SWEEP_EVERY: Duration = Duration::from_millis(250);
-
-/// Who could not note who the members are is told again, while a new one does not count for that.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// At a stop, steps of repair and the like that are under way have this long to end: most of a drain is left to clients.
 const LAST_STEPS: Duration = Duration::from_secs(2);
@@ -126,7 +115,7 @@ pub struct Leader {
     /// The tolerance that the log noted last, if it did.
     pub last_tolerance: Option<usize>,
     /// What goes on by itself, beside clients.
-    loops: TaskTracker,
+    upkeep: TaskTracker,
     finish_view: CancellationToken,
     view_done: tokio::sync::oneshot::Receiver<()>,
     _lock: Box<dyn std::fmt::Debug + Send + Sync>,
@@ -194,17 +183,9 @@ impl Leader {
             let _ = done.send(());
         };
         seams.executor.spawn("view", stop.needed("view", view)).map_err(|error| CannotStart::Folder(shown, error))?;
-        let loops = TaskTracker::new();
-        loops.spawn(stop.vital("recovery", coordinator.clone().recover()));
         let part = seams.chance.usize(..);
-        loops.spawn(stop.vital("scrub", coordinator.clone().scrub(part)));
-        loops.spawn(stop.vital("repair", coordinator.clone().repair()));
-        loops.spawn(stop.vital("undo", coordinator.clone().rollback()));
-        loops.spawn(stop.vital("doubt", coordinator.clone().settle_doubts()));
-        loops.spawn(stop.vital("deletion", coordinator.clone().forget_deletions()));
-        loops.spawn(stop.vital("sweep", sweep(coordinator.clone())));
-        loops.spawn(stop.vital("renewal", renewal::renew(membership.clone(), settings.versions_an_epoch)));
-        Ok(Self { coordinator, membership, last_tolerance, loops, finish_view, view_done, _lock: lock })
+        let upkeep = upkeep::start(&coordinator, &membership, settings.versions_an_epoch, part);
+        Ok(Self { coordinator, membership, last_tolerance, upkeep, finish_view, view_done, _lock: lock })
     }
 
     /// Finishes what clients asked for. The stop must have been requested.
@@ -217,8 +198,8 @@ impl Leader {
     pub async fn close(self) {
         self.drain().await;
         // What they commit has to be in the log before its end, and in the view.
-        self.loops.close();
-        if timeout(LAST_STEPS, self.loops.wait()).await.is_err() {
+        self.upkeep.close();
+        if timeout(LAST_STEPS, self.upkeep.wait()).await.is_err() {
             tracing::debug!("repair waits for nodes that do not answer, and is not waited for");
         }
         let failed = self.coordinator.stop.failure().is_some();
@@ -297,39 +278,4 @@ fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-async fn sweep(coordinator: Arc<Coordinator>) {
-    let mut tick = every(SWEEP_EVERY);
-    let (mut late, mut told) = (false, Duration::ZERO);
-    while coordinator.stop.unless(tick.tick()).await.is_some() {
-        let now = coordinator.now();
-        let was_late = std::mem::replace(&mut late, coordinator.ledger().late().is_some());
-        match (was_late, late) {
-            (false, true) => tracing::error!(
-                "the disk of the leader's log does not answer: writes wait for it and end as UNKNOWN, reads go on"
-            ),
-            (true, false) => tracing::info!("the disk of the leader's log answers again"),
-            _ => {}
-        }
-        let transitions = coordinator.cluster().sweep(now);
-        coordinator.settle_by_now(now);
-        if now.saturating_sub(told) >= TELL_AGAIN {
-            told = now;
-            coordinator.tell_of_newcomers();
-        }
-        for transition in &transitions {
-            let (node, state, reason) = (transition.node, transition.state, transition.reason);
-            match state {
-                NodeState::Up => tracing::info!(node.id = node.0, "node {node} is up: {reason}"),
-                _ => tracing::warn!(node.id = node.0, "node {node} is {state}: {reason}"),
-            }
-            if state == NodeState::Down {
-                coordinator.links.cut(node);
-            }
-        }
-        if !transitions.is_empty() {
-            coordinator.notify();
-        }
-    }
 }

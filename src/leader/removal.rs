@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::Coordinator;
 use super::journal::NotLogged;
-use super::repair::no_member;
+use super::orders::no_member;
 use crate::cluster::removal::NotRemovable;
 use crate::cluster::state::Event;
 use crate::error::Refusal;

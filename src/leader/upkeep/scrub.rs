@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
-use super::batches::batches;
-use super::coordinator::Coordinator;
+use super::Upkeep;
 use crate::cluster::mapping::SHARDS;
+use crate::leader::batches::batches;
+use crate::leader::coordinator::Coordinator;
 use crate::protocol::{CopyFault, Finding, Verified};
 use crate::types::{CopyRecord, Holders, MessageId, NodeId};
 use crate::wire::family::CopyStatus;
@@ -54,32 +54,6 @@ impl Coordinator {
             }
         }
         verified
-    }
-
-    /// Checks all copies again and again, each once in [`SCRUB_EVERY`], for as long as the leader lives.
-    /// It begins at `part`, so that a leader that is restarted often does not check the same ones each time.
-    pub(super) async fn scrub(self: Arc<Self>, part: usize) {
-        let mut verified = Verified::default();
-        for part in (0..SHARDS).cycle().skip(part % SHARDS) {
-            let share = SCRUB_EVERY / SHARDS as u32;
-            let batches = batches(self.copies_of(part), SCRUB_BATCH, BATCH_BYTES, bytes_of);
-            let pause = share / (batches.len() as u32 + 1);
-            for some in batches {
-                if self.stop.unless(sleep(pause)).await.is_none() {
-                    return;
-                }
-                for finding in self.check_messages(&some, &mut verified).await {
-                    if let Finding::Copy { id, node, fault: fault @ (CopyFault::Missing | CopyFault::Damaged) } =
-                        finding
-                    {
-                        tracing::warn!("the daily check found the copy of {id:?} on node {node} {fault:?}");
-                    }
-                }
-            }
-            if self.stop.unless(sleep(pause)).await.is_none() {
-                return;
-            }
-        }
     }
 
     /// The messages of one part of the index, with their holders.
@@ -132,6 +106,45 @@ impl Coordinator {
             }
         }
         findings
+    }
+}
+
+/// Checks all copies again and again, each once in [`SCRUB_EVERY`].
+pub(super) struct Scrubber {
+    core: Arc<Coordinator>,
+    /// The part of the index that comes next.
+    part: usize,
+    /// What is left of the part before.
+    batches: std::vec::IntoIter<Vec<Checked>>,
+    pause: Duration,
+    verified: Verified,
+}
+
+impl Scrubber {
+    /// It begins at `part`, so that a leader that is restarted often does not check the same ones each time.
+    pub(super) fn new(core: Arc<Coordinator>, part: usize) -> Self {
+        let (batches, verified) = (Vec::new().into_iter(), Verified::default());
+        Self { core, part: part % SHARDS, batches, pause: Duration::ZERO, verified }
+    }
+}
+
+impl Upkeep for Scrubber {
+    const NAME: &'static str = "scrub";
+
+    async fn step(&mut self) -> Duration {
+        let Some(some) = self.batches.next() else {
+            let batches = batches(self.core.copies_of(self.part), SCRUB_BATCH, BATCH_BYTES, bytes_of);
+            self.pause = SCRUB_EVERY / SHARDS as u32 / (batches.len() as u32 + 1);
+            self.part = (self.part + 1) % SHARDS;
+            self.batches = batches.into_iter();
+            return self.pause;
+        };
+        for finding in self.core.check_messages(&some, &mut self.verified).await {
+            if let Finding::Copy { id, node, fault: fault @ (CopyFault::Missing | CopyFault::Damaged) } = finding {
+                tracing::warn!("the daily check found the copy of {id:?} on node {node} {fault:?}");
+            }
+        }
+        self.pause
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::coordinator::Coordinator;
-use super::every;
+use super::Upkeep;
 use crate::cluster::deletion::Ask;
 use crate::cluster::state::{Applied, Event};
 use crate::error::name_nodes;
+use crate::leader::coordinator::Coordinator;
 use crate::types::NodeId;
 use crate::wire::{BATCH_ITEMS, Settle};
 
@@ -21,49 +21,60 @@ const LOOK: Duration = Duration::from_millis(250);
 /// A member that does not answer by then is asked again.
 const ANSWER: Duration = Duration::from_secs(5);
 
-impl Coordinator {
-    /// Asks members for confirmations, and forgets deletions, for as long as the leader lives.
-    pub(super) async fn forget_deletions(self: Arc<Self>) {
-        let mut look = every(LOOK);
-        let mut inform = Instant::now();
-        let mut said = false;
-        while self.stop.unless(look.tick()).await.is_some() {
-            self.tell_piled_up(&mut said);
-            // A backup may have still to copy what was deleted.
-            if self.cluster().mapping().has_snapshot() {
-                continue;
-            }
-            if Instant::now() >= inform && self.inform_of_removed(ANSWER).await {
-                // One that cannot keep it has no room, or is of a version that knows nothing of it.
-                inform = Instant::now() + ANSWER;
-            }
-            // What a member could not do waits for the next look.
-            loop {
-                let any = self.ask_members().await;
-                self.forget_confirmed().await;
-                if !any || self.stop.is_requested() {
-                    break;
-                }
+/// Forgets deletions.
+pub(super) struct Tombstones {
+    core: Arc<Coordinator>,
+    /// When members are next told who was removed.
+    inform: Instant,
+    /// That very many wait was said.
+    said: bool,
+}
+
+impl Upkeep for Tombstones {
+    const NAME: &'static str = "deletion";
+
+    async fn step(&mut self) -> Duration {
+        self.tell_piled_up();
+        // A backup may have still to copy what was deleted.
+        if self.core.cluster().mapping().has_snapshot() {
+            return LOOK;
+        }
+        if Instant::now() >= self.inform && self.core.inform_of_removed(ANSWER).await {
+            // One that cannot keep it has no room, or is of a version that knows nothing of it.
+            self.inform = Instant::now() + ANSWER;
+        }
+        // What a member could not do waits for the next look.
+        loop {
+            let any = self.ask_members().await;
+            self.forget_confirmed().await;
+            if !any || self.core.stop.is_requested() {
+                return LOOK;
             }
         }
     }
+}
+
+impl Tombstones {
+    pub(super) fn new(core: Arc<Coordinator>) -> Self {
+        Self { core, inform: Instant::now(), said: false }
+    }
 
     /// Says once when very many deletions wait for members that are away.
-    fn tell_piled_up(&self, said: &mut bool) {
-        let piled = self.cluster().piled_up();
-        if let Some((count, away)) = piled.as_ref().filter(|_| !*said) {
+    fn tell_piled_up(&mut self) {
+        let piled = self.core.cluster().piled_up();
+        if let Some((count, away)) = piled.as_ref().filter(|_| !self.said) {
             tracing::warn!(
                 "{count} deletions are kept as tombstones for {}, which did not confirm them: start it, or REMOVE it",
                 name_nodes(away)
             );
         }
-        *said = piled.is_some();
+        self.said = piled.is_some();
     }
 
     /// One batch for each linked member; true if any confirmed something.
     async fn ask_members(&self) -> bool {
         let asks: Vec<(NodeId, Vec<Ask>)> = {
-            let mut cluster = self.cluster();
+            let mut cluster = self.core.cluster();
             let linked: Vec<NodeId> = cluster.registry.linked().collect();
             linked.into_iter().map(|node| (node, cluster.asks(node, BATCH_ITEMS))).collect()
         };
@@ -81,9 +92,9 @@ impl Coordinator {
             lasting: true,
         };
         let settles: Vec<Settle> = asks.iter().map(settle).collect();
-        let answer = timeout(ANSWER, self.links.settle(node, &settles, false)).await;
+        let answer = timeout(ANSWER, self.core.links.settle(node, &settles, false)).await;
         let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
-        let mut cluster = self.cluster();
+        let mut cluster = self.core.cluster();
         let mut any = false;
         for (i, ask) in asks.into_iter().enumerate() {
             if answer.get(i) == Some(&true) {
@@ -96,15 +107,15 @@ impl Coordinator {
         any
     }
 
-    async fn forget_confirmed(self: &Arc<Self>) {
-        let forgotten = self.cluster().forgettable(BATCH_ITEMS);
+    async fn forget_confirmed(&self) {
+        let forgotten = self.core.cluster().forgettable(BATCH_ITEMS);
         if forgotten.is_empty() {
             return;
         }
         let event = |(id, version): &(_, _)| Event::Forgotten { id: Clone::clone(id), version: *version };
         let events: Vec<Event> = forgotten.iter().map(event).collect();
-        let Ok(applied) = self.make_true(&events).await else {
-            let mut cluster = self.cluster();
+        let Ok(applied) = self.core.make_true(&events).await else {
+            let mut cluster = self.core.cluster();
             forgotten.into_iter().for_each(|(id, _)| cluster.still_forgettable(id));
             return;
         };
@@ -116,6 +127,6 @@ impl Coordinator {
                 settles.entry(node).or_default().push(settle);
             }
         }
-        self.settle(settles, false);
+        self.core.settle(settles, false);
     }
 }

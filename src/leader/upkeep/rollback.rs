@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::sleep;
 
-use super::coordinator::Coordinator;
-use super::every;
-use super::key_locks::Entry;
+use super::Upkeep;
 use crate::cluster::Located;
 use crate::cluster::state::Event;
+use crate::leader::coordinator::Coordinator;
+use crate::leader::key_locks::Entry;
 use crate::types::{MessageId, Version};
 
 /// How often there is a look at what is to be taken back.
@@ -25,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// Notes in the log that transactions never become true; `false`: it did not take that.
-    pub(super) async fn abort(&self, names: &[Version]) -> bool {
+    pub(in crate::leader) async fn abort(&self, names: &[Version]) -> bool {
         let events: Vec<Event> = names.iter().map(|&name| Event::Aborted { name }).collect();
         let logged = self.make_true(&events).await.is_ok();
         if logged {
@@ -33,36 +32,45 @@ impl Coordinator {
         }
         logged
     }
+}
 
-    /// Takes back what is to be taken back, for as long as the leader lives.
-    pub(super) async fn rollback(self: Arc<Self>) {
-        let mut look = every(LOOK);
-        while self.stop.unless(look.tick()).await.is_some() {
-            if !self.rollback_some().await && self.stop.unless(sleep(RETRY)).await.is_none() {
-                return;
-            }
-        }
+/// Takes transactions back.
+pub(super) struct Rollback {
+    core: Arc<Coordinator>,
+}
+
+impl Upkeep for Rollback {
+    const NAME: &'static str = "rollback";
+
+    async fn step(&mut self) -> Duration {
+        if self.rollback_some().await { LOOK } else { RETRY }
+    }
+}
+
+impl Rollback {
+    pub(super) fn new(core: Arc<Coordinator>) -> Self {
+        Self { core }
     }
 
     /// `false`: something could not be taken back now.
-    async fn rollback_some(self: &Arc<Self>) -> bool {
-        let names = self.cluster().to_abort();
+    async fn rollback_some(&self) -> bool {
+        let names = self.core.cluster().to_abort();
         if !names.is_empty() {
             tracing::warn!("{} transactions that did not come to their end are taken back", names.len());
-            if !self.abort(&names).await {
+            if !self.core.abort(&names).await {
                 return false;
             }
         }
-        let ids = self.cluster().to_roll_back(BATCH);
+        let ids = self.core.cluster().to_roll_back(BATCH);
         !join_all(ids.into_iter().map(|id| self.write_again(id))).await.contains(&false)
     }
 
     /// Writes what is true of an id as a newer version.
-    async fn write_again(self: &Arc<Self>, id: MessageId) -> bool {
+    async fn write_again(&self, id: MessageId) -> bool {
         // A write of it that is under way does the same.
-        let Entry::Entered(guard) = self.key_locks.enter(&id) else { return false };
+        let Entry::Entered(guard) = self.core.key_locks.enter(&id) else { return false };
         let record = {
-            let cluster = self.cluster();
+            let cluster = self.core.cluster();
             if !cluster.rolls_back(&id) {
                 return true;
             }
@@ -74,7 +82,7 @@ impl Coordinator {
         };
         let message = match record {
             None => None,
-            Some(record) => match self.messages(None, &[(id.clone(), record)]).await {
+            Some(record) => match self.core.messages(None, &[(id.clone(), record)]).await {
                 Ok((mut messages, _)) => match messages.pop().flatten() {
                     Some(message) => Some(message),
                     None => return false,
@@ -82,6 +90,6 @@ impl Coordinator {
                 Err(_) => return false,
             },
         };
-        self.write_alone(id, message.into(), guard).await.is_ok()
+        self.core.write_alone(id, message.into(), guard).await.is_ok()
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::every;
-use super::membership::Membership;
+use super::Upkeep;
+use crate::leader::membership::Membership;
 
 /// Versions after which the next epoch begins: at 100,000 writes a second the rest lasts for minutes, in which the log has
 /// to be whole for a moment.
@@ -22,26 +22,40 @@ const LAST_LOOK: Duration = Duration::from_millis(5);
 /// Writes that take longer end as those of a node that goes away.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
-/// Looks after that until the leader stops.
-pub(super) async fn renew(membership: Arc<Membership>, versions: u32) {
-    let coordinator = membership.coordinator.clone();
-    let mut look = every(LOOK);
-    while coordinator.stop.unless(look.tick()).await.is_some() {
-        let given = coordinator.cluster().versions_given();
+/// Begins the next epoch.
+pub(super) struct Renewal {
+    membership: Arc<Membership>,
+    /// Versions after which it begins.
+    versions: u32,
+}
+
+impl Renewal {
+    pub(super) fn new(membership: Arc<Membership>, versions: u32) -> Self {
+        Self { membership, versions }
+    }
+}
+
+impl Upkeep for Renewal {
+    const NAME: &'static str = "renewal";
+
+    async fn step(&mut self) -> Duration {
+        let core = self.membership.coordinator.clone();
+        let given = core.cluster().versions_given();
         // A log that is not whole yet would say that it is by the beginning of an epoch.
-        if given < versions || !coordinator.says_whole() {
-            continue;
+        if given < self.versions || !core.says_whole() {
+            return LOOK;
         }
-        coordinator.expect_nodes();
-        coordinator.cluster().pause(true);
+        core.expect_nodes();
+        core.cluster().pause(true);
         let began = Instant::now();
-        while coordinator.cluster().is_writing() && began.elapsed() < LAST_WRITES && !coordinator.stop.is_requested() {
+        while core.cluster().is_writing() && began.elapsed() < LAST_WRITES && !core.stop.is_requested() {
             sleep(LAST_LOOK).await;
         }
-        if let Err(error) = membership.begin_next().await {
+        if let Err(error) = self.membership.begin_next().await {
             tracing::warn!("the next epoch cannot begin: {error}; it is tried again");
         }
-        coordinator.cluster().pause(false);
-        coordinator.notify();
+        core.cluster().pause(false);
+        core.notify();
+        LOOK
     }
 }

@@ -12,9 +12,9 @@ use foldhash::fast::FixedState;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::coordinator::Coordinator;
-use super::key_locks::{Entry, KeyGuard};
 use crate::cluster::mapping::SHARDS;
+use crate::leader::coordinator::Coordinator;
+use crate::leader::key_locks::{Entry, KeyGuard};
 use crate::types::{CopyRecord, MessageId, NodeId, Payload};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
@@ -33,17 +33,17 @@ pub(super) struct Proofs {
     asked: HashSet<MessageId, FixedState>,
 }
 
-impl Coordinator {
+impl Proofs {
     /// Asks every node for some of the lost messages.
-    pub(super) async fn prove_some(self: &Arc<Self>, proofs: &mut Proofs) {
+    pub(super) async fn ask_for_some(&mut self, core: &Arc<Coordinator>) {
         let mut lost: Vec<(MessageId, CopyRecord, KeyGuard)> = Vec::new();
         for _ in 0..SHARDS {
-            let ids = self.cluster().lost(proofs.part, BATCH - lost.len(), &proofs.asked);
+            let ids = core.cluster().lost(self.part, BATCH - lost.len(), &self.asked);
             for id in ids {
-                proofs.asked.insert(id.clone());
+                self.asked.insert(id.clone());
                 // Whoever writes it now ends its being lost.
-                if let Entry::Entered(guard) = self.key_locks.enter(&id)
-                    && let Some(record) = self.cluster().lost_record(&id)
+                if let Entry::Entered(guard) = core.key_locks.enter(&id)
+                    && let Some(record) = core.cluster().lost_record(&id)
                 {
                     lost.push((id, record, guard));
                 }
@@ -51,23 +51,23 @@ impl Coordinator {
             if lost.len() >= BATCH {
                 break;
             }
-            proofs.part = (proofs.part + 1) % SHARDS;
-            if proofs.part == 0 {
-                proofs.asked.clear();
+            self.part = (self.part + 1) % SHARDS;
+            if self.part == 0 {
+                self.asked.clear();
             }
         }
         if lost.is_empty() {
             return;
         }
-        let nodes: Vec<NodeId> = self.cluster().registry.linked().collect();
+        let nodes: Vec<NodeId> = core.cluster().registry.linked().collect();
         let answers = nodes.iter().map(|&node| {
             let puts = lost.iter().map(|(id, record, _)| adopt(id, *record)).collect();
-            let answer = timeout(ANSWER, self.links.store(node, puts));
+            let answer = timeout(ANSWER, core.links.store(node, puts));
             async move { (node, answer.await.ok().and_then(Result::ok).unwrap_or_default()) }
         });
         let mut proven = 0;
         for (node, answer) in join_all(answers).await {
-            let mut cluster = self.cluster();
+            let mut cluster = core.cluster();
             for ((id, record, _), status) in lost.iter().zip(answer.statuses) {
                 if CopyStatus::try_from(status) == Ok(CopyStatus::CopyStored) {
                     cluster.note_proven(id, record.version, node);
