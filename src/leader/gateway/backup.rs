@@ -1,7 +1,8 @@
 //! BACKUP: everything as it was at one moment, in steps that the client asks for. It belongs to its connection, and ends
 //! with it.
 
-use super::session::{Session, bytes_of, error};
+use super::refused::error;
+use super::session::{Session, bytes_of};
 use crate::leader::backup::Backup;
 use crate::protocol::resp::{Value, Words};
 

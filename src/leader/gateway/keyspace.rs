@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::glob::Pattern;
-use super::session::{Session, bytes_of, error, told};
+use super::refused::{error, told};
+use super::session::{Session, bytes_of};
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::{Command, Reply};

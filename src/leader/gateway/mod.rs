@@ -16,6 +16,8 @@ mod keyspace;
 mod multi;
 mod outbox;
 mod pipeline;
+mod refused;
+mod run;
 mod server;
 mod session;
 mod strings;

@@ -2,8 +2,9 @@
 
 use tokio::time::Instant;
 
+use super::refused::{error, select};
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
-use super::session::{Session, error, keys_of, select};
+use super::session::{Session, keys_of};
 use super::{data, keyspace};
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::data;
 use super::multi::View;
-use super::session::{Session, keys_of, outcome};
+use super::run::outcome;
+use super::session::{Session, keys_of};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Asked, Value, Words};
 use crate::protocol::table::{self, DataOp, Spec};

@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::Seat;
 use super::help;
-use super::session::{Replies, Session, error};
+use super::refused::error;
+use super::session::{Replies, Session};
 use crate::VERSION;
 use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
@@ -477,7 +478,7 @@ fn docs_of(spec: &Spec) -> (Value, Value) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::class;
+    use super::super::refused::class;
     use super::*;
 
     #[test]

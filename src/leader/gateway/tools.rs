@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::help;
-use super::session::{Session, error};
+use super::refused::error;
+use super::session::Session;
 use crate::protocol::resp::{Value, Words};
 use crate::protocol::table::{Spec, ToolOp};
 use crate::types::MessageId;
