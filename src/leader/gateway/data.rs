@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::OK;
 use super::{floats, strings};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
@@ -48,7 +49,6 @@ pub(super) fn need(op: DataOp, words: &Words) -> Need {
     }
 }
 
-const OK: Value = Value::Simple("OK");
 const SYNTAX: &str = "ERR syntax error";
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const NOT_A_FLOAT: &str = "ERR value is not a valid float";

@@ -49,6 +49,9 @@ use crate::protocol::resp::Value;
 use crate::protocol::text::{Dialect, encode_reply};
 use crate::telemetry::repeats::Repeats;
 
+/// The reply to what was done and has nothing to give.
+const OK: Value = Value::Simple("OK");
+
 /// How clients are served.
 #[derive(Debug, Clone)]
 pub struct Settings {

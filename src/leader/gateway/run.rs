@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::OK;
 use super::multi::{Queued, View};
 use super::refused::{error, select, wrong_number};
 use super::session::{Replies, Session, bytes_of, keys_of};
@@ -16,8 +17,6 @@ use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
-
-const OK: Value = Value::Simple("OK");
 
 impl Session {
     /// Runs a command.

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::OK;
 use super::clients::Seat;
 use super::help;
 use super::refused::error;
@@ -20,8 +21,6 @@ const REDIS_VERSION: &str = "7.0.15";
 
 /// The longest name that a connection may have.
 const LONGEST_NAME: usize = 1024;
-
-const OK: Value = Value::Simple("OK");
 
 /// Which connections CLIENT KILL means.
 type Filter = Box<dyn Fn(&Seat) -> bool>;

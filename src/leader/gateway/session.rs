@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Door;
+use super::OK;
 use super::clients::Taken;
 use super::connection::{Flow, QUEUED_REQUESTS};
 use super::multi::Queued;
@@ -28,8 +29,6 @@ use crate::types::{MAX_ID_BYTES, MessageId, Version};
 /// A word may be longer than any message by this much before it costs the connection: a message that is a little too
 /// long is told so.
 const SPARE_WORD: usize = 64 << 10;
-
-const OK: Value = Value::Simple("OK");
 
 /// Which replies a client wants (CLIENT REPLY).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

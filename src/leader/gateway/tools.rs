@@ -2,14 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::OK;
 use super::help;
 use super::refused::error;
 use super::session::Session;
 use crate::protocol::resp::{Value, Words};
 use crate::protocol::table::{Spec, ToolOp};
 use crate::types::MessageId;
-
-const OK: Value = Value::Simple("OK");
 
 /// Above this Redis keeps a string apart from what says that it is one.
 const EMBEDDED: usize = 44;

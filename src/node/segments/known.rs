@@ -49,6 +49,21 @@ impl Known {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Bytes of all segments.
+    pub(super) fn held(&self) -> u64 {
+        self.sum(|segment| &segment.bytes)
+    }
+
+    /// Of these, the bytes of all records that are still needed.
+    pub(super) fn live(&self) -> u64 {
+        self.sum(|segment| &segment.live)
+    }
+
+    fn sum(&self, of: impl Fn(&Segment) -> &AtomicU64) -> u64 {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.values().map(|segment| of(segment).load(Ordering::Relaxed)).sum()
+    }
+
     pub(super) fn add(&self, segment: Arc<Segment>) {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(segment.number, segment);
     }

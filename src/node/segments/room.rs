@@ -1,7 +1,5 @@
 //! What a disk that is nearly full still takes, and what is put by for that.
 
-use std::sync::atomic::Ordering;
-
 use super::op::head_bytes;
 use super::{LONGEST, SegmentStore, Writer};
 use crate::durable::record_log::FRAME_BYTES;
@@ -62,15 +60,10 @@ pub(super) fn seal_between(folder: &dyn Folder, most: u64) -> (u64, u64) {
 }
 
 impl SegmentStore {
-    /// Bytes of all segments.
-    pub(super) fn held(&self) -> u64 {
-        self.known.segments().iter().map(|segment| segment.bytes.load(Ordering::Relaxed)).sum()
-    }
-
     /// From which length on a segment is sealed now, in bytes.
     pub(super) fn segment_bytes(&self) -> u64 {
         let (least, most) = self.seal_between;
-        (self.held() / PART_OF_ALL).clamp(least, most)
+        (self.known.held() / PART_OF_ALL).clamp(least, most)
     }
 
     /// What there is room for. The last of the disk (a sixteenth, or two segments) is left to what makes room again, to
@@ -130,13 +123,11 @@ impl SegmentStore {
         self.room(&mut self.writer()).large == 0
     }
 
-    /// Sees to it that there is a reserve, on a disk that has room for it.
-    pub(super) fn keep_reserve(&self) {
+    /// Sees to it that there are reserves, on a disk that has room for them.
+    pub(super) fn keep_reserves(&self) {
         let mut writer = self.writer();
-        if !writer.reserve && writer.room.large > 0 {
-            writer.reserve = reserve::make(&*self.folder);
-        }
         if writer.room.large > 0 {
+            writer.reserve = writer.reserve || reserve::make(&*self.folder);
             self.keep_moving_reserve(&mut writer);
         }
     }

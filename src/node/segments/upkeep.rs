@@ -110,37 +110,32 @@ impl SegmentStore {
         sealed.pop();
         let most = match (has_no_room, self.is_nearly_full()) {
             (true, _) => self.segment_bytes() * 2,
-            (false, true) => self.segment_bytes().max(self.live() / 8),
-            (false, false) => self.live(),
+            (false, true) => self.segment_bytes().max(self.known.live() / 8),
+            (false, false) => self.known.live(),
         };
         upkeep.moving = oldest_to_reclaim(&sealed, most);
-        self.keep_reserve();
+        self.keep_reserves();
         Ok(if upkeep.moving.is_some() { BUSY } else { IDLE })
     }
 
     /// Reclaims at once, beside the usual pace; whether there is more room now.
     pub(super) fn make_room(&self) -> Result<bool, Fatal> {
-        let (before, mut upkeep) = (self.held(), self.upkeep.lock());
+        let (before, mut upkeep) = (self.known.held(), self.upkeep.lock());
         // A segment that is whole is moved as it is, and gives nothing.
         for _ in 0..SLICES_AT_ONCE {
             match self.slice(&mut upkeep, true) {
                 Err(Miss::Fatal(fatal)) => return Err(fatal),
                 Err(Miss::Refused(_)) | Ok(IDLE) => break,
-                Ok(_) if self.held() + LEAST_GAIN <= before => return Ok(true),
+                Ok(_) if self.known.held() + LEAST_GAIN <= before => return Ok(true),
                 Ok(_) => {}
             }
         }
-        Ok(self.held() < before)
-    }
-
-    /// Bytes of all records that are still needed.
-    fn live(&self) -> u64 {
-        self.known.segments().iter().map(|segment| segment.live.load(Ordering::Relaxed)).sum()
+        Ok(self.known.held() < before)
     }
 
     /// The more is garbage, the less foreground work is spared: it is what makes it.
     fn pace(&self) -> Duration {
-        let (garbage, live) = (self.known.segments().iter().map(|s| s.garbage()).sum::<u64>(), self.live());
+        let (garbage, live) = (self.known.segments().iter().map(|s| s.garbage()).sum::<u64>(), self.known.live());
         match garbage {
             _ if garbage < live * 2 => CALM,
             _ if garbage < live * 4 => BUSY,
