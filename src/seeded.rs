@@ -137,6 +137,18 @@ bugs! {
     9 LogReadBack: hatokuse "durable::record_log::tests::what_a_failed_sync_left_is_written_again";
     /// Copies whose sync has failed are left for the next start to find.
     9 UnsyncedCopyLeft: crash_points "node::no_crash_and_no_error_on_a_nodes_path_loses_or_tears_a_copy";
+    /// Messages use up what a segment store keeps of its disk for what makes room.
+    9 LastRoomForMessages: hatokuse "node::segments::tests::the_last_room_is_left_to_what_makes_room";
+    /// A segment store on a disk without a byte keeps its reserve to itself.
+    9 ReserveKept: hatokuse "node::segments::tests::a_disk_without_a_byte_takes_deletions_and_smaller_messages";
+    /// A segment store whose disk is full leaves reclaiming to what happens beside writes.
+    9 NothingReclaimedAtOnce: process "disks::a_small_disk_can_be_filled_and_emptied_again_and_again";
+    /// A batch that finds no room is refused as a whole, also where parts of it would fit.
+    9 BatchAllOrNothing: hatokuse "node::segments::tests::what_fits_of_a_batch_of_deletions_is_kept";
+    /// What is left of a disk is counted for each message of a batch by itself.
+    9 RoomCountedForEach: hatokuse "node::segments::tests::what_is_left_of_a_disk_is_counted_for_a_batch_as_a_whole";
+    /// Records of what is gone use up what moving copies needs on a full disk.
+    9 NoRoomToMove: process "disks::a_small_disk_can_be_filled_and_emptied_again_and_again";
     /// A leader that does not know yet says "no such message".
     9 NotFoundAtOnce: simulation "campaign";
     /// A leader that does not know yet counts the messages that it knows of.

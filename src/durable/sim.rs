@@ -150,7 +150,12 @@ impl MemDisk {
 
     /// Fills the disk up: there is no file to be had, and no byte but those that are given back. (28 is ENOSPC, 122 EDQUOT.)
     pub fn fill(&self, errno: i32) {
-        self.state().full = Some((0, errno));
+        self.leave(0, errno);
+    }
+
+    /// As [`Self::fill`], but for so many bytes.
+    pub fn leave(&self, bytes: u64, errno: i32) {
+        self.state().full = Some((bytes, errno));
     }
 
     /// The disk works again, and has room: no call fails any more.

@@ -381,14 +381,14 @@ impl Store for SegmentStore {
             Ok(report) => return Ok(report),
             Err(error) => error,
         };
-        if error.is_full() && self.make_room()? {
+        if error.is_full() && !seeded::active(Bug::NothingReclaimedAtOnce) && self.make_room()? {
             match self.attempt(settles, puts)? {
                 Ok(report) => return Ok(report),
                 Err(again) => error = again,
             }
         }
         // A part of the batch may fit, and what is let go of there makes room for the next part.
-        if error.is_full() && !is_one {
+        if error.is_full() && !is_one && !seeded::active(Bug::BatchAllOrNothing) {
             return in_halves();
         }
         let missed = if error.is_full() { PutOutcome::Full } else { PutOutcome::Failed };

@@ -6,6 +6,7 @@ use crate::durable::record_log::FRAME_BYTES;
 use crate::durable::{Folder, Space};
 use crate::node::reserve;
 use crate::node::store::{Body, Put};
+use crate::seeded::{self, Bug};
 
 /// A message of so many bytes is small: there is room for it on a disk that is nearly full.
 const SMALL: u64 = 4096;
@@ -72,7 +73,7 @@ impl SegmentStore {
         if writer.room.large < LONGEST as u64 || writer.log.len() >= writer.look_at {
             writer.look_at = writer.log.len() + LOOK_EVERY;
             let room = |space: Space| match (space.size / 16).min(2 * self.seal_between.1) {
-                _ if !space.is_known() => Room::ANY,
+                _ if !space.is_known() || seeded::active(Bug::LastRoomForMessages) => Room::ANY,
                 kept => Room { large: space.free.saturating_sub(kept), small: space.free.saturating_sub(kept / 2) },
             };
             // A disk that cannot be asked says so at the next write.
@@ -88,7 +89,7 @@ impl SegmentStore {
         let shrinks =
             || self.known.places.get(&put.id).newest().is_some_and(|newest| bytes <= u64::from(newest.bytes()));
         let takes = bytes <= room.longest() || (bytes <= SMALL && shrinks());
-        if takes {
+        if takes && !seeded::active(Bug::RoomCountedForEach) {
             let all = bytes + FRAME_BYTES + head_bytes(&put.id) as u64;
             *room = Room { large: room.large.saturating_sub(all), small: room.small.saturating_sub(all) };
         }
@@ -103,7 +104,8 @@ impl SegmentStore {
 
     /// Gives up a reserve, if there is one: a disk without a byte takes some more records of what is gone.
     pub(super) fn give_up_reserve(&self, writer: &mut Writer) -> bool {
-        std::mem::take(&mut writer.reserve) && reserve::give_up(&*self.folder, reserve::RESERVE_FILE)
+        let may = std::mem::take(&mut writer.reserve) && !seeded::active(Bug::ReserveKept);
+        may && reserve::give_up(&*self.folder, reserve::RESERVE_FILE)
     }
 
     /// As [`Self::give_up_reserve`], for moving copies: the disk has the bytes back when their segment is reclaimed.
@@ -113,7 +115,7 @@ impl SegmentStore {
 
     /// Puts by what moving the copies of a segment takes, if there is room for it.
     pub(super) fn keep_moving_reserve(&self, writer: &mut Writer) {
-        if !writer.moving_reserve {
+        if !writer.moving_reserve && !seeded::active(Bug::NoRoomToMove) {
             writer.moving_reserve = reserve::put_by(&*self.folder, reserve::MOVING_FILE, 2 * self.seal_between.0);
         }
     }

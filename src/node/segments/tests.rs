@@ -212,6 +212,33 @@ fn a_disk_without_a_byte_takes_deletions_and_smaller_messages() {
     }
 }
 
+#[test]
+fn what_is_left_of_a_disk_is_counted_for_a_batch_as_a_whole() {
+    let disk = MemDisk::new();
+    disk.set_space(3000, 1 << 30);
+    let (store, _) = open(&disk, IoMode::Buffered, 1000);
+    // 2,000 bytes are kept, and small messages have 1,000 of these.
+    let puts: Vec<Put> = (0..20).map(|n| put(&format!("m{n}"), n + 1, &[b'x'; 300])).collect();
+    let outcomes = store.write(&[], &puts).unwrap().outcomes;
+    let stored = outcomes.iter().filter(|outcome| **outcome == PutOutcome::Stored).count();
+    assert!((4..=6).contains(&stored), "{outcomes:?}");
+    assert!(outcomes[stored..].iter().all(|outcome| *outcome == PutOutcome::Full), "{outcomes:?}");
+}
+
+#[test]
+fn what_fits_of_a_batch_of_deletions_is_kept() {
+    let disk = MemDisk::new();
+    let (store, _) = open(&disk, IoMode::Buffered, SEGMENT_BYTES);
+    let puts: Vec<Put> = (0..8).map(|n| put(&format!("m{n}"), n + 1, b"x")).collect();
+    store.write(&[], &puts).unwrap();
+    let deletes: Vec<Put> = (0..8).map(|n| delete(&format!("m{n}"), 10 + n)).collect();
+    disk.leave(100, crate::durable::sim::errno::ENOSPC);
+    let outcomes = store.write(&[], &deletes).unwrap().outcomes;
+    assert!(outcomes.contains(&PutOutcome::Stored) && outcomes.contains(&PutOutcome::Full), "{outcomes:?}");
+    let again = open(&disk.after_kill(), IoMode::Buffered, SEGMENT_BYTES).0;
+    assert_eq!(inventory(&again), inventory(&store));
+}
+
 /// Copies by id and version.
 type Model = BTreeMap<(String, u32), Vec<u8>>;
 
