@@ -6,17 +6,23 @@ use std::sync::{Mutex, PoisonError};
 /// Makes sure that a program is there, as root on Debian by installing the package that has it. Elsewhere whoever calls
 /// the program says that it is missing.
 pub(crate) fn needs(program: &str, package: &str) {
+    unless_there(Command::new("sh").args(["-c", "command -v \"$0\"", program]), package);
+}
+
+/// As [`needs`], of a module of Debian's own Python.
+#[allow(dead_code, reason = "not every test program has a script")]
+pub(crate) fn needs_module(module: &str, package: &str) {
+    unless_there(Command::new("/usr/bin/python3").args(["-c", &format!("import {module}")]), package);
+}
+
+fn unless_there(look: &mut Command, package: &str) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_there = || {
-        let mut found = Command::new("sh");
-        found.args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null());
-        found.status().is_ok_and(|status| status.success())
-    };
-    if is_there() || !rustix::process::geteuid().is_root() {
+    look.stdout(Stdio::null()).stderr(Stdio::null());
+    if look.status().is_ok_and(|status| status.success()) || !rustix::process::geteuid().is_root() {
         return;
     }
-    eprintln!("installing {package}: a test needs {program}");
+    eprintln!("installing {package}, which a test needs");
     let apt = |args: &[&str]| {
         let mut apt = Command::new("apt-get");
         // Another test program may be installing something.
