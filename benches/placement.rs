@@ -12,7 +12,7 @@ use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::registry::Traits;
 use hatokuse::cluster::state::{Event, State};
 use hatokuse::cluster::{Cluster, Located};
-use hatokuse::types::{Epoch, Holders, Leadership, Member, MessageId, NodeId, Uuid};
+use hatokuse::types::{CopyRecord, Epoch, Holders, Leadership, Member, MessageId, NodeId, Uuid, Version};
 
 const TOLERANCE: usize = 3;
 
@@ -22,7 +22,7 @@ fn id(n: u32) -> MessageId {
 
 /// What the coordinator does for a SET, but for the copies and the log.
 fn set(cluster: &mut Cluster, id: &MessageId) {
-    let ticket = cluster.admit(id, 100, 7).expect("all nodes are up");
+    let ticket = cluster.admit(id, CopyRecord::of(Version::default(), &[b'x'; 100])).expect("all nodes are up");
     let mut holders: Holders = ticket.targets.iter().copied().collect();
     holders.sort_unstable();
     let commit = Commit { id: ticket.id.clone(), record: ticket.record, holders };

@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     append(&mut (1..=nodes).map(member))?;
     // As placement deals them out: the next nodes in turn.
     let commit = |n: u32| {
-        let record = CopyRecord { version: Version::new(leadership.epoch, n), length: 100, crc: n };
+        let record = CopyRecord { version: Version::new(leadership.epoch, n), length: 100, crc: n, expires: None };
         let mut holders: Holders = (0..TOLERANCE.min(nodes)).map(|k| NodeId((n * TOLERANCE + k) % nodes + 1)).collect();
         holders.sort_unstable();
         Record::Event(Event::Commit(Commit { id: format!("m{n:08}").parse().expect("an id"), record, holders }))

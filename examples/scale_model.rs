@@ -46,6 +46,11 @@ const MESSAGES: u64 = 1_000_000_000;
 /// Its holder sets, as placement deals them out, and after years of failures and repairs.
 const SETS: [u32; 2] = [NODES, 1_000_000];
 
+/// What a message of the model is admitted with.
+fn message() -> CopyRecord {
+    CopyRecord { version: Version::default(), length: BYTES, crc: 7, expires: None }
+}
+
 fn main() -> std::io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| args.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -109,7 +114,7 @@ fn renew(cluster: &mut Cluster) {
 
 /// What the coordinator does for a SET, but for the copies and the log.
 fn set(cluster: &mut Cluster, id: &MessageId) {
-    let ticket = cluster.admit(id, BYTES, 7).expect("all nodes are up");
+    let ticket = cluster.admit(id, message()).expect("all nodes are up");
     let mut holders: Holders = ticket.targets.iter().copied().collect();
     holders.sort_unstable();
     let commit = Commit { id: ticket.id.clone(), record: ticket.record, holders };
@@ -206,7 +211,7 @@ fn with_counts(nodes: u32, messages: u64, sets: u32) {
 
     let some: Vec<MessageId> = (0..TIMED).map(id).collect();
     let began = Instant::now();
-    let tickets: Vec<_> = some.iter().map(|id| cluster.admit(id, BYTES, 7).expect("all nodes are up")).collect();
+    let tickets: Vec<_> = some.iter().map(|id| cluster.admit(id, message()).expect("all nodes are up")).collect();
     println!("    placing a message                   {:>10.0} ns", each(began, TIMED));
     tickets.iter().for_each(|ticket| cluster.release(ticket));
 
@@ -243,7 +248,7 @@ fn with_counts(nodes: u32, messages: u64, sets: u32) {
     };
     let mut planned = 0;
     // What any node has room for.
-    let small = CopyRecord { version: Version(1), length: 1, crc: 0 };
+    let small = CopyRecord { version: Version(1), length: 1, crc: 0, expires: None };
     for (holders, messages) in &touched {
         for _ in 0..*messages {
             let target = cluster.registry.choose(small, 0, 1, &[], holders)[0];

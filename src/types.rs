@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::copies::{Change, CopyRecord, Holders, Listed, Nodes, Payload, Version, checksum};
+pub use self::copies::{Change, CopyRecord, Deadline, Holders, Listed, Nodes, Payload, Version, checksum};
 pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, Uuid};
 pub use self::leadership::{
     BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,

@@ -17,7 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
 use crate::types::{
-    BadId, CopyRecord, Epoch, Fence, Leadership, Listed, Member, MessageId, NodeId, Payload, Removed, Uuid, Version,
+    BadId, CopyRecord, Deadline, Epoch, Fence, Leadership, Listed, Member, MessageId, NodeId, Payload, Removed, Uuid,
+    Version,
 };
 
 /// Messages and services of `proto/family.proto`.
@@ -264,7 +265,9 @@ impl TryFrom<family::InventoryEntry> for Listed {
     type Error = BadId;
 
     fn try_from(entry: family::InventoryEntry) -> Result<Self, BadId> {
-        let record = CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc };
+        let record =
+            CopyRecord { version: Version(entry.version), length: entry.length, crc: entry.crc, expires: None };
+        let record = record.until(Deadline::at(entry.expires));
         Ok(Self { id: MessageId::from_bytes(&entry.id)?, record, staged: entry.staged, damaged: entry.damaged })
     }
 }

@@ -52,12 +52,13 @@ impl Ticket {
 }
 
 impl Cluster {
-    /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them.
-    pub fn admit(&mut self, id: &MessageId, length: u32, crc: u32) -> Result<Ticket, NotAdmitted> {
+    /// Admits a write: gives it the next version, the least loaded nodes, and promises it to them. The version of `record`
+    /// is of no account.
+    pub fn admit(&mut self, id: &MessageId, record: CopyRecord) -> Result<Ticket, NotAdmitted> {
         if let Some(reason) = self.doubts_too_much(id) {
             return Err(NotAdmitted::NotYet(reason));
         }
-        self.admit_next(id, |version| CopyRecord { version, length, crc })
+        self.admit_next(id, |version| CopyRecord { version, ..record })
     }
 
     /// Admits a deletion, which is a write of a tombstone; nothing if there is surely nothing to delete, on any member:
@@ -73,16 +74,16 @@ impl Cluster {
         self.admit_next(id, CopyRecord::tombstone).map(Some)
     }
 
-    /// Admits several writes (of length and checksum, or deletions) or none of them; nothing in the place of a
+    /// Admits several writes (or, with nothing, deletions) or none of them; nothing in the place of a
     /// deletion of what surely is not there.
     pub fn admit_together(
         &mut self,
-        writes: &[(&MessageId, Option<(u32, u32)>)],
+        writes: &[(&MessageId, Option<CopyRecord>)],
     ) -> Result<Vec<Option<Ticket>>, NotAdmitted> {
         let mut tickets = Vec::with_capacity(writes.len());
         for &(id, message) in writes {
             let ticket = match message {
-                Some((length, crc)) => self.admit(id, length, crc).map(Some),
+                Some(record) => self.admit(id, record).map(Some),
                 None => self.admit_deletion(id),
             };
             match ticket {

@@ -24,7 +24,7 @@ pub use super::sets::HolderSet;
 use super::sets::Sets;
 use super::shard::{Entry, NO_LINE, Shard};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, Holders, MessageId, NodeId, Version};
+use crate::types::{CopyRecord, Deadline, Holders, MessageId, NodeId, Version};
 
 /// Parts of the index. Each grows by itself, so that no growth stalls a request for
 /// long, and a pass over all ids can let others have the lock between two parts.
@@ -42,7 +42,7 @@ fn cursor_at(part: usize, at: u32) -> u64 {
 pub struct Commit {
     /// Of which id.
     pub id: MessageId,
-    /// Its version, length and checksum.
+    /// Its version, length, checksum and deadline.
     pub record: CopyRecord,
     /// Who holds it.
     pub holders: Holders,
@@ -171,11 +171,11 @@ impl Mapping {
     fn entry(&self, id: &MessageId) -> Option<(Entry, usize, u32)> {
         let place = self.place(id);
         let at = place.at?;
-        Some((Entry::read(self.shards[place.shard].arena.get(at)), place.shard, at))
+        Some((self.shards[place.shard].at(at), place.shard, at))
     }
 
     fn put(&mut self, shard: usize, at: u32, entry: Entry) {
-        entry.write(self.shards[shard].arena.head_mut(at));
+        self.shards[shard].put(at, entry);
     }
 
     fn found(&self, entry: &Entry) -> Found<'_> {
@@ -200,7 +200,7 @@ impl Mapping {
         let length = u64::from(commit.record.bytes());
         let deleted = commit.record.is_tombstone();
         let mut key = HolderSet { holders: commit.holders.clone(), bad: 0, deleted };
-        let before = place.at.map(|at| (at, Entry::read(self.shards[place.shard].arena.get(at))));
+        let before = place.at.map(|at| (at, self.shards[place.shard].at(at)));
         if let Some((_, entry)) = before {
             if commit.record.version < entry.record.version && !seeded::active(Bug::ReplayIgnoresVersions) {
                 return Committed::Superseded;
@@ -249,7 +249,7 @@ impl Mapping {
         self.raise_horizon(version);
         let place = self.place(id);
         let at = place.at?;
-        let entry = Entry::read(self.shards[place.shard].arena.get(at));
+        let entry = self.shards[place.shard].at(at);
         if entry.record.version != version {
             return None;
         }
@@ -322,8 +322,8 @@ impl Mapping {
     ) -> impl Iterator<Item = (Key<'a>, Found<'a>)> {
         let mut known = vec![None; self.sets.numbers()];
         let slots = (0..self.slices(part)).flat_map(move |slice| self.shards[part].arena.slots(slice));
-        slots.filter_map(move |(_, slot)| {
-            let entry = Entry::read(slot);
+        slots.filter_map(move |(at, slot)| {
+            let entry = self.shards[part].entry(at, slot);
             let known = &mut known[entry.set as usize];
             let is_wanted = *known.get_or_insert_with(|| wanted(self.sets.get(entry.set)));
             is_wanted.then(|| (Key(&slot[HEAD..]), self.found(&entry)))
@@ -337,7 +337,8 @@ impl Mapping {
 
     /// Everything committed of a slice of a part, tombstones too. An id stays in its slice until it is forgotten.
     pub fn slice(&self, part: usize, slice: usize) -> impl Iterator<Item = (Key<'_>, Found<'_>)> {
-        self.shards[part].arena.slots(slice).map(|(_, slot)| (Key(&slot[HEAD..]), self.found(&Entry::read(slot))))
+        let shard = &self.shards[part];
+        shard.arena.slots(slice).map(|(at, slot)| (Key(&slot[HEAD..]), self.found(&shard.entry(at, slot))))
     }
 
     /// A step of a walk over the ids of all messages, which begins and ends with the cursor 0: up to `count` ids, and
@@ -347,8 +348,8 @@ impl Mapping {
         let (mut part, mut from) = ((cursor >> 32) as usize, cursor as u32);
         let (mut ids, mut slices) = (Vec::new(), 0);
         while part < SHARDS {
-            let (arena, slice) = (&self.shards[part].arena, Arena::chunk_of(from));
-            if slice >= arena.chunks() {
+            let (shard, slice) = (&self.shards[part], Arena::chunk_of(from));
+            if slice >= shard.arena.chunks() {
                 (part, from) = (part + 1, 0);
                 continue;
             }
@@ -356,8 +357,8 @@ impl Mapping {
                 return (cursor_at(part, from), ids);
             }
             slices += 1;
-            for (at, slot) in arena.slots(slice).filter(|(at, _)| *at >= from) {
-                if self.found(&Entry::read(slot)).set.deleted {
+            for (at, slot) in shard.arena.slots(slice).filter(|(at, _)| *at >= from) {
+                if self.found(&shard.entry(at, slot)).set.deleted {
                     continue;
                 }
                 if ids.len() >= count {
@@ -368,6 +369,27 @@ impl Mapping {
             from = Arena::chunk_start(slice + 1);
         }
         (0, ids)
+    }
+
+    /// How many messages end by themselves.
+    pub fn deadlines(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.deadlines() as u64).sum()
+    }
+
+    /// A step of a walk over the deadlines, which begins and ends with the cursor 0: looks at up to `count` of them in one
+    /// part, and gives the ids whose deadline is not after `now`, and where the next step goes on.
+    pub fn due(&self, cursor: u64, count: usize, now: Deadline) -> (u64, Vec<MessageId>) {
+        let (part, from) = ((cursor >> 32) as usize, cursor as u32);
+        let Some(shard) = self.shards.get(part) else { return (0, Vec::new()) };
+        let (mut ids, mut looked, mut last) = (Vec::new(), 0, from);
+        for (at, deadline) in shard.deadlines_from(from, count) {
+            (looked, last) = (looked + 1, at);
+            if deadline <= now {
+                ids.push(Key(&shard.arena.get(at)[HEAD..]).id());
+            }
+        }
+        let next = if looked == count { cursor_at(part, last + 1) } else { cursor_at(part + 1, 0) };
+        (if next >> 32 < SHARDS as u64 { next } else { 0 }, ids)
     }
 
     /// Somewhere in the index.
@@ -396,8 +418,9 @@ impl Mapping {
     /// Notes where the readable view has the lines of a slice's messages.
     pub fn place_lines(&mut self, part: usize, slice: usize, mut place: impl FnMut(&MessageId, &Holders) -> u64) {
         let mut lines = Vec::new();
-        for (at, slot) in self.shards[part].arena.slots(slice) {
-            let entry = Entry::read(slot);
+        let shard = &self.shards[part];
+        for (at, slot) in shard.arena.slots(slice) {
+            let entry = shard.entry(at, slot);
             let set = self.sets.get(entry.set);
             let line = if set.deleted { NO_LINE } else { place(&Key(&slot[HEAD..]).id(), &set.holders) };
             lines.push((at, Entry { line, ..entry }));
@@ -419,7 +442,12 @@ mod tests {
     use crate::types::Epoch;
 
     fn commit(id: &str, sequence: u32, holders: &[u32]) -> Commit {
-        let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 10 + sequence, crc: sequence };
+        let record = CopyRecord {
+            version: Version::new(Epoch(1), sequence),
+            length: 10 + sequence,
+            crc: sequence,
+            expires: None,
+        };
         Commit { id: id.parse().unwrap(), record, holders: holders.iter().copied().map(NodeId).collect() }
     }
 
@@ -557,7 +585,8 @@ mod tests {
                 let version = Version::new(Epoch(1), sequence);
                 match what {
                     0..=4 => {
-                        let commit = Commit { record: CopyRecord { version, length: sequence, crc: sequence }, id, holders };
+                        let expires = Deadline::at(sequence.into()).filter(|_| n % 2 == 1 && what < 3);
+                        let commit = Commit { record: CopyRecord { version, length: sequence, crc: sequence, expires }, id, holders };
                         mapping.apply(&commit);
                         model.apply(&commit);
                     }
@@ -593,6 +622,20 @@ mod tests {
             prop_assert_eq!((mapping.len(), mapping.tombstones()), (of(false), of(true)));
             prop_assert_eq!(mapping.bytes(), model.ids.values().map(|(record, ..)| u64::from(record.bytes())).sum::<u64>());
             prop_assert_eq!(mapping.sets().map(|set| set.1).sum::<u64>(), model.ids.len() as u64);
+            let ended = |record: &CopyRecord| record.expires.is_some_and(|deadline| deadline.unix_ms() <= 700);
+            prop_assert_eq!(mapping.deadlines(), model.ids.values().filter(|(record, ..)| record.expires.is_some()).count() as u64);
+            let (mut cursor, mut due) = (0, Vec::new());
+            loop {
+                let (next, ids) = mapping.due(cursor, 2, Deadline::at(700).unwrap());
+                due.extend(ids.iter().map(MessageId::to_string));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+            due.sort();
+            let wanted: Vec<_> = model.ids.iter().filter(|(_, (record, ..))| ended(record)).map(|(id, _)| id.clone()).collect();
+            prop_assert_eq!(due, wanted);
             for n in 0..600 {
                 let id = some_id(n);
                 let known = model.ids.get(&id.to_string());

@@ -110,7 +110,7 @@ mod tests {
         assert!(!cluster.note_listed(NodeId(3), &nodes(&[1, 2, 3, 4])));
         cluster.registry.note_answered(NodeId(4), Duration::ZERO);
         cluster.registry.note_answered(NodeId(1), Duration::ZERO);
-        let small = crate::types::CopyRecord { version: crate::types::Version(1), length: 1, crc: 1 };
+        let small = crate::types::CopyRecord { version: crate::types::Version(1), length: 1, crc: 1, expires: None };
         assert!(!cluster.registry.choose(small, 0, 3, &[], &[]).contains(&NodeId(4)));
         cluster.forget_newcomer(NodeId(4));
         assert_eq!(cluster.newcomers(), []);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn record(sequence: u32) -> CopyRecord {
-        CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7 }
+        CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7, expires: None }
     }
 
     fn tombstone(sequence: u32) -> CopyRecord {

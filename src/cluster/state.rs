@@ -55,6 +55,7 @@ pub struct State {
     tolerance: Option<u8>,
     last: Option<Leadership>,
     runs: BTreeMap<Epoch, u64>,
+    time: u64,
 }
 
 impl State {
@@ -69,6 +70,7 @@ impl State {
             tolerance: None,
             last: None,
             runs: BTreeMap::new(),
+            time: 0,
         }
     }
 
@@ -115,6 +117,11 @@ impl State {
     /// The leader process of every epoch, from the last one on that had to hear every member.
     pub fn runs(&self) -> &BTreeMap<Epoch, u64> {
         &self.runs
+    }
+
+    /// How far the register's time has come, in milliseconds since 1970, by the log.
+    pub fn time(&self) -> u64 {
+        self.time
     }
 
     /// A leader was told that this version was committed, whatever became of it since.
@@ -171,6 +178,7 @@ impl State {
             }
             Event::Horizon(version) => self.mapping.raise_horizon(*version),
             Event::Tolerance(tolerance) => self.tolerance = Some(*tolerance),
+            Event::Time(unix_ms) => self.time = self.time.max(*unix_ms),
         }
         Applied::Done
     }
@@ -201,6 +209,7 @@ impl State {
         let removed = self.removed.iter().copied().map(Event::Removed);
         let draining = self.draining.iter().map(|&node| Event::Draining { node, on: true });
         let tolerance = self.tolerance.map(Event::Tolerance);
+        let time = Some(self.time).filter(|time| *time > 0).map(Event::Time);
         let horizon = std::iter::once(Event::Horizon(self.mapping.horizon()));
         let transactions = self.prepared.all(|standing| standing != Standing::Forward);
         let transactions = transactions.into_iter().flat_map(|(name, writes)| {
@@ -216,6 +225,7 @@ impl State {
             .chain(removed)
             .chain(draining)
             .chain(tolerance)
+            .chain(time)
             .chain(horizon)
             .chain(transactions)
             .chain(commits)

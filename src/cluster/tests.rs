@@ -19,7 +19,7 @@ use super::mapping::Commit;
 use super::registry::Traits;
 use super::state::{Event, State};
 use super::{Cluster, Reported, Ticket, Uncommitted};
-use crate::types::{CopyRecord, Epoch, Leadership, Listed, Member, MessageId, NodeId, Uuid};
+use crate::types::{CopyRecord, Epoch, Leadership, Listed, Member, MessageId, NodeId, Uuid, Version};
 
 /// A moment, in milliseconds since the leader's start.
 fn ms(ms: u64) -> Duration {
@@ -32,6 +32,11 @@ fn id(text: &str) -> MessageId {
 
 fn uuid(node: u32) -> Uuid {
     Uuid(u128::from(node).to_be_bytes())
+}
+
+/// What a message of this length and checksum is admitted with.
+fn message(length: u32, crc: u32) -> CopyRecord {
+    CopyRecord { version: Version::default(), length, crc, expires: None }
 }
 
 /// A cluster in its first epoch that believes its log as far as `trust` says, without nodes.
@@ -76,7 +81,7 @@ fn commit(cluster: &mut Cluster, ticket: &Ticket) {
 
 /// Writes a message from beginning to end.
 fn set(cluster: &mut Cluster, text: &str) -> Ticket {
-    let ticket = cluster.admit(&id(text), 10, 7).unwrap();
+    let ticket = cluster.admit(&id(text), message(10, 7)).unwrap();
     commit(cluster, &ticket);
     ticket
 }
@@ -116,7 +121,7 @@ fn start_on(state: State, trust: Trust, epoch: u32) -> Cluster {
 
 /// Makes a message true on these very nodes, as a log may say it.
 fn put_on(cluster: &mut Cluster, text: &str, nodes: &[u32]) -> CopyRecord {
-    let record = CopyRecord { version: cluster.next_version().unwrap(), length: 10, crc: 7 };
+    let record = CopyRecord { version: cluster.next_version().unwrap(), length: 10, crc: 7, expires: None };
     let holders = nodes.iter().copied().map(NodeId).collect();
     cluster.apply(&Event::Commit(Commit { id: id(text), record, holders }));
     record

@@ -426,7 +426,7 @@ impl Coordinator {
             let reply = match request {
                 Err(refusal) => Some(Reply::Refused(refusal)),
                 Ok(Command::Set { id, payload }) => {
-                    batch.writes.push((at, id, Change::Put(payload)));
+                    batch.writes.push((at, id, Change::Put(payload, None)));
                     None
                 }
                 Ok(Command::Delete(id)) => {

@@ -24,7 +24,7 @@ use crate::cluster::state::Event;
 use crate::cluster::{NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Change, MessageId, NodeId, Nodes, checksum};
+use crate::types::{Change, CopyRecord, MessageId, NodeId, Nodes};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
@@ -127,15 +127,14 @@ impl Coordinator {
         let log = self.ledger().refuses();
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
-        let sums: Vec<Option<u32>> =
-            turns.iter().map(|turn| turn.change.message().map(|message| checksum(message))).collect();
+        let records: Vec<Option<CopyRecord>> = turns.iter().map(|turn| turn.change.record()).collect();
         {
             let mut cluster = self.cluster();
-            for (turn, sum) in turns.into_iter().zip(sums) {
-                let admitted = match (turn.change.message(), sum) {
+            for (turn, record) in turns.into_iter().zip(records) {
+                let admitted = match record {
                     _ if log.is_some() => Err(NotAdmitted::NotYet(log.unwrap_or_default().to_owned())),
-                    (Some(message), Some(crc)) => cluster.admit(&turn.id, message.len() as u32, crc).map(Some),
-                    _ => cluster.admit_deletion(&turn.id),
+                    Some(record) => cluster.admit(&turn.id, record).map(Some),
+                    None => cluster.admit_deletion(&turn.id),
                 };
                 match admitted {
                     Ok(Some(ticket)) => {

@@ -25,7 +25,7 @@ use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Change, CopyRecord, MessageId, Payload, Version, checksum};
+use crate::types::{Change, CopyRecord, MessageId, Payload, Version};
 
 /// Ids of one transaction, and their bytes; more are refused as BAD_COMMAND. As much as one record of the log holds.
 pub const MOST_IDS: usize = 65_536;
@@ -125,7 +125,7 @@ impl Transaction {
     /// # Panics
     /// If the id was not named.
     pub fn set(&mut self, id: &MessageId, message: Payload) {
-        self.write(id, Change::Put(message));
+        self.write(id, Change::Put(message, None));
     }
 
     /// Deletes the message of an id, if there is one.
@@ -437,8 +437,7 @@ impl Coordinator {
 
     /// Gives each write a version and targets, or none of them; waits for nodes that are still joining after a start.
     async fn admit_together(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Vec<Option<Ticket>>, Refusal> {
-        let sum = |message: &Payload| (message.len() as u32, checksum(message));
-        let sums: Vec<_> = wanted.iter().map(|(id, change, _)| (id, change.message().map(sum))).collect();
+        let records: Vec<_> = wanted.iter().map(|(id, change, _)| (id, change.record())).collect();
         loop {
             let mut changes = self.changes();
             let refused = {
@@ -449,7 +448,7 @@ impl Coordinator {
                 if cluster.is_rolling_back_much() {
                     return Err(Refusal::Busy("too many transactions that failed are still to be taken back"));
                 }
-                match cluster.admit_together(&sums) {
+                match cluster.admit_together(&records) {
                     Ok(tickets) => return Ok(tickets),
                     Err(refused) => refused,
                 }

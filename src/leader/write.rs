@@ -22,7 +22,7 @@ use crate::cluster::notices::Asked;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Holders, NodeId, NodeState, Nodes, Payload, Refusing};
+use crate::types::{Deadline, Holders, NodeId, NodeState, Nodes, Payload, Refusing};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
@@ -229,6 +229,7 @@ impl Write {
             adopt,
             length: if adopt { ticket.record.length } else { 0 },
             deleted: ticket.record.is_tombstone(),
+            expires: Deadline::number(ticket.record.expires),
         }
     }
 }

@@ -44,7 +44,7 @@ use crate::lock::Lock;
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
-use crate::types::{BadId, Epoch, Fence, IoMode, Listed, MessageId, NodeId, Refusing};
+use crate::types::{BadId, Deadline, Epoch, Fence, IoMode, Listed, MessageId, NodeId, Refusing};
 use crate::wire::family::{self, FromNode, from_node};
 use crate::wire::{FORMAT, LANE_FRAMES, id_bytes};
 
@@ -300,6 +300,7 @@ impl Node {
             io_mode: self.io_mode.to_string(),
             layout: before.layout,
             copies: self.store.totals().messages,
+            deadlines: true,
         })
     }
 }
@@ -336,6 +337,7 @@ impl From<Listed> for family::InventoryEntry {
             version: entry.record.version.0,
             length: entry.record.length,
             crc: entry.record.crc,
+            expires: Deadline::number(entry.record.expires),
             staged: entry.staged,
             damaged: entry.damaged,
         }

@@ -15,10 +15,13 @@ use crate::durable::record_log::{self, LogError, MAX_RECORD, RecordLog};
 use crate::durable::{DiskFile, Folder, takes_nothing};
 use crate::file_names::{self, Names, SUFFIX};
 use crate::lock::Lock;
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::types::{CopyRecord, Deadline, MessageId, Version};
 
-/// The record format that is written, and the newest that is read.
-pub const RECORD_FORMAT: u8 = 1;
+/// The newest record format that is read; only the record of a message with a deadline is written in it.
+pub const RECORD_FORMAT: u8 = 2;
+
+/// The format of a record without a deadline.
+const WITHOUT_DEADLINE: u8 = 1;
 
 /// The index log's file.
 pub const LOG_NAME: &str = ".records.log";
@@ -29,11 +32,12 @@ const PROBE: &str = ".record-probe";
 const ATTRIBUTES: &str = "attributes";
 const LOG: &str = "log";
 
-/// Format, version, length and checksum of the content.
+/// Format, version, length and checksum of the content; a deadline follows in 8 bytes, if there is one.
 const FIXED: usize = 1 + 8 + 4 + 4;
 
 const KEPT: u8 = 1;
 const FORGOTTEN: u8 = 2;
+const KEPT_UNTIL: u8 = 3;
 
 /// Log records without use that a start may leave in the log, besides as many as there are useful ones.
 const GARBAGE: usize = 1024;
@@ -51,7 +55,7 @@ pub enum BadRecord {
 /// where the name holds only its hash.
 pub fn encode(id: &MessageId, record: CopyRecord, hashed: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIXED + 4);
-    bytes.push(RECORD_FORMAT);
+    bytes.push(if record.expires.is_some() { RECORD_FORMAT } else { WITHOUT_DEADLINE });
     push_fields(&mut bytes, record);
     if hashed {
         bytes.extend_from_slice(id.as_bytes());
@@ -65,18 +69,17 @@ pub fn encode(id: &MessageId, record: CopyRecord, hashed: bool) -> Vec<u8> {
 /// with its format and ends in the checksum.
 pub fn decode(bytes: &[u8], named: Option<&MessageId>) -> Result<(MessageId, CopyRecord), BadRecord> {
     let Some((body, crc)) = bytes.split_last_chunk::<4>() else { return Err(BadRecord::Damaged) };
-    if body.len() < FIXED {
-        return Err(BadRecord::Damaged);
-    }
+    let Some((&format, rest)) = body.split_first() else { return Err(BadRecord::Damaged) };
+    let (record, rest) = fields(rest, format == RECORD_FORMAT).ok_or(BadRecord::Damaged)?;
     let id = match named {
         Some(id) => id.clone(),
-        None => MessageId::from_bytes(&body[FIXED..]).map_err(|_| BadRecord::Damaged)?,
+        None => MessageId::from_bytes(rest).map_err(|_| BadRecord::Damaged)?,
     };
     if u32::from_le_bytes(*crc) != crc32c::crc32c_append(crc32c::crc32c(body), id.as_bytes()) {
         return Err(BadRecord::Damaged);
     }
-    match body[0] {
-        RECORD_FORMAT => Ok((id, fields(&body[1..]).ok_or(BadRecord::Damaged)?)),
+    match format {
+        WITHOUT_DEADLINE | RECORD_FORMAT => Ok((id, record)),
         0 => Err(BadRecord::Damaged),
         newer => Err(BadRecord::Newer(newer)),
     }
@@ -86,17 +89,28 @@ fn push_fields(bytes: &mut Vec<u8>, record: CopyRecord) {
     bytes.extend_from_slice(&record.version.0.to_le_bytes());
     bytes.extend_from_slice(&record.length.to_le_bytes());
     bytes.extend_from_slice(&record.crc.to_le_bytes());
+    if let Some(expires) = record.expires {
+        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
+    }
 }
 
-fn fields(bytes: &[u8]) -> Option<CopyRecord> {
+/// A record, with its deadline if it has one, and what is behind it.
+fn fields(bytes: &[u8], until: bool) -> Option<(CopyRecord, &[u8])> {
     let (version, rest) = bytes.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
-    let (crc, _) = rest.split_first_chunk()?;
-    Some(CopyRecord {
+    let (crc, mut rest) = rest.split_first_chunk()?;
+    let mut expires = None;
+    if until {
+        let (deadline, behind) = rest.split_first_chunk()?;
+        (expires, rest) = (Some(Deadline::at(u64::from_le_bytes(*deadline))?), behind);
+    }
+    let record = CopyRecord {
         version: Version(u64::from_le_bytes(*version)),
         length: u32::from_le_bytes(*length),
         crc: u32::from_le_bytes(*crc),
-    })
+        expires,
+    };
+    Some((record, rest))
 }
 
 /// Where the records of one folder are.
@@ -248,7 +262,7 @@ impl Records {
     pub fn forget(&self, removed: &[(MessageId, Version)]) -> Result<(), LogError> {
         let Self::Log(log) = self else { return Ok(()) };
         let payload = |(id, version): &(MessageId, Version)| {
-            payload(FORGOTTEN, id, CopyRecord { version: *version, length: 0, crc: 0 })
+            payload(FORGOTTEN, id, CopyRecord { version: *version, length: 0, crc: 0, expires: None })
         };
         let payloads: Vec<Vec<u8>> = removed.iter().map(payload).collect();
         log.lock().get()?.append(payloads.iter().map(Vec::as_slice)).map(|_| ())
@@ -272,7 +286,7 @@ fn spelt(id: &MessageId, stem: &str) -> bool {
 }
 
 fn payload(kind: u8, id: &MessageId, record: CopyRecord) -> Vec<u8> {
-    let mut bytes = vec![kind];
+    let mut bytes = vec![if record.expires.is_some() { KEPT_UNTIL } else { kind }];
     push_fields(&mut bytes, record);
     bytes.extend_from_slice(id.as_bytes());
     bytes
@@ -296,11 +310,11 @@ impl Logged {
 
     fn visit(&mut self, payload: &[u8]) -> Option<()> {
         let (&kind, rest) = payload.split_first()?;
-        let record = fields(rest)?;
-        let id = MessageId::from_bytes(payload.get(FIXED..)?).ok()?;
+        let (record, id) = fields(rest, kind == KEPT_UNTIL)?;
+        let id = MessageId::from_bytes(id).ok()?;
         self.records += 1;
         match kind {
-            KEPT => {
+            KEPT | KEPT_UNTIL => {
                 let records = self.by_id.entry(id).or_default();
                 if !records.contains(&record) {
                     records.push(record);
@@ -352,12 +366,15 @@ mod tests {
 
     #[test]
     fn records_are_bound_to_their_id() {
-        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
-        for (text, hashed) in [("a", false), (&"ü".repeat(100)[..], true)] {
+        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99, expires: None };
+        let until = record.until(Deadline::at(1 << 40));
+        let ids = [("a", false), (&"ü".repeat(100)[..], true)];
+        for ((text, hashed), record) in ids.into_iter().flat_map(|id| [(id, record), (id, until)]) {
             let id: MessageId = text.parse().unwrap();
             let named = (!hashed).then_some(&id);
             let bytes = encode(&id, record, hashed);
-            assert_eq!(bytes.len(), FIXED + 4 + if hashed { 200 } else { 0 });
+            let deadline = if record.expires.is_some() { 8 } else { 0 };
+            assert_eq!(bytes.len(), FIXED + deadline + 4 + if hashed { 200 } else { 0 });
             assert_eq!(decode(&bytes, named), Ok((id.clone(), record)));
             let other: MessageId = "b".parse().unwrap();
             assert_eq!(decode(&bytes, Some(&other)), Err(BadRecord::Damaged));

@@ -298,7 +298,12 @@ impl Scan<'_> {
             other => other.map_err(disk)?,
         };
         let (length, crc) = measure(&*file, buffer).map_err(disk)?;
-        let content = u32::try_from(length).ok().map(|length| CopyRecord { version: Version::FOREIGN, length, crc });
+        let content = u32::try_from(length).ok().map(|length| CopyRecord {
+            version: Version::FOREIGN,
+            length,
+            crc,
+            expires: None,
+        });
         let named = match decoded {
             Decoded::Id(id) => Some(id),
             Decoded::AskTheRecord => None,
@@ -342,7 +347,7 @@ impl Scan<'_> {
                 Seen::Visible(id, Visible::Damaged(record))
             }
             (Some(_), Some(id), content) => {
-                let unknown = CopyRecord { version: Version::FOREIGN, length: u32::MAX, crc: u32::MAX };
+                let unknown = CopyRecord { version: Version::FOREIGN, length: u32::MAX, crc: u32::MAX, expires: None };
                 Seen::Visible(id.clone(), Visible::Damaged(content.unwrap_or(unknown)))
             }
             (None, _, Some(content)) if content.length == 0 => Seen::Empty(stem.clone()),

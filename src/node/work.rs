@@ -18,7 +18,7 @@ use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{Node, Refusal, bad_id, from, id_of, identity_failed};
 use crate::durable;
 use crate::stop::Stop;
-use crate::types::{CopyRecord, Fence, MessageId, Refusing, Version};
+use crate::types::{CopyRecord, Deadline, Fence, MessageId, Refusing, Version};
 use crate::wire::family::{self, CopyStatus, from_node};
 use crate::wire::{BATCH_BYTES, MemberList};
 
@@ -55,13 +55,13 @@ impl WriteWork {
     /// Takes a batch off the wire.
     pub(super) fn read(fence: Fence, seq: u64, batch: family::WriteBatch, reply: Replies) -> Result<Self, String> {
         let put = |put: family::Put| {
-            let version = Version(put.version);
+            let (version, expires) = (Version(put.version), Deadline::at(put.expires));
             let (record, body) = if put.deleted {
                 (CopyRecord::tombstone(version), Body::Deleted)
             } else if put.adopt {
-                (CopyRecord { version, length: put.length, crc: put.crc }, Body::Adopt)
+                (CopyRecord { version, length: put.length, crc: put.crc, expires }, Body::Adopt)
             } else {
-                (CopyRecord { version, length: put.body.len() as u32, crc: put.crc }, Body::Bytes(put.body))
+                (CopyRecord { version, length: put.body.len() as u32, crc: put.crc, expires }, Body::Bytes(put.body))
             };
             Ok::<_, String>(Put { id: id_of(&put.id)?, record, body })
         };

@@ -1,6 +1,7 @@
 //! One write of one message, and its copies.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -10,8 +11,8 @@ use super::{Epoch, MAX_TOLERANCE, MessageId, NodeId};
 /// What a write does to an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It has this message from then on.
-    Put(Payload),
+    /// It has this message from then on, until the deadline, if there is one.
+    Put(Payload, Option<Deadline>),
     /// It has none.
     Delete,
 }
@@ -20,15 +21,28 @@ impl Change {
     /// The message that the id has then.
     pub fn message(&self) -> Option<&Payload> {
         match self {
-            Self::Put(message) => Some(message),
+            Self::Put(message, _) => Some(message),
             Self::Delete => None,
         }
+    }
+
+    /// When the message ends by itself, if ever.
+    pub fn expires(&self) -> Option<Deadline> {
+        match self {
+            Self::Put(_, expires) => *expires,
+            Self::Delete => None,
+        }
+    }
+
+    /// The record of its copies, without a version; nothing for a deletion. Computes the checksum.
+    pub fn record(&self) -> Option<CopyRecord> {
+        self.message().map(|message| CopyRecord::of(Version::default(), message).until(self.expires()))
     }
 
     /// What is kept on nodes: the message, or no byte for a deletion.
     pub fn into_payload(self) -> Payload {
         match self {
-            Self::Put(message) => message,
+            Self::Put(message, _) => message,
             Self::Delete => Payload::new(),
         }
     }
@@ -39,9 +53,31 @@ impl Change {
     }
 }
 
-impl From<Option<Payload>> for Change {
-    fn from(message: Option<Payload>) -> Self {
-        message.map_or(Self::Delete, Self::Put)
+/// When a message ends by itself: milliseconds since 1970, by the register's time. The idea of a deadline that is data of
+/// a version, rather than a timer, is that of Redis' `EXPIREAT`: it needs no clock to be kept, copied or restored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Deadline(NonZeroU64);
+
+impl Deadline {
+    /// That many milliseconds after the beginning of 1970; none at 0.
+    pub fn at(unix_ms: u64) -> Option<Self> {
+        NonZeroU64::new(unix_ms).map(Self)
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_ms(self) -> u64 {
+        self.0.get()
+    }
+
+    /// As a number of which 0 is "never", for formats.
+    pub fn number(expires: Option<Self>) -> u64 {
+        expires.map_or(0, Self::unix_ms)
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "until {}", self.0)
     }
 }
 
@@ -102,17 +138,24 @@ pub struct CopyRecord {
     pub length: u32,
     /// [`checksum`] of the message.
     pub crc: u32,
+    /// When the message ends by itself, if ever.
+    pub expires: Option<Deadline>,
 }
 
 impl CopyRecord {
     /// The record of `payload` as written by `version`.
     pub fn of(version: Version, payload: &[u8]) -> Self {
-        Self { version, length: payload.len() as u32, crc: checksum(payload) }
+        Self { version, length: payload.len() as u32, crc: checksum(payload), expires: None }
     }
 
     /// The record of a deletion.
     pub fn tombstone(version: Version) -> Self {
-        Self { version, length: u32::MAX, crc: 0 }
+        Self { version, length: u32::MAX, crc: 0, expires: None }
+    }
+
+    /// The same, of a message that ends by itself then.
+    pub fn until(self, expires: Option<Deadline>) -> Self {
+        Self { expires, ..self }
     }
 
     /// Whether this is the record of a deletion.

@@ -292,6 +292,7 @@ impl Told {
                 }
                 Event::Aborted { name } => standing(*name).is_none_or(|standing| standing == Standing::Aborted),
                 Event::Tolerance(tolerance) => state.tolerance() == Some(usize::from(*tolerance)),
+                Event::Time(time) => state.time() >= *time,
             };
             assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
         }

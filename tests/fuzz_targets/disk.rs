@@ -134,7 +134,7 @@ pub(super) fn copy_record(data: &[u8]) {
     script.0.iter().take(16).enumerate().for_each(|(n, byte)| field[n] = *byte);
     let number = |at: usize| u32::from_le_bytes(field[at..at + 4].try_into().unwrap());
     let version = Version(u64::from(number(0)) << 32 | u64::from(number(4)));
-    let record = CopyRecord { version, length: number(8), crc: number(12) };
+    let record = CopyRecord { version, length: number(8), crc: number(12), expires: None };
     for hashed in [false, true] {
         let named = (!hashed).then_some(&id);
         let mut bytes = encode(&id, record, hashed);

@@ -39,7 +39,7 @@ fn entry(script: &mut Script<'_>) -> Listed {
     };
     let record = match kind & 7 {
         7 => CopyRecord::tombstone(version),
-        crc => CopyRecord { version, length: 10, crc: u32::from(crc) },
+        crc => CopyRecord { version, length: 10, crc: u32::from(crc), expires: None },
     };
     Listed {
         id: IDS[usize::from(id) % IDS.len()].parse().unwrap(),

@@ -490,11 +490,12 @@ impl Sim {
         let id: MessageId = id.parse().unwrap();
         let record =
             self.record(node, id.to_string().as_str()).and_then(|bytes| records::decode(&bytes, Some(&id)).ok());
-        let committed =
-            self.net.leader().unwrap().coordinator.cluster().mapping().newest(&id).map(|found| found.record);
-        record.is_some_and(|(_, record)| {
-            !record.matches(content) && committed.is_some_and(|committed| committed.version < record.version)
-        })
+        let leader = self.net.leader().unwrap();
+        let cluster = leader.coordinator.cluster();
+        // A deletion that every member has confirmed is forgotten, and is older than the horizon.
+        let known = cluster.mapping().newest(&id).map(|found| found.record.version);
+        let committed = known.unwrap_or_else(|| cluster.mapping().horizon());
+        record.is_some_and(|(_, record)| !record.matches(content) && committed < record.version)
     }
 
     /// How many messages a node has a visible copy of.

@@ -102,15 +102,15 @@ impl Mapping {
         let Some(snapshot) = &mut self.snapshot else { return Walked { is_last: true, ..walked } };
         let (mut slices, mut read) = (0, 0);
         while snapshot.part < SHARDS && slices < SCANNED_SLICES {
-            let (part, arena) = (snapshot.part, &self.shards[snapshot.part].arena);
+            let (part, shard) = (snapshot.part, &self.shards[snapshot.part]);
             let slice = Arena::chunk_of(snapshot.from);
-            if slice >= arena.chunks() {
+            if slice >= shard.arena.chunks() {
                 (snapshot.part, snapshot.from) = (part + 1, 0);
                 continue;
             }
             slices += 1;
-            for (at, bytes_of) in arena.slots(slice).filter(|(at, _)| *at >= snapshot.from) {
-                let (slot, entry) = (Slot { part, at }, Entry::read(bytes_of));
+            for (at, bytes_of) in shard.arena.slots(slice).filter(|(at, _)| *at >= snapshot.from) {
+                let (slot, entry) = (Slot { part, at }, shard.entry(at, bytes_of));
                 if entry.record.is_tombstone() || snapshot.is_taken(slot) {
                     continue;
                 }
@@ -165,8 +165,11 @@ mod tests {
     fn commit(n: u16, sequence: u32, deleted: bool) -> Commit {
         let text = format!("{n}{}", "x".repeat(usize::from(n) % 190));
         let version = Version::new(Epoch(1), sequence);
-        let record =
-            if deleted { CopyRecord::tombstone(version) } else { CopyRecord { version, length: 10, crc: sequence } };
+        let record = if deleted {
+            CopyRecord::tombstone(version)
+        } else {
+            CopyRecord { version, length: 10, crc: sequence, expires: None }
+        };
         Commit { id: text.parse().unwrap(), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() }
     }
 

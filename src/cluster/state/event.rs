@@ -54,6 +54,8 @@ pub enum Event {
     Removed(Removed),
     /// On how many nodes a message is kept from here on.
     Tolerance(u8),
+    /// The register's time has come so far, in milliseconds since 1970: it never goes back behind this.
+    Time(u64),
 }
 
 impl Event {

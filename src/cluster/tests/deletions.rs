@@ -36,7 +36,7 @@ fn a_deletion_is_forgotten_when_all_that_is_older_has_come_to_its_end() {
     let mut cluster = healthy(2, 3);
     put_on(&mut cluster, "x", &[1, 2]);
     put_on(&mut cluster, "y", &[1, 2]);
-    let under_way = cluster.admit(&id("z"), 10, 7).unwrap();
+    let under_way = cluster.admit(&id("z"), message(10, 7)).unwrap();
     let deletion = cluster.admit_deletion(&id("x")).unwrap().unwrap();
     commit(&mut cluster, &deletion);
     (1..=3).for_each(|node| confirm(&mut cluster, node));
@@ -60,7 +60,7 @@ fn a_deletion_is_not_forgotten_while_what_was_found_waits_to_be_completed() {
     (1..=3).for_each(|node| confirm(&mut cluster, node));
     let found = |version| Listed {
         id: id("z"),
-        record: CopyRecord { version, length: 10, crc: 7 },
+        record: CopyRecord { version, length: 10, crc: 7, expires: None },
         staged: false,
         damaged: false,
     };

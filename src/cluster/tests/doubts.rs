@@ -7,7 +7,7 @@ use crate::types::Version;
 
 /// A write of x that node 1 has and node 2 did not answer to, in a cluster of two that needs both.
 fn failed(cluster: &mut Cluster, text: &str) -> Ticket {
-    let ticket = cluster.admit(&id(text), 10, 7).unwrap();
+    let ticket = cluster.admit(&id(text), message(10, 7)).unwrap();
     cluster.release(&ticket);
     cluster.note_in_doubt(&ticket, &[]);
     ticket
@@ -57,7 +57,7 @@ fn nodes_that_answer_settle_what_is_in_doubt() {
 #[test]
 fn who_is_away_is_not_asked_and_who_refused_has_nothing() {
     let mut cluster = healthy(2, 3);
-    let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let ticket = cluster.admit(&id("x"), message(10, 7)).unwrap();
     let (refused, silent) = (ticket.targets[0], ticket.targets[1]);
     cluster.note_in_doubt(&ticket, &[refused]);
     cluster.release(&ticket);
@@ -65,7 +65,7 @@ fn who_is_away_is_not_asked_and_who_refused_has_nothing() {
     cluster.registry.part(silent, u64::from(silent.0), true, ms(0));
     assert_eq!((cluster.doubts(9), look(&cluster, "x")), (vec![], "hidden"));
     // All refused it: it is surely nowhere.
-    let ticket = cluster.admit(&id("y"), 10, 7).unwrap();
+    let ticket = cluster.admit(&id("y"), message(10, 7)).unwrap();
     cluster.note_in_doubt(&ticket, &ticket.targets.clone());
     assert_eq!((look(&cluster, "y"), cluster.admit_deletion(&id("y"))), ("not found", Ok(None)));
 }
@@ -110,12 +110,12 @@ fn what_is_in_doubt_is_bounded() {
     for n in 0..MOST_DOUBTS {
         failed(&mut cluster, &format!("id{n}"));
     }
-    assert!(cluster.admit(&id("new"), 10, 7).is_err(), "nothing could be said of it if it failed");
-    assert!(cluster.admit(&id("old"), 10, 7).is_ok());
+    assert!(cluster.admit(&id("new"), message(10, 7)).is_err(), "nothing could be said of it if it failed");
+    assert!(cluster.admit(&id("old"), message(10, 7)).is_ok());
     let (node, mut some) = cluster.doubts(1).pop().unwrap();
     let (first, record) = some.pop().unwrap();
     cluster.settle_doubt(node, &first, record, false);
-    assert!(cluster.admit(&id("new"), 10, 7).is_ok());
+    assert!(cluster.admit(&id("new"), message(10, 7)).is_ok());
     // A member that never comes back is given up.
     let version = Version::new(Epoch(1), 1);
     assert!(record.version > version);

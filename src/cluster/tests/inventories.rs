@@ -14,7 +14,7 @@ fn line(text: &str, record: CopyRecord) -> Listed {
 
 /// A line of a write of epoch 1 that no log record speaks of.
 fn unknown(text: &str, sequence: u32) -> Listed {
-    line(text, CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7 })
+    line(text, CopyRecord { version: Version::new(Epoch(1), sequence), length: 10, crc: 7, expires: None })
 }
 
 /// What a GET would be told: `v<sequence>` and the nodes to ask, or why not.
@@ -97,8 +97,8 @@ fn what_was_deleted_everywhere_stays_so_when_something_newer_turns_out_to_be_not
 fn foreign_files_wait_for_all_inventories_and_become_one_message() {
     let mut cluster = healthy(2, 3);
     put_on(&mut cluster, "known", &[1, 2]);
-    let foreign = |text| line(text, CopyRecord { version: Version::FOREIGN, length: 3, crc: 9 });
-    let other = line("x", CopyRecord { version: Version::FOREIGN, length: 4, crc: 1 });
+    let foreign = |text| line(text, CopyRecord { version: Version::FOREIGN, length: 3, crc: 9, expires: None });
+    let other = line("x", CopyRecord { version: Version::FOREIGN, length: 4, crc: 1, expires: None });
     cluster.inventory_begins(NodeId(2), 2);
     report(&mut cluster, 1, &[foreign("x"), foreign("known")]).unwrap();
     assert!(uncommitted(&cluster).is_empty(), "node 2 may have it too");
@@ -114,7 +114,7 @@ fn foreign_files_wait_for_all_inventories_and_become_one_message() {
 #[test]
 fn versions_under_way_and_after_the_beginning_speak_for_themselves() {
     let mut cluster = healthy(2, 3);
-    let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let ticket = cluster.admit(&id("x"), message(10, 7)).unwrap();
     report(&mut cluster, 1, &[line("x", ticket.record)]).unwrap();
     report(&mut cluster, 1, &[unknown("y", 2)]).unwrap();
     assert_eq!(cluster.uncommitted_len(), 0);
@@ -258,7 +258,9 @@ fn without_a_log_nothing_is_claimed_until_all_have_reported() {
     let awaited =
         "hidden: a version found on node 1 is being completed; the leader lost its log and waits to hear from node 3";
     assert_eq!(look(&cluster, "x"), awaited);
-    let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), 1, 1) else { panic!("a write was admitted") };
+    let Err(NotAdmitted::NotYet(reason)) = cluster.admit(&id("y"), message(1, 1)) else {
+        panic!("a write was admitted")
+    };
     assert_eq!(reason, "the leader lost its log and waits to hear from node 3");
     report(&mut cluster, 3, &[]).unwrap();
     assert!(cluster.settle_knowledge() && uncommitted(&cluster).len() == 1);
@@ -275,7 +277,7 @@ fn a_log_that_may_lack_its_end_needs_all_but_tolerance_less_one() {
     assert!(
         !cluster.settle_knowledge() && look(&cluster, "x").starts_with("hidden: the leader's log may lack its end")
     );
-    assert!(cluster.admit(&id("y"), 1, 1).is_ok(), "a new version is newer than whatever may be found");
+    assert!(cluster.admit(&id("y"), message(1, 1)).is_ok(), "a new version is newer than whatever may be found");
     report(&mut cluster, 1, &[line("x", x)]).unwrap();
     assert!(!cluster.settle_knowledge());
     report(&mut cluster, 3, &[]).unwrap();
@@ -287,7 +289,7 @@ fn a_log_that_may_lack_its_end_needs_all_but_tolerance_less_one() {
 fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
     let mut before = healthy(2, 3);
     let x = put_on(&mut before, "x", &[1, 2]);
-    let under_way = before.admit(&id("x"), 10, 7).unwrap();
+    let under_way = before.admit(&id("x"), message(10, 7)).unwrap();
     let y = put_on(&mut before, "y", &[1, 3]);
     // The log is copied here, and the write became true after that.
     let mut cluster = start_on(before.state, Trust::Whole, 2);
@@ -297,7 +299,7 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
         cluster.greet();
     }
     assert_eq!(look(&cluster, "x"), "hidden: the leader has just started, and waits to hear from nodes 1, 2, 3");
-    assert!(cluster.admit(&id("z"), 1, 1).is_ok(), "a new version is newer than whatever may be found");
+    assert!(cluster.admit(&id("z"), message(1, 1)).is_ok(), "a new version is newer than whatever may be found");
     report(&mut cluster, 1, &[line("x", x), line("y", y)]).unwrap();
     assert!(!cluster.settle_knowledge() && look(&cluster, "x").ends_with("waits to hear from nodes 2, 3"));
     report(&mut cluster, 3, &[line("x", under_way.record), line("y", y)]).unwrap();
@@ -330,7 +332,7 @@ fn no_time_stands_for_members_that_stay_away() {
     cluster.greet();
     report(&mut cluster, 1, &[newer]).unwrap();
     (1..=1000).for_each(|second| assert!(!cluster.settle_untold(ms(second * 1000))));
-    assert!(!cluster.settle_knowledge() && cluster.admit(&id("z"), 1, 1).is_err());
+    assert!(!cluster.settle_knowledge() && cluster.admit(&id("z"), message(1, 1)).is_err());
     assert!(
         look(&cluster, "y").contains(
             "waits to hear from nodes 2, 3 (a node that is gone for good is given up by REMOVE <node> FORCE)"
@@ -362,7 +364,7 @@ fn a_new_node_does_not_stand_for_the_members_of_a_log() {
         cluster.greet();
         report(&mut cluster, 9, &[]).unwrap();
         assert!(!cluster.settle_knowledge());
-        assert!(matches!(cluster.admit(&id("x"), 1, 1), Err(NotAdmitted::NotYet(_))));
+        assert!(matches!(cluster.admit(&id("x"), message(1, 1)), Err(NotAdmitted::NotYet(_))));
         assert!(look(&cluster, "x").starts_with("hidden: the leader has just started, and waits to hear from "));
         // They are all lost for good.
         (1..=members).for_each(|node| give_up(&mut cluster, node));
@@ -386,7 +388,7 @@ fn what_members_that_were_away_hold_is_not_forgotten_with_a_deletion() {
     };
     cluster.apply(&Event::Commit(deletion));
     assert!(cluster.settle_knowledge() && cluster.is_settled());
-    let y = line("y", CopyRecord { version: Version::new(Epoch(0), 2), length: 10, crc: 7 });
+    let y = line("y", CopyRecord { version: Version::new(Epoch(0), 2), length: 10, crc: 7, expires: None });
     for node in 1..=4 {
         if node == 3 {
             join_as(&mut cluster, node, u64::from(node), ms(0));
@@ -429,18 +431,25 @@ fn nothing_is_written_before_enough_nodes_could_tell_of_a_later_leader() {
             join_as(&mut restarted, node, u64::from(node), ms(0));
             restarted.greet();
         }
-        let Err(NotAdmitted::NotYet(reason)) = restarted.admit(&id("x"), 10, 7) else { panic!("a write was admitted") };
+        let Err(NotAdmitted::NotYet(reason)) = restarted.admit(&id("x"), message(10, 7)) else {
+            panic!("a write was admitted")
+        };
         assert!(
             reason.starts_with("the leader has just started, and nodes 1, 2 have not joined yet (a node"),
             "{reason}"
         );
-        report(&mut restarted, 3, &[line("f", CopyRecord { version: Version::FOREIGN, length: 3, crc: 9 })]).unwrap();
+        report(
+            &mut restarted,
+            3,
+            &[line("f", CopyRecord { version: Version::FOREIGN, length: 3, crc: 9, expires: None })],
+        )
+        .unwrap();
         report(&mut restarted, 4, &[]).unwrap();
         assert!(uncommitted(&restarted).is_empty(), "what is found would get a version");
         assert!(matches!(restarted.admit_deletion(&id("x")), Err(NotAdmitted::NotYet(_))));
         join_as(&mut restarted, 2, 2, ms(0));
         restarted.greet();
-        assert!(restarted.admit(&id("x"), 10, 7).is_ok(), "one of them would have said so");
+        assert!(restarted.admit(&id("x"), message(10, 7)).is_ok(), "one of them would have said so");
     }
 }
 
@@ -462,7 +471,7 @@ fn an_inventory_of_a_session_that_is_over_takes_nothing_from_the_one_that_comes_
 fn a_write_in_doubt_that_is_completed_elsewhere_leaves_a_copy_too_many() {
     let mut cluster = healthy(2, 4);
     let before = put_on(&mut cluster, "x", &[1, 2]);
-    let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let ticket = cluster.admit(&id("x"), message(10, 7)).unwrap();
     cluster.release(&ticket);
     // The log did not take it.
     cluster.note_in_doubt(&ticket, &[]);
@@ -536,7 +545,7 @@ fn what_was_deleted_and_forgotten_stays_deleted() {
 fn an_inventory_says_nothing_of_what_is_younger_than_it() {
     let mut cluster = healthy(2, 2);
     put_on(&mut cluster, "old", &[1, 2]);
-    let under_way = cluster.admit(&id("x"), 10, 7).unwrap();
+    let under_way = cluster.admit(&id("x"), message(10, 7)).unwrap();
     put_on(&mut cluster, "young", &[1, 2]);
     let reported = report(&mut cluster, 1, &[]).unwrap();
     assert_eq!(reported.missing, 1);
@@ -569,7 +578,7 @@ fn what_is_remembered_of_failed_writes_is_bounded() {
     let mut cluster = healthy(2, 3);
     for n in 0..MOST_IN_DOUBT + 9 {
         put_on(&mut cluster, &format!("id{n}"), &[1, 2]);
-        let ticket = cluster.admit(&id(&format!("id{n}")), 10, 7).unwrap();
+        let ticket = cluster.admit(&id(&format!("id{n}")), message(10, 7)).unwrap();
         cluster.note_in_doubt(&ticket, &[]);
         cluster.release(&ticket);
     }
@@ -594,7 +603,7 @@ fn a_version_that_nothing_was_admitted_with_is_given_out_again() {
 #[test]
 fn who_was_sent_nothing_is_not_in_doubt() {
     let mut cluster = healthy(2, 3);
-    let mut ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let mut ticket = cluster.admit(&id("x"), message(10, 7)).unwrap();
     let source = ticket.targets[1];
     ticket.unsent(&[source]);
     cluster.release(&ticket);

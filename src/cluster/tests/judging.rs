@@ -202,11 +202,11 @@ fn a_change_is_told_once() {
 fn nodes_that_something_is_late_about_come_last_and_only_as_needed() {
     let mut cluster = healthy(2, 3);
     cluster.registry.note_stalled(NodeId(1), 1, Way::Writes, true);
-    assert_eq!(cluster.admit(&id("x"), 1, 1).unwrap().targets.to_vec(), [NodeId(2), NodeId(3)]);
+    assert_eq!(cluster.admit(&id("x"), message(1, 1)).unwrap().targets.to_vec(), [NodeId(2), NodeId(3)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
-    assert_eq!(cluster.admit(&id("y"), 1, 1).unwrap().targets.to_vec(), [NodeId(3), NodeId(1)]);
+    assert_eq!(cluster.admit(&id("y"), message(1, 1)).unwrap().targets.to_vec(), [NodeId(3), NodeId(1)]);
     cluster.registry.note_full(NodeId(1), 0);
-    let refused = cluster.admit(&id("z"), 1, 1).unwrap_err();
+    let refused = cluster.admit(&id("z"), message(1, 1)).unwrap_err();
     assert_eq!(refused, crate::cluster::NotAdmitted::TooFewNodes { need: 2, live: 1 });
 }
 
@@ -218,7 +218,7 @@ fn a_full_node_takes_what_fits_and_whatever_makes_room() {
     cluster.registry.note_full(NodeId(2), 5000);
     cluster.registry.note_full(NodeId(1), 200);
     let targets = |cluster: &mut Cluster, name: &str, length: u32| {
-        cluster.admit(&id(name), length, 1).map(|ticket| ticket.targets.len())
+        cluster.admit(&id(name), message(length, 1)).map(|ticket| ticket.targets.len())
     };
     assert_eq!(targets(&mut cluster, "small", 99), Ok(2));
     assert_eq!(targets(&mut cluster, "middle", 4999), Ok(2), "two of them have room for it");

@@ -45,7 +45,7 @@ impl Under {
             Step::Set(n) => {
                 let id = id(&n.to_string());
                 if self.open.iter().all(|ticket| ticket.id != id) {
-                    self.open.push(self.cluster.admit(&id, 10, 7).unwrap());
+                    self.open.push(self.cluster.admit(&id, message(10, 7)).unwrap());
                 }
             }
             _ if self.open.is_empty() => {}
@@ -155,7 +155,7 @@ fn law(tolerance: usize, nodes: u32, parts: &[(u32, &[u64])], seed: Option<u64>)
             join_as(&mut cluster, nodes + part as u32, 100 + part as u64, Duration::ZERO);
         }
         for n in 0..*messages {
-            open.push(cluster.admit(&id(&format!("{part}-{n}")), 10, 7).unwrap());
+            open.push(cluster.admit(&id(&format!("{part}-{n}")), message(10, 7)).unwrap());
             while open.len() >= most || (seed.is_some() && !open.is_empty() && chance.u8(..4) == 0) {
                 commit(&mut cluster, &open.swap_remove(chance.usize(..open.len())));
             }
@@ -174,12 +174,12 @@ fn law(tolerance: usize, nodes: u32, parts: &[(u32, &[u64])], seed: Option<u64>)
 #[test]
 fn reservations_are_given_back() {
     let mut cluster = healthy(2, 3);
-    let first = cluster.admit(&id("x"), 10, 7).unwrap();
+    let first = cluster.admit(&id("x"), message(10, 7)).unwrap();
     assert_eq!(loads(&cluster), [1, 1, 0]);
     cluster.release(&first);
     assert_eq!(loads(&cluster), [0, 0, 0]);
     put_on(&mut cluster, "x", &[1, 2]);
-    let mut over = cluster.admit(&id("x"), 10, 7).unwrap();
+    let mut over = cluster.admit(&id("x"), message(10, 7)).unwrap();
     assert_eq!(loads(&cluster), [1, 1, 0], "an overwrite in place changes no load");
     cluster.replace(&mut over, NodeId(2), false).unwrap();
     assert_eq!(loads(&cluster), [1, 0, 1]);
@@ -198,7 +198,7 @@ fn a_hedge_goes_to_the_least_loaded_even_if_another_gives_up_the_old_copy() {
         put_on(&mut cluster, text, &[1]);
     }
     assert_eq!(loads(&cluster), [3, 1, 1]);
-    let mut over = cluster.admit(&id("x"), 10, 7).unwrap();
+    let mut over = cluster.admit(&id("x"), message(10, 7)).unwrap();
     assert_eq!((over.targets.to_vec(), loads(&cluster)), (vec![NodeId(2)], vec![2, 2, 1]));
     assert_eq!(cluster.replace(&mut over, NodeId(2), false), Some(NodeId(3)));
 }

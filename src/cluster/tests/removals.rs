@@ -29,7 +29,7 @@ fn order(cluster: &mut Cluster, node: u32) -> Result<(), NotRemovable> {
 
 fn list(cluster: &mut Cluster, node: u32, copies: &[(&str, Version)]) {
     let entry = |&(text, version): &(&str, Version)| {
-        let record = CopyRecord { version, length: 10, crc: 7 };
+        let record = CopyRecord { version, length: 10, crc: 7, expires: None };
         Listed { id: id(text), record, staged: false, damaged: false }
     };
     let entries: Vec<Listed> = copies.iter().map(entry).collect();
@@ -88,17 +88,17 @@ fn writes_that_chose_it_before_are_waited_for_and_none_chooses_it_after() {
     cluster.registry.set_draining(NodeId(3), true);
     // The only other node that could take the second copy is full.
     cluster.registry.note_full(NodeId(2), 0);
-    let ticket = cluster.admit(&id("x"), 10, 7).unwrap();
+    let ticket = cluster.admit(&id("x"), message(10, 7)).unwrap();
     assert!(ticket.targets.contains(&NodeId(3)));
     let before = cluster.begin_removal(NodeId(3), false).unwrap();
     assert!(cluster.any_under_way(&before));
-    assert!(cluster.admit(&id("y"), 10, 7).is_err(), "nothing is placed on a node that leaves");
+    assert!(cluster.admit(&id("y"), message(10, 7)).is_err(), "nothing is placed on a node that leaves");
     commit(&mut cluster, &ticket);
     assert!(!cluster.any_under_way(&before));
     let why = cluster.end_removal(NodeId(3), false).unwrap_err();
     assert!(matches!(why, NotRemovable::Holds { messages: 1, .. }), "{why}");
     cluster.keep_member(NodeId(3));
-    assert!(cluster.admit(&id("y"), 10, 7).is_ok());
+    assert!(cluster.admit(&id("y"), message(10, 7)).is_ok());
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Stage {
             "tolerance" => return self.cluster.set_tolerance(rest[0].parse().unwrap()),
             "restart" => return self.restart(rest[0]),
             "set" => {
-                let admitted = self.cluster.admit(&id(rest[0]), 10, 7);
+                let admitted = self.cluster.admit(&id(rest[0]), message(10, 7));
                 self.place(rest[0], admitted, &[])
             }
             "ack" | "lose" | "hush" => self.answer(verb, &id(rest[0]), node(rest[1])),
@@ -234,7 +234,12 @@ impl Stage {
                 Some((epoch, sequence)) => Version::new(Epoch(epoch.parse().unwrap()), sequence.parse().unwrap()),
                 None => Version::FOREIGN,
             };
-            Listed { id: id(text), record: CopyRecord { version, length: 10, crc: 7 }, staged: false, damaged }
+            Listed {
+                id: id(text),
+                record: CopyRecord { version, length: 10, crc: 7, expires: None },
+                staged: false,
+                damaged,
+            }
         };
         let entries: Vec<Listed> = words.iter().map(entry).collect();
         self.cluster.inventory_begins(node, 0);

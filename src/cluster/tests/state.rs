@@ -6,7 +6,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::cluster::state::prepared::Standing;
-use crate::types::{Removed, Version};
+use crate::types::{Deadline, Removed};
 
 /// What happens to a register. Nodes, folders and ids are few, so that they meet.
 #[derive(Debug, Clone)]
@@ -23,6 +23,7 @@ enum Step {
     Drain(u32, bool),
     Tolerance(u8),
     Begin(bool),
+    Time(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..=5u32, any::<bool>()).prop_map(|(node, on)| Step::Drain(node, on)),
         1 => (1..=7u8).prop_map(Step::Tolerance),
         1 => any::<bool>().prop_map(Step::Begin),
+        1 => (0..9u64).prop_map(Step::Time),
     ]
 }
 
@@ -63,7 +65,8 @@ impl Story {
         let record = if deleted {
             CopyRecord::tombstone(version)
         } else {
-            CopyRecord { version, length: 10, crc: self.sequence }
+            let expires = Deadline::at(self.sequence.into()).filter(|_| self.sequence.is_multiple_of(3));
+            CopyRecord { version, length: 10, crc: self.sequence, expires }
         };
         Commit { id, record, holders: nodes.iter().copied().map(NodeId).collect() }
     }
@@ -127,6 +130,7 @@ impl Story {
             }
             Step::Drain(node, on) => self.events.push(Event::Draining { node: NodeId(node), on }),
             Step::Tolerance(tolerance) => self.events.push(Event::Tolerance(tolerance)),
+            Step::Time(unix_ms) => self.events.push(Event::Time(unix_ms)),
             Step::Begin(hears_all) => {
                 self.epoch += 1;
                 let leadership = Leadership { cluster_id: uuid(99), epoch: Epoch(self.epoch) };

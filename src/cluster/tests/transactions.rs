@@ -10,7 +10,7 @@ fn v(sequence: u32) -> Version {
 }
 
 fn record(sequence: u32) -> CopyRecord {
-    CopyRecord { version: v(sequence), length: 10, crc: 7 }
+    CopyRecord { version: v(sequence), length: 10, crc: 7, expires: None }
 }
 
 /// A transaction that was to write 5 to `x` and 6 to `y`.
@@ -206,13 +206,13 @@ fn several_writes_are_admitted_all_or_none() {
     let (a, b, c) = (id("a"), id("b"), id("c"));
     let before = loads(&cluster);
     set(&mut cluster, "b");
-    let tickets = cluster.admit_together(&[(&a, Some((1, 1))), (&b, None), (&c, None)]).unwrap();
+    let tickets = cluster.admit_together(&[(&a, Some(message(1, 1))), (&b, None), (&c, None)]).unwrap();
     let versions: Vec<_> = tickets.iter().map(|ticket| ticket.as_ref().map(|ticket| ticket.record.version)).collect();
     assert_eq!(versions, [Some(v(2)), Some(v(3)), None], "there is nothing to delete at c");
     cluster.void(v(2), tickets.iter().flatten());
     tickets.iter().flatten().for_each(|ticket| cluster.release(ticket));
     assert_eq!(cluster.to_abort(), [v(2)]);
     cluster.registry.part(NodeId(2), 2, true, ms(0));
-    assert!(cluster.admit_together(&[(&a, Some((1, 1))), (&c, Some((1, 1)))]).is_err());
+    assert!(cluster.admit_together(&[(&a, Some(message(1, 1))), (&c, Some(message(1, 1)))]).is_err());
     assert_eq!(loads(&cluster), before.iter().map(|load| load + 1).collect::<Vec<_>>(), "no promise is left");
 }

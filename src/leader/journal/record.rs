@@ -5,7 +5,8 @@ use crate::cluster::mapping::Commit;
 use crate::cluster::state::Event;
 use crate::seeded::{self, Bug};
 use crate::types::{
-    CopyRecord, Epoch, Holders, IoMode, Leadership, MAX_TOLERANCE, Member, MessageId, NodeId, Removed, Uuid, Version,
+    CopyRecord, Deadline, Epoch, Holders, IoMode, Leadership, MAX_TOLERANCE, Member, MessageId, NodeId, Removed, Uuid,
+    Version,
 };
 
 /// A record of the log: something that is true of the register, or of this file alone.
@@ -59,8 +60,11 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
             out.extend_from_slice(member.address.as_bytes());
         }
         Event::Commit(commit) => {
-            out.push(3);
+            out.push(if commit.record.expires.is_some() { 15 } else { 3 });
             encode_copies(&commit.record, &commit.holders, out);
+            if let Some(expires) = commit.record.expires {
+                out.extend_from_slice(&expires.unix_ms().to_le_bytes());
+            }
             out.extend_from_slice(commit.id.as_bytes());
         }
         Event::Forgotten { id, version } => {
@@ -77,9 +81,13 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
             out.extend_from_slice(&node.0.to_le_bytes());
         }
         Event::Commits(commits) => {
-            out.push(9);
+            let until = commits.iter().any(|commit| commit.record.expires.is_some());
+            out.push(if until { 16 } else { 9 });
             for commit in commits {
                 encode_copies(&commit.record, &commit.holders, out);
+                if until {
+                    out.extend_from_slice(&Deadline::number(commit.record.expires).to_le_bytes());
+                }
                 encode_short_id(&commit.id, out);
             }
         }
@@ -101,6 +109,10 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
             out.extend_from_slice(&uuid.0);
         }
         Event::Tolerance(tolerance) => out.extend_from_slice(&[14, *tolerance]),
+        Event::Time(unix_ms) => {
+            out.push(17);
+            out.extend_from_slice(&unix_ms.to_le_bytes());
+        }
     }
 }
 
@@ -173,8 +185,9 @@ impl Record {
                 uuid: Uuid(fields.array()?),
                 address: fields.text()?.to_owned(),
             })),
-            3 => {
+            kind @ (3 | 15) => {
                 let (record, holders) = fields.copies()?;
+                let record = if kind == 15 { record.until(fields.deadline()?) } else { record };
                 let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
                 event(Event::Commit(Commit { id, record, holders }))
             }
@@ -187,10 +200,11 @@ impl Record {
             }
             7 => event(Event::Horizon(fields.version()?)),
             8 => event(Event::Draining { on: fields.array::<1>()?[0] != 0, node: NodeId(fields.u32()?) }),
-            9 => {
+            kind @ (9 | 16) => {
                 let mut commits = Vec::new();
                 while !fields.0.is_empty() {
                     let (record, holders) = fields.copies()?;
+                    let record = if kind == 16 { record.until(fields.deadline()?) } else { record };
                     commits.push(Commit { id: fields.short_id()?, record, holders });
                 }
                 event(Event::Commits(commits))
@@ -205,6 +219,7 @@ impl Record {
             }
             11 => event(Event::Aborted { name: fields.version()? }),
             12 => event(Event::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
+            17 => event(Event::Time(u64::from_le_bytes(fields.array()?))),
             14 => match fields.array::<1>()?[0] {
                 tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => event(Event::Tolerance(tolerance)),
                 other => Err(format!("a tolerance of {other}")),
@@ -254,8 +269,13 @@ impl<'a> Fields<'a> {
         Ok(Version(u64::from_le_bytes(self.array()?)))
     }
 
+    fn deadline(&mut self) -> Result<Option<Deadline>, String> {
+        Ok(Deadline::at(u64::from_le_bytes(self.array()?)))
+    }
+
     fn copies(&mut self) -> Result<(CopyRecord, Holders), String> {
-        let record = CopyRecord { version: self.version()?, length: self.u32()?, crc: self.u32()? };
+        let (version, length, crc) = (self.version()?, self.u32()?, self.u32()?);
+        let record = CopyRecord { version, length, crc, expires: None };
         let count = self.array::<1>()?[0] as usize;
         if count == 0 || count > MAX_TOLERANCE {
             return Err(format!("a commit on {count} nodes"));
@@ -303,8 +323,9 @@ mod tests {
 
     fn commits() -> impl Strategy<Value = Commit> {
         let holders = proptest::collection::vec(any::<u32>(), 1..=MAX_TOLERANCE);
-        (ids(), any::<(u64, u32, u32)>(), holders).prop_map(|(id, (version, length, crc), holders)| {
-            let record = CopyRecord { version: Version(version), length, crc };
+        (ids(), any::<(u64, u32, u32, bool)>(), holders).prop_map(|(id, (version, length, crc, ends), holders)| {
+            let expires = Deadline::at(version).filter(|_| ends);
+            let record = CopyRecord { version: Version(version), length, crc, expires };
             Commit { id, record, holders: holders.into_iter().map(NodeId).collect() }
         })
     }
@@ -345,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_largest_transaction_fits_into_a_record() {
-        let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1 };
+        let record = CopyRecord { version: Version(u64::MAX), length: 1, crc: 1, expires: None };
         let id = MessageId::from_bytes(&[0xff; MOST_ID_BYTES / MOST_IDS]).unwrap();
         let commit = Commit { id, record, holders: (0..MAX_TOLERANCE as u32).map(NodeId).collect() };
         let mut bytes = Vec::new();
@@ -357,7 +378,7 @@ mod tests {
     fn records_of_earlier_versions_are_read() {
         let commit = |bytes: &[u8]| Record::decode(bytes);
         let bytes = b"\x03\x07\0\0\0\x01\0\0\0\x05\0\0\0\x63\0\0\0\x02\x01\0\0\0\x02\0\0\0a/b";
-        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99 };
+        let record = CopyRecord { version: Version(1 << 32 | 7), length: 5, crc: 99, expires: None };
         let holders = [NodeId(1), NodeId(2)].into_iter().collect();
         assert_eq!(
             commit(bytes),

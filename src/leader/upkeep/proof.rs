@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::cluster::mapping::SHARDS;
 use crate::leader::coordinator::Coordinator;
 use crate::leader::key_locks::{Entry, KeyGuard};
-use crate::types::{CopyRecord, MessageId, NodeId, Payload};
+use crate::types::{CopyRecord, Deadline, MessageId, NodeId, Payload};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
 
@@ -92,5 +92,6 @@ fn adopt(id: &MessageId, record: CopyRecord) -> family::Put {
         adopt: true,
         length: record.length,
         deleted: false,
+        expires: Deadline::number(record.expires),
     }
 }

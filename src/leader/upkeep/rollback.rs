@@ -11,7 +11,7 @@ use crate::cluster::Located;
 use crate::cluster::state::Event;
 use crate::leader::coordinator::Coordinator;
 use crate::leader::key_locks::Entry;
-use crate::types::{MessageId, Version};
+use crate::types::{Change, MessageId, Version};
 
 /// How often there is a look at what is to be taken back.
 const LOOK: Duration = Duration::from_millis(100);
@@ -80,16 +80,16 @@ impl Rollback {
                 Located::Hidden(_) => return false,
             }
         };
-        let message = match record {
-            None => None,
+        let change = match record {
+            None => Change::Delete,
             Some(record) => match self.core.messages(None, &[(id.clone(), record)]).await {
                 Ok((mut messages, _)) => match messages.pop().flatten() {
-                    Some(message) => Some(message),
+                    Some(message) => Change::Put(message, record.expires),
                     None => return false,
                 },
                 Err(_) => return false,
             },
         };
-        self.core.write_alone(id, message.into(), guard).await.is_ok()
+        self.core.write_alone(id, change, guard).await.is_ok()
     }
 }

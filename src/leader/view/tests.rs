@@ -87,7 +87,7 @@ proptest! {
             match step {
                 Step::Set(n, nodes) => {
                     let holders = nodes.into_iter().map(NodeId).collect();
-                    let record = CopyRecord { version, length: 1, crc: 1 };
+                    let record = CopyRecord { version, length: 1, crc: 1, expires: None };
                     index.cluster().apply(&Event::Commit(Commit { id: id(n), record, holders }));
                     pending.insert(id(n));
                 }
@@ -123,7 +123,7 @@ fn a_changed_line_costs_no_look_at_the_others() {
     let mut view = View::new(disk.folder(Path::new(PATH)).unwrap());
     let index = Mutex::new(Cluster::new(2, State::new(1), Trust::Whole));
     let put = |sequence, n, node| {
-        let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 1, crc: 1 };
+        let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 1, crc: 1, expires: None };
         index.cluster().apply(&Event::Commit(Commit {
             id: id(n),
             record,

@@ -19,7 +19,7 @@ use super::super::store::{Body, Fatal, Put, Settle};
 use crate::durable::record_log::{LogError, RecordLog, judge};
 use crate::durable::{Folder, takes_nothing};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, MAX_ID_BYTES, MessageId, Version};
+use crate::types::{CopyRecord, Deadline, MAX_ID_BYTES, MessageId, Version};
 
 /// How the file starts.
 const MAGIC: [u8; 8] = *b"HTKSJRN\n";
@@ -37,6 +37,8 @@ const SETTLE: u8 = 1;
 const PUT: u8 = 2;
 /// A put whose id is longer than a byte can tell: its length, in two, follows the other fields.
 const PUT_LONG: u8 = 3;
+/// Of a put with a deadline, in eight bytes behind the other fields.
+const UNTIL: u8 = 4;
 
 const KEEP: u8 = 1;
 const TRASHED: u8 = 2;
@@ -268,10 +270,14 @@ fn encode_put(put: &Put) -> Vec<u8> {
     let id = put.id.as_bytes();
     let mut bytes = Vec::with_capacity(18 + id.len());
     let short = u8::try_from(id.len());
-    bytes.extend_from_slice(&short.map_or([PUT_LONG, 0], |length| [PUT, length]));
+    let until = if put.record.expires.is_some() { UNTIL } else { 0 };
+    bytes.extend_from_slice(&short.map_or([PUT_LONG | until, 0], |length| [PUT | until, length]));
     bytes.extend_from_slice(&put.record.version.0.to_le_bytes());
     bytes.extend_from_slice(&put.record.length.to_le_bytes());
     bytes.extend_from_slice(&put.record.crc.to_le_bytes());
+    if let Some(expires) = put.record.expires {
+        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
+    }
     if short.is_err() {
         bytes.extend_from_slice(&(id.len() as u16).to_le_bytes());
     }
@@ -283,7 +289,7 @@ fn decode(record: &[u8]) -> Option<Step> {
     let (&[kind, second], rest) = record.split_first_chunk()?;
     let (version, rest) = rest.split_first_chunk()?;
     let version = Version(u64::from_le_bytes(*version));
-    match kind {
+    match kind & !UNTIL {
         SETTLE => {
             let id = MessageId::from_bytes(rest).ok()?;
             let (keep, trash) = (second & KEEP != 0, second & TRASHED != 0);
@@ -291,13 +297,19 @@ fn decode(record: &[u8]) -> Option<Step> {
         }
         PUT | PUT_LONG => {
             let (length, rest) = rest.split_first_chunk()?;
-            let (crc, rest) = rest.split_first_chunk()?;
-            let (id_bytes, rest) = match kind {
+            let (crc, mut rest) = rest.split_first_chunk()?;
+            let mut expires = None;
+            if kind & UNTIL != 0 {
+                let (deadline, behind) = rest.split_first_chunk()?;
+                (expires, rest) = (Some(Deadline::at(u64::from_le_bytes(*deadline))?), behind);
+            }
+            let (id_bytes, rest) = match kind & !UNTIL {
                 PUT => (usize::from(second), rest),
                 _ => rest.split_first_chunk().map(|(two, rest)| (usize::from(u16::from_le_bytes(*two)), rest))?,
             };
             let (id, body) = rest.split_at_checked(id_bytes)?;
-            let record = CopyRecord { version, length: u32::from_le_bytes(*length), crc: u32::from_le_bytes(*crc) };
+            let (length, crc) = (u32::from_le_bytes(*length), u32::from_le_bytes(*crc));
+            let record = CopyRecord { version, length, crc, expires };
             let body = if record.is_tombstone() { Body::Deleted } else { Body::Bytes(Bytes::copy_from_slice(body)) };
             Some(Step::Put(Put { id: MessageId::from_bytes(id).ok()?, record, body }))
         }
@@ -324,7 +336,11 @@ mod tests {
         first.append(&[], [&one, &two]).unwrap();
         let mut second = Journal::create(&folder, 10).unwrap();
         let long = put(&"x".repeat(MAX_ID_BYTES), 4, b"long");
-        second.append(&[settle("a", 1, true), dropped.clone()], [&delete("a", 3), &long]).unwrap();
+        let until = |put: &Put| Put { record: put.record.until(Deadline::at(1 << 40)), ..put.clone() };
+        let (short_until, long_until) = (until(&put("t", 5, b"short")), until(&long));
+        second
+            .append(&[settle("a", 1, true), dropped.clone()], [&delete("a", 3), &long, &short_until, &long_until])
+            .unwrap();
         let left = LeftOver::read(&folder).unwrap();
         let wanted = [
             Step::Put(one),
@@ -333,9 +349,11 @@ mod tests {
             Step::Settle(dropped),
             Step::Put(delete("a", 3)),
             Step::Put(long),
+            Step::Put(short_until),
+            Step::Put(long_until),
         ];
         assert_eq!(left.steps, wanted);
-        assert_eq!((Journals::after(&left).due(), left.ids().len()), (Some(11), 4));
+        assert_eq!((Journals::after(&left).due(), left.ids().len()), (Some(11), 5));
         left.remove(&*folder).unwrap();
         assert!(LeftOver::read(&folder).unwrap().is_empty());
     }

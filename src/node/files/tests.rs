@@ -284,7 +284,7 @@ fn refusals_say_what_to_do() {
     disk.set_folds_case(true);
     assert!(try_open(&disk, IoMode::Buffered).unwrap_err().to_string().contains("--data-dir"));
     disk.set_folds_case(false);
-    let mut newer = vec![2; 17];
+    let mut newer = vec![9; 17];
     newer.extend(crc32c::crc32c_append(crc32c::crc32c(&newer), b"a").to_le_bytes());
     disk.folder(path()).unwrap().create_new("a.txt").unwrap().set_record(&newer).unwrap();
     assert!(try_open(&disk, IoMode::Buffered).unwrap_err().to_string().contains("upgrade"));

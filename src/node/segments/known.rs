@@ -75,7 +75,7 @@ impl Known {
     fn count(&self, id: &MessageId, place: &Place, alive: bool) {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(segment) = segments.get(&place.segment) {
-            let bytes = FRAME_BYTES + head_bytes(id) as u64 + u64::from(place.record().bytes());
+            let bytes = FRAME_BYTES + head_bytes(id, &place.record()) as u64 + u64::from(place.record().bytes());
             let _ = if alive {
                 segment.live.fetch_add(bytes, Ordering::Relaxed)
             } else {

@@ -1,11 +1,15 @@
 //! What one record of a segment says, and the hint that says it of a whole segment again.
 
-use crate::types::{CopyRecord, MessageId, Version};
+use crate::types::{CopyRecord, Deadline, MessageId, Version};
 
 /// Kind, version, length, checksum of the content, length of the id. No id has no bytes: 0 says that the length follows in
-/// two bytes.
+/// two bytes. A deadline stands behind the id, in 8 bytes.
 const FIXED: usize = 1 + 8 + 4 + 4 + 1;
 const CRC: usize = 4;
+const DEADLINE: usize = 8;
+
+/// The kind of a copy with a deadline.
+const COPY_UNTIL: u8 = 3;
 
 const HINT_MAGIC: [u8; 8] = *b"hatohnt1";
 const HINT_HEAD: usize = 8 + 4 + 8;
@@ -29,19 +33,23 @@ pub(super) struct Op {
 }
 
 /// Bytes of the head of a record of this id.
-pub(super) fn head_bytes(id: &MessageId) -> usize {
+pub(super) fn head_bytes(id: &MessageId, record: &CopyRecord) -> usize {
     let length = id.as_bytes().len();
-    FIXED + if length > usize::from(u8::MAX) { 2 } else { 0 } + length + CRC
+    let long = if length > usize::from(u8::MAX) { 2 } else { 0 };
+    FIXED + long + length + record.expires.map_or(0, |_| DEADLINE) + CRC
 }
 
 /// Adds the head of a record.
 pub(super) fn push_head(bytes: &mut Vec<u8>, kind: Kind, id: &MessageId, record: CopyRecord) {
     let from = bytes.len();
-    bytes.push(kind as u8);
+    bytes.push(if record.expires.is_some() { COPY_UNTIL } else { kind as u8 });
     bytes.extend_from_slice(&record.version.0.to_le_bytes());
     bytes.extend_from_slice(&record.length.to_le_bytes());
     bytes.extend_from_slice(&record.crc.to_le_bytes());
     push_short_id(bytes, id);
+    if let Some(expires) = record.expires {
+        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
+    }
     let crc = crc32c::crc32c(&bytes[from..]);
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
@@ -75,17 +83,21 @@ fn read_fields(bytes: &[u8]) -> Option<(Op, usize)> {
         0 => (FIXED + 2, usize::from(u16::from_le_bytes(*bytes.get(FIXED..)?.first_chunk()?))),
         short => (FIXED, usize::from(short)),
     };
-    let end = from + length;
+    let mut end = from + length;
     let id = bytes.get(from..end)?;
-    bytes.get(end..end + CRC)?;
-    let kind = match fixed[0] {
-        1 => Kind::Copy,
-        2 => Kind::Drop,
+    let (kind, mut expires) = match fixed[0] {
+        1 | COPY_UNTIL => (Kind::Copy, None),
+        2 => (Kind::Drop, None),
         _ => return None,
     };
+    if fixed[0] == COPY_UNTIL {
+        expires = Some(Deadline::at(u64::from_le_bytes(*bytes.get(end..)?.first_chunk()?))?);
+        end += DEADLINE;
+    }
+    bytes.get(end..end + CRC)?;
     let word = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("four bytes"));
     let version = Version(u64::from_le_bytes(fixed[1..9].try_into().expect("eight bytes")));
-    let record = CopyRecord { version, length: word(9), crc: word(13) };
+    let record = CopyRecord { version, length: word(9), crc: word(13), expires };
     Some((Op { kind, id: MessageId::from_bytes(id).ok()?, record, body_at: 0 }, end + CRC))
 }
 
@@ -144,7 +156,9 @@ mod tests {
         let record = CopyRecord::of(Version(1 << 32 | 7), b"hello");
         let op = |id: &str, kind| Op { kind, id: id.parse().unwrap(), record, body_at: 99 };
         let long = "x".repeat(crate::types::MAX_ID_BYTES);
-        let ops = [op("a", Kind::Copy), op(&"ü".repeat(100), Kind::Drop), op(&long, Kind::Copy), op("c", Kind::Copy)];
+        let until = Op { record: record.until(Deadline::at(1 << 40)), ..op(&long, Kind::Copy) };
+        let ops =
+            [op("a", Kind::Copy), op(&"ü".repeat(100), Kind::Drop), op(&long, Kind::Copy), until, op("c", Kind::Copy)];
         let mut hint = HintWriter::new();
         ops.iter().for_each(|op| hint.push(op));
         let bytes = hint.finish(3, 4711);
@@ -165,11 +179,13 @@ mod tests {
     #[test]
     fn heads_are_whole_or_nothing() {
         let record = CopyRecord::of(Version(1 << 32 | 7), b"hello");
-        for id in ["a".to_owned(), "x".repeat(255), "x".repeat(256), "x".repeat(crate::types::MAX_ID_BYTES)] {
+        let ids = ["a".to_owned(), "x".repeat(255), "x".repeat(256), "x".repeat(crate::types::MAX_ID_BYTES)];
+        let until = record.until(Deadline::at(1 << 40));
+        for (id, record) in ids.into_iter().flat_map(|id| [(id.clone(), record), (id, until)]) {
             let id: MessageId = id.parse().unwrap();
             let mut bytes = Vec::new();
             push_head(&mut bytes, Kind::Copy, &id, record);
-            assert_eq!(bytes.len(), head_bytes(&id));
+            assert_eq!(bytes.len(), head_bytes(&id, &record));
             assert_eq!(
                 read_head(&bytes, 100),
                 Some(Op { kind: Kind::Copy, id, record, body_at: 100 + bytes.len() as u32 })

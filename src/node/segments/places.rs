@@ -1,4 +1,4 @@
-//! Where every copy lies: 24 bytes a copy, and one small vector an id.
+//! Where every copy lies: 32 bytes a copy, and one small vector an id.
 //!
 //! The invariant: of an id's copies, ascending by version, the oldest that is no tombstone is the visible one and
 //! all others are staged. So nothing but which copies there are has to be told after a crash.
@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::lock::Lock;
 use crate::node::store::{INVENTORY_PARTS, Totals};
-use crate::types::{CopyRecord, Listed, MessageId, Version};
+use crate::types::{CopyRecord, Deadline, Listed, MessageId, Version};
 
 /// No segment: the copy is damaged, and its bytes are not counted on any more.
 pub(super) const NOWHERE: u32 = 0;
@@ -25,6 +25,7 @@ pub(super) struct Place {
     pub(super) version: Version,
     pub(super) length: u32,
     pub(super) crc: u32,
+    pub(super) expires: Option<Deadline>,
     pub(super) segment: u32,
     /// Of its content.
     pub(super) offset: u32,
@@ -32,11 +33,12 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(record: CopyRecord, segment: u32, offset: u32) -> Self {
-        Self { version: record.version, length: record.length, crc: record.crc, segment, offset }
+        let CopyRecord { version, length, crc, expires } = record;
+        Self { version, length, crc, expires, segment, offset }
     }
 
     pub(super) fn record(&self) -> CopyRecord {
-        CopyRecord { version: self.version, length: self.length, crc: self.crc }
+        CopyRecord { version: self.version, length: self.length, crc: self.crc, expires: self.expires }
     }
 
     pub(super) fn is_whole(&self) -> bool {

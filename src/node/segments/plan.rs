@@ -55,7 +55,7 @@ impl<'a> Plan<'a> {
             below = Version(u64::MAX);
         }
         if !slot.drop_below(below).is_empty() {
-            self.record(Kind::Drop, id, CopyRecord { version: below, length: 0, crc: 0 }, &[]);
+            self.record(Kind::Drop, id, CopyRecord { version: below, length: 0, crc: 0, expires: None }, &[]);
         }
         true
     }
@@ -109,7 +109,7 @@ fn body(put: &Put) -> &[u8] {
 /// What is decided without writing anything.
 fn decide(slot: &Slot, put: &Put) -> Option<PutOutcome> {
     let Put { id, record, body: content } = put;
-    let fits = head_bytes(id) + body(put).len() <= LONGEST;
+    let fits = head_bytes(id, record) + body(put).len() <= LONGEST;
     if record.version == Version::FOREIGN || record.is_tombstone() != (*content == Body::Deleted) || !fits {
         return Some(PutOutcome::Failed);
     }

@@ -236,7 +236,7 @@ pub(super) fn read_record(offset: u64, met: Met<'_>) -> Seen {
     };
     match read_head(payload, offset + FRAME_BYTES) {
         Some(op) if whole || op.kind == Kind::Drop => Seen::Whole(op),
-        Some(op) if op.record.matches(&payload[head_bytes(&op.id)..]) => Seen::Whole(op),
+        Some(op) if op.record.matches(&payload[head_bytes(&op.id, &op.record)..]) => Seen::Whole(op),
         Some(op) => Seen::Damaged(op),
         None if whole => Seen::Nothing("an unknown record"),
         None => Seen::Nothing("damage"),

@@ -90,7 +90,7 @@ impl SegmentStore {
             || self.known.places.get(&put.id).newest().is_some_and(|newest| bytes <= u64::from(newest.bytes()));
         let takes = bytes <= room.longest() || (bytes <= SMALL && shrinks());
         if takes && !seeded::active(Bug::RoomCountedForEach) {
-            let all = bytes + FRAME_BYTES + head_bytes(&put.id) as u64;
+            let all = bytes + FRAME_BYTES + head_bytes(&put.id, &put.record) as u64;
             *room = Room { large: room.large.saturating_sub(all), small: room.small.saturating_sub(all) };
         }
         takes

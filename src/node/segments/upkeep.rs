@@ -177,7 +177,7 @@ impl SegmentStore {
             };
             match read_record(offset, met) {
                 Seen::Whole(op) if self.known.lies_at(&op, number) => {
-                    let content = content[head_bytes(&op.id)..].to_vec();
+                    let content = content[head_bytes(&op.id, &op.record)..].to_vec();
                     live.push((op, content));
                 }
                 Seen::Whole(_) => {}
@@ -224,7 +224,7 @@ impl SegmentStore {
             }
         };
         for (op, body) in live {
-            let head = head_bytes(&op.id) as u64;
+            let head = head_bytes(&op.id, &op.record) as u64;
             let body_at = offset + FRAME_BYTES + head;
             offset = body_at + body.len() as u64;
             let op = Op { body_at: body_at as u32, ..op };
