@@ -7,13 +7,13 @@ pub mod manifest;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::types::{MAX_ID_BYTES, MAX_MESSAGE_BYTES, MessageId, Payload, Uuid, Version, checksum};
+use crate::types::{Deadline, MAX_ID_BYTES, MAX_MESSAGE_BYTES, MessageId, Payload, Uuid, Version, checksum};
 
 /// How a backup begins.
 const MAGIC: [u8; 8] = *b"HTKSBKP\n";
 
-/// The format that is written, and the newest that is read.
-pub const FORMAT: u32 = 1;
+/// The newest format that is read. One in which no message ends by itself is written as the first.
+pub const FORMAT: u32 = 2;
 
 const HEADER: usize = 8 + 4 + 16 + 8 + 8 + 1 + 8 + 8 + 4;
 const RECORD_HEAD: usize = 1 + 2 + 4 + 8 + 4;
@@ -21,6 +21,8 @@ const END: usize = 1 + 8 + 8 + 8 + 4 + 4;
 
 const KIND_MESSAGE: u8 = 1;
 const KIND_LOST: u8 = 2;
+/// A message with a deadline, in 8 bytes between the head and the id.
+const KIND_UNTIL: u8 = 3;
 const KIND_END: u8 = 255;
 
 /// What a backup is of.
@@ -38,7 +40,19 @@ pub struct Header {
     pub messages: u64,
     /// Bytes of these.
     pub bytes: u64,
+    /// Some of them end by themselves.
+    pub expires: bool,
 }
+
+impl Header {
+    /// The format of the backup.
+    pub fn format(&self) -> u32 {
+        if self.expires { FORMAT } else { 1 }
+    }
+}
+
+/// A message as a backup has it: its id, version and deadline, and what it is, or nothing if it was lost before.
+pub type Kept<T> = (MessageId, Version, Option<Deadline>, Option<T>);
 
 /// What a backup holds in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,7 +71,7 @@ pub enum Item {
     /// What it is of: the first.
     Header(Header),
     /// A message, or nothing for one that was lost before.
-    Message(MessageId, Version, Option<Payload>),
+    Message(Kept<Payload>),
     /// Everything was there: the last.
     End(Totals),
 }
@@ -129,7 +143,7 @@ impl Writer {
     pub fn begin(header: &Header, out: &mut Vec<u8>) -> Self {
         let from = out.len();
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&FORMAT.to_le_bytes());
+        out.extend_from_slice(&header.format().to_le_bytes());
         out.extend_from_slice(&header.cluster_id.0);
         out.extend_from_slice(&header.version.0.to_le_bytes());
         out.extend_from_slice(&header.unix_ms.to_le_bytes());
@@ -148,13 +162,20 @@ impl Writer {
     }
 
     /// Appends a message, or (with nothing) an id whose message was lost.
-    pub fn message(&mut self, id: &MessageId, version: Version, message: Option<&[u8]>, out: &mut Vec<u8>) {
+    pub fn message(&mut self, (id, version, expires, message): &Kept<&[u8]>, out: &mut Vec<u8>) {
         let (from, body) = (out.len(), message.unwrap_or_default());
-        out.push(if message.is_some() { KIND_MESSAGE } else { KIND_LOST });
+        out.push(match (message, expires) {
+            (Some(_), None) => KIND_MESSAGE,
+            (Some(_), Some(_)) => KIND_UNTIL,
+            (None, _) => KIND_LOST,
+        });
         out.extend_from_slice(&(id.as_bytes().len() as u16).to_le_bytes());
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(&version.0.to_le_bytes());
         out.extend_from_slice(&checksum(body).to_le_bytes());
+        if let (Some(_), Some(expires)) = (message, expires) {
+            out.extend_from_slice(&expires.unix_ms().to_le_bytes());
+        }
         out.extend_from_slice(id.as_bytes());
         out.extend_from_slice(&placed(self.offset, &out[from..]).to_le_bytes());
         out.extend_from_slice(body);
@@ -249,6 +270,7 @@ impl Reader {
             tolerance: buffer[44],
             messages: u64_at(buffer, 45),
             bytes: u64_at(buffer, 53),
+            expires: u32_at(buffer, 8) >= 2,
         };
         self.begun = true;
         self.pass(HEADER, buffer);
@@ -265,7 +287,9 @@ impl Reader {
         if id_bytes == 0 || id_bytes > MAX_ID_BYTES || u64::from(length) > MAX_MESSAGE_BYTES {
             return damaged;
         }
-        let head = RECORD_HEAD + id_bytes;
+        let until = if buffer[0] == KIND_UNTIL { 8 } else { 0 };
+        let id_at = RECORD_HEAD + until;
+        let head = id_at + id_bytes;
         if buffer.len() < head + 4 {
             return Ok(None);
         }
@@ -279,19 +303,20 @@ impl Reader {
         if checksum(&buffer[head + 4..whole]) != crc {
             return damaged;
         }
-        let Ok(id) = MessageId::from_bytes(&buffer[RECORD_HEAD..head]) else { return damaged };
+        let Ok(id) = MessageId::from_bytes(&buffer[id_at..head]) else { return damaged };
         let message = match kind {
-            KIND_MESSAGE => true,
+            KIND_MESSAGE | KIND_UNTIL => true,
             KIND_LOST if length == 0 => false,
             _ => return damaged,
         };
+        let expires = if until > 0 { Deadline::at(u64_at(buffer, RECORD_HEAD)) } else { None };
         let body = self.pass(whole, buffer).slice(head + 4..);
         match message {
             true => self.totals.messages += 1,
             false => self.totals.lost += 1,
         }
         self.totals.bytes += body.len() as u64;
-        Ok(Some(Item::Message(id, version, message.then_some(body))))
+        Ok(Some(Item::Message((id, version, expires, message.then_some(body)))))
     }
 
     fn end(&mut self, buffer: &mut BytesMut) -> Result<Option<Item>, Damage> {
@@ -322,16 +347,14 @@ mod tests {
 
     fn header() -> Header {
         let version = Version::new(Epoch(3), 41);
-        Header { cluster_id: Uuid([7; 16]), version, unix_ms: 1, tolerance: 2, messages: 3, bytes: 4 }
+        Header { cluster_id: Uuid([7; 16]), version, unix_ms: 1, tolerance: 2, messages: 3, bytes: 4, expires: true }
     }
 
-    type Kept = (MessageId, Version, Option<Payload>);
-
-    fn written(messages: &[Kept]) -> Vec<u8> {
+    fn written(messages: &[Kept<Payload>]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut writer = Writer::begin(&header(), &mut out);
-        for (id, version, message) in messages {
-            writer.message(id, *version, message.as_deref(), &mut out);
+        for (id, version, expires, message) in messages {
+            writer.message(&(id.clone(), *version, *expires, message.as_deref()), &mut out);
         }
         writer.end(&mut out);
         out
@@ -348,10 +371,12 @@ mod tests {
         reader.finish(&buffer).map(|()| all)
     }
 
-    fn some_message() -> impl Strategy<Value = Kept> {
+    fn some_message() -> impl Strategy<Value = Kept<Payload>> {
         let bytes = |range| prop::collection::vec(any::<u8>(), range);
-        (bytes(1..40), any::<u64>(), prop::option::of(bytes(0..100))).prop_map(|(id, version, message)| {
-            (MessageId::from_bytes(&id).unwrap(), Version(version), message.map(Payload::from))
+        let parts = (bytes(1..40), any::<u64>(), any::<bool>(), prop::option::of(bytes(0..100)));
+        parts.prop_map(|(id, version, ends, message)| {
+            let expires = Deadline::at(version).filter(|_| ends && message.is_some());
+            (MessageId::from_bytes(&id).unwrap(), Version(version), expires, message.map(Payload::from))
         })
     }
 
@@ -365,8 +390,8 @@ mod tests {
             let sum = messages.iter().map(|(.., message)| message.as_ref().map_or(0, Payload::len) as u64).sum();
             let totals = Totals { messages: messages.len() as u64 - lost, lost, bytes: sum };
             prop_assert_eq!(items.last(), Some(&Item::End(totals)));
-            let found: Vec<Kept> = items.into_iter().filter_map(|item| match item {
-                Item::Message(id, version, message) => Some((id, version, message)),
+            let found: Vec<Kept<Payload>> = items.into_iter().filter_map(|item| match item {
+                Item::Message(kept) => Some(kept),
                 _ => None,
             }).collect();
             prop_assert_eq!(found, messages);
@@ -400,8 +425,8 @@ mod tests {
         assert_eq!(read(b"", 5), Err(Damage::Cut(0)));
         assert_eq!(read(&bytes[..bytes.len() - 1], 7), Err(Damage::Cut(bytes.len() as u64 - 1)));
         let mut newer = bytes.clone();
-        newer[8] = 2;
-        assert_eq!(read(&newer, 1), Err(Damage::Newer(2)));
+        newer[8] = 9;
+        assert_eq!(read(&newer, 1), Err(Damage::Newer(9)));
         let mut flipped = bytes;
         flipped[30] ^= 1;
         assert_eq!(read(&flipped, 9), Err(Damage::Damaged(0)));

@@ -28,6 +28,8 @@ pub mod bench;
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
+pub mod clock;
+#[doc(hidden)]
 pub mod cluster;
 #[doc(hidden)]
 pub mod config;

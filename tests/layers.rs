@@ -29,6 +29,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("bench/dialect", 1, &["bench/workload"]),
     ("bench/report", 1, &["bench/workload", "telemetry"]),
     ("bench/session", 1, &["bench/dialect", "bench/report", "bench/workload", "error"]),
+    ("clock", 2, &[]),
     ("durable", 2, &["lock", "seeded"]),
     ("wire", 2, &["types"]),
     ("settings_file", 2, &[]),
@@ -42,6 +43,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         "leader",
         3,
         &[
+            "clock",
             "cluster",
             "config",
             "dashboard",
@@ -65,6 +67,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         "node",
         3,
         &[
+            "clock",
             "dashboard",
             "durable",
             "file_names",

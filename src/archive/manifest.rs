@@ -34,8 +34,14 @@ pub enum BadManifest {
 pub fn write(header: &Header, totals: &Totals, files: &[u64]) -> String {
     let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(header.unix_ms));
     let mut text = format!(
-        "{FIRST}{FORMAT}\nregister {}\nmoment {}\ntime {time}\ntolerance {}\nmessages {}\nlost {}\nbytes {}\n",
-        header.cluster_id, header.version, header.tolerance, totals.messages, totals.lost, totals.bytes
+        "{FIRST}{}\nregister {}\nmoment {}\ntime {time}\ntolerance {}\nmessages {}\nlost {}\nbytes {}\n",
+        header.format(),
+        header.cluster_id,
+        header.version,
+        header.tolerance,
+        totals.messages,
+        totals.lost,
+        totals.bytes
     );
     for (n, bytes) in (1..).zip(files) {
         text.push_str(&format!("file {} {bytes}\n", file_name(n)));
@@ -53,7 +59,7 @@ pub fn read(text: &[u8]) -> Result<Vec<u64>, BadManifest> {
     let format = lines.first().and_then(|line| line.get(FIRST.len()..line.len() - 1)).filter(|_| !rest.is_empty());
     let format = format.and_then(|format| std::str::from_utf8(format).ok()?.parse::<u32>().ok());
     match format {
-        Some(FORMAT) => {}
+        Some(1..=FORMAT) => {}
         Some(newer) if newer > FORMAT => return Err(BadManifest::Newer(newer)),
         _ => return Err(BadManifest::Damaged(1)),
     }
@@ -86,8 +92,15 @@ mod tests {
     use crate::types::{Uuid, Version};
 
     fn written(files: &[u64]) -> String {
-        let header =
-            Header { cluster_id: Uuid([1; 16]), version: Version(7), unix_ms: 0, tolerance: 2, messages: 5, bytes: 6 };
+        let header = Header {
+            cluster_id: Uuid([1; 16]),
+            version: Version(7),
+            unix_ms: 0,
+            tolerance: 2,
+            messages: 5,
+            bytes: 6,
+            expires: false,
+        };
         write(&header, &Totals { messages: 5, lost: 0, bytes: 6 }, files)
     }
 
@@ -112,6 +125,6 @@ mod tests {
             assert!(read(&bytes).is_err(), "changed at {at}");
         }
         assert!(read(format!("{text}\n").as_bytes()).is_err());
-        assert_eq!(read(b"hatokuse backup, format 2\n"), Err(BadManifest::Newer(2)));
+        assert_eq!(read(b"hatokuse backup, format 9\n"), Err(BadManifest::Newer(9)));
     }
 }

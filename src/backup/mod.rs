@@ -17,9 +17,9 @@ pub use self::error::Error;
 use self::progress::{Progress, say};
 pub use self::restore::{Existing, Settings as RestoreSettings, is_stream, restore};
 use self::sink::Sink;
-use crate::archive::{Header, Writer};
+use crate::archive::{Header, Kept, Writer};
 use crate::telemetry::grouped;
-use crate::types::{MessageId, Uuid, Version};
+use crate::types::{Deadline, MessageId, Uuid, Version};
 
 /// How to make a backup.
 #[derive(Debug, Clone)]
@@ -73,9 +73,10 @@ pub fn back_up(settings: &Settings) -> Result<Outcome, Error> {
         connection.flush()?;
         let strange = || connection.strange("another list to BACKUP NEXT");
         for one in copied.chunks(3) {
-            let (id, version, message) = message(one).ok_or_else(strange)?;
+            let copied = message(one).ok_or_else(strange)?;
+            let (id, .., message) = &copied;
             bytes.clear();
-            writer.message(&id, version, message, &mut bytes);
+            writer.message(&copied, &mut bytes);
             sink.push(&bytes)?;
             if message.is_none() {
                 say(&format!(
@@ -99,7 +100,9 @@ pub fn back_up(settings: &Settings) -> Result<Outcome, Error> {
 
 /// What BACKUP BEGIN answers.
 fn header(reply: Reply) -> Option<Header> {
-    let Reply::List(parts) = reply else { return None };
+    let Reply::List(mut parts) = reply else { return None };
+    // Only of a register in which some messages end by themselves.
+    let expires = parts.len() > 5 && matches!(parts.pop(), Some(Reply::Integer(_)));
     let [
         Reply::Bytes(cluster),
         Reply::Integer(version),
@@ -118,16 +121,25 @@ fn header(reply: Reply) -> Option<Header> {
         tolerance: u8::try_from(*tolerance).ok()?,
         messages: *messages as u64,
         bytes: *bytes as u64,
+        expires,
     })
 }
 
 /// One message of what BACKUP NEXT answers.
-fn message(parts: &[Reply]) -> Option<(MessageId, Version, Option<&[u8]>)> {
-    let [Reply::Bytes(id), Reply::Integer(version), message] = parts else { return None };
+fn message(parts: &[Reply]) -> Option<Kept<&[u8]>> {
+    let [Reply::Bytes(id), version, message] = parts else { return None };
+    let (version, expires) = match version {
+        Reply::Integer(version) => (version, None),
+        Reply::List(both) => match &both[..] {
+            [Reply::Integer(version), Reply::Integer(deadline)] => (version, Some(Deadline::at(*deadline as u64)?)),
+            _ => return None,
+        },
+        _ => return None,
+    };
     let message = match message {
         Reply::Bytes(message) => Some(&message[..]),
         Reply::Nil => None,
         _ => return None,
     };
-    Some((MessageId::from_bytes(id).ok()?, Version(*version as u64), message))
+    Some((MessageId::from_bytes(id).ok()?, Version(*version as u64), expires, message))
 }

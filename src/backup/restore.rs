@@ -11,7 +11,7 @@ use super::{Error, Outcome, counted};
 use crate::archive::Item;
 use crate::error::printable;
 use crate::telemetry::grouped;
-use crate::types::{MessageId, Payload};
+use crate::types::{Deadline, MessageId, Payload};
 
 /// Messages and bytes that are written at once; one message at least.
 const WINDOW: usize = 512;
@@ -74,11 +74,11 @@ pub fn restore(settings: &Settings) -> Result<Outcome, Error> {
     let totals = source.read(|item| {
         match item {
             Item::Header(header) => progress = Some(Progress::begin("restore", header.messages, settings.plain)),
-            Item::Message(id, _, Some(message)) => {
-                restoring.add(id, message)?;
+            Item::Message((id, _, expires, Some(message))) => {
+                restoring.add(id, message, expires)?;
                 progress.iter_mut().for_each(|progress| progress.add(1));
             }
-            Item::Message(id, _, None) => say(&format!("restore: {id} was lost before the backup was made")),
+            Item::Message((id, .., None)) => say(&format!("restore: {id} was lost before the backup was made")),
             Item::End(_) => restoring.write()?,
         }
         Ok(restoring.written)
@@ -114,34 +114,41 @@ fn refuse_messages(connection: &mut Connection) -> Result<(), Error> {
     }
 }
 
+/// A message on its way back, and when it ends by itself, if it does.
+type Restored = (MessageId, Payload, Option<Deadline>);
+
 struct Restoring<'a> {
     settings: &'a Settings,
     connection: Connection,
-    window: Vec<(MessageId, Payload)>,
+    window: Vec<Restored>,
     bytes: usize,
     written: u64,
     kept: u64,
 }
 
 impl Restoring<'_> {
-    fn add(&mut self, id: MessageId, message: Payload) -> Result<(), Error> {
+    fn add(&mut self, id: MessageId, message: Payload, expires: Option<Deadline>) -> Result<(), Error> {
         self.bytes += message.len();
-        self.window.push((id, message));
+        self.window.push((id, message, expires));
         if self.window.len() >= WINDOW || self.bytes >= WINDOW_BYTES { self.write() } else { Ok(()) }
     }
 
     /// Writes what has gathered, and reads it back where that is asked for.
     fn write(&mut self) -> Result<(), Error> {
         let merges = self.settings.existing == Existing::Keep;
-        for (id, message) in &self.window {
-            let words: [&[u8]; 4] = [b"SET", id.as_bytes(), message, b"NX"];
-            self.connection.put(&words[..if merges { 4 } else { 3 }]);
+        for (id, message, expires) in &self.window {
+            let deadline = expires.map(|deadline| deadline.unix_ms().to_string());
+            let mut words: Vec<&[u8]> = vec![b"SET", id.as_bytes(), message];
+            words.extend(merges.then_some(&b"NX"[..]));
+            // One that has passed meanwhile has nothing kept.
+            words.extend(deadline.iter().flat_map(|deadline| [&b"PXAT"[..], deadline.as_bytes()]));
+            self.connection.put(&words);
         }
         self.connection.flush()?;
         let (mut written, mut refused) = (Vec::with_capacity(self.window.len()), None);
-        for (id, message) in self.window.drain(..) {
+        for (id, message, expires) in self.window.drain(..) {
             match self.connection.reply()? {
-                Reply::Simple(_) => written.push((id, message)),
+                Reply::Simple(_) => written.push((id, message, expires)),
                 Reply::Nil if merges => self.kept += 1,
                 Reply::Error(said) => refused = refused.or(Some((id, said))),
                 other => return Err(self.connection.strange(&format!("{other:?} to SET"))),
@@ -156,14 +163,15 @@ impl Restoring<'_> {
         if self.settings.verify { self.read_back(&written) } else { Ok(()) }
     }
 
-    fn read_back(&mut self, written: &[(MessageId, Payload)]) -> Result<(), Error> {
+    fn read_back(&mut self, written: &[Restored]) -> Result<(), Error> {
         for some in written.chunks(READ_BACK) {
-            some.iter().for_each(|(id, _)| self.connection.put(&[b"GET", id.as_bytes()]));
+            some.iter().for_each(|(id, ..)| self.connection.put(&[b"GET", id.as_bytes()]));
             self.connection.flush()?;
-            for (id, message) in some {
+            for (id, message, expires) in some {
                 let found = match self.connection.reply()? {
                     Reply::Bytes(found) if found == *message => continue,
                     Reply::Bytes(found) => printable(&found, 64),
+                    Reply::Nil if expires.is_some() => continue,
                     Reply::Nil => "there is no message".to_owned(),
                     Reply::Error(said) => said,
                     other => format!("{other:?}"),

@@ -98,6 +98,7 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
     let begins = match command {
         Command::Where(_) => &["NODES "][..],
         Command::Count => &["COUNT "],
+        Command::Ttl(_) => &["TTL "],
         Command::Status => &["{"],
         Command::Ping { .. } => &["+PONG"],
         Command::Help => &["commands: "],
@@ -114,8 +115,9 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
 
 /// Whether a command changes something.
 pub(super) fn writes(command: &Command) -> bool {
-    use Command::{Delete, Drain, Rebalance, Remove, Set, Undrain};
-    matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+    use Command::{Delete, Drain, Expire, Rebalance, Remove, Set, SetFor, Undrain};
+    let of_time = matches!(command, SetFor { .. } | Expire { .. });
+    of_time || matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }
 
 #[cfg(test)]

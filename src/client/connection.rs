@@ -161,7 +161,7 @@ impl Sender {
 
 /// Appends a request, unless its message would end the line early.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) -> Result<(), Error> {
-    if let Command::Set { payload, .. } = command
+    if let Command::Set { payload, .. } | Command::SetFor { payload, .. } = command
         && payload.contains(&b'\n')
     {
         return Err(Error::MessageHasLineBreak);

@@ -194,6 +194,39 @@ impl Client {
         }
     }
 
+    /// Keeps a message under `id` for a while, in whole milliseconds of the register's time; then it is gone.
+    ///
+    /// # Errors
+    /// As [`Client::set`].
+    pub async fn set_for(&mut self, id: &str, message: impl Into<Bytes>, time: Duration) -> Result<(), Error> {
+        match self.request(&Command::SetFor { id: parse_id(id)?, time, payload: message.into() }).await? {
+            ReplyLine::Ok => Ok(()),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
+    /// Has the message under `id` end after a while (or, with nothing, stay). `false`: there is no such message.
+    pub async fn expire(&mut self, id: &str, time: Option<Duration>) -> Result<bool, Error> {
+        match self.request(&Command::Expire { id: parse_id(id)?, time }).await? {
+            ReplyLine::Ok => Ok(true),
+            ReplyLine::Error { code, .. } if code == "NOT_FOUND" => Ok(false),
+            reply => Err(self.refused("OK or ERROR", reply)),
+        }
+    }
+
+    /// How long the message under `id` stays: nothing if there is none, and [`Duration::MAX`] if it does not end.
+    pub async fn ttl(&mut self, id: &str) -> Result<Option<Duration>, Error> {
+        let reply = self.request(&Command::Ttl(parse_id(id)?)).await?;
+        if matches!(&reply, ReplyLine::Error { code, .. } if code == "NOT_FOUND") {
+            return Ok(None);
+        }
+        let left = after_word(&reply, "TTL ").and_then(|left| match left {
+            "never" => Some(Duration::MAX),
+            left => left.strip_suffix("ms")?.parse().ok().map(Duration::from_millis),
+        });
+        left.map(Some).ok_or_else(|| self.refused("TTL or ERROR", reply))
+    }
+
     /// Has everything moved off a node (or, with `false`, lets the node take copies again). `Ok` means that it has
     /// begun: STATUS tells how far it is.
     pub async fn drain(&mut self, node: NodeId, on: bool) -> Result<(), Error> {
@@ -319,7 +352,7 @@ impl Client {
         for _ in 0..BUSY_RETRIES {
             self.connection.send(command)?;
             let reply = self.exchange(deadline).await?;
-            let busy = matches!(command, Command::Set { .. } | Command::Delete(_))
+            let busy = matches!(command, Command::Set { .. } | Command::SetFor { .. } | Command::Delete(_))
                 && matches!(&reply, ReplyLine::Error { code, .. } if code == "BUSY");
             if !busy || Instant::now() + pause >= deadline || !self.stays_open(pause).await {
                 return Ok(reply);

@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn command_words_are_completed_and_nothing_else() {
-        assert_eq!(candidates("s"), ["SET ", "STATUS"]);
+        assert_eq!(candidates("s"), ["SET ", "STATUS", "SETEX "]);
         assert_eq!(candidates("wh"), ["WHERE "]);
         assert_eq!(candidates("").len(), words().count());
         assert_eq!(candidates("SET "), [""; 0]);

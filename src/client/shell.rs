@@ -285,7 +285,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
             return Ok(EXIT_USAGE);
         }
     };
-    if let Request::Known(Command::Set { payload, .. }) = &mut request
+    if let Request::Known(Command::Set { payload, .. } | Command::SetFor { payload, .. }) = &mut request
         && payload == "-"
     {
         let Some(message) = read_message(stdin)? else {

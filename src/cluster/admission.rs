@@ -58,6 +58,15 @@ impl Cluster {
         if let Some(reason) = self.doubts_too_much(id) {
             return Err(NotAdmitted::NotYet(reason));
         }
+        if record.expires.is_some()
+            && let Some(node) =
+                self.registry.nodes().iter().find(|node| node.session.is_some() && !node.traits.deadlines)
+        {
+            let id = node.member.id;
+            return Err(NotAdmitted::NotYet(format!(
+                "node {id} is of a version that does not keep when a message ends: upgrade it"
+            )));
+        }
         self.admit_next(id, |version| CopyRecord { version, ..record })
     }
 

@@ -376,6 +376,15 @@ impl Mapping {
         self.shards.iter().map(|shard| shard.deadlines() as u64).sum()
     }
 
+    /// How many messages end by themselves, and how many milliseconds they have left, on an average over some of them.
+    pub fn time_left(&self, now: u64) -> (u64, u64) {
+        const FROM_EACH: usize = 16;
+        let some = self.shards.iter().flat_map(|shard| shard.deadlines_from(0, FROM_EACH));
+        let some: Vec<u64> = some.map(|(_, deadline)| deadline.unix_ms().saturating_sub(now)).collect();
+        let sum: u128 = some.iter().map(|left| u128::from(*left)).sum();
+        (self.deadlines(), (sum / some.len().max(1) as u128) as u64)
+    }
+
     /// A step of a walk over the deadlines, which begins and ends with the cursor 0: looks at up to `count` of them in one
     /// part, and gives the ids whose deadline is not after `now`, and where the next step goes on.
     pub fn due(&self, cursor: u64, count: usize, now: Deadline) -> (u64, Vec<MessageId>) {

@@ -250,6 +250,11 @@ impl Cluster {
         }
     }
 
+    /// Whether enough was heard to write: no later leader can have committed anything.
+    pub fn has_heard_enough(&self) -> bool {
+        self.knowledge.trust() != Trust::Nothing && !self.knowledge.may_be_succeeded()
+    }
+
     /// Whether no message is committed.
     pub fn is_empty(&self) -> bool {
         self.state.mapping.is_empty()

@@ -34,6 +34,8 @@ pub struct Traits {
     pub io_mode: String,
     /// `text`.
     pub layout: String,
+    /// It keeps what says when it ends.
+    pub deadlines: bool,
 }
 
 /// What a node reports with each beat.

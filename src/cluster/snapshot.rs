@@ -17,6 +17,8 @@ pub struct Moment {
     pub messages: u64,
     /// Their bytes, each message counted once.
     pub bytes: u64,
+    /// How many of them end by themselves.
+    pub expiring: u64,
 }
 
 /// Why no moment was fixed.
@@ -52,6 +54,7 @@ impl Cluster {
             tolerance: self.tolerance,
             messages: self.state.mapping.len(),
             bytes: self.state.mapping.bytes(),
+            expiring: self.state.mapping.deadlines(),
         })
     }
 

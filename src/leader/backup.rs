@@ -29,7 +29,7 @@ use crate::cluster::snapshot::{Moment, NoMoment};
 use crate::error::{Refusal, name_nodes};
 use crate::lock::Lock;
 use crate::protocol::Reply;
-use crate::types::{CopyRecord, MAX_TOLERANCE, MessageId, NodeId, Payload, Version, checksum};
+use crate::types::{CopyRecord, Deadline, MAX_TOLERANCE, MessageId, NodeId, Payload, Version, checksum};
 use crate::wire::Settle;
 
 /// Messages and bytes of one step. Small, so that reads of clients that come behind it at a node wait no longer than
@@ -59,10 +59,17 @@ const FORSAKEN: Duration = Duration::from_secs(60);
 pub(super) struct Copied {
     /// Its id.
     pub(super) id: MessageId,
-    /// Its version.
+    /// Its version, and when it ends by itself, if it does.
     pub(super) version: Version,
+    pub(super) expires: Option<Deadline>,
     /// What it is; nothing if it is lost: no holder has an intact copy.
     pub(super) message: Option<Payload>,
+}
+
+impl Copied {
+    fn of(id: MessageId, record: &CopyRecord, message: Option<Payload>) -> Self {
+        Self { id, version: record.version, expires: record.expires, message }
+    }
 }
 
 /// What writes have overtaken, on its way into the backup.
@@ -204,7 +211,7 @@ impl Coordinator {
     /// give from the next.
     async fn read_overtaken(&self, old: Vec<Overtaken>) -> Result<Vec<Copied>, String> {
         let (mut left, lost): (Vec<_>, Vec<_>) = old.into_iter().partition(|old| !old.holders.is_empty());
-        let nothing = |old: Overtaken| Copied { id: old.id, version: old.record.version, message: None };
+        let nothing = |old: Overtaken| Copied::of(old.id, &old.record, None);
         let mut copied: Vec<Copied> = lost.into_iter().map(nothing).collect();
         let first = self.turn();
         for turn in 0..MAX_TOLERANCE {
@@ -236,7 +243,7 @@ impl Coordinator {
         let (mut copied, mut left) = (Vec::with_capacity(asked.len()), Vec::new());
         for old in asked {
             match bodies.next().flatten().filter(|body| old.record.matches(body)) {
-                Some(body) => copied.push(Copied { id: old.id, version: old.record.version, message: Some(body) }),
+                Some(body) => copied.push(Copied::of(old.id, &old.record, Some(body))),
                 None => left.push(old),
             }
         }
@@ -389,7 +396,7 @@ impl Backup {
         for ((at, reply), sum) in replies.into_iter().zip(sums) {
             let (slot, id, record) = &walked.messages[at];
             if let Some(message) = outcome(&mut cluster, *slot, record, reply, sum)? {
-                copied.push(Copied { id: id.clone(), version: record.version, message });
+                copied.push(Copied::of(id.clone(), record, message));
             }
         }
         drop(cluster);

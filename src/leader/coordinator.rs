@@ -21,12 +21,14 @@ use super::journal::{Ledger, NotLogged};
 use super::key_locks::KeyLocks;
 use super::query::COMPLETION;
 use super::read::{Get, Sought};
+use super::register_time::RegisterTime;
 use super::replication::Links;
 use super::rounds::Rounds;
 use super::set::{Turn, Wanted};
 use super::shares::{Pot, Room, Share, Size};
 use super::upkeep::repair::Progress;
 use super::view;
+use crate::clock::WallClock;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, Located};
@@ -34,6 +36,7 @@ use crate::error::Refusal;
 use crate::lock::Lock;
 use crate::process::memory;
 use crate::protocol::{Command, Reply};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
@@ -108,6 +111,8 @@ pub struct Coordinator {
     pub(super) cache: MessageCache,
     pub(super) writes: Arc<Rounds<Turn>>,
     pub(super) reads: Arc<Rounds<Get>>,
+    /// What deadlines are measured by.
+    pub time: RegisterTime,
     /// One write at a time for each id.
     pub key_locks: Arc<KeyLocks>,
     pub(super) view: Arc<view::Changes>,
@@ -143,6 +148,8 @@ pub struct Meters {
     pub gets: Meter,
     /// GETs of no message.
     pub not_found: AtomicU64,
+    /// Messages that ended by themselves.
+    pub expired: AtomicU64,
     /// Open client connections.
     pub clients: AtomicUsize,
     /// Batches of requests since the start.
@@ -180,6 +187,8 @@ struct Batch {
     gets: Vec<Sought>,
     /// WHERE and COUNT, of what cannot be told at once.
     later: Vec<(usize, Command)>,
+    /// Ids of GETs whose deadline has come.
+    due: Vec<MessageId>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -228,9 +237,11 @@ impl Coordinator {
         ledger: Ledger,
         cache: MessageCache,
         view: Arc<view::Changes>,
+        clock: Arc<dyn WallClock>,
         stop: Stop,
     ) -> Self {
         Self {
+            time: RegisterTime::new(clock, cluster.state().time()),
             log_is_whole: AtomicBool::new(cluster.trust() == Trust::Whole),
             cluster: Lock::new(cluster),
             links,
@@ -363,7 +374,7 @@ impl Coordinator {
     ) -> (Vec<Reply>, Option<Room>) {
         self.meters.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(Ok(order)) = queue.pop_front_if(|request| request.as_ref().is_ok_and(is_order)) {
-            return (vec![self.order(order).await], None);
+            return (vec![self.order(order, via).await], None);
         }
         let began = Instant::now();
         let mut batch = self.next_batch(queue);
@@ -379,8 +390,9 @@ impl Coordinator {
         if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.later.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
             let later = self.tell_later(std::mem::take(&mut batch.later));
+            let due = std::mem::take(&mut batch.due);
             let write = self.noted(via, Operation::Write, began, self.write(writes));
-            let read = self.noted(via, Operation::Read, began, self.read(gets));
+            let read = self.noted(via, Operation::Read, began, self.read_but_due(gets, due));
             let (written, read, found) = futures::future::join3(write, read, later).await;
             for (at, reply) in written.into_iter().chain(read).chain(found) {
                 batch.replies[at] = Some(reply);
@@ -490,6 +502,15 @@ impl Coordinator {
                 batch.missing += 1;
                 return Some(Reply::Refused(Refusal::NotFound));
             }
+            Located::Here { record, .. }
+                if seeded::active(Bug::GoneBeforeLog) && self.time.has_come(record.expires) =>
+            {
+                return Some(Reply::Refused(Refusal::NotFound));
+            }
+            Located::Here { record, .. } if self.time.has_come(record.expires) => {
+                batch.due.push(id.clone());
+                batch.gets.push((at, id, 0));
+            }
             Located::Here { record, .. } => {
                 batch.read_bytes += record.bytes() as usize;
                 if cluster.may_speak()
@@ -538,6 +559,7 @@ fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
 
 /// Whether a request is worked on by itself, by [`Coordinator::order`].
 fn is_order(command: &Command) -> bool {
-    use Command::{Drain, Rebalance, Remove, Undrain, Verify};
-    matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+    use Command::{Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
+    let of_time = matches!(command, SetFor { .. } | Expire { .. } | Ttl(_));
+    of_time || matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }

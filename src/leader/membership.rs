@@ -23,7 +23,7 @@ use self::announced::{Announced, Refused, not_now, refuse};
 use self::dials::Dials;
 use super::coordinator::Coordinator;
 use super::journal::Record;
-use super::replication::{DialError, Dialled, LinkEvents};
+use super::replication::{DialError, Dialled, LinkEvents, Welcome};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Stalled, Traits, Way};
 use crate::cluster::state::Event;
@@ -286,6 +286,9 @@ impl Membership {
             if cluster.is_removed(member.uuid) {
                 return refuse(removed(&member));
             }
+            if !dialled.welcome.deadlines && cluster.mapping().deadlines() > 0 {
+                return refuse("it is of a version that does not keep when a message ends, and this register has such messages: upgrade the node".to_owned());
+            }
             if cluster.registry.get(member.id).is_none_or(|node| node.member != member) {
                 news.push(member.clone());
             }
@@ -298,7 +301,8 @@ impl Membership {
         if !events.is_empty() {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
         }
-        let traits = Traits { io_mode: dialled.welcome.io_mode.clone(), layout: dialled.welcome.layout.clone() };
+        let Welcome { io_mode, layout, deadlines, .. } = &dialled.welcome;
+        let traits = Traits { io_mode: io_mode.clone(), layout: layout.clone(), deadlines: *deadlines };
         let incarnation = dialled.welcome.incarnation;
         let told = !member_list.members.is_empty();
         let before = self.incarnations.lock().insert(member.id, incarnation);
@@ -386,7 +390,11 @@ impl LinkEvents for Membership {
         }
     }
 
-    fn answered(&self, node: NodeId, sent: Instant) {
+    fn answered(&self, node: NodeId, sent: Instant, unix_ms: u64) {
+        if unix_ms > 0 {
+            self.coordinator.time.hear(node, unix_ms);
+            self.coordinator.settle_time();
+        }
         let sent = self.coordinator.at(sent);
         let (before, after) = {
             let mut cluster = self.coordinator.cluster();

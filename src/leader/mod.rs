@@ -23,12 +23,14 @@ pub mod view;
 mod backup;
 mod batches;
 mod cache;
+mod expiry;
 mod inventories;
 mod jobs;
 mod orders;
 mod query;
 mod read;
 mod refusing;
+mod register_time;
 mod removal;
 mod rounds;
 mod set;
@@ -52,6 +54,7 @@ use self::coordinator::Coordinator;
 use self::journal::{Ledger, Record, Recovered, Rewriting};
 use self::membership::Membership;
 use self::replication::Links;
+use crate::clock::WallClock;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
@@ -82,6 +85,8 @@ pub struct Seams {
     pub executor: Executor,
     /// All chance comes from here.
     pub chance: fastrand::Rng,
+    /// The machine's wall clock.
+    pub clock: Arc<dyn WallClock>,
 }
 
 /// What a leader is told by its operator.
@@ -170,7 +175,8 @@ impl Leader {
         let links = Arc::new(Links::new(seams.network, stop.clone()));
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
-        let coordinator = Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), stop.clone()));
+        let coordinator =
+            Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), seams.clock, stop.clone()));
         let membership = Membership::new(coordinator.clone(), boot_id, settings.io_mode, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume(last).await.map_err(CannotStart::Begin)?;

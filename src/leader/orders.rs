@@ -10,12 +10,16 @@ use crate::cluster::Cluster;
 use crate::cluster::state::Event;
 use crate::error::{Refusal, name_nodes};
 use crate::protocol::{Command, Reply};
+use crate::telemetry::served::Protocol;
 use crate::types::NodeId;
 
 impl Coordinator {
     /// Carries out what an operator asks for. It is in the log before it is answered, except for evening out,
     /// which ends with the leader.
-    pub(super) async fn order(self: &Arc<Self>, command: Command) -> Reply {
+    pub(super) async fn order(self: &Arc<Self>, command: Command, via: Protocol) -> Reply {
+        if matches!(command, Command::SetFor { .. } | Command::Expire { .. } | Command::Ttl(_)) {
+            return self.timed(command, via).await.unwrap_or_else(Reply::Refused);
+        }
         let done = match command {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,

@@ -17,6 +17,7 @@ use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::{Leader, Seams, gateway, tolerance};
+use crate::clock::SystemClock;
 use crate::config::MAX_CLIENTS;
 use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
@@ -154,6 +155,7 @@ async fn serve(
         network: Arc::new(Grpc),
         executor: Executor::Threads(Handle::current()),
         chance: fastrand::Rng::new(),
+        clock: Arc::new(SystemClock),
     };
     let told = super::Settings {
         tolerance: said.tolerance,

@@ -79,6 +79,22 @@ enum Said {
 }
 
 impl Coordinator {
+    /// As [`read`](Self::read), where the deadline of some of the ids has come: their messages are deleted before.
+    pub(super) async fn read_but_due(self: &Arc<Self>, gets: Vec<Sought>, due: Vec<MessageId>) -> Vec<(usize, Reply)> {
+        match self.end_due(&due).await {
+            Ok(()) => self.read(gets).await,
+            Err(refusal) => {
+                let refused = Refusal::Unavailable(format!(
+                    "its time is over, and its deletion, which has to come first, failed: {refusal}"
+                ));
+                let (late, others): (Vec<_>, Vec<_>) = gets.into_iter().partition(|(_, id, _)| due.contains(id));
+                let mut all = self.read(others).await;
+                all.extend(late.into_iter().map(|(at, ..)| (at, Reply::Refused(refused.clone()))));
+                all
+            }
+        }
+    }
+
     /// Carries out the GETs of one connection; gives their replies.
     pub(super) async fn read(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
         if gets.is_empty() {

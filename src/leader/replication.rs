@@ -59,6 +59,8 @@ pub struct Welcome {
     pub io_mode: String,
     /// `text`.
     pub layout: String,
+    /// It keeps what says when it ends.
+    pub deadlines: bool,
 }
 
 /// Why a dial came to nothing.
@@ -89,8 +91,9 @@ pub trait LinkEvents: Debug + Send + Sync {
     fn parted(&self, node: NodeId, session: u64, gone: bool);
     /// Answers on one of the lanes are overdue, or came after all.
     fn stalled(&self, node: NodeId, session: u64, way: Way, stalled: bool);
-    /// The node answered a beat that was sent then: it lets in no other leader for a while.
-    fn answered(&self, node: NodeId, sent: Instant);
+    /// The node answered a beat that was sent then: it lets in no other leader for a while. Its wall clock showed so many
+    /// milliseconds since 1970, or nothing is known of it (0).
+    fn answered(&self, node: NodeId, sent: Instant, unix_ms: u64);
     /// The node has seen a later epoch.
     fn fenced(&self, node: NodeId, epoch: Epoch, reason: &str);
 }
@@ -377,6 +380,7 @@ impl Welcome {
             member_list,
             io_mode: welcome.io_mode,
             layout: welcome.layout,
+            deadlines: welcome.deadlines,
         })
     }
 }

@@ -37,6 +37,12 @@ struct Status {
     lost: u64,
     /// Deletions that not all members have confirmed: each is kept as a tombstone, as a message is.
     tombstones: usize,
+    /// Messages that end by themselves, and those that did since the start.
+    expiring: u64,
+    expired: u64,
+    /// Only while the median of the wall clocks is too far from the register's time to be followed, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_off_ms: Option<i64>,
     /// Why answers are held back, while they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
@@ -124,6 +130,9 @@ impl Coordinator {
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             tombstones: cluster.deletions(),
+            expiring: cluster.mapping().deadlines(),
+            expired: self.meters.expired.load(Ordering::Relaxed),
+            clock_off_ms: self.time.is_far_off(),
             waiting_for: self.waiting_for(cluster),
             incomplete: !cluster.is_settled(),
             repair: self.repair_progress.add_to(cluster.repair_view()),
@@ -222,6 +231,9 @@ impl Reporter {
             under_replicated: counts.under_replicated,
             lost: counts.lost,
             tombstones: cluster.deletions() as u64,
+            expiring: cluster.mapping().deadlines(),
+            expired: leader.meters.expired.load(Ordering::Relaxed),
+            clock_off_ms: leader.time.off_by_ms(),
             repair: leader.repair_progress.add_to(cluster.repair_view()),
             waiting_for: leader.waiting_for(&cluster),
             clients: leader.meters.clients.load(Ordering::Relaxed),

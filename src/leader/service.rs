@@ -220,7 +220,8 @@ impl FamilyService for LeaderService {
 
     async fn store_message(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
         self.allow(&request)?;
-        let Some(message) = request.into_inner().chat_message else {
+        let StoreRequest { chat_message, ttl_ms } = request.into_inner();
+        let Some(message) = chat_message else {
             return Ok(failed("BAD_COMMAND the request has no chat_message".to_owned()));
         };
         let id = GetRequest { message_id: message.message_id, id: message.id, key: message.key };
@@ -237,7 +238,11 @@ impl FamilyService for LeaderService {
         if payload.len() > self.max_message {
             return Ok(failed(shown(&Refusal::TooLarge { limit: self.max_message })));
         }
-        match self.ask(Command::Set { id: id.clone(), payload }).await.0 {
+        let command = match ttl_ms {
+            0 => Command::Set { id: id.clone(), payload },
+            ms => Command::SetFor { id: id.clone(), time: Duration::from_millis(ms), payload },
+        };
+        match self.ask(command).await.0 {
             Reply::Done => {
                 let stored_nodes = self.holders(&id);
                 Ok(Response::new(StoreResponse { success: true, error: String::new(), stored_nodes }))

@@ -25,7 +25,7 @@ use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Change, CopyRecord, MessageId, Payload, Version};
+use crate::types::{Change, CopyRecord, Deadline, MessageId, Payload, Version};
 
 /// Ids of one transaction, and their bytes; more are refused as BAD_COMMAND. As much as one record of the log holds.
 pub const MOST_IDS: usize = 65_536;
@@ -63,6 +63,8 @@ pub enum Need {
 pub struct Transaction {
     entries: BTreeMap<MessageId, Known>,
     writes: u64,
+    /// The register's time, in milliseconds since 1970: one for all of it.
+    now: u64,
 }
 
 #[derive(Debug)]
@@ -109,6 +111,21 @@ impl Transaction {
         known.written.as_ref().map_or_else(before, |written| written.message().map(Payload::len))
     }
 
+    /// The register's time, in milliseconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// When the message ends by itself, if it does, with what this transaction has written.
+    ///
+    /// # Panics
+    /// As [`Transaction::exists`].
+    pub fn expires(&self, id: &MessageId) -> Option<Deadline> {
+        let known = self.known(id, Need::Deletion);
+        let before = || known.record.and_then(|record| record.expires);
+        known.written.as_ref().map_or_else(before, Change::expires)
+    }
+
     /// The version that the message has before this transaction, if there is one. If somebody else's step has written
     /// it meanwhile, it is none that anybody knows.
     ///
@@ -120,12 +137,12 @@ impl Transaction {
         if known.overtaken { Some(Version(u64::MAX)) } else { known.record.map(|record| record.version) }
     }
 
-    /// Gives an id this message.
+    /// Gives an id this message, which ends by itself at the deadline, if there is one.
     ///
     /// # Panics
     /// If the id was not named.
-    pub fn set(&mut self, id: &MessageId, message: Payload) {
-        self.write(id, Change::Put(message, None));
+    pub fn set(&mut self, id: &MessageId, message: Payload, expires: Option<Deadline>) {
+        self.write(id, Change::Put(message, expires));
     }
 
     /// Deletes the message of an id, if there is one.
@@ -199,21 +216,16 @@ impl Coordinator {
         }
         check_ids(needs.keys())?;
         let began = Instant::now();
-        let (tell, told) = oneshot::channel();
-        match needs.first_key_value() {
-            Some((id, &need)) if needs.len() == 1 => {
-                let decision = Decision { need, decide: Some(decide), decided: None, told: tell };
-                self.take_job(id.clone(), Job::Decide(Box::new(decision)));
-            }
+        let done = match needs.first_key_value() {
+            Some((id, &need)) if needs.len() == 1 => self.decide(id.clone(), need, decide).await,
             _ => {
-                let leader = self.clone();
+                let (leader, (tell, told)) = (self.clone(), oneshot::channel());
                 // One that has gone does not hear it.
                 self.tasks.spawn(async move { tell.send(leader.run(needs, None, decide).await) });
+                outcome(began, told).await
             }
-        }
-        let failed = |_| Err(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
-        let in_time = timeout_at(began + OUTCOME, told).await;
-        let (told, writes) = match in_time.map_or_else(|_| Err(not_in_time()), |told| told.unwrap_or_else(failed)) {
+        };
+        let (told, writes) = match done {
             Ok(done) => done,
             Err(refusal) => {
                 self.meters.sets.error(1);
@@ -227,6 +239,23 @@ impl Coordinator {
         Ok(told)
     }
 
+    /// Reads and writes the message of one id, together with others who want something of it; gives how many writes that was.
+    pub(super) async fn decide<R, F>(
+        self: &Arc<Self>,
+        id: MessageId,
+        need: Need,
+        decide: F,
+    ) -> Result<(R, u64), Refusal>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Transaction) -> R + Send + 'static,
+    {
+        let (began, (tell, told)) = (Instant::now(), oneshot::channel());
+        let decision = Decision { need, decide: Some(decide), decided: None, told: tell };
+        self.take_job(id, Job::Decide(Box::new(decision)));
+        outcome(began, told).await
+    }
+
     /// Reads, decides and writes; `passes` are those of all ids, if they are held already. Gives how many ids were written.
     pub(super) async fn run<R>(
         self: &Arc<Self>,
@@ -237,8 +266,9 @@ impl Coordinator {
         let bytes = needs.len() * REQUEST_COST;
         let Some(_room) = self.room(bytes) else { return Err(self.too_much(bytes)) };
         let (guards, mut entries) = self.begin(needs, guards).await?;
+        let ended = self.delete_due(&mut entries);
         let _read = self.read_messages(&mut entries).await?;
-        let mut transaction = Transaction { entries, writes: 0 };
+        let mut transaction = Transaction { entries, writes: 0, now: self.time.peek() };
         let told = decide(&mut transaction);
         let writes = transaction.entries.into_iter().zip(guards);
         let writes: Vec<Wanted> =
@@ -255,7 +285,19 @@ impl Coordinator {
             self.vouch().await?;
         }
         self.write_together(writes).await?;
+        self.meters.expired.fetch_add(ended, Ordering::Relaxed);
         Ok((told, count))
+    }
+
+    /// Has the messages whose deadline has come deleted with whatever else is written; gives how many they are.
+    fn delete_due(&self, entries: &mut BTreeMap<MessageId, Known>) -> u64 {
+        let due = |known: &&mut Known| known.record.is_some_and(|record| self.time.has_come(record.expires));
+        let mut ended = 0;
+        for known in entries.values_mut().filter(due) {
+            (known.record, known.written) = (None, Some(Change::Delete));
+            ended += 1;
+        }
+        ended
     }
 
     /// Takes the locks of all ids, and looks them up. What is being completed needs the lock of its id for that, so
@@ -480,6 +522,13 @@ impl Coordinator {
         let aborted = self.abort(&[name]).await;
         Err(rolled_back(trouble, aborted))
     }
+}
+
+/// What became of something that began then.
+async fn outcome<R>(began: Instant, told: oneshot::Receiver<Result<(R, u64), Refusal>>) -> Result<(R, u64), Refusal> {
+    let failed = |_| Err(Refusal::Unknown("the leader failed while it worked on it".to_owned()));
+    let in_time = timeout_at(began + OUTCOME, told).await;
+    in_time.map_or_else(|_| Err(not_in_time()), |told| told.unwrap_or_else(failed))
 }
 
 /// What is told of a transaction that did not become true, for this reason. What one write alone would be told, that it

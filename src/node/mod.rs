@@ -39,6 +39,7 @@ use self::identity::{Fenced, IdentityFile};
 use self::promise::Promise;
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
+use crate::clock::WallClock;
 use crate::durable::{self, Space, executor::Executor};
 use crate::lock::Lock;
 use crate::stop::Stop;
@@ -73,6 +74,8 @@ pub struct Parts {
     pub io_mode: IoMode,
     /// Random, one a process.
     pub incarnation: u64,
+    /// The machine's wall clock.
+    pub clock: Arc<dyn WallClock>,
 }
 
 /// Why this node did not take a copy a moment ago.
@@ -112,6 +115,7 @@ pub struct Node {
     store: Arc<dyn Store>,
     io_mode: IoMode,
     incarnation: u64,
+    clock: Arc<dyn WallClock>,
     promise: Arc<Promise>,
     /// A leader was let in: lanes of the one before see that they are over.
     admitted: Notify,
@@ -168,6 +172,7 @@ impl Node {
             store: parts.store,
             io_mode: parts.io_mode,
             incarnation: parts.incarnation,
+            clock: parts.clock,
             executor: executor.clone(),
             stop: stop.clone(),
             writes,
@@ -247,6 +252,7 @@ impl Node {
             run_seen: run.unwrap_or_default(),
             committed: self.identity.committed().0,
             lease_refused: false,
+            unix_ms: self.clock.unix_ms(),
         }
     }
 

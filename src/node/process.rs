@@ -21,6 +21,7 @@ use super::segments::SegmentStore;
 use super::service::NodeService;
 use super::store::Store;
 use super::{Node, Parts, trial, write_back};
+use crate::clock::SystemClock;
 use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
@@ -239,6 +240,7 @@ async fn serve(
         store: opened.store,
         io_mode: settings.io_mode,
         incarnation: chance.u64(1..),
+        clock: Arc::new(SystemClock),
     };
     let node = Node::start(parts, executor, stop.clone())?;
     let how = Serving {

@@ -4,6 +4,8 @@ pub mod resp;
 pub mod table;
 pub mod text;
 
+use std::time::Duration;
+
 use crate::error::Refusal;
 use crate::types::{MessageId, NodeId, Payload};
 
@@ -17,6 +19,24 @@ pub enum Command {
         /// The message, byte for byte.
         payload: Payload,
     },
+    /// Keep a message under an id for a while.
+    SetFor {
+        /// Under which id.
+        id: MessageId,
+        /// For how long.
+        time: Duration,
+        /// The message, byte for byte.
+        payload: Payload,
+    },
+    /// Have a message end after a while, or (with nothing) stay.
+    Expire {
+        /// Which.
+        id: MessageId,
+        /// After how long; nothing: it stays.
+        time: Option<Duration>,
+    },
+    /// How long a message stays.
+    Ttl(MessageId),
     /// Read a message.
     Get(MessageId),
     /// Delete a message.
@@ -66,6 +86,8 @@ pub enum Reply {
     Nodes(Vec<NodeId>),
     /// How many.
     Count(u64),
+    /// How long a message stays, in milliseconds; nothing: it does not end.
+    Ttl(Option<u64>),
     /// One line of JSON.
     Status(String),
     /// One finding of VERIFY; more lines follow.

@@ -5,6 +5,7 @@
 //! without being kept, so that a line of any length costs a bounded buffer.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -13,6 +14,9 @@ use super::table::{self, DataOp, Op, RegisterOp, ServerOp, SessionOp};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
 use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload};
+
+/// The longest time that a message may be given: a thousand years.
+const LONGEST_TIME: Duration = Duration::from_secs(1000 * 366 * 86_400);
 
 /// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
 const FRAMING: usize = 16;
@@ -104,6 +108,13 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
     };
     let command = match spec.op {
         Op::Data(DataOp::Set) => return parse_set(rest, max_message),
+        Op::Data(DataOp::SetEx) => return parse_set_for(rest, max_message),
+        Op::Data(DataOp::Expire) => return parse_expire(rest),
+        Op::Data(DataOp::Ttl) => return Ok(Command::Ttl(only_id(rest, "TTL wants one id: TTL <id>")?)),
+        Op::Data(DataOp::Persist) => {
+            let id = only_id(rest, "PERSIST wants one id: PERSIST <id>")?;
+            return Ok(Command::Expire { id, time: None });
+        }
         Op::Data(DataOp::Get) => return Ok(Command::Get(only_id(rest, "GET wants one id: GET <id>")?)),
         Op::Register(RegisterOp::Where) => return Ok(Command::Where(only_id(rest, "WHERE wants one id: WHERE <id>")?)),
         Op::Data(DataOp::Del) => return Ok(Command::Delete(only_id(rest, "DEL wants one id: DEL <id>")?)),
@@ -188,6 +199,37 @@ fn parse_set(rest: Option<Bytes>, max_message: usize) -> Result<Command, Refusal
     Ok(Command::Set { id, payload })
 }
 
+fn parse_set_for(rest: Option<Bytes>, max_message: usize) -> Result<Command, Refusal> {
+    const USAGE: &str = "SETEX wants an id, a time and a message: SETEX <id> 30s <message>";
+    let usage = || Refusal::BadCommand(USAGE.to_owned());
+    let (id, rest) = split_blank(&rest.ok_or_else(usage)?);
+    let id = parse_id(&id)?;
+    let (time, message) = split_blank(&rest.ok_or_else(usage)?);
+    let (time, payload) = (parse_time(&time)?, message.ok_or_else(usage)?);
+    match payload.len() <= max_message {
+        true => Ok(Command::SetFor { id, time, payload }),
+        false => Err(Refusal::TooLarge { limit: max_message }),
+    }
+}
+
+fn parse_expire(rest: Option<Bytes>) -> Result<Command, Refusal> {
+    let usage = || Refusal::BadCommand("EXPIRE wants an id and a time: EXPIRE <id> 30s".to_owned());
+    let (id, time) = split_blank(&rest.ok_or_else(usage)?);
+    let id = parse_id(&id)?;
+    Ok(Command::Expire { id, time: Some(parse_time(&time.ok_or_else(usage)?)?) })
+}
+
+/// A time: `30s`, `500ms`, `2h`, or a number of seconds, as the Redis protocol has it.
+fn parse_time(word: &[u8]) -> Result<Duration, Refusal> {
+    let text = std::str::from_utf8(word).unwrap_or_default();
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    let time = seconds.or_else(|| humantime::parse_duration(text).ok());
+    let time = time.filter(|time| *time >= Duration::from_millis(1) && *time <= LONGEST_TIME);
+    time.ok_or_else(|| {
+        Refusal::BadCommand(format!("{:?} is no time: 30s, 500ms, 2h, or a number of seconds", printable(word, 32)))
+    })
+}
+
 /// The bytes before the first blank, and those after it if there is one; both share the line's memory.
 fn split_blank(line: &Bytes) -> (Bytes, Option<Bytes>) {
     match line.iter().position(|&byte| byte == b' ') {
@@ -232,6 +274,15 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
                 put(out, &[b"\r"]);
             }
         }
+        Command::SetFor { id, time, payload } => {
+            let time = format!("{}ms", time.as_millis());
+            put(out, &[b"SETEX ", id.as_bytes(), b" ", time.as_bytes(), b" ", payload]);
+        }
+        Command::Expire { id, time: Some(time) } => {
+            put(out, &[b"EXPIRE ", id.as_bytes(), format!(" {}ms", time.as_millis()).as_bytes()]);
+        }
+        Command::Expire { id, time: None } => put(out, &[b"PERSIST ", id.as_bytes()]),
+        Command::Ttl(id) => put(out, &[b"TTL ", id.as_bytes()]),
         Command::Get(id) => put(out, &[b"GET ", id.as_bytes()]),
         Command::Delete(id) => put(out, &[b"DEL ", id.as_bytes()]),
         Command::Where(id) => put(out, &[b"WHERE ", id.as_bytes()]),
@@ -300,6 +351,8 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             put(out, &[b"NODES ", list.join(",").as_bytes()]);
         }
         Reply::Count(count) => put(out, &[b"COUNT ", count.to_string().as_bytes()]),
+        Reply::Ttl(Some(left)) => put(out, &[b"TTL ", left.to_string().as_bytes(), b"ms"]),
+        Reply::Ttl(None) => put(out, &[b"TTL never"]),
         Reply::Status(json) => put(out, &[json.as_bytes()]),
         Reply::Finding(Finding::Away { node, copies }) => {
             let (node, copies) = (node.to_string(), copies.to_string());
@@ -451,6 +504,37 @@ mod tests {
         assert_eq!(one(b"gEt x\n"), Ok(Command::Get("x".parse().unwrap())));
         assert_eq!(one(b"QUIT\r\n"), Ok(Command::Exit));
         assert_eq!(decode_all(&[b"GET 1"]), vec![], "a line without its end is never run");
+    }
+
+    #[test]
+    fn times_are_read_in_words_and_in_seconds() {
+        let (id, time) = (|id: &str| id.parse().unwrap(), Duration::from_millis);
+        let set_for =
+            |ms, payload| Ok(Command::SetFor { id: id("a"), time: time(ms), payload: Bytes::from_static(payload) });
+        let expire = |of: &str, ms| Ok(Command::Expire { id: id(of), time: Some(time(ms)) });
+        assert_eq!(one(b"SETEX a 30s hello world\n"), set_for(30_000, b"hello world"));
+        assert_eq!(one(b"setex a 5 x\r\n"), set_for(5_000, b"x"));
+        assert_eq!(one(b"SETEX a 1h30m \n"), set_for(5_400_000, b""));
+        assert_eq!(one(b"EXPIRE a 500ms\n"), expire("a", 500));
+        assert_eq!(one(b"EXPIRE a 7\n"), expire("a", 7_000));
+        assert_eq!(one(b"PERSIST a\n"), Ok(Command::Expire { id: id("a"), time: None }));
+        assert_eq!(one(b"TTL a\n"), Ok(Command::Ttl(id("a"))));
+        for bad in [
+            "SETEX a 30s",
+            "SETEX a",
+            "SETEX",
+            "SETEX a x y",
+            "EXPIRE a",
+            "EXPIRE a 0",
+            "EXPIRE a -5",
+            "EXPIRE a 1.5",
+            "EXPIRE a 2000years",
+            "TTL",
+            "PERSIST",
+        ] {
+            assert_eq!(one(format!("{bad}\n").as_bytes()), Err("BAD_COMMAND"), "{bad}");
+        }
+        assert_eq!(one(format!("SETEX a 5 {}\n", "x".repeat(LIMIT + 1)).as_bytes()), Err("TOO_LARGE"));
     }
 
     #[test]

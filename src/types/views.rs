@@ -180,6 +180,12 @@ pub struct ClusterView {
     pub lost: u64,
     /// Deletions that not all members have confirmed.
     pub tombstones: u64,
+    /// Messages that end by themselves.
+    pub expiring: u64,
+    /// Messages that ended by themselves since the leader started.
+    pub expired: u64,
+    /// How far the median of the wall clocks is ahead of the register's time, in milliseconds.
+    pub clock_off_ms: i64,
     /// How far repair is.
     pub repair: RepairView,
     /// Why some answers are held back, where the leader does not know all yet.

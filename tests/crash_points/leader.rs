@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use hatokuse::clock::SystemClock;
 use hatokuse::cluster::knowledge::Trust;
 use hatokuse::cluster::mapping::Commit;
 use hatokuse::cluster::state::Event;
@@ -363,8 +364,13 @@ fn live(disk: &MemDisk) -> bool {
     simulate(async {
         let stop = Stop::new();
         let chance = fastrand::Rng::with_seed(1);
-        let seams =
-            Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), executor: Executor::Inline, chance };
+        let seams = Seams {
+            disk: Arc::new(disk.clone()),
+            network: Arc::new(NoNetwork),
+            executor: Executor::Inline,
+            chance,
+            clock: Arc::new(SystemClock),
+        };
         let settings = Settings {
             tolerance: Some(2),
             io_mode: IoMode::Unbuffered,

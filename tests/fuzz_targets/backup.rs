@@ -37,8 +37,8 @@ pub(super) fn backup(data: &[u8]) {
     let Some(Item::Header(header)) = all.first() else { panic!("a backup without a header") };
     let mut writer = Writer::begin(header, &mut out);
     for item in &all[1..] {
-        if let Item::Message(id, version, message) = item {
-            writer.message(id, *version, message.as_deref(), &mut out);
+        if let Item::Message((id, version, expires, message)) = item {
+            writer.message(&(id.clone(), *version, *expires, message.as_deref()), &mut out);
         }
     }
     assert_eq!(all.last(), Some(&Item::End(writer.end(&mut out))));

@@ -36,7 +36,7 @@ fn content(backup: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let (mut reader, mut all) = (Reader::default(), BTreeMap::new());
     let mut buffer = BytesMut::from(&std::fs::read(backup.join("messages-0001.hkb")).expect("its file")[..]);
     while let Some(item) = reader.read(&mut buffer).expect("a whole backup") {
-        if let Item::Message(id, _, message) = item {
+        if let Item::Message((id, .., message)) = item {
             let message = message.expect("a message that is not lost").to_vec();
             assert!(all.insert(id.as_bytes().to_vec(), message).is_none(), "{id:?} is there twice");
         }

@@ -8,14 +8,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::resp::Redis;
-use crate::support::{Register, code, eventually, folder, tells, visible};
+use crate::support::{Register, code, eventually, folder, tell, tells, visible};
 
 type Client = FamilyServiceClient<Channel>;
-
-/// Runs a story that awaits.
-fn tell<T>(story: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story)
-}
 
 async fn connect(addr: &str) -> Client {
     FamilyServiceClient::connect(format!("http://{addr}")).await.unwrap()
@@ -31,7 +26,7 @@ fn named(id: &str, body: &'static [u8]) -> ChatMessage {
 }
 
 async fn store(client: &mut Client, message: ChatMessage) -> StoreResponse {
-    client.store_message(StoreRequest { chat_message: Some(message) }).await.unwrap().into_inner()
+    client.store_message(StoreRequest { chat_message: Some(message), ttl_ms: 0 }).await.unwrap().into_inner()
 }
 
 fn by_number(message_id: i32) -> GetRequest {

@@ -9,21 +9,16 @@ use tonic::{Code, Request};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Register, eventually, folder, tells};
+use crate::support::{Register, eventually, folder, tell, tells};
 
 type Client = FamilyServiceClient<Channel>;
-
-/// Runs a story that awaits.
-fn tell<T>(story: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story)
-}
 
 async fn connect(addr: &str) -> Client {
     FamilyServiceClient::connect(format!("http://{addr}")).await.unwrap()
 }
 
 fn storing(message_id: i32, body: Vec<u8>) -> StoreRequest {
-    StoreRequest { chat_message: Some(ChatMessage { message_id, body: body.into(), ..Default::default() }) }
+    StoreRequest { chat_message: Some(ChatMessage { message_id, body: body.into(), ..Default::default() }), ttl_ms: 0 }
 }
 
 fn by_number(message_id: i32) -> GetRequest {
@@ -177,7 +172,7 @@ fn what_the_originals_schema_cannot_say_is_refused() {
         let message = |message_id, id: &str, text: &str, body: &'static [u8]| {
             let (id, message) = (id.to_owned(), text.to_owned());
             let message = ChatMessage { message_id, id, message, body: body.into(), ..Default::default() };
-            StoreRequest { chat_message: Some(message) }
+            StoreRequest { chat_message: Some(message), ttl_ms: 0 }
         };
         for request in [message(1, "2", "x", b""), message(1, "", "x", b"y")] {
             assert_eq!(client.store_message(request).await.unwrap_err().code(), Code::InvalidArgument);

@@ -9,7 +9,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{PATIENCE, Register, Server, eventually, eventually_same, folder, refused_leader, tells};
+use crate::support::{PATIENCE, Register, Server, eventually, eventually_same, folder, refused_leader, tell, tells};
 
 const FAMILY: &str = "family.FamilyService";
 
@@ -113,10 +113,6 @@ fn openmetrics(addr: &str) -> Answer {
     send(addr, &request("GET", "/metrics").replacen("\r\n\r\n", &format!("\r\n{accept}"), 1))
 }
 
-fn tell<T>(story: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story)
-}
-
 /// What gRPC health says of a service.
 fn health(addr: &str, service: &str) -> ServingStatus {
     tell(async {
@@ -147,7 +143,7 @@ fn metrics_tell_what_was_done() {
         use hatokuse::wire::family::{ChatMessage, StoreRequest};
         let message = ChatMessage { message_id: 7, message: "x".to_owned(), ..Default::default() };
         let mut leader = FamilyServiceClient::connect(format!("http://{}", register.grpc_addr())).await.unwrap();
-        let stored = leader.store_message(StoreRequest { chat_message: Some(message) }).await.unwrap();
+        let stored = leader.store_message(StoreRequest { chat_message: Some(message), ttl_ms: 0 }).await.unwrap();
         assert!(stored.into_inner().success);
     });
 
@@ -375,7 +371,7 @@ fn the_page_is_whole_as_it_is_sent() {
         use hatokuse::wire::family::{ChatMessage, StoreRequest};
         let message = ChatMessage { key: "with blanks".into(), body: "x".into(), ..Default::default() };
         let mut leader = FamilyServiceClient::connect(format!("http://{}", register.grpc_addr())).await.unwrap();
-        let stored = leader.store_message(StoreRequest { chat_message: Some(message) }).await.unwrap();
+        let stored = leader.store_message(StoreRequest { chat_message: Some(message), ttl_ms: 0 }).await.unwrap();
         assert!(stored.into_inner().success);
     });
     for id in ["with%2520blanks", "with+blanks", "with%20blanks"] {

@@ -11,6 +11,7 @@ mod deletes;
 mod disks;
 mod door;
 mod environment;
+mod expiry;
 mod faults;
 mod figures;
 mod files;

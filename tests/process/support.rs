@@ -397,3 +397,8 @@ pub(crate) fn tells(line: &str, parts: &[&str]) {
         assert!(line.contains(part), "{line:?} should say {part:?}");
     }
 }
+
+/// Runs a story that awaits.
+pub(crate) fn tell<T>(story: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story)
+}

@@ -35,12 +35,12 @@ async fn healthy() -> (Sim, Arc<Coordinator>) {
 
 async fn set(leader: &Arc<Coordinator>, text: &str, message: &'static str) {
     let (id, message) = (id(text), Payload::from_static(message.as_bytes()));
-    leader.transact([(id.clone(), Need::Nothing)], move |all| all.set(&id, message)).await.unwrap();
+    leader.transact([(id.clone(), Need::Nothing)], move |all| all.set(&id, message, None)).await.unwrap();
 }
 
 fn count(transaction: &mut Transaction, id: &MessageId) -> u64 {
     let before = transaction.get(id).map_or(0, |count| std::str::from_utf8(count).unwrap().parse().unwrap());
-    transaction.set(id, (before + 1).to_string().into());
+    transaction.set(id, (before + 1).to_string().into(), None);
     before + 1
 }
 
@@ -75,7 +75,7 @@ fn what_waits_for_one_id_goes_together_in_order() {
             let hot = hot.clone();
             leader.transact([(hot.clone(), Need::Message)], move |all| {
                 let seen = all.get(&hot).map(|message| String::from_utf8_lossy(message).into_owned());
-                all.set(&hot, n.to_string().into());
+                all.set(&hot, n.to_string().into(), None);
                 seen.unwrap()
             })
         };
@@ -268,8 +268,8 @@ fn a_transaction_sees_what_it_wrote() {
             assert_eq!((all.version(&x), all.length(&x), all.exists(&y)), (version, Some(3), false));
             let message = all.get(&x).cloned().unwrap();
             all.delete(&x);
-            all.set(&y, message.clone());
-            all.set(&z, message);
+            all.set(&y, message.clone(), None);
+            all.set(&z, message, None);
             assert!(all.get(&x).is_none() && all.get(&y).is_some() && all.length(&z) == Some(3));
         };
         leader.transact(needs(), rename).await.unwrap();
@@ -326,7 +326,7 @@ fn transactions_are_bounded() {
         let ids = |count: usize| (0..count).map(|n| id(&format!("many{n}"))).collect::<Vec<_>>();
         let write = |ids: Vec<MessageId>, bytes: usize| {
             let needs: Vec<_> = ids.iter().map(|id| (id.clone(), Need::Nothing)).collect();
-            leader.transact(needs, move |all| ids.iter().for_each(|id| all.set(id, vec![0; bytes].into())))
+            leader.transact(needs, move |all| ids.iter().for_each(|id| all.set(id, vec![0; bytes].into(), None)))
         };
         write(ids(MOST_IDS), 1).await.unwrap();
         assert_eq!(leader.cluster().len(), MOST_IDS as u64);

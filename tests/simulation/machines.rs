@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hatokuse::clock::WallClock;
 use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
@@ -22,7 +23,7 @@ use hatokuse::protocol::{Command, Reply};
 use hatokuse::stop::Stop;
 use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::network::{FIRST, LeaderHere, Life, Net, Plug};
 use crate::together::{self, HALVES, PAIR};
@@ -51,6 +52,25 @@ pub(crate) enum Crash {
     Kill,
     /// What was not synced is there, or not, or in part.
     PowerCut,
+}
+
+/// A machine's wall clock: of five most are right, one runs twice as fast, and the leader's jumps ten years to and fro.
+#[derive(Debug)]
+struct MachineClock {
+    began: Instant,
+    home: String,
+}
+
+impl WallClock for MachineClock {
+    fn unix_ms(&self) -> u64 {
+        let passed = self.began.elapsed().as_millis() as u64;
+        let right = 1_800_000_000_000 + passed;
+        match self.home.as_str() {
+            home if home.starts_with("leader") && passed / 3000 % 2 == 1 => right + 315_360_000_000,
+            home if home == address(4) => right + passed,
+            _ => right,
+        }
+    }
 }
 
 /// What outlives a process: its disk.
@@ -106,6 +126,8 @@ pub(crate) struct Sim {
     second: Option<(Machine, Leader)>,
     seconds: u32,
     home: String,
+    /// When the wall clocks began.
+    began: Instant,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
@@ -174,6 +196,7 @@ impl Sim {
             second: None,
             seconds: 0,
             home: FIRST.to_owned(),
+            began: Instant::now(),
             nodes,
             stores,
             world,
@@ -257,6 +280,7 @@ impl Sim {
             network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
             executor: Executor::Inline,
             chance: self.chance.fork(),
+            clock: Arc::new(MachineClock { began: self.began, home: home.clone() }),
         };
         // Half of all lives read everything from nodes.
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
@@ -313,7 +337,9 @@ impl Sim {
         let identity = IdentityFile::open(folder.clone(), id, uuid, layout).map_err(|error| error.to_string())?;
         let store = open_store(disk, &folder, layout, self.io_mode)?;
         self.stores.insert(home.to_owned(), store.clone());
-        let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation: self.chance.u64(1..) };
+        let (incarnation, clock) =
+            (self.chance.u64(1..), Arc::new(MachineClock { began: self.began, home: home.to_owned() }));
+        let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation, clock };
         let node = Node::start(parts, Executor::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
         let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };

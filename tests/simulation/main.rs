@@ -12,6 +12,7 @@
 mod asked;
 #[path = "../checker/mod.rs"]
 mod checker;
+mod expiry;
 mod leaders;
 mod machines;
 mod network;

@@ -88,7 +88,7 @@ pub(crate) async fn write(n: u32, net: &Net, world: &World, padding: usize) {
     let message = payload(PAIR, value, padding);
     let done = tell(net, async |leader| {
         let set = move |transaction: &mut Transaction| {
-            halves().iter().for_each(|half| transaction.set(half, message.clone()))
+            halves().iter().for_each(|half| transaction.set(half, message.clone(), None))
         };
         leader.coordinator.transact(halves().map(|half| (half, Need::Nothing)), set).await
     });
@@ -117,7 +117,7 @@ async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId
         let needs: Vec<_> = ids.iter().map(|id| (id.clone(), Need::Message)).collect();
         let swap = move |transaction: &mut Transaction| {
             let before: Vec<_> = ids.iter().map(|id| transaction.get(id).cloned()).collect();
-            ids.iter().for_each(|id| transaction.set(id, message.clone()));
+            ids.iter().for_each(|id| transaction.set(id, message.clone(), None));
             before
         };
         leader.coordinator.transact(needs, swap).await

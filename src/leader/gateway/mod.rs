@@ -8,6 +8,7 @@ mod clients;
 mod connection;
 mod cuts;
 mod data;
+mod deadlines;
 mod floats;
 mod glob;
 mod heavy;

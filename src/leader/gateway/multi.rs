@@ -5,13 +5,13 @@ use tokio::time::Instant;
 use super::refused::{error, select};
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
 use super::session::{Session, keys_of};
-use super::{data, keyspace};
+use super::{data, deadlines, keyspace};
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Value, WORD_COST, Words};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ServerOp, SessionOp, Spec};
-use crate::types::{MessageId, Payload};
+use crate::types::{Deadline, MessageId, Payload};
 
 /// Commands that MULTI queues, and bytes of all their words, with what each takes beside them.
 const MOST_QUEUED: usize = 65_536;
@@ -105,6 +105,7 @@ impl Session {
         }
         let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
         let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
+        let needs_time = steps.iter().any(Step::needs_time);
         let mut needs: Vec<(MessageId, Need)> = watched.keys().map(|id| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
         let (has_data, is_quick) = (!needs.is_empty(), steps.len() <= QUICK);
@@ -116,6 +117,9 @@ impl Session {
             let decide = || transaction.attempt(|all| run_all(steps, max_message, &share, all).map(Some));
             if is_quick { decide() } else { tokio::task::block_in_place(decide) }
         };
+        if needs_time {
+            self.coordinator.know_time().await.map_err(|why| self.told(why))?;
+        }
         let done = self.coordinator.transact(needs, decide).await.flatten();
         if has_data {
             self.count(writes, began, [done.as_ref().err().map(Refusal::code)]);
@@ -203,6 +207,10 @@ impl Step {
         }
     }
 
+    fn needs_time(&self) -> bool {
+        matches!(self, Self::Data(op, _, words, _) if deadlines::needs_time(*op, words))
+    }
+
     fn writes(&self) -> bool {
         matches!(self, Self::Data(_, spec, ..) if spec.writes())
     }
@@ -239,8 +247,16 @@ impl data::Ids for View<'_> {
         self.0.take(id)
     }
 
-    fn set(&mut self, id: &MessageId, payload: Payload) {
-        self.0.set(id, payload);
+    fn expires(&self, id: &MessageId) -> Option<Deadline> {
+        self.0.expires(id)
+    }
+
+    fn now(&self) -> u64 {
+        self.0.now()
+    }
+
+    fn set(&mut self, id: &MessageId, payload: Payload, expires: Option<Deadline>) {
+        self.0.set(id, payload, expires);
     }
 
     fn delete(&mut self, id: &MessageId) {

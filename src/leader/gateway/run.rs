@@ -9,14 +9,14 @@ use super::OK;
 use super::multi::{Queued, View};
 use super::refused::{error, select, wrong_number};
 use super::session::{Replies, Session, bytes_of, keys_of};
-use super::{data, keyspace, strings};
+use super::{data, deadlines, keyspace, strings};
 use crate::error::Refusal;
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::Command;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
-use crate::types::{MessageId, NodeId, Payload};
+use crate::types::{CopyRecord, Deadline, MessageId, NodeId, Payload};
 
 impl Session {
     /// Runs a command.
@@ -115,6 +115,9 @@ impl Session {
         spec: &'static Spec,
         words: &Words,
     ) -> Result<Value, Refusal> {
+        if deadlines::needs_time(op, words) {
+            self.coordinator.know_time().await?;
+        }
         match op {
             DataOp::Mget | DataOp::GetRange | DataOp::Lcs => {
                 let (mut messages, room) = self.coordinator.read_many_for(Some(&self.share), &keys).await?;
@@ -131,8 +134,7 @@ impl Session {
             }
             _ if !spec.writes() && data::need(op, words) == Need::Version => {
                 let records = self.coordinator.records(&keys).await?;
-                let known = keys.iter().cloned().zip(records.iter().map(|record| record.map(|r| r.bytes() as usize)));
-                let mut known = Lengths(known.collect());
+                let mut known = Known(keys.iter().cloned().zip(records).collect(), self.coordinator.time.now());
                 return Ok(data::run(op, words, &keys, 0, &mut known));
             }
             _ => {}
@@ -197,23 +199,31 @@ pub(super) fn outcome(writes: bool, done: &Result<Value, Refusal>) -> Outcome {
     }
 }
 
-/// Lengths of messages, for commands that write nothing and need no more.
-struct Lengths(BTreeMap<MessageId, Option<usize>>);
+/// What the index knows of messages, and the register's time: for commands that write nothing and need no more.
+struct Known(BTreeMap<MessageId, Option<CopyRecord>>, u64);
 
-impl data::Ids for Lengths {
+impl data::Ids for Known {
     fn get(&self, _: &MessageId) -> Option<Payload> {
         None
     }
 
     fn length(&self, id: &MessageId) -> Option<usize> {
-        self.0.get(id).copied().flatten()
+        self.0.get(id).copied().flatten().map(|record| record.bytes() as usize)
+    }
+
+    fn expires(&self, id: &MessageId) -> Option<Deadline> {
+        self.0.get(id).copied().flatten()?.expires
+    }
+
+    fn now(&self) -> u64 {
+        self.1
     }
 
     fn take(&mut self, _: &MessageId) -> Option<Payload> {
         None
     }
 
-    fn set(&mut self, _: &MessageId, _: Payload) {}
+    fn set(&mut self, _: &MessageId, _: Payload, _: Option<Deadline>) {}
 
     fn delete(&mut self, _: &MessageId) {}
 }

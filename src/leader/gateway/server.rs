@@ -260,14 +260,15 @@ impl Session {
     fn info(&self, words: &Words) -> Result<String, String> {
         let coordinator = &self.coordinator;
         let asked: Vec<String> = words[1..].iter().map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-        let (count, epoch, loading) = {
+        let (count, epoch, loading, (expires, left)) = {
             let cluster = coordinator.cluster();
+            let expiry = cluster.mapping().time_left(coordinator.time.peek());
             let loading = u8::from(cluster.waiting_for().is_some());
-            (cluster.count(), cluster.leadership().map_or(0, |leadership| leadership.epoch.0), loading)
+            (cluster.count(), cluster.leadership().map_or(0, |leadership| leadership.epoch.0), loading, expiry)
         };
         let keyspace = match count {
             Ok(0) => String::new(),
-            Ok(messages) => format!("db0:keys={messages},expires=0,avg_ttl=0\r\n"),
+            Ok(messages) => format!("db0:keys={messages},expires={expires},avg_ttl={left}\r\n"),
             Err(reason) if asked == ["keyspace"] => return Err(self.told(Refusal::Unavailable(reason))),
             Err(reason) => format!("# not known yet: {reason}\r\n"),
         };
@@ -305,11 +306,12 @@ impl Session {
             (
                 "Stats",
                 format!(
-                    "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ninstantaneous_ops_per_sec:{}\r\nrejected_connections:{}\r\nexpired_keys:0\r\nevicted_keys:0\r\nkeyspace_hits:{hits}\r\nkeyspace_misses:{misses}\r\nrequest_batches:{}\r\n",
+                    "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ninstantaneous_ops_per_sec:{}\r\nrejected_connections:{}\r\nexpired_keys:{}\r\nevicted_keys:0\r\nkeyspace_hits:{hits}\r\nkeyspace_misses:{misses}\r\nrequest_batches:{}\r\n",
                     self.door.clients.accepted(),
                     self.door.clients.pace.requests(),
                     self.door.clients.pace.per_second(),
                     self.door.clients.refused.load(Ordering::Relaxed),
+                    coordinator.meters.expired.load(Ordering::Relaxed),
                     coordinator.meters.requests.load(Ordering::Relaxed)
                 ),
             ),

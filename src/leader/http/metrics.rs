@@ -180,6 +180,13 @@ impl Page<'_> {
             "Deletions that not all members have confirmed, each kept like a message",
             view.tombstones as f64,
         )?;
+        self.gauge("hatokuse_expiring_messages", "Messages that end by themselves", view.expiring as f64)?;
+        self.counter("hatokuse_expired", "Messages that ended by themselves", view.expired as f64)?;
+        self.gauge(
+            "hatokuse_clock_offset_seconds",
+            "How far the median of the wall clocks of leader and nodes is ahead of the register's time",
+            view.clock_off_ms as f64 / 1e3,
+        )?;
         self.gauge("hatokuse_lost_messages", "Messages that no holder has an intact copy of", view.lost as f64)
     }
 

@@ -33,7 +33,7 @@ impl Owner {
                         from_node::Body::Pong(pong) => {
                             let sent = sent.remove(&seq).filter(|_| !pong.lease_refused);
                             if let Some(sent) = sent {
-                                self.events.answered(self.node, sent);
+                                self.events.answered(self.node, sent, pong.unix_ms);
                             }
                             if let Some((_, done)) = released.take_if(|(last, _)| *last == seq) {
                                 let _ = done.send(());

@@ -158,7 +158,7 @@ mod tests {
         fn stalled(&self, _: NodeId, _: u64, way: Way, stalled: bool) {
             self.0.lock().unwrap().push((way, stalled));
         }
-        fn answered(&self, _: NodeId, _: Instant) {}
+        fn answered(&self, _: NodeId, _: Instant, _: u64) {}
         fn fenced(&self, _: NodeId, _: Epoch, _: &str) {}
     }
 

@@ -6,6 +6,7 @@
 //! - [`rollback`]: transactions that did not come to their end are taken back;
 //! - [`repair`]: copies are made again, moved and trimmed, with [`proof`] of those that only lack their record;
 //! - [`tombstones`]: deletions that every member has confirmed are forgotten;
+//! - [`expire`]: messages whose deadline has come are deleted;
 //! - [`scrub`]: every copy is read and checked once a day, or at once on VERIFY;
 //! - [`renewal`]: the next epoch begins before the versions of this one are used up.
 
@@ -21,6 +22,7 @@ use crate::stop::Stop;
 
 mod complete;
 mod doubts;
+mod expire;
 mod fetch;
 mod proof;
 pub(super) mod renewal;
@@ -56,6 +58,7 @@ pub(super) fn start(
     spawn(&all, stop, doubts::Doubts::new(core()));
     spawn(&all, stop, tombstones::Tombstones::new(core()));
     spawn(&all, stop, sweep::Sweeper::new(core()));
+    spawn(&all, stop, expire::Expirer::new(core()));
     spawn(&all, stop, renewal::Renewal::new(membership.clone(), versions_an_epoch));
     all
 }

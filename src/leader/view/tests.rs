@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::cluster::mapping::Commit;
 use crate::cluster::registry::Traits;
 use crate::cluster::state::{Event, State};
@@ -182,8 +183,13 @@ async fn start_without_log(disk: &MemDisk, view: &str, heard: u32) -> (Option<St
 
 async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
     let chance = fastrand::Rng::with_seed(1);
-    let seams =
-        Seams { disk: Arc::new(disk.clone()), network: Arc::new(NoNetwork), executor: Executor::Inline, chance };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        network: Arc::new(NoNetwork),
+        executor: Executor::Inline,
+        chance,
+        clock: Arc::new(SystemClock),
+    };
     let (io_mode, repair_after) = (IoMode::Buffered, Duration::from_secs(30));
     let (rewrite_log_from, versions_an_epoch) = (u64::MAX, u32::MAX);
     let settings = Settings {

@@ -174,11 +174,20 @@ async function aWatchedIdThatChangedAborts(c) {
   assert.equal(await c.get("js:w"), "other");
 }
 
-async function timesToLiveAreRefused(c) {
-  await c.set("js:e", "before");
-  await assert.rejects(c.set("js:e", "1", { ex: 10 }), /ERR messages do not expire here/);
-  await assert.rejects(c.expire("js:e", 10), /ERR messages do not expire here/);
-  assert.equal(await c.get("js:e"), "before");
+/** Waits until there is nothing. */
+async function gone(get) {
+  for (let n = 0; n < 200; n++) {
+    if ((await get()) == null) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assert.fail("it does not end");
+}
+
+async function messagesEndByThemselves(c) {
+  await c.set("js:e", "kept", { ex: 100 });
+  assert.equal(await c.get("js:e"), "kept");
+  assert.equal(Number(await c.expire("js:e", 1)), 1);
+  await gone(() => c.get("js:e"));
 }
 
 async function otherTypesAreRefused(c) {
@@ -187,7 +196,7 @@ async function otherTypesAreRefused(c) {
 }
 
 async function aRefusalAbortsTheTransaction(c) {
-  await assert.rejects(c.batch([["set", "js:aborted", "1"], ["expire", "js:aborted", 10]], true), /EXECABORT|expire/);
+  await assert.rejects(c.batch([["set", "js:aborted", "1"], ["lpush", "js:aborted", "1"]], true), /EXECABORT|lpush/i);
   assert.equal(await c.get("js:aborted"), null);
 }
 
@@ -236,7 +245,7 @@ const CHECKS = [
   aPipelineOf500,
   aTransaction,
   aWatchedIdThatChangedAborts,
-  timesToLiveAreRefused,
+  messagesEndByThemselves,
   otherTypesAreRefused,
   aRefusalAbortsTheTransaction,
   reconnectsAfterAKill,
@@ -273,9 +282,9 @@ async function manyObjects({ keyv }) {
   assert.equal(await keyv.has("a"), false);
 }
 
-async function aTimeToLiveIsRefused({ keyv }) {
-  await assert.rejects(keyv.set("brief", 1, 10000), /messages do not expire here/);
-  assert.equal(await keyv.has("brief"), false);
+async function objectsEndByThemselves({ keyv }) {
+  assert.equal(await keyv.set("brief", 1, 1000), true);
+  await gone(() => keyv.get("brief"));
 }
 
 async function keyvReconnectsAfterAKill({ keyv }) {
@@ -290,7 +299,7 @@ async function clears({ keyv }) {
   assert.equal(await keyv.get("object"), undefined);
 }
 
-const KEYV = [keepsAnyObject, manyObjects, aTimeToLiveIsRefused, keyvReconnectsAfterAKill, clears];
+const KEYV = [keepsAnyObject, manyObjects, objectsEndByThemselves, keyvReconnectsAfterAKill, clears];
 
 (async () => {
   const name = process.argv[2];

@@ -1,0 +1,128 @@
+//! How a message ends by itself: by a deletion that the log has, and that is conditional on the version that had the deadline.
+//!
+//! Nobody is told that it is gone before that. So replicas need no clock, what was gone once stays gone, and an order that
+//! comes late does nothing to a newer message. Readers that find a deadline passed have the deletion made first; for what
+//! nobody reads `upkeep::expire` does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::time::Instant;
+
+use super::coordinator::Coordinator;
+use super::transaction::{Need, Transaction};
+use crate::error::Refusal;
+use crate::protocol::{Command, Reply};
+use crate::telemetry::served::{Operation, Protocol};
+use crate::types::{Deadline, MessageId};
+
+/// Deletions on their way at once: as many as a round likes to have.
+const AT_ONCE: usize = 256;
+
+impl Coordinator {
+    /// Deletes those of these messages whose deadline has come.
+    pub(super) async fn end_due(self: &Arc<Self>, ids: &[MessageId]) -> Result<(), Refusal> {
+        // Whoever has the lock of an id sees to it, whatever he came for.
+        for some in ids.chunks(AT_ONCE) {
+            let ends: Vec<_> = some.iter().map(|id| self.decide(id.clone(), Need::Deletion, |_| ())).collect();
+            try_join_all(ends).await?;
+        }
+        Ok(())
+    }
+
+    /// Those of these whose deadline has come.
+    pub(super) fn due_among<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) -> Vec<MessageId> {
+        let cluster = self.cluster();
+        let mapping = cluster.mapping();
+        if mapping.deadlines() == 0 {
+            return Vec::new();
+        }
+        let due = |id: &&MessageId| mapping.get(id).is_some_and(|found| self.time.has_come(found.record.expires));
+        ids.into_iter().filter(due).cloned().collect()
+    }
+
+    /// Has the register's time run, once the clocks of those are known whom a leader has to hear before it writes.
+    pub(super) fn settle_time(&self) {
+        if self.time.is_settled() {
+            return;
+        }
+        let is_known = {
+            let cluster = self.cluster();
+            // One of a version that keeps no deadlines does not say what time it is either.
+            let mut linked =
+                cluster.registry.nodes().iter().filter(|node| node.session.is_some() && node.traits.deadlines);
+            cluster.has_heard_enough() && linked.all(|node| self.time.has_heard(node.member.id))
+        };
+        if is_known && let Some(ahead) = self.time.settle() {
+            self.tell_gap(ahead);
+            self.notify();
+        }
+    }
+
+    /// Carries out a command of the text protocol that has to do with time.
+    pub(super) async fn timed(self: &Arc<Self>, command: Command, via: Protocol) -> Result<Reply, Refusal> {
+        let began = Instant::now();
+        let op = if matches!(command, Command::Ttl(_)) { Operation::Read } else { Operation::Write };
+        let done = self.run_timed(command).await;
+        self.meters.served.note(via, op, began.elapsed(), [done.as_ref().err().map(Refusal::code)]);
+        done
+    }
+
+    async fn run_timed(self: &Arc<Self>, command: Command) -> Result<Reply, Refusal> {
+        self.know_time().await?;
+        let after = |now: u64, time: Duration| Deadline::at(now.saturating_add(time.as_millis() as u64));
+        match command {
+            Command::SetFor { id, time, payload } => {
+                let of = id.clone();
+                let set = move |all: &mut Transaction| all.set(&of, payload, after(all.now(), time));
+                self.transact([(id, Need::Nothing)], set).await.map(|()| Reply::Done)
+            }
+            Command::Expire { id, time } => {
+                let of = id.clone();
+                let expire = move |all: &mut Transaction| {
+                    let message = all.get(&of).cloned()?;
+                    let expires = time.and_then(|time| after(all.now(), time));
+                    // One that stays as it is needs no write.
+                    if all.expires(&of) != expires {
+                        all.set(&of, message, expires);
+                    }
+                    Some(Reply::Done)
+                };
+                self.transact([(id, Need::Message)], expire).await?.ok_or(Refusal::NotFound)
+            }
+            Command::Ttl(id) => {
+                let record = self.records(&[id]).await?[0].ok_or(Refusal::NotFound)?;
+                let left = |deadline: Deadline| deadline.unix_ms().saturating_sub(self.time.now());
+                Ok(Reply::Ttl(record.expires.map(left)))
+            }
+            other => Err(Refusal::BadCommand(format!("{other:?} has nothing to do with time"))),
+        }
+    }
+
+    /// Says how many messages end at once because of the time that passed while nothing ran.
+    fn tell_gap(&self, ahead: Duration) {
+        let cluster = self.cluster();
+        if ahead < super::register_time::FAR || cluster.mapping().deadlines() == 0 || cluster.state().time() == 0 {
+            return;
+        }
+        tracing::info!(
+            "{} has passed since the log was last told the time: what has ended meanwhile is deleted",
+            humantime::format_duration(Duration::from_secs(ahead.as_secs()))
+        );
+    }
+
+    /// Waits until the register's time runs: before that no deadline can be given.
+    pub(super) async fn know_time(&self) -> Result<(), Refusal> {
+        let began = Instant::now();
+        while !self.time.is_settled() {
+            let changes = self.changes();
+            self.settle_time();
+            if !self.time.is_settled() {
+                let reason = "the register's time is not known before the clocks of enough nodes are".to_owned();
+                self.wait(changes, self.patient_until(began), reason).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! When messages end by themselves: the times of SET, GETEX, EXPIRE and their kin, as Redis 7.2 reads them, texts of errors too.
+
+use std::slice::Iter;
+
+use bytes::Bytes;
+
+use crate::protocol::resp::{Words, number};
+use crate::protocol::table::DataOp;
+use crate::types::Deadline;
+
+const SYNTAX: &str = "ERR syntax error";
+const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+
+/// How a command says a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    /// Milliseconds in its unit.
+    unit: i64,
+    /// Since 1970; else from now on.
+    absolute: bool,
+}
+
+/// The forms of a time, as options name them.
+const OPTIONS: [(&[u8], Form); 4] = [
+    (b"EX", Form { unit: 1000, absolute: false }),
+    (b"PX", Form { unit: 1, absolute: false }),
+    (b"EXAT", Form { unit: 1000, absolute: true }),
+    (b"PXAT", Form { unit: 1, absolute: true }),
+];
+
+impl Form {
+    /// That of an option, if the word is one.
+    fn of(word: &[u8]) -> Option<Self> {
+        OPTIONS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, form)| *form)
+    }
+
+    /// That of a command of its own.
+    pub(super) fn of_command(op: DataOp) -> Self {
+        Self {
+            unit: if matches!(op, DataOp::PExpire | DataOp::PExpireAt | DataOp::PSetEx) { 1 } else { 1000 },
+            absolute: matches!(op, DataOp::ExpireAt | DataOp::PExpireAt),
+        }
+    }
+
+    /// Milliseconds since 1970, which may be in the past (0 and below for what is before 1970); `positive`: zero and less
+    /// are refused.
+    pub(super) fn read(self, word: &[u8], now: u64, positive: bool, command: &str) -> Result<i64, String> {
+        let number = number(word).ok_or(NOT_AN_INTEGER)?;
+        let base = if self.absolute { 0 } else { now as i64 };
+        let at = number.checked_mul(self.unit).and_then(|ms| ms.checked_add(base));
+        match at.filter(|_| !positive || number > 0) {
+            Some(at) => Ok(at),
+            None => Err(format!("ERR invalid expire time in '{command}' command")),
+        }
+    }
+}
+
+/// What becomes of the time of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It stays as it is.
+    Kept,
+    /// It has none.
+    Never,
+    /// Milliseconds since 1970.
+    At(i64),
+}
+
+impl Until {
+    /// The deadline from now on; `Err`: it has passed, and the message is to go.
+    pub(super) fn deadline(self, before: Option<Deadline>, now: u64) -> Result<Option<Deadline>, ()> {
+        match self {
+            Self::Kept => Ok(before),
+            Self::Never => Ok(None),
+            Self::At(at) => match u64::try_from(at).ok().filter(|at| *at > now).and_then(Deadline::at) {
+                Some(deadline) => Ok(Some(deadline)),
+                None => Err(()),
+            },
+        }
+    }
+}
+
+/// What SET is told beside its message.
+#[derive(Debug, Default)]
+pub(super) struct SetOptions {
+    /// Only if the id has no message.
+    pub(super) only_new: bool,
+    /// Only if it has one.
+    pub(super) only_old: bool,
+    /// Only if its message is this one, or (`false`) is not.
+    pub(super) compare: Option<(Bytes, bool)>,
+    /// The message before is the answer.
+    pub(super) give: bool,
+    /// Its time; nothing: it has none.
+    pub(super) until: Option<Until>,
+}
+
+impl SetOptions {
+    /// Those of `SET id message ...`.
+    pub(super) fn read(words: &Words, now: u64) -> Result<Self, String> {
+        let (mut options, mut rest) = (Self::default(), words[3..].iter());
+        while let Some(word) = rest.next() {
+            let is_conditional = options.only_new || options.only_old || options.compare.is_some();
+            match word.to_ascii_uppercase().as_slice() {
+                b"NX" if !is_conditional || options.only_new => options.only_new = true,
+                b"XX" if !is_conditional || options.only_old => options.only_old = true,
+                name @ (b"IFEQ" | b"IFNE") if !is_conditional => {
+                    options.compare = Some((rest.next().ok_or(SYNTAX)?.clone(), name == b"IFEQ"));
+                }
+                b"GET" => options.give = true,
+                b"KEEPTTL" if options.until.is_none_or(|until| until == Until::Kept) => {
+                    options.until = Some(Until::Kept)
+                }
+                _ if options.until.is_none() => options.until = Some(time(word, &mut rest, now, "set")?),
+                _ => return Err(SYNTAX.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// The time that an option says, with the word after it.
+fn time(word: &Bytes, rest: &mut Iter<'_, Bytes>, now: u64, command: &str) -> Result<Until, String> {
+    let form = Form::of(word).ok_or(SYNTAX)?;
+    Ok(Until::At(form.read(rest.next().ok_or(SYNTAX)?, now, true, command)?))
+}
+
+/// What GETEX does to the time.
+pub(super) fn of_getex(words: &Words, now: u64) -> Result<Until, String> {
+    let mut rest = words[2..].iter();
+    let until = match rest.next() {
+        None => Until::Kept,
+        Some(word) if word.eq_ignore_ascii_case(b"PERSIST") => Until::Never,
+        Some(word) => time(word, &mut rest, now, "getex")?,
+    };
+    if rest.next().is_some() { Err(SYNTAX.to_owned()) } else { Ok(until) }
+}
+
+/// On which times EXPIRE and its kin may be put over the one that is there.
+#[derive(Debug, Default)]
+pub(super) struct Only {
+    never: bool,
+    ending: bool,
+    later: bool,
+    sooner: bool,
+}
+
+impl Only {
+    /// The options behind the time.
+    pub(super) fn read(words: &Words) -> Result<Self, String> {
+        let mut only = Self::default();
+        for word in &words[3..] {
+            match word.to_ascii_uppercase().as_slice() {
+                b"NX" => only.never = true,
+                b"XX" => only.ending = true,
+                b"GT" => only.later = true,
+                b"LT" => only.sooner = true,
+                _ => return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(word))),
+            }
+        }
+        if only.never && (only.ending || only.later || only.sooner) {
+            return Err("ERR NX and XX, GT or LT options at the same time are not compatible".to_owned());
+        }
+        if only.later && only.sooner {
+            return Err("ERR GT and LT options at the same time are not compatible".to_owned());
+        }
+        Ok(only)
+    }
+
+    /// Whether this time (milliseconds since 1970) may be put over the one before; never is later than all.
+    pub(super) fn admits(&self, at: i64, before: Option<Deadline>) -> bool {
+        let before = before.map(|deadline| deadline.unix_ms() as i64);
+        !(self.never && before.is_some()
+            || self.ending && before.is_none()
+            || self.later && before.is_none_or(|before| at <= before)
+            || self.sooner && before.is_some_and(|before| at >= before))
+    }
+}
+
+/// Whether a command asks what time it is.
+pub(super) fn needs_time(op: DataOp, words: &Words) -> bool {
+    match op {
+        DataOp::Expire | DataOp::PExpire | DataOp::ExpireAt | DataOp::PExpireAt | DataOp::SetEx | DataOp::PSetEx => {
+            true
+        }
+        DataOp::Ttl | DataOp::Pttl => true,
+        DataOp::Set => words.iter().skip(3).any(|word| Form::of(word).is_some()),
+        DataOp::GetEx => words.len() > 2,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Words {
+        line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+    }
+
+    #[test]
+    fn times_are_read_as_redis_reads_them() {
+        let now = 1_000_000;
+        for (line, until) in [
+            ("SET a x", Ok(None)),
+            ("SET a x EX 10", Ok(Some(Until::At(1_010_000)))),
+            ("SET a x px 10 NX GET", Ok(Some(Until::At(1_000_010)))),
+            ("SET a x EXAT 10", Ok(Some(Until::At(10_000)))),
+            ("SET a x KEEPTTL", Ok(Some(Until::Kept))),
+            ("SET a x EX 10 PX 5", Err(SYNTAX)),
+            ("SET a x EX 10 KEEPTTL", Err(SYNTAX)),
+            ("SET a x KEEPTTL EX 10", Err(SYNTAX)),
+            ("SET a x EX", Err(SYNTAX)),
+            ("SET a x NX XX", Err(SYNTAX)),
+            ("SET a x NX IFEQ y", Err(SYNTAX)),
+            ("SET a x IFEQ", Err(SYNTAX)),
+            ("SET a x EX 1.5", Err(NOT_AN_INTEGER)),
+            ("SET a x EX 0", Err("ERR invalid expire time in 'set' command")),
+            ("SET a x PX -1", Err("ERR invalid expire time in 'set' command")),
+            ("SET a x EX 9223372036854775807", Err("ERR invalid expire time in 'set' command")),
+            ("SET a x PX 9223372036854775807", Err("ERR invalid expire time in 'set' command")),
+        ] {
+            let read = SetOptions::read(&words(line), now).map(|options| options.until);
+            assert_eq!(read, until.map_err(str::to_owned), "{line}");
+        }
+        for (line, until) in [
+            ("GETEX a", Ok(Until::Kept)),
+            ("GETEX a PERSIST", Ok(Until::Never)),
+            ("GETEX a PX 5", Ok(Until::At(1_000_005))),
+            ("GETEX a PERSIST EX 5", Err(SYNTAX)),
+            ("GETEX a KEEPTTL", Err(SYNTAX)),
+            ("GETEX a EX 0", Err("ERR invalid expire time in 'getex' command")),
+        ] {
+            assert_eq!(of_getex(&words(line), now), until.map_err(str::to_owned), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_time_goes_over_the_one_before_where_it_may() {
+        let at = |ms| Deadline::at(ms);
+        for (line, new, before, admits) in [
+            ("EXPIRE a 5", 5, None, true),
+            ("EXPIRE a 5 NX", 5, at(9), false),
+            ("EXPIRE a 5 NX", 5, None, true),
+            ("EXPIRE a 5 XX", 5, None, false),
+            ("EXPIRE a 5 GT", 5, None, false),
+            ("EXPIRE a 5 GT", 5, at(5), false),
+            ("EXPIRE a 5 gt", 6, at(5), true),
+            ("EXPIRE a 5 LT", 6, None, true),
+            ("EXPIRE a 5 LT XX", 6, None, false),
+            ("EXPIRE a 5 LT", 5, at(5), false),
+        ] {
+            assert_eq!(Only::read(&words(line)).unwrap().admits(new, before), admits, "{line} over {before:?}");
+        }
+        for (line, why) in
+            [("EXPIRE a 5 NX GT", "NX and XX"), ("EXPIRE a 5 GT LT", "GT and LT"), ("EXPIRE a 5 AB", "AB")]
+        {
+            assert!(Only::read(&words(line)).unwrap_err().contains(why), "{line}");
+        }
+    }
+}

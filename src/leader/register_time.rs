@@ -1,0 +1,230 @@
+//! The register's time: what deadlines are measured by.
+//!
+//! It is the leader's. It runs with the monotonic clock and is drawn towards the median of the wall clocks of leader and
+//! nodes by at most a hundredth, so that the jump of one machine's clock changes nothing; it never goes back, and how far
+//! it came is in the log (`Event::Time`). One that has just started waits for the clocks of those whom it has to hear
+//! anyway, and goes on from the later of the log's mark and the median: what it has said, and what its deadlines mean,
+//! survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::WallClock;
+use crate::lock::Lock;
+use crate::seeded::{self, Bug};
+use crate::types::{Deadline, NodeId};
+
+/// It is drawn by one part in so many.
+const SLEW: u64 = 100;
+
+/// A median that is further off is not followed.
+pub(super) const FAR: Duration = Duration::from_secs(60);
+
+/// A node's clock counts for so long after it was last heard.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug)]
+pub struct RegisterTime {
+    wall: Arc<dyn WallClock>,
+    state: Lock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Microseconds since 1970, at `at`.
+    now_us: u64,
+    at: Instant,
+    settled: bool,
+    /// What each node said of its wall clock, in milliseconds, and when.
+    clocks: BTreeMap<NodeId, (u64, Instant)>,
+    /// Somebody was told something that depends on it since it was last noted.
+    asked: bool,
+}
+
+impl RegisterTime {
+    /// Goes on from what the log says, in milliseconds since 1970, as soon as it is [settled](Self::settle).
+    pub fn new(wall: Arc<dyn WallClock>, mark: u64) -> Self {
+        let (now_us, at) = (mark.saturating_mul(1000), Instant::now());
+        Self { wall, state: Lock::new(State { now_us, at, settled: false, clocks: BTreeMap::new(), asked: false }) }
+    }
+
+    /// A node said what its wall clock shows.
+    pub fn hear(&self, node: NodeId, unix_ms: u64) {
+        self.state.lock().clocks.insert(node, (unix_ms, Instant::now()));
+    }
+
+    /// Whether the clock of this node is known.
+    pub fn has_heard(&self, node: NodeId) -> bool {
+        self.state.lock().clocks.contains_key(&node)
+    }
+
+    /// Enough was heard: it runs from here on. How far it has gone ahead then; nothing: it ran already.
+    pub fn settle(&self) -> Option<Duration> {
+        let mut state = self.state.lock();
+        if state.settled {
+            return None;
+        }
+        let (before, median) = (state.now_us, self.median_us(&state));
+        let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { before };
+        (state.now_us, state.at, state.settled) = (median.max(mark), Instant::now(), true);
+        Some(Duration::from_micros(state.now_us.saturating_sub(before)))
+    }
+
+    /// Whether it runs. Before that nothing ends by itself but what had ended by the log.
+    pub fn is_settled(&self) -> bool {
+        self.state.lock().settled
+    }
+
+    /// What it is, in milliseconds since 1970: for an answer that depends on it.
+    pub fn now(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.asked = true;
+        self.advance(&mut state)
+    }
+
+    /// What it is, for what nobody is told.
+    pub fn peek(&self) -> u64 {
+        self.advance(&mut self.state.lock())
+    }
+
+    /// Whether this deadline has come.
+    pub fn has_come(&self, deadline: Option<Deadline>) -> bool {
+        deadline.is_some_and(|deadline| deadline.unix_ms() <= self.now())
+    }
+
+    /// What the log is to be told, if anybody was told something that depends on it since then.
+    pub fn to_note(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let asked = std::mem::take(&mut state.asked) && state.settled;
+        asked.then(|| self.advance(&mut state))
+    }
+
+    /// How far the median of the wall clocks is from it, in milliseconds; positive: ahead.
+    pub fn off_by_ms(&self) -> i64 {
+        let mut state = self.state.lock();
+        let now = self.advance(&mut state);
+        (self.median_us(&state) / 1000) as i64 - now as i64
+    }
+
+    /// The same, where it is so far that it is not followed.
+    pub fn is_far_off(&self) -> Option<i64> {
+        let off = Some(self.off_by_ms()).filter(|_| self.is_settled());
+        off.filter(|off| off.unsigned_abs() > FAR.as_millis() as u64)
+    }
+
+    fn advance(&self, state: &mut State) -> u64 {
+        if seeded::active(Bug::WallClockRaw) {
+            return self.wall.unix_ms();
+        }
+        if state.settled {
+            let now = Instant::now();
+            let passed = now.duration_since(state.at).as_micros() as u64;
+            let (then, median) = (state.now_us + passed, self.median_us(state));
+            let most = if then.abs_diff(median) > FAR.as_micros() as u64 { 0 } else { passed / SLEW };
+            // What is less than a hundredth of the step is kept for the next one.
+            if passed >= SLEW {
+                state.now_us =
+                    if median > then { then + most.min(median - then) } else { then - most.min(then - median) };
+                state.at = now;
+            }
+        }
+        state.now_us / 1000
+    }
+
+    /// The lower one of two in the middle: nothing ends early because of the other.
+    fn median_us(&self, state: &State) -> u64 {
+        let heard = state.clocks.values().filter(|(_, at)| at.elapsed() < SILENT);
+        let heard = heard.map(|(unix_ms, at)| unix_ms.saturating_mul(1000) + at.elapsed().as_micros() as u64);
+        let mut all: Vec<u64> = heard.chain([self.wall.unix_ms().saturating_mul(1000)]).collect();
+        all.sort_unstable();
+        all[(all.len() - 1) / 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A clock that is set by hand.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl WallClock for Hand {
+        fn unix_ms(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn time(wall: u64, mark: u64) -> (Arc<Hand>, RegisterTime) {
+        let hand = Arc::new(Hand(AtomicU64::new(wall)));
+        (hand.clone(), RegisterTime::new(hand, mark))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_runs_with_the_monotonic_clock_whatever_one_wall_clock_does() {
+        let (hand, time) = time(1_000_000, 0);
+        time.hear(NodeId(1), 1_000_000);
+        time.hear(NodeId(2), 1_000_020);
+        assert!(!time.is_settled() && time.now() == 0);
+        assert!(time.settle().is_some() && time.settle().is_none());
+        assert_eq!(time.now(), 1_000_000);
+        for wall in [0, 1 << 50, 1_000_000] {
+            let before = time.now();
+            hand.0.store(wall, Ordering::Relaxed);
+            advance(Duration::from_secs(10)).await;
+            let passed = time.now() - before;
+            assert!((9_900..=10_100).contains(&passed), "{passed}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_drawn_to_the_median_by_a_hundredth_and_never_back() {
+        let (_, time) = time(1_000_000, 0);
+        time.settle();
+        // The hand stands still: all others are behind more and more.
+        let mut before = time.now();
+        for _ in 0..20 {
+            advance(Duration::from_millis(1000)).await;
+            let passed = time.now() - before;
+            assert!((989..=991).contains(&passed), "{passed}");
+            before = time.now();
+        }
+        // A median that is a minute off is not followed.
+        advance(Duration::from_secs(100)).await;
+        before = time.now();
+        advance(Duration::from_secs(10)).await;
+        assert_eq!(time.now() - before, 10_000);
+        assert!(time.off_by_ms() < -60_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_on_from_the_later_of_mark_and_median() {
+        for (wall, mark, begins, ahead) in [(5_000, 9_000, 9_000, 0), (9_000, 5_000, 9_000, 4_000)] {
+            let (_, time) = time(wall, mark);
+            assert_eq!((time.now(), time.to_note()), (mark, None));
+            assert_eq!(time.settle(), Some(Duration::from_millis(ahead)));
+            assert_eq!(time.now(), begins);
+            assert_eq!(
+                (time.to_note(), time.to_note()),
+                (Some(begins), None),
+                "only once, and only if it was asked for"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_clocks_that_differ_let_nothing_end_early() {
+        let (_, time) = time(2_000_000, 0);
+        time.hear(NodeId(1), 1_000_000);
+        time.settle();
+        assert_eq!(time.now(), 1_000_000);
+    }
+}

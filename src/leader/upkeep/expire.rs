@@ -1,0 +1,63 @@
+//! Messages whose deadline has come are deleted, and the log is told how far the register's time is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Upkeep;
+use crate::cluster::state::Event;
+use crate::leader::coordinator::Coordinator;
+use crate::types::{Deadline, MessageId};
+
+/// How often: readers see what has ended as gone anyway, and disks have it for at most some seconds.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Deadlines that are looked at under one lock.
+const STEP: usize = 4096;
+
+/// Looks at all deadlines, part by part.
+pub(super) struct Expirer {
+    core: Arc<Coordinator>,
+    /// Where the walk over the deadlines is.
+    cursor: u64,
+}
+
+impl Upkeep for Expirer {
+    const NAME: &'static str = "expiry";
+
+    async fn step(&mut self) -> Duration {
+        self.core.settle_time();
+        self.note_time().await;
+        if !self.core.time.is_settled() || self.core.cluster().mapping().deadlines() == 0 {
+            return LOOK;
+        }
+        loop {
+            let due = self.due();
+            // What fails is met again: its id is still there.
+            let failed = !due.is_empty() && self.core.end_due(&due).await.is_err();
+            if failed || self.cursor == 0 || self.core.stop.is_requested() {
+                return LOOK;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Expirer {
+    pub(super) fn new(core: Arc<Coordinator>) -> Self {
+        Self { core, cursor: 0 }
+    }
+
+    fn due(&mut self) -> Vec<MessageId> {
+        let Some(now) = Deadline::at(self.core.time.peek()) else { return Vec::new() };
+        let (next, due) = self.core.cluster().mapping().due(self.cursor, STEP, now);
+        self.cursor = next;
+        due
+    }
+
+    /// A log that takes nothing now is told with the next step that has anything to tell.
+    async fn note_time(&self) {
+        if let Some(now) = self.core.time.to_note() {
+            let _ = self.core.make_true(&[Event::Time(now)]).await;
+        }
+    }
+}

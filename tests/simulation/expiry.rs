@@ -1,0 +1,97 @@
+//! Messages that end by themselves, while leaders die and wall clocks jump: see `MachineClock`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hatokuse::error::Refusal;
+use hatokuse::leader::coordinator::Coordinator;
+use hatokuse::leader::transaction::{Need, Transaction};
+use hatokuse::protocol::{Command, Reply};
+use hatokuse::telemetry::served::Protocol;
+use hatokuse::types::{Deadline, IoMode, MessageId};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::machines::{Crash, NODES, Sim};
+use crate::{s, simulate};
+
+fn id(n: u64) -> MessageId {
+    format!("id{n}").parse().unwrap()
+}
+
+async fn set_for(leader: &Arc<Coordinator>, n: u64, time: Duration) {
+    let of = id(n);
+    let set = move |all: &mut Transaction| {
+        all.set(&of, n.to_string().into(), Deadline::at(all.now() + time.as_millis() as u64));
+    };
+    leader.transact([(id(n), Need::Nothing)], set).await.unwrap();
+}
+
+async fn ask(leader: &Arc<Coordinator>, command: Command) -> Reply {
+    let mut queue = VecDeque::from([Ok(command)]);
+    leader.execute(&mut queue, Protocol::Text).await.0.remove(0)
+}
+
+#[test]
+fn nothing_ends_early_and_what_has_ended_stays_gone_over_leaders_and_clocks_that_jump() {
+    for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
+        simulate(async {
+            let mut sim = Sim::start(7, io_mode).await;
+            sleep(s(5.0)).await;
+            let began = Instant::now();
+            let leader = sim.net.leader().unwrap().coordinator;
+            // Each ends a second after the one before it.
+            for n in 1..40 {
+                set_for(&leader, n, Duration::from_secs(n)).await;
+            }
+            let mut left = u64::MAX;
+            for round in 0..4 {
+                let leader = sim.net.leader().unwrap().coordinator;
+                for _ in 0..40 {
+                    let n = (began.elapsed().as_millis() / 1000) as u64;
+                    // A hundredth is what time may be drawn by.
+                    for early in n + 2..40 {
+                        let reply = ask(&leader, Command::Get(id(early))).await;
+                        let until = Duration::from_secs(early) * 98 / 100;
+                        let is_early = matches!(reply, Reply::Refused(_)) && began.elapsed() < until;
+                        assert!(!is_early, "round {round}: id{early} is {reply:?} after {:?}", began.elapsed());
+                    }
+                    for late in 1..n.saturating_sub(1) {
+                        let reply = ask(&leader, Command::Get(id(late))).await;
+                        assert!(matches!(reply, Reply::Refused(_)), "round {round}: id{late} is {reply:?}");
+                    }
+                    if let Reply::Ttl(Some(now)) = ask(&leader, Command::Ttl(id(39))).await {
+                        assert!(now <= left, "round {round}: {left} ms were left, and now {now}");
+                        left = now;
+                    }
+                    sleep(s(0.05)).await;
+                }
+                sim.crash_leader(if round % 2 == 0 { Crash::Kill } else { Crash::PowerCut });
+                sim.start_leader().await.unwrap();
+                sleep(s(5.0)).await;
+            }
+            sleep_until(began + s(60.0)).await;
+            let leader = sim.net.leader().unwrap().coordinator;
+            assert_eq!(leader.cluster().len(), 0, "the sweep leaves none");
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_deleted_is_not_called_gone() {
+    simulate(async {
+        let mut sim = Sim::start(8, IoMode::Unbuffered).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        set_for(&leader, 1, Duration::from_secs(10)).await;
+        // One is too few for a deletion, and enough to know the message.
+        (1..NODES).for_each(|node| assert!(sim.crash_node(node, Crash::Kill)));
+        sleep(s(15.0)).await;
+        let reply = ask(&leader, Command::Get(id(1))).await;
+        assert!(matches!(&reply, Reply::Refused(why) if *why != Refusal::NotFound), "{reply:?}");
+        (1..NODES).for_each(|node| sim.start_node(node).unwrap());
+        sleep(s(15.0)).await;
+        assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
+        assert_eq!(leader.cluster().len(), 0);
+    });
+}
