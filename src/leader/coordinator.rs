@@ -28,7 +28,7 @@ use super::set::{Turn, Wanted};
 use super::shares::{Pot, Room, Share, Size};
 use super::upkeep::repair::Progress;
 use super::view;
-use crate::clock::WallClock;
+use crate::clock::Clock;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, Located};
@@ -41,7 +41,7 @@ use crate::stop::Stop;
 use crate::telemetry::Meter;
 use crate::telemetry::repeats::Repeats;
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol, Served};
-use crate::types::{Change, MessageId};
+use crate::types::{Change, Deadline, MessageId};
 
 /// Requests that come this soon after the start, or that of another epoch, wait for nodes that are still joining, up to then.
 pub const JOINING: Duration = Duration::from_secs(5);
@@ -187,7 +187,7 @@ struct Batch {
     gets: Vec<Sought>,
     /// WHERE and COUNT, of what cannot be told at once.
     later: Vec<(usize, Command)>,
-    /// Ids of GETs whose deadline has come.
+    /// Ids of GETs whose deadline has come, or may have.
     due: Vec<MessageId>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
@@ -209,7 +209,7 @@ impl Named {
     fn admits(&mut self, request: &Request) -> bool {
         let hash = |id: &MessageId| FixedState::default().hash_one(id);
         match request {
-            Ok(Command::Set { id, .. } | Command::Delete(id)) => {
+            Ok(Command::Set { id, .. } | Command::SetFor { id, .. } | Command::Delete(id)) => {
                 let hash = hash(id);
                 self.written.insert(hash);
                 !self.read.contains(&hash)
@@ -237,7 +237,7 @@ impl Coordinator {
         ledger: Ledger,
         cache: MessageCache,
         view: Arc<view::Changes>,
-        clock: Arc<dyn WallClock>,
+        clock: Arc<dyn Clock>,
         stop: Stop,
     ) -> Self {
         Self {
@@ -373,7 +373,9 @@ impl Coordinator {
         via: Protocol,
     ) -> (Vec<Reply>, Option<Room>) {
         self.meters.requests.fetch_add(1, Ordering::Relaxed);
-        if let Some(Ok(order)) = queue.pop_front_if(|request| request.as_ref().is_ok_and(is_order)) {
+        if let Some(Ok(order)) =
+            queue.pop_front_if(|request| request.as_ref().is_ok_and(|command| self.is_order(command)))
+        {
             return (vec![self.order(order, via).await], None);
         }
         let began = Instant::now();
@@ -428,7 +430,9 @@ impl Coordinator {
         let mut batch = Batch::default();
         let mut named = Named::default();
         let mut status = None;
-        let writes = |request: &Request| matches!(request, Ok(Command::Set { .. } | Command::Delete(_)));
+        let writes = |request: &Request| {
+            matches!(request, Ok(Command::Set { .. } | Command::SetFor { .. } | Command::Delete(_)))
+        };
         let first = queue.iter().take(BATCH_REQUESTS);
         let mixed = first.clone().any(writes) && !first.clone().all(writes);
         let cluster = self.cluster();
@@ -439,6 +443,10 @@ impl Coordinator {
                 Err(refusal) => Some(Reply::Refused(refusal)),
                 Ok(Command::Set { id, payload }) => {
                     batch.writes.push((at, id, Change::Put(payload, None)));
+                    None
+                }
+                Ok(Command::SetFor { id, time, payload }) if self.time.is_settled() => {
+                    batch.writes.push((at, id, Change::Put(payload, Deadline::after(self.time.now(), time))));
                     None
                 }
                 Ok(Command::Delete(id)) => {
@@ -452,7 +460,7 @@ impl Coordinator {
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),
                 // What looks at everything sees the writes before it; an order is worked on by itself.
-                other if !batch.writes.is_empty() || matches!(&other, Ok(command) if is_order(command)) => {
+                other if !batch.writes.is_empty() || matches!(&other, Ok(command) if self.is_order(command)) => {
                     queue.push_front(other);
                     break;
                 }
@@ -494,6 +502,17 @@ impl Coordinator {
         }
     }
 
+    /// Whether a request is worked on by itself, by [`Coordinator::order`]. A SET for a while is one as long as it is not known
+    /// what time it is.
+    fn is_order(&self, command: &Command) -> bool {
+        use Command::{Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
+        let of_time = match command {
+            SetFor { .. } => !self.time.is_settled(),
+            command => matches!(command, Expire { .. } | Ttl(_)),
+        };
+        of_time || matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+    }
+
     /// Answers a GET if that takes no node, or else puts it with those that do.
     fn begin_get(&self, cluster: &Cluster, batch: &mut Batch, at: usize, id: MessageId) -> Option<Reply> {
         match cluster.locate(&id, 0) {
@@ -507,7 +526,10 @@ impl Coordinator {
             {
                 return Some(Reply::Refused(Refusal::NotFound));
             }
-            Located::Here { record, .. } if self.time.has_come(record.expires) => {
+            // Whether it has come cannot be told, or it has.
+            Located::Here { record, .. }
+                if record.expires.is_some() && (!self.time.is_settled() || self.time.has_come(record.expires)) =>
+            {
                 batch.due.push(id.clone());
                 batch.gets.push((at, id, 0));
             }
@@ -555,11 +577,4 @@ fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
         Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
     }
-}
-
-/// Whether a request is worked on by itself, by [`Coordinator::order`].
-fn is_order(command: &Command) -> bool {
-    use Command::{Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
-    let of_time = matches!(command, SetFor { .. } | Expire { .. } | Ttl(_));
-    of_time || matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }

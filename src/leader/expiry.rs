@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::coordinator::Coordinator;
 use super::transaction::{Need, Transaction};
+use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{Operation, Protocol};
@@ -31,15 +32,26 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Those of these whose deadline has come.
-    pub(super) fn due_among<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) -> Vec<MessageId> {
-        let cluster = self.cluster();
-        let mapping = cluster.mapping();
-        if mapping.deadlines() == 0 {
-            return Vec::new();
+    /// Has those of these messages deleted whose deadline has come, before anybody is told of them. Where any has one, it
+    /// waits until it is known what time it is.
+    pub(super) async fn end_those_due(self: &Arc<Self>, ids: &[MessageId]) -> Result<(), Refusal> {
+        let of = |id: &MessageId, cluster: &Cluster| cluster.mapping().get(id).and_then(|found| found.record.expires);
+        let ending: Vec<MessageId> = {
+            let cluster = self.cluster();
+            if ids.is_empty() || cluster.mapping().deadlines() == 0 {
+                return Ok(());
+            }
+            ids.iter().filter(|id| of(id, &cluster).is_some()).cloned().collect()
+        };
+        if ending.is_empty() {
+            return Ok(());
         }
-        let due = |id: &&MessageId| mapping.get(id).is_some_and(|found| self.time.has_come(found.record.expires));
-        ids.into_iter().filter(due).cloned().collect()
+        self.know_time().await?;
+        let due: Vec<MessageId> = {
+            let cluster = self.cluster();
+            ending.into_iter().filter(|id| self.time.has_come(of(id, &cluster))).collect()
+        };
+        self.end_due(&due).await
     }
 
     /// Has the register's time run, once the clocks of those are known whom a leader has to hear before it writes.
@@ -71,18 +83,17 @@ impl Coordinator {
 
     async fn run_timed(self: &Arc<Self>, command: Command) -> Result<Reply, Refusal> {
         self.know_time().await?;
-        let after = |now: u64, time: Duration| Deadline::at(now.saturating_add(time.as_millis() as u64));
         match command {
             Command::SetFor { id, time, payload } => {
                 let of = id.clone();
-                let set = move |all: &mut Transaction| all.set(&of, payload, after(all.now(), time));
+                let set = move |all: &mut Transaction| all.set(&of, payload, Deadline::after(all.now(), time));
                 self.transact([(id, Need::Nothing)], set).await.map(|()| Reply::Done)
             }
             Command::Expire { id, time } => {
                 let of = id.clone();
                 let expire = move |all: &mut Transaction| {
                     let message = all.get(&of).cloned()?;
-                    let expires = time.and_then(|time| after(all.now(), time));
+                    let expires = time.and_then(|time| Deadline::after(all.now(), time));
                     // One that stays as it is needs no write.
                     if all.expires(&of) != expires {
                         all.set(&of, message, expires);

@@ -301,7 +301,10 @@ impl Membership {
         if !events.is_empty() {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
         }
-        let Welcome { io_mode, layout, deadlines, .. } = &dialled.welcome;
+        let Welcome { io_mode, layout, deadlines, unix_ms, .. } = &dialled.welcome;
+        if *unix_ms > 0 {
+            coordinator.time.hear(member.id, *unix_ms);
+        }
         let traits = Traits { io_mode: io_mode.clone(), layout: layout.clone(), deadlines: *deadlines };
         let incarnation = dialled.welcome.incarnation;
         let told = !member_list.members.is_empty();

@@ -54,7 +54,7 @@ use self::coordinator::Coordinator;
 use self::journal::{Ledger, Record, Recovered, Rewriting};
 use self::membership::Membership;
 use self::replication::Links;
-use crate::clock::WallClock;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
@@ -86,7 +86,7 @@ pub struct Seams {
     /// All chance comes from here.
     pub chance: fastrand::Rng,
     /// The machine's wall clock.
-    pub clock: Arc<dyn WallClock>,
+    pub clock: Arc<dyn Clock>,
 }
 
 /// What a leader is told by its operator.

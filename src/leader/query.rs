@@ -40,7 +40,7 @@ impl Coordinator {
     /// What is known of messages at one instant, without asking any node: version and length, or that there is none.
     pub async fn records(self: &Arc<Self>, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, Refusal> {
         let began = Instant::now();
-        self.end_due(&self.due_among(ids)).await?;
+        self.end_those_due(ids).await?;
         loop {
             let changes = self.changes();
             match self.look_at_one_instant(ids).await {

@@ -79,9 +79,9 @@ enum Said {
 }
 
 impl Coordinator {
-    /// As [`read`](Self::read), where the deadline of some of the ids has come: their messages are deleted before.
+    /// As [`read`](Self::read), where the deadline of some of the ids may have come: their messages are deleted before.
     pub(super) async fn read_but_due(self: &Arc<Self>, gets: Vec<Sought>, due: Vec<MessageId>) -> Vec<(usize, Reply)> {
-        match self.end_due(&due).await {
+        match self.end_those_due(&due).await {
             Ok(()) => self.read(gets).await,
             Err(refusal) => {
                 let refused = Refusal::Unavailable(format!(

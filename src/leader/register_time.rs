@@ -1,6 +1,6 @@
 //! The register's time: what deadlines are measured by.
 //!
-//! It is the leader's. It runs with the monotonic clock and is drawn towards the median of the wall clocks of leader and
+//! It is the leader's. It runs with the boot-time clock and is drawn towards the median of the wall clocks of leader and
 //! nodes by at most a hundredth, so that the jump of one machine's clock changes nothing; it never goes back, and how far
 //! it came is in the log (`Event::Time`). One that has just started waits for the clocks of those whom it has to hear
 //! anyway, and goes on from the later of the log's mark and the median: what it has said, and what its deadlines mean,
@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::clock::WallClock;
+use crate::clock::Clock;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::types::{Deadline, NodeId};
@@ -20,8 +18,14 @@ use crate::types::{Deadline, NodeId};
 /// It is drawn by one part in so many.
 const SLEW: u64 = 100;
 
+/// It is drawn once in so many microseconds.
+const STEP_US: u64 = 10_000;
+
 /// A median that is further off is not followed.
 pub(super) const FAR: Duration = Duration::from_secs(60);
+
+/// The log is told at least once in so many milliseconds, while any message has a deadline.
+const NOTE_MS: u64 = 5000;
 
 /// A node's clock counts for so long after it was last heard.
 const SILENT: Duration = Duration::from_secs(60);
@@ -29,7 +33,7 @@ const SILENT: Duration = Duration::from_secs(60);
 /// See the module.
 #[derive(Debug)]
 pub struct RegisterTime {
-    wall: Arc<dyn WallClock>,
+    clock: Arc<dyn Clock>,
     state: Lock<State>,
 }
 
@@ -37,24 +41,39 @@ pub struct RegisterTime {
 struct State {
     /// Microseconds since 1970, at `at`.
     now_us: u64,
-    at: Instant,
+    at: Duration,
+    /// The last one that was given, in milliseconds.
+    told: u64,
     settled: bool,
-    /// What each node said of its wall clock, in milliseconds, and when.
-    clocks: BTreeMap<NodeId, (u64, Instant)>,
+    /// The last one that the log was told, in milliseconds.
+    noted: u64,
+    /// What each node said of its wall clock, in milliseconds, and when, since the boot.
+    clocks: BTreeMap<NodeId, (u64, Duration)>,
     /// Somebody was told something that depends on it since it was last noted.
     asked: bool,
 }
 
 impl RegisterTime {
     /// Goes on from what the log says, in milliseconds since 1970, as soon as it is [settled](Self::settle).
-    pub fn new(wall: Arc<dyn WallClock>, mark: u64) -> Self {
-        let (now_us, at) = (mark.saturating_mul(1000), Instant::now());
-        Self { wall, state: Lock::new(State { now_us, at, settled: false, clocks: BTreeMap::new(), asked: false }) }
+    pub fn new(clock: Arc<dyn Clock>, mark: u64) -> Self {
+        let (now_us, at) = (mark.saturating_mul(1000), clock.since_boot());
+        Self {
+            clock,
+            state: Lock::new(State {
+                now_us,
+                at,
+                told: 0,
+                settled: false,
+                noted: mark,
+                clocks: BTreeMap::new(),
+                asked: false,
+            }),
+        }
     }
 
     /// A node said what its wall clock shows.
     pub fn hear(&self, node: NodeId, unix_ms: u64) {
-        self.state.lock().clocks.insert(node, (unix_ms, Instant::now()));
+        self.state.lock().clocks.insert(node, (unix_ms, self.clock.since_boot()));
     }
 
     /// Whether the clock of this node is known.
@@ -70,7 +89,7 @@ impl RegisterTime {
         }
         let (before, median) = (state.now_us, self.median_us(&state));
         let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { before };
-        (state.now_us, state.at, state.settled) = (median.max(mark), Instant::now(), true);
+        (state.now_us, state.at, state.settled) = (median.max(mark), self.clock.since_boot(), true);
         Some(Duration::from_micros(state.now_us.saturating_sub(before)))
     }
 
@@ -96,11 +115,18 @@ impl RegisterTime {
         deadline.is_some_and(|deadline| deadline.unix_ms() <= self.now())
     }
 
-    /// What the log is to be told, if anybody was told something that depends on it since then.
+    /// What the log is to be told, if anybody was told something that depends on it since then, and now and then.
     pub fn to_note(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        let asked = std::mem::take(&mut state.asked) && state.settled;
-        asked.then(|| self.advance(&mut state))
+        if !state.settled {
+            return None;
+        }
+        let now = self.advance(&mut state);
+        let is_time = std::mem::take(&mut state.asked) || now.saturating_sub(state.noted) >= NOTE_MS;
+        is_time.then(|| {
+            state.noted = now;
+            now
+        })
     }
 
     /// How far the median of the wall clocks is from it, in milliseconds; positive: ahead.
@@ -118,28 +144,35 @@ impl RegisterTime {
 
     fn advance(&self, state: &mut State) -> u64 {
         if seeded::active(Bug::WallClockRaw) {
-            return self.wall.unix_ms();
+            return self.clock.unix_ms();
         }
-        if state.settled {
-            let now = Instant::now();
-            let passed = now.duration_since(state.at).as_micros() as u64;
-            let (then, median) = (state.now_us + passed, self.median_us(state));
-            let most = if then.abs_diff(median) > FAR.as_micros() as u64 { 0 } else { passed / SLEW };
-            // What is less than a hundredth of the step is kept for the next one.
-            if passed >= SLEW {
-                state.now_us =
-                    if median > then { then + most.min(median - then) } else { then - most.min(then - median) };
-                state.at = now;
-            }
+        if !state.settled {
+            return state.now_us / 1000;
         }
-        state.now_us / 1000
+        let now = self.clock.since_boot();
+        let passed = now.saturating_sub(state.at).as_micros() as u64;
+        let then = state.now_us + passed;
+        // Not every answer looks at all clocks.
+        if passed < STEP_US {
+            state.told = state.told.max(then / 1000);
+            return state.told;
+        }
+        let median = self.median_us(state);
+        let most = if then.abs_diff(median) > FAR.as_micros() as u64 { 0 } else { passed / SLEW };
+        state.now_us = if median > then { then + most.min(median - then) } else { then - most.min(then - median) };
+        state.at = now;
+        // What was told within the last step counts as well.
+        state.told = state.told.max(state.now_us / 1000);
+        state.told
     }
 
     /// The lower one of two in the middle: nothing ends early because of the other.
     fn median_us(&self, state: &State) -> u64 {
-        let heard = state.clocks.values().filter(|(_, at)| at.elapsed() < SILENT);
-        let heard = heard.map(|(unix_ms, at)| unix_ms.saturating_mul(1000) + at.elapsed().as_micros() as u64);
-        let mut all: Vec<u64> = heard.chain([self.wall.unix_ms().saturating_mul(1000)]).collect();
+        let now = self.clock.since_boot();
+        let ago = |at: &Duration| now.saturating_sub(*at);
+        let heard = state.clocks.values().filter(|(_, at)| ago(at) < SILENT);
+        let heard = heard.map(|(unix_ms, at)| unix_ms.saturating_mul(1000) + ago(at).as_micros() as u64);
+        let mut all: Vec<u64> = heard.chain([self.clock.unix_ms().saturating_mul(1000)]).collect();
         all.sort_unstable();
         all[(all.len() - 1) / 2]
     }
@@ -149,27 +182,35 @@ impl RegisterTime {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use tokio::time::advance;
-
     use super::*;
 
-    /// A clock that is set by hand.
+    /// Clocks that are set by hand: wall, and since the boot, in milliseconds.
     #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
+    struct Hand(AtomicU64, AtomicU64);
 
-    impl WallClock for Hand {
+    impl Hand {
+        fn advance(&self, ms: u64) {
+            self.1.fetch_add(ms, Ordering::Relaxed);
+        }
+    }
+
+    impl Clock for Hand {
         fn unix_ms(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
+        }
+
+        fn since_boot(&self) -> Duration {
+            Duration::from_millis(self.1.load(Ordering::Relaxed))
         }
     }
 
     fn time(wall: u64, mark: u64) -> (Arc<Hand>, RegisterTime) {
-        let hand = Arc::new(Hand(AtomicU64::new(wall)));
+        let hand = Arc::new(Hand(AtomicU64::new(wall), AtomicU64::new(7)));
         (hand.clone(), RegisterTime::new(hand, mark))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_runs_with_the_monotonic_clock_whatever_one_wall_clock_does() {
+    #[test]
+    fn it_runs_with_the_monotonic_clock_whatever_one_wall_clock_does() {
         let (hand, time) = time(1_000_000, 0);
         time.hear(NodeId(1), 1_000_000);
         time.hear(NodeId(2), 1_000_020);
@@ -179,34 +220,34 @@ mod tests {
         for wall in [0, 1 << 50, 1_000_000] {
             let before = time.now();
             hand.0.store(wall, Ordering::Relaxed);
-            advance(Duration::from_secs(10)).await;
+            hand.advance(10000);
             let passed = time.now() - before;
             assert!((9_900..=10_100).contains(&passed), "{passed}");
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_drawn_to_the_median_by_a_hundredth_and_never_back() {
-        let (_, time) = time(1_000_000, 0);
+    #[test]
+    fn it_is_drawn_to_the_median_by_a_hundredth_and_never_back() {
+        let (hand, time) = time(1_000_000, 0);
         time.settle();
-        // The hand stands still: all others are behind more and more.
+        // The wall clock stands still: all others are behind more and more.
         let mut before = time.now();
         for _ in 0..20 {
-            advance(Duration::from_millis(1000)).await;
+            hand.advance(1000);
             let passed = time.now() - before;
             assert!((989..=991).contains(&passed), "{passed}");
             before = time.now();
         }
         // A median that is a minute off is not followed.
-        advance(Duration::from_secs(100)).await;
+        hand.advance(100000);
         before = time.now();
-        advance(Duration::from_secs(10)).await;
+        hand.advance(10000);
         assert_eq!(time.now() - before, 10_000);
         assert!(time.off_by_ms() < -60_000);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_goes_on_from_the_later_of_mark_and_median() {
+    #[test]
+    fn it_goes_on_from_the_later_of_mark_and_median() {
         for (wall, mark, begins, ahead) in [(5_000, 9_000, 9_000, 0), (9_000, 5_000, 9_000, 4_000)] {
             let (_, time) = time(wall, mark);
             assert_eq!((time.now(), time.to_note()), (mark, None));
@@ -220,8 +261,8 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn two_clocks_that_differ_let_nothing_end_early() {
+    #[test]
+    fn two_clocks_that_differ_let_nothing_end_early() {
         let (_, time) = time(2_000_000, 0);
         time.hear(NodeId(1), 1_000_000);
         time.settle();

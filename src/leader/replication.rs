@@ -61,6 +61,8 @@ pub struct Welcome {
     pub layout: String,
     /// It keeps what says when it ends.
     pub deadlines: bool,
+    /// Its wall clock, in milliseconds since 1970; 0: it does not say.
+    pub unix_ms: u64,
 }
 
 /// Why a dial came to nothing.
@@ -381,6 +383,7 @@ impl Welcome {
             io_mode: welcome.io_mode,
             layout: welcome.layout,
             deadlines: welcome.deadlines,
+            unix_ms: welcome.unix_ms,
         })
     }
 }

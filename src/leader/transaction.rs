@@ -263,6 +263,8 @@ impl Coordinator {
         guards: Option<Vec<KeyGuard>>,
         decide: impl FnOnce(&mut Transaction) -> R + Send,
     ) -> Result<(R, u64), Refusal> {
+        // Whatever it does depends on what has ended.
+        self.know_time().await?;
         let bytes = needs.len() * REQUEST_COST;
         let Some(_room) = self.room(bytes) else { return Err(self.too_much(bytes)) };
         let (guards, mut entries) = self.begin(needs, guards).await?;

@@ -39,7 +39,7 @@ use self::identity::{Fenced, IdentityFile};
 use self::promise::Promise;
 use self::store::Store;
 use self::work::{ReadWork, WriteWork, read_loop, tend_loop, write_loop};
-use crate::clock::WallClock;
+use crate::clock::Clock;
 use crate::durable::{self, Space, executor::Executor};
 use crate::lock::Lock;
 use crate::stop::Stop;
@@ -75,7 +75,7 @@ pub struct Parts {
     /// Random, one a process.
     pub incarnation: u64,
     /// The machine's wall clock.
-    pub clock: Arc<dyn WallClock>,
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Why this node did not take a copy a moment ago.
@@ -115,7 +115,7 @@ pub struct Node {
     store: Arc<dyn Store>,
     io_mode: IoMode,
     incarnation: u64,
-    clock: Arc<dyn WallClock>,
+    clock: Arc<dyn Clock>,
     promise: Arc<Promise>,
     /// A leader was let in: lanes of the one before see that they are over.
     admitted: Notify,
@@ -307,6 +307,7 @@ impl Node {
             layout: before.layout,
             copies: self.store.totals().messages,
             deadlines: true,
+            unix_ms: self.clock.unix_ms(),
         })
     }
 }

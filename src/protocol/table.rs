@@ -312,7 +312,7 @@ pub const COMMANDS: &[Spec] = &[
     row("SETNX", Data(DataOp::SetNx), 3, WRITE, ONE, "string", "Keeps a message if the id has none."),
     row("SETRANGE", Data(DataOp::SetRange), 4, WRITE, ONE, "string", "Overwrites a part of a message."),
     row("STRLEN", Data(DataOp::Strlen), 2, READ, ONE, "string", "Tells the length of a message in bytes."),
-    row("TIME", Server(ServerOp::Time), 1, SELF, NONE, "server", "Tells the leader's clock."),
+    row("TIME", Server(ServerOp::Time), 1, SELF, NONE, "server", "Tells the register's time."),
     row("TOUCH", Data(DataOp::Touch), -2, READ, ALL, "generic", "Counts the ids that have a message."),
     row("TTL", Data(DataOp::Ttl), 2, READ, ONE, "generic", "Tells how long a message stays.").line("TTL <id>"),
     row("TYPE", Data(DataOp::Type), 2, READ, ONE, "generic", "Tells the type of a message: string, or none."),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -62,6 +63,11 @@ impl Deadline {
     /// That many milliseconds after the beginning of 1970; none at 0.
     pub fn at(unix_ms: u64) -> Option<Self> {
         NonZeroU64::new(unix_ms).map(Self)
+    }
+
+    /// So long after `now`, in milliseconds since 1970.
+    pub fn after(now: u64, time: Duration) -> Option<Self> {
+        Self::at(now.saturating_add(time.as_millis() as u64))
     }
 
     /// Milliseconds since 1970.

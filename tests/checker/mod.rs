@@ -17,6 +17,8 @@ pub(crate) enum Action {
     Delete,
     /// Reads the value and writes another one, at one instant.
     Swap(u64),
+    /// Nobody's request: the time of this value is over, and it may go at any time from here on. Nothing else goes with it.
+    Expire(u64),
 }
 
 /// How it ended.
@@ -162,6 +164,8 @@ enum Kind {
     Read(Option<u64>),
     /// It holds the one here, and the other from here on.
     Swap(Option<u64>, u64),
+    /// It holds this here, and nothing from here on.
+    Expire(u64),
 }
 
 /// One explanation of the events so far.
@@ -207,6 +211,15 @@ fn steps(ops: &[&Op]) -> Vec<Step> {
             *first = at.min(*first);
         }
     }
+    // Writes that may have happened, whose values nobody read: when they began.
+    let mut unseen: BTreeMap<u64, usize> = BTreeMap::new();
+    for op in ops {
+        if let (Action::Set(value) | Action::Swap(value), None | Some((_, Outcome::Unknown))) = (op.action, op.ended)
+            && !first_read.contains_key(&value)
+        {
+            unseen.insert(value, op.began);
+        }
+    }
     let step = |op: &&Op| {
         let (end, outcome) = match op.ended {
             Some((at, outcome)) => (Some(at), outcome),
@@ -218,6 +231,13 @@ fn steps(ops: &[&Op]) -> Vec<Step> {
             (Action::Swap(value), Outcome::Swapped(before)) => (Kind::Swap(before, value), end),
             // What it read is not known.
             (Action::Swap(value), Outcome::Unknown) => (Kind::Write(Some(value)), Some(*first_read.get(&value)?)),
+            (Action::Expire(value), _) => match unseen.get(&value) {
+                // Whether it was written nobody knows; if so, it went over what was there, and left nothing.
+                Some(&written) => {
+                    return Some(Step { kind: Kind::Write(None), began: op.began.max(written), until: None });
+                }
+                None => (Kind::Expire(value), None),
+            },
             (Action::Delete, Outcome::Done) => (Kind::Write(None), end),
             (Action::Delete, Outcome::Unknown) => (Kind::Write(None), None),
             (Action::Get, Outcome::Found(value)) => (Kind::Read(Some(value)), end),
@@ -244,12 +264,16 @@ fn place(steps: &[Step], open: &BTreeSet<usize>, states: BTreeSet<State>, i: usi
         }
         // Deletions of unknown outcome are all alike: the oldest is taken, and only where there is something to delete.
         let optional = |i: &&usize| steps[**i].until.is_none();
-        let deletion = open.difference(&state.placed).find(optional).filter(|_| state.value.is_some());
+        let is_deletion = |i: &&usize| optional(i) && steps[**i].kind == Kind::Write(None);
+        let deletion = open.difference(&state.placed).find(is_deletion).filter(|_| state.value.is_some());
+        let expires = |i: &&usize| state.value.is_some_and(|value| steps[**i].kind == Kind::Expire(value));
+        let expiry = open.difference(&state.placed).find(expires);
         let others = open.difference(&state.placed).filter(|i| !optional(i));
-        for &next in others.chain(deletion) {
+        for &next in others.chain(deletion).chain(expiry) {
             let value = match steps[next].kind {
                 Kind::Read(value) | Kind::Swap(value, _) if value != state.value => continue,
                 Kind::Swap(_, value) => Some(value),
+                Kind::Expire(_) => None,
                 Kind::Read(value) | Kind::Write(value) => value,
             };
             let mut placed = state.placed.clone();
@@ -317,6 +341,10 @@ mod tests {
                 "get" => Some(Action::Get),
                 "del" => Some(Action::Delete),
                 "swap" => Some(Action::Swap(words[2].parse().unwrap())),
+                "ends" => {
+                    history.invoke(client, "x", Action::Expire(words[2].parse().unwrap()));
+                    continue;
+                }
                 _ => None,
             };
             if let Some(action) = action {
@@ -338,7 +366,7 @@ mod tests {
 
     #[test]
     fn good_histories_are_explained() {
-        let good: [&[&str]; 12] = [
+        let good: [&[&str]; 16] = [
             &["1 swap 1", "1 was none", "1 swap 2", "1 was 1", "2 get", "2 2"],
             &["1 swap 1", "2 swap 2", "1 was 2", "2 was none", "2 get", "2 1"],
             &["1 swap 1", "1 maybe", "2 swap 2", "2 was none", "2 swap 3", "2 was 2"],
@@ -354,6 +382,11 @@ mod tests {
             &["1 set 1", "1 ok", "1 set 2", "1 maybe", "2 get", "2 1", "2 set 3", "2 ok", "2 get", "2 3"],
             &["1 set 1", "1 ok", "1 del", "1 maybe", "2 get", "2 1", "2 get", "2 none", "2 set 3", "2 ok"],
             &["1 set 1", "1 not", "2 get", "2 none", "3 set 4"],
+            // What ends goes at any time from then on, and once.
+            &["1 set 1", "1 ok", "9 ends 1", "2 get", "2 1", "2 get", "2 none", "2 get", "2 none"],
+            &["1 set 1", "1 ok", "9 ends 1", "1 set 2", "1 ok", "2 get", "2 2"],
+            &["1 set 1", "1 ok", "2 get", "9 ends 1", "2 none"],
+            &["1 set 1", "1 maybe", "9 ends 1", "2 get", "2 1", "2 get", "2 none", "2 swap 3", "2 was none"],
         ];
         for lines in good {
             assert!(history(lines).check().is_ok(), "{lines:?}");
@@ -362,7 +395,7 @@ mod tests {
 
     #[test]
     fn bad_histories_are_not() {
-        let bad: [(&str, &[&str]); 15] = [
+        let bad: [(&str, &[&str]); 19] = [
             ("an update lost", &["1 swap 1", "2 swap 2", "1 was none", "2 was none"]),
             ("an update of what is gone", &["1 set 1", "1 ok", "1 set 2", "1 ok", "2 swap 3", "2 was 1"]),
             ("an update from nothing", &["1 set 1", "1 ok", "2 swap 3", "2 was none"]),
@@ -383,6 +416,10 @@ mod tests {
                 &["1 set 1", "1 ok", "1 del", "1 maybe", "2 get", "2 none", "2 set 2", "2 ok", "2 get", "2 none"],
             ),
             ("a deletion undone", &["1 set 1", "1 ok", "2 del", "3 get", "3 none", "3 get", "3 1", "2 ok"]),
+            ("gone before its time", &["1 set 1", "1 ok", "2 get", "2 none", "9 ends 1"]),
+            ("back after its time", &["1 set 1", "1 ok", "9 ends 1", "2 get", "2 none", "2 get", "2 1"]),
+            ("another one gone with it", &["1 set 1", "1 ok", "9 ends 1", "1 set 2", "1 ok", "2 get", "2 none"]),
+            ("gone for another's time", &["1 set 1", "1 ok", "1 set 2", "1 ok", "9 ends 1", "2 get", "2 none"]),
             (
                 "two readers disagree",
                 &["1 set 1", "2 set 2", "1 ok", "2 ok", "3 get", "3 1", "4 get", "4 2", "3 get", "3 1"],
@@ -430,6 +467,8 @@ mod tests {
                     (Action::Swap(to), None | Some(Outcome::Unknown)) => Some(to),
                     (Action::Swap(_), _) => return false,
                     (Action::Delete, _) => None,
+                    (Action::Expire(of), _) if value == Some(of) => None,
+                    (Action::Expire(_), _) => return false,
                     (Action::Get, Some(Outcome::Found(found))) if value == Some(found) => value,
                     (Action::Get, Some(Outcome::NotFound)) if value.is_none() => None,
                     (Action::Get, _) => return false,
@@ -444,13 +483,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn it_says_what_trying_every_order_says(
-            moves in proptest::collection::vec((0u32..3, 0u8..5, 0u8..6, 0u64..5), 1..16),
+            moves in proptest::collection::vec((0u32..3, 0u8..6, 0u8..6, 0u64..5), 1..16),
         ) {
             let mut history = History::new();
             let mut open: BTreeMap<u32, usize> = BTreeMap::new();
             let mut written = 0;
             for (client, what, how, value) in moves {
                 match open.remove(&client) {
+                    None if what == 5 => { history.invoke(9, "x", Action::Expire(value)); }
                     None => {
                         let action = match what {
                             0 | 1 => { written += 1; Action::Set(written) }

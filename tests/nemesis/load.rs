@@ -178,7 +178,7 @@ impl Client {
             Action::Set(value) => format!("SET {id} {}\n", message(value)),
             Action::Get => format!("GET {id}\n"),
             Action::Delete => format!("DEL {id}\n"),
-            Action::Swap(_) => unreachable!("no line of text swaps"),
+            Action::Swap(_) | Action::Expire(_) => unreachable!("no line of text does that"),
         };
         let op = lock(&self.shared.history).invoke(self.number, id, action);
         let reply = self.exchange(&line);
@@ -206,7 +206,7 @@ impl Client {
             Action::Set(_) => "SET",
             Action::Get => "GET",
             Action::Delete => "DEL",
-            Action::Swap(_) => "SWAP",
+            Action::Swap(_) | Action::Expire(_) => "SWAP",
         };
         let what = match outcome {
             Outcome::Done | Outcome::Swapped(_) => "done".to_owned(),

@@ -134,3 +134,36 @@ fn a_backup_has_deadlines_and_gives_them_back() {
     assert!(left(&other, "long") <= 1_000_000);
     assert_eq!(code(&other.ask("GET short")), "ERROR NOT_FOUND");
 }
+
+#[test]
+fn no_time_is_given_before_it_is_known() {
+    for round in 0..4 {
+        let mut register = Register::start(3, 2);
+        if round % 2 == 1 {
+            assert_eq!(register.ask("SETEX kept 1000s x"), "OK");
+            assert_eq!(register.ask("SETEX over 200ms 5"), "OK");
+            wait_until_gone(&register, "over");
+            assert_eq!(register.ask("SETEX over 200ms 5"), "OK");
+            register.kill_leader().unwrap();
+            std::fs::remove_dir_all(register.metadata()).unwrap();
+            register.start_leader().unwrap();
+        }
+        let mut redis = Redis::to(register.addr());
+        // The first that is answered, in a pipeline and alone.
+        eventually("an answer", || {
+            let replies =
+                redis.together(&["PSETEX a 60000 x", "PTTL a", "SET b y EX 60", "PTTL b", "GETEX a PX 50000"]);
+            (replies[0] == "+OK" && replies[2] == "+OK").then_some(replies)
+        });
+        if round % 2 == 1 {
+            let left = left(&register, "kept");
+            assert!(left <= 1_000_000, "{left}");
+            let over = redis.say("INCR over");
+            assert_eq!(over, ":1", "what is over is gone for whoever changes it, too");
+        }
+        let deadline: u64 = redis.say("PEXPIRETIME b")[1..].parse().unwrap();
+        assert!(deadline > 1_700_000_000_000, "{deadline} lies in the past");
+        register.wait_status("nothing else to end", |status| status["waiting_for"].is_null()).unwrap();
+        assert_eq!((redis.say("GET a"), redis.say("GET b")), ("\"x\"".to_owned(), "\"y\"".to_owned()));
+    }
+}

@@ -68,6 +68,13 @@ impl Redis {
         self.reply()
     }
 
+    /// Requests that leave together, and their replies.
+    pub(crate) fn together(&mut self, lines: &[&str]) -> Vec<String> {
+        let words = |line: &&str| request(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>());
+        self.send(lines.iter().flat_map(words).collect::<Vec<u8>>());
+        lines.iter().map(|_| self.reply()).collect()
+    }
+
     /// A request of words without blanks, and its reply.
     pub(crate) fn say(&mut self, line: &str) -> String {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();

@@ -17,6 +17,9 @@ use crate::network::{LeaderHere, Net};
 /// Everybody writes, reads and deletes all of these.
 pub(crate) const IDS: u32 = 6;
 
+/// One in so many values ends by itself.
+const EXPIRES: u64 = 5;
+
 /// What happened, in one order; clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct World(Arc<Mutex<Record>>);
@@ -122,7 +125,15 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
             Some(padding) => {
                 let value = record.next_value();
                 let payload = format!("{id}={value}={}", "x".repeat(padding)).into();
-                let set = Command::Set { id: id.parse().unwrap(), payload };
+                let of = id.parse().unwrap();
+                let set = match value % EXPIRES {
+                    0 => {
+                        let time = Duration::from_secs(1 + value / EXPIRES % 6);
+                        tokio::spawn(expire(n, world.clone(), id.to_owned(), value, time));
+                        Command::SetFor { id: of, time, payload }
+                    }
+                    _ => Command::Set { id: of, payload },
+                };
                 (record.history.invoke(n, id, Action::Set(value)), set)
             }
             None => (record.history.invoke(n, id, Action::Get), Command::Get(id.parse().unwrap())),
@@ -145,6 +156,13 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
     };
     world.record().history.complete(op, outcome);
     reply
+}
+
+/// From then on it may be gone. A hundredth is what the register's time may be drawn by; and what it hears of clocks is as
+/// old as the way from there.
+async fn expire(n: u32, world: World, id: String, value: u64, time: Duration) {
+    sleep((time * 98 / 100).saturating_sub(Duration::from_millis(500))).await;
+    world.record().history.invoke(n, &id, Action::Expire(value));
 }
 
 async fn delete(n: u32, net: &Net, world: &World, id: &str) {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::OK;
-use super::deadlines::{self, Form, Only, SetOptions, Until};
+use super::deadlines::{Form, GetEx, Only, SetOptions, Until};
 use super::{floats, strings};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
@@ -152,12 +152,13 @@ impl Context<'_> {
                 Value::Integer(ended.into())
             }
             DataOp::GetEx => {
-                let until = deadlines::of_getex(self.words, self.ids.now())?;
-                let before = self.ids.get(key);
-                if let Some(message) = before.clone().filter(|_| until != Until::Kept) {
-                    self.put_until(message, until);
+                let options = GetEx::read(self.words)?;
+                let Some(message) = self.ids.get(key) else { return Ok(Value::Nil) };
+                let until = options.until(self.ids.now())?;
+                if until != Until::Kept {
+                    self.put_until(message.clone(), until);
                 }
-                before.map_or(Value::Nil, Value::Bulk)
+                Value::Bulk(message)
             }
             DataOp::SetEx | DataOp::PSetEx => {
                 let name = if op == DataOp::SetEx { "setex" } else { "psetex" };
@@ -294,8 +295,8 @@ impl Context<'_> {
             DataOp::ExpireAt => "expireat",
             _ => "pexpireat",
         };
-        let at = Form::of_command(op).read(&self.words[2], self.ids.now(), false, name)?;
         let only = Only::read(self.words)?;
+        let at = Form::of_command(op).read(&self.words[2], self.ids.now(), false, name)?;
         let key = &self.keys[0];
         let before = self.ids.expires(key);
         let Some(message) = self.ids.get(key).filter(|_| only.admits(at, before)) else { return Ok(Value::Integer(0)) };

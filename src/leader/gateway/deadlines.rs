@@ -1,6 +1,7 @@
 //! When messages end by themselves: the times of SET, GETEX, EXPIRE and their kin, as Redis 7.2 reads them, texts of errors too.
 
 use std::slice::Iter;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -55,6 +56,14 @@ impl Form {
     }
 }
 
+/// The time of a SET with nothing but that, from now on; nothing: it is none, or one that is refused.
+pub(super) fn plain_time(option: &[u8], word: &[u8]) -> Option<Duration> {
+    let form = Form::of(option).filter(|form| !form.absolute)?;
+    // Whatever the time is now, in this millennium.
+    let ms = number(word)?.checked_mul(form.unit).filter(|ms| (1..i64::MAX / 2).contains(ms))?;
+    Some(Duration::from_millis(ms as u64))
+}
+
 /// What becomes of the time of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
@@ -96,9 +105,9 @@ pub(super) struct SetOptions {
 }
 
 impl SetOptions {
-    /// Those of `SET id message ...`.
+    /// Those of `SET id message ...`. As in Redis, all options are looked at before the number of any.
     pub(super) fn read(words: &Words, now: u64) -> Result<Self, String> {
-        let (mut options, mut rest) = (Self::default(), words[3..].iter());
+        let (mut options, mut time, mut rest) = (Self::default(), None, words[3..].iter());
         while let Some(word) = rest.next() {
             let is_conditional = options.only_new || options.only_old || options.compare.is_some();
             match word.to_ascii_uppercase().as_slice() {
@@ -108,32 +117,63 @@ impl SetOptions {
                     options.compare = Some((rest.next().ok_or(SYNTAX)?.clone(), name == b"IFEQ"));
                 }
                 b"GET" => options.give = true,
-                b"KEEPTTL" if options.until.is_none_or(|until| until == Until::Kept) => {
-                    options.until = Some(Until::Kept)
-                }
-                _ if options.until.is_none() => options.until = Some(time(word, &mut rest, now, "set")?),
+                b"KEEPTTL" if time.is_none() => options.until = Some(Until::Kept),
+                _ if options.until.is_none() => time = Some(Said::read(time, word, &mut rest)?),
                 _ => return Err(SYNTAX.to_owned()),
             }
+        }
+        if let Some(time) = time {
+            options.until = Some(time.until(now, "set")?);
         }
         Ok(options)
     }
 }
 
-/// The time that an option says, with the word after it.
-fn time(word: &Bytes, rest: &mut Iter<'_, Bytes>, now: u64, command: &str) -> Result<Until, String> {
-    let form = Form::of(word).ok_or(SYNTAX)?;
-    Ok(Until::At(form.read(rest.next().ok_or(SYNTAX)?, now, true, command)?))
+/// A time that was said: its form, and the word for how long.
+#[derive(Debug, Clone, Copy)]
+struct Said<'a>(Form, &'a Bytes);
+
+impl<'a> Said<'a> {
+    /// That of an option and the word behind it; one of the same form may be said before, and counts no more.
+    fn read(before: Option<Self>, word: &Bytes, rest: &mut Iter<'a, Bytes>) -> Result<Self, String> {
+        let form = Form::of(word).filter(|form| before.is_none_or(|before| before.0 == *form)).ok_or(SYNTAX)?;
+        Ok(Self(form, rest.next().ok_or(SYNTAX)?))
+    }
+
+    fn until(self, now: u64, command: &str) -> Result<Until, String> {
+        Ok(Until::At(self.0.read(self.1, now, true, command)?))
+    }
 }
 
-/// What GETEX does to the time.
-pub(super) fn of_getex(words: &Words, now: u64) -> Result<Until, String> {
-    let mut rest = words[2..].iter();
-    let until = match rest.next() {
-        None => Until::Kept,
-        Some(word) if word.eq_ignore_ascii_case(b"PERSIST") => Until::Never,
-        Some(word) => time(word, &mut rest, now, "getex")?,
-    };
-    if rest.next().is_some() { Err(SYNTAX.to_owned()) } else { Ok(until) }
+/// What GETEX does to the time, as far as words go; the number is read by [`GetEx::until`], if there is a message.
+#[derive(Debug)]
+pub(super) struct GetEx<'a> {
+    time: Option<Said<'a>>,
+    persist: bool,
+}
+
+impl<'a> GetEx<'a> {
+    /// The options behind the id.
+    pub(super) fn read(words: &'a Words) -> Result<Self, String> {
+        let (mut options, mut rest) = (Self { time: None, persist: false }, words[2..].iter());
+        while let Some(word) = rest.next() {
+            match word.eq_ignore_ascii_case(b"PERSIST") {
+                true if options.time.is_none() => options.persist = true,
+                false if !options.persist => options.time = Some(Said::read(options.time, word, &mut rest)?),
+                _ => return Err(SYNTAX.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+
+    /// What becomes of the time.
+    pub(super) fn until(&self, now: u64) -> Result<Until, String> {
+        match self.time {
+            Some(time) => time.until(now, "getex"),
+            None if self.persist => Ok(Until::Never),
+            None => Ok(Until::Kept),
+        }
+    }
 }
 
 /// On which times EXPIRE and its kin may be put over the one that is there.
@@ -177,19 +217,6 @@ impl Only {
     }
 }
 
-/// Whether a command asks what time it is.
-pub(super) fn needs_time(op: DataOp, words: &Words) -> bool {
-    match op {
-        DataOp::Expire | DataOp::PExpire | DataOp::ExpireAt | DataOp::PExpireAt | DataOp::SetEx | DataOp::PSetEx => {
-            true
-        }
-        DataOp::Ttl | DataOp::Pttl => true,
-        DataOp::Set => words.iter().skip(3).any(|word| Form::of(word).is_some()),
-        DataOp::GetEx => words.len() > 2,
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +238,9 @@ mod tests {
             ("SET a x EX 10 KEEPTTL", Err(SYNTAX)),
             ("SET a x KEEPTTL EX 10", Err(SYNTAX)),
             ("SET a x EX", Err(SYNTAX)),
+            ("SET a x EX 10 EX 20", Ok(Some(Until::At(1_020_000)))),
+            ("SET a x EX abc XX NX", Err(SYNTAX)),
+            ("SET a x PXAT 0 EXAT 0", Err(SYNTAX)),
             ("SET a x NX XX", Err(SYNTAX)),
             ("SET a x NX IFEQ y", Err(SYNTAX)),
             ("SET a x IFEQ", Err(SYNTAX)),
@@ -229,9 +259,24 @@ mod tests {
             ("GETEX a PX 5", Ok(Until::At(1_000_005))),
             ("GETEX a PERSIST EX 5", Err(SYNTAX)),
             ("GETEX a KEEPTTL", Err(SYNTAX)),
+            ("GETEX a EX abc PERSIST", Err(SYNTAX)),
+            ("GETEX a PX 1 PX 2", Ok(Until::At(1_000_002))),
             ("GETEX a EX 0", Err("ERR invalid expire time in 'getex' command")),
         ] {
-            assert_eq!(of_getex(&words(line), now), until.map_err(str::to_owned), "{line}");
+            let words = words(line);
+            let read = GetEx::read(&words).and_then(|options| options.until(now));
+            assert_eq!(read, until.map_err(str::to_owned), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_plain_time_is_one_that_cannot_be_refused() {
+        let ms = |option: &str, word: &str| plain_time(option.as_bytes(), word.as_bytes()).map(|time| time.as_millis());
+        assert_eq!([ms("EX", "10"), ms("px", "7")], [Some(10_000), Some(7)]);
+        for (option, word) in
+            [("EXAT", "10"), ("EX", "0"), ("PX", "-1"), ("EX", "9223372036854775807"), ("EX", "x"), ("NX", "1")]
+        {
+            assert_eq!(ms(option, word), None, "{option} {word}");
         }
     }
 

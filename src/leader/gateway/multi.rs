@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::refused::{error, select};
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
 use super::session::{Session, keys_of};
-use super::{data, deadlines, keyspace};
+use super::{data, keyspace};
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
@@ -105,7 +105,6 @@ impl Session {
         }
         let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
         let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
-        let needs_time = steps.iter().any(Step::needs_time);
         let mut needs: Vec<(MessageId, Need)> = watched.keys().map(|id| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
         let (has_data, is_quick) = (!needs.is_empty(), steps.len() <= QUICK);
@@ -117,9 +116,6 @@ impl Session {
             let decide = || transaction.attempt(|all| run_all(steps, max_message, &share, all).map(Some));
             if is_quick { decide() } else { tokio::task::block_in_place(decide) }
         };
-        if needs_time {
-            self.coordinator.know_time().await.map_err(|why| self.told(why))?;
-        }
         let done = self.coordinator.transact(needs, decide).await.flatten();
         if has_data {
             self.count(writes, began, [done.as_ref().err().map(Refusal::code)]);
@@ -205,10 +201,6 @@ impl Step {
             Self::Data(op, _, words, keys) => keys.iter().map(|id| (id.clone(), data::need(*op, words))).collect(),
             Self::Wrong(_) | Self::Other(..) => Vec::new(),
         }
-    }
-
-    fn needs_time(&self) -> bool {
-        matches!(self, Self::Data(op, _, words, _) if deadlines::needs_time(*op, words))
     }
 
     fn writes(&self) -> bool {

@@ -9,7 +9,7 @@ use super::OK;
 use super::multi::{Queued, View};
 use super::refused::{error, select, wrong_number};
 use super::session::{Replies, Session, bytes_of, keys_of};
-use super::{data, deadlines, keyspace, strings};
+use super::{data, keyspace, strings};
 use crate::error::Refusal;
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::Command;
@@ -115,9 +115,6 @@ impl Session {
         spec: &'static Spec,
         words: &Words,
     ) -> Result<Value, Refusal> {
-        if deadlines::needs_time(op, words) {
-            self.coordinator.know_time().await?;
-        }
         match op {
             DataOp::Mget | DataOp::GetRange | DataOp::Lcs => {
                 let (mut messages, room) = self.coordinator.read_many_for(Some(&self.share), &keys).await?;

@@ -1,7 +1,6 @@
 //! What clients of Redis ask of a server itself: who it is, what it can, who is connected.
 
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::OK;
 use super::clients::Seat;
@@ -49,9 +48,11 @@ impl Session {
                 Ok(Value::Integer(count as i64))
             }
             ServerOp::Time => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                // What clients make deadlines of.
+                self.coordinator.know_time().await.map_err(|why| self.told(why))?;
+                let now = self.coordinator.time.now();
                 let part = |number: u64| Value::text(number.to_string());
-                Ok(Value::Array(vec![part(now.as_secs()), part(now.subsec_micros().into())]))
+                Ok(Value::Array(vec![part(now / 1000), part(now % 1000 * 1000)]))
             }
             ServerOp::Help => Ok(Value::text(table::help())),
             ServerOp::Save => Err(NO_SNAPSHOT.to_owned()),

@@ -12,6 +12,7 @@ use super::Door;
 use super::OK;
 use super::clients::Taken;
 use super::connection::{Flow, QUEUED_REQUESTS};
+use super::deadlines;
 use super::multi::Queued;
 use super::outbox::Outbox;
 use super::refused::{told, unknown, unknown_subcommand, wrong_number};
@@ -219,6 +220,10 @@ impl Session {
             2 if is(b"GET") => Some(Command::Get(MessageId::from_bytes(&words[1]).ok()?)),
             3 if is(b"SET") && words[2].len() <= self.door.settings.max_message => {
                 Some(Command::Set { id: MessageId::from_bytes(&words[1]).ok()?, payload: words[2].clone() })
+            }
+            5 if is(b"SET") && words[2].len() <= self.door.settings.max_message => {
+                let time = deadlines::plain_time(&words[3], &words[4])?;
+                Some(Command::SetFor { id: MessageId::from_bytes(&words[1]).ok()?, time, payload: words[2].clone() })
             }
             _ => None,
         }

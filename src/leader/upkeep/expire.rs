@@ -26,10 +26,10 @@ impl Upkeep for Expirer {
 
     async fn step(&mut self) -> Duration {
         self.core.settle_time();
-        self.note_time().await;
         if !self.core.time.is_settled() || self.core.cluster().mapping().deadlines() == 0 {
             return LOOK;
         }
+        self.note_time().await;
         loop {
             let due = self.due();
             // What fails is met again: its id is still there.
