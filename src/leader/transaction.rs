@@ -268,9 +268,9 @@ impl Coordinator {
         let bytes = needs.len() * REQUEST_COST;
         let Some(_room) = self.room(bytes) else { return Err(self.too_much(bytes)) };
         let (guards, mut entries) = self.begin(needs, guards).await?;
-        let ended = self.delete_due(&mut entries);
+        let (now, ended) = self.delete_due(&mut entries);
         let _read = self.read_messages(&mut entries).await?;
-        let mut transaction = Transaction { entries, writes: 0, now: self.time.peek() };
+        let mut transaction = Transaction { entries, writes: 0, now };
         let told = decide(&mut transaction);
         let writes = transaction.entries.into_iter().zip(guards);
         let writes: Vec<Wanted> =
@@ -291,15 +291,20 @@ impl Coordinator {
         Ok((told, count))
     }
 
-    /// Has the messages whose deadline has come deleted with whatever else is written; gives how many they are.
-    fn delete_due(&self, entries: &mut BTreeMap<MessageId, Known>) -> u64 {
-        let due = |known: &&mut Known| known.record.is_some_and(|record| self.time.has_come(record.expires));
+    /// Has the messages whose deadline has come deleted with whatever else is written; gives the time, which is one for all
+    /// of them, and how many they are.
+    fn delete_due(&self, entries: &mut BTreeMap<MessageId, Known>) -> (u64, u64) {
+        let expires = |known: &Known| known.record.and_then(|record| record.expires);
+        let depends = entries.values().any(|known| expires(known).is_some());
+        let now = if depends { self.time.now() } else { self.time.peek() };
         let mut ended = 0;
-        for known in entries.values_mut().filter(due) {
-            (known.record, known.written) = (None, Some(Change::Delete));
-            ended += 1;
+        for known in entries.values_mut() {
+            if expires(known).is_some_and(|deadline| deadline.unix_ms() <= now) {
+                (known.record, known.written) = (None, Some(Change::Delete));
+                ended += 1;
+            }
         }
-        ended
+        (now, ended)
     }
 
     /// Takes the locks of all ids, and looks them up. What is being completed needs the lock of its id for that, so
