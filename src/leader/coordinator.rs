@@ -187,8 +187,6 @@ struct Batch {
     gets: Vec<Sought>,
     /// WHERE and COUNT, of what cannot be told at once.
     later: Vec<(usize, Command)>,
-    /// Ids of GETs whose deadline has come, or may have.
-    due: Vec<MessageId>,
     /// Bytes of the messages that are read.
     read_bytes: usize,
     /// GETs that are answered already, and how many of these with NOT_FOUND.
@@ -392,9 +390,8 @@ impl Coordinator {
         if !batch.writes.is_empty() || !batch.gets.is_empty() || !batch.later.is_empty() {
             let (writes, gets) = (std::mem::take(&mut batch.writes), std::mem::take(&mut batch.gets));
             let later = self.tell_later(std::mem::take(&mut batch.later));
-            let due = std::mem::take(&mut batch.due);
             let write = self.noted(via, Operation::Write, began, self.write(writes));
-            let read = self.noted(via, Operation::Read, began, self.read_but_due(gets, due));
+            let read = self.noted(via, Operation::Read, began, self.read(gets));
             let (written, read, found) = futures::future::join3(write, read, later).await;
             for (at, reply) in written.into_iter().chain(read).chain(found) {
                 batch.replies[at] = Some(reply);
@@ -526,13 +523,7 @@ impl Coordinator {
             {
                 return Some(Reply::Refused(Refusal::NotFound));
             }
-            // Whether it has come cannot be told, or it has.
-            Located::Here { record, .. }
-                if record.expires.is_some() && (!self.time.is_settled() || self.time.has_come(record.expires)) =>
-            {
-                batch.due.push(id.clone());
-                batch.gets.push((at, id, 0));
-            }
+            Located::Here { record, .. } if self.may_have_ended(&record) => batch.gets.push((at, id, 0)),
             Located::Here { record, .. } => {
                 batch.read_bytes += record.bytes() as usize;
                 if cluster.may_speak()

@@ -16,7 +16,7 @@ use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{Operation, Protocol};
-use crate::types::{Deadline, MessageId};
+use crate::types::{CopyRecord, Deadline, MessageId};
 
 /// Deletions on their way at once: as many as a round likes to have.
 const AT_ONCE: usize = 256;
@@ -30,6 +30,11 @@ impl Coordinator {
             try_join_all(ends).await?;
         }
         Ok(())
+    }
+
+    /// Whether the deadline of a message has come, or cannot be told yet: then nobody is told of it as it is.
+    pub(super) fn may_have_ended(&self, record: &CopyRecord) -> bool {
+        record.expires.is_some() && (!self.time.is_settled() || self.time.has_come(record.expires))
     }
 
     /// Has those of these messages deleted whose deadline has come, before anybody is told of them. Where any has one, it
@@ -64,7 +69,10 @@ impl Coordinator {
             // One of a version that keeps no deadlines does not say what time it is either.
             let mut linked =
                 cluster.registry.nodes().iter().filter(|node| node.session.is_some() && node.traits.deadlines);
-            cluster.has_heard_enough() && linked.all(|node| self.time.has_heard(node.member.id))
+            // Never by the leader's own clock alone: of two that differ the one behind counts.
+            cluster.has_heard_enough()
+                && self.time.has_heard_any()
+                && linked.all(|node| self.time.has_heard(node.member.id))
         };
         if is_known && let Some(ahead) = self.time.settle() {
             self.tell_gap(ahead);

@@ -40,10 +40,12 @@ impl Coordinator {
     /// What is known of messages at one instant, without asking any node: version and length, or that there is none.
     pub async fn records(self: &Arc<Self>, ids: &[MessageId]) -> Result<Vec<Option<CopyRecord>>, Refusal> {
         let began = Instant::now();
-        self.end_those_due(ids).await?;
         loop {
             let changes = self.changes();
             match self.look_at_one_instant(ids).await {
+                Ok(records) if records.iter().flatten().any(|record| self.may_have_ended(record)) => {
+                    self.end_those_due(ids).await?;
+                }
                 Ok(records) => {
                     self.served.store(true, Ordering::Relaxed);
                     return Ok(records);

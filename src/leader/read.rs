@@ -45,6 +45,9 @@ pub(super) struct Get {
     began: Instant,
     /// The version that the holders below were asked for.
     version: Version,
+    /// It is told to a client: a message whose deadline has come is deleted before. (Whoever works on an id for other ends
+    /// may hold its lock.)
+    tells: bool,
     /// Holders that were asked, and whether they surely have no intact copy.
     tried: SmallVec<[(NodeId, bool); 7]>,
 }
@@ -69,6 +72,8 @@ enum Step {
     },
     /// Nothing can be said now, and why.
     Wait(Refusal),
+    /// Its deadline has come, or may have.
+    End,
 }
 
 /// What a holder said to one GET.
@@ -79,29 +84,13 @@ enum Said {
 }
 
 impl Coordinator {
-    /// As [`read`](Self::read), where the deadline of some of the ids may have come: their messages are deleted before.
-    pub(super) async fn read_but_due(self: &Arc<Self>, gets: Vec<Sought>, due: Vec<MessageId>) -> Vec<(usize, Reply)> {
-        match self.end_those_due(&due).await {
-            Ok(()) => self.read(gets).await,
-            Err(refusal) => {
-                let refused = Refusal::Unavailable(format!(
-                    "its time is over, and its deletion, which has to come first, failed: {refusal}"
-                ));
-                let (late, others): (Vec<_>, Vec<_>) = gets.into_iter().partition(|(_, id, _)| due.contains(id));
-                let mut all = self.read(others).await;
-                all.extend(late.into_iter().map(|(at, ..)| (at, Reply::Refused(refused.clone()))));
-                all
-            }
-        }
-    }
-
     /// Carries out the GETs of one connection; gives their replies.
     pub(super) async fn read(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
         if gets.is_empty() {
             return Vec::new();
         }
         let (began, count) = (Instant::now(), gets.len() as u64);
-        let all = self.fetch_all(gets).await;
+        let all = self.replies_to(gets, true, |gets| self.take_gets(gets)).await;
         let is = |refused: fn(&Refusal) -> bool| {
             all.iter().filter(|(_, reply)| matches!(reply, Reply::Refused(refusal) if refused(refusal))).count() as u64
         };
@@ -112,15 +101,15 @@ impl Coordinator {
 
     /// Asks nodes for messages; gives the replies as they come.
     pub(super) async fn fetch_all(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
-        self.replies_to(gets, |gets| self.take_gets(gets)).await
+        self.replies_to(gets, false, |gets| self.take_gets(gets)).await
     }
 
     /// As [`fetch_all`](Self::fetch_all), for what no client waits for: in a round of its own, so that it holds up none of theirs.
     pub(super) async fn fetch_apart(self: &Arc<Self>, gets: Vec<Sought>) -> Vec<(usize, Reply)> {
-        self.replies_to(gets, |gets| drop(self.tasks.spawn(self.clone().read_round(gets)))).await
+        self.replies_to(gets, false, |gets| drop(self.tasks.spawn(self.clone().read_round(gets)))).await
     }
 
-    async fn replies_to(&self, gets: Vec<Sought>, take: impl FnOnce(Vec<Get>)) -> Vec<(usize, Reply)> {
+    async fn replies_to(&self, gets: Vec<Sought>, tells: bool, take: impl FnOnce(Vec<Get>)) -> Vec<(usize, Reply)> {
         if gets.is_empty() {
             return Vec::new();
         }
@@ -128,7 +117,7 @@ impl Coordinator {
         let (replies, mut told) = mpsc::unbounded_channel();
         let get = |(at, id, bytes)| {
             let asker = Asker { at, replies: replies.clone() };
-            Get { asker, id, bytes, began, version: Version::FOREIGN, tried: SmallVec::new() }
+            Get { asker, id, bytes, began, version: Version::FOREIGN, tells, tried: SmallVec::new() }
         };
         take(gets.into_iter().map(get).collect());
         drop(replies);
@@ -165,23 +154,43 @@ impl Coordinator {
     /// can only wait comes back by itself.
     fn next_holders(self: &Arc<Self>, gets: Vec<Get>, turn: usize) -> ByHolder {
         let mut asked = ByHolder::new();
-        let mut waiting = Vec::new();
+        let (mut waiting, mut ending) = (Vec::new(), Vec::new());
         let changes = self.changes();
         {
             let cluster = self.cluster();
             for mut get in gets {
                 let located = cluster.locate(&get.id, turn);
-                match step(&mut get, located) {
+                let may_end =
+                    get.tells && matches!(&located, Located::Here { record, .. } if self.may_have_ended(record));
+                let step = if may_end { Step::End } else { step(&mut get, located) };
+                match step {
                     Step::Answer(reply) => get.asker.tell(reply),
                     Step::Ask { node, record, last } => asked.entry((node, last)).or_default().push((get, record)),
                     Step::Wait(refusal) => waiting.push((get, refusal)),
+                    Step::End => ending.push(get),
                 }
             }
         }
         if !waiting.is_empty() {
             self.tasks.spawn(self.clone().wait_for_change(waiting, changes));
         }
+        if !ending.is_empty() {
+            self.tasks.spawn(self.clone().end_first(ending));
+        }
         asked
+    }
+
+    /// Has the messages deleted whose deadline has come, and asks again.
+    async fn end_first(self: Arc<Self>, gets: Vec<Get>) {
+        let ids: Vec<MessageId> = gets.iter().map(|get| get.id.clone()).collect();
+        match self.end_those_due(&ids).await {
+            Ok(()) => self.take_gets(gets.into_iter().map(|get| Get { tried: SmallVec::new(), ..get })),
+            Err(refusal) => {
+                let why = format!("its time is over, and its deletion, which has to come first, failed: {refusal}");
+                let refused = Reply::Refused(Refusal::Unavailable(why));
+                gets.into_iter().for_each(|get| get.asker.tell(refused.clone()));
+            }
+        }
     }
 
     async fn wait_for_change(self: Arc<Self>, waiting: Vec<(Get, Refusal)>, mut changes: Changes) {

@@ -81,6 +81,11 @@ impl RegisterTime {
         self.state.lock().clocks.contains_key(&node)
     }
 
+    /// Whether the clock of any node is known.
+    pub fn has_heard_any(&self) -> bool {
+        !self.state.lock().clocks.is_empty()
+    }
+
     /// Enough was heard: it runs from here on. How far it has gone ahead then; nothing: it ran already.
     pub fn settle(&self) -> Option<Duration> {
         let mut state = self.state.lock();
@@ -103,6 +108,11 @@ impl RegisterTime {
         let mut state = self.state.lock();
         state.asked = true;
         self.advance(&mut state)
+    }
+
+    /// What it is, or, as long as that is not known, what the leader's wall clock shows.
+    pub fn now_or_wall(&self) -> u64 {
+        if self.is_settled() { self.now() } else { self.clock.unix_ms() }
     }
 
     /// What it is, for what nobody is told.

@@ -29,13 +29,12 @@ fn what_is_surely_refused_is_said_when_it_is_queued_and_exec_runs_nothing() {
     let mut redis = Redis::to(register.addr());
     let (long_id, long) = ("k".repeat(1025), "x".repeat((1 << 20) + 1));
     let (longer, limit) = ("x".repeat(2 << 20), 1 << 20);
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 9] = [
         &["SET", &long_id, "1"],
         &["SET", "", "1"],
         &["SET", "big", &long],
         &["MSET", "a", "1", "big", &longer],
-        &["SET", "a", "1", "EX", "5"],
-        &["EXPIRE", "a", "5"],
+        &["SETEX", "a", "5", &long],
         &["FLUSHALL"],
         &["CONFIG", "SET", "maxmemory", "1"],
         &["SELECT", "3"],

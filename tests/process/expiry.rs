@@ -147,6 +147,12 @@ fn no_time_is_given_before_it_is_known() {
             register.kill_leader().unwrap();
             std::fs::remove_dir_all(register.metadata()).unwrap();
             register.start_leader().unwrap();
+            // Asked before the leader knows of it.
+            let mut first = Redis::to(register.addr());
+            let asked = ["GET over", "PTTL over", "EXISTS over", "PTTL kept"].map(|line| first.say(line));
+            let known: Vec<&str> = asked.iter().map(String::as_str).filter(|reply| !reply.starts_with('-')).collect();
+            assert!(!known.contains(&"\"5\"") && asked[2] != ":1", "{asked:?}");
+            assert!(known.iter().all(|reply| reply.len() <= ":1000000".len()), "{asked:?}");
         }
         let mut redis = Redis::to(register.addr());
         // The first that is answered, in a pipeline and alone.

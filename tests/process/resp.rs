@@ -303,10 +303,6 @@ fn what_it_cannot_do_is_refused_with_the_words_of_redis() {
             ("SELECT 1", "-ERR DB index is out of range"),
         ],
     );
-    for line in ["SET a 1 EX 10", "EXPIRE a 10", "SETEX a 10 b", "GETEX a EX 10"] {
-        let reply = redis.say(line);
-        assert!(reply.starts_with("-ERR messages do not expire"), "{line}: {reply}");
-    }
     assert!(redis.say("FLUSHALL").contains("--allow-flush"));
     // There are no nodes: it cannot be known what there is.
     let reply = redis.say("GET a");
