@@ -131,6 +131,13 @@ impl Coordinator {
         );
     }
 
+    /// That fewer nodes are up than a message needs: what an operator can act on is said first.
+    fn too_few_to_write(&self) -> Option<Refusal> {
+        let cluster = self.cluster();
+        let (need, live) = (cluster.tolerance(), cluster.registry.usable());
+        (live < need).then(|| Refusal::TooFewNodes(cluster.registry.shortage(need).to_string()))
+    }
+
     /// Waits until the register's time runs: before that no deadline can be given.
     pub(super) async fn know_time(&self) -> Result<(), Refusal> {
         let began = Instant::now();
@@ -139,7 +146,8 @@ impl Coordinator {
             self.settle_time();
             if !self.time.is_settled() {
                 let reason = "the register's time is not known before the clocks of enough nodes are".to_owned();
-                self.wait(changes, self.patient_until(began), reason).await?;
+                let waited = self.wait(changes, self.patient_until(began), reason).await;
+                waited.map_err(|late| self.too_few_to_write().unwrap_or(late))?;
             }
         }
         Ok(())

@@ -307,6 +307,8 @@ fn what_it_cannot_do_is_refused_with_the_words_of_redis() {
     // There are no nodes: it cannot be known what there is.
     let reply = redis.say("GET a");
     assert!(reply.starts_with("-LOADING "), "{reply}");
+    let reply = redis.say("INCR a");
+    assert!(reply.starts_with("-NOREPLICAS need 2 live nodes, have 0"), "{reply}");
     assert!(redis.say("INFO persistence").contains("loading:1"));
 }
 
