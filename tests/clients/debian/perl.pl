@@ -146,8 +146,8 @@ my @checks = (
     },
     "cleans up" => sub {
         my @ids = ids("pl:*");
-        same(1262, scalar @ids);
-        same(1262, $c->del(@ids));
+        same(1261, scalar @ids);
+        same(1261, $c->del(@ids));
     },
 );
 

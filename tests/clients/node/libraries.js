@@ -90,7 +90,7 @@ class NodeRedis {
   batch(commands, transaction = false) {
     if (!transaction) return Promise.all(commands.map(([name, ...words]) => this[name](...words)));
     const multi = this.client.multi();
-    for (const [name, ...words] of commands) multi[name](...words);
+    for (const [name, ...words] of commands) multi[name === "lpush" ? "lPush" : name](...words);
     return multi.exec();
   }
   async conflict(id, meanwhile) {
@@ -228,7 +228,7 @@ async function nothingIsSentTwiceIfToldSo(c) {
 
 async function cleansUp(c) {
   const ids = await c.ids("js:*");
-  assert.equal(ids.length, 1262);
+  assert.equal(ids.length, 1261);
   assert.equal(await c.del(...ids), ids.length);
 }
 
