@@ -147,8 +147,6 @@ bugs! {
     9 BatchAllOrNothing: hatokuse "node::segments::tests::what_fits_of_a_batch_of_deletions_is_kept";
     /// What is left of a disk is counted for each message of a batch by itself.
     9 RoomCountedForEach: hatokuse "node::segments::tests::what_is_left_of_a_disk_is_counted_for_a_batch_as_a_whole";
-    /// Records of what is gone use up what moving copies needs on a full disk.
-    9 NoRoomToMove: process "disks::a_small_disk_can_be_filled_and_emptied_again_and_again";
     /// The register's time begins anew with each leader, whatever the log says.
     11 TimeGoesBack: hatokuse "leader::register_time::tests::it_goes_on_from_the_later_of_mark_and_median";
     /// Deadlines are measured by the leader's wall clock as it is.

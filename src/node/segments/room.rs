@@ -115,7 +115,7 @@ impl SegmentStore {
 
     /// Puts by what moving the copies of a segment takes, if there is room for it.
     pub(super) fn keep_moving_reserve(&self, writer: &mut Writer) {
-        if !writer.moving_reserve && !seeded::active(Bug::NoRoomToMove) {
+        if !writer.moving_reserve {
             writer.moving_reserve = reserve::put_by(&*self.folder, reserve::MOVING_FILE, 2 * self.seal_between.0);
         }
     }
