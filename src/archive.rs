@@ -173,9 +173,7 @@ impl Writer {
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(&version.0.to_le_bytes());
         out.extend_from_slice(&checksum(body).to_le_bytes());
-        if let (Some(_), Some(expires)) = (message, expires) {
-            out.extend_from_slice(&expires.unix_ms().to_le_bytes());
-        }
+        Deadline::push(expires.filter(|_| message.is_some()), out);
         out.extend_from_slice(id.as_bytes());
         out.extend_from_slice(&placed(self.offset, &out[from..]).to_le_bytes());
         out.extend_from_slice(body);

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::coordinator::Coordinator;
 use super::transaction::{Need, Transaction};
-use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{Operation, Protocol};
@@ -37,24 +36,14 @@ impl Coordinator {
         record.expires.is_some() && (!self.time.is_settled() || self.time.has_come(record.expires))
     }
 
-    /// Has those of these messages deleted whose deadline has come, before anybody is told of them. Where any has one, it
-    /// waits until it is known what time it is.
+    /// Has those of these messages deleted whose deadline has come, before anybody is told of them; waits until it is known
+    /// what time it is.
     pub(super) async fn end_those_due(self: &Arc<Self>, ids: &[MessageId]) -> Result<(), Refusal> {
-        let of = |id: &MessageId, cluster: &Cluster| cluster.mapping().get(id).and_then(|found| found.record.expires);
-        let ending: Vec<MessageId> = {
-            let cluster = self.cluster();
-            if ids.is_empty() || cluster.mapping().deadlines() == 0 {
-                return Ok(());
-            }
-            ids.iter().filter(|id| of(id, &cluster).is_some()).cloned().collect()
-        };
-        if ending.is_empty() {
-            return Ok(());
-        }
         self.know_time().await?;
         let due: Vec<MessageId> = {
             let cluster = self.cluster();
-            ending.into_iter().filter(|id| self.time.has_come(of(id, &cluster))).collect()
+            let expires = |id: &MessageId| cluster.mapping().get(id).and_then(|found| found.record.expires);
+            ids.iter().filter(|id| self.time.has_come(expires(id))).cloned().collect()
         };
         self.end_due(&due).await
     }

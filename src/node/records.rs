@@ -89,9 +89,7 @@ fn push_fields(bytes: &mut Vec<u8>, record: CopyRecord) {
     bytes.extend_from_slice(&record.version.0.to_le_bytes());
     bytes.extend_from_slice(&record.length.to_le_bytes());
     bytes.extend_from_slice(&record.crc.to_le_bytes());
-    if let Some(expires) = record.expires {
-        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
-    }
+    Deadline::push(record.expires, bytes);
 }
 
 /// A record, with its deadline if it has one, and what is behind it.
@@ -101,8 +99,8 @@ fn fields(bytes: &[u8], until: bool) -> Option<(CopyRecord, &[u8])> {
     let (crc, mut rest) = rest.split_first_chunk()?;
     let mut expires = None;
     if until {
-        let (deadline, behind) = rest.split_first_chunk()?;
-        (expires, rest) = (Some(Deadline::at(u64::from_le_bytes(*deadline))?), behind);
+        let (deadline, behind) = Deadline::split(rest)?;
+        (expires, rest) = (Some(deadline), behind);
     }
     let record = CopyRecord {
         version: Version(u64::from_le_bytes(*version)),

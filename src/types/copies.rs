@@ -75,6 +75,17 @@ impl Deadline {
         self.0.get()
     }
 
+    /// Appends it, for formats in which one that is there has 8 bytes, and none has no byte.
+    pub fn push(expires: Option<Self>, out: &mut Vec<u8>) {
+        out.extend(expires.into_iter().flat_map(|deadline| deadline.unix_ms().to_le_bytes()));
+    }
+
+    /// Reads one that is there off the front; gives what is behind it.
+    pub fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (unix_ms, behind) = bytes.split_first_chunk()?;
+        Some((Self::at(u64::from_le_bytes(*unix_ms))?, behind))
+    }
+
     /// As a number of which 0 is "never", for formats.
     pub fn number(expires: Option<Self>) -> u64 {
         expires.map_or(0, Self::unix_ms)

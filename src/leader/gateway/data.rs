@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::OK;
 use super::deadlines::{Form, GetEx, Only, SetOptions, Until};
+use super::refused::{NOT_AN_INTEGER, SYNTAX, error};
 use super::{floats, strings};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
@@ -63,17 +64,11 @@ fn needs_message(option: &[u8]) -> bool {
     [&b"GET"[..], b"IFEQ", b"IFNE"].iter().any(|name| option.eq_ignore_ascii_case(name))
 }
 
-const SYNTAX: &str = "ERR syntax error";
-const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 const NOT_A_FLOAT: &str = "ERR value is not a valid float";
 const OVERFLOW: &str = "ERR increment or decrement would overflow";
 const NO_SUCH_KEY: &str = "ERR no such key";
 
 type Result<T> = std::result::Result<T, String>;
-
-fn error<T>(text: &str) -> Result<T> {
-    Err(text.to_owned())
-}
 
 /// Why a command cannot succeed whatever the messages are: a message that is too long.
 pub(super) fn surely_refused(op: DataOp, words: &Words, max_message: usize) -> Option<String> {
@@ -456,6 +451,7 @@ impl Context<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::words;
     use super::*;
     use crate::protocol::table;
 
@@ -490,7 +486,7 @@ mod tests {
     fn talk(requests: &str) -> Vec<String> {
         let mut map = Map::default();
         let run = |request: &str| {
-            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let words = words(request);
             let spec = table::find(&words[0]).unwrap();
             assert!(spec.takes(words.len()) && spec.data().is_some(), "{request}");
             let key = |place: usize| MessageId::from_bytes(&words[place]).unwrap();
@@ -610,7 +606,7 @@ mod tests {
         for request in ["SETRANGE a 0 y", "SETBIT a 1 1", "APPEND a y"] {
             let kept = (message.clone(), None);
             let mut map = Map([(id.clone(), kept.clone())].into());
-            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let words = words(request);
             let op = table::find(&words[0]).unwrap().data().unwrap();
             let told = super::run(op, &words, std::slice::from_ref(&id), 30, &mut map);
             assert!(matches!(told, Value::Error(_)) && map.0.get(&id) == Some(&kept), "{request}: {told:?}");
@@ -633,7 +629,7 @@ mod tests {
             (format!("APPEND a {long}"), true),
             (format!("INCRBY a {long}"), false),
         ] {
-            let words: Words = request.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+            let words = words(&request);
             let op = table::find(&words[0]).unwrap().data().unwrap();
             assert_eq!(surely_refused(op, &words, 30).is_some(), refused, "{request}");
         }

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::refused::{NOT_AN_INTEGER, SYNTAX};
 use crate::protocol::resp::{Words, number};
 use crate::protocol::table::DataOp;
 use crate::types::Deadline;
-
-const SYNTAX: &str = "ERR syntax error";
-const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
 /// How a command says a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,11 +217,8 @@ impl Only {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words;
     use super::*;
-
-    fn words(line: &str) -> Words {
-        line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
-    }
 
     #[test]
     fn times_are_read_as_redis_reads_them() {

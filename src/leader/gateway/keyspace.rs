@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::glob::Pattern;
-use super::refused::{error, told};
+use super::refused::{NOT_AN_INTEGER, SYNTAX, error, told};
 use super::session::{Session, bytes_of};
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::protocol::resp::{Value, Words, number};
@@ -66,16 +66,16 @@ fn read_scan(words: &Words, run: u64) -> Result<Scan, String> {
     let mut scan = Scan { place, pattern: None, count: 10, type_is_ours: true };
     let mut options = words[2..].iter();
     while let Some(option) = options.next() {
-        let value = options.next().ok_or("ERR syntax error")?;
+        let value = options.next().ok_or(SYNTAX)?;
         match option.to_ascii_uppercase().as_slice() {
             b"MATCH" => scan.pattern = Some(pattern_of(value)?),
             b"COUNT" => match number(value) {
                 Some(count @ 1..) => scan.count = usize::try_from(count).unwrap_or(MOST_SCANNED).min(MOST_SCANNED),
-                Some(_) => return error("ERR syntax error"),
-                None => return error("ERR value is not an integer or out of range"),
+                Some(_) => return error(SYNTAX),
+                None => return error(NOT_AN_INTEGER),
             },
             b"TYPE" => scan.type_is_ours = value.eq_ignore_ascii_case(b"string"),
-            _ => return error("ERR syntax error"),
+            _ => return error(SYNTAX),
         }
     }
     Ok(scan)
@@ -155,7 +155,7 @@ impl Session {
 pub(super) async fn flush(coordinator: &Arc<Coordinator>, words: &Words, allowed: bool) -> Result<(), String> {
     match words.get(1).map(|word| word.to_ascii_uppercase()).as_deref() {
         None | Some(b"SYNC" | b"ASYNC") if words.len() <= 2 => {}
-        _ => return error("ERR syntax error"),
+        _ => return error(SYNTAX),
     }
     if !allowed {
         return error(NO_FLUSH);

@@ -53,6 +53,12 @@ use crate::telemetry::repeats::Repeats;
 /// The reply to what was done and has nothing to give.
 const OK: Value = Value::Simple("OK");
 
+/// The words of a request, for tests.
+#[cfg(test)]
+fn words(line: &str) -> crate::protocol::resp::Words {
+    line.split(' ').map(|word| bytes::Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
 /// How clients are served.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -7,6 +7,9 @@ use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
 use crate::protocol::resp::{Words, number};
 
+pub(super) const SYNTAX: &str = "ERR syntax error";
+pub(super) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+
 pub(super) fn error<T>(text: &str) -> Result<T, String> {
     Err(text.to_owned())
 }
@@ -20,7 +23,7 @@ pub(super) fn select(word: &[u8]) -> Result<(), String> {
     match number(word) {
         Some(0) => Ok(()),
         Some(_) => error("ERR DB index is out of range"),
-        None => error("ERR value is not an integer or out of range"),
+        None => error(NOT_AN_INTEGER),
     }
 }
 

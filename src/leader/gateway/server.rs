@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::OK;
 use super::clients::Seat;
 use super::help;
-use super::refused::error;
+use super::refused::{SYNTAX, error};
 use super::session::{Replies, Session};
 use crate::VERSION;
 use crate::error::Refusal;
@@ -30,7 +30,7 @@ impl Session {
             ServerOp::Hello => self.hello(words),
             ServerOp::Auth => {
                 if words.len() > 3 {
-                    return error("ERR syntax error");
+                    return error(SYNTAX);
                 }
                 if words.len() == 2 && self.door.settings.password.is_none() {
                     return error(
@@ -155,7 +155,7 @@ impl Session {
             }
             (b"NO-EVICT" | b"NO-TOUCH", 3) => match words[2].to_ascii_uppercase().as_slice() {
                 b"ON" | b"OFF" => OK,
-                _ => return error("ERR syntax error"),
+                _ => return error(SYNTAX),
             },
             (b"KILL", 3..) => self.kill(words)?,
             (b"REPLY", 3) => {
@@ -164,7 +164,7 @@ impl Session {
                     (b"OFF", _) => Replies::None,
                     (b"SKIP", Replies::None) => Replies::None,
                     (b"SKIP", _) => Replies::ButNext,
-                    _ => return error("ERR syntax error"),
+                    _ => return error(SYNTAX),
                 };
                 OK
             }
@@ -175,7 +175,7 @@ impl Session {
                 );
             }
             (b"GETREDIR", 2) => Value::Integer(-1),
-            _ => return error("ERR syntax error"),
+            _ => return error(SYNTAX),
         })
     }
 
@@ -193,7 +193,7 @@ impl Session {
         let (mut filters, mut skips_own) = (Vec::<Filter>::new(), true);
         for place in (2..words.len()).step_by(2) {
             if place + 1 == words.len() {
-                return error("ERR syntax error");
+                return error(SYNTAX);
             }
             let value = text(place + 1);
             match words[place].to_ascii_uppercase().as_slice() {
@@ -213,9 +213,9 @@ impl Session {
                 b"SKIPME" => match value.to_ascii_lowercase().as_str() {
                     "yes" => skips_own = true,
                     "no" => skips_own = false,
-                    _ => return error("ERR syntax error"),
+                    _ => return error(SYNTAX),
                 },
-                _ => return error("ERR syntax error"),
+                _ => return error(SYNTAX),
             }
         }
         let goes = |seat: &Seat| !(skips_own && seat.number == own) && filters.iter().all(|holds| holds(seat));
@@ -250,7 +250,7 @@ impl Session {
             }
             (b"SET", 4..) => return Err(config_set_refused(words)),
             (b"RESETSTAT", 2) => OK,
-            _ => return error("ERR syntax error"),
+            _ => return error(SYNTAX),
         })
     }
 
@@ -420,7 +420,7 @@ fn command(words: &Words) -> Result<Value, String> {
                 b"PATTERN" => names(|name| super::glob::matches(&words[4].to_ascii_lowercase(), name.as_bytes())),
                 // There are no modules, and the categories of access lists are not kept here.
                 b"MODULE" | b"ACLCAT" => names(|_| false),
-                _ => return error("ERR syntax error"),
+                _ => return error(SYNTAX),
             }
         }
         (b"INFO", 2) => Value::Array(all().map(info_of).collect()),
@@ -439,7 +439,7 @@ fn command(words: &Words) -> Result<Value, String> {
             }
             Value::Array(keys)
         }
-        _ => return error("ERR syntax error"),
+        _ => return error(SYNTAX),
     })
 }
 

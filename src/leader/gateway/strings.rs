@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 
+use super::refused::{NOT_AN_INTEGER, SYNTAX};
 use crate::protocol::resp::{Value, Words, number};
 
 /// Cells of the table that LCS may fill: more would hold up everybody.
 const MOST_CELLS: usize = 4 << 20;
-
-const SYNTAX: &str = "ERR syntax error";
-const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
 /// The place of a bit: its byte, and how far to the left it stands there.
 pub(super) fn bit_place(word: &[u8], limit: usize) -> Result<(usize, u32), String> {
@@ -128,11 +126,8 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words;
     use super::*;
-
-    fn words(line: &str) -> Words {
-        line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
-    }
 
     #[test]
     fn what_two_messages_have_in_common() {

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::OK;
 use super::help;
-use super::refused::error;
+use super::refused::{SYNTAX, error};
 use super::session::Session;
 use crate::protocol::resp::{Value, Words};
 use crate::protocol::table::{Spec, ToolOp};
@@ -56,7 +56,7 @@ impl Session {
                 let id = words[2].len();
                 self.about(&words[2], |length, _| Value::Integer((ENTRY + id + length) as i64)).await?
             }
-            _ => return error("ERR syntax error"),
+            _ => return error(SYNTAX),
         })
     }
 

@@ -62,9 +62,7 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
         Event::Commit(commit) => {
             out.push(if commit.record.expires.is_some() { 15 } else { 3 });
             encode_copies(&commit.record, &commit.holders, out);
-            if let Some(expires) = commit.record.expires {
-                out.extend_from_slice(&expires.unix_ms().to_le_bytes());
-            }
+            Deadline::push(commit.record.expires, out);
             out.extend_from_slice(commit.id.as_bytes());
         }
         Event::Forgotten { id, version } => {

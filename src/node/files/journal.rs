@@ -275,9 +275,7 @@ fn encode_put(put: &Put) -> Vec<u8> {
     bytes.extend_from_slice(&put.record.version.0.to_le_bytes());
     bytes.extend_from_slice(&put.record.length.to_le_bytes());
     bytes.extend_from_slice(&put.record.crc.to_le_bytes());
-    if let Some(expires) = put.record.expires {
-        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
-    }
+    Deadline::push(put.record.expires, &mut bytes);
     if short.is_err() {
         bytes.extend_from_slice(&(id.len() as u16).to_le_bytes());
     }
@@ -300,8 +298,8 @@ fn decode(record: &[u8]) -> Option<Step> {
             let (crc, mut rest) = rest.split_first_chunk()?;
             let mut expires = None;
             if kind & UNTIL != 0 {
-                let (deadline, behind) = rest.split_first_chunk()?;
-                (expires, rest) = (Some(Deadline::at(u64::from_le_bytes(*deadline))?), behind);
+                let (deadline, behind) = Deadline::split(rest)?;
+                (expires, rest) = (Some(deadline), behind);
             }
             let (id_bytes, rest) = match kind & !UNTIL {
                 PUT => (usize::from(second), rest),

@@ -47,9 +47,7 @@ pub(super) fn push_head(bytes: &mut Vec<u8>, kind: Kind, id: &MessageId, record:
     bytes.extend_from_slice(&record.length.to_le_bytes());
     bytes.extend_from_slice(&record.crc.to_le_bytes());
     push_short_id(bytes, id);
-    if let Some(expires) = record.expires {
-        bytes.extend_from_slice(&expires.unix_ms().to_le_bytes());
-    }
+    Deadline::push(record.expires, bytes);
     let crc = crc32c::crc32c(&bytes[from..]);
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
@@ -91,7 +89,7 @@ fn read_fields(bytes: &[u8]) -> Option<(Op, usize)> {
         _ => return None,
     };
     if fixed[0] == COPY_UNTIL {
-        expires = Some(Deadline::at(u64::from_le_bytes(*bytes.get(end..)?.first_chunk()?))?);
+        expires = Some(Deadline::split(bytes.get(end..)?)?.0);
         end += DEADLINE;
     }
     bytes.get(end..end + CRC)?;
