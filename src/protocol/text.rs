@@ -268,15 +268,13 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
     match command {
         Command::Set { id, payload } => {
             out.reserve(6 + id.as_bytes().len() + payload.len());
-            put(out, &[b"SET ", id.as_bytes(), b" ", payload]);
-            // One CR before the line end is dropped, so a message's own needs a second one.
-            if payload.last() == Some(&b'\r') {
-                put(out, &[b"\r"]);
-            }
+            put(out, &[b"SET ", id.as_bytes(), b" "]);
+            put_message(payload, out);
         }
         Command::SetFor { id, time, payload } => {
             let time = format!("{}ms", time.as_millis());
-            put(out, &[b"SETEX ", id.as_bytes(), b" ", time.as_bytes(), b" ", payload]);
+            put(out, &[b"SETEX ", id.as_bytes(), b" ", time.as_bytes(), b" "]);
+            put_message(payload, out);
         }
         Command::Expire { id, time: Some(time) } => {
             put(out, &[b"EXPIRE ", id.as_bytes(), format!(" {}ms", time.as_millis()).as_bytes()]);
@@ -302,6 +300,11 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Exit => put(out, &[b"EXIT"]),
     }
     put(out, &[b"\n"]);
+}
+
+/// The message at the end of a line: one CR before the line end is dropped, so its own needs a second one.
+fn put_message(payload: &[u8], out: &mut BytesMut) {
+    put(out, &[payload, if payload.last() == Some(&b'\r') { b"\r" } else { b"" }]);
 }
 
 /// How a GET is answered on a line.
@@ -535,6 +538,12 @@ mod tests {
             assert_eq!(one(format!("{bad}\n").as_bytes()), Err("BAD_COMMAND"), "{bad}");
         }
         assert_eq!(one(format!("SETEX a 5 {}\n", "x".repeat(LIMIT + 1)).as_bytes()), Err("TOO_LARGE"));
+        for payload in [&b"x\r"[..], b"\r\r", b"", b"x y"] {
+            let asked = set_for(1500, payload);
+            let mut line = BytesMut::new();
+            encode_command(asked.as_ref().unwrap(), &mut line);
+            assert_eq!(one(&line), asked, "{payload:?} goes as it is");
+        }
     }
 
     #[test]
