@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::coordinator::Coordinator;
 use super::key_locks::{Joined, KeyGuard};
 use super::set::Turn;
-use super::transaction::{Need, Transaction};
+use super::transaction::{Decided, Need, Transaction};
 use super::write::Asker;
 use crate::error::Refusal;
 use crate::protocol::Reply;
@@ -36,8 +37,8 @@ pub(super) enum Job {
 pub(super) trait Decide: Send + std::fmt::Debug {
     /// What it wants to know.
     fn need(&self) -> Need;
-    /// Looks, decides, and writes.
-    fn decide(&mut self, transaction: &mut Transaction);
+    /// Looks, decides, and writes; gives the transaction back, or why it cannot decide.
+    fn decide(&mut self, transaction: Transaction) -> BoxFuture<'_, Result<Transaction, Refusal>>;
     /// All of it is true, or was refused; then perhaps before `decide` was called.
     fn end(self: Box<Self>, end: Result<(), Refusal>);
 }
@@ -56,14 +57,25 @@ impl<R, F> std::fmt::Debug for Decision<R, F> {
     }
 }
 
-impl<R: Send, F: FnOnce(&mut Transaction) -> R + Send> Decide for Decision<R, F> {
+impl<R, F, D> Decide for Decision<R, F>
+where
+    R: Send,
+    F: FnOnce(Transaction) -> D + Send,
+    D: Future<Output = Decided<R>> + Send,
+{
     fn need(&self) -> Need {
         self.need
     }
 
-    fn decide(&mut self, transaction: &mut Transaction) {
-        let decide = self.decide.take();
-        self.decided = decide.map(|decide| transaction.step(decide));
+    fn decide(&mut self, mut transaction: Transaction) -> BoxFuture<'_, Result<Transaction, Refusal>> {
+        async move {
+            let Some(decide) = self.decide.take() else { return Ok(transaction) };
+            let before = transaction.begin_step();
+            let (transaction, told) = decide(transaction).await?;
+            self.decided = Some((told, transaction.writes() - before));
+            Ok(transaction)
+        }
+        .boxed()
     }
 
     fn end(self: Box<Self>, end: Result<(), Refusal>) {
@@ -90,10 +102,14 @@ impl Job {
         }
     }
 
-    fn decide(&mut self, id: &MessageId, transaction: &mut Transaction) {
+    async fn decide(&mut self, id: &MessageId, mut transaction: Transaction) -> Result<Transaction, Refusal> {
         match self {
-            Self::Write { change, .. } => drop(transaction.step(|all| all.write(id, change.clone()))),
-            Self::Decide(decision) => decision.decide(transaction),
+            Self::Write { change, .. } => {
+                transaction.begin_step();
+                transaction.write(id, change.clone());
+                Ok(transaction)
+            }
+            Self::Decide(decision) => decision.decide(transaction).await,
         }
     }
 
@@ -132,7 +148,13 @@ impl Coordinator {
             return;
         }
         let need = jobs.iter().map(Job::need).max().unwrap_or(Need::Nothing);
-        let decide = |transaction: &mut Transaction| jobs.iter_mut().for_each(|job| job.decide(&id, transaction));
+        let (of, all) = (&id, &mut jobs);
+        let decide = async move |mut transaction| {
+            for job in all {
+                transaction = job.decide(of, transaction).await?;
+            }
+            Ok((transaction, ()))
+        };
         let end = self.run([(id.clone(), need)].into(), Some(vec![guard]), decide).await;
         let end = end.map(|_| ());
         jobs.into_iter().for_each(|job| job.end(end.clone()));

@@ -6,7 +6,10 @@
 //! is sent, so that a leader that comes after knows what must not become true by halves (`cluster::transactions`).
 //! Once it is admitted, a transaction runs to its decision even if its client has gone.
 
+mod entries;
+
 use std::collections::BTreeMap;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,6 +18,8 @@ use smallvec::smallvec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::entries::Known;
+pub use self::entries::{Need, Transaction};
 use super::coordinator::{Changes, Coordinator, OUTCOME, REQUEST_COST};
 use super::jobs::{Decision, Job};
 use super::key_locks::{Entry, KeyGuard};
@@ -25,7 +30,7 @@ use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Change, CopyRecord, Deadline, MessageId, Payload, Version};
+use crate::types::{Change, CopyRecord, MessageId, Version};
 
 /// Ids of one transaction, and their bytes; more are refused as BAD_COMMAND. As much as one record of the log holds.
 pub const MOST_IDS: usize = 65_536;
@@ -44,157 +49,19 @@ const ENTERING: Duration = Duration::from_secs(30);
 /// Ids that are looked up under one lock, where they need not be at one instant.
 pub(super) const LOOKED_AT: usize = 1024;
 
-/// What a transaction wants to know of an id before it decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Need {
-    /// Nothing: it is at most written.
-    Nothing,
-    /// As `Version`, for one that is deleted: what a failed write may have left of it counts as nothing, as the deletion
-    /// stands before it.
-    Deletion,
-    /// Whether there is a message, its version and its length.
-    Version,
-    /// The message too.
-    Message,
-}
-
-/// What a transaction sees, and what it is to do.
-#[derive(Debug)]
-pub struct Transaction {
-    entries: BTreeMap<MessageId, Known>,
-    writes: u64,
-    /// The register's time, in milliseconds since 1970: one for all of it.
-    now: u64,
-}
-
-#[derive(Debug)]
-struct Known {
-    need: Need,
-    record: Option<CopyRecord>,
-    message: Option<Payload>,
-    /// What is to be done to it.
-    written: Option<Change>,
-    /// Written by a step before this one.
-    overtaken: bool,
-}
-
-impl Transaction {
-    fn known(&self, id: &MessageId, need: Need) -> &Known {
-        let known = self.entries.get(id).filter(|known| known.need >= need || known.written.is_some());
-        known.unwrap_or_else(|| panic!("{id:?} was not asked for as {need:?}"))
-    }
-
-    /// The message of an id, with what this transaction has written.
-    ///
-    /// # Panics
-    /// If the id was not named with [`Need::Message`], and not written before.
-    pub fn get(&self, id: &MessageId) -> Option<&Payload> {
-        let known = self.known(id, Need::Message);
-        known.written.as_ref().map_or(known.message.as_ref(), Change::message)
-    }
-
-    /// Whether there is a message, with what this transaction has written.
-    ///
-    /// # Panics
-    /// If the id was not named with [`Need::Deletion`] or more, and not written before.
-    pub fn exists(&self, id: &MessageId) -> bool {
-        self.length(id).is_some()
-    }
-
-    /// How many bytes the message has, if there is one, with what this transaction has written.
-    ///
-    /// # Panics
-    /// As [`Transaction::exists`].
-    pub fn length(&self, id: &MessageId) -> Option<usize> {
-        let known = self.known(id, Need::Deletion);
-        let before = || known.record.map(|record| record.bytes() as usize);
-        known.written.as_ref().map_or_else(before, |written| written.message().map(Payload::len))
-    }
-
-    /// The register's time, in milliseconds since 1970.
-    pub fn now(&self) -> u64 {
-        self.now
-    }
-
-    /// When the message ends by itself, if it does, with what this transaction has written.
-    ///
-    /// # Panics
-    /// As [`Transaction::exists`].
-    pub fn expires(&self, id: &MessageId) -> Option<Deadline> {
-        let known = self.known(id, Need::Deletion);
-        let before = || known.record.and_then(|record| record.expires);
-        known.written.as_ref().map_or_else(before, Change::expires)
-    }
-
-    /// The version that the message has before this transaction, if there is one. If somebody else's step has written
-    /// it meanwhile, it is none that anybody knows.
-    ///
-    /// # Panics
-    /// If the id was not named with [`Need::Version`] or more.
-    pub fn version(&self, id: &MessageId) -> Option<Version> {
-        let known = self.entries.get(id).filter(|known| known.need >= Need::Version);
-        let known = known.unwrap_or_else(|| panic!("{id:?} was not asked for"));
-        if known.overtaken { Some(Version(u64::MAX)) } else { known.record.map(|record| record.version) }
-    }
-
-    /// Gives an id this message, which ends by itself at the deadline, if there is one.
-    ///
-    /// # Panics
-    /// If the id was not named.
-    pub fn set(&mut self, id: &MessageId, message: Payload, expires: Option<Deadline>) {
-        self.write(id, Change::Put(message, expires));
-    }
-
-    /// Deletes the message of an id, if there is one.
-    ///
-    /// # Panics
-    /// If the id was not named.
-    pub fn delete(&mut self, id: &MessageId) {
-        self.write(id, Change::Delete);
-    }
-
-    pub(super) fn write(&mut self, id: &MessageId, change: Change) {
-        let known = self.entries.get_mut(id);
-        known.unwrap_or_else(|| panic!("{id:?} is not part of the transaction")).written = Some(change);
-        self.writes += 1;
-    }
-
-    /// Takes the message of an id out, to change it and set it again: a step that makes a message longer and longer copies
-    /// it once. Until it is set the id is as if deleted.
-    ///
-    /// # Panics
-    /// As [`Transaction::get`].
-    pub fn take(&mut self, id: &MessageId) -> Option<Payload> {
-        let message = self.get(id).cloned();
-        if let Some(known) = self.entries.get_mut(id) {
-            known.written = Some(Change::Delete);
-        }
-        message
-    }
-
-    /// Takes steps that are to be undone if one of them fails.
-    pub fn attempt<R, E>(&mut self, steps: impl FnOnce(&mut Self) -> Result<R, E>) -> Result<R, E> {
-        let before: Vec<_> = self.entries.values().map(|known| known.written.clone()).collect();
-        let writes = self.writes;
-        let result = steps(self);
-        if result.is_err() {
-            self.entries.values_mut().zip(before).for_each(|(known, before)| known.written = before);
-            self.writes = writes;
-        }
-        result
-    }
-
-    /// Takes one step for somebody, who sees what the steps before have written; gives how many writes it made.
-    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Self) -> R) -> (R, u64) {
-        let before = self.writes;
-        self.entries.values_mut().for_each(|known| known.overtaken = known.written.is_some());
-        let told = step(self);
-        (told, self.writes - before)
-    }
-}
-
 /// A write of a transaction: its id, what it does to that, and the right to write it.
 type Wanted = (MessageId, Change, KeyGuard);
+
+/// A transaction after its decision, and what its client is told; or why none was come to: then nothing is written.
+pub type Decided<R> = Result<(Transaction, R), Refusal>;
+
+/// A decision that is come to at once.
+fn at_once<R>(decide: impl FnOnce(&mut Transaction) -> R) -> impl FnOnce(Transaction) -> Ready<Decided<R>> {
+    move |mut transaction| {
+        let told = decide(&mut transaction);
+        ready(Ok((transaction, told)))
+    }
+}
 
 impl Coordinator {
     /// Reads and writes the messages of `ids` at one instant. `decide` gets what was asked for, and says what is to be
@@ -209,6 +76,21 @@ impl Coordinator {
         R: Send + 'static,
         F: FnOnce(&mut Transaction) -> R + Send + 'static,
     {
+        self.transact_apart(ids, at_once(decide)).await
+    }
+
+    /// As [`Coordinator::transact`], where `decide` may take its time: the locks of all ids are held meanwhile, and nothing
+    /// else. It gives the transaction back; what of it is lost was not decided.
+    pub async fn transact_apart<R, F, D>(
+        self: &Arc<Self>,
+        ids: impl IntoIterator<Item = (MessageId, Need)>,
+        decide: F,
+    ) -> Result<R, Refusal>
+    where
+        R: Send + 'static,
+        F: FnOnce(Transaction) -> D + Send + 'static,
+        D: Future<Output = Decided<R>> + Send + 'static,
+    {
         let mut needs: BTreeMap<MessageId, Need> = BTreeMap::new();
         for (id, need) in ids {
             let before = needs.entry(id).or_insert(need);
@@ -217,7 +99,7 @@ impl Coordinator {
         check_ids(needs.keys())?;
         let began = Instant::now();
         let done = match needs.first_key_value() {
-            Some((id, &need)) if needs.len() == 1 => self.decide(id.clone(), need, decide).await,
+            Some((id, &need)) if needs.len() == 1 => self.decide_on(id.clone(), need, decide).await,
             _ => {
                 let (leader, (tell, told)) = (self.clone(), oneshot::channel());
                 // One that has gone does not hear it.
@@ -250,6 +132,15 @@ impl Coordinator {
         R: Send + 'static,
         F: FnOnce(&mut Transaction) -> R + Send + 'static,
     {
+        self.decide_on(id, need, at_once(decide)).await
+    }
+
+    async fn decide_on<R, F, D>(self: &Arc<Self>, id: MessageId, need: Need, decide: F) -> Result<(R, u64), Refusal>
+    where
+        R: Send + 'static,
+        F: FnOnce(Transaction) -> D + Send + 'static,
+        D: Future<Output = Decided<R>> + Send + 'static,
+    {
         let (began, (tell, told)) = (Instant::now(), oneshot::channel());
         let decision = Decision { need, decide: Some(decide), decided: None, told: tell };
         self.take_job(id, Job::Decide(Box::new(decision)));
@@ -257,11 +148,11 @@ impl Coordinator {
     }
 
     /// Reads, decides and writes; `passes` are those of all ids, if they are held already. Gives how many ids were written.
-    pub(super) async fn run<R>(
+    pub(super) async fn run<R, D: Future<Output = Decided<R>> + Send>(
         self: &Arc<Self>,
         needs: BTreeMap<MessageId, Need>,
         guards: Option<Vec<KeyGuard>>,
-        decide: impl FnOnce(&mut Transaction) -> R + Send,
+        decide: impl FnOnce(Transaction) -> D + Send,
     ) -> Result<(R, u64), Refusal> {
         // Whatever it does depends on what has ended.
         self.know_time().await?;
@@ -270,11 +161,10 @@ impl Coordinator {
         let (guards, mut entries) = self.begin(needs, guards).await?;
         let (now, ended) = self.delete_due(&mut entries);
         let _read = self.read_messages(&mut entries).await?;
-        let mut transaction = Transaction { entries, writes: 0, now };
-        let told = decide(&mut transaction);
-        let writes = transaction.entries.into_iter().zip(guards);
+        let (transaction, told) = decide(Transaction::new(entries, now)).await?;
+        let writes = transaction.into_writes().zip(guards);
         let writes: Vec<Wanted> =
-            writes.filter_map(|((id, known), guard)| known.written.map(|change| (id, change, guard))).collect();
+            writes.filter_map(|((id, change), guard)| change.map(|change| (id, change, guard))).collect();
         let bytes = writes.iter().map(|(_, change, _)| change.bytes()).sum();
         if bytes > MOST_BYTES {
             return Err(Refusal::BadCommand(format!(
@@ -392,7 +282,7 @@ impl Coordinator {
                         Located::NotFound => None,
                         Located::Hidden(reason) => return Err(reason),
                     };
-                    all.insert(id.clone(), Known { need, record, message: None, written: None, overtaken: false });
+                    all.insert(id.clone(), Known::new(need, record));
                 }
             }
             if left.len() == 0 {
