@@ -362,10 +362,18 @@ fn quoted(line: &[u8], mut at: usize, quote: u8, word: &mut Vec<u8>) -> Result<u
 pub enum Value {
     /// A short text without line breaks.
     Simple(&'static str),
+    /// A text without line breaks that is not known beforehand.
+    Status(String),
     /// A class word and an explanation.
     Error(String),
     /// A number.
     Integer(i64),
+    /// A number with a fraction, as it is written; text in version 2.
+    Double(String),
+    /// A number of any size; its text in version 2.
+    BigNumber(String),
+    /// Yes or no; a number in version 2.
+    Boolean(bool),
     /// Bytes.
     Bulk(Bytes),
     /// No such thing.
@@ -393,11 +401,12 @@ impl Value {
         const HEAD: usize = 16;
         HEAD + match self {
             Self::Bulk(bytes) => bytes.len(),
-            Self::Error(text) | Self::Text(text) => text.len(),
+            Self::Error(text) | Self::Text(text) | Self::Status(text) | Self::BigNumber(text) => text.len(),
+            Self::Double(text) => text.len(),
             Self::Simple(text) => text.len(),
             Self::Array(values) | Self::Set(values) => values.iter().map(Self::size).sum(),
             Self::Map(pairs) => pairs.iter().map(|(name, value)| name.size() + value.size()).sum(),
-            Self::Integer(_) | Self::Nil | Self::NilArray => 0,
+            Self::Integer(_) | Self::Boolean(_) | Self::Nil | Self::NilArray => 0,
         }
     }
 
@@ -419,6 +428,13 @@ impl Value {
     pub fn encode(&self, version: u8, out: &mut BytesMut) {
         match self {
             Self::Simple(text) => put(out, &[b"+", text.as_bytes(), b"\r\n"]),
+            Self::Status(text) => put(out, &[b"+", text.as_bytes(), b"\r\n"]),
+            Self::Double(text) if version == 3 => put(out, &[b",", text.as_bytes(), b"\r\n"]),
+            Self::Double(text) => bulk(text.as_bytes(), out),
+            Self::BigNumber(text) if version == 3 => put(out, &[b"(", text.as_bytes(), b"\r\n"]),
+            Self::BigNumber(text) => bulk(text.as_bytes(), out),
+            Self::Boolean(is) if version == 3 => put(out, &[if *is { b"#t\r\n" } else { b"#f\r\n" }]),
+            Self::Boolean(is) => line(out, ':', (*is).into()),
             Self::Error(text) => {
                 let text: String = text.chars().map(|c| if c == '\r' || c == '\n' { ' ' } else { c }).collect();
                 put(out, &[b"-", text.as_bytes(), b"\r\n"]);
@@ -444,6 +460,28 @@ impl Value {
             Self::Text(text) => bulk(text.as_bytes(), out),
         }
     }
+}
+
+/// A number with so many digits at most, as `%.17g` and `%.14g` of C write it.
+pub fn decimal(number: f64, digits: usize) -> String {
+    if number.is_nan() {
+        return if number.is_sign_negative() { "-nan" } else { "nan" }.to_owned();
+    }
+    if number.is_infinite() {
+        return if number < 0.0 { "-inf" } else { "inf" }.to_owned();
+    }
+    let scientific = format!("{number:.*e}", digits - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let without_zeros = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    if exponent < -4 || exponent >= digits as i32 {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{}e{sign}{:02}", without_zeros(mantissa), exponent.abs());
+    }
+    without_zeros(&format!("{number:.*}", (digits as i32 - 1 - exponent).max(0) as usize))
 }
 
 /// What comes before so many bytes, which a line end follows.
@@ -578,6 +616,27 @@ mod tests {
         let asked = decoder.decode(&mut buffer).unwrap();
         buffer.reserve(32 << 10);
         assert_eq!(buffer.as_ptr(), place, "nothing else holds it: {asked:?}");
+    }
+
+    #[test]
+    fn numbers_are_written_as_c_writes_them() {
+        for (value, digits, text) in [
+            (3.3, 17, "3.2999999999999998"),
+            (3.3, 14, "3.3"),
+            (-1.0, 17, "-1"),
+            (0.0, 17, "0"),
+            (1e15, 17, "1000000000000000"),
+            (1e17, 17, "1e+17"),
+            (123_456_789_012_345_680.0, 17, "1.2345678901234568e+17"),
+            (0.0001, 17, "0.0001"),
+            (0.00001, 14, "1e-05"),
+            (1e100, 14, "1e+100"),
+            (100_000.5, 14, "100000.5"),
+            (f64::INFINITY, 14, "inf"),
+            (f64::NEG_INFINITY, 17, "-inf"),
+        ] {
+            assert_eq!(decimal(value, digits), text, "{value} {digits}");
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 
 mod op;
 
-use self::Op::{Data, Keyspace, Register, Server, Session, Tool};
-pub use self::op::{DataOp, KeyspaceOp, Op, RegisterOp, ServerOp, SessionOp, ToolOp};
+use self::Op::{Data, Keyspace, Register, Script, Server, Session, Tool};
+pub use self::op::{DataOp, KeyspaceOp, Op, RegisterOp, ScriptOp, ServerOp, SessionOp, ToolOp};
+use super::resp::number;
 
 /// One command.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +30,19 @@ pub struct Spec {
     pub summary: &'static str,
     /// How it is written on a line of the text protocol; none: it is not of that protocol.
     pub line: Option<&'static str>,
+    /// The place of the word that tells how many ids follow it, and how many words each of them has.
+    counted: Option<(usize, usize)>,
+}
+
+/// Why the ids of a request cannot be found: the word that tells their number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongCount {
+    /// Is no number.
+    NotANumber,
+    /// Is less than none.
+    Negative,
+    /// Is more than the words that follow.
+    TooMany,
 }
 
 impl Spec {
@@ -57,12 +71,22 @@ impl Spec {
         self.op != Op::Register(RegisterOp::Verify)
     }
 
-    /// The places of the ids in a request of so many words.
-    pub fn key_places(&self, words: usize) -> impl Iterator<Item = usize> {
-        let (first, last, step) = self.keys;
-        let last = if last < 0 { words as i32 + last } else { last };
-        let none = first == 0;
-        (first..=last).step_by(step.max(1) as usize).filter(move |_| !none).map(|place| place as usize)
+    /// The places of the ids in a request of these words, whose number was checked.
+    pub fn key_places<T: AsRef<[u8]>>(&self, words: &[T]) -> Result<impl Iterator<Item = usize> + use<T>, WrongCount> {
+        let (first, last, step) = match self.counted {
+            Some((place, step)) => {
+                let count = number(words[place].as_ref()).ok_or(WrongCount::NotANumber)?;
+                let count = usize::try_from(count).map_err(|_| WrongCount::Negative)?;
+                let last = count.checked_mul(step).map(|all| place + all);
+                (place + 1, last.filter(|last| *last < words.len()).ok_or(WrongCount::TooMany)?, step)
+            }
+            None => {
+                let (first, last, step) = self.keys;
+                let last = if last < 0 { words.len() as i32 + last } else { last };
+                (first as usize, last as usize, step.max(1) as usize)
+            }
+        };
+        Ok((first..=last).step_by(step).filter(|place| *place > 0))
     }
 
     /// What it does with the messages that it names, if it works on these and on nothing else.
@@ -80,6 +104,10 @@ impl Spec {
 
     const fn line(self, line: &'static str) -> Self {
         Self { line: Some(line), ..self }
+    }
+
+    const fn counted(self, place: usize, each: usize) -> Self {
+        Self { counted: Some((place, each)), ..self }
     }
 
     const fn of(self, subcommands: &'static [(&'static str, i32)]) -> Self {
@@ -104,11 +132,15 @@ fn takes(arity: i32, words: usize) -> bool {
 const READ: &[&str] = &["readonly", "fast"];
 const SLOW_READ: &[&str] = &["readonly"];
 const WRITE: &[&str] = &["write", "denyoom"];
+const COUNTED: &[&str] = &["write", "denyoom", "movablekeys"];
 const FREES: &[&str] = &["write"];
 const SELF: &[&str] = &["loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "loading", "stale"];
 const GATHERS: &[&str] = &["noscript", "loading", "stale", "fast"];
 const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
+
+const RUNS: &[&str] = &["noscript", "stale", "skip_monitor", "may_replicate", "no_mandatory_keys", "movablekeys"];
+const RUNS_READING: &[&str] = &["readonly", "noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 
 const NONE: (i32, i32, i32) = (0, 0, 0);
 const ONE: (i32, i32, i32) = (1, 1, 1);
@@ -125,7 +157,7 @@ const fn row(
     group: &'static str,
     summary: &'static str,
 ) -> Spec {
-    Spec { name, op, arity, flags, keys, subcommands: &[], group, summary, line: None }
+    Spec { name, op, arity, flags, keys, subcommands: &[], group, summary, line: None, counted: None }
 }
 
 const OF_CLIENT: &[(&str, i32)] = &[
@@ -153,6 +185,7 @@ const OF_LATENCY: &[(&str, i32)] = &[("HELP", 2), ("HISTOGRAM", -2), ("HISTORY",
 const OF_MEMORY: &[(&str, i32)] = &[("HELP", 2), ("USAGE", -3)];
 const OF_MODULE: &[(&str, i32)] = &[("HELP", 2), ("LIST", 2)];
 const OF_OBJECT: &[(&str, i32)] = &[("ENCODING", 3), ("FREQ", 3), ("HELP", 2), ("IDLETIME", 3), ("REFCOUNT", 3)];
+const OF_SCRIPT: &[(&str, i32)] = &[("DEBUG", 3), ("EXISTS", -3), ("FLUSH", -2), ("HELP", 2), ("KILL", 2), ("LOAD", 3)];
 const OF_SLOWLOG: &[(&str, i32)] = &[("GET", -2), ("HELP", 2), ("LEN", 2), ("RESET", 2)];
 
 /// All commands; those of the text protocol in the order in which HELP shows them.
@@ -271,10 +304,21 @@ pub const COMMANDS: &[Spec] = &[
     row("INCR", Data(DataOp::Incr), 2, WRITE, ONE, "string", "Adds one to a number."),
     row("INCRBY", Data(DataOp::IncrBy), 3, WRITE, ONE, "string", "Adds a number to a number."),
     row("INCRBYFLOAT", Data(DataOp::IncrByFloat), 3, WRITE, ONE, "string", "Adds a decimal number to a number."),
+    row(
+        "INCREX",
+        Data(DataOp::IncrEx),
+        -2,
+        WRITE,
+        ONE,
+        "string",
+        "Adds to a number within bounds, and says when it ends.",
+    ),
     row("INFO", Server(ServerOp::Info), -1, SELF, NONE, "server", "Tells of the server, in Redis's form."),
     row("KEYS", Keyspace(KeyspaceOp::Keys), 2, SLOW_READ, NONE, "generic", "Gives all ids that match a pattern."),
     row("MGET", Data(DataOp::Mget), -2, READ, ALL, "string", "Gives several messages, as they were at one moment."),
     row("MSET", Data(DataOp::Mset), -3, WRITE, PAIRS, "string", "Keeps several messages, all or none."),
+    row("MSETEX", Data(DataOp::MsetEx), -4, COUNTED, NONE, "string", "Keeps several messages for the same time.")
+        .counted(1, 2),
     row(
         "MSETNX",
         Data(DataOp::MsetNx),
@@ -312,6 +356,7 @@ pub const COMMANDS: &[Spec] = &[
     row("SETNX", Data(DataOp::SetNx), 3, WRITE, ONE, "string", "Keeps a message if the id has none."),
     row("SETRANGE", Data(DataOp::SetRange), 4, WRITE, ONE, "string", "Overwrites a part of a message."),
     row("STRLEN", Data(DataOp::Strlen), 2, READ, ONE, "string", "Tells the length of a message in bytes."),
+    row("SUBSTR", Data(DataOp::GetRange), 4, SLOW_READ, ONE, "string", "Gives a part of a message."),
     row("TIME", Server(ServerOp::Time), 1, SELF, NONE, "server", "Tells the register's time."),
     row("TOUCH", Data(DataOp::Touch), -2, READ, ALL, "generic", "Counts the ids that have a message."),
     row("TTL", Data(DataOp::Ttl), 2, READ, ONE, "generic", "Tells how long a message stays.").line("TTL <id>"),
@@ -353,12 +398,51 @@ pub const COMMANDS: &[Spec] = &[
         "string",
         "Deletes a message, with IFEQ or IFNE if it is or is not this one.",
     ),
-    row("GETBIT", Data(DataOp::GetBit), 3, READ, ONE, "string", "Gives one bit of a message."),
+    row("DELIFEQ", Data(DataOp::DelIfEq), 3, FREES, ONE, "string", "Deletes a message if it is this one."),
+    row("BITCOUNT", Data(DataOp::BitCount), -2, SLOW_READ, ONE, "bitmap", "Counts the bits of a message that are set."),
+    row("BITFIELD", Data(DataOp::BitField), -2, WRITE, ONE, "bitmap", "Reads and changes numbers inside a message."),
+    row("BITFIELD_RO", Data(DataOp::BitFieldRo), -2, READ, ONE, "bitmap", "Reads numbers inside a message."),
+    row("BITOP", Data(DataOp::BitOp), -4, WRITE, (2, -1, 1), "bitmap", "Joins the bits of messages into another."),
+    row("BITPOS", Data(DataOp::BitPos), -3, SLOW_READ, ONE, "bitmap", "Finds the first bit that is set, or not."),
+    row("GETBIT", Data(DataOp::GetBit), 3, READ, ONE, "bitmap", "Gives one bit of a message."),
     row("GETEX", Data(DataOp::GetEx), -2, FREES, ONE, "string", "Gives a message and has it end at another time."),
     row("LCS", Data(DataOp::Lcs), -3, SLOW_READ, TWO, "string", "Gives the longest sequence that two messages share."),
     row("PERSIST", Data(DataOp::Persist), 2, FREES, ONE, "generic", "Has a message stay that would end.")
         .line("PERSIST <id>"),
-    row("SETBIT", Data(DataOp::SetBit), 4, WRITE, ONE, "string", "Sets one bit of a message."),
+    row("SETBIT", Data(DataOp::SetBit), 4, WRITE, ONE, "bitmap", "Sets one bit of a message."),
+    row("EVAL", Script(ScriptOp::Eval), -3, RUNS, NONE, "scripting", "Runs a script in Lua on messages.").counted(2, 1),
+    row(
+        "EVALSHA",
+        Script(ScriptOp::EvalSha),
+        -3,
+        RUNS,
+        NONE,
+        "scripting",
+        "Runs a script that is known, by its SHA-1.",
+    )
+    .counted(2, 1),
+    row(
+        "EVALSHA_RO",
+        Script(ScriptOp::EvalShaRo),
+        -3,
+        RUNS_READING,
+        NONE,
+        "scripting",
+        "Runs a script that is known and writes nothing.",
+    )
+    .counted(2, 1),
+    row(
+        "EVAL_RO",
+        Script(ScriptOp::EvalRo),
+        -3,
+        RUNS_READING,
+        NONE,
+        "scripting",
+        "Runs a script in Lua that writes nothing.",
+    )
+    .counted(2, 1),
+    row("SCRIPT", Script(ScriptOp::Script), -2, &["noscript"], NONE, "scripting", "Loads, tells of and ends scripts.")
+        .of(OF_SCRIPT),
     row("BGSAVE", Server(ServerOp::Save), -1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
     row("SAVE", Server(ServerOp::Save), 1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
     row("FUNCTION", Tool(ToolOp::Function), -2, ADMIN, NONE, "tools", "Tells of functions: there are none.")
@@ -382,6 +466,7 @@ pub const COMMANDS: &[Spec] = &[
     row("ROLE", Tool(ToolOp::Role), 1, SELF, NONE, "tools", "Tells that this is the one that takes writes."),
     row("SLOWLOG", Tool(ToolOp::SlowLog), -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted.")
         .of(OF_SLOWLOG),
+    row("WAIT", Tool(ToolOp::Wait), 3, &["noscript"], NONE, "tools", "Tells how many copies each write has."),
     row(
         "WATCH",
         Session(SessionOp::Watch),
@@ -446,12 +531,36 @@ mod tests {
     fn rows_are_found_by_name_and_say_where_their_ids_are() {
         assert_eq!(find(b"mSeT").map(|spec| spec.op), Some(Op::Data(DataOp::Mset)));
         assert!(find(b"").is_none() && find(b"LPUSH").is_none());
-        let places = |name: &[u8], words| find(name).unwrap().key_places(words).collect::<Vec<_>>();
-        assert_eq!(places(b"GET", 2), [1]);
-        assert_eq!(places(b"DEL", 4), [1, 2, 3]);
-        assert_eq!(places(b"MSET", 5), [1, 3]);
-        assert_eq!(places(b"COPY", 4), [1, 2]);
-        assert_eq!(places(b"PING", 2), [0; 0]);
+        let places = |line: &str| {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            find(words[0]).unwrap().key_places(&words).map(Iterator::collect::<Vec<_>>)
+        };
+        for (line, wanted) in [
+            ("GET a", vec![1]),
+            ("DEL a b c", vec![1, 2, 3]),
+            ("MSET a 1 b 2", vec![1, 3]),
+            ("COPY a b REPLACE", vec![1, 2]),
+            ("BITOP AND a b c", vec![2, 3, 4]),
+            ("PING a", vec![]),
+            ("EVAL x 2 a b c", vec![3, 4]),
+            ("EVAL x 0", vec![]),
+            ("EVAL_RO x 1 a b", vec![3]),
+            ("EVALSHA x 1 a b", vec![3]),
+            ("EVALSHA_RO x 1 a b", vec![3]),
+            ("MSETEX 2 a 1 b 2 NX", vec![2, 4]),
+        ] {
+            assert_eq!(places(line), Ok(wanted), "{line}");
+        }
+        for (line, why) in [
+            ("EVAL x y", WrongCount::NotANumber),
+            ("EVAL x -1", WrongCount::Negative),
+            ("EVAL x 2 a", WrongCount::TooMany),
+            ("EVAL x 9223372036854775807 a", WrongCount::TooMany),
+            ("MSETEX 2 a 1 b", WrongCount::TooMany),
+            ("MSETEX 9223372036854775807 a 1 b", WrongCount::TooMany),
+        ] {
+            assert_eq!(places(line), Err(why), "{line}");
+        }
         let fits = |line: &str| {
             let words: Vec<&str> = line.split(' ').collect();
             find(words[0].as_bytes()).unwrap().fits(&words)

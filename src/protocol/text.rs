@@ -154,7 +154,9 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         Op::Session(SessionOp::Ping) => Command::Ping { crlf: false },
         Op::Server(ServerOp::Help) => Command::Help,
         Op::Session(SessionOp::Exit) => Command::Exit,
-        Op::Data(_) | Op::Session(_) | Op::Keyspace(_) | Op::Server(_) | Op::Tool(_) => return bad(&unknown(&word)),
+        Op::Data(_) | Op::Session(_) | Op::Keyspace(_) | Op::Server(_) | Op::Script(_) | Op::Tool(_) => {
+            return bad(&unknown(&word));
+        }
     };
     match rest {
         None => Ok(command),

@@ -32,6 +32,7 @@ mod refusals;
 mod removal;
 mod repair;
 mod resp;
+mod scripts;
 mod slips;
 mod starts;
 mod strangers;

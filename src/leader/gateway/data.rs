@@ -3,12 +3,14 @@
 //! Nothing here waits or knows a socket: the messages are handed in, and what is to be written is handed back, by
 //! [`Ids`]. A command alone and one of a transaction are the same here. The texts of errors are Redis's.
 
+mod counters;
+
 use bytes::Bytes;
 
 use super::OK;
 use super::deadlines::{Form, GetEx, Only, SetOptions, Until};
 use super::refused::{NOT_AN_INTEGER, SYNTAX, error};
-use super::{floats, strings};
+use super::{bits, lcs};
 use crate::leader::transaction::Need;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::DataOp;
@@ -47,15 +49,18 @@ pub(super) fn need(op: DataOp, words: &Words) -> Need {
         // A deadline is part of a version: the message is written anew with another one.
         DataOp::Expire | DataOp::PExpire | DataOp::ExpireAt | DataOp::PExpireAt | DataOp::Persist => Need::Message,
         DataOp::Del => Need::Deletion,
-        DataOp::MsetNx | DataOp::SetNx => Need::Version,
-        DataOp::DelEx => Need::Message,
+        DataOp::MsetNx | DataOp::SetNx | DataOp::MsetEx => Need::Version,
+        DataOp::DelEx | DataOp::DelIfEq => Need::Message,
+        DataOp::BitCount | DataOp::BitPos | DataOp::BitOp | DataOp::BitField | DataOp::BitFieldRo => Need::Message,
         DataOp::Set if words.iter().skip(3).any(|word| needs_message(word)) => Need::Message,
         DataOp::Set => Need::Version,
         DataOp::Get | DataOp::Mget | DataOp::GetBit | DataOp::GetRange | DataOp::Lcs => Need::Message,
         DataOp::GetEx | DataOp::GetDel | DataOp::GetSet | DataOp::Append | DataOp::SetBit | DataOp::SetRange => {
             Need::Message
         }
-        DataOp::Incr | DataOp::IncrBy | DataOp::IncrByFloat | DataOp::Decr | DataOp::DecrBy => Need::Message,
+        DataOp::Incr | DataOp::IncrBy | DataOp::IncrByFloat | DataOp::Decr | DataOp::DecrBy | DataOp::IncrEx => {
+            Need::Message
+        }
         DataOp::Copy | DataOp::Rename | DataOp::RenameNx => Need::Message,
     }
 }
@@ -163,15 +168,26 @@ impl Context<'_> {
                 OK
             }
             DataOp::DelEx => self.delete_if()?,
+            DataOp::DelIfEq => {
+                let is = self.ids.get(key).is_some_and(|message| message == self.words[2]);
+                if is {
+                    self.ids.delete(key);
+                }
+                Value::Integer(is.into())
+            }
+            DataOp::BitCount => bits::count(self.words, &self.ids.get(key).unwrap_or_default())?,
+            DataOp::BitPos => bits::find(self.words, self.ids.get(key).as_deref())?,
+            DataOp::BitOp => self.join_bits()?,
+            DataOp::BitField | DataOp::BitFieldRo => self.bit_field(op == DataOp::BitFieldRo)?,
             DataOp::GetBit => {
-                let (byte, by) = strings::bit_place(&self.words[2], usize::MAX)?;
+                let (byte, by) = bits::bit_place(&self.words[2], usize::MAX)?;
                 let message = self.ids.get(key).unwrap_or_default();
                 Value::Integer(message.get(byte).map_or(0, |byte| byte >> by & 1).into())
             }
             DataOp::SetBit => self.set_bit()?,
             DataOp::Lcs => {
                 let message = |place: usize| self.ids.get(&self.keys[place]).unwrap_or_default();
-                strings::common(self.words, &message(0), &message(1))?
+                lcs::common(self.words, &message(0), &message(1))?
             }
             DataOp::GetRange => get_range(self.words, &self.ids.get(key).unwrap_or_default())?,
             DataOp::Set => self.set()?,
@@ -196,6 +212,7 @@ impl Context<'_> {
                 self.pairs().map(|()| Value::Integer(0))?
             }
             DataOp::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
+            DataOp::MsetEx => self.set_all_until()?,
             DataOp::Append => {
                 self.fits(self.ids.length(key).unwrap_or(0) + self.words[2].len())?;
                 let expires = self.ids.expires(key);
@@ -215,6 +232,7 @@ impl Context<'_> {
                 self.add(by, -1)?
             }
             DataOp::IncrByFloat => self.add_decimal()?,
+            DataOp::IncrEx => self.add_within()?,
             DataOp::Rename => self.rename(true).map(|_| OK)?,
             DataOp::RenameNx => self.rename(false)?,
             DataOp::Copy => self.copy()?,
@@ -259,7 +277,11 @@ impl Context<'_> {
 
     /// Keeps a message of the first id as long as it says; one whose time has passed is deleted.
     fn put_until(&mut self, message: Bytes, until: Until) {
-        let key = &self.keys[0];
+        self.put_at(0, message, until);
+    }
+
+    fn put_at(&mut self, place: usize, message: Bytes, until: Until) {
+        let key = &self.keys[place];
         let before = if until == Until::Kept { self.ids.expires(key) } else { None };
         match until.deadline(before, self.ids.now()) {
             Ok(expires) => self.ids.set(key, message, expires),
@@ -353,6 +375,51 @@ impl Context<'_> {
         Ok(OK)
     }
 
+    /// MSETEX: keeps all messages for the same time, if all of the ids have one, or none.
+    fn set_all_until(&mut self) -> Result<Value> {
+        let end = 2 + 2 * self.keys.len();
+        let options = SetOptions::of(&self.words[end..], self.ids.now(), "msetex")?;
+        if options.give || options.compare.is_some() {
+            return error(SYNTAX);
+        }
+        self.words[2..end].iter().skip(1).step_by(2).try_for_each(|message| self.fits(message.len()))?;
+        let there = self.keys.iter().filter(|id| self.ids.exists(id)).count();
+        if options.only_new && there > 0 || options.only_old && there < self.keys.len() {
+            return Ok(Value::Integer(0));
+        }
+        for place in 0..self.keys.len() {
+            self.put_at(place, self.words[3 + 2 * place].clone(), options.until.unwrap_or(Until::Never));
+        }
+        Ok(Value::Integer(1))
+    }
+
+    /// BITOP: the first id gets what the messages of the others are together.
+    fn join_bits(&mut self) -> Result<Value> {
+        let messages: Vec<Bytes> = self.keys[1..].iter().map(|id| self.ids.get(id).unwrap_or_default()).collect();
+        let joined = bits::join(self.words, &messages)?;
+        let length = joined.len() as i64;
+        match joined.is_empty() {
+            true => self.ids.delete(&self.keys[0]),
+            false => self.keep(0, joined.into())?,
+        }
+        Ok(Value::Integer(length))
+    }
+
+    fn bit_field(&mut self, reads_only: bool) -> Result<Value> {
+        let steps = bits::Steps::read(self.words, reads_only, self.max_message)?;
+        let key = &self.keys[0];
+        let Some(reach) = steps.reach() else {
+            return Ok(steps.run(&mut self.ids.get(key).map_or_else(Vec::new, Vec::from)));
+        };
+        self.fits(self.ids.length(key).unwrap_or(0))?;
+        let expires = self.ids.expires(key);
+        let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
+        message.resize(message.len().max(reach), 0);
+        let told = steps.run(&mut message);
+        self.change(message.into(), expires)?;
+        Ok(told)
+    }
+
     fn set_range(&mut self) -> Result<Value> {
         let start = self.integer(2)?;
         let Ok(start) = usize::try_from(start) else { return error("ERR offset is out of range") };
@@ -374,8 +441,8 @@ impl Context<'_> {
     }
 
     fn set_bit(&mut self) -> Result<Value> {
-        let (byte, by) = strings::bit_place(&self.words[2], self.max_message)?;
-        let bit = strings::bit(&self.words[3])?;
+        let (byte, by) = bits::bit_place(&self.words[2], self.max_message)?;
+        let bit = bits::bit(&self.words[3])?;
         self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
         let expires = self.ids.expires(&self.keys[0]);
         let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
@@ -384,27 +451,6 @@ impl Context<'_> {
         message[byte] = message[byte] & !(1 << by) | bit << by;
         self.change(message.into(), expires)?;
         Ok(Value::Integer(before.into()))
-    }
-
-    fn add(&mut self, by: i64, sign: i64) -> Result<Value> {
-        let before = match self.ids.get(&self.keys[0]) {
-            Some(message) => number(&message).map_or_else(|| error(NOT_AN_INTEGER), Ok)?,
-            None => 0,
-        };
-        let sum = by.checked_mul(sign).and_then(|by| before.checked_add(by));
-        let sum = sum.map_or_else(|| error(OVERFLOW), Ok)?;
-        self.change(sum.to_string().into(), self.ids.expires(&self.keys[0]))?;
-        Ok(Value::Integer(sum))
-    }
-
-    fn add_decimal(&mut self) -> Result<Value> {
-        let read = |text: &[u8]| floats::read(text).map_or_else(|| error(NOT_A_FLOAT), Ok);
-        let before = self.ids.get(&self.keys[0]).map_or_else(|| read(b"0"), |message| read(&message))?;
-        let Some(sum) = floats::sum(before, read(&self.words[2])?) else {
-            return error("ERR increment would produce NaN or Infinity");
-        };
-        self.change(sum.clone().into(), self.ids.expires(&self.keys[0]))?;
-        Ok(Value::text(sum))
     }
 
     fn rename(&mut self, over: bool) -> Result<Value> {
@@ -448,200 +494,4 @@ impl Context<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::super::words;
-    use super::*;
-    use crate::protocol::table;
-
-    #[derive(Default)]
-    struct Map(BTreeMap<MessageId, (Payload, Option<Deadline>)>);
-
-    impl Ids for Map {
-        fn get(&self, id: &MessageId) -> Option<Payload> {
-            self.0.get(id).map(|(message, _)| message.clone())
-        }
-        fn length(&self, id: &MessageId) -> Option<usize> {
-            self.0.get(id).map(|(message, _)| message.len())
-        }
-        fn take(&mut self, id: &MessageId) -> Option<Payload> {
-            self.0.remove(id).map(|(message, _)| message)
-        }
-        fn expires(&self, id: &MessageId) -> Option<Deadline> {
-            self.0.get(id)?.1
-        }
-        fn now(&self) -> u64 {
-            1_000_000
-        }
-        fn set(&mut self, id: &MessageId, payload: Payload, expires: Option<Deadline>) {
-            self.0.insert(id.clone(), (payload, expires));
-        }
-        fn delete(&mut self, id: &MessageId) {
-            self.0.remove(id);
-        }
-    }
-
-    /// Runs one request after the other; gives their replies as version 2 writes them, on one line each.
-    fn talk(requests: &str) -> Vec<String> {
-        let mut map = Map::default();
-        let run = |request: &str| {
-            let words = words(request);
-            let spec = table::find(&words[0]).unwrap();
-            assert!(spec.takes(words.len()) && spec.data().is_some(), "{request}");
-            let key = |place: usize| MessageId::from_bytes(&words[place]).unwrap();
-            let keys: Vec<MessageId> = spec.key_places(words.len()).map(key).collect();
-            let mut out = bytes::BytesMut::new();
-            super::run(spec.data().unwrap(), &words, &keys, 30, &mut map).encode(2, &mut out);
-            String::from_utf8_lossy(&out).trim_end().replace("\r\n", " ")
-        };
-        requests.split('|').map(run).collect()
-    }
-
-    #[test]
-    fn commands_do_what_clients_of_redis_expect() {
-        for (requests, replies) in [
-            ("SET a 1|GET a|GET b|STRLEN a|TYPE a|TYPE b", "+OK|$1 1|$-1|:1|+string|+none"),
-            (
-                "SET a 1 NX|SET a 2 NX|GET a|SET b 1 XX|SET a 3 xx get|SET b 4 GET|GET b",
-                "+OK|$-1|$1 1|$-1|$1 1|$-1|$1 4",
-            ),
-            ("SET a 1 NX XX|SET a 1 nonsense|SET a 1 KEEPTTL", "-ERR syntax error|-ERR syntax error|+OK"),
-            ("SETNX a 1|SETNX a 2|GETSET a 3|GETDEL a|GETDEL a|EXISTS a", ":1|:0|$1 1|$1 3|$-1|:0"),
-            (
-                "MSET a 1 b 2|MGET a x b|MSETNX c 1 a 2|EXISTS c|MSETNX c 1 d 2|DEL a b b x",
-                "+OK|*3 $1 1 $-1 $1 2|:0|:0|:1|:2",
-            ),
-            ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command"),
-            ("EXISTS a a|SET a 1|EXISTS a a|TOUCH a b|TTL a|PTTL b", ":0|+OK|:2|:1|:-1|:-2"),
-            ("INCR n|INCRBY n 5|DECR n|DECRBY n 10|GET n", ":1|:6|:5|:-5|$2 -5"),
-            (
-                "SET n 9223372036854775807|INCR n|GET n",
-                "+OK|-ERR increment or decrement would overflow|$19 9223372036854775807",
-            ),
-            (
-                "SET n 01|INCR n|INCRBY x y",
-                "+OK|-ERR value is not an integer or out of range|-ERR value is not an integer or out of range",
-            ),
-            ("DECRBY n -9223372036854775808", "-ERR decrement would overflow"),
-            (
-                "SET n 1|INCRBYFLOAT n -1.1|INCRBYFLOAT n 0.1|INCRBYFLOAT n 5.0e3|INCRBYFLOAT n x",
-                "+OK|$4 -0.1|$1 0|$4 5000|-ERR value is not a valid float",
-            ),
-            (
-                "APPEND a 12|APPEND a 345|GETRANGE a 1 2|GETRANGE a -2 -1|GETRANGE a 3 1|GETRANGE a -9 99",
-                ":2|:5|$2 23|$2 45|$0|$5 12345",
-            ),
-            (
-                "SETRANGE a 3 x|STRLEN a|SETRANGE a -1 x|SETRANGE a 30 x",
-                ":4|:4|-ERR offset is out of range|-ERR string exceeds maximum allowed size (--max-message)",
-            ),
-            (
-                "SET a 1|RENAME a b|GET b|RENAME a c|RENAMENX b b|SET c 2|RENAMENX b c|RENAME b b",
-                "+OK|+OK|$1 1|-ERR no such key|:0|+OK|:0|+OK",
-            ),
-            (
-                "SET a 1|COPY a b|COPY a b|SET a 2|COPY a b REPLACE DB 0|GET b|COPY a a|COPY a c DB 1",
-                "+OK|:1|:0|+OK|:1|$1 2|-ERR source and destination objects are the same|-ERR DB index is out of range",
-            ),
-        ] {
-            assert_eq!(talk(requests).join("|"), replies, "{requests}");
-        }
-    }
-
-    #[test]
-    fn deadlines_go_where_redis_has_them_go() {
-        // The time is 1000 s.
-        for (requests, replies) in [
-            ("SET a 1 EX 10|TTL a|PTTL a|EXPIRETIME a|PEXPIRETIME a", "+OK|:10|:10000|:1010|:1010000"),
-            ("TTL a|EXPIRETIME a|SET a 1|TTL a|PEXPIRETIME a|PERSIST a", ":-2|:-2|+OK|:-1|:-1|:0"),
-            ("SETEX a 10 1|PTTL a|PSETEX a 10 2|PTTL a|GET a", "+OK|:10000|+OK|:10|$1 2"),
-            ("SET a 1 PX 1499|TTL a|SET a 1 PX 1500|TTL a", "+OK|:1|+OK|:2"),
-            ("SET a 1 EX 9|SET a 2|TTL a|SET a 3 EX 9|SET a 4 KEEPTTL|TTL a", "+OK|+OK|:-1|+OK|+OK|:9"),
-            ("SET a 1 EX 9|INCR a|APPEND a x|SETRANGE a 0 y|SETBIT a 0 1|TTL a", "+OK|:2|:2|:2|:0|:9"),
-            ("SET a 1 EX 9|INCRBYFLOAT a 1|TTL a|GETSET a 5|TTL a", "+OK|$1 2|:9|$1 2|:-1"),
-            ("SET a 1 EX 9|MSET a 2|TTL a|SET a 1 EX 9|SETNX a 3|TTL a", "+OK|+OK|:-1|+OK|:0|:9"),
-            ("SET a 1 EX 9|RENAME a b|TTL b|COPY b c|TTL c|PERSIST c|TTL c|TTL b", "+OK|+OK|:9|:1|:9|:1|:-1|:9"),
-            ("SET a 1 EX 9|SET b 2|RENAME b a|TTL a", "+OK|+OK|+OK|:-1"),
-            ("EXPIRE a 5|SET a 1|EXPIRE a 5|TTL a|EXPIRE a -1|EXISTS a", ":0|+OK|:1|:5|:1|:0"),
-            ("SET a 1|EXPIREAT a 1005|TTL a|PEXPIREAT a 1000001|PTTL a|EXPIREAT a 999|GET a", "+OK|:1|:5|:1|:1|:1|$-1"),
-            ("SET a 1|PEXPIRE a 5|PTTL a|PEXPIRE a 9 LT|PEXPIRE a 9 GT|PTTL a", "+OK|:1|:5|:0|:1|:9"),
-            (
-                "SET a 1|EXPIRE a 1.5|EXPIRE a 9223372036854775807|EXPIRE a 5 AB",
-                "+OK|-ERR value is not an integer or out of range|-ERR invalid expire time in 'expire' command|-ERR Unsupported option AB",
-            ),
-            (
-                "SETEX a 0 1|PSETEX a -5 1|EXISTS a",
-                "-ERR invalid expire time in 'setex' command|-ERR invalid expire time in 'psetex' command|:0",
-            ),
-            (
-                "SET a 1|GETEX a EX 5|TTL a|GETEX a|TTL a|GETEX a PERSIST|TTL a|GETEX b EX 5",
-                "+OK|$1 1|:5|$1 1|:5|$1 1|:-1|$-1",
-            ),
-            ("SET a 1|GETEX a EXAT 5|EXISTS a|SET a 1 PXAT 5|EXISTS a", "+OK|$1 1|:0|+OK|:0"),
-        ] {
-            assert_eq!(talk(requests).join("|"), replies, "{requests}");
-        }
-    }
-
-    #[test]
-    fn messages_are_compared_and_swapped() {
-        for (requests, replies) in [
-            ("SET a 1 IFEQ 1|SET a 1|SET a 2 IFEQ 1|SET a 3 IFEQ 1|GET a", "$-1|+OK|+OK|$-1|$1 2"),
-            ("SET a 1 IFNE 1|SET a 2 IFNE 1|SET a 3 IFNE 1 GET|GET a", "+OK|$-1|$1 1|$1 1"),
-            ("SET a 1|SET a 2 IFEQ 1 EX 9 GET|TTL a|SET a 3 IFEQ 9 GET|GET a", "+OK|$1 1|:9|$1 2|$1 2"),
-            ("DELEX a|SET a 1|DELEX a IFEQ 2|DELEX a IFEQ 1|DELEX a IFEQ 1|EXISTS a", ":0|+OK|:0|:1|:0|:0"),
-            (
-                "SET a 1|DELEX a IFNE 1|DELEX a IFNE 2|SET a 1|DELEX a|DELEX a IFEQ|DELEX a x y",
-                "+OK|:0|:1|+OK|:1|-ERR syntax error|-ERR syntax error",
-            ),
-        ] {
-            assert_eq!(talk(requests).join("|"), replies, "{requests}");
-        }
-    }
-
-    #[test]
-    fn a_message_over_a_limit_that_was_lowered_is_refused_and_not_lost() {
-        let (id, message) = (MessageId::from_bytes(b"a").unwrap(), Bytes::from(vec![b'x'; 40]));
-        for request in ["SETRANGE a 0 y", "SETBIT a 1 1", "APPEND a y"] {
-            let kept = (message.clone(), None);
-            let mut map = Map([(id.clone(), kept.clone())].into());
-            let words = words(request);
-            let op = table::find(&words[0]).unwrap().data().unwrap();
-            let told = super::run(op, &words, std::slice::from_ref(&id), 30, &mut map);
-            assert!(matches!(told, Value::Error(_)) && map.0.get(&id) == Some(&kept), "{request}: {told:?}");
-        }
-    }
-
-    #[test]
-    fn what_can_never_succeed_is_known_before_it_is_run() {
-        let long = "x".repeat(31);
-        for (request, refused) in [
-            ("SET a 1".to_owned(), false),
-            ("SET a 1 NX nonsense".to_owned(), false),
-            ("SETEX a 5 x".to_owned(), false),
-            (format!("SETEX a 5 {long}"), true),
-            (format!("SET a {long}"), true),
-            (format!("MSET b 1 a {long}"), true),
-            ("MSET b 1 a".to_owned(), true),
-            (format!("GETSET a {long}"), true),
-            (format!("SETRANGE a 0 {long}"), true),
-            (format!("APPEND a {long}"), true),
-            (format!("INCRBY a {long}"), false),
-        ] {
-            let words = words(&request);
-            let op = table::find(&words[0]).unwrap().data().unwrap();
-            assert_eq!(surely_refused(op, &words, 30).is_some(), refused, "{request}");
-        }
-    }
-
-    #[test]
-    fn what_is_too_long_is_refused() {
-        let long = "x".repeat(31);
-        for request in [format!("SET a {long}"), format!("MSET b 1 a {long}"), format!("APPEND a {long}")] {
-            let replies = talk(&format!("{request}|EXISTS a b"));
-            assert!(replies[0].contains("over the limit of 30"), "{replies:?}");
-            assert_eq!(replies[1], ":0");
-        }
-    }
-}
+mod tests;

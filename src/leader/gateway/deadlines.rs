@@ -105,7 +105,12 @@ pub(super) struct SetOptions {
 impl SetOptions {
     /// Those of `SET id message ...`. As in Redis, all options are looked at before the number of any.
     pub(super) fn read(words: &Words, now: u64) -> Result<Self, String> {
-        let (mut options, mut time, mut rest) = (Self::default(), None, words[3..].iter());
+        Self::of(&words[3..], now, "set")
+    }
+
+    /// Those among these words, which end this command.
+    pub(super) fn of(words: &[Bytes], now: u64, command: &str) -> Result<Self, String> {
+        let (mut options, mut time, mut rest) = (Self::default(), None, words.iter());
         while let Some(word) = rest.next() {
             let is_conditional = options.only_new || options.only_old || options.compare.is_some();
             match word.to_ascii_uppercase().as_slice() {
@@ -121,7 +126,7 @@ impl SetOptions {
             }
         }
         if let Some(time) = time {
-            options.until = Some(time.until(now, "set")?);
+            options.until = Some(time.until(now, command)?);
         }
         Ok(options)
     }
@@ -129,16 +134,16 @@ impl SetOptions {
 
 /// A time that was said: its form, and the word for how long.
 #[derive(Debug, Clone, Copy)]
-struct Said<'a>(Form, &'a Bytes);
+pub(super) struct Said<'a>(Form, &'a Bytes);
 
 impl<'a> Said<'a> {
     /// That of an option and the word behind it; one of the same form may be said before, and counts no more.
-    fn read(before: Option<Self>, word: &Bytes, rest: &mut Iter<'a, Bytes>) -> Result<Self, String> {
+    pub(super) fn read(before: Option<Self>, word: &Bytes, rest: &mut Iter<'a, Bytes>) -> Result<Self, String> {
         let form = Form::of(word).filter(|form| before.is_none_or(|before| before.0 == *form)).ok_or(SYNTAX)?;
         Ok(Self(form, rest.next().ok_or(SYNTAX)?))
     }
 
-    fn until(self, now: u64, command: &str) -> Result<Until, String> {
+    pub(super) fn until(self, now: u64, command: &str) -> Result<Until, String> {
         Ok(Until::At(self.0.read(self.1, now, true, command)?))
     }
 }

@@ -39,6 +39,14 @@ pub(super) fn sum(a: Number, b: Number) -> Option<String> {
     add(a, b).map(|sum| sum.into_text())
 }
 
+/// A finite number.
+pub(super) fn finite(text: &[u8]) -> Option<Float> {
+    match read(text)? {
+        Number::Finite(float) => Some(float),
+        Number::Infinite => None,
+    }
+}
+
 /// Reads a number; nothing: the text is none.
 pub(super) fn read(text: &[u8]) -> Option<Number> {
     if text.len() >= LONGEST {
@@ -161,7 +169,8 @@ fn round(bits: u128, lost: bool, exponent: i64) -> Option<Float> {
     Some(if is_nothing { ZERO } else { Float { negative: false, bits: bits as u64, exponent } })
 }
 
-fn add(a: Float, b: Float) -> Option<Float> {
+/// The sum; nothing: it is infinite.
+pub(super) fn add(a: Float, b: Float) -> Option<Float> {
     let (large, small) =
         if b.bits == 0 || a.bits != 0 && (a.exponent, a.bits) >= (b.exponent, b.bits) { (a, b) } else { (b, a) };
     if small.bits == 0 {
@@ -181,7 +190,19 @@ fn add(a: Float, b: Float) -> Option<Float> {
 }
 
 impl Float {
-    fn into_text(self) -> String {
+    /// With the other sign.
+    pub(super) fn negated(self) -> Self {
+        Self { negative: !self.negative && self.bits != 0, ..self }
+    }
+
+    /// Whether it is less than another.
+    pub(super) fn is_below(self, other: Self) -> bool {
+        // A difference that is infinite has the sign of the larger one.
+        add(self, other.negated()).map_or(self.negative, |difference| difference.negative)
+    }
+
+    /// As Redis writes it.
+    pub(super) fn into_text(self) -> String {
         let (mut whole, mut fraction) = (Big(vec![]), 0_u128);
         if self.exponent >= 0 {
             whole.add(self.bits);

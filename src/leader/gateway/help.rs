@@ -57,6 +57,20 @@ pub(super) const COMMAND: &[&str] = &[
     "    Return the names of all commands, or of those that match.",
 ];
 
+/// Of SCRIPT.
+pub(super) const SCRIPT: &[&str] = &[
+    "DEBUG NO",
+    "    Accepted; there is no debugger.",
+    "EXISTS <sha1> [<sha1> ...]",
+    "    Return information about the existence of the scripts in the script cache.",
+    "FLUSH [ASYNC|SYNC]",
+    "    Forget all scripts.",
+    "KILL",
+    "    End all scripts that run.",
+    "LOAD <script>",
+    "    Load a script into the scripts cache without executing it.",
+];
+
 /// Of the small words that tools ask.
 pub(super) fn tools(op: ToolOp) -> &'static [&'static str] {
     match op {
@@ -80,7 +94,7 @@ pub(super) fn tools(op: ToolOp) -> &'static [&'static str] {
         ToolOp::Function => &["LIST", "    Empty: there are no functions.", "FLUSH", "    Accepted, without effect."],
         ToolOp::Object => &["ENCODING <key>", "    How Redis would keep this message.", "REFCOUNT <key>", "    1."],
         ToolOp::Memory => &["USAGE <key>", "    Bytes of the message, its id and its place in the index."],
-        ToolOp::LastSave | ToolOp::Role => &[],
+        ToolOp::LastSave | ToolOp::Role | ToolOp::Wait => &[],
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bits of messages, and what two messages have in common: the commands of Redis that look inside strings.
+//! What two messages have in common (LCS).
 
 use bytes::Bytes;
 
@@ -7,22 +7,6 @@ use crate::protocol::resp::{Value, Words, number};
 
 /// Cells of the table that LCS may fill: more would hold up everybody.
 const MOST_CELLS: usize = 4 << 20;
-
-/// The place of a bit: its byte, and how far to the left it stands there.
-pub(super) fn bit_place(word: &[u8], limit: usize) -> Result<(usize, u32), String> {
-    let place = number(word).and_then(|place| usize::try_from(place).ok()).filter(|place| place / 8 < limit);
-    let place = place.ok_or("ERR bit offset is not an integer or out of range")?;
-    Ok((place / 8, 7 - (place % 8) as u32))
-}
-
-/// The bit that a word says.
-pub(super) fn bit(word: &[u8]) -> Result<u8, String> {
-    match word {
-        b"0" => Ok(0),
-        b"1" => Ok(1),
-        _ => Err("ERR bit is not an integer or out of range".to_owned()),
-    }
-}
 
 /// What is asked of LCS.
 #[derive(Debug, Default)]
@@ -142,12 +126,5 @@ mod tests {
         assert_eq!(common(&words("LCS a b"), b"", b""), Ok(Value::text("")));
         let big = vec![0; 1 << 20];
         assert!(common(&words("LCS a b"), &big, &big).unwrap_err().starts_with("ERR Insufficient memory"));
-    }
-
-    #[test]
-    fn places_of_bits_have_a_bound() {
-        assert_eq!(bit_place(b"9", 10), Ok((1, 6)));
-        assert!(bit_place(b"80", 10).is_err() && bit_place(b"-1", 10).is_err() && bit_place(b"x", 10).is_err());
-        assert!(bit(b"2").is_err() && bit(b"").is_err());
     }
 }

@@ -4,24 +4,27 @@
 //! protocol, which `session`, `data` and `server` carry out. Limits are the same for both.
 
 mod backup;
+mod bits;
 mod clients;
 mod connection;
 mod cuts;
 mod data;
 mod deadlines;
+mod eval;
 mod floats;
 mod glob;
 mod heavy;
 mod help;
 mod keyspace;
+mod lcs;
 mod multi;
 mod outbox;
 mod pipeline;
 mod refused;
 mod run;
+mod script;
 mod server;
 mod session;
-mod strings;
 mod text;
 mod tools;
 
@@ -40,6 +43,7 @@ use self::clients::Clients;
 use self::connection::Connection;
 use self::cuts::Cuts;
 use self::heavy::Heavy;
+use self::script::Scripts;
 use super::coordinator::Coordinator;
 use super::every;
 use super::shares::{Pot, Size};
@@ -86,6 +90,7 @@ struct Door {
     partial: Arc<Pot>,
     cuts: Cuts,
     heavy: Heavy,
+    scripts: Arc<Scripts>,
     /// One VERIFY at a time: each reads everything that there is.
     verify: Arc<Semaphore>,
     /// One step of a walk over all ids at a time.
@@ -146,6 +151,7 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         clients: Arc::default(),
         cuts: Cuts::default(),
         heavy: Heavy::start(),
+        scripts: Arc::new(Scripts::new()),
         verify: Arc::new(Semaphore::new(1)),
         walk: Semaphore::new(1),
         run: keyspace::mark_of_run(),
@@ -160,7 +166,10 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
                 door.clients.pace.tick(Instant::now());
                 continue;
             }
-            () = stop.requested() => return,
+            () = stop.requested() => {
+                door.scripts.kill();
+                return;
+            }
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::refused::{error, select};
+use super::script::{Call, Interpreter, Killed};
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
 use super::session::{Session, keys_of};
 use super::{data, keyspace};
@@ -10,7 +11,7 @@ use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Value, WORD_COST, Words};
-use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ServerOp, SessionOp, Spec};
+use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ScriptOp, ServerOp, SessionOp, Spec};
 use crate::types::{Deadline, MessageId, Payload};
 
 /// Commands that MULTI queues, and bytes of all their words, with what each takes beside them.
@@ -21,7 +22,7 @@ const MOST_QUEUED_BYTES: usize = 48 << 20;
 const MOST_WATCHED: usize = 65_536;
 
 /// Bytes of the replies to a transaction.
-const MOST_REPLY_BYTES: usize = 64 << 20;
+pub(super) const MOST_REPLY_BYTES: usize = 64 << 20;
 
 /// A transaction of more commands is decided while another thread serves in place of this one.
 const QUICK: usize = 256;
@@ -103,20 +104,43 @@ impl Session {
         if queued.broken {
             return error("EXECABORT Transaction discarded because of previous errors.");
         }
-        let steps: Vec<Step> = queued.requests.into_iter().map(Step::new).collect();
+        let mut steps: Vec<Step> = Vec::with_capacity(queued.requests.len());
+        for (spec, words) in queued.requests {
+            steps.push(match spec.op {
+                Op::Script(op) if op != ScriptOp::Script => self
+                    .script_call(op, spec, &words)
+                    .await
+                    .map_or_else(Step::Wrong, |call| Step::Script(Box::new(call))),
+                _ => Step::new(spec, words),
+            });
+        }
         let (began, writes) = (Instant::now(), steps.iter().any(Step::writes));
         let mut needs: Vec<(MessageId, Need)> = watched.keys().map(|id| (id.clone(), Need::Version)).collect();
         needs.extend(steps.iter().flat_map(Step::needs));
         let (has_data, is_quick) = (!needs.is_empty(), steps.len() <= QUICK);
+        let has_scripts = steps.iter().any(|step| matches!(step, Step::Script(_)));
         let (max_message, share) = (self.door.settings.max_message, self.share.clone());
-        let decide = move |transaction: &mut Transaction| {
+        let decide = move |transaction: &mut Transaction, mut scripts: Option<(&mut Interpreter, &Killed)>| {
             if watched.iter().any(|(id, version)| transaction.version(id) != *version) {
                 return Ok(None);
             }
-            let decide = || transaction.attempt(|all| run_all(steps, max_message, &share, all).map(Some));
+            let decide = || transaction.attempt(|all| run_all(steps, max_message, &share, &mut scripts, all).map(Some));
             if is_quick { decide() } else { tokio::task::block_in_place(decide) }
         };
-        let done = self.coordinator.transact(needs, decide).await.flatten();
+        let done = if has_scripts {
+            let scripts = self.door.scripts.clone();
+            let apart = move |mut transaction: Transaction| async move {
+                let work = move |interpreter: &mut Interpreter, killed: &Killed| {
+                    let told = decide(&mut transaction, Some((interpreter, killed)));
+                    (transaction, told)
+                };
+                scripts.run(work).await
+            };
+            self.coordinator.transact_apart(needs, apart).await
+        } else {
+            self.coordinator.transact(needs, move |transaction| decide(transaction, None)).await
+        };
+        let done = done.flatten();
         if has_data {
             self.count(writes, began, [done.as_ref().err().map(Refusal::code)]);
         }
@@ -140,11 +164,17 @@ fn run_all(
     steps: Vec<Step>,
     max_message: usize,
     share: &Share,
+    scripts: &mut Option<(&mut Interpreter, &Killed)>,
     transaction: &mut Transaction,
 ) -> Result<(Vec<Done>, Room), Refusal> {
     let (mut all, mut bytes) = (Vec::with_capacity(steps.len()), 0);
     for step in steps {
-        let done = step.run(max_message, transaction);
+        let done = match (step, scripts.as_mut()) {
+            (Step::Script(call), Some((interpreter, killed))) => {
+                Done::Now(interpreter.run(&call, killed, transaction).unwrap_or_else(Value::Error))
+            }
+            (step, _) => step.run(max_message, transaction),
+        };
         bytes += done.size();
         if bytes > MOST_REPLY_BYTES {
             return Err(Refusal::BadCommand(format!(
@@ -162,7 +192,9 @@ fn run_all(
 enum Step {
     /// It concerns messages: these.
     Data(DataOp, &'static Spec, Words, Vec<MessageId>),
-    /// An id that it names is none.
+    /// It runs a script.
+    Script(Box<Call>),
+    /// What it names is not there, or wrong.
     Wrong(String),
     /// It concerns no message.
     Other(&'static Spec, Words),
@@ -188,7 +220,7 @@ impl Done {
 }
 
 impl Step {
-    fn new((spec, words): (&'static Spec, Words)) -> Self {
+    fn new(spec: &'static Spec, words: Words) -> Self {
         let Some(op) = spec.data() else { return Self::Other(spec, words) };
         match keys_of(spec, &words) {
             Ok(keys) => Self::Data(op, spec, words, keys),
@@ -199,12 +231,17 @@ impl Step {
     fn needs(&self) -> Vec<(MessageId, Need)> {
         match self {
             Self::Data(op, _, words, keys) => keys.iter().map(|id| (id.clone(), data::need(*op, words))).collect(),
+            Self::Script(call) => call.keys.iter().map(|id| (id.clone(), Need::Message)).collect(),
             Self::Wrong(_) | Self::Other(..) => Vec::new(),
         }
     }
 
     fn writes(&self) -> bool {
-        matches!(self, Self::Data(_, spec, ..) if spec.writes())
+        match self {
+            Self::Data(_, spec, ..) => spec.writes(),
+            Self::Script(call) => !call.reads_only,
+            Self::Wrong(_) | Self::Other(..) => false,
+        }
     }
 
     fn run(self, max_message: usize, transaction: &mut Transaction) -> Done {
@@ -217,6 +254,7 @@ impl Step {
             Self::Data(op, _, words, keys) => {
                 Done::Now(data::run(op, &words, &keys, max_message, &mut View(transaction)))
             }
+            Self::Script(_) => Done::Now(Value::Error("ERR no interpreter for scripts".to_owned())),
             Self::Wrong(why) => Done::Now(Value::Error(why)),
             Self::Other(spec, words) => Done::Later(spec, words),
         }

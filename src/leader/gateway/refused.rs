@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use super::script;
 use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
 use crate::protocol::resp::{Words, number};
+use crate::protocol::table::{Op, Spec, WrongCount};
 
 pub(super) const SYNTAX: &str = "ERR syntax error";
 pub(super) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -16,6 +18,18 @@ pub(super) fn error<T>(text: &str) -> Result<T, String> {
 
 pub(super) fn wrong_number(name: &str) -> String {
     format!("ERR wrong number of arguments for '{}' command", name.to_lowercase())
+}
+
+/// What is said of a wrong number of ids.
+pub(super) fn wrong_count(spec: &Spec, why: WrongCount) -> String {
+    let text = match (spec.op, why) {
+        (Op::Data(_), WrongCount::TooMany) => "ERR wrong number of key-value pairs",
+        (Op::Data(_), _) => "ERR invalid numkeys value",
+        (_, WrongCount::NotANumber) => NOT_AN_INTEGER,
+        (_, WrongCount::Negative) => "ERR Number of keys can't be negative",
+        (_, WrongCount::TooMany) => "ERR Number of keys can't be greater than number of args",
+    };
+    text.to_owned()
 }
 
 /// There is one database, number 0.
@@ -66,6 +80,7 @@ pub(super) fn class(refusal: &Refusal, unavailable: impl FnOnce() -> &'static st
     match refusal {
         Refusal::BadCommand(_) | Refusal::TooLarge { .. } | Refusal::NotALine | Refusal::OtherProtocol => "ERR",
         Refusal::TooFewNodes { .. } => "NOREPLICAS",
+        Refusal::Busy(script::BUSY) => "BUSY",
         Refusal::Busy(_) => "OOM",
         Refusal::Unavailable(_) => unavailable(),
         Refusal::NoAuth => "NOAUTH",

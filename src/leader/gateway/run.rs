@@ -9,7 +9,7 @@ use super::OK;
 use super::multi::{Queued, View};
 use super::refused::{error, select, wrong_number};
 use super::session::{Replies, Session, bytes_of, keys_of};
-use super::{data, keyspace, strings};
+use super::{data, keyspace, lcs};
 use crate::error::Refusal;
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::Command;
@@ -26,6 +26,7 @@ impl Session {
             Op::Session(op) => self.run_session(op, spec, words).await,
             Op::Keyspace(op) => self.run_keyspace(op, words).await,
             Op::Server(op) => self.tell_of_server(op, words).await,
+            Op::Script(op) => self.run_script(op, spec, words).await,
             Op::Tool(op) => self.small_word(op, spec, words).await,
             Op::Register(op) => self.register(op, spec, words).await,
             // The connection has ended.
@@ -146,7 +147,7 @@ impl Session {
 
     /// What two messages have in common, away from the threads that serve.
     pub(super) async fn common(&self, words: Words, a: Payload, b: Payload) -> Value {
-        let common = self.door.heavy.run(move || strings::common(&words, &a, &b)).await;
+        let common = self.door.heavy.run(move || lcs::common(&words, &a, &b)).await;
         common.unwrap_or_else(|| error("ERR the leader cannot work on it now")).unwrap_or_else(Value::Error)
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::OK;
 use super::clients::Seat;
 use super::help;
-use super::refused::{SYNTAX, error};
+use super::refused::{SYNTAX, error, wrong_count};
 use super::session::{Replies, Session};
 use crate::VERSION;
 use crate::error::Refusal;
@@ -16,7 +16,7 @@ use crate::telemetry::Meter;
 use crate::telemetry::served::{NOT_FOUND, Operation, Protocol};
 
 /// The Redis whose commands these are: clients choose by it what they may send.
-const REDIS_VERSION: &str = "7.0.15";
+pub(super) const REDIS_VERSION: &str = "7.0.15";
 
 /// The longest name that a connection may have.
 const LONGEST_NAME: usize = 1024;
@@ -49,9 +49,7 @@ impl Session {
             }
             ServerOp::Time => {
                 // Clients make deadlines of it.
-                let now = self.coordinator.time.now_or_wall();
-                let part = |number: u64| Value::text(number.to_string());
-                Ok(Value::Array(vec![part(now / 1000), part(now % 1000 * 1000)]))
+                Ok(time(self.coordinator.time.now_or_wall()))
             }
             ServerOp::Help => Ok(Value::text(table::help())),
             ServerOp::Save => Err(NO_SNAPSHOT.to_owned()),
@@ -374,6 +372,12 @@ fn command_stats(meters: &Meters) -> String {
     line("get", &meters.gets, Operation::Read) + &line("set", &meters.sets, Operation::Write)
 }
 
+/// The reply to TIME, at so many milliseconds since 1970.
+pub(super) fn time(now: u64) -> Value {
+    let part = |number: u64| Value::text(number.to_string());
+    Value::Array(vec![part(now / 1000), part(now % 1000 * 1000)])
+}
+
 /// The refusal of CONFIG SET.
 pub(super) fn config_set_refused(words: &Words) -> String {
     let name = words.get(2).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
@@ -432,8 +436,9 @@ fn command(words: &Words) -> Result<Value, String> {
             if !spec.takes(words.len() - 2) {
                 return error("ERR Invalid number of arguments specified for command");
             }
-            let keys: Vec<Value> =
-                spec.key_places(words.len() - 2).map(|place| Value::Bulk(words[2 + place].clone())).collect();
+            let asked: Words = words[2..].iter().cloned().collect();
+            let places = spec.key_places(&asked).map_err(|why| wrong_count(spec, why))?;
+            let keys: Vec<Value> = places.map(|place| Value::Bulk(asked[place].clone())).collect();
             if keys.is_empty() {
                 return error("ERR The command has no key arguments");
             }

@@ -15,7 +15,7 @@ use super::connection::{Flow, QUEUED_REQUESTS};
 use super::deadlines;
 use super::multi::Queued;
 use super::outbox::Outbox;
-use super::refused::{told, unknown, unknown_subcommand, wrong_number};
+use super::refused::{told, unknown, unknown_subcommand, wrong_count, wrong_number};
 use super::run::BAD_COMMAND;
 use crate::error::Refusal;
 use crate::leader::backup::Backup;
@@ -315,10 +315,13 @@ impl Session {
 
 /// The ids that a request names.
 pub(super) fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
-    let id = |place: usize| {
-        MessageId::from_bytes(&words[place]).map_err(|why| format!("ERR {why}; an id is 1 to {MAX_ID_BYTES} bytes"))
-    };
-    spec.key_places(words.len()).map(id).collect()
+    let places = spec.key_places(words).map_err(|why| wrong_count(spec, why))?;
+    places.map(|place| id_of(&words[place])).collect()
+}
+
+/// The id that a word is.
+pub(super) fn id_of(word: &[u8]) -> Result<MessageId, String> {
+    MessageId::from_bytes(word).map_err(|why| format!("ERR {why}; an id is 1 to {MAX_ID_BYTES} bytes"))
 }
 
 pub(super) fn bytes_of(id: &MessageId) -> Value {

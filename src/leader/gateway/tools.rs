@@ -4,9 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::OK;
 use super::help;
-use super::refused::{SYNTAX, error};
+use super::refused::{NOT_AN_INTEGER, SYNTAX, error};
 use super::session::Session;
-use crate::protocol::resp::{Value, Words};
+use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{Spec, ToolOp};
 use crate::types::MessageId;
 
@@ -20,7 +20,7 @@ impl Session {
     /// Carries out one of them.
     pub(super) async fn small_word(&mut self, op: ToolOp, spec: &Spec, words: &Words) -> Result<Value, String> {
         let sub = words.get(1).map(|word| word.to_ascii_uppercase()).unwrap_or_default();
-        if sub == b"HELP" && words.len() == 2 && op != ToolOp::LastSave {
+        if sub == b"HELP" && words.len() == 2 && !matches!(op, ToolOp::LastSave | ToolOp::Wait) {
             return Ok(help::of(spec.name, help::tools(op)));
         }
         Ok(match (op, sub.as_slice(), words.len()) {
@@ -31,6 +31,15 @@ impl Session {
             }
             (ToolOp::Role, ..) => {
                 Value::Array(vec![Value::text("master"), Value::Integer(0), Value::Array(Vec::new())])
+            }
+            // What was answered has all of its copies: there is nothing to wait for.
+            (ToolOp::Wait, ..) => {
+                number(&words[1]).ok_or(NOT_AN_INTEGER)?;
+                match number(&words[2]) {
+                    Some(0..) => Value::Integer(self.coordinator.cluster().tolerance() as i64),
+                    Some(_) => return error("ERR timeout is negative"),
+                    None => return error("ERR timeout is not an integer or out of range"),
+                }
             }
             // No command is noted as slow.
             (ToolOp::SlowLog, b"GET", 2 | 3) | (ToolOp::Module, b"LIST", 2) => Value::Array(Vec::new()),

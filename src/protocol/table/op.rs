@@ -11,6 +11,8 @@ pub enum Op {
     Keyspace(KeyspaceOp),
     /// Tells of the server and its connections, or changes settings of one.
     Server(ServerOp),
+    /// Runs a script, or tells of scripts.
+    Script(ScriptOp),
     /// What monitoring tools ask a Redis for.
     Tool(ToolOp),
     /// Works on the register itself; see the text protocol.
@@ -24,12 +26,18 @@ pub enum Op {
 #[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
 pub enum DataOp {
     Append,
+    BitCount,
+    BitField,
+    BitFieldRo,
+    BitOp,
+    BitPos,
     Copy,
     Decr,
     DecrBy,
     Del,
     Exists,
     DelEx,
+    DelIfEq,
     Expire,
     ExpireAt,
     ExpireTime,
@@ -42,9 +50,11 @@ pub enum DataOp {
     Incr,
     IncrBy,
     IncrByFloat,
+    IncrEx,
     Lcs,
     Mget,
     Mset,
+    MsetEx,
     MsetNx,
     PExpire,
     PExpireAt,
@@ -109,6 +119,17 @@ pub enum ServerOp {
     Time,
 }
 
+/// Operations of scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
+pub enum ScriptOp {
+    Eval,
+    EvalRo,
+    EvalSha,
+    EvalShaRo,
+    Script,
+}
+
 /// Answers to monitoring tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
@@ -121,6 +142,7 @@ pub enum ToolOp {
     Object,
     Role,
     SlowLog,
+    Wait,
 }
 
 /// Operations on the register.

@@ -1,0 +1,381 @@
+//! One Lua 5.1 interpreter: what scripts see of the world (`sandbox.lua`), what ends them, and one script's run.
+//!
+//! A script works on a [`Transaction`]: nothing of it is true before that is written, in one record. So one that is ended
+//! has done nothing, and can be ended at any time. What it writes before an error of its own stays, as in Redis.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use mlua::chunk::ChunkMode;
+use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, VmState};
+
+use super::{Limits, Script, Sha, bit, cjson, convert};
+use crate::leader::gateway::multi::View;
+use crate::leader::gateway::refused::select;
+use crate::leader::gateway::server::{REDIS_VERSION, time};
+use crate::leader::gateway::session::keys_of;
+use crate::leader::gateway::{OK, data};
+use crate::leader::transaction::Transaction;
+use crate::protocol::resp::{Value, Words, decimal};
+use crate::protocol::table::{self, Op, ServerOp, SessionOp};
+use crate::types::MessageId;
+
+/// Lua's name of a script's text, for its messages.
+const NAME: &str = "@user_script";
+
+/// Steps of the interpreter between two looks at the limits: some 50 us.
+const LOOK: u32 = 10_000;
+
+/// Compiled scripts that an interpreter keeps; above this it forgets all.
+const MOST_COMPILED: usize = 1000;
+
+/// Memory that is given back at once when a script has ended, bytes.
+const KEPT_MEMORY: usize = 8 << 20;
+
+/// A script, and what it is to work on.
+#[derive(Debug, Clone)]
+pub(in crate::leader::gateway) struct Call {
+    pub(in crate::leader::gateway) script: Arc<Script>,
+    /// The only ids that it may read and write.
+    pub(in crate::leader::gateway) keys: Vec<MessageId>,
+    pub(in crate::leader::gateway) args: Vec<Bytes>,
+    /// It is not to write.
+    pub(in crate::leader::gateway) reads_only: bool,
+    /// Bytes.
+    pub(in crate::leader::gateway) max_message: usize,
+}
+
+/// An interpreter. It belongs to one thread.
+pub(in crate::leader::gateway) struct Interpreter {
+    lua: Lua,
+    execute: Function,
+    compiled: HashMap<Sha, Function>,
+    current: Rc<Current>,
+}
+
+/// The script that runs now.
+struct Current {
+    limits: Limits,
+    call: RefCell<Option<Running>>,
+    killed: RefCell<Arc<AtomicBool>>,
+    steps: Cell<u64>,
+    /// Why it was ended.
+    stopped: RefCell<Option<String>>,
+}
+
+/// What the commands of a script work on.
+struct Running {
+    transaction: Transaction,
+    keys: BTreeSet<MessageId>,
+    reads_only: bool,
+    max_message: usize,
+    /// The version of the protocol whose values it wants.
+    version: u8,
+    began: Instant,
+}
+
+impl Interpreter {
+    /// One in which no script has run.
+    pub(super) fn new(limits: Limits) -> mlua::Result<Self> {
+        let lua = Lua::new_with(StdLib::TABLE | StdLib::STRING | StdLib::MATH, LuaOptions::default())?;
+        let current = Rc::new(Current {
+            limits,
+            call: RefCell::default(),
+            killed: RefCell::default(),
+            steps: Cell::default(),
+            stopped: RefCell::default(),
+        });
+        let own = own_functions(&lua, &current)?;
+        let run = |raised: bool| {
+            let current = current.clone();
+            lua.create_function(move |lua, args: MultiValue| current.command(lua, &args, raised))
+        };
+        let stopped = {
+            let current = current.clone();
+            lua.create_function(move |_, ()| Ok(current.stopped.borrow().is_some()))?
+        };
+        let sandbox = lua.load(include_str!("sandbox.lua")).set_name("=sandbox");
+        let (visible, execute): (Table, Function) =
+            sandbox.call((run(true)?, run(false)?, lua.create_function(|lua, ()| Ok(place(lua)))?, stopped, own))?;
+        lua.set_globals(visible)?;
+        lua.set_memory_limit(lua.used_memory() + limits.memory)?;
+        let looked = current.clone();
+        lua.set_global_hook(HookTriggers::new().every_nth_instruction(LOOK), move |_, _| looked.look())?;
+        Ok(Self { lua, execute, compiled: HashMap::new(), current })
+    }
+
+    /// Checks that a script can be compiled, and keeps it so.
+    ///
+    /// # Errors
+    /// Why it cannot, as Redis says it.
+    pub(in crate::leader::gateway) fn compile(&mut self, script: &Script) -> Result<Function, String> {
+        if let Some(function) = self.compiled.get(&script.sha) {
+            return Ok(function.clone());
+        }
+        let chunk = self.lua.load(script.body()).set_name(NAME).set_mode(ChunkMode::Text);
+        let function = chunk.into_function().map_err(|error| {
+            let why = match &error {
+                mlua::Error::SyntaxError { message, .. } => message.clone(),
+                other => other.to_string(),
+            };
+            format!("ERR Error compiling script (new function): {why}")
+        })?;
+        if self.compiled.len() >= MOST_COMPILED {
+            self.compiled.clear();
+        }
+        self.compiled.insert(script.sha, function.clone());
+        Ok(function)
+    }
+
+    /// Runs a script on a transaction, until `killed` says that it is to end.
+    ///
+    /// # Errors
+    /// Why it was ended, or not begun: then the transaction is as it was.
+    pub(in crate::leader::gateway) fn run(
+        &mut self,
+        call: &Call,
+        killed: &Arc<AtomicBool>,
+        transaction: &mut Transaction,
+    ) -> Result<Value, String> {
+        let function = self.compile(&call.script)?;
+        let told = transaction.attempt(|transaction| {
+            *self.current.call.borrow_mut() = Some(Running {
+                transaction: std::mem::take(transaction),
+                keys: call.keys.iter().cloned().collect(),
+                reads_only: call.reads_only || call.script.reads_only,
+                max_message: call.max_message,
+                version: 2,
+                began: Instant::now(),
+            });
+            *self.current.killed.borrow_mut() = killed.clone();
+            self.current.steps.set(0);
+            let done = self.execute(&function, call);
+            let running = self.current.call.borrow_mut().take();
+            *transaction = running.map(|running| running.transaction).unwrap_or_default();
+            match self.current.stopped.borrow_mut().take() {
+                Some(why) => Err(format!("ERR {why}; nothing was written")),
+                None => done.map_err(|why| format!("ERR the script was ended: {why}; nothing was written")),
+            }
+        });
+        if told.is_err() {
+            // What it was in the middle of is nothing to go on from.
+            if let Ok(fresh) = Self::new(self.current.limits) {
+                *self = fresh;
+            }
+        } else if self.lua.used_memory() > KEPT_MEMORY {
+            let _ = self.lua.gc_collect();
+        }
+        told
+    }
+
+    /// Calls a function with the keys and arguments of a script.
+    fn execute(&self, function: &Function, call: &Call) -> mlua::Result<Value> {
+        let keys = call.keys.iter().map(|id| self.lua.create_string(id.as_bytes()));
+        let keys = self.lua.create_sequence_from(keys.collect::<mlua::Result<Vec<_>>>()?)?;
+        let args = call.args.iter().map(|word| self.lua.create_string(word));
+        let args = self.lua.create_sequence_from(args.collect::<mlua::Result<Vec<_>>>()?)?;
+        let (done, value): (bool, LuaValue) = self.execute.call((function, keys, args))?;
+        let version = self.current.call.borrow().as_ref().map_or(2, |running| running.version);
+        if done { convert::from_lua(&value, version) } else { failed(&value, &call.script) }
+    }
+}
+
+/// The reply to a script that ended in an error of its own.
+fn failed(value: &LuaValue, script: &Script) -> mlua::Result<Value> {
+    let text = |value: &LuaValue| value.as_string().map(|text| text.to_string_lossy());
+    let name = script.sha.to_string();
+    let LuaValue::Table(error) = value else {
+        if let LuaValue::Error(error) = value {
+            return Err(*error.clone());
+        }
+        let why = text(value).unwrap_or_else(|| "it raised an error that is no text".to_owned());
+        if why.contains("not enough memory") {
+            return Err(mlua::Error::MemoryError(why));
+        }
+        return Ok(Value::Error(format!("ERR {why} script: {name}.")));
+    };
+    let field = |name: &str| error.raw_get::<LuaValue>(name).unwrap_or(LuaValue::Nil);
+    let why = text(&field("err")).unwrap_or_else(|| "ERR unknown error".to_owned());
+    if why.contains("not enough memory") {
+        return Err(mlua::Error::MemoryError(why));
+    }
+    let place = text(&field("source")).zip(field("line").as_i64());
+    Ok(Value::Error(match place {
+        Some((source, line)) => format!("{why} script: {name}, on {source}:{line}."),
+        None => format!("{why} script: {name}."),
+    }))
+}
+
+/// A command of a script that failed, in this line of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct Failure {
+    why: String,
+    line: Option<usize>,
+}
+
+impl Failure {
+    /// What the script gets for it.
+    fn table(&self, lua: &Lua) -> mlua::Result<LuaValue> {
+        let table = lua.create_table_from([("err", self.why.as_str())])?;
+        if let Some(line) = self.line {
+            table.raw_set("source", NAME)?;
+            table.raw_set("line", line)?;
+        }
+        Ok(LuaValue::Table(table))
+    }
+}
+
+/// An error of one of our own functions as what it would be, were it Lua's own; other values stay.
+fn message(lua: &Lua, value: LuaValue) -> LuaValue {
+    let LuaValue::Error(error) = &value else { return value };
+    let mut cause = &**error;
+    while let mlua::Error::CallbackError { cause: inner, .. } = cause {
+        cause = inner;
+    }
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return failure.table(lua).unwrap_or(value);
+    }
+    let why = match cause {
+        mlua::Error::RuntimeError(why) => why.clone(),
+        mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
+        other => other.to_string(),
+    };
+    let place = place(lua).1.map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
+    lua.create_string(format!("{place}{why}")).map_or(value, LuaValue::String)
+}
+
+/// Which line of the script is being run.
+fn place(lua: &Lua) -> (Option<&'static str>, Option<usize>) {
+    let mut level = 0;
+    while let Some(found) = lua.inspect_stack(level, |debug| {
+        let is_script = debug.source().source.is_some_and(|source| source == NAME);
+        is_script.then(|| debug.current_line())
+    }) {
+        if let Some(line) = found {
+            return (Some(NAME), line);
+        }
+        level += 1;
+    }
+    (None, None)
+}
+
+/// What the sandbox gives to scripts that is not Lua's own.
+fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
+    let own = lua.create_table()?;
+    own.set("message", lua.create_function(|lua, value: LuaValue| Ok(message(lua, value)))?)?;
+    own.set("sha1hex", lua.create_function(|_, text: mlua::LuaString| Ok(Sha::of(&text.as_bytes()).to_string()))?)?;
+    own.set(
+        "log",
+        lua.create_function(|_, (level, text): (i64, mlua::LuaString)| {
+            let text = crate::error::printable(&text.as_bytes(), 512);
+            match level {
+                0 | 1 => tracing::debug!("a script says: {text}"),
+                2 => tracing::info!("a script says: {text}"),
+                _ => tracing::warn!("a script says: {text}"),
+            }
+            Ok(())
+        })?,
+    )?;
+    let asked = current.clone();
+    own.set(
+        "setresp",
+        lua.create_function(move |_, version: u8| {
+            if let Some(running) = asked.call.borrow_mut().as_mut() {
+                running.version = version;
+            }
+            Ok(())
+        })?,
+    )?;
+    own.set("cjson", cjson::table(lua)?)?;
+    own.set("bit", bit::table(lua)?)?;
+    own.set("version", REDIS_VERSION)?;
+    let parts = REDIS_VERSION.split('.').filter_map(|part| part.parse::<i64>().ok());
+    own.set("version_number", parts.fold(0, |all, part| all << 8 | part))?;
+    Ok(own)
+}
+
+impl Current {
+    /// Whether the script may go on.
+    fn look(&self) -> mlua::Result<VmState> {
+        self.steps.set(self.steps.get() + u64::from(LOOK));
+        let Limits { steps, time, .. } = self.limits;
+        let began = self.call.borrow().as_ref().map(|running| running.began);
+        let why = if self.killed.borrow().load(Ordering::Relaxed) {
+            "the script was killed by SCRIPT KILL".to_owned()
+        } else if self.steps.get() > steps {
+            format!("the script took more than {steps} steps, and was ended")
+        } else if began.is_some_and(|began| began.elapsed() > time) {
+            format!("the script took more than {} s, and was ended", time.as_secs())
+        } else {
+            return Ok(VmState::Continue);
+        };
+        *self.stopped.borrow_mut() = Some(why);
+        Err(mlua::Error::runtime("stopped"))
+    }
+
+    /// Runs a command for the script, and gives its reply. What fails is raised as an error where it is `raised`.
+    fn command(&self, lua: &Lua, args: &MultiValue, raised: bool) -> mlua::Result<LuaValue> {
+        let mut call = self.call.borrow_mut();
+        let Some(running) = call.as_mut() else { return Ok(LuaValue::Nil) };
+        let version = running.version;
+        match words(args).and_then(|words| running.run(&words)).unwrap_or_else(Value::Error) {
+            Value::Error(why) => {
+                let failure = Failure { why, line: place(lua).1 };
+                if raised { Err(mlua::Error::external(failure)) } else { failure.table(lua) }
+            }
+            value => convert::to_lua(lua, value, version),
+        }
+    }
+}
+
+/// The words of a command that a script gives.
+fn words(args: &MultiValue) -> Result<Words, String> {
+    if args.is_empty() {
+        return Err("ERR Please specify at least one argument for this redis lib call".to_owned());
+    }
+    let word = |value: &LuaValue| match value {
+        LuaValue::String(text) => Ok(Bytes::copy_from_slice(&text.as_bytes())),
+        LuaValue::Integer(number) => Ok(Bytes::from(decimal(*number as f64, 17))),
+        LuaValue::Number(number) => Ok(Bytes::from(decimal(*number, 17))),
+        _ => Err("ERR Lua redis lib command arguments must be strings or integers".to_owned()),
+    };
+    args.iter().map(word).collect()
+}
+
+impl Running {
+    /// Runs a command at the instant of the transaction.
+    fn run(&mut self, words: &Words) -> Result<Value, String> {
+        let Some(spec) = table::find(&words[0]) else {
+            return Err("ERR Unknown Redis command called from script".to_owned());
+        };
+        if spec.fits(words).is_err() {
+            return Err("ERR Wrong number of args calling Redis command from script".to_owned());
+        }
+        let op = match spec.op {
+            Op::Data(op) => op,
+            Op::Session(SessionOp::Ping) => {
+                return Ok(words.get(1).cloned().map_or(Value::Simple("PONG"), Value::Bulk));
+            }
+            Op::Session(SessionOp::Echo) => return Ok(Value::Bulk(words[1].clone())),
+            Op::Session(SessionOp::Select) => return select(&words[1]).map(|()| OK),
+            Op::Server(ServerOp::Time) => return Ok(time(self.transaction.now())),
+            _ => return Err("ERR This Redis command is not allowed from script".to_owned()),
+        };
+        if spec.writes() && self.reads_only {
+            return Err("ERR Write commands are not allowed from read-only scripts.".to_owned());
+        }
+        let keys = keys_of(spec, words)?;
+        if let Some(id) = keys.iter().find(|id| !self.keys.contains(id)) {
+            return Err(format!(
+                "ERR {id:?} is not among the KEYS of the script: it has to name every id that it uses"
+            ));
+        }
+        Ok(data::run(op, words, &keys, self.max_message, &mut View(&mut self.transaction)))
+    }
+}

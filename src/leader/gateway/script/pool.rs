@@ -1,0 +1,204 @@
+//! The threads that run scripts, each with an interpreter of its own.
+//!
+//! They are started when they are needed. A script that does not end within its time, as it is inside a function of Lua
+//! that does not look at limits, keeps its thread, and another takes its place: what it worked on is lost with it, so that
+//! it can write nothing more.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Interpreter, Limits};
+use crate::error::Refusal;
+
+/// Threads that run scripts at once.
+const THREADS: usize = 4;
+
+/// Threads whose script does not end, beyond these: then there are fewer that run scripts.
+const MOST_STUCK: usize = 4;
+
+/// After its time a script has so long to notice.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Why a script was not run.
+pub(in crate::leader::gateway) const BUSY: &str =
+    "scripts are running that take long, and this one was not begun; SCRIPT KILL ends them";
+
+/// Set when a script is to end.
+pub(in crate::leader::gateway) type Killed = Arc<AtomicBool>;
+
+/// Work gives what tells the one who waits.
+type Work = Box<dyn FnOnce(&mut Interpreter, &Killed) -> Tell + Send>;
+type Tell = Box<dyn FnOnce()>;
+
+const WAITS: u8 = 0;
+const RUNS: u8 = 1;
+/// Nobody waits for it any more.
+const LEFT: u8 = 2;
+
+struct Job {
+    work: Work,
+    state: Arc<AtomicU8>,
+    killed: Killed,
+}
+
+/// The threads, and what waits for them.
+#[derive(Debug)]
+pub(super) struct Pool {
+    limits: Limits,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    stuck: usize,
+    running: Vec<Killed>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("threads", &self.threads)
+            .field("running", &self.running.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, state: Mutex::default(), wake: Condvar::new() })
+    }
+
+    /// A panic of a script's thread leaves nothing half done in here.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what runs; gives how much that was.
+    pub(super) fn kill(&self) -> usize {
+        let state = self.state();
+        state.running.iter().for_each(|killed| killed.store(true, Ordering::Relaxed));
+        state.running.len()
+    }
+
+    /// Does work on one of the threads.
+    pub(super) async fn run<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Interpreter, &Killed) -> R + Send + 'static,
+    ) -> Result<R, Refusal> {
+        let (tell, mut told) = oneshot::channel();
+        let (state, killed) = (Arc::new(AtomicU8::new(WAITS)), Killed::default());
+        let work: Work = Box::new(move |interpreter, killed| {
+            let done = work(interpreter, killed);
+            // One that has gone hears nothing.
+            Box::new(move || drop(tell.send(done)))
+        });
+        self.add(Job { work, state: state.clone(), killed: killed.clone() })?;
+        let lost = |_| Refusal::Unavailable("the script failed in the interpreter; nothing was written".to_owned());
+        if let Ok(done) = timeout(self.limits.queue, &mut told).await {
+            return done.map_err(lost);
+        }
+        if state.compare_exchange(WAITS, LEFT, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return Err(Refusal::Busy(BUSY));
+        }
+        if let Ok(done) = timeout(self.limits.time, &mut told).await {
+            return done.map_err(lost);
+        }
+        killed.store(true, Ordering::Relaxed);
+        if let Ok(done) = timeout(GRACE, &mut told).await {
+            return done.map_err(lost);
+        }
+        self.replace(&state, &killed);
+        tracing::warn!("a script does not end: it is in a function that cannot be interrupted");
+        Err(Refusal::BadCommand(format!(
+            "the script took more than {} s in a function that cannot be interrupted; nothing was written",
+            self.limits.time.as_secs()
+        )))
+    }
+
+    fn add(self: &Arc<Self>, job: Job) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.idle <= state.queue.len() && state.threads < THREADS && !self.start(&mut state) && state.threads == 0 {
+            return Err(Refusal::Unavailable("no thread for scripts can be had; nothing was written".to_owned()));
+        }
+        state.queue.push_back(job);
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State) -> bool {
+        let pool = self.clone();
+        let started = std::thread::Builder::new().name("script".to_owned()).spawn(move || pool.serve());
+        match started {
+            Ok(_) => state.threads += 1,
+            Err(error) => tracing::warn!("no thread for scripts: {error}"),
+        }
+        state.threads > 0
+    }
+
+    /// Gives a script up, if it still runs: its thread runs others no more.
+    fn replace(self: &Arc<Self>, job: &AtomicU8, killed: &Killed) {
+        let mut state = self.state();
+        if job.compare_exchange(RUNS, LEFT, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return;
+        }
+        state.threads -= 1;
+        state.stuck += 1;
+        state.running.retain(|other| !Arc::ptr_eq(other, killed));
+        if state.stuck <= MOST_STUCK {
+            self.start(&mut state);
+        }
+    }
+
+    /// What a thread does.
+    fn serve(&self) {
+        let Ok(mut interpreter) = Interpreter::new(self.limits) else {
+            tracing::warn!("no interpreter for scripts: too little memory");
+            self.state().threads -= 1;
+            return;
+        };
+        loop {
+            let Job { work, state, killed } = self.next();
+            if state.compare_exchange(WAITS, RUNS, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                continue;
+            }
+            self.state().running.push(killed.clone());
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut interpreter, &killed)));
+            // It was given up: another thread is in place of this one.
+            if state.swap(LEFT, Ordering::SeqCst) == LEFT {
+                self.state().stuck -= 1;
+                return;
+            }
+            self.state().running.retain(|other| !Arc::ptr_eq(other, &killed));
+            match done {
+                Ok(tell) => tell(),
+                Err(_) => {
+                    if let Ok(fresh) = Interpreter::new(self.limits) {
+                        interpreter = fresh;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> Job {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.queue.pop_front() {
+                return job;
+            }
+            state.idle += 1;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}

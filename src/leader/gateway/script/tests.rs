@@ -1,0 +1,301 @@
+//! Scripts against what a Redis 7.0.15 answered to them, and what ends them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::*;
+use crate::leader::transaction::Transaction;
+use crate::types::MessageId;
+
+const SMALL: Limits =
+    Limits { steps: 5_000_000, time: Duration::from_secs(60), memory: 4 << 20, queue: Duration::from_millis(20) };
+
+fn interpreter() -> Interpreter {
+    Interpreter::new(SMALL).unwrap()
+}
+
+fn id(name: &str) -> MessageId {
+    MessageId::from_bytes(name.as_bytes()).unwrap()
+}
+
+/// A number, a text, and an id without a message; besides one that no script names.
+fn messages() -> Transaction {
+    let mut all = Transaction::of(&["k", "t", "n", "other"].map(id), 1_700_000_000_123);
+    all.set(&id("k"), Bytes::from("10"), None);
+    all.set(&id("t"), Bytes::from("text"), None);
+    all
+}
+
+fn call(text: &str) -> Call {
+    let script = Arc::new(Script::read(text.as_bytes()).unwrap());
+    let args = ["arg1", "2", ""].map(Bytes::from).to_vec();
+    Call { script, keys: ["k", "t", "n"].map(id).to_vec(), args, reads_only: false, max_message: 1000 }
+}
+
+/// Runs a script on these messages.
+fn run_on(interpreter: &mut Interpreter, text: &str, all: &mut Transaction) -> Result<String, String> {
+    let value = interpreter.run(&call(text), &Killed::default(), all)?;
+    let mut out = BytesMut::new();
+    value.encode(2, &mut out);
+    Ok(String::from_utf8_lossy(&out).trim_end().replace("\r\n", " "))
+}
+
+fn run(interpreter: &mut Interpreter, text: &str) -> String {
+    run_on(interpreter, text, &mut messages()).unwrap_or_else(|why| format!("ended: {why}"))
+}
+
+#[test]
+fn scripts_answer_as_in_redis() {
+    let mut interpreter = interpreter();
+    for (text, reply) in [
+        ("return {KEYS[1],ARGV[1],1,2.7,-2.7,'x',false,true}", "*8 $1 k $4 arg1 :1 :2 :-2 $1 x $-1 :1"),
+        ("return {1,2,nil,4}", "*2 :1 :2"),
+        ("return redis.call('incr',KEYS[1])", ":11"),
+        ("return redis.call('get',KEYS[3]) == false", ":1"),
+        ("return redis.call('set',KEYS[1],'v').ok", "$2 OK"),
+        ("return redis.call('set',KEYS[1],'v','NX')", "$-1"),
+        ("redis.call('set',KEYS[3],3.3) return redis.call('get',KEYS[3])", "$18 3.2999999999999998"),
+        ("redis.call('set',KEYS[3],100) return redis.call('get',KEYS[3])", "$3 100"),
+        ("return redis.call('mget',KEYS[1],KEYS[2],KEYS[3])", "*3 $2 10 $4 text $-1"),
+        ("return redis.pcall('incr',KEYS[2])", "-ERR value is not an integer or out of range"),
+        ("return {pcall(redis.call,'incr',KEYS[2])}", "*2 $-1 $43 ERR value is not an integer or out of range"),
+        ("return redis.error_reply('My Error')", "-My Error"),
+        ("return redis.error_reply('MyError')", "-ERR MyError"),
+        ("return {err='My Error'}", "-My Error"),
+        ("return redis.status_reply('fine')", "+fine"),
+        ("return {ok='fi\\r\\nne'}", "+fi  ne"),
+        ("return redis.sha1hex('')", "$40 da39a3ee5e6b4b0d3255bfef95601890afd80709"),
+        ("return redis.call('time')[2]", "$6 123000"),
+        ("return 1e300", ":-9223372036854775808"),
+        ("return cjson.encode({1,{a=1.5},cjson.null,'a/\"',{}})", "$29 [1,{\"a\":1.5},null,\"a\\/\\\"\",{}]"),
+        ("return cjson.decode('[1,{\"a\":[true,\"x\\\\u00e9\"]}]')[2].a[2]", "$3 xé"),
+        ("return bit.tohex(bit.bxor(0xff, 0x0f), 4)", "$4 00f0"),
+        ("return {bit.tobit(2^40+1), bit.arshift(-256,4), bit.bnot(0)}", "*3 :1 :-16 :-1"),
+        ("redis.setresp(3) return {redis.call('get',KEYS[3]) == nil, true}", "*2 :1 :1"),
+        ("return {double=3.5}", "$3 3.5"),
+        ("return #redis.call('echo', string.rep('x', 10))", ":10"),
+        ("#!lua flags=no-writes\nreturn redis.call('get',KEYS[1])", "$2 10"),
+    ] {
+        assert_eq!(run(&mut interpreter, text), reply, "{text}");
+    }
+}
+
+#[test]
+fn errors_of_scripts_say_what_and_where() {
+    let mut interpreter = interpreter();
+    let commands_refused = [
+        ("return redis.call('incr',KEYS[2])", "ERR value is not an integer or out of range", 1),
+        ("\nredis.call('nosuch')", "ERR Unknown Redis command called from script", 2),
+        ("redis.call('get')", "ERR Wrong number of args calling Redis command from script", 1),
+        ("redis.call('multi')", "ERR This Redis command is not allowed from script", 1),
+        ("redis.call('keys','*')", "ERR This Redis command is not allowed from script", 1),
+        ("redis.call('get',{})", "ERR Lua redis lib command arguments must be strings or integers", 1),
+        ("error('boom')", "ERR user_script:1: boom", 1),
+        ("error({err='MY boom'})", "MY boom", 1),
+        ("\n\nlocal t = {} return t.x.y", "ERR user_script:3: attempt to index field 'x' (a nil value)", 3),
+        ("x = 1", "ERR user_script:1: Attempt to modify a readonly table", 1),
+        ("setmetatable(_G, {})", "ERR Attempt to modify a readonly table", 1),
+        ("redis.call = 1", "ERR user_script:1: Attempt to modify a readonly table", 1),
+        ("getmetatable(_G).__index = 1", "ERR user_script:1: Attempt to modify a readonly table", 1),
+        ("return x", "ERR user_script:1: Script attempted to access nonexistent global variable 'x'", 1),
+        ("return io", "ERR user_script:1: Script attempted to access nonexistent global variable 'io'", 1),
+        ("return os", "ERR user_script:1: Script attempted to access nonexistent global variable 'os'", 1),
+        ("print('x')", "ERR user_script:1: Script attempted to access nonexistent global variable 'print'", 1),
+        ("return cjson.encode(0/0)", "ERR user_script:1: Cannot serialise number: must not be NaN or Inf", 1),
+        (
+            "#!lua flags=no-writes\nreturn redis.call('set',KEYS[1],1)",
+            "ERR Write commands are not allowed from read-only scripts.",
+            2,
+        ),
+    ];
+    for (text, why, line) in commands_refused {
+        let sha = Sha::of(text.as_bytes());
+        let told = format!("-{why} script: {sha}, on @user_script:{line}.");
+        assert_eq!(run(&mut interpreter, text), told, "{text}");
+    }
+    let told = run(&mut interpreter, "return 1 +");
+    assert!(told.starts_with("ended: ERR Error compiling script (new function): user_script:1:"), "{told}");
+    for (text, why) in [
+        ("#!perl\nreturn 1", "ERR Unexpected engine in script shebang: #!perl"),
+        ("#!lua flags=bad\nreturn 1", "ERR Unexpected flag in script shebang: bad"),
+        ("#!lua x=y\nreturn 1", "ERR Unknown lua shebang option: x=y"),
+        ("#!lua", "ERR Invalid script shebang"),
+    ] {
+        assert_eq!(Script::read(text.as_bytes()).unwrap_err(), why, "{text}");
+    }
+}
+
+#[test]
+fn only_ids_among_the_keys_are_used() {
+    let mut interpreter = interpreter();
+    for text in
+        ["return redis.call('get','other')", "return redis.call('set','other',1)", "redis.call('del','k','other')"]
+    {
+        let mut all = messages();
+        let told = run_on(&mut interpreter, text, &mut all).unwrap();
+        assert!(told.contains("not among the KEYS"), "{text}: {told}");
+        assert!(!all.exists(&id("other")) && all.exists(&id("k")), "{text}");
+    }
+}
+
+#[test]
+fn what_a_script_wrote_before_an_error_of_its_own_stays_and_what_one_that_was_ended_wrote_does_not() {
+    let mut interpreter = interpreter();
+    let mut all = messages();
+    let told = run_on(&mut interpreter, "redis.call('set',KEYS[1],1) error('x')", &mut all).unwrap();
+    assert!(told.starts_with("-ERR user_script:1: x"), "{told}");
+    assert_eq!(all.get(&id("k")).unwrap(), "1");
+    let told = run_on(&mut interpreter, "redis.call('set',KEYS[1],2) while true do end", &mut all).unwrap_err();
+    assert_eq!(told, "ERR the script took more than 5000000 steps, and was ended; nothing was written");
+    assert_eq!(all.get(&id("k")).unwrap(), "1");
+}
+
+#[test]
+fn nothing_goes_on_for_ever() {
+    let mut interpreter = interpreter();
+    for text in [
+        "while true do end",
+        "while true do pcall(function() while true do end end) end",
+        "while true do pcall(error) end",
+        "while true do xpcall(function() while true do end end, function() return 1 end) end",
+        "local f f = function() return f() end f()",
+        "local c = coroutine.wrap(function() while true do end end) while true do pcall(c) end",
+        "local function g() while true do end end while true do coroutine.resume(coroutine.create(g)) end",
+        "string.gsub(string.rep('x', 1000), '.', function() while true do end end)",
+        "setmetatable({}, {__index = function() while true do end end}).x()",
+        "table.sort({1,2,3}, function() while true do end end)",
+        "return loadstring('while true do end')()",
+    ] {
+        let told = run(&mut interpreter, text);
+        assert!(told.contains("steps, and was ended; nothing was written"), "{text}: {told}");
+        assert_eq!(run(&mut interpreter, "return 1"), ":1", "after {text}");
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut interpreter = interpreter();
+    for text in [
+        "return #string.rep('x', 1e9)",
+        "local t = {} while true do t[#t + 1] = string.rep('x', 1000) .. #t end",
+        "local s = 'x' while true do s = s .. s end",
+        "local t = {} while true do t = {t} end",
+        "return redis.call('echo', string.rep('x', 3e6)) .. redis.call('echo', string.rep('y', 3e6))",
+    ] {
+        let mut all = messages();
+        let text = format!("redis.call('set', KEYS[1], 'changed') {text}");
+        let told = run_on(&mut interpreter, &text, &mut all).unwrap_err();
+        assert!(told.contains("not enough memory") && told.ends_with("nothing was written"), "{text}: {told}");
+        assert_eq!(all.get(&id("k")).unwrap(), "10", "{text}");
+        assert_eq!(run(&mut interpreter, "return 1"), ":1", "after {text}");
+    }
+}
+
+#[test]
+fn a_script_leaves_nothing_for_the_next() {
+    let mut interpreter = interpreter();
+    for text in [
+        "table.insert(redis, 'left') table.insert(_G, 'left') return 1",
+        "pcall(rawset, _G, 'left', 1) pcall(rawset, string, 'left', 1) return 1",
+        "pcall(rawset, getmetatable(_G), 'left', 1) table.insert(getmetatable(_G), 1) return 1",
+        "pcall(function() getmetatable('').__index = function() return 1 end end) return 1",
+        "pcall(function() string.upper = 1 end) return 1",
+    ] {
+        assert_eq!(run(&mut interpreter, text), ":1", "{text}");
+    }
+    let looks = "local m = getmetatable(_G) \
+                 return {redis[1] or 0, rawget(_G,'left') or 0, _G[1] or 0, string.left or 0, rawget(m,'left') or 0, #m, ('x'):upper()}";
+    let told = run(&mut interpreter, &looks.replace("_G[1] or 0", "rawget(_G,1) or 0"));
+    assert_eq!(told, "*7 :0 :0 :0 :0 :0 :0 $1 X");
+}
+
+#[test]
+fn bytes_of_another_compiler_are_not_run() {
+    let told =
+        run(&mut interpreter(), "return {loadstring(string.char(27)..'LuaQ'), load(function() return nil end)()}");
+    assert_eq!(told, "*0");
+    assert_eq!(run(&mut interpreter(), "return type(string.dump)"), "$3 nil");
+    assert!(run(&mut interpreter(), "\u{1b}LuaQ").starts_with("ended: ERR Error compiling script"));
+}
+
+#[tokio::test]
+async fn threads_end_what_is_killed_and_are_replaced_where_that_does_not_end() {
+    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL });
+    let (begun, beginning) = mpsc::channel();
+    let (release, held) = mpsc::channel::<()>();
+    let stuck = pool.run(move |_, _| {
+        begun.send(()).unwrap();
+        held.recv()
+    });
+    let told = stuck.await.unwrap_err();
+    beginning.recv().unwrap();
+    assert!(told.to_string().contains("cannot be interrupted; nothing was written"), "{told}");
+    // Its thread is stuck: the others, and one that took its place, go on.
+    for _ in 0..10 {
+        assert_eq!(pool.run(|_, _| 5).await, Ok(5));
+    }
+    release.send(()).unwrap();
+    assert_eq!(pool.kill(), 0);
+}
+
+#[tokio::test]
+async fn what_finds_no_thread_is_told_so_and_not_begun() {
+    let pool = Pool::new(SMALL);
+    let mut all = Vec::new();
+    let (begun, beginning) = mpsc::channel();
+    for _ in 0..4 {
+        let (pool, begun) = (pool.clone(), begun.clone());
+        let busy = move |_: &mut Interpreter, killed: &Killed| {
+            begun.send(()).unwrap();
+            while !killed.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+        };
+        all.push(tokio::spawn(async move { pool.run(busy).await }));
+    }
+    while beginning.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let ran = Arc::new(AtomicBool::new(false));
+    let runs = ran.clone();
+    // Once all four are at work.
+    loop {
+        let runs = runs.clone();
+        match pool.run(move |_, _| runs.store(true, Ordering::Relaxed)).await {
+            Ok(()) => ran.store(false, Ordering::Relaxed),
+            Err(told) => {
+                assert_eq!(told, Refusal::Busy(BUSY));
+                break;
+            }
+        }
+    }
+    assert_eq!(pool.kill(), 4);
+    for busy in all {
+        assert_eq!(busy.await.unwrap(), Ok(()));
+    }
+    assert_eq!(pool.run(|_, _| 5).await, Ok(5));
+    assert!(!ran.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn scripts_are_kept_by_their_sums() {
+    let scripts = Scripts::new();
+    let first = scripts.load(b"return 1", Source::Evaluated).await.unwrap().sha;
+    let loaded = scripts.load(b"return 'loaded'", Source::Loaded).await.unwrap().sha;
+    assert_eq!(Sha::read(first.to_string().to_uppercase().as_bytes()), Some(first));
+    assert_eq!(Sha::read(b"e0e1f9fabfc9d4800c877a703b823ac0578ff8d"), None);
+    assert!(scripts.load(b"return +", Source::Loaded).await.is_err());
+    for n in 0..MOST_EVALUATED {
+        let text = format!("return {n} + 1");
+        scripts.load(text.as_bytes(), Source::Evaluated).await.unwrap();
+        if n == MOST_EVALUATED - 2 {
+            assert!(scripts.find(&first).is_some(), "it is used again");
+        }
+    }
+    assert!(scripts.is_known(&first) && scripts.is_known(&loaded));
+    assert!(!scripts.is_known(&Sha::of(b"return 0 + 1")));
+    scripts.flush();
+    assert!(!scripts.is_known(&first) && !scripts.is_known(&loaded));
+}
