@@ -121,6 +121,7 @@ $checks = [
         same(false, $c->get("php:l"));
     },
     "a refusal aborts the transaction" => function () use ($c) {
+        $c->setOption(Redis::OPT_READ_TIMEOUT, 1); // it waits for that long
         $c->multi();
         $c->set("php:aborted", "1");
         refusal($c, "unknown command 'lpush'", fn() => $c->lPush("php:aborted", "1"));
@@ -130,6 +131,7 @@ $checks = [
         } catch (RedisException) {
             // EXECABORT, which it calls a read error, and leaves the connection: so it does with Redis.
         }
+        $c->setOption(Redis::OPT_READ_TIMEOUT, 60);
         same(false, $c->get("php:aborted"));
     },
     "reconnects after a kill" => function () use ($c, $host, $port) {

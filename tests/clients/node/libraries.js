@@ -1,6 +1,6 @@
 // What every Redis library has to do against a register, through each of them: libraries.js NAME.
 const assert = require("node:assert/strict");
-const { REGISTER, LOSSY, kill, until, tally } = require("./tally.js");
+const { REGISTER, LOSSY, kill, until, gone, tally } = require("./tally.js");
 
 // ---- adapters: one way to ask, by the names of ioredis, for libraries that have others ---------------------------------
 
@@ -174,15 +174,6 @@ async function aWatchedIdThatChangedAborts(c) {
   assert.equal(await c.get("js:w"), "other");
 }
 
-/** Waits until there is nothing. */
-async function gone(get) {
-  for (let n = 0; n < 200; n++) {
-    if ((await get()) == null) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  assert.fail("it does not end");
-}
-
 async function messagesEndByThemselves(c) {
   await c.set("js:e", "kept", { ex: 100 });
   assert.equal(await c.get("js:e"), "kept");
@@ -254,56 +245,8 @@ const CHECKS = [
   cleansUp,
 ];
 
-// ---- keyv, which has a list of its own ---------------------------------------------------------------------------------
-
-class KeyvOnRedis {
-  constructor() {
-    const { Keyv } = require("keyv");
-    const { default: KeyvRedis } = require("@keyv/redis");
-    this.keyv = new Keyv(new KeyvRedis({ socket: REGISTER }, { throwOnErrors: true }), { throwOnErrors: true });
-    this.keyv.on("error", () => {});
-  }
-}
-
-async function keepsAnyObject({ keyv }) {
-  assert.equal(await keyv.get("none"), undefined);
-  assert.equal(await keyv.set("object", { text: "Merhaba Dünya\r\n", list: [1, 2.5, null] }), true);
-  assert.deepEqual(await keyv.get("object"), { text: "Merhaba Dünya\r\n", list: [1, 2.5, null] });
-  assert.equal(await keyv.has("object"), true);
-}
-
-async function manyObjects({ keyv }) {
-  await keyv.setMany([{ key: "a", value: 1 }, { key: "b", value: "two" }]);
-  assert.deepEqual(await keyv.getMany(["a", "b", "none"]), [1, "two", undefined]);
-  const seen = [];
-  for await (const [key] of keyv.iterator()) seen.push(key);
-  assert.deepEqual(seen.sort(), ["a", "b", "object"]);
-  assert.equal(await keyv.delete("a"), true);
-  assert.equal(await keyv.has("a"), false);
-}
-
-async function objectsEndByThemselves({ keyv }) {
-  assert.equal(await keyv.set("brief", 1, 1000), true);
-  await gone(() => keyv.get("brief"));
-}
-
-async function keyvReconnectsAfterAKill({ keyv }) {
-  kill();
-  const [seen, errors] = await until(() => keyv.get("b"));
-  assert.equal(seen, "two");
-  return `after a kill ${errors} errors`;
-}
-
-async function clears({ keyv }) {
-  await keyv.clear();
-  assert.equal(await keyv.get("object"), undefined);
-}
-
-const KEYV = [keepsAnyObject, manyObjects, objectsEndByThemselves, keyvReconnectsAfterAKill, clears];
-
 (async () => {
   const name = process.argv[2];
-  if (name === "@keyv/redis") return tally(name, name, KEYV, new KeyvOnRedis());
   if (!name.startsWith("redis-")) return tally(name, name, CHECKS, new IoRedis(name));
   const client = new NodeRedis(Number(name.slice(-1)));
   await client.begin();

@@ -1,6 +1,8 @@
 // What all drivers in node share: each check is a function, one that throws has failed, and the rest goes on.
 const { readFileSync } = require("node:fs");
 const { execFileSync } = require("node:child_process");
+const { once } = require("node:events");
+const { createServer } = require("node:http");
 const assert = require("node:assert/strict");
 
 const address = (name) => {
@@ -9,11 +11,17 @@ const address = (name) => {
 };
 const REGISTER = address("REGISTER");
 
+const cli = (...words) => execFileSync("redis-cli", ["-h", REGISTER.host, "-p", REGISTER.port, ...words], { encoding: "utf8" });
+
 // The server closes the connections of all clients but redis-cli's own.
 function kill() {
-  const words = ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"];
-  const killed = execFileSync("redis-cli", ["-h", REGISTER.host, "-p", REGISTER.port, ...words], { encoding: "utf8" });
+  const killed = cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
   assert.ok(Number(killed) > 0, killed);
+}
+
+// The server knows no script any more, as after a restart.
+function forget() {
+  assert.equal(cli("SCRIPT", "FLUSH"), "OK\n");
 }
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -28,6 +36,22 @@ async function until(call) {
     }
   }
   throw new Error("the client did not come back in 10 s");
+}
+
+// Waits until there is nothing.
+async function gone(get) {
+  for (let n = 0; n < 200; n++) {
+    if ((await get()) == null) return;
+    await sleep(50);
+  }
+  assert.fail("it does not end");
+}
+
+// The address of a server of its own for what answers HTTP.
+async function serve(application) {
+  const server = createServer(application).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return `http://127.0.0.1:${server.address().port}`;
 }
 
 // Runs the checks, prints the line that tests/clients/run adds up, and ends the process.
@@ -52,4 +76,4 @@ async function tally(name, installed, checks, client) {
   process.exit(failed ? 1 : 0);
 }
 
-module.exports = { REGISTER, LOSSY: address("LOSSY"), kill, until, tally };
+module.exports = { REGISTER, LOSSY: address("LOSSY"), kill, forget, sleep, until, gone, serve, tally };

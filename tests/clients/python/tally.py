@@ -17,11 +17,24 @@ async def done(value):
     return await value if inspect.isawaitable(value) else value
 
 
+async def call(function, *arguments):
+    """What it returns, with asyncio or without: what blocks does so in a thread of its own."""
+    return await done(await asyncio.to_thread(function, *arguments))
+
+
+def cli(*words):
+    return subprocess.run(["redis-cli", "-h", HOST, "-p", PORT, *words], capture_output=True, text=True, check=True).stdout
+
+
 def kill():
     """The server closes the connections of all clients but redis-cli's own."""
-    command = ["redis-cli", "-h", HOST, "-p", PORT, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]
-    killed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    killed = cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert int(killed) > 0, killed
+
+
+def forget():
+    """The server knows no script any more, as after a restart."""
+    assert cli("SCRIPT", "FLUSH") == "OK\n"
 
 
 async def until(call, errors):
