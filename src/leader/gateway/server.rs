@@ -295,8 +295,9 @@ impl Session {
             (
                 "Memory",
                 format!(
-                    "used_memory:{memory}\r\nused_memory_human:{:.2}M\r\nused_memory_rss:{memory}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nin_flight_bytes:{}\r\n",
+                    "used_memory:{memory}\r\nused_memory_human:{:.2}M\r\nused_memory_rss:{memory}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nnumber_of_cached_scripts:{}\r\nin_flight_bytes:{}\r\n",
                     memory as f64 / f64::from(1 << 20),
+                    self.door.scripts.count(),
                     coordinator.in_flight()
                 ),
             ),

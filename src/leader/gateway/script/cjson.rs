@@ -17,6 +17,8 @@ const SAFE_LENGTH: i64 = 10;
 pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
     let table = lua.create_table()?;
     table.set("null", Value::NULL)?;
+    // Which memory is kept is nothing that a script sees.
+    table.set("encode_keep_buffer", lua.create_function(|_, keeps: Option<bool>| Ok(keeps.unwrap_or(true)))?)?;
     table.set(
         "encode",
         lua.create_function(|lua, values: MultiValue| {

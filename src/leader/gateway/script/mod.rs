@@ -181,6 +181,11 @@ impl Scripts {
         Ok(script)
     }
 
+    /// How many are known.
+    pub(super) fn count(&self) -> usize {
+        self.known.lock().scripts.len()
+    }
+
     /// Forgets all scripts.
     pub(super) fn flush(&self) {
         *self.known.lock() = Known::default();

@@ -5,7 +5,7 @@
 //! it can write nothing more.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +24,25 @@ const MOST_STUCK: usize = 4;
 /// After its time a script has so long to notice.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Stack of a thread, bytes: a pattern of the longest takes a tenth of it.
+const STACK: usize = 8 << 20;
+
+/// How much a thread gives way whose script does not end (nice(2)).
+const NICE: i32 = 19;
+
 /// Why a script was not run.
 pub(in crate::leader::gateway) const BUSY: &str =
     "scripts are running that take long, and this one was not begun; SCRIPT KILL ends them";
 
 /// Set when a script is to end.
 pub(in crate::leader::gateway) type Killed = Arc<AtomicBool>;
+
+/// Where a job is: one of the three below, and the number of the thread that has it.
+#[derive(Debug, Default)]
+struct Place {
+    state: AtomicU8,
+    thread: AtomicI32,
+}
 
 /// Work gives what tells the one who waits.
 type Work = Box<dyn FnOnce(&mut Interpreter, &Killed) -> Tell + Send>;
@@ -42,8 +55,15 @@ const LEFT: u8 = 2;
 
 struct Job {
     work: Work,
-    state: Arc<AtomicU8>,
+    place: Arc<Place>,
     killed: Killed,
+}
+
+impl Place {
+    /// From one state to the next, if it is in the first.
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
 }
 
 /// The threads, and what waits for them.
@@ -95,18 +115,18 @@ impl Pool {
         work: impl FnOnce(&mut Interpreter, &Killed) -> R + Send + 'static,
     ) -> Result<R, Refusal> {
         let (tell, mut told) = oneshot::channel();
-        let (state, killed) = (Arc::new(AtomicU8::new(WAITS)), Killed::default());
+        let (place, killed) = (Arc::<Place>::default(), Killed::default());
         let work: Work = Box::new(move |interpreter, killed| {
             let done = work(interpreter, killed);
             // One that has gone hears nothing.
             Box::new(move || drop(tell.send(done)))
         });
-        self.add(Job { work, state: state.clone(), killed: killed.clone() })?;
+        self.add(Job { work, place: place.clone(), killed: killed.clone() })?;
         let lost = |_| Refusal::Unavailable("the script failed in the interpreter; nothing was written".to_owned());
         if let Ok(done) = timeout(self.limits.queue, &mut told).await {
             return done.map_err(lost);
         }
-        if state.compare_exchange(WAITS, LEFT, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if place.change(WAITS, LEFT) {
             return Err(Refusal::Busy(BUSY));
         }
         if let Ok(done) = timeout(self.limits.time, &mut told).await {
@@ -116,7 +136,7 @@ impl Pool {
         if let Ok(done) = timeout(GRACE, &mut told).await {
             return done.map_err(lost);
         }
-        self.replace(&state, &killed);
+        self.replace(&place, &killed);
         tracing::warn!("a script does not end: it is in a function that cannot be interrupted");
         Err(Refusal::BadCommand(format!(
             "the script took more than {} s in a function that cannot be interrupted; nothing was written",
@@ -137,7 +157,8 @@ impl Pool {
 
     fn start(self: &Arc<Self>, state: &mut State) -> bool {
         let pool = self.clone();
-        let started = std::thread::Builder::new().name("script".to_owned()).spawn(move || pool.serve());
+        let started =
+            std::thread::Builder::new().name("script".to_owned()).stack_size(STACK).spawn(move || pool.serve());
         match started {
             Ok(_) => state.threads += 1,
             Err(error) => tracing::warn!("no thread for scripts: {error}"),
@@ -146,11 +167,14 @@ impl Pool {
     }
 
     /// Gives a script up, if it still runs: its thread runs others no more.
-    fn replace(self: &Arc<Self>, job: &AtomicU8, killed: &Killed) {
+    fn replace(self: &Arc<Self>, place: &Place, killed: &Killed) {
         let mut state = self.state();
-        if job.compare_exchange(RUNS, LEFT, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if !place.change(RUNS, LEFT) {
             return;
         }
+        let thread = rustix::process::Pid::from_raw(place.thread.load(Ordering::SeqCst));
+        // Where that is not allowed it takes as much as others do.
+        let _ = thread.map(|thread| rustix::process::setpriority_process(Some(thread), NICE));
         state.threads -= 1;
         state.stuck += 1;
         state.running.retain(|other| !Arc::ptr_eq(other, killed));
@@ -167,14 +191,15 @@ impl Pool {
             return;
         };
         loop {
-            let Job { work, state, killed } = self.next();
-            if state.compare_exchange(WAITS, RUNS, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            let Job { work, place, killed } = self.next();
+            place.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+            if !place.change(WAITS, RUNS) {
                 continue;
             }
             self.state().running.push(killed.clone());
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut interpreter, &killed)));
             // It was given up: another thread is in place of this one.
-            if state.swap(LEFT, Ordering::SeqCst) == LEFT {
+            if place.state.swap(LEFT, Ordering::SeqCst) == LEFT {
                 self.state().stuck -= 1;
                 return;
             }

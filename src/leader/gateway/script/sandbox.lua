@@ -7,9 +7,15 @@ local call, try, where_from, stopped, own = ...
 local raw = {
     error = error, getmetatable = getmetatable, loadstring = loadstring, next = next, pairs = pairs, pcall = pcall,
     setmetatable = setmetatable, tostring = tostring, type = type, xpcall = xpcall, select = select, rawset = rawset, rawget = rawget,
-    resume = coroutine.resume,
+    resume = coroutine.resume, unpack = unpack, tonumber = tonumber,
     concat = table.concat, byte = string.byte, collectgarbage = collectgarbage,
 }
+
+-- Values that one call gives at most: what Lua's stack takes (LUAI_MAXCSTACK).
+local MOST_RESULTS = 8000
+
+-- Bytes of a pattern.
+local MOST_PATTERN = 4096
 
 -- Tables that stand before others, and are empty themselves; each with the one behind it.
 local fronts = {}
@@ -88,18 +94,40 @@ local redis = {
 }
 
 local visible
-local world = copy(_G, "assert error getmetatable ipairs next pairs rawequal select tonumber tostring type unpack _VERSION")
+local world = copy(_G, "assert error getmetatable ipairs next pairs rawequal select tonumber tostring type _VERSION")
 world.redis = readonly(redis)
 world.server = world.redis
 world.cjson = readonly(own.cjson)
 world.bit = readonly(own.bit)
 world.math = readonly(math)
 world.table = readonly(table)
-world.string = readonly(copy(string, "byte char find format gfind gmatch gsub len lower match rep reverse sub upper"))
 
 function world.pcall(...) return unless_stopped(raw.pcall(...)) end
 
 function world.xpcall(...) return unless_stopped(raw.xpcall(...)) end
+
+-- The one of Lua 5.1 reads past its stack for some numbers.
+function world.unpack(list, from, to)
+    if raw.type(list) ~= "table" then raw.error("bad argument #1 to 'unpack' (table expected)", 2) end
+    from, to = raw.tonumber(from or 1), raw.tonumber(to or #list)
+    if not from or not to then raw.error("bad argument to 'unpack' (number expected)", 2) end
+    if not (to - from < MOST_RESULTS) then raw.error("too many results to unpack", 2) end
+    return raw.unpack(list, from, to)
+end
+
+-- Looking for a pattern takes a frame of C's stack for each part of it.
+local function bounded(find)
+    return function(text, pattern, ...)
+        if raw.type(pattern) == "string" and #pattern > MOST_PATTERN and not raw.select(2, ...) then
+            raw.error("the pattern has " .. #pattern .. " bytes, and at most " .. MOST_PATTERN .. " are taken", 2)
+        end
+        return find(text, pattern, ...)
+    end
+end
+
+local strings = copy(string, "byte char dump find format gfind gmatch gsub len lower match rep reverse sub upper")
+for name in ("find gfind gmatch gsub match"):gmatch("%S+") do strings[name] = bounded(strings[name]) end
+world.string = readonly(strings)
 
 world.coroutine = copy(coroutine, "create running status wrap yield")
 function world.coroutine.resume(...) return unless_stopped(raw.resume(...)) end
@@ -153,7 +181,7 @@ visible = readonly(world)
 world._G = visible
 
 -- Methods of strings come from the table of these functions: it is hidden, and so is what a script is not to have of it.
-raw.getmetatable("").__index = copy(string, "byte char find format gfind gmatch gsub len lower match rep reverse sub upper")
+raw.getmetatable("").__index = strings
 raw.getmetatable("").__metatable = sealed
 
 local function with_place(err)
