@@ -48,8 +48,18 @@ impl Dialect {
         let Operation { kind, index } = operation;
         match self {
             Self::Text => {
-                out.extend_from_slice(if kind == Kind::Set { b"SET " } else { b"GET " });
+                let ttl = values.ttl_ms().filter(|_| kind == Kind::Set);
+                out.extend_from_slice(match kind {
+                    Kind::Set if ttl.is_some() => b"SETEX ",
+                    Kind::Set => b"SET ",
+                    Kind::Get => b"GET ",
+                });
                 values.put_id(index, out);
+                if let Some(ttl) = ttl {
+                    out.push(b' ');
+                    put_number(ttl, out);
+                    out.extend_from_slice(b"ms");
+                }
                 if kind == Kind::Set {
                     out.push(b' ');
                     values.put_message(index, out);
@@ -57,13 +67,23 @@ impl Dialect {
                 out.push(b'\n');
             }
             Self::Resp => {
-                let words: &[u8] = if kind == Kind::Set { b"*3\r\n$3\r\nSET\r\n" } else { b"*2\r\n$3\r\nGET\r\n" };
-                out.extend_from_slice(words);
+                let ttl = values.ttl_ms().filter(|_| kind == Kind::Set);
+                out.extend_from_slice(match kind {
+                    Kind::Set if ttl.is_some() => b"*5\r\n$3\r\nSET\r\n",
+                    Kind::Set => b"*3\r\n$3\r\nSET\r\n",
+                    Kind::Get => b"*2\r\n$3\r\nGET\r\n",
+                });
                 put_length(values.id_len(index), out);
                 values.put_id(index, out);
                 out.extend_from_slice(b"\r\n");
                 if kind == Kind::Set {
                     put_message(values, index, out);
+                }
+                if let Some(ttl) = ttl {
+                    out.extend_from_slice(b"$2\r\nPX\r\n");
+                    put_length(ttl.checked_ilog10().unwrap_or(0) as usize + 1, out);
+                    put_number(ttl, out);
+                    out.extend_from_slice(b"\r\n");
                 }
             }
         }
@@ -235,6 +255,15 @@ mod tests {
         assert_eq!(made(Dialect::Text, SET_7), "SET k-7 ^gF\\\n");
         assert_eq!(made(Dialect::Text, GET_7), "GET k-7\n");
         assert_eq!(made(Dialect::Resp, SET_7), "*3\r\n$3\r\nSET\r\n$3\r\nk-7\r\n$4\r\n^gF\\\r\n");
+        let ending = |dialect: Dialect, operation| {
+            let mut out = Vec::new();
+            dialect.put_request(operation, &values(4).ending(Some(1500)), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(ending(Dialect::Text, SET_7), "SETEX k-7 1500ms ^gF\\\n");
+        assert_eq!(ending(Dialect::Text, GET_7), "GET k-7\n");
+        let words = "*5\r\n$3\r\nSET\r\n$3\r\nk-7\r\n$4\r\n^gF\\\r\n$2\r\nPX\r\n$4\r\n1500\r\n";
+        assert_eq!(ending(Dialect::Resp, SET_7), words);
         assert_eq!(made(Dialect::Resp, GET_7), "*2\r\n$3\r\nGET\r\n$3\r\nk-7\r\n");
         let mut wait = Vec::new();
         Dialect::put_wait(12, &mut wait);

@@ -154,7 +154,8 @@ fn launch(local: &Local) -> anyhow::Result<Cluster> {
 }
 
 fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
-    let values = Values::new(&settings.key_prefix, settings.seed, settings.sizes);
+    let values = Values::new(&settings.key_prefix, settings.seed, settings.sizes)
+        .ending(settings.ttl.map(|ttl| ttl.as_millis() as u64));
     let warm = settings.warmup.as_nanos() as u64;
     let rules = Rules {
         dialect: settings.protocol,

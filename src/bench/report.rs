@@ -213,6 +213,9 @@ pub struct Asked {
     pub seed: u64,
     /// Replicas that Redis is asked to wait for.
     pub wait: u32,
+    /// How long messages stay, if not until they are deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
 }
 
 /// The machine that the bench ran on.
@@ -369,6 +372,9 @@ impl Report {
         words.extend(asked.mix.as_ref().map(|mix| format!("set:get {mix}")));
         words.extend((asked.warmup_s > 0.0).then(|| format!("after {} s of warm-up", asked.warmup_s)));
         words.extend((asked.wait > 0).then(|| format!("WAIT {}", asked.wait)));
+        words.extend(
+            asked.ttl_ms.map(|ms| format!("each for {}", humantime::format_duration(Duration::from_millis(ms)))),
+        );
         (!words.is_empty()).then(|| words.join(", "))
     }
 

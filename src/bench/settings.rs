@@ -95,6 +95,8 @@ pub struct Settings {
     pub clean: bool,
     /// Replicas that Redis has to confirm.
     pub wait: u32,
+    /// How long messages stay; until they are deleted, if nothing is said.
+    pub ttl: Option<Duration>,
     /// Report as JSON.
     pub json: bool,
     /// Where a page is written to.
@@ -157,6 +159,9 @@ impl Settings {
             return Some(
                 "--wait is Redis's WAIT after SETs: it needs --protocol resp and --op set or mixed".to_owned(),
             );
+        }
+        if self.ttl.is_some_and(|ttl| self.op == Op::Get || ttl < Duration::from_millis(1)) {
+            return Some("--ttl is for what is written, and at least 1ms: it needs --op set or mixed".to_owned());
         }
         if self.sizes.max > LONGEST {
             return Some("--size goes up to 512MiB".to_owned());
@@ -237,6 +242,7 @@ impl Settings {
             size_min: self.sizes.min,
             seed: self.seed,
             wait: self.wait,
+            ttl_ms: self.ttl.map(|ttl| ttl.as_millis() as u64),
         }
     }
 }
@@ -303,6 +309,7 @@ pub(super) mod tests {
             verify: true,
             clean: false,
             wait: 0,
+            ttl: None,
             json: true,
             html: None,
             local: None,

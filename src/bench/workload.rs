@@ -59,12 +59,24 @@ pub struct Values {
     /// Where messages begin, so that two seeds give different ones.
     key: u64,
     sizes: Sizes,
+    /// How long a message stays, in milliseconds; nothing: until it is deleted.
+    ttl_ms: Option<u64>,
 }
 
 impl Values {
     /// Ids that start with `prefix`, messages of these sizes made from `seed`.
     pub fn new(prefix: &str, seed: u64, sizes: Sizes) -> Self {
-        Self { prefix: prefix.to_owned(), key: mix(seed ^ 0x6861_746f_6b75_7365), sizes }
+        Self { prefix: prefix.to_owned(), key: mix(seed ^ 0x6861_746f_6b75_7365), sizes, ttl_ms: None }
+    }
+
+    /// Messages that end by themselves after so many milliseconds, if any.
+    pub fn ending(self, ttl_ms: Option<u64>) -> Self {
+        Self { ttl_ms, ..self }
+    }
+
+    /// How long a message stays, in milliseconds.
+    pub fn ttl_ms(&self) -> Option<u64> {
+        self.ttl_ms
     }
 
     /// Bytes of the longest message.

@@ -244,6 +244,9 @@ pub(super) struct BenchArgs {
     /// Redis: a SET ends when WAIT says that this many replicas have it
     #[arg(long, env = "HATOKUSE_WAIT", default_value_t = 0, value_name = "REPLICAS")]
     wait: u32,
+    /// Have each message end by itself after this long; GETs of what has ended are errors
+    #[arg(long, env = "HATOKUSE_TTL", value_parser = duration)]
+    ttl: Option<Duration>,
     /// Print the report as JSON
     #[arg(long, env = "HATOKUSE_JSON", value_parser = YesOrNo::new())]
     json: bool,
@@ -394,6 +397,7 @@ impl BenchArgs {
             verify: self.verify,
             clean: self.clean,
             wait: self.wait,
+            ttl: self.ttl,
             json: self.json,
             html: self.html,
             local: self.local_nodes.map(|nodes| bench::Local {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use super::Upkeep;
 use crate::cluster::state::Event;
+use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
 use crate::types::{Deadline, MessageId};
 
@@ -13,6 +16,12 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Deadlines that are looked at under one lock.
 const STEP: usize = 4096;
+
+/// Deletions at once, and the part of the time that they may take (one in so many), so that very many that end in one
+/// second hold up nobody for long. Of 20,000 on two cores the last went after 4 s (segments) and 10 s (files), with a p99
+/// of SETs of 3 and 5 times the quiet one; 256 at once without a pause made it 22 times.
+const AT_ONCE: usize = 32;
+const SHARE: u32 = 4;
 
 /// Looks at all deadlines, part by part.
 pub(super) struct Expirer {
@@ -33,7 +42,7 @@ impl Upkeep for Expirer {
         loop {
             let due = self.due();
             // What fails is met again: its id is still there.
-            let failed = !due.is_empty() && self.core.end_due(&due).await.is_err();
+            let failed = self.end(&due).await.is_err();
             if failed || self.cursor == 0 || self.core.stop.is_requested() {
                 return LOOK;
             }
@@ -52,6 +61,18 @@ impl Expirer {
         let (next, due) = self.core.cluster().mapping().due(self.cursor, STEP, now);
         self.cursor = next;
         due
+    }
+
+    /// Deletes them, and leaves others the most of the time.
+    async fn end(&self, due: &[MessageId]) -> Result<(), Refusal> {
+        for some in due.chunks(AT_ONCE) {
+            let began = Instant::now();
+            self.core.end_due(some).await?;
+            if some.len() == AT_ONCE {
+                sleep(began.elapsed() * (SHARE - 1)).await;
+            }
+        }
+        Ok(())
     }
 
     /// A log that takes nothing now is told with the next step that has anything to tell.
