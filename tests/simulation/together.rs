@@ -115,12 +115,19 @@ async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId
     let done = tell(net, async |leader| {
         let ids = ids.to_vec();
         let needs: Vec<_> = ids.iter().map(|id| (id.clone(), Need::Message)).collect();
-        let swap = move |transaction: &mut Transaction| {
+        let swap = move |mut transaction: Transaction| async move {
+            // Some take their time over it, as scripts do, and some of these are given up.
+            if padding.is_multiple_of(4) {
+                sleep(Duration::from_millis(padding as u64)).await;
+            }
+            if padding.is_multiple_of(40) {
+                return Err(Refusal::Unavailable("it was given up; nothing was written".to_owned()));
+            }
             let before: Vec<_> = ids.iter().map(|id| transaction.get(id).cloned()).collect();
             ids.iter().for_each(|id| transaction.set(id, message.clone(), None));
-            before
+            Ok((transaction, before))
         };
-        leader.coordinator.transact(needs, swap).await
+        leader.coordinator.transact_apart(needs, swap).await
     });
     let before = |messages: Vec<Option<Payload>>| match register {
         PAIR => value(&messages),

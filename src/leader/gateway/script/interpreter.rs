@@ -28,6 +28,9 @@ use crate::types::MessageId;
 /// Lua's name of a script's text, for its messages.
 const NAME: &str = "@user_script";
 
+/// Lua's own error when there is no memory.
+const NO_MEMORY: &str = "not enough memory";
+
 /// Steps of the interpreter between two looks at the limits: some 50 us.
 const LOOK: u32 = 10_000;
 
@@ -159,7 +162,7 @@ impl Interpreter {
             *transaction = running.map(|running| running.transaction).unwrap_or_default();
             match self.current.stopped.borrow_mut().take() {
                 Some(why) => Err(format!("ERR {why}; nothing was written")),
-                None => done.map_err(|why| format!("ERR the script was ended: {why}; nothing was written")),
+                None => done.map_err(|error| self.why(&error)),
             }
         });
         if told.is_err() {
@@ -167,10 +170,37 @@ impl Interpreter {
             if let Ok(fresh) = Self::new(self.current.limits) {
                 *self = fresh;
             }
-        } else if self.lua.used_memory() > KEPT_MEMORY {
-            let _ = self.lua.gc_collect();
+        } else {
+            self.tidy();
         }
         told
+    }
+
+    /// Gives memory back that a script has left, and compiled scripts where these are what takes it.
+    fn tidy(&mut self) {
+        if self.lua.used_memory() > KEPT_MEMORY {
+            let _ = self.lua.gc_collect();
+        }
+        if self.lua.used_memory() > KEPT_MEMORY {
+            self.compiled.clear();
+            let _ = self.lua.gc_collect();
+        }
+    }
+
+    /// Why a script came to no end of its own.
+    fn why(&self, error: &mlua::Error) -> String {
+        let mut cause = error;
+        while let mlua::Error::CallbackError { cause: inner, .. } = cause {
+            cause = inner;
+        }
+        let why = match cause {
+            mlua::Error::MemoryError(_) => {
+                let most = self.current.limits.memory >> 20;
+                format!("not enough memory: the script took more than {most} MiB, and was ended")
+            }
+            other => format!("the script was ended: {other}"),
+        };
+        format!("ERR {why}; nothing was written")
     }
 
     /// Calls a function with the keys and arguments of a script.
@@ -194,14 +224,15 @@ fn failed(value: &LuaValue, script: &Script) -> mlua::Result<Value> {
             return Err(*error.clone());
         }
         let why = text(value).unwrap_or_else(|| "it raised an error that is no text".to_owned());
-        if why.contains("not enough memory") {
+        // This one is raised as it is, without a place.
+        if why == NO_MEMORY {
             return Err(mlua::Error::MemoryError(why));
         }
         return Ok(Value::Error(format!("ERR {why} script: {name}.")));
     };
     let field = |name: &str| error.raw_get::<LuaValue>(name).unwrap_or(LuaValue::Nil);
     let why = text(&field("err")).unwrap_or_else(|| "ERR unknown error".to_owned());
-    if why.contains("not enough memory") {
+    if why == format!("ERR {NO_MEMORY}") {
         return Err(mlua::Error::MemoryError(why));
     }
     let place = text(&field("source")).zip(field("line").as_i64());
@@ -243,7 +274,7 @@ fn message(lua: &Lua, value: LuaValue) -> LuaValue {
     }
     let why = match cause {
         mlua::Error::RuntimeError(why) => why.clone(),
-        mlua::Error::MemoryError(_) => "not enough memory".to_owned(),
+        mlua::Error::MemoryError(_) => return lua.create_string(NO_MEMORY).map_or(value, LuaValue::String),
         other => other.to_string(),
     };
     let place = place(lua).1.map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
