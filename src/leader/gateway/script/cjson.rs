@@ -10,6 +10,9 @@ use crate::protocol::resp::decimal;
 /// Tables within tables; deeper ones are refused.
 const DEEPEST: usize = 1000;
 
+/// Bytes of a text: a table that stands in another many times is as many in the text.
+const LONGEST: usize = 32 << 20;
+
 /// A list may have so many places, or else half of them are to be taken.
 const SAFE_LENGTH: i64 = 10;
 
@@ -53,6 +56,9 @@ fn refused<T>(why: &str) -> mlua::Result<T> {
 }
 
 fn encode(value: &Value, depth: usize, out: &mut Vec<u8>) -> mlua::Result<()> {
+    if out.len() > LONGEST {
+        return refused(&format!("Cannot serialise, more than {LONGEST} bytes"));
+    }
     match value {
         Value::Nil => out.extend_from_slice(b"null"),
         Value::LightUserData(pointer) if pointer.0.is_null() => out.extend_from_slice(b"null"),

@@ -1,8 +1,11 @@
 //! Replies as Lua values and Lua values as replies, as Redis 7 converts them
 //! (<https://redis.io/docs/latest/develop/programmability/lua-api/#data-type-conversion>).
 
+use std::cell::Cell;
+
 use mlua::{Lua, Table, Value as LuaValue};
 
+use crate::leader::gateway::multi::MOST_REPLY_BYTES;
 use crate::protocol::resp::{Value, decimal};
 
 /// Tables within tables of a script's value; deeper ones are cut off with an error (Redis: what Lua's stack takes).
@@ -60,7 +63,7 @@ fn list(lua: &Lua, values: Vec<Value>, version: u8) -> mlua::Result<LuaValue> {
 
 /// The reply that the value of a script is, which wants replies of this version of the protocol.
 pub(super) fn from_lua(value: &LuaValue, version: u8) -> mlua::Result<Value> {
-    Maker(version == 3).value(value, 0)
+    Maker { new: version == 3, left: Cell::new(MOST_REPLY_BYTES) }.value(value, 0)
 }
 
 /// A number as the C compilers of x86 convert it.
@@ -69,12 +72,20 @@ fn whole(number: f64) -> i64 {
     if (-LIMIT..LIMIT).contains(&number) { number as i64 } else { i64::MIN }
 }
 
-/// Makes replies; those of version 3 have booleans.
-#[derive(Clone, Copy)]
-struct Maker(bool);
+/// Makes replies.
+struct Maker {
+    /// Those of version 3 have booleans.
+    new: bool,
+    /// Bytes that the reply may still take: tables that stand in it many times are as many in the reply.
+    left: Cell<usize>,
+}
 
 impl Maker {
-    fn value(self, value: &LuaValue, depth: usize) -> mlua::Result<Value> {
+    fn value(&self, value: &LuaValue, depth: usize) -> mlua::Result<Value> {
+        let takes = size_of::<Value>() + value.as_string().map_or(0, |text| text.as_bytes().len());
+        let left = self.left.get().checked_sub(takes);
+        let too_long = || mlua::Error::runtime(format!("its reply takes more than {MOST_REPLY_BYTES} bytes"));
+        self.left.set(left.ok_or_else(too_long)?);
         if depth > DEEPEST {
             return Ok(Value::Error("ERR reached lua stack limit".to_owned()));
         }
@@ -82,14 +93,14 @@ impl Maker {
             LuaValue::Integer(number) => Value::Integer(*number),
             LuaValue::Number(number) => Value::Integer(whole(*number)),
             LuaValue::String(text) => Value::Bulk(bytes::Bytes::copy_from_slice(&text.as_bytes())),
-            LuaValue::Boolean(is) if self.0 => Value::Boolean(*is),
+            LuaValue::Boolean(is) if self.new => Value::Boolean(*is),
             LuaValue::Boolean(true) => Value::Integer(1),
             LuaValue::Table(table) => self.of_table(table, depth)?,
             _ => Value::Nil,
         })
     }
 
-    fn of_table(self, table: &Table, depth: usize) -> mlua::Result<Value> {
+    fn of_table(&self, table: &Table, depth: usize) -> mlua::Result<Value> {
         let field = |name: &str| table.raw_get::<LuaValue>(name);
         let text = |value: &LuaValue| value.as_string().map(|text| text.to_string_lossy());
         if let Some(why) = text(&field("err")?) {

@@ -37,6 +37,9 @@ const LOOK: u32 = 10_000;
 /// Compiled scripts that an interpreter keeps; above this it forgets all.
 const MOST_COMPILED: usize = 1000;
 
+/// Lines that one script may write into the leader's log; more are left away.
+const MOST_LOGGED: usize = 100;
+
 /// Memory that is given back at once when a script has ended, bytes.
 const KEPT_MEMORY: usize = 8 << 20;
 
@@ -80,6 +83,8 @@ struct Running {
     /// The version of the protocol whose values it wants.
     version: u8,
     began: Instant,
+    /// Lines that it has written into the leader's log.
+    logged: usize,
 }
 
 impl Interpreter {
@@ -154,6 +159,7 @@ impl Interpreter {
                 max_message: call.max_message,
                 version: 2,
                 began: Instant::now(),
+                logged: 0,
             });
             *self.current.killed.borrow_mut() = killed.clone();
             self.current.steps.set(0);
@@ -301,9 +307,13 @@ fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
     let own = lua.create_table()?;
     own.set("message", lua.create_function(|lua, value: LuaValue| Ok(message(lua, value)))?)?;
     own.set("sha1hex", lua.create_function(|_, text: mlua::LuaString| Ok(Sha::of(&text.as_bytes()).to_string()))?)?;
+    let logs = current.clone();
     own.set(
         "log",
-        lua.create_function(|_, (level, text): (i64, mlua::LuaString)| {
+        lua.create_function(move |_, (level, text): (i64, mlua::LuaString)| {
+            let mut call = logs.call.borrow_mut();
+            let Some(running) = call.as_mut().filter(|running| running.logged < MOST_LOGGED) else { return Ok(()) };
+            running.logged += 1;
             let text = crate::error::printable(&text.as_bytes(), 512);
             match level {
                 0 | 1 => tracing::debug!("a script says: {text}"),

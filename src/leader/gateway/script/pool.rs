@@ -146,8 +146,11 @@ impl Pool {
 
     fn add(self: &Arc<Self>, job: Job) -> Result<(), Refusal> {
         let mut state = self.state();
-        if state.idle <= state.queue.len() && state.threads < THREADS && !self.start(&mut state) && state.threads == 0 {
-            return Err(Refusal::Unavailable("no thread for scripts can be had; nothing was written".to_owned()));
+        if state.idle <= state.queue.len() {
+            self.grow(&mut state);
+        }
+        if state.threads == 0 {
+            return Err(Refusal::Busy(BUSY));
         }
         state.queue.push_back(job);
         drop(state);
@@ -155,15 +158,17 @@ impl Pool {
         Ok(())
     }
 
-    fn start(self: &Arc<Self>, state: &mut State) -> bool {
+    /// Starts another thread, if there may be one more.
+    fn grow(self: &Arc<Self>, state: &mut State) {
+        if state.threads >= THREADS || state.threads + state.stuck >= THREADS + MOST_STUCK {
+            return;
+        }
         let pool = self.clone();
-        let started =
-            std::thread::Builder::new().name("script".to_owned()).stack_size(STACK).spawn(move || pool.serve());
-        match started {
+        let thread = std::thread::Builder::new().name("script".to_owned()).stack_size(STACK);
+        match thread.spawn(move || pool.serve()) {
             Ok(_) => state.threads += 1,
             Err(error) => tracing::warn!("no thread for scripts: {error}"),
         }
-        state.threads > 0
     }
 
     /// Gives a script up, if it still runs: its thread runs others no more.
@@ -178,9 +183,7 @@ impl Pool {
         state.threads -= 1;
         state.stuck += 1;
         state.running.retain(|other| !Arc::ptr_eq(other, killed));
-        if state.stuck <= MOST_STUCK {
-            self.start(&mut state);
-        }
+        self.grow(&mut state);
     }
 
     /// What a thread does.

@@ -239,6 +239,9 @@ fn nothing_takes_the_process_along() {
         ("local t = {} for i = 1, 200 do t = {t} end return cjson.encode(t)", "$402"),
         ("local t = {} t[1] = t return cjson.encode(t)", "excessive depth"),
         ("local t = {} t[1] = t return t", "reached lua stack limit"),
+        ("local t = {} for i = 1, 60 do t = {t, t} end return t", "its reply takes more than"),
+        ("local t = {} for i = 1, 60 do t = {t, t} end return cjson.encode(t)", "more than 33554432 bytes"),
+        ("for i = 1, 1e5 do redis.log(redis.LOG_DEBUG, i) end return 1", ":1"),
         ("return cjson.decode(string.rep('[', 1e5))", "recursion limit"),
         ("local c c = coroutine.wrap(function() return c() end) return c()", "cannot resume"),
         ("local function f(n) return coroutine.wrap(function() return f(n + 1) end)() end return f(1)", "overflow"),
@@ -287,6 +290,30 @@ async fn threads_end_what_is_killed_and_are_replaced_where_that_does_not_end() {
     }
     release.send(()).unwrap();
     assert_eq!(pool.kill(), 0);
+}
+
+#[tokio::test]
+async fn threads_that_are_stuck_are_so_many_and_no_more() {
+    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL });
+    let (begun, beginning) = mpsc::channel();
+    let held = Arc::new(AtomicBool::new(true));
+    for _ in 0..20 {
+        let (begun, held) = (begun.clone(), held.clone());
+        let stuck = move |_: &mut Interpreter, _: &Killed| {
+            begun.send(()).unwrap();
+            while held.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+        };
+        assert!(pool.run(stuck).await.is_err());
+    }
+    assert_eq!(beginning.try_iter().count(), 8, "four that run, and four in their place");
+    assert_eq!(pool.run(|_, _| 5).await, Err(Refusal::Busy(BUSY)));
+    held.store(false, Ordering::Relaxed);
+    // As they end others are started.
+    while pool.run(|_, _| 5).await != Ok(5) {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
