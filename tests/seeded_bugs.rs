@@ -101,7 +101,8 @@ impl Suites {
         let mut command = Command::new(&self.0[suite]);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).envs(settings.iter().cloned());
         match bug {
-            Some(bug) => command.env(seeded::VARIABLE, bug.name()),
+            // What a property finds of a sown bug is no case to keep.
+            Some(bug) => command.env(seeded::VARIABLE, bug.name()).env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1"),
             None => command.env_remove(seeded::VARIABLE),
         };
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
