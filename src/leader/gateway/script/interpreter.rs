@@ -270,6 +270,13 @@ impl Failure {
 
 /// An error of one of our own functions as what it would be, were it Lua's own; other values stay.
 fn message(lua: &Lua, value: LuaValue) -> LuaValue {
+    let prefix = || place(lua).1.map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
+    // One of Lua's own functions, called by one of the sandbox: the place there is nothing to the script.
+    if let Some(text) = value.as_string().map(|text| text.to_string_lossy())
+        && let Some((_, why)) = text.strip_prefix("sandbox:").and_then(|text| text.split_once(": "))
+    {
+        return lua.create_string(format!("{}{why}", prefix())).map_or(value, LuaValue::String);
+    }
     let LuaValue::Error(error) = &value else { return value };
     let mut cause = &**error;
     while let mlua::Error::CallbackError { cause: inner, .. } = cause {
@@ -283,8 +290,7 @@ fn message(lua: &Lua, value: LuaValue) -> LuaValue {
         mlua::Error::MemoryError(_) => return lua.create_string(NO_MEMORY).map_or(value, LuaValue::String),
         other => other.to_string(),
     };
-    let place = place(lua).1.map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
-    lua.create_string(format!("{place}{why}")).map_or(value, LuaValue::String)
+    lua.create_string(format!("{}{why}", prefix())).map_or(value, LuaValue::String)
 }
 
 /// Which line of the script is being run.

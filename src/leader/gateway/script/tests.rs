@@ -100,6 +100,8 @@ fn errors_of_scripts_say_what_and_where() {
         ("redis.call = 1", "ERR user_script:1: Attempt to modify a readonly table", 1),
         ("getmetatable(_G).__index = 1", "ERR user_script:1: Attempt to modify a readonly table", 1),
         ("return x", "ERR user_script:1: Script attempted to access nonexistent global variable 'x'", 1),
+        ("local a = string.find('a', '[')", "ERR user_script:1: malformed pattern (missing ']')", 1),
+        ("local a = unpack(1)", "ERR user_script:1: bad argument #1 to 'unpack' (table expected)", 1),
         ("return io", "ERR user_script:1: Script attempted to access nonexistent global variable 'io'", 1),
         ("return os", "ERR user_script:1: Script attempted to access nonexistent global variable 'os'", 1),
         ("print('x')", "ERR user_script:1: Script attempted to access nonexistent global variable 'print'", 1),
