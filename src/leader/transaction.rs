@@ -76,7 +76,7 @@ impl Coordinator {
         R: Send + 'static,
         F: FnOnce(&mut Transaction) -> R + Send + 'static,
     {
-        self.transact_apart(ids, at_once(decide)).await
+        self.transact_with(ids, at_once(decide), true).await
     }
 
     /// As [`Coordinator::transact`], where `decide` may take its time: the locks of all ids are held meanwhile, and nothing
@@ -91,6 +91,21 @@ impl Coordinator {
         F: FnOnce(Transaction) -> D + Send + 'static,
         D: Future<Output = Decided<R>> + Send + 'static,
     {
+        self.transact_with(ids, decide, false).await
+    }
+
+    /// One that `joins` is answered together with others who want something of the same id: so it must not take long.
+    async fn transact_with<R, F, D>(
+        self: &Arc<Self>,
+        ids: impl IntoIterator<Item = (MessageId, Need)>,
+        decide: F,
+        joins: bool,
+    ) -> Result<R, Refusal>
+    where
+        R: Send + 'static,
+        F: FnOnce(Transaction) -> D + Send + 'static,
+        D: Future<Output = Decided<R>> + Send + 'static,
+    {
         let mut needs: BTreeMap<MessageId, Need> = BTreeMap::new();
         for (id, need) in ids {
             let before = needs.entry(id).or_insert(need);
@@ -99,7 +114,7 @@ impl Coordinator {
         check_ids(needs.keys())?;
         let began = Instant::now();
         let done = match needs.first_key_value() {
-            Some((id, &need)) if needs.len() == 1 => self.decide_on(id.clone(), need, decide).await,
+            Some((id, &need)) if joins && needs.len() == 1 => self.decide_on(id.clone(), need, decide).await,
             _ => {
                 let (leader, (tell, told)) = (self.clone(), oneshot::channel());
                 // One that has gone does not hear it.

@@ -209,12 +209,19 @@ impl Interpreter {
         format!("ERR {why}; nothing was written")
     }
 
+    /// A list of texts, made one by one: Lua's stack does not take very many at once.
+    fn list<'a>(&self, texts: impl ExactSizeIterator<Item = &'a [u8]>) -> mlua::Result<Table> {
+        let list = self.lua.create_table_with_capacity(texts.len(), 0)?;
+        for (place, text) in texts.enumerate() {
+            list.raw_set(place + 1, self.lua.create_string(text)?)?;
+        }
+        Ok(list)
+    }
+
     /// Calls a function with the keys and arguments of a script.
     fn execute(&self, function: &Function, call: &Call) -> mlua::Result<Value> {
-        let keys = call.keys.iter().map(|id| self.lua.create_string(id.as_bytes()));
-        let keys = self.lua.create_sequence_from(keys.collect::<mlua::Result<Vec<_>>>()?)?;
-        let args = call.args.iter().map(|word| self.lua.create_string(word));
-        let args = self.lua.create_sequence_from(args.collect::<mlua::Result<Vec<_>>>()?)?;
+        let keys = self.list(call.keys.iter().map(MessageId::as_bytes))?;
+        let args = self.list(call.args.iter().map(|word| &**word))?;
         let (done, value): (bool, LuaValue) = self.execute.call((function, keys, args))?;
         let version = self.current.call.borrow().as_ref().map_or(2, |running| running.version);
         if done { convert::from_lua(&value, version) } else { failed(&value, &call.script) }

@@ -104,7 +104,13 @@ world.table = readonly(table)
 
 function world.pcall(...) return unless_stopped(raw.pcall(...)) end
 
-function world.xpcall(...) return unless_stopped(raw.xpcall(...)) end
+-- Where a script is ended no limits are looked at any more: its handler is not run.
+function world.xpcall(called, handler)
+    return unless_stopped(raw.xpcall(called, function(err)
+        if stopped() then return err end
+        return handler(own.message(err))
+    end))
+end
 
 -- The one of Lua 5.1 reads past its stack for some numbers.
 function world.unpack(list, from, to)

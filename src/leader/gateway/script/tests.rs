@@ -162,6 +162,7 @@ fn nothing_goes_on_for_ever() {
         "while true do pcall(function() while true do end end) end",
         "while true do pcall(error) end",
         "while true do xpcall(function() while true do end end, function() return 1 end) end",
+        "xpcall(function() while true do end end, function() while true do end end)",
         "local f f = function() return f() end f()",
         "local c = coroutine.wrap(function() while true do end end) while true do pcall(c) end",
         "local function g() while true do end end while true do coroutine.resume(coroutine.create(g)) end",
@@ -174,6 +175,14 @@ fn nothing_goes_on_for_ever() {
         assert!(told.contains("steps, and was ended; nothing was written"), "{text}: {told}");
         assert_eq!(run(&mut interpreter, "return 1"), ":1", "after {text}");
     }
+}
+
+#[test]
+fn very_many_arguments_are_taken() {
+    let mut many = call("return #ARGV");
+    many.args = vec![Bytes::from("x"); 20_000];
+    let told = interpreter().run(&many, &Killed::default(), &mut messages());
+    assert_eq!(told, Ok(crate::protocol::resp::Value::Integer(20_000)));
 }
 
 #[test]
