@@ -4,7 +4,7 @@
 //! place; only where that fails is a reply looked at. Nothing here allocates, but for
 //! the buffers that it is handed. The bytes may be split anywhere. Knows no socket.
 
-use super::workload::{Kind, Operation, Values, put_number};
+use super::workload::{Kind, Operation, Values, digits_of, put_number};
 
 /// A reply line is never longer than its message and this.
 const LINE_BYTES: usize = 64 << 10;
@@ -46,9 +46,9 @@ impl Dialect {
     /// Appends a request.
     pub(super) fn put_request(self, operation: Operation, values: &Values, out: &mut Vec<u8>) {
         let Operation { kind, index } = operation;
+        let ttl = values.ttl_ms().filter(|_| kind == Kind::Set);
         match self {
             Self::Text => {
-                let ttl = values.ttl_ms().filter(|_| kind == Kind::Set);
                 out.extend_from_slice(match kind {
                     Kind::Set if ttl.is_some() => b"SETEX ",
                     Kind::Set => b"SET ",
@@ -67,7 +67,6 @@ impl Dialect {
                 out.push(b'\n');
             }
             Self::Resp => {
-                let ttl = values.ttl_ms().filter(|_| kind == Kind::Set);
                 out.extend_from_slice(match kind {
                     Kind::Set if ttl.is_some() => b"*5\r\n$3\r\nSET\r\n",
                     Kind::Set => b"*3\r\n$3\r\nSET\r\n",
@@ -81,9 +80,7 @@ impl Dialect {
                 }
                 if let Some(ttl) = ttl {
                     out.extend_from_slice(b"$2\r\nPX\r\n");
-                    put_length(ttl.checked_ilog10().unwrap_or(0) as usize + 1, out);
-                    put_number(ttl, out);
-                    out.extend_from_slice(b"\r\n");
+                    put_digits(ttl, out);
                 }
             }
         }
@@ -92,9 +89,8 @@ impl Dialect {
     /// Appends a request that Redis answers once so many replicas have what this connection wrote.
     pub(super) fn put_wait(replicas: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(b"*3\r\n$4\r\nWAIT\r\n");
-        put_length(replicas.checked_ilog10().unwrap_or(0) as usize + 1, out);
-        put_number(u64::from(replicas), out);
-        out.extend_from_slice(b"\r\n$5\r\n30000\r\n");
+        put_digits(u64::from(replicas), out);
+        out.extend_from_slice(b"$5\r\n30000\r\n");
     }
 
     /// Takes the reply to a request. `scanned` bytes are known to hold no line end; `expected` is only room.
@@ -171,6 +167,13 @@ impl Dialect {
 fn put_length(length: usize, out: &mut Vec<u8>) {
     out.push(b'$');
     put_number(length as u64, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A number as a Redis string.
+fn put_digits(number: u64, out: &mut Vec<u8>) {
+    put_length(digits_of(number), out);
+    put_number(number, out);
     out.extend_from_slice(b"\r\n");
 }
 

@@ -145,7 +145,7 @@ pub fn put_number(number: u64, out: &mut Vec<u8>) {
 }
 
 /// How many digits a number has in decimal.
-fn digits_of(number: u64) -> usize {
+pub(super) fn digits_of(number: u64) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 

@@ -39,8 +39,8 @@ pub struct Spec {
 pub enum WrongCount {
     /// Is no number.
     NotANumber,
-    /// Is less than none.
-    Negative,
+    /// Is less than none, or none where there is nothing to do without.
+    TooFew,
     /// Is more than the words that follow.
     TooMany,
 }
@@ -76,7 +76,10 @@ impl Spec {
         let (first, last, step) = match self.counted {
             Some((place, step)) => {
                 let count = number(words[place].as_ref()).ok_or(WrongCount::NotANumber)?;
-                let count = usize::try_from(count).map_err(|_| WrongCount::Negative)?;
+                let count = usize::try_from(count).map_err(|_| WrongCount::TooFew)?;
+                if count == 0 && self.data().is_some() {
+                    return Err(WrongCount::TooFew);
+                }
                 let last = count.checked_mul(step).map(|all| place + all);
                 (place + 1, last.filter(|last| *last < words.len()).ok_or(WrongCount::TooMany)?, step)
             }
@@ -553,7 +556,8 @@ mod tests {
         }
         for (line, why) in [
             ("EVAL x y", WrongCount::NotANumber),
-            ("EVAL x -1", WrongCount::Negative),
+            ("EVAL x -1", WrongCount::TooFew),
+            ("MSETEX 0 a 1", WrongCount::TooFew),
             ("EVAL x 2 a", WrongCount::TooMany),
             ("EVAL x 9223372036854775807 a", WrongCount::TooMany),
             ("MSETEX 2 a 1 b", WrongCount::TooMany),

@@ -168,13 +168,7 @@ impl Context<'_> {
                 OK
             }
             DataOp::DelEx => self.delete_if()?,
-            DataOp::DelIfEq => {
-                let is = self.ids.get(key).is_some_and(|message| message == self.words[2]);
-                if is {
-                    self.ids.delete(key);
-                }
-                Value::Integer(is.into())
-            }
+            DataOp::DelIfEq => self.delete_where(Some((&self.words[2], true))),
             DataOp::BitCount => bits::count(self.words, &self.ids.get(key).unwrap_or_default())?,
             DataOp::BitPos => bits::find(self.words, self.ids.get(key).as_deref())?,
             DataOp::BitOp => self.join_bits()?,
@@ -214,11 +208,12 @@ impl Context<'_> {
             DataOp::MsetNx => self.set_all().map(|_| Value::Integer(1))?,
             DataOp::MsetEx => self.set_all_until()?,
             DataOp::Append => {
-                self.fits(self.ids.length(key).unwrap_or(0) + self.words[2].len())?;
-                let expires = self.ids.expires(key);
-                let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
-                message.extend_from_slice(&self.words[2]);
-                self.change_to_length(message, expires)?
+                let more = &self.words[2];
+                self.fits(self.ids.length(key).unwrap_or(0) + more.len())?;
+                self.edit(0, |message| {
+                    message.extend_from_slice(more);
+                    Value::Integer(message.len() as i64)
+                })?
             }
             DataOp::SetRange => self.set_range()?,
             DataOp::Incr => self.add(1, 1)?,
@@ -269,10 +264,17 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn change_to_length(&mut self, message: Vec<u8>, expires: Option<Deadline>) -> Result<Value> {
-        let length = message.len() as i64;
+    /// Changes the message of the first id where it is, after it was made at least so long; it ends when it did.
+    fn edit(&mut self, least: usize, edit: impl FnOnce(&mut Vec<u8>) -> Value) -> Result<Value> {
+        let key = &self.keys[0];
+        // Nothing that is taken may fail: a message may be over a limit that was lowered.
+        self.fits(self.ids.length(key).unwrap_or(0))?;
+        let expires = self.ids.expires(key);
+        let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
+        message.resize(message.len().max(least), 0);
+        let told = edit(&mut message);
         self.change(message.into(), expires)?;
-        Ok(Value::Integer(length))
+        Ok(told)
     }
 
     /// Keeps a message of the first id as long as it says; one whose time has passed is deleted.
@@ -326,19 +328,24 @@ impl Context<'_> {
 
     /// DELEX: deletes a message that is, or is not, the one that is told.
     fn delete_if(&mut self) -> Result<Value> {
-        let key = &self.keys[0];
-        let wanted = match self.words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
+        let same = match self.words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
             None => None,
             Some(b"IFEQ") if self.words.len() == 4 => Some(true),
             Some(b"IFNE") if self.words.len() == 4 => Some(false),
             Some(_) => return error(SYNTAX),
         };
-        let Some(message) = self.ids.get(key) else { return Ok(Value::Integer(0)) };
-        let does = wanted.is_none_or(|same| (message == self.words[3]) == same);
+        Ok(self.delete_where(same.map(|same| (&self.words[3], same))))
+    }
+
+    /// Deletes a message, if there is one that is, or is not, the one that is told; tells whether it did.
+    fn delete_where(&mut self, compare: Option<(&Bytes, bool)>) -> Value {
+        let key = &self.keys[0];
+        let compares = |message: Payload| compare.is_none_or(|(wanted, same)| (message == *wanted) == same);
+        let does = self.ids.get(key).is_some_and(compares);
         if does {
             self.ids.delete(key);
         }
-        Ok(Value::Integer(does.into()))
+        Value::Integer(does.into())
     }
 
     fn set(&mut self) -> Result<Value> {
@@ -407,17 +414,10 @@ impl Context<'_> {
 
     fn bit_field(&mut self, reads_only: bool) -> Result<Value> {
         let steps = bits::Steps::read(self.words, reads_only, self.max_message)?;
-        let key = &self.keys[0];
-        let Some(reach) = steps.reach() else {
-            return Ok(steps.run(&mut self.ids.get(key).map_or_else(Vec::new, Vec::from)));
-        };
-        self.fits(self.ids.length(key).unwrap_or(0))?;
-        let expires = self.ids.expires(key);
-        let mut message = self.ids.take(key).map_or_else(Vec::new, Vec::from);
-        message.resize(message.len().max(reach), 0);
-        let told = steps.run(&mut message);
-        self.change(message.into(), expires)?;
-        Ok(told)
+        match steps.reach() {
+            Some(reach) => self.edit(reach, |message| steps.run(message)),
+            None => Ok(steps.run(&mut self.ids.get(&self.keys[0]).map_or_else(Vec::new, Vec::from))),
+        }
     }
 
     fn set_range(&mut self) -> Result<Value> {
@@ -431,26 +431,20 @@ impl Context<'_> {
         let Some(end) = end else {
             return error("ERR string exceeds maximum allowed size (--max-message)");
         };
-        // Nothing that is taken may fail: a message may be over a limit that was lowered.
-        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
-        let expires = self.ids.expires(&self.keys[0]);
-        let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
-        message.resize(message.len().max(end), 0);
-        message[start..end].copy_from_slice(part);
-        self.change_to_length(message, expires)
+        self.edit(end, |message| {
+            message[start..end].copy_from_slice(part);
+            Value::Integer(message.len() as i64)
+        })
     }
 
     fn set_bit(&mut self) -> Result<Value> {
         let (byte, by) = bits::bit_place(&self.words[2], self.max_message)?;
         let bit = bits::bit(&self.words[3])?;
-        self.fits(self.ids.length(&self.keys[0]).unwrap_or(0))?;
-        let expires = self.ids.expires(&self.keys[0]);
-        let mut message = self.ids.take(&self.keys[0]).map_or_else(Vec::new, Vec::from);
-        message.resize(message.len().max(byte + 1), 0);
-        let before = message[byte] >> by & 1;
-        message[byte] = message[byte] & !(1 << by) | bit << by;
-        self.change(message.into(), expires)?;
-        Ok(Value::Integer(before.into()))
+        self.edit(byte + 1, |message| {
+            let before = message[byte] >> by & 1;
+            message[byte] = message[byte] & !(1 << by) | bit << by;
+            Value::Integer(before.into())
+        })
     }
 
     fn rename(&mut self, over: bool) -> Result<Value> {

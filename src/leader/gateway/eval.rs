@@ -2,7 +2,6 @@
 
 use tokio::time::Instant;
 
-use super::multi::MOST_REPLY_BYTES;
 use super::refused::{SYNTAX, error};
 use super::run::{BAD_COMMAND, outcome};
 use super::script::{Call, Sha, Source};
@@ -51,13 +50,7 @@ impl Session {
             let work = move |interpreter: &mut _, killed: &_| {
                 let told = transaction.attempt(|transaction| {
                     let value = super::script::Interpreter::run(interpreter, &call, killed, transaction)?;
-                    let bytes = value.size();
-                    if bytes > MOST_REPLY_BYTES {
-                        return Err(format!(
-                            "ERR the reply of the script has more than {MOST_REPLY_BYTES} bytes; nothing was written"
-                        ));
-                    }
-                    let room = share.room(bytes).ok_or("OOM too many bytes are under way; nothing was written");
+                    let room = share.room(value.size()).ok_or("OOM too many bytes are under way; nothing was written");
                     Ok((value, room?))
                 });
                 (transaction, told)

@@ -169,12 +169,7 @@ fn run_all(
 ) -> Result<(Vec<Done>, Room), Refusal> {
     let (mut all, mut bytes) = (Vec::with_capacity(steps.len()), 0);
     for step in steps {
-        let done = match (step, scripts.as_mut()) {
-            (Step::Script(call), Some((interpreter, killed))) => {
-                Done::Now(interpreter.run(&call, killed, transaction).unwrap_or_else(Value::Error))
-            }
-            (step, _) => step.run(max_message, transaction),
-        };
+        let done = step.run(max_message, scripts, transaction);
         bytes += done.size();
         if bytes > MOST_REPLY_BYTES {
             return Err(Refusal::BadCommand(format!(
@@ -244,7 +239,12 @@ impl Step {
         }
     }
 
-    fn run(self, max_message: usize, transaction: &mut Transaction) -> Done {
+    fn run(
+        self,
+        max_message: usize,
+        scripts: &mut Option<(&mut Interpreter, &Killed)>,
+        transaction: &mut Transaction,
+    ) -> Done {
         match self {
             Self::Data(DataOp::Lcs, _, words, keys) => {
                 let message = |id| transaction.get(id).cloned().unwrap_or_default();
@@ -254,7 +254,10 @@ impl Step {
             Self::Data(op, _, words, keys) => {
                 Done::Now(data::run(op, &words, &keys, max_message, &mut View(transaction)))
             }
-            Self::Script(_) => Done::Now(Value::Error("ERR no interpreter for scripts".to_owned())),
+            Self::Script(call) => Done::Now(match scripts {
+                Some((interpreter, killed)) => interpreter.run(&call, killed, transaction).unwrap_or_else(Value::Error),
+                None => Value::Error("ERR no interpreter for scripts".to_owned()),
+            }),
             Self::Wrong(why) => Done::Now(Value::Error(why)),
             Self::Other(spec, words) => Done::Later(spec, words),
         }

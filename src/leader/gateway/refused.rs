@@ -26,7 +26,7 @@ pub(super) fn wrong_count(spec: &Spec, why: WrongCount) -> String {
         (Op::Data(_), WrongCount::TooMany) => "ERR wrong number of key-value pairs",
         (Op::Data(_), _) => "ERR invalid numkeys value",
         (_, WrongCount::NotANumber) => NOT_AN_INTEGER,
-        (_, WrongCount::Negative) => "ERR Number of keys can't be negative",
+        (_, WrongCount::TooFew) => "ERR Number of keys can't be negative",
         (_, WrongCount::TooMany) => "ERR Number of keys can't be greater than number of args",
     };
     text.to_owned()

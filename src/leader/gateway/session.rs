@@ -22,7 +22,7 @@ use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
 use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words};
-use crate::protocol::table::{self, Misfit, Op, SessionOp, Spec, WrongCount};
+use crate::protocol::table::{self, Misfit, Op, SessionOp, Spec};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::Protocol;
 use crate::types::{MAX_ID_BYTES, MessageId, Version};
@@ -316,12 +316,7 @@ impl Session {
 /// The ids that a request names.
 pub(super) fn keys_of(spec: &Spec, words: &Words) -> Result<Vec<MessageId>, String> {
     let places = spec.key_places(words).map_err(|why| wrong_count(spec, why))?;
-    let ids: Vec<MessageId> = places.map(|place| id_of(&words[place])).collect::<Result<_, _>>()?;
-    match ids.is_empty() && spec.data().is_some() {
-        // MSETEX of none.
-        true => Err(wrong_count(spec, WrongCount::Negative)),
-        false => Ok(ids),
-    }
+    places.map(|place| id_of(&words[place])).collect()
 }
 
 /// The id that a word is.

@@ -11,18 +11,16 @@ const NO_NUMBER: &str = "ERR increment would produce NaN or Infinity";
 impl Context<'_> {
     /// INCR, DECR and those by more.
     pub(super) fn add(&mut self, by: i64, sign: i64) -> Result<Value> {
-        let sum = by.checked_mul(sign).and_then(|by| self.whole().map(|before| before.checked_add(by)).transpose());
-        let sum = sum.unwrap_or_else(|| error(OVERFLOW))?;
+        let before = self.whole()?;
+        let sum = by.checked_mul(sign).and_then(|by| before.checked_add(by)).ok_or(OVERFLOW)?;
         self.change(sum.to_string().into(), self.ids.expires(&self.keys[0]))?;
         Ok(Value::Integer(sum))
     }
 
     /// The number that the message of the first id is; 0: there is none.
     fn whole(&self) -> Result<i64> {
-        match self.ids.get(&self.keys[0]) {
-            Some(message) => number(&message).map_or_else(|| error(NOT_AN_INTEGER), Ok),
-            None => Ok(0),
-        }
+        let message = self.ids.get(&self.keys[0]);
+        Ok(message.map_or(Some(0), |message| number(&message)).ok_or(NOT_AN_INTEGER)?)
     }
 
     /// INCRBYFLOAT.

@@ -81,18 +81,31 @@ struct Maker {
 }
 
 impl Maker {
-    fn value(&self, value: &LuaValue, depth: usize) -> mlua::Result<Value> {
-        let takes = size_of::<Value>() + value.as_string().map_or(0, |text| text.as_bytes().len());
-        let left = self.left.get().checked_sub(takes);
+    fn take(&self, bytes: usize) -> mlua::Result<()> {
         let too_long = || mlua::Error::runtime(format!("its reply takes more than {MOST_REPLY_BYTES} bytes"));
-        self.left.set(left.ok_or_else(too_long)?);
+        self.left.set(self.left.get().checked_sub(bytes).ok_or_else(too_long)?);
+        Ok(())
+    }
+
+    /// The text that a value is, if it is one.
+    fn text(&self, value: &LuaValue) -> mlua::Result<Option<String>> {
+        let Some(text) = value.as_string() else { return Ok(None) };
+        self.take(text.as_bytes().len())?;
+        Ok(Some(text.to_string_lossy()))
+    }
+
+    fn value(&self, value: &LuaValue, depth: usize) -> mlua::Result<Value> {
+        self.take(size_of::<Value>())?;
         if depth > DEEPEST {
             return Ok(Value::Error("ERR reached lua stack limit".to_owned()));
         }
         Ok(match value {
             LuaValue::Integer(number) => Value::Integer(*number),
             LuaValue::Number(number) => Value::Integer(whole(*number)),
-            LuaValue::String(text) => Value::Bulk(bytes::Bytes::copy_from_slice(&text.as_bytes())),
+            LuaValue::String(text) => {
+                self.take(text.as_bytes().len())?;
+                Value::Bulk(bytes::Bytes::copy_from_slice(&text.as_bytes()))
+            }
             LuaValue::Boolean(is) if self.new => Value::Boolean(*is),
             LuaValue::Boolean(true) => Value::Integer(1),
             LuaValue::Table(table) => self.of_table(table, depth)?,
@@ -102,11 +115,10 @@ impl Maker {
 
     fn of_table(&self, table: &Table, depth: usize) -> mlua::Result<Value> {
         let field = |name: &str| table.raw_get::<LuaValue>(name);
-        let text = |value: &LuaValue| value.as_string().map(|text| text.to_string_lossy());
-        if let Some(why) = text(&field("err")?) {
+        if let Some(why) = self.text(&field("err")?)? {
             return Ok(Value::Error(one_line(&why)));
         }
-        if let Some(status) = text(&field("ok")?) {
+        if let Some(status) = self.text(&field("ok")?)? {
             return Ok(Value::Status(one_line(&status)));
         }
         match field("double")? {
@@ -126,11 +138,11 @@ impl Maker {
             let names = set.pairs::<LuaValue, LuaValue>().map(|pair| self.value(&pair?.0, depth + 1));
             return Ok(Value::Set(names.collect::<mlua::Result<_>>()?));
         }
-        if let Some(number) = text(&field("big_number")?) {
+        if let Some(number) = self.text(&field("big_number")?)? {
             return Ok(Value::BigNumber(one_line(&number)));
         }
         if let LuaValue::Table(verbatim) = field("verbatim_string")?
-            && let Some(text) = text(&verbatim.raw_get("string")?)
+            && let Some(text) = self.text(&verbatim.raw_get("string")?)?
         {
             return Ok(Value::Text(text));
         }

@@ -107,9 +107,10 @@ impl Interpreter {
             let current = current.clone();
             lua.create_function(move |_, ()| Ok(current.stopped.borrow().is_some()))?
         };
+        let where_from = lua.create_function(|lua, ()| Ok(place(lua).map(|line| (NAME, line)).unzip()))?;
         let sandbox = lua.load(include_str!("sandbox.lua")).set_name("=sandbox");
         let (visible, execute): (Table, Function) =
-            sandbox.call((run(true)?, run(false)?, lua.create_function(|lua, ()| Ok(place(lua)))?, stopped, own))?;
+            sandbox.call((run(true)?, run(false)?, where_from, stopped, own))?;
         lua.set_globals(visible)?;
         lua.set_memory_limit(lua.used_memory() + limits.memory)?;
         let looked = current.clone();
@@ -195,11 +196,7 @@ impl Interpreter {
 
     /// Why a script came to no end of its own.
     fn why(&self, error: &mlua::Error) -> String {
-        let mut cause = error;
-        while let mlua::Error::CallbackError { cause: inner, .. } = cause {
-            cause = inner;
-        }
-        let why = match cause {
+        let why = match root(error) {
             mlua::Error::MemoryError(_) => {
                 let most = self.current.limits.memory >> 20;
                 format!("not enough memory: the script took more than {most} MiB, and was ended")
@@ -275,9 +272,17 @@ impl Failure {
     }
 }
 
+/// What an error was at first, before it went through calls.
+fn root(mut error: &mlua::Error) -> &mlua::Error {
+    while let mlua::Error::CallbackError { cause, .. } = error {
+        error = cause;
+    }
+    error
+}
+
 /// An error of one of our own functions as what it would be, were it Lua's own; other values stay.
 fn message(lua: &Lua, value: LuaValue) -> LuaValue {
-    let prefix = || place(lua).1.map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
+    let prefix = || place(lua).map(|line| format!("{}:{line}: ", &NAME[1..])).unwrap_or_default();
     // One of Lua's own functions, called by one of the sandbox: the place there is nothing to the script.
     if let Some(text) = value.as_string().map(|text| text.to_string_lossy())
         && let Some((_, why)) = text.strip_prefix("sandbox:").and_then(|text| text.split_once(": "))
@@ -285,10 +290,7 @@ fn message(lua: &Lua, value: LuaValue) -> LuaValue {
         return lua.create_string(format!("{}{why}", prefix())).map_or(value, LuaValue::String);
     }
     let LuaValue::Error(error) = &value else { return value };
-    let mut cause = &**error;
-    while let mlua::Error::CallbackError { cause: inner, .. } = cause {
-        cause = inner;
-    }
+    let cause = root(error);
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return failure.table(lua).unwrap_or(value);
     }
@@ -301,18 +303,18 @@ fn message(lua: &Lua, value: LuaValue) -> LuaValue {
 }
 
 /// Which line of the script is being run.
-fn place(lua: &Lua) -> (Option<&'static str>, Option<usize>) {
+fn place(lua: &Lua) -> Option<usize> {
     let mut level = 0;
     while let Some(found) = lua.inspect_stack(level, |debug| {
         let is_script = debug.source().source.is_some_and(|source| source == NAME);
         is_script.then(|| debug.current_line())
     }) {
         if let Some(line) = found {
-            return (Some(NAME), line);
+            return line;
         }
         level += 1;
     }
-    (None, None)
+    None
 }
 
 /// What the sandbox gives to scripts that is not Lua's own.
@@ -380,7 +382,7 @@ impl Current {
         let version = running.version;
         match words(args).and_then(|words| running.run(&words)).unwrap_or_else(Value::Error) {
             Value::Error(why) => {
-                let failure = Failure { why, line: place(lua).1 };
+                let failure = Failure { why, line: place(lua) };
                 if raised { Err(mlua::Error::external(failure)) } else { failure.table(lua) }
             }
             value => convert::to_lua(lua, value, version),

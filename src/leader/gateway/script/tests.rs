@@ -251,6 +251,10 @@ fn nothing_takes_the_process_along() {
         ("local t = {} t[1] = t return cjson.encode(t)", "excessive depth"),
         ("local t = {} t[1] = t return t", "reached lua stack limit"),
         ("local t = {} for i = 1, 60 do t = {t, t} end return t", "its reply takes more than"),
+        (
+            "local t = {ok=string.rep('x', 1e6)} local all = {} for i = 1, 100 do all[i] = t end return all",
+            "its reply takes more than",
+        ),
         ("local t = {} for i = 1, 60 do t = {t, t} end return cjson.encode(t)", "more than 33554432 bytes"),
         ("for i = 1, 1e5 do redis.log(redis.LOG_DEBUG, i) end return 1", ":1"),
         ("return cjson.decode(string.rep('[', 1e5))", "recursion limit"),
