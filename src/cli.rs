@@ -10,6 +10,7 @@ use clap::builder::BoolishValueParser as YesOrNo;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use self::args::{BackupArgs, BenchArgs, ClientArgs, LeaderArgs, NodeArgs, RestoreArgs};
+use self::cert::CertArgs;
 use crate::local_nodes::LocalLogs;
 use crate::protocol::table;
 use crate::settings_file::File;
@@ -17,6 +18,7 @@ use crate::telemetry::EventRing;
 use crate::{VERSION, backup, bench, client, environment, leader, logs, node, terminal};
 
 mod args;
+mod cert;
 mod values;
 mod words;
 
@@ -88,6 +90,11 @@ enum Command {
         after_help = "Examples:\n  hatokuse restore /backups/monday --verify\n  hatokuse restore /backups/monday --dry-run\n  zstd -dc monday.hkb.zst | hatokuse restore - --merge"
     )]
     Restore(RestoreArgs),
+    /// Make certificates for TLS, if you have no authority of your own
+    #[command(
+        after_help = "Examples:\n  hatokuse cert ca certs --cluster main\n  hatokuse cert peer certs --id 1 --host leader.example.org\n  hatokuse cert node certs --id 1\n  hatokuse cert client certs --name backup\n\nca-key.pem signs whatever is put before it: keep it away from the machines of the cluster."
+    )]
+    Cert(CertArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -184,6 +191,7 @@ fn check_config(cli: Cli, file: &File, command: &clap::Command, matches: &clap::
     let written = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
     let checked = match cli.command {
         Command::Leader(args) => args.check(),
+        Command::Node(args) => args.settings(false, false).map(drop),
         _ => Ok(()),
     };
     match (written, checked) {
@@ -220,7 +228,7 @@ fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
         }
         Command::Node(args) => {
             let events = log(screen, "node", Some(args.id()))?;
-            node::process::run(args.settings(screen, reports), events).map(|()| EXIT_OK)
+            node::process::run(args.settings(screen, reports)?, events).map(|()| EXIT_OK)
         }
         Command::Client(args) => {
             say(notes);
@@ -235,6 +243,7 @@ fn run(cli: Cli, notes: &[String], reports: bool) -> anyhow::Result<u8> {
         }
         Command::Backup(args) => Ok(exit_code(backup::back_up(&args.settings(cli.plain)?))),
         Command::Restore(args) => Ok(exit_code(backup::restore(&args.settings(cli.plain)?))),
+        Command::Cert(args) => args.run().map(|()| EXIT_OK),
         Command::Completions { shell } => {
             // Into memory first: written straight to a reader that has left, it would panic.
             let mut script = Vec::new();

@@ -66,6 +66,8 @@ pub mod telemetry;
 #[doc(hidden)]
 pub mod terminal;
 #[doc(hidden)]
+pub mod tls;
+#[doc(hidden)]
 pub mod wire;
 
 /// The version of this build with its git commit, as `--version` prints it.

@@ -3,7 +3,6 @@
 
 pub mod door;
 
-use std::future::ready;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -21,6 +20,7 @@ use tonic_health::server::HealthReporter;
 
 use self::door::{Accounted, Counted, Holdings};
 use crate::stop::Stop;
+use crate::tls::Cluster;
 use crate::wire::family::DESCRIPTORS;
 use crate::wire::family::family_service_server::{FamilyService, FamilyServiceServer};
 use crate::wire::{MAX_FRAME, WINDOW};
@@ -110,6 +110,8 @@ pub struct Serving {
     pub halves: Option<Arc<Holdings>>,
     /// Bytes of answers that callers have not taken, of all of them together: whoever holds most has to go.
     pub max_unsent: usize,
+    /// How it is encrypted, and who may call; nothing: anybody, as it comes.
+    pub tls: Option<Arc<Cluster>>,
     /// What the family service's health says.
     pub ready: watch::Receiver<bool>,
     /// From here on it is not serving, whatever `ready` says; and what the process ends with if the server fails.
@@ -122,7 +124,7 @@ pub struct Serving {
 ///
 /// The health of the family service is what `ready` says; that of the whole server (the empty name) is that it answers.
 pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, service: S, how: Serving) {
-    let Serving { max_message, halves, max_unsent, ready, stop, end } = how;
+    let Serving { max_message, halves, max_unsent, tls, ready, stop, end } = how;
     let result = async {
         let (health, health_service) = tonic_health::server::health_reporter();
         // Known before anybody can ask: who watches a service that is not known is told that there is none.
@@ -147,7 +149,7 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
             { server }.add_service(family).add_service(health_service).add_service(reflection).add_service(older);
         // The builder's own tcp_nodelay is for listeners that it binds itself.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
-        let incoming = counted(incoming, answers);
+        let incoming = counted(incoming, answers, tls);
         server.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await.map_err(|error| error.to_string())
     };
     if let Err(error) = result.await {
@@ -155,20 +157,36 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
     }
 }
 
-/// Connections up to [`MOST_CONNECTIONS`] at once; one more is closed.
-fn counted(incoming: TcpIncoming, answers: Arc<Holdings>) -> impl Stream<Item = io::Result<Counted>> {
+/// Connections up to [`MOST_CONNECTIONS`] at once; one more is closed. Handshakes take their time beside one another.
+fn counted(
+    incoming: TcpIncoming,
+    answers: Arc<Holdings>,
+    tls: Option<Arc<Cluster>>,
+) -> impl Stream<Item = io::Result<Counted>> {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    incoming.filter_map(move |stream| {
-        let place = places.clone().try_acquire_owned();
-        ready(match (stream, place) {
-            (Err(error), _) => Some(Err(error)),
-            (Ok(stream), Ok(place)) => Some(Ok(Counted::new(stream, place, &answers))),
-            (Ok(_), Err(_)) => {
+    let acceptor = tls.as_ref().map(|tls| tls.acceptor());
+    let taken = incoming.map(move |stream| {
+        let (place, answers) = (places.clone().try_acquire_owned(), answers.clone());
+        let (tls, acceptor) = (tls.clone(), acceptor.clone());
+        async move {
+            let Ok(place) = place else {
                 tracing::debug!("a gRPC connection was closed: {MOST_CONNECTIONS} are open");
-                None
-            }
-        })
-    })
+                return None;
+            };
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => return Some(Err(error)),
+            };
+            let (Some(tls), Some(acceptor)) = (tls, acceptor) else {
+                return Some(Ok(Counted::new(stream.into(), None, place, &answers)));
+            };
+            // Whatever is wrong is of one caller, who was told; an error here would end the server.
+            let stream = acceptor.accept(stream).await.ok()?;
+            let caller = tls.caller(&stream).inspect_err(|error| tracing::info!("a gRPC caller was refused: {error}"));
+            Some(Ok(Counted::new(stream, caller.ok()?, place, &answers)))
+        }
+    });
+    taken.buffer_unordered(MOST_CONNECTIONS).filter_map(std::future::ready)
 }
 
 /// Tells the health of the family service until its server has ended; from the stop on, that it does not serve.

@@ -4,18 +4,23 @@
 use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::codegen::{BoxFuture as ServiceFuture, Service, http};
 use tonic::transport::{Channel, Endpoint};
 
 use self::family::family_service_client::FamilyServiceClient;
 use self::family::{FromNode, HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse, ToNode};
+use crate::tls::{Callee, Cluster, Stream as Connection};
 use crate::types::{
     BadId, CopyRecord, Deadline, Epoch, Fence, Leadership, Listed, Member, MessageId, NodeId, Payload, Removed, Uuid,
     Version,
@@ -70,8 +75,8 @@ pub struct Lane {
 
 /// The network as roles see it. A simulator stands in here.
 pub trait Network: Debug + Send + Sync {
-    /// Opens a lane to the node at an address.
-    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>>;
+    /// Opens a lane to this node at an address.
+    fn open_lane(&self, node: NodeId, address: String) -> BoxFuture<'static, io::Result<Lane>>;
     /// Connects to the leader at an address, for registration and beats.
     fn leader(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>>;
 }
@@ -84,14 +89,43 @@ pub trait LeaderPort: Debug + Send {
     fn beat(&mut self, request: HeartbeatRequest) -> BoxFuture<'_, io::Result<HeartbeatResponse>>;
 }
 
-/// The real network: gRPC over TCP.
-#[derive(Debug, Clone, Copy)]
-pub struct Grpc;
+/// The real network: gRPC over TCP, encrypted where there are certificates for it.
+#[derive(Debug, Clone)]
+pub struct Grpc {
+    /// What encrypts it.
+    pub tls: Option<Arc<Cluster>>,
+}
+
+/// Calls for gRPC whom it was made for.
+#[derive(Debug, Clone)]
+struct Caller {
+    tls: Arc<Cluster>,
+    address: Arc<str>,
+    who: Callee,
+}
+
+impl Service<http::Uri> for Caller {
+    type Response = TokioIo<Connection>;
+    type Error = io::Error;
+    type Future = ServiceFuture<TokioIo<Connection>, io::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let Self { tls, address, who } = self.clone();
+        Box::pin(async move {
+            let called = tokio::time::timeout(DIAL_TIMEOUT, tls.call(&address, who)).await;
+            called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
+        })
+    }
+}
 
 impl Grpc {
-    async fn connect(address: &str) -> io::Result<FamilyServiceClient<Channel>> {
+    async fn connect(&self, address: &str, who: Callee) -> io::Result<FamilyServiceClient<Channel>> {
         let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is no HOST:PORT: {error}"));
-        let channel = Endpoint::from_shared(format!("http://{address}"))
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(bad)?
             .connect_timeout(DIAL_TIMEOUT)
             .tcp_nodelay(true)
@@ -99,18 +133,23 @@ impl Grpc {
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .connect()
-            .await
-            .map_err(|error| io_error(&error))?;
+            .initial_connection_window_size(WINDOW);
+        let channel = match &self.tls {
+            None => endpoint.connect().await,
+            Some(tls) => {
+                endpoint.connect_with_connector(Caller { tls: tls.clone(), address: address.into(), who }).await
+            }
+        };
+        let channel = channel.map_err(|error| io_error(&error))?;
         Ok(FamilyServiceClient::new(channel).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME))
     }
 }
 
 impl Network for Grpc {
-    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
+    fn open_lane(&self, node: NodeId, address: String) -> BoxFuture<'static, io::Result<Lane>> {
+        let network = self.clone();
         Box::pin(async move {
-            let mut client = Self::connect(&address).await?;
+            let mut client = network.connect(&address, Callee::Node(node.0)).await?;
             let (frames_out, outgoing) = mpsc::channel(LANE_FRAMES);
             let (to_role, frames_in) = mpsc::channel(LANE_FRAMES);
             let mut incoming =
@@ -133,8 +172,9 @@ impl Network for Grpc {
     }
 
     fn leader(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
+        let network = self.clone();
         Box::pin(async move {
-            let client = Self::connect(&address).await?;
+            let client = network.connect(&address, Callee::Peer).await?;
             Ok(Box::new(client) as Box<dyn LeaderPort>)
         })
     }
@@ -162,7 +202,8 @@ fn no_leader(status: &tonic::Status) -> io::Error {
     let said = status.message();
     io::Error::other(format!(
         "what answers there is no leader's port for nodes ({said}): nodes use the port that the leader prints as nodes=, \
-         5550 unless --grpc-port says another, and clients the other one, 6666"
+         5550 unless --grpc-port says another, and clients the other one, 6666; or it is one that speaks TLS, which needs \
+         --cluster-cert here"
     ))
 }
 

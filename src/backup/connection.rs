@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::Error;
 use crate::error::printable;
 use crate::protocol::resp::{Value, number};
+use crate::tls::{Blocking, Dialer, explain};
 use crate::types::MAX_MESSAGE_BYTES;
 
 /// The longest line of a reply, and the most values of a list.
@@ -38,13 +39,18 @@ pub(super) enum Reply {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) addr: String,
-    replies: BufReader<TcpStream>,
+    replies: BufReader<Blocking>,
     out: BytesMut,
 }
 
 impl Connection {
     /// Connects, and gives the password where there is one.
-    pub(super) fn open(addr: &str, timeout: Duration, password: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn open(
+        addr: &str,
+        timeout: Duration,
+        tls: Option<&Dialer>,
+        password: Option<&str>,
+    ) -> Result<Self, Error> {
         let lost = |source| Error::Connection { addr: addr.to_owned(), source };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for to in addr.to_socket_addrs().map_err(lost)? {
@@ -53,6 +59,10 @@ impl Connection {
                     stream.set_nodelay(true).map_err(lost)?;
                     stream.set_read_timeout(Some(timeout.max(LEAST_PATIENCE))).map_err(lost)?;
                     stream.set_write_timeout(Some(timeout.max(LEAST_PATIENCE))).map_err(lost)?;
+                    let stream = match tls {
+                        None => Blocking::Plain(stream),
+                        Some(tls) => tls.encrypt_blocking(addr, stream).map_err(lost)?,
+                    };
                     let replies = BufReader::with_capacity(256 << 10, stream);
                     let mut connection = Self { addr: addr.to_owned(), replies, out: BytesMut::new() };
                     if let Some(password) = password {
@@ -73,7 +83,8 @@ impl Connection {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Error> {
-        let sent = self.replies.get_mut().write_all(&self.out);
+        let to = self.replies.get_mut();
+        let sent = to.write_all(&self.out).and_then(|()| to.flush());
         self.out.clear();
         sent.map_err(|source| self.lost(source))
     }
@@ -110,7 +121,7 @@ impl Connection {
         let source = match source.kind() {
             io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer in time"),
             io::ErrorKind::UnexpectedEof => io::Error::new(source.kind(), "it closed the connection"),
-            _ => source,
+            _ => explain(source),
         };
         Error::Connection { addr: self.addr.clone(), source }
     }

@@ -19,6 +19,7 @@ pub use self::restore::{Existing, Settings as RestoreSettings, is_stream, restor
 use self::sink::Sink;
 use crate::archive::{Header, Kept, Writer};
 use crate::telemetry::grouped;
+use crate::tls::Dialer;
 use crate::types::{Deadline, MessageId, Uuid, Version};
 
 /// How to make a backup.
@@ -30,6 +31,8 @@ pub struct Settings {
     pub addr: String,
     /// How long to wait for a connection.
     pub timeout: Duration,
+    /// What encrypts it, if it is to be.
+    pub tls: Option<Dialer>,
     /// Of a leader that asks for one.
     pub password: Option<String>,
     /// No bar.
@@ -50,7 +53,8 @@ fn counted(messages: u64) -> String {
 
 /// Makes a backup.
 pub fn back_up(settings: &Settings) -> Result<Outcome, Error> {
-    let mut connection = Connection::open(&settings.addr, settings.timeout, settings.password.as_deref())?;
+    let mut connection =
+        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.password.as_deref())?;
     // Before the register is bothered.
     let mut sink = settings.to.as_deref().map_or_else(|| Ok(Sink::out()), Sink::folder)?;
     let begun = connection.ask(&[b"BACKUP", b"BEGIN"])?;

@@ -11,6 +11,7 @@ use super::{Error, Outcome, counted};
 use crate::archive::Item;
 use crate::error::printable;
 use crate::telemetry::grouped;
+use crate::tls::Dialer;
 use crate::types::{Deadline, MessageId, Payload};
 
 /// Messages and bytes that are written at once; one message at least.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub addr: String,
     /// How long to wait for a connection.
     pub timeout: Duration,
+    /// What encrypts it, if it is to be.
+    pub tls: Option<Dialer>,
     /// Of a leader that asks for one.
     pub password: Option<String>,
     /// What to do with ids that have a message already.
@@ -65,7 +68,8 @@ pub fn restore(settings: &Settings) -> Result<Outcome, Error> {
             return Ok(Outcome { lost });
         }
     }
-    let mut connection = Connection::open(&settings.addr, settings.timeout, settings.password.as_deref())?;
+    let mut connection =
+        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.password.as_deref())?;
     if settings.existing == Existing::Refuse {
         refuse_messages(&mut connection)?;
     }

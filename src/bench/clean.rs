@@ -28,6 +28,7 @@ pub(super) fn clean(target: &Target, dialect: Dialect, values: &Values, count: u
             requests.extend_from_slice(if dialect == Dialect::Text { b"\n" } else { b"\r\n" });
         }
         stream.get_mut().write_all(&requests)?;
+        stream.get_mut().flush()?;
         for _ in begin..end {
             reply.clear();
             stream.read_line(&mut reply)?;

@@ -23,6 +23,7 @@ use super::report::Samples;
 use super::session::{Load, Rules, Session};
 use super::workload::{Plan, Values};
 use crate::error::printable;
+use crate::tls::{Blocking, Dialer};
 
 /// How long to wait for any reply at all before giving up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +52,8 @@ pub(super) struct Target {
     pub(super) patience: Duration,
     /// Given on every connection before anything else.
     pub(super) password: Option<String>,
+    /// What encrypts connections, if they are to be.
+    pub(super) tls: Option<Dialer>,
     /// Processes of the server on this machine, for their CPU time.
     pub(super) pids: Vec<u32>,
 }
@@ -87,7 +90,7 @@ impl Outcome {
 
 /// A connection and its socket; no socket once it has ended.
 struct Link {
-    stream: Option<TcpStream>,
+    stream: Option<Blocking>,
     session: Session,
     /// The socket was full: wait until it is not.
     blocked: bool,
@@ -268,6 +271,8 @@ impl Driver {
                 Err(_) => link.session.stop_sending(),
             }
         }
+        // What is encrypted may still be held.
+        full |= stream.flush().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         if full != link.blocked {
             link.blocked = full;
             let flags = if full { epoll::EventFlags::IN | epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
@@ -315,7 +320,7 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
         };
         let stream = match stream {
             Ok(stream) => {
-                stream.set_nonblocking(true)?;
+                stream.tcp().set_nonblocking(true)?;
                 let data = epoll::EventData::new_u64(number as u64);
                 epoll::add(epoll, &stream, data, epoll::EventFlags::IN)?;
                 Some(stream)
@@ -335,14 +340,18 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
 }
 
 /// A connection that has given its password.
-pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<TcpStream> {
+pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<Blocking> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in target.addr.to_socket_addrs()? {
         match TcpStream::connect_timeout(&addr, target.patience.min(CONNECT)) {
-            Ok(mut stream) => {
+            Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(target.patience))?;
                 stream.set_write_timeout(Some(target.patience))?;
+                let mut stream = match &target.tls {
+                    None => Blocking::Plain(stream),
+                    Some(tls) => tls.encrypt_blocking(&target.addr, stream)?,
+                };
                 if let Some(password) = &target.password {
                     log_in(&mut stream, dialect, password)?;
                 }
@@ -355,12 +364,13 @@ pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<TcpStream
 }
 
 /// Gives the password, and waits for the server's word on it.
-fn log_in(stream: &mut TcpStream, dialect: Dialect, password: &str) -> io::Result<()> {
+fn log_in(stream: &mut Blocking, dialect: Dialect, password: &str) -> io::Result<()> {
     let (request, right) = match dialect {
         Dialect::Text => (format!("AUTH {password}\n"), "OK"),
         Dialect::Resp => (format!("*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len()), "+OK"),
     };
     stream.write_all(request.as_bytes())?;
+    stream.flush()?;
     match read_line(stream)?.trim_end() {
         reply if reply == right => Ok(()),
         reply => {
@@ -371,7 +381,7 @@ fn log_in(stream: &mut TcpStream, dialect: Dialect, password: &str) -> io::Resul
 }
 
 /// The only line that the server has been asked for, without its end.
-fn read_line(stream: &mut TcpStream) -> io::Result<String> {
+fn read_line(stream: &mut Blocking) -> io::Result<String> {
     let mut reply = String::new();
     io::BufRead::read_line(&mut io::BufReader::new(stream), &mut reply)?;
     match reply.strip_suffix('\n') {
@@ -384,6 +394,7 @@ fn read_line(stream: &mut TcpStream) -> io::Result<String> {
 pub(super) fn ask(target: &Target, line: &str) -> io::Result<String> {
     let mut stream = connect(target, Dialect::Text)?;
     stream.write_all(format!("{line}\n").as_bytes())?;
+    stream.flush()?;
     read_line(&mut stream)
 }
 

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::child::{Process, Tail};
+use crate::tls::{Mode, Role, issue};
 use crate::types::IoMode;
 
 /// How long starting, stopping and settling may take, unless told otherwise.
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Time between two looks at STATUS.
 const POLL: Duration = Duration::from_millis(10);
+
+/// Days that certificates of a cluster are valid.
+const DAYS: u32 = 7;
 
 /// What a cluster is to be like.
 #[derive(Debug, Clone)]
@@ -41,6 +45,7 @@ pub struct Builder {
     node_args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     patience: Duration,
+    cluster_tls: Option<Mode>,
 }
 
 impl Builder {
@@ -95,6 +100,12 @@ impl Builder {
     /// How long starting, stopping and settling may take (default 20 s).
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Leader and nodes speak TLS to one another, with certificates that are made for them.
+    pub fn cluster_tls(mut self, mode: Option<Mode>) -> Self {
+        self.cluster_tls = mode;
         self
     }
 
@@ -164,6 +175,7 @@ impl Cluster {
             node_args: Vec::new(),
             env: Vec::new(),
             patience: PATIENCE,
+            cluster_tls: None,
         }
     }
 
@@ -218,12 +230,36 @@ impl Cluster {
         let mut command = self.command("leader");
         command.args(["--port", port_of(&self.addr), "--grpc-port", port_of(&self.grpc_addr)]);
         command.arg("--tolerance-conf").arg(self.dir.join("tolerance.conf"));
+        self.add_certificate(&mut command, Role::Peer(1))?;
         command.args(&self.builder.leader_args);
         let mut process = Process::spawn(command, "leader", &self.leader_tail)?;
         let ready = process.await_ready(deadline)?;
         self.addr = value_of(&ready, "clients", "leader")?;
         self.grpc_addr = value_of(&ready, "nodes", "leader")?;
         self.leader = Some(process);
+        Ok(())
+    }
+
+    /// The folder of the certificates, where there are some.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.join("certificates")
+    }
+
+    /// Names the certificate of a process, which is made if it has none yet.
+    fn add_certificate(&self, command: &mut Command, role: Role) -> anyhow::Result<()> {
+        let Some(mode) = self.builder.cluster_tls else { return Ok(()) };
+        let folder = self.certificates();
+        if !folder.join("ca.pem").exists() {
+            issue::authority(&folder, "main", DAYS)?;
+        }
+        let name = role.to_string().replace('/', "-");
+        if !folder.join(format!("{name}.pem")).exists() {
+            issue::certificate(&folder, role, &["localhost".to_owned(), "127.0.0.1".to_owned()], DAYS)?;
+        }
+        command.arg("--cluster-tls").arg(mode.to_string());
+        command.arg("--cluster-ca").arg(folder.join("ca.pem"));
+        command.arg("--cluster-cert").arg(folder.join(format!("{name}.pem")));
+        command.arg("--cluster-key").arg(folder.join(format!("{name}-key.pem")));
         Ok(())
     }
 
@@ -247,6 +283,7 @@ impl Cluster {
             let port = self.nodes.get(&id).map_or(0, |node| node.port);
             let mut command = self.command("node");
             command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--leader", leader]);
+            self.add_certificate(&mut command, Role::Node(id))?;
             command.args(&self.builder.node_args);
             let node = self.nodes.entry(id).or_default();
             if node.process.as_mut().is_some_and(Process::is_running) {

@@ -65,7 +65,8 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let pids = cluster.as_ref().map(Cluster::pids).unwrap_or_default();
     // A throw-away cluster asks for none.
     let password = settings.password.clone().filter(|_| cluster.is_none());
-    let target = Target { addr: addr.clone(), patience: PATIENCE, password, pids };
+    let tls = settings.tls.clone().filter(|_| cluster.is_none());
+    let target = Target { addr: addr.clone(), patience: PATIENCE, password, tls, pids };
     let report = match until_ctrl_c({
         let settings = settings.clone();
         move || measure(&settings, &target)
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     fn target(fake: &Fake) -> Target {
-        Target { addr: fake.addr(), patience: PATIENCE, password: None, pids: Vec::new() }
+        Target { addr: fake.addr(), patience: PATIENCE, password: None, tls: None, pids: Vec::new() }
     }
 
     fn measured(fault: Fault, op: Op) -> Report {

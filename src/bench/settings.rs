@@ -9,6 +9,7 @@ use super::dialect::Dialect;
 use super::report::Asked;
 use super::workload::{Choice, Distribution, Mix, Order, Sizes};
 use crate::config::ByteSize;
+use crate::tls::Dialer;
 use crate::types::{IoMode, MessageId};
 
 /// Where a bench goes unless it is told.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub protocol: Dialect,
     /// The server's password, if it asks for one.
     pub password: Option<String>,
+    /// What encrypts connections, if they are to be.
+    pub tls: Option<Dialer>,
     /// Operations in all; not with `duration`.
     pub count: Option<u64>,
     /// How long to measure, instead of a count.
@@ -292,6 +295,7 @@ pub(super) mod tests {
             addr: String::new(),
             protocol: Dialect::Text,
             password: None,
+            tls: None,
             count: Some(101),
             duration: None,
             warmup: Duration::ZERO,

@@ -1,22 +1,26 @@
 //! The flags of each subcommand, and the settings that they mean.
 
 mod backup;
+mod tls;
 
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
 pub(super) use self::backup::{BackupArgs, RestoreArgs};
+use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
     duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;
 use crate::protocol::text::Dialect;
+use crate::tls::Role;
 use crate::types::{IoMode, Layout, NodeId};
 use crate::{bench, client, leader, node};
 
@@ -25,9 +29,9 @@ pub(super) struct LeaderArgs {
     /// Address to listen on, for clients and nodes
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
-    /// Port for clients (0: any free one)
-    #[arg(long, env = "HATOKUSE_PORT", default_value_t = 6666)]
-    port: u16,
+    /// Port for clients (0: any free one; off: none, where there is --tls-port)
+    #[arg(long, env = "HATOKUSE_PORT", default_value = "6666", value_name = "PORT|off")]
+    port: leader::http::Port,
     /// Port for nodes and other gRPC callers (0: any free one)
     #[arg(long, env = "HATOKUSE_GRPC_PORT", default_value_t = 5550)]
     grpc_port: u16,
@@ -114,6 +118,10 @@ pub(super) struct LeaderArgs {
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
+    #[command(flatten)]
+    tls: LeaderTlsArgs,
+    #[command(flatten)]
+    cluster_tls: ClusterTlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +166,8 @@ pub(super) struct NodeArgs {
     /// Stop when standard input ends (for programs that start this one)
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
+    #[command(flatten)]
+    cluster_tls: ClusterTlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +190,8 @@ pub(super) struct ClientArgs {
     /// One command, for example: SET 1 hello
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -271,7 +283,12 @@ pub(super) struct BenchArgs {
     /// Grace of that cluster before the copies of a node that is down are made again
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
+
+/// Who a leader is, as long as there is one.
+const THE_PEER: Role = Role::Peer(1);
 
 impl LeaderArgs {
     /// Looks into the files that the settings name.
@@ -298,9 +315,25 @@ impl LeaderArgs {
     ) -> anyhow::Result<leader::process::Settings> {
         let tolerance = self.tolerance_source();
         let password = self.password_file.as_deref().map(read_password).transpose()?;
+        let port = match self.port {
+            leader::http::Port::At(port) => Some(port),
+            leader::http::Port::Off => None,
+        };
+        ensure!(
+            port.is_some() || self.tls.tls_port.is_some(),
+            "--port off leaves clients no way in; give a --tls-port"
+        );
+        ensure!(
+            self.local_nodes == 0 || !self.cluster_tls.is_required(),
+            "--local-nodes have no certificates: start nodes with their own, or write --cluster-tls prefer"
+        );
         Ok(leader::process::Settings {
             host: self.host,
-            port: self.port,
+            port,
+            tls_port: self.tls.tls_port,
+            tls: self.tls.encrypted()?,
+            http_tls: self.tls.http_tls,
+            cluster_tls: self.cluster_tls.cluster(THE_PEER)?,
             grpc_port: self.grpc_port,
             http_port: self.http_port,
             http_host: self.http_host,
@@ -341,8 +374,9 @@ impl NodeArgs {
         self.id
     }
 
-    pub(super) fn settings(self, screen: bool, reports: bool) -> node::process::Settings {
-        node::process::Settings {
+    pub(super) fn settings(self, screen: bool, reports: bool) -> anyhow::Result<node::process::Settings> {
+        Ok(node::process::Settings {
+            tls: self.cluster_tls.cluster(Role::Node(self.id))?,
             id: NodeId(self.id),
             host: self.host,
             port: self.port,
@@ -356,7 +390,7 @@ impl NodeArgs {
             stop_with_stdin: self.stop_with_stdin,
             screen,
             reports,
-        }
+        })
     }
 }
 
@@ -367,6 +401,7 @@ impl ClientArgs {
             json: self.json,
             plain,
             timeout: self.timeout,
+            tls: self.tls.dialer()?,
             password: self.password_file.as_deref().map(read_password).transpose()?,
             watch: self.watch,
             command: self.command,
@@ -378,6 +413,7 @@ impl BenchArgs {
     pub(super) fn settings(self) -> anyhow::Result<bench::Settings> {
         Ok(bench::Settings {
             password: self.password_file.as_deref().map(read_password).transpose()?,
+            tls: self.tls.dialer()?,
             addr: self.addr,
             protocol: self.protocol,
             count: self.count,

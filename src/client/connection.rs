@@ -5,20 +5,23 @@
 //! Never pairs a reply with its request, waits for a limited time, or tries
 //! again: [`Client`](super::Client) and the bench do that.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::Error;
 use super::advice::stranger;
 use crate::error::printable;
 use crate::protocol::Command;
 use crate::protocol::text::{ReplyLine, decode_reply, encode_command};
+use crate::tls::Dialer;
 
 /// Room made for one read: a few hundred short replies.
 const READ_CHUNK: usize = 16 * 1024;
@@ -26,6 +29,14 @@ const READ_CHUNK: usize = 16 * 1024;
 /// The longest reply line that is waited for. Far above any sensible message limit: it
 /// only keeps a server that never ends its line from filling the memory.
 pub const MAX_REPLY_BYTES: usize = 256 * 1024 * 1024;
+
+/// Where replies come from: a socket, or what decrypts one.
+trait Incoming: AsyncRead + Debug + Send + Unpin {}
+impl<T: AsyncRead + Debug + Send + Unpin> Incoming for T {}
+
+/// Where requests go.
+trait Outgoing: AsyncWrite + Debug + Send + Unpin {}
+impl<T: AsyncWrite + Debug + Send + Unpin> Outgoing for T {}
 
 /// A connection that leaves pipelining to its user: requests are put together with
 /// [`send`](Self::send), leave with [`flush`](Self::flush), and are answered in order by
@@ -58,18 +69,24 @@ pub struct Connection {
 impl Connection {
     /// Connects to `addr`, a `HOST:PORT`, within `timeout`.
     pub async fn open(addr: &str, timeout: Duration) -> Result<Self, Error> {
-        let stream = match tokio::time::timeout(timeout, TcpStream::connect(addr)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(source)) => return Err(Error::connect(addr, source)),
-            Err(_) => return Err(Error::connect(addr, io::ErrorKind::TimedOut.into())),
-        };
-        // A request waits for its reply, so holding it back for a fuller packet only costs time.
-        stream.set_nodelay(true).map_err(|source| Error::connect(addr, source))?;
-        let (read, write) = stream.into_split();
-        Ok(Self {
+        let (read, write) = connect(addr, timeout).await?.into_split();
+        Ok(Self::of(Box::new(read), Box::new(write)))
+    }
+
+    /// Connects by TLS. The timeout holds for the connection, and for the handshake after it.
+    pub async fn open_tls(addr: &str, timeout: Duration, tls: &Dialer) -> Result<Self, Error> {
+        let stream = connect(addr, timeout).await?;
+        let stream = tokio::time::timeout(timeout, tls.encrypt(addr, stream)).await;
+        let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (read, write) = tokio::io::split(stream.map_err(|source| Error::connect(addr, source))?);
+        Ok(Self::of(Box::new(read), Box::new(write)))
+    }
+
+    fn of(read: Box<dyn Incoming>, write: Box<dyn Outgoing>) -> Self {
+        Self {
             sender: Sender { half: write, bytes: BytesMut::new() },
             receiver: Receiver { half: read, replies: Replies::default() },
-        })
+        }
     }
 
     /// The two halves, for two tasks.
@@ -108,6 +125,18 @@ impl Connection {
     }
 }
 
+/// Connects to `addr`, a `HOST:PORT`, within `timeout`.
+async fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Error> {
+    let stream = match tokio::time::timeout(timeout, TcpStream::connect(addr)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(source)) => return Err(Error::connect(addr, source)),
+        Err(_) => return Err(Error::connect(addr, io::ErrorKind::TimedOut.into())),
+    };
+    // A request waits for its reply, so holding it back for a fuller packet only costs time.
+    stream.set_nodelay(true).map_err(|source| Error::connect(addr, source))?;
+    Ok(stream)
+}
+
 /// Runs `write` beside `read` until `read` is done, whatever becomes of `write`.
 pub(super) async fn while_writing<T>(write: impl Future, read: impl Future<Output = T>) -> T {
     let write = async {
@@ -124,7 +153,7 @@ pub(super) async fn while_writing<T>(write: impl Future, read: impl Future<Outpu
 /// The half that requests leave by.
 #[derive(Debug)]
 pub struct Sender {
-    half: OwnedWriteHalf,
+    half: Box<dyn Outgoing>,
     bytes: BytesMut,
 }
 
@@ -155,7 +184,7 @@ impl Sender {
                 Err(source) => return Err(Error::lost(source)),
             }
         }
-        Ok(())
+        self.half.flush().await.map_err(Error::lost)
     }
 }
 
@@ -173,7 +202,7 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) -> Result<(), Error>
 /// The half that replies come by.
 #[derive(Debug)]
 pub struct Receiver {
-    half: OwnedReadHalf,
+    half: Box<dyn Incoming>,
     replies: Replies,
 }
 
@@ -223,16 +252,17 @@ impl Receiver {
             return false;
         }
         self.replies.make_room();
-        matches!(
-            self.half.try_read_buf(&mut self.replies.bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock
-        )
+        let mut first = [0];
+        let mut first = ReadBuf::new(&mut first);
+        let read = Pin::new(&mut self.half).poll_read(&mut Context::from_waker(Waker::noop()), &mut first);
+        self.replies.bytes.extend_from_slice(first.filled());
+        matches!(read, Poll::Pending)
     }
 
-    /// Waits until there is something to read, or the end, without reading it.
+    /// Waits until something has come, or the end.
     #[cfg(test)]
-    pub(super) async fn wait_readable(&self) {
-        self.half.readable().await.unwrap();
+    pub(super) async fn wait_readable(&mut self) {
+        self.half.read_buf(&mut self.replies.bytes).await.unwrap();
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Certainty, certainty_of};
+use crate::tls::explain;
 use crate::types::{BadId, MAX_ID_BYTES};
 
 /// Why a call did not do what was asked.
@@ -124,6 +125,9 @@ impl Error {
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
                 "is the address right, and does a firewall let it through?"
             }
+            io::ErrorKind::InvalidData => {
+                "look into --tls, --tls-ca and --tls-cert, and whether this is the port that the leader prints as tls="
+            }
             _ => "write the leader's address as HOST:PORT, for example 127.0.0.1:6666",
         };
         Self::Connect { addr: addr.to_owned(), source, hint }
@@ -135,7 +139,7 @@ impl Error {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
                 Self::Closed
             }
-            _ => Self::Io { source },
+            _ => Self::Io { source: explain(source) },
         }
     }
 }

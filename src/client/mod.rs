@@ -52,6 +52,7 @@ pub use self::error::Error;
 pub use crate::error::Certainty;
 pub use crate::protocol::text::ReplyLine;
 pub use crate::protocol::{Command, CopyFault, Finding, Verified};
+pub use crate::tls::{ClientFiles as TlsFiles, Dialer as Tls};
 
 use crate::error::printable;
 use crate::protocol::text::{decode_finding, decode_verified};
@@ -76,20 +77,22 @@ const CLOSED: &str = "the leader closed it";
 const BROKEN: &str = "it broke";
 
 /// How a [`Client`] behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The longest that connecting, a call, or one answer of a batch may take.
     pub timeout: Duration,
+    /// What encrypts the connection; nothing: it goes as it is.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { timeout: DEFAULT_TIMEOUT }
+        Self { timeout: DEFAULT_TIMEOUT, tls: None }
     }
 }
 
 /// Sets [`Options`] by name; made by [`Client::builder`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 #[must_use = "a builder connects nothing before `connect`"]
 pub struct Builder {
     options: Options,
@@ -99,6 +102,12 @@ impl Builder {
     /// The longest that connecting, a call, or one answer of a batch may take; 10 s otherwise.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = timeout;
+        self
+    }
+
+    /// Speaks TLS.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.options.tls = Some(tls);
         self
     }
 
@@ -130,7 +139,10 @@ impl Client {
     /// Connects with other [`Options`].
     pub async fn connect_with(addr: &str, options: Options) -> Result<Self, Error> {
         let timeout = options.timeout.min(LONGEST_TIMEOUT);
-        let connection = Connection::open(addr, timeout).await?;
+        let connection = match &options.tls {
+            None => Connection::open(addr, timeout).await?,
+            Some(tls) => Connection::open_tls(addr, timeout, tls).await?,
+        };
         Ok(Self { connection, timeout, unusable: None })
     }
 

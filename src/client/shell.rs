@@ -38,6 +38,7 @@ use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
 use crate::protocol::{Command, Decoded};
 use crate::terminal::Paper;
+use crate::tls::Dialer;
 
 /// Exit codes, as `hatokuse --help` promises them.
 pub(super) const EXIT_OK: u8 = 0;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub plain: bool,
     /// How long to wait for a connection or an answer.
     pub timeout: Duration,
+    /// What encrypts the connection, if it is to be.
+    pub tls: Option<Dialer>,
     /// The leader's password, if it asks for one.
     pub password: Option<String>,
     /// Show a line about the register each time this has passed.
@@ -79,13 +82,14 @@ impl Settings {
     /// Nothing but where to connect, for tests.
     pub(super) fn new(addr: &str, timeout: Duration) -> Self {
         let addr = addr.to_owned();
-        Self { addr, json: false, plain: false, timeout, password: None, watch: None, command: Vec::new() }
+        Self { addr, json: false, plain: false, timeout, tls: None, password: None, watch: None, command: Vec::new() }
     }
 }
 
 /// A connection that has given its password.
 pub(super) async fn connect(settings: &Settings) -> Result<Client, Error> {
-    let mut client = Client::connect_with(&settings.addr, Options { timeout: settings.timeout }).await?;
+    let mut client =
+        Client::connect_with(&settings.addr, Options { timeout: settings.timeout, tls: settings.tls.clone() }).await?;
     if let Some(password) = &settings.password {
         client.authenticate(password).await?;
     }

@@ -214,7 +214,8 @@ async fn a_late_answer_is_given_to_nobody() {
         peer.expect_end().await;
     })
     .await;
-    let mut client = Client::connect_with(&addr, Options { timeout: Duration::from_millis(20) }).await.unwrap();
+    let mut client =
+        Client::connect_with(&addr, Options { timeout: Duration::from_millis(20), tls: None }).await.unwrap();
     let error = client.set("1", "a").await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert_eq!(error.certainty(), Certainty::Maybe);

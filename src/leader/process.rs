@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::coordinator::Coordinator;
 use super::every;
+use super::gateway::Entrance;
 use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
@@ -29,6 +31,7 @@ use crate::process::{
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
+use crate::tls::{self, Acceptor, Cluster, Renews};
 use crate::types::{Addresses, IoMode, Layout};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
@@ -41,8 +44,16 @@ const READY_EVERY: Duration = Duration::from_millis(250);
 pub struct Settings {
     /// Address to listen on, for clients and nodes.
     pub host: IpAddr,
-    /// Port for clients; 0 for any.
-    pub port: u16,
+    /// Port for clients; 0 for any; nothing: they come by TLS only.
+    pub port: Option<u16>,
+    /// Port for clients that speak TLS; 0 for any.
+    pub tls_port: Option<u16>,
+    /// What encrypts that.
+    pub tls: Option<Encrypted>,
+    /// Whether HTTP is encrypted too.
+    pub http_tls: bool,
+    /// How leader and nodes speak to one another; nothing: as it comes.
+    pub cluster_tls: Option<Arc<Cluster>>,
     /// Port for nodes; 0 for any.
     pub grpc_port: u16,
     /// Address to listen on, for HTTP.
@@ -81,6 +92,15 @@ pub struct Settings {
     pub local_logs: LocalLogs,
 }
 
+/// What encrypts the connections of clients, and what keeps its certificates in view.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// Takes their connections.
+    pub acceptor: Acceptor,
+    /// Follows the files.
+    pub renews: Arc<dyn Renews>,
+}
+
 /// What a gRPC request has beside its message: its id in all forms, and the message once more where it is small.
 const BESIDE_MESSAGE: usize = 1 << 20;
 
@@ -111,6 +131,14 @@ fn clients_for(wanted: usize, files: Option<u64>) -> usize {
     wanted.min(fit)
 }
 
+impl Settings {
+    /// What has certificates that are renewed.
+    fn certificates(&self) -> Vec<Arc<dyn Renews>> {
+        let clients = self.tls.as_ref().map(|tls| tls.renews.clone());
+        clients.into_iter().chain(self.cluster_tls.as_ref().map(|tls| tls.renews())).collect()
+    }
+}
+
 /// Runs a leader until it is told to stop.
 pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
@@ -120,14 +148,23 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     };
     settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
     let tolerance = settings.tolerance.read()?;
-    let clients = bind(settings.host, settings.port, "clients", "--port")?;
+    let bind_for = |port: Option<u16>, flag| port.map(|port| bind(settings.host, port, "clients", flag)).transpose();
+    let clients = bind_for(settings.port, "--port")?;
+    let encrypted = bind_for(settings.tls_port, "--tls-port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    let served = runtime.block_on(serve(settings, tolerance, (clients, nodes, http), signals, stop.clone(), events));
+    let served = runtime.block_on(serve(
+        settings,
+        tolerance,
+        Listeners { clients, encrypted, nodes, http },
+        signals,
+        stop.clone(),
+        events,
+    ));
     // Not waiting for a disk that hangs.
     runtime.shutdown_background();
     served?;
@@ -137,8 +174,13 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     }
 }
 
-/// For clients, nodes, and HTTP if it is wanted.
-type Listeners = (TcpListener, TcpListener, Option<TcpListener>);
+/// For clients, with TLS and without, nodes, and HTTP if it is wanted.
+struct Listeners {
+    clients: Option<TcpListener>,
+    encrypted: Option<TcpListener>,
+    nodes: TcpListener,
+    http: Option<TcpListener>,
+}
 
 async fn serve(
     settings: Settings,
@@ -152,7 +194,7 @@ async fn serve(
     limit_drain(stop.clone(), &Handle::current());
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
-        network: Arc::new(Grpc),
+        network: Arc::new(Grpc { tls: settings.cluster_tls.clone() }),
         executor: Executor::Threads(Handle::current()),
         chance: fastrand::Rng::new(),
         clock: Arc::new(SystemClock),
@@ -197,20 +239,38 @@ async fn serve(
 async fn attend(
     leader: &Leader,
     settings: &Settings,
-    (clients, nodes, http): Listeners,
+    Listeners { clients, encrypted, nodes, http }: Listeners,
     (stop, end): (&Stop, &CancellationToken),
     events: EventRing,
 ) -> anyhow::Result<(LocalNodes, JoinHandle<()>)> {
-    let (clients_address, nodes_address) = (clients.local_addr()?, nodes.local_addr()?);
+    let nodes_address = nodes.local_addr()?;
+    let address_of = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+    let encrypted_address = address_of(&encrypted)?;
+    // Those who may come by TLS only are told where that is.
+    let clients_address = address_of(&clients)?.or(encrypted_address).context("there is no port for clients")?;
     let coordinator = leader.coordinator.clone();
-    let clients = tokio::net::TcpListener::from_std(clients)?;
+    let acceptor = settings.tls.as_ref().map(|tls| tls.acceptor.clone());
+    let entrances = [clients.map(|listener| (listener, None)), encrypted.map(|listener| (listener, acceptor.clone()))];
+    let entrances = entrances.into_iter().flatten().map(|(listener, tls)| {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        Ok(Entrance { listener, tls })
+    });
+    let entrances = entrances.collect::<std::io::Result<Vec<_>>>()?;
     let gateway =
-        tokio::spawn(stop.vital("gateway", gateway::run(clients, coordinator.clone(), settings.clients.clone())));
+        tokio::spawn(stop.vital("gateway", gateway::run(entrances, coordinator.clone(), settings.clients.clone())));
+    if let Some(tls) = &settings.cluster_tls {
+        tracing::info!("{}", tls.said());
+    }
+    let certificates = settings.certificates();
+    if !certificates.is_empty() {
+        tokio::spawn(stop.vital("certificates", tls::watch(certificates, stop.clone())));
+    }
     let how = Serving {
         max_message: settings.clients.max_message + BESIDE_MESSAGE,
         halves: Some(Holdings::new(settings.clients.limits.max_partial_bytes)),
         // What waits for one door must leave room for the other.
         max_unsent: coordinator.pot().size().limit / 2,
+        tls: settings.cluster_tls.clone(),
         ready: keep_ready(coordinator.clone()),
         stop: stop.clone(),
         end: end.clone(),
@@ -219,6 +279,9 @@ async fn attend(
     let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
+    if let Some(address) = encrypted_address {
+        say_ready(&format!("leader tls={address}"), false);
+    }
     let looked = coordinator.clone();
     let status = format!("clients on {clients_address}, nodes on {nodes_address}");
     tokio::spawn(keep_notified(stop.clone(), status, move || drop(looked.cluster())));
@@ -231,7 +294,9 @@ async fn attend(
     let reporter = || Reporter::new(coordinator.clone(), events.clone(), addresses.clone(), settings.report_every);
     if let Some(listener) = http {
         let address = listener.local_addr()?;
-        http::start(listener, Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address))?;
+        let tls = acceptor.filter(|_| settings.http_tls);
+        let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address);
+        http::start(listener, tls, site.with_certificates(settings.certificates()))?;
         say_ready(&format!("leader http={address}"), false);
     }
     let local = start_local(settings, nodes_address)?;
@@ -279,7 +344,7 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
-    let (any_port, how) = (settings.port == 0, (*io_mode, *layout));
+    let (any_port, how) = (settings.port == Some(0), (*io_mode, *layout));
     LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.local_logs)
 }
 

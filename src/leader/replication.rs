@@ -173,7 +173,7 @@ impl Links {
         fence: Fence,
         kind: family::LaneKind,
     ) -> Result<(Lane, Welcome), DialError> {
-        let mut lane = self.network.open_lane(address.to_owned()).await?;
+        let mut lane = self.network.open_lane(node, address.to_owned()).await?;
         let hello = family::Hello { format: FORMAT, kind: kind.into(), node_id: node.0 };
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
         lane.frames_out.send(to(fence, 0, to_node::Body::Hello(hello))).await.map_err(|_| silent())?;
@@ -224,7 +224,7 @@ impl Links {
             tokio::join!(write, read, beat);
             links.detach(node, session);
             // A closed port tells a dead process from a lost connection.
-            let probe = links.network.open_lane(dialled.address).await;
+            let probe = links.network.open_lane(node, dialled.address).await;
             let gone = probe.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
             events.parted(node, session, gone);
         });
@@ -324,9 +324,9 @@ impl Links {
         let _ = timeout(RELEASE_TIMEOUT, futures::future::join_all(answers)).await;
     }
 
-    /// Asks who answers at an address. Nothing changes there, whoever it is.
-    pub async fn ask_who(&self, address: &str) -> Result<family::Pong, DialError> {
-        let mut lane = self.network.open_lane(address.to_owned()).await?;
+    /// Asks who answers at the address of this node. Nothing changes there, whoever it is.
+    pub async fn ask_who(&self, node: NodeId, address: &str) -> Result<family::Pong, DialError> {
+        let mut lane = self.network.open_lane(node, address.to_owned()).await?;
         let nobody =
             Fence { leadership: Leadership { cluster_id: Uuid([0; 16]), epoch: Epoch(0) }, run: 0, session: 0 };
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
@@ -342,7 +342,7 @@ impl Links {
 
     /// Whether the process behind a node's link still answers, and is this one.
     pub async fn answers_as(&self, node: NodeId, address: &str, incarnation: u64) -> bool {
-        let who = timeout(PING_TIMEOUT, self.ask_who(address)).await;
+        let who = timeout(PING_TIMEOUT, self.ask_who(node, address)).await;
         self.link(node).is_some() && matches!(who, Ok(Ok(pong)) if pong.incarnation == incarnation)
     }
 

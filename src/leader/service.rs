@@ -16,7 +16,7 @@ use super::membership::Membership;
 use super::shares::Room;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
-use crate::process::door::{Answers, Holding, Keep};
+use crate::process::door::{Answers, Caller, Holding, Keep};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{CANCELLED, Operation, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
@@ -283,15 +283,18 @@ impl FamilyService for LeaderService {
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
         let nobody = || Status::internal("the connection has no address");
-        let caller = request.remote_addr().ok_or_else(nobody)?.ip();
+        let who = Caller::of(&request)?.clone();
+        let caller = who.addr.ok_or_else(nobody)?.ip();
         let mut request = request.into_inner();
         if let Some(info) = request.node_info.as_mut() {
+            who.must_be_node(info.node_id as u32)?;
             info.address = reachable(&info.address, caller);
         }
         Ok(Response::new(self.membership.register(request, caller).await))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        Caller::of(&request)?.must_be_node(request.get_ref().node_id)?;
         Ok(Response::new(self.membership.beat(request.get_ref())))
     }
 

@@ -31,6 +31,7 @@ use crate::process::{
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
+use crate::tls::{self, Cluster};
 use crate::types::{DiskView, IoMode, Layout, NodeId, NodeReport, RateView, Uuid};
 use crate::wire::{Grpc, MAX_FRAME};
 use crate::{VERSION, dashboard, terminal};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Holds `storage_node_<id>`.
     pub data_dir: PathBuf,
+    /// How it speaks to its leader; nothing: as it comes.
+    pub tls: Option<Arc<Cluster>>,
     /// Time between two reports.
     pub report_every: Duration,
     /// End when standard input does.
@@ -247,6 +250,7 @@ async fn serve(
         max_message: MAX_FRAME,
         halves: None,
         max_unsent: MAX_UNSENT,
+        tls: settings.tls.clone(),
         // It reads for anyone as long as it lives, with a leader or without.
         ready: tokio::sync::watch::channel(true).1,
         stop: stop.clone(),
@@ -256,9 +260,20 @@ async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let service = tokio::spawn(serve_grpc(listener, NodeService::new(node.clone()), how));
     let address = settings.advertise.clone().unwrap_or_else(|| bound.to_string());
+    if let Some(tls) = &settings.tls {
+        tracing::info!("{}", tls.said());
+        tokio::spawn(stop.vital("certificates", tls::watch(vec![tls.renews()], stop.clone())));
+    }
     let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
     let (standing, seen) = watch::channel(Standing::default());
-    let beats = heartbeat::run(node.clone(), announcement, Arc::new(Grpc), chance, standing, stop.clone());
+    let beats = heartbeat::run(
+        node.clone(),
+        announcement,
+        Arc::new(Grpc { tls: settings.tls.clone() }),
+        chance,
+        standing,
+        stop.clone(),
+    );
     tokio::spawn(stop.vital("heartbeat", beats));
     let ready = format!("node {} ready grpc={bound}", settings.id);
     tokio::spawn(say_ready_once(seen.clone(), ready, settings.screen));

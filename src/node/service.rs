@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::store::INVENTORY_PARTS;
 use super::{Node, lane_queue};
-use crate::process::door::{Answers, Holding, Keep};
+use crate::process::door::{Answers, Caller, Holding, Keep};
 use crate::types::{CopyRecord, Listed, MessageId, Version};
 use crate::wire::family::family_service_server::FamilyService;
 use crate::wire::family::{
@@ -103,6 +103,7 @@ impl FamilyService for NodeService {
     }
 
     async fn lane(&self, request: Request<Streaming<ToNode>>) -> Result<Response<Self::LaneStream>, Status> {
+        Caller::of(&request)?.must_be_peer()?;
         let (reply, replies) = lane_queue();
         let frames = request.into_inner().take_while(|frame| ready(frame.is_ok()));
         let frames = frames.filter_map(|frame| ready(frame.ok())).boxed();

@@ -16,16 +16,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 use crate::lock::Lock;
+use crate::tls::{Identity, Role, Stream};
 
 /// What an answer takes, in the extensions of its response: it is held until the answer is sent, or will never be.
 #[derive(Clone)]
@@ -291,7 +291,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let peer = request.extensions().get::<Caller>().and_then(|caller| caller.addr);
         // What a lane carries has bounds of its own.
         let lane = request.uri().path().ends_with("/Lane");
         let mut request = match (&self.halves, peer) {
@@ -316,27 +316,68 @@ where
     }
 }
 
+/// Who has called, of all that is asked on one connection: in the extensions of a request.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Where it has called from.
+    pub addr: Option<SocketAddr>,
+    /// What its certificate says; nothing where it has shown none, and none is asked for.
+    identity: Option<Arc<Identity>>,
+}
+
+impl Caller {
+    /// Whoever asks this.
+    pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Status> {
+        request.extensions().get().ok_or_else(|| Status::internal("the connection has no address"))
+    }
+
+    /// Refuses who shows a certificate that is not the one of this node.
+    pub fn must_be_node(&self, id: u32) -> Result<(), Status> {
+        self.must_be(&format!("node {id}"), |role| *role == Role::Node(id))
+    }
+
+    /// Refuses who shows a certificate that is not one of a leader.
+    pub fn must_be_peer(&self) -> Result<(), Status> {
+        self.must_be("a leader", |role| matches!(role, Role::Peer(_)))
+    }
+
+    fn must_be(&self, whom: &str, is: impl FnOnce(&Role) -> bool) -> Result<(), Status> {
+        match &self.identity {
+            Some(identity) if !is(&identity.role) => Err(Status::permission_denied(format!(
+                "only {whom} may ask this, and the certificate is of {identity}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A connection that is one of so many.
 #[derive(Debug)]
 pub(super) struct Counted {
-    stream: TcpStream,
+    stream: Stream,
+    identity: Option<Arc<Identity>>,
     /// Of the answers: it ends the connection that holds most.
     answers: Option<Holding>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Counted {
-    pub(super) fn new(stream: TcpStream, place: OwnedSemaphorePermit, answers: &Arc<Holdings>) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        identity: Option<Identity>,
+        place: OwnedSemaphorePermit,
+        answers: &Arc<Holdings>,
+    ) -> Self {
         let answers = stream.peer_addr().ok().map(|peer| answers.begin(peer));
-        Self { stream, answers, _place: place }
+        Self { stream, identity: identity.map(Arc::new), answers, _place: place }
     }
 }
 
 impl Connected for Counted {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Caller {
+        Caller { addr: self.stream.peer_addr().ok(), identity: self.identity.clone() }
     }
 }
 

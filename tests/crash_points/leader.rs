@@ -350,7 +350,7 @@ fn no_crash_and_no_error_on_the_journals_path_loses_a_record() {
 struct NoNetwork;
 
 impl Network for NoNetwork {
-    fn open_lane(&self, _: String) -> BoxFuture<'static, io::Result<Lane>> {
+    fn open_lane(&self, _: NodeId, _: String) -> BoxFuture<'static, io::Result<Lane>> {
         async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed()
     }
 

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::links::Links;
 use crate::load::Load;
+use crate::tools::tls_of_clusters;
 use crate::{NODES, PATIENCE, TOLERANCE};
 
 /// Answers that clients get between healing and the next fault.
@@ -230,12 +231,16 @@ impl Nemesis {
         copy(&self.metadata(), &dir.join("leader_metadata"));
         // The copy is of a process that runs: this one lives on somewhere else.
         let _ = std::fs::remove_file(dir.join("leader_metadata/.lock"));
+        if self.cluster.certificates().exists() {
+            copy(&self.cluster.certificates(), &dir.join("certificates"));
+        }
         let second = Cluster::builder(self.cluster.binary())
             .nodes(0)
             .tolerance(TOLERANCE)
             .dir(&dir)
             .patience(PATIENCE)
             .leader_args(["--repair-after", "1s"])
+            .cluster_tls(tls_of_clusters())
             .start()
             .expect("a second leader");
         load.ask_at(&[self.cluster.addr(), second.addr()]);

@@ -29,6 +29,7 @@ use crate::faults::Nemesis;
 use crate::links::Links;
 use crate::load::Load;
 use crate::power::Volume;
+use crate::tools::tls_of_clusters;
 
 /// How long anything may take that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,6 +115,7 @@ fn histories_under_a_nemesis_are_linearizable() {
         .patience(PATIENCE)
         .leader_args(["--repair-after", "1s"])
         .node_args(["--layout", &setting("NEMESIS_LAYOUT", "text".to_owned())])
+        .cluster_tls(tls_of_clusters())
         .start()
         .expect("the cluster starts");
     let load = Load::start(cluster.addr(), CLIENTS, seed);

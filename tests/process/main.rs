@@ -38,5 +38,6 @@ mod starts;
 mod strangers;
 mod support;
 mod support_load;
+mod tls;
 #[path = "../tools/mod.rs"]
 mod tools;

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use hatokuse::bench::launcher::{Builder, Cluster};
 use tempfile::TempDir;
 
+use crate::tools::tls_of_clusters;
+
 /// How long anything may take that a test waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,7 @@ impl Register {
         let builder = Cluster::builder(BINARY).nodes(nodes).tolerance(tolerance).dir(home.path()).patience(PATIENCE);
         // What nodes have is the point of most stories, and the cache would answer for them.
         let builder = builder.env("HATOKUSE_CACHE", "0");
+        let builder = builder.cluster_tls(tls_of_clusters());
         let cluster = more(builder).start().expect("the cluster starts");
         Self { cluster, home }
     }

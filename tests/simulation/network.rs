@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use hatokuse::leader::coordinator::Coordinator;
 use hatokuse::leader::membership::Membership;
 use hatokuse::node::{Node, lane_queue};
+use hatokuse::types::NodeId;
 use hatokuse::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 use hatokuse::wire::{LANE_FRAMES, Lane, LeaderPort, Network};
 use tokio::sync::mpsc;
@@ -226,7 +227,7 @@ pub(crate) struct Plug {
 }
 
 impl Network for Plug {
-    fn open_lane(&self, address: String) -> BoxFuture<'static, io::Result<Lane>> {
+    fn open_lane(&self, _: NodeId, address: String) -> BoxFuture<'static, io::Result<Lane>> {
         let plug = self.clone();
         Box::pin(async move {
             if plug.life.is_cancelled() || !plug.net.reaches(&plug.home, &address).await {

@@ -35,3 +35,9 @@ fn unless_there(look: &mut Command, package: &str) {
         install();
     }
 }
+
+/// Whether the processes of all clusters speak TLS to one another in this run: docs/testing.md.
+pub(crate) fn tls_of_clusters() -> Option<hatokuse::tls::Mode> {
+    let mode = std::env::var("TEST_CLUSTER_TLS").ok()?;
+    Some(mode.parse().expect("TEST_CLUSTER_TLS is prefer or require"))
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
+use super::tls::ClientTlsArgs;
 use super::{duration, host_and_port, read_password};
 use crate::backup;
 
@@ -23,6 +24,8 @@ pub(in crate::cli) struct BackupArgs {
     /// File whose first line is the password of a leader that asks for one
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +54,8 @@ pub(in crate::cli) struct RestoreArgs {
     /// File whose first line is the password of a leader that asks for one
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 impl BackupArgs {
@@ -58,6 +63,7 @@ impl BackupArgs {
         Ok(backup::Settings {
             to: Some(self.to).filter(|to| !backup::is_stream(to)),
             addr: self.addr,
+            tls: self.tls.dialer()?,
             timeout: self.timeout,
             password: self.password_file.as_deref().map(read_password).transpose()?,
             plain,
@@ -75,6 +81,7 @@ impl RestoreArgs {
         Ok(backup::RestoreSettings {
             from: Some(self.from).filter(|from| !backup::is_stream(from)),
             addr: self.addr,
+            tls: self.tls.dialer()?,
             timeout: self.timeout,
             password: self.password_file.as_deref().map(read_password).transpose()?,
             existing,

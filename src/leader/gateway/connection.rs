@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +22,7 @@ use crate::leader::shares::{Room, Share};
 use crate::protocol::resp::Value;
 use crate::protocol::text::encode_reply;
 use crate::protocol::{Finding, Reply};
+use crate::tls::Stream;
 
 /// Bytes a second that a line has to grow by, and that replies have to be taken with.
 const SLOWEST: u64 = 1024;
@@ -82,7 +82,7 @@ enum Talk {
 }
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     coordinator: Arc<Coordinator>,
     door: Arc<Door>,
     taken: Arc<Taken>,
@@ -105,8 +105,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, coordinator: Arc<Coordinator>, door: Arc<Door>) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+    pub(super) fn new(stream: Stream, coordinator: Arc<Coordinator>, door: Arc<Door>) -> io::Result<Self> {
+        stream.tcp().set_nodelay(true)?;
         let cut = CancellationToken::new();
         let (share, partial) = (Arc::new(coordinator.pot().share(cut.clone())), door.partial.share(cut.clone()));
         Ok(Self {
@@ -196,8 +196,13 @@ impl Connection {
     }
 
     /// What is left to do for a client that has to go: the socket, and what tells it why.
-    pub(super) fn into_parting(mut self) -> (TcpStream, BytesMut) {
+    pub(super) fn into_parting(mut self) -> (Stream, BytesMut) {
         (self.stream, self.to.last_words())
+    }
+
+    /// Ends a connection that nobody has to be told about.
+    pub(super) fn say_end(mut self) {
+        self.stream.say_end();
     }
 
     /// Writes down why the connection ends.
@@ -401,6 +406,13 @@ impl Connection {
             }
             self.to.fill();
             if self.to.is_empty() {
+                match self.stream.try_flush() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.wait_to_write(window.ends, last).await?;
+                        continue;
+                    }
+                    flushed => flushed?,
+                }
                 self.to.clear();
                 return Ok(());
             }

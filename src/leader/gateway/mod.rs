@@ -1,4 +1,4 @@
-//! TCP 6666: who is let in, and under which limits. With `connection` the only place that touches client sockets.
+//! TCP 6666, and its twin with TLS: who is let in, and under which limits. With `connection` the only place that touches client sockets.
 //!
 //! A connection speaks the text protocol until a line begins with `*`: from then on it speaks the Redis
 //! protocol, which `session`, `data` and `server` carry out. Limits are the same for both.
@@ -10,6 +10,7 @@ mod connection;
 mod cuts;
 mod data;
 mod deadlines;
+mod entrance;
 mod eval;
 mod floats;
 mod glob;
@@ -35,13 +36,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use self::clients::Clients;
 use self::connection::Connection;
 use self::cuts::Cuts;
+pub use self::entrance::Entrance;
 use self::heavy::Heavy;
 use self::script::Scripts;
 use super::coordinator::Coordinator;
@@ -53,6 +55,7 @@ use crate::protocol::Reply;
 use crate::protocol::resp::Value;
 use crate::protocol::text::{Dialect, encode_reply};
 use crate::telemetry::repeats::Repeats;
+use crate::tls::Stream;
 
 /// The reply to what was done and has nothing to give.
 const OK: Value = Value::Simple("OK");
@@ -142,7 +145,7 @@ const FIRST_BYTE: Duration = Duration::from_millis(250);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes clients until the leader stops.
-pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings: Settings) {
+pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, settings: Settings) {
     let places = Arc::new(Semaphore::new(settings.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     let partings = Arc::new(Semaphore::new(MOST_PARTINGS));
     let door = Arc::new(Door {
@@ -161,7 +164,7 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
     let mut said = Repeats::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = entrance::accept(&entrances) => accepted,
             _ = second.tick() => {
                 door.clients.pace.tick(Instant::now());
                 continue;
@@ -171,8 +174,8 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
                 return;
             }
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, acceptor) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 if let Some(unsaid) = said.note(&error.to_string(), coordinator.now()) {
                     tracing::warn!("cannot accept a client: {error}{unsaid}");
@@ -184,22 +187,30 @@ pub async fn run(listener: TcpListener, coordinator: Arc<Coordinator>, settings:
         let partings = partings.clone();
         let Ok(place) = places.clone().try_acquire_owned() else {
             door.clients.refused.fetch_add(1, Ordering::Relaxed);
-            if let Ok(parting) = partings.try_acquire_owned() {
+            // Who speaks TLS could not read it.
+            if let (None, Ok(parting)) = (acceptor, partings.try_acquire_owned()) {
                 tokio::spawn(turn_away(stream, parting));
             }
             continue;
         };
-        let (coordinator, door) = (coordinator.clone(), door.clone());
+        let (coordinator, door, acceptor) = (coordinator.clone(), door.clone(), acceptor.cloned());
         let tasks = coordinator.tasks.clone();
         let counted = Counted::new(&coordinator);
         tasks.spawn(async move {
             // An error here is the client's going, which is its right.
-            if let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door)
-                && let Ok(true) = connection.serve().await
-                && let Ok(parting) = partings.try_acquire_owned()
+            if let Ok(stream) = entrance::enter(stream, acceptor).await
+                && let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door)
             {
-                let (stream, why) = connection.into_parting();
-                part(stream, &why, parting).await;
+                match connection.serve().await {
+                    Ok(true) => {
+                        if let Ok(parting) = partings.try_acquire_owned() {
+                            let (stream, why) = connection.into_parting();
+                            part(stream, &why, parting).await;
+                        }
+                    }
+                    Ok(false) => connection.say_end(),
+                    Err(_) => {}
+                }
             }
             drop((counted, place));
         });
@@ -219,7 +230,7 @@ async fn turn_away(stream: TcpStream, parting: OwnedSemaphorePermit) {
         let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
         encode_reply(&Reply::Refused(refusal), &mut why);
     }
-    part(stream, &why, parting).await;
+    part(stream.into(), &why, parting).await;
 }
 
 /// A client that the meters count as connected, until this is dropped.
@@ -240,7 +251,7 @@ impl Drop for Counted {
 
 /// Tells a client why its connection ends. What it still sends is read for a moment: a socket
 /// that is closed with unread bytes takes the line back that the client has not read yet.
-async fn part(mut stream: TcpStream, why: &[u8], _parting: OwnedSemaphorePermit) {
+async fn part(mut stream: Stream, why: &[u8], _parting: OwnedSemaphorePermit) {
     let _ = timeout(PARTING, async {
         stream.write_all(why).await?;
         stream.shutdown().await?;

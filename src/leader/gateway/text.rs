@@ -15,6 +15,7 @@ use crate::leader::shares::Share;
 use crate::protocol::text::{CommandDecoder, Dialect, encode_reply, is_redis_line, message_of};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
+use crate::tls::FIRST_BYTE;
 
 /// Requests of one connection, decoded ahead of their execution.
 #[derive(Debug)]
@@ -55,6 +56,11 @@ impl TextTalk {
             // An empty line of CR LF and an array are what ends such lines; the Redis protocol passes over the first.
             let ends = |rest: &[u8]| rest.windows(5).any(|five| five == b"\r\n\r\n*");
             self.turns_to_resp = buffer.starts_with(b"\r\n*") || buffer[0] != b'*' && ends(buffer);
+            if buffer[0] == FIRST_BYTE {
+                buffer.clear();
+                let why = "this port speaks no TLS: use the one that the leader prints as tls= (--tls-port)";
+                self.requests.extend([Err(Refusal::BadCommand(why.to_owned())), Ok(Command::Exit)]);
+            }
         }
         while self.requests.len() < QUEUED_REQUESTS && !self.turns_to_resp {
             let turns = buffer.first() == Some(&b'*') || is_redis_line(buffer);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -17,10 +18,16 @@ use crate::VERSION;
 use crate::durable::Space;
 use crate::error::CODES;
 use crate::telemetry::served::{BUCKET_MICROS, Operation, Protocol, ServedView, TimesView};
+use crate::tls::Renews;
 use crate::types::{ClusterView, NodeId, NodeState, NodeView};
 
 /// The page of this moment.
-pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) -> String {
+pub(super) fn page(
+    view: &ClusterView,
+    leader: &Coordinator,
+    data_dir: &Path,
+    certificates: &[Arc<dyn Renews>],
+) -> String {
     let cells = Protocol::ALL.into_iter().flat_map(|via| Operation::ALL.map(|op| (via, op)));
     let facts = Facts {
         view: view.clone(),
@@ -31,6 +38,7 @@ pub(super) fn page(view: &ClusterView, leader: &Coordinator, data_dir: &Path) ->
         cache: leader.cache.view(),
         disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
         process: Process::look(),
+        certificates: certificates.iter().map(|one| (one.what(), one.state())).collect(),
     };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Once(Mutex::new(facts))));
@@ -53,6 +61,8 @@ struct Facts {
     /// Of the leader's log.
     disk: Option<Space>,
     process: Process,
+    /// Of which flags, when they end, and how often they were renewed.
+    certificates: Vec<(&'static str, (Option<Duration>, u64))>,
 }
 
 /// This process, as the system sees it; what cannot be read is left out.
@@ -94,6 +104,7 @@ impl Collector for Once {
         page.node_times(&facts.node_times)?;
         page.requests(&facts.served)?;
         page.cache(&facts)?;
+        page.certificates(&facts)?;
         page.machine(&facts)
     }
 }
@@ -316,6 +327,18 @@ impl Page<'_> {
             let labels = vec![("node", node.to_string()), ("op", op.name().to_owned())];
             histogram(&mut family, &labels, times)
         })
+    }
+
+    fn certificates(&mut self, facts: &Facts) -> fmt::Result {
+        if facts.certificates.is_empty() {
+            return Ok(());
+        }
+        let labels = |what: &str| vec![("of", what.to_owned())];
+        let ends =
+            facts.certificates.iter().filter_map(|(what, (end, _))| Some((labels(what), end.as_ref()?.as_secs_f64())));
+        self.gauges("hatokuse_tls_not_after_seconds", "When the certificates of these flags end, since 1970", ends)?;
+        let renewed = facts.certificates.iter().map(|(what, (_, times))| (labels(what), *times as f64));
+        self.gauges("hatokuse_tls_renewals", "How often they were renewed since the start", renewed)
     }
 
     fn cache(&mut self, facts: &Facts) -> fmt::Result {

@@ -22,13 +22,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::pace::Paced;
 pub(super) use self::site::Site;
 use crate::telemetry::repeats::Repeats;
+use crate::tls::{Acceptor, Stream};
 
 /// The port, unless another one is asked for.
 pub const DEFAULT_PORT: u16 = 7666;
@@ -79,11 +79,12 @@ const FULL: &[u8] =
     Connection: close\r\n\r\nas many connections as are served are open\n";
 
 /// Starts the thread that serves `site`. It ends with the leader; if it fails, the leader goes on without it.
-pub(super) fn start(listener: TcpListener, site: Site) -> io::Result<()> {
+pub(super) fn start(listener: TcpListener, tls: Option<Acceptor>, site: Site) -> io::Result<()> {
     rustix::net::sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = move || {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(serve(listener, site))));
+        let ended =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(serve(listener, tls, site))));
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!("the HTTP port is not served any more: {error}"),
@@ -93,7 +94,7 @@ pub(super) fn start(listener: TcpListener, site: Site) -> io::Result<()> {
     std::thread::Builder::new().name("http".to_owned()).spawn(serve).map(drop)
 }
 
-async fn serve(listener: TcpListener, site: Site) -> io::Result<()> {
+async fn serve(listener: TcpListener, tls: Option<Acceptor>, site: Site) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (site, places) = (Arc::new(site), Arc::new(Semaphore::new(CONNECTIONS)));
     let stop = site.coordinator.stop.clone();
@@ -119,19 +120,28 @@ async fn serve(listener: TcpListener, site: Site) -> io::Result<()> {
         };
         match places.clone().try_acquire_owned() {
             Ok(place) => {
-                let site = site.clone();
+                let (site, tls) = (site.clone(), tls.clone());
                 tasks.spawn(async move {
-                    connection(stream, site).await;
+                    match tls {
+                        None => connection(stream.into(), site).await,
+                        Some(tls) => {
+                            // Whatever went wrong was told.
+                            if let Ok(stream) = tls.accept(stream).await {
+                                connection(stream, site).await;
+                            }
+                        }
+                    }
                     drop(place);
                 });
             }
             // Who is not told finds a closed connection.
-            Err(_) => drop(stream.try_write(FULL)),
+            Err(_) if tls.is_none() => drop(stream.try_write(FULL)),
+            Err(_) => {}
         }
     }
 }
 
-async fn connection(stream: TcpStream, site: Arc<Site>) {
+async fn connection(stream: Stream, site: Arc<Site>) {
     let service = service_fn(move |request| {
         let answer = site.answer(&request);
         async move { Ok::<_, Infallible>(answer) }

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+
+use crate::tls::Stream;
 
 /// In each such time a waiting reply has to be taken whole, or at least [`LEAST`] of it.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -19,7 +20,7 @@ const LEAST: usize = 16 << 10;
 /// A stream whose writes fail when they wait for too long.
 #[derive(Debug)]
 pub(super) struct Paced {
-    stream: TcpStream,
+    stream: Stream,
     /// While a write waits: when that is too long.
     waiting: Option<Pin<Box<Sleep>>>,
     taken: usize,
@@ -27,7 +28,7 @@ pub(super) struct Paced {
 
 impl Paced {
     /// Around a connection.
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self { stream, waiting: None, taken: 0 }
     }
 }

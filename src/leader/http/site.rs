@@ -28,6 +28,7 @@ use super::{WATCHERS, api, charts, exposition, metrics};
 use crate::lock::Lock;
 use crate::telemetry::Period;
 use crate::telemetry::served::{Second, Seconds};
+use crate::tls::Renews;
 use crate::types::ClusterView;
 
 /// Seconds that charts and `/api/history` go back.
@@ -51,6 +52,7 @@ pub(in crate::leader) struct Site {
     /// Whoever names this port by a name is refused, unless that is localhost.
     local: bool,
     data_dir: PathBuf,
+    certificates: Vec<Arc<dyn Renews>>,
 }
 
 /// A reader of `/events`; counted out when dropped.
@@ -78,7 +80,13 @@ impl Site {
             watchers: Arc::default(),
             local: address.ip().is_loopback(),
             data_dir,
+            certificates: Vec::new(),
         }
+    }
+
+    /// With certificates whose ends metrics show.
+    pub(in crate::leader) fn with_certificates(self, certificates: Vec<Arc<dyn Renews>>) -> Self {
+        Self { certificates, ..self }
     }
 
     /// Ends a second after the other.
@@ -204,7 +212,7 @@ impl Site {
                 Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
             },
             "/metrics" => {
-                let page = metrics::page(&self.view(), &self.coordinator, &self.data_dir);
+                let page = metrics::page(&self.view(), &self.coordinator, &self.data_dir, &self.certificates);
                 let accepts = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
                 let mut response = match exposition::wants_openmetrics(accepts) {
                     true => reply(StatusCode::OK, exposition::OPEN_METRICS, page),

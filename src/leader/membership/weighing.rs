@@ -23,7 +23,7 @@ impl Membership {
         let Some(_dial) = self.dials.begin(caller, is_known.then_some(member.id)) else {
             return not_now("too many registrations are under way");
         };
-        match self.coordinator.links.ask_who(&member.address).await {
+        match self.coordinator.links.ask_who(member.id, &member.address).await {
             Ok(pong) => announced.check(&pong),
             Err(error) => not_now(not_reached(member, &error)),
         }

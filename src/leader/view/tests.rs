@@ -163,7 +163,7 @@ fn nodes_are_read_from_lines_of_a_view_and_from_nothing_else() {
 struct NoNetwork;
 
 impl Network for NoNetwork {
-    fn open_lane(&self, _: String) -> BoxFuture<'static, io::Result<Lane>> {
+    fn open_lane(&self, _: NodeId, _: String) -> BoxFuture<'static, io::Result<Lane>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::ConnectionRefused.into())))
     }
 

@@ -1,0 +1,37 @@
+//! The ports that clients come by.
+
+use std::io;
+use std::pin::pin;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::tls::{Acceptor, Stream};
+
+/// A port for clients.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Where they come.
+    pub listener: TcpListener,
+    /// What encrypts what they say; nothing: it goes as it is.
+    pub tls: Option<Acceptor>,
+}
+
+/// The next one who comes, by whichever port.
+pub(super) async fn accept(entrances: &[Entrance]) -> io::Result<(TcpStream, Option<&Acceptor>)> {
+    let accepts = entrances.iter().map(|entrance| {
+        Box::pin(async {
+            let (stream, _) = entrance.listener.accept().await?;
+            io::Result::Ok((stream, entrance.tls.as_ref()))
+        })
+    });
+    let all = pin!(futures::future::select_all(accepts));
+    all.await.0
+}
+
+/// Lets one in. An error is his, and was told as far as possible.
+pub(super) async fn enter(stream: TcpStream, tls: Option<Acceptor>) -> io::Result<Stream> {
+    match tls {
+        None => Ok(stream.into()),
+        Some(tls) => tls.accept(stream).await,
+    }
+}
