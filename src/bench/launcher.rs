@@ -242,7 +242,7 @@ impl Cluster {
 
     /// The folder of the certificates, where there are some.
     pub fn certificates(&self) -> PathBuf {
-        self.dir.join("certificates")
+        self.dir.join(".certificates")
     }
 
     /// Names the certificate of a process, which is made if it has none yet.

@@ -20,6 +20,7 @@ pub fn explain(error: io::Error) -> io::Error {
         Some(Error::InvalidCertificate(why)) => of_certificate(why),
         Some(Error::InvalidMessage(_)) => "it speaks no TLS".to_owned(),
         Some(Error::AlertReceived(alert)) => of_alert(*alert),
+        Some(Error::General(why)) => why.clone(),
         Some(other) => other.to_string(),
         None => return error,
     };

@@ -232,7 +232,7 @@ impl Nemesis {
         // The copy is of a process that runs: this one lives on somewhere else.
         let _ = std::fs::remove_file(dir.join("leader_metadata/.lock"));
         if self.cluster.certificates().exists() {
-            copy(&self.cluster.certificates(), &dir.join("certificates"));
+            copy(&self.cluster.certificates(), &dir.join(".certificates"));
         }
         let second = Cluster::builder(self.cluster.binary())
             .nodes(0)

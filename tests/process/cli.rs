@@ -415,6 +415,25 @@ fn the_samples_of_settings_files_are_right() {
 }
 
 #[test]
+fn the_samples_for_tls_are_right_where_their_files_are_there() {
+    let home = folder();
+    let certs = crate::tls::certificates(home.path());
+    std::fs::copy(certs.join("ca.pem"), certs.join("clients-ca.pem")).unwrap();
+    for server in ["leader", "node"] {
+        let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/{server}.toml"));
+        let said = std::fs::read_to_string(sample).unwrap();
+        let settings: Vec<String> = said.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
+        assert!(settings.len() >= 3, "{settings:?}");
+        let settings = settings.join("\n").replace("/etc/hatokuse/tls", &certs.display().to_string());
+        std::fs::write(home.path().join("tls.toml"), settings).unwrap();
+        let id: &[&str] = if server == "node" { &["--id", "1", "--port", "0"] } else { &[] };
+        let args = [&[server, "--config", "tls.toml", "--check-config"], id].concat();
+        let (code, _, error) = told(&run(hatokuse(&args).current_dir(home.path()), b""));
+        assert_eq!((code, error.as_str()), (0, ""), "{server}");
+    }
+}
+
+#[test]
 fn a_log_file_has_what_local_nodes_say() {
     let home = folder();
     let args = ["leader", "--port", "0", "--grpc-port", "0", "--local-nodes", "1", "--log-file", "log"];

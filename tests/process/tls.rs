@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::support::{PATIENCE, Register, Server, Wire, eventually, folder, hatokuse, refused_leader, run, tells};
 
 /// A folder with an authority, the certificates of a leader and two nodes, and one of a client.
-fn certificates(home: &Path) -> PathBuf {
+pub(crate) fn certificates(home: &Path) -> PathBuf {
     let certs = home.join("certs");
     issue::authority(&certs, "main", 1).unwrap();
     let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
