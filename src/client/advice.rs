@@ -115,8 +115,8 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
 
 /// Whether a command changes something.
 pub(super) fn writes(command: &Command) -> bool {
-    use Command::{Delete, Drain, Expire, Rebalance, Remove, Set, SetFor, Undrain};
-    let of_time = matches!(command, SetFor { .. } | Expire { .. });
+    use Command::{AcceptClock, Delete, Drain, Expire, Rebalance, Remove, Set, SetFor, Undrain};
+    let of_time = matches!(command, SetFor { .. } | Expire { .. } | AcceptClock);
     of_time || matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }
 

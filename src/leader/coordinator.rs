@@ -502,12 +502,12 @@ impl Coordinator {
     /// Whether a request is worked on by itself, by [`Coordinator::order`]. A SET for a while is one as long as it is not known
     /// what time it is.
     fn is_order(&self, command: &Command) -> bool {
-        use Command::{Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
+        use Command::{AcceptClock, Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
         let of_time = match command {
             SetFor { .. } => !self.time.is_settled(),
             command => matches!(command, Expire { .. } | Ttl(_)),
         };
-        of_time || matches!(command, Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+        of_time || matches!(command, AcceptClock | Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
     }
 
     /// Answers a GET if that takes no node, or else puts it with those that do.

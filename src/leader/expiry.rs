@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, OUTCOME};
+use super::register_time::FAR;
+use super::set::not_in_time;
 use super::transaction::{Need, Transaction};
+use crate::cluster::state::Event;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{Operation, Protocol};
@@ -108,10 +111,58 @@ impl Coordinator {
         }
     }
 
+    /// Takes the time that most clocks show, though it is far ahead of the register's: an operator says that they are right.
+    pub(super) async fn accept_clock(self: &Arc<Self>) -> Result<(), Refusal> {
+        self.know_time().await?;
+        let far = |ms: u64| humantime::format_duration(Duration::from_secs(ms / 1000)).to_string();
+        let (now, ahead) = self.time.accept().map_err(|ahead| {
+            let behind = ahead.unsigned_abs();
+            Refusal::BadCommand(match ahead < 0 && behind > FAR.as_millis() as u64 {
+                true => format!(
+                    "the clocks are {} behind the register's time, which never goes back: what has ended would be there again; \
+                     nothing was changed, and times to live stay right: set the clocks, or give deadlines as times to live",
+                    far(behind)
+                ),
+                false => "the clocks are within a minute of the register's time, which follows them by itself; nothing was \
+                          changed"
+                    .to_owned(),
+            })
+        })?;
+        tracing::info!(
+            "CLOCK ACCEPT: the register's time goes {} ahead, and what has ended by it is deleted",
+            far(ahead)
+        );
+        let leader = self.clone();
+        // It goes on if its client has gone. What was said by the new time before this is noted is noted with it.
+        let order = self.tasks.spawn(async move { leader.make_true(&[Event::Time(now)]).await });
+        match timeout(OUTCOME, order).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Refusal::Unknown(error.to_string())),
+            Ok(Err(_)) => Err(Refusal::Unknown("the leader failed while it wrote".to_owned())),
+            Err(_) => Err(not_in_time()),
+        }
+    }
+
+    /// Says once that the clocks are too far off to be followed, and once that they are not any more.
+    pub(super) fn watch_clocks(&self, said: &mut bool) {
+        let off = self.time.is_far_off();
+        match off {
+            Some(off) if !*said => tracing::warn!(
+                "the clocks of most machines are {} {} the register's time, which does not follow them, and goes on as it was: set \
+                 them right, or, if they are, take their time with CLOCK ACCEPT",
+                humantime::format_duration(Duration::from_secs(off.unsigned_abs() / 1000)),
+                if off > 0 { "ahead of" } else { "behind" }
+            ),
+            None if *said => tracing::info!("the clocks of most machines are right again"),
+            _ => {}
+        }
+        *said = off.is_some();
+    }
+
     /// Says how many messages end at once because of the time that passed while nothing ran.
     fn tell_gap(&self, ahead: Duration) {
         let cluster = self.cluster();
-        if ahead < super::register_time::FAR || cluster.mapping().deadlines() == 0 || cluster.state().time() == 0 {
+        if ahead < FAR || cluster.mapping().deadlines() == 0 || cluster.state().time() == 0 {
             return;
         }
         tracing::info!(

@@ -24,6 +24,7 @@ impl Coordinator {
             Command::Drain(node) => self.drain(node, true).await,
             Command::Undrain(node) => self.drain(node, false).await,
             Command::Remove { node, force } => self.remove(node, force).await,
+            Command::AcceptClock => self.accept_clock().await,
             Command::Rebalance(on) => {
                 self.cluster().set_rebalancing(on);
                 Ok(())

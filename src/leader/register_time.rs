@@ -152,6 +152,21 @@ impl RegisterTime {
         off.filter(|off| off.unsigned_abs() > FAR.as_millis() as u64)
     }
 
+    /// Goes to the median of the wall clocks at once, if that is further ahead than is followed by itself: gives the new
+    /// time, in milliseconds since 1970, and how far it went. The error is how far the median is ahead: too little, or,
+    /// below nothing, behind, and it never goes back.
+    pub fn accept(&self) -> Result<(u64, u64), i64> {
+        let mut state = self.state.lock();
+        let now = self.advance(&mut state);
+        let median = self.median_us(&state);
+        let ahead = (median / 1000) as i64 - now as i64;
+        if !state.settled || ahead <= FAR.as_millis() as i64 {
+            return Err(ahead);
+        }
+        (state.now_us, state.at, state.asked) = (median, self.clock.since_boot(), true);
+        Ok((self.advance(&mut state), ahead as u64))
+    }
+
     fn advance(&self, state: &mut State) -> u64 {
         if seeded::active(Bug::WallClockRaw) {
             return self.clock.unix_ms();
@@ -269,6 +284,22 @@ mod tests {
                 "only once, and only if it was asked for"
             );
         }
+    }
+
+    #[test]
+    fn a_far_median_is_taken_by_order_and_never_backwards() {
+        let (hand, time) = time(1_000_000, 0);
+        assert_eq!(time.accept(), Err(1_000_000), "it does not run yet");
+        time.settle();
+        assert_eq!(time.accept(), Err(0));
+        hand.0.store(1_060_000, Ordering::Relaxed);
+        assert_eq!(time.accept(), Err(60_000), "that far is followed by itself");
+        hand.0.store(9_000_000, Ordering::Relaxed);
+        assert_eq!(time.accept(), Ok((9_000_000, 8_000_000)));
+        assert_eq!((time.now(), time.is_far_off()), (9_000_000, None));
+        hand.0.store(1_000_000, Ordering::Relaxed);
+        assert_eq!(time.accept(), Err(-8_000_000));
+        assert_eq!(time.now(), 9_000_000);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub enum Command {
     },
     /// Even out the copies (or, with `false`, stop doing so).
     Rebalance(bool),
+    /// Take the time that most clocks show, though it is far ahead of the register's.
+    AcceptClock,
     /// Give the password.
     Auth(Payload),
     /// Are you there. With the line ended by CR and LF, as clients of Redis do that read such replies only, so is the reply.

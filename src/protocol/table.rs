@@ -236,6 +236,16 @@ pub const COMMANDS: &[Spec] = &[
         "Evens out the copies, or stops that.",
     )
     .line("REBALANCE [STOP]"),
+    row(
+        "CLOCK",
+        Register(RegisterOp::Clock),
+        2,
+        ADMIN,
+        NONE,
+        "register",
+        "Takes the time of the machines' clocks, where they are far ahead.",
+    )
+    .line("CLOCK ACCEPT"),
     row("AUTH", Server(ServerOp::Auth), -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),
     row("PING", Session(SessionOp::Ping), -1, SELF, NONE, "connection", "Answers, if the leader is there.")
         .line("PING"),

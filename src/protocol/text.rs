@@ -141,6 +141,12 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
                 Some(_) => bad("REBALANCE stands alone on its line, or with STOP"),
             };
         }
+        Op::Register(RegisterOp::Clock) => {
+            return match rest {
+                Some(accept) if accept.eq_ignore_ascii_case(b"ACCEPT") => Ok(Command::AcceptClock),
+                _ => bad("CLOCK wants ACCEPT: CLOCK ACCEPT"),
+            };
+        }
         Op::Server(ServerOp::Auth) => {
             return match rest {
                 Some(password) if !password.is_empty() => Ok(Command::Auth(password)),
@@ -294,6 +300,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         }
         Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
+        Command::AcceptClock => put(out, &[b"CLOCK ACCEPT"]),
         Command::Count => put(out, &[b"COUNT"]),
         Command::Status => put(out, &[b"STATUS"]),
         Command::Auth(password) => put(out, &[b"AUTH ", password]),
@@ -726,6 +733,7 @@ mod tests {
             (1..u32::MAX, any::<bool>()).prop_map(|(node, force)| Command::Remove { node: NodeId(node), force }),
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
+            Just(Command::AcceptClock),
             Just(Command::Count),
             any::<bool>().prop_map(|crlf| Command::Ping { crlf }),
             Just(Command::Exit),

@@ -1,6 +1,6 @@
-//! Messages that end by themselves, while leaders die and wall clocks jump: see `MachineClock`.
+//! Messages that end by themselves, while leaders die and wall clocks are wrong: see `Wall`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{Deadline, IoMode, MessageId};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::machines::{Crash, Sim};
-use crate::{s, simulate};
+use crate::machines::{Crash, Sim, Wall};
+use crate::{NODES, s, simulate};
 
 fn id(n: u64) -> MessageId {
     format!("id{n}").parse().unwrap()
@@ -37,7 +37,7 @@ async fn ask(leader: &Arc<Coordinator>, command: Command) -> Reply {
 fn nothing_ends_early_and_what_has_ended_stays_gone_over_leaders_and_clocks_that_jump() {
     for io_mode in [IoMode::Buffered, IoMode::Unbuffered] {
         simulate(async {
-            let mut sim = Sim::start(7, io_mode).await;
+            let mut sim = Sim::with_walls(7, io_mode, (Wall::Ahead, BTreeMap::new())).await;
             sleep(s(5.0)).await;
             let began = Instant::now();
             let leader = sim.net.leader().unwrap().coordinator;
@@ -94,5 +94,41 @@ fn what_cannot_be_deleted_is_not_called_gone() {
         sleep(s(15.0)).await;
         assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
         assert_eq!(leader.cluster().len(), 0);
+    });
+}
+
+#[test]
+fn clocks_that_are_all_far_ahead_are_taken_by_order_only() {
+    simulate(async {
+        let all = (1..=NODES).map(|node| (node, Wall::AllAhead)).collect();
+        let mut sim = Sim::with_walls(9, IoMode::Unbuffered, (Wall::AllAhead, all)).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        let refused = ask(&leader, Command::AcceptClock).await;
+        assert!(matches!(&refused, Reply::Refused(Refusal::BadCommand(why)) if why.contains("within a minute")));
+        set_for(&leader, 1, Duration::from_secs(86_400)).await;
+        let hundred_years = Duration::from_secs(100 * 31_536_000);
+        set_for(&leader, 2, hundred_years).await;
+        sleep(s(80.0)).await;
+        let left = |reply: Reply| match reply {
+            Reply::Ttl(Some(ms)) => ms / 1000,
+            other => panic!("{other:?}"),
+        };
+        // They went ahead by ten years, and nothing ends by that.
+        assert!(leader.time.is_far_off().is_some());
+        assert!((86_300..=86_400).contains(&left(ask(&leader, Command::Ttl(id(1))).await)));
+        assert_eq!(ask(&leader, Command::AcceptClock).await, Reply::Done);
+        assert_eq!(leader.time.is_far_off(), None);
+        assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
+        let ten_years = 10 * 31_536_000;
+        let after = left(ask(&leader, Command::Ttl(id(2))).await);
+        assert!(after.abs_diff(hundred_years.as_secs() - ten_years) < 200, "{after}");
+        // It is in the log: the next leader goes on from there.
+        sim.crash_leader(Crash::PowerCut);
+        sim.start_leader().await.unwrap();
+        sleep(s(10.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
+        assert!(left(ask(&leader, Command::Ttl(id(2))).await) <= after);
     });
 }

@@ -54,21 +54,60 @@ pub(crate) enum Crash {
     PowerCut,
 }
 
-/// A machine's wall clock: those of nodes are right, and the leader's jumps ten years ahead and back, again and again.
+/// What the wall clocks showed when they began, and ten years, in milliseconds.
+const BEGAN_MS: u64 = 1_800_000_000_000;
+const TEN_YEARS_MS: u64 = 315_360_000_000;
+
+/// What is wrong with a wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wall {
+    Right,
+    /// At half, or twice the speed.
+    Slow,
+    Fast,
+    Frozen,
+    /// Ten years ahead, or back, and right again, every three seconds.
+    Ahead,
+    Back,
+    /// The same, with every other millisecond.
+    Strobe,
+    /// Ten years ahead from a minute on, as are all others: they are right, and the register's time is not.
+    AllAhead,
+}
+
+impl Wall {
+    /// What may be wrong with any number of clocks: nothing can end early by those that are behind.
+    const BEHIND: [Self; 6] = [Self::Right, Self::Right, Self::Right, Self::Slow, Self::Frozen, Self::Back];
+
+    /// What may be wrong with one clock of a cluster: the lower of two that differ counts, as long as others are right.
+    const AHEAD: [Self; 3] = [Self::Fast, Self::Ahead, Self::Strobe];
+
+    fn shows(self, passed: u64) -> u64 {
+        let right = BEGAN_MS + passed;
+        match self {
+            Self::Right => right,
+            Self::Slow => BEGAN_MS + passed / 2,
+            Self::Fast => BEGAN_MS + passed * 2,
+            Self::Frozen => BEGAN_MS,
+            Self::Ahead if passed / 3000 % 2 == 1 => right + TEN_YEARS_MS,
+            Self::Back if passed / 3000 % 2 == 1 => right - TEN_YEARS_MS,
+            Self::Strobe if passed % 2 == 1 => right + TEN_YEARS_MS,
+            Self::AllAhead if passed >= 60_000 => right + TEN_YEARS_MS,
+            _ => right,
+        }
+    }
+}
+
+/// A machine's clocks. That since the boot is right.
 #[derive(Debug)]
 struct MachineClock {
     began: Instant,
-    home: String,
+    wall: Wall,
 }
 
 impl Clock for MachineClock {
     fn unix_ms(&self) -> u64 {
-        let passed = self.began.elapsed().as_millis() as u64;
-        let right = 1_800_000_000_000 + passed;
-        match self.home.as_str() {
-            home if home.starts_with("leader") && passed / 3000 % 2 == 1 => right + 315_360_000_000,
-            _ => right,
-        }
+        self.wall.shows(self.began.elapsed().as_millis() as u64)
     }
 
     fn since_boot(&self) -> Duration {
@@ -129,8 +168,10 @@ pub(crate) struct Sim {
     second: Option<(Machine, Leader)>,
     seconds: u32,
     home: String,
-    /// When the wall clocks began.
+    /// When the clocks began, and what is wrong with those of the leaders, and of nodes.
     began: Instant,
+    leaders_wall: Wall,
+    walls: BTreeMap<u32, Wall>,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
@@ -172,8 +213,30 @@ fn open_store(
     })
 }
 
+/// The wall clocks of leaders, and of each node: either the leaders' are ahead at times, or those of one node are; any
+/// others may be behind.
+fn walls(seed: u64) -> (Wall, BTreeMap<u32, Wall>) {
+    let mut chance = fastrand::Rng::with_seed(seed.wrapping_mul(5));
+    let mut walls: BTreeMap<u32, Wall> = (1..=NODES).map(|node| (node, chance.choice(Wall::BEHIND).unwrap())).collect();
+    let ahead = chance.choice(Wall::AHEAD).unwrap();
+    if chance.bool() {
+        return (ahead, walls);
+    }
+    walls.insert(chance.u32(1..=NODES), ahead);
+    (chance.choice(Wall::BEHIND).unwrap(), walls)
+}
+
 impl Sim {
     pub(crate) async fn start(seed: u64, io_mode: IoMode) -> Self {
+        Self::with_walls(seed, io_mode, walls(seed)).await
+    }
+
+    /// With clocks of one's own choice.
+    pub(crate) async fn with_walls(
+        seed: u64,
+        io_mode: IoMode,
+        (leaders_wall, walls): (Wall, BTreeMap<u32, Wall>),
+    ) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed);
         let layouts = layouts(seed);
         let nodes: BTreeMap<u32, Machine> =
@@ -200,6 +263,8 @@ impl Sim {
             seconds: 0,
             home: FIRST.to_owned(),
             began: Instant::now(),
+            leaders_wall,
+            walls,
             nodes,
             stores,
             world,
@@ -283,7 +348,7 @@ impl Sim {
             network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
             executor: Executor::Inline,
             chance: self.chance.fork(),
-            clock: Arc::new(MachineClock { began: self.began, home: home.clone() }),
+            clock: Arc::new(MachineClock { began: self.began, wall: self.leaders_wall }),
         };
         // Half of all lives read everything from nodes.
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
@@ -340,8 +405,8 @@ impl Sim {
         let identity = IdentityFile::open(folder.clone(), id, uuid, layout).map_err(|error| error.to_string())?;
         let store = open_store(disk, &folder, layout, self.io_mode)?;
         self.stores.insert(home.to_owned(), store.clone());
-        let (incarnation, clock) =
-            (self.chance.u64(1..), Arc::new(MachineClock { began: self.began, home: home.to_owned() }));
+        let wall = self.walls.get(&number).copied().unwrap_or(Wall::Right);
+        let (incarnation, clock) = (self.chance.u64(1..), Arc::new(MachineClock { began: self.began, wall }));
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation, clock };
         let node = Node::start(parts, Executor::Inline, stop.clone()).map_err(|error| error.to_string())?;
         let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };

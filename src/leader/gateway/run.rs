@@ -176,6 +176,8 @@ impl Session {
                 Some(stop) if words.len() == 2 && stop.eq_ignore_ascii_case(b"STOP") => Command::Rebalance(false),
                 Some(_) => return error("ERR REBALANCE stands alone, or with STOP"),
             },
+            RegisterOp::Clock if words[1].eq_ignore_ascii_case(b"ACCEPT") => Command::AcceptClock,
+            RegisterOp::Clock => return error("ERR CLOCK wants ACCEPT: CLOCK ACCEPT"),
             RegisterOp::Verify => return error(super::server::OF_TEXT),
         };
         let mut queue = VecDeque::from([Ok(command)]);

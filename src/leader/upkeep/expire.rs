@@ -28,6 +28,8 @@ pub(super) struct Expirer {
     core: Arc<Coordinator>,
     /// Where the walk over the deadlines is.
     cursor: u64,
+    /// It was said that clocks are far off.
+    said: bool,
 }
 
 impl Upkeep for Expirer {
@@ -35,6 +37,7 @@ impl Upkeep for Expirer {
 
     async fn step(&mut self) -> Duration {
         self.core.settle_time();
+        self.core.watch_clocks(&mut self.said);
         if !self.core.time.is_settled() || self.core.cluster().mapping().deadlines() == 0 {
             return LOOK;
         }
@@ -53,7 +56,7 @@ impl Upkeep for Expirer {
 
 impl Expirer {
     pub(super) fn new(core: Arc<Coordinator>) -> Self {
-        Self { core, cursor: 0 }
+        Self { core, cursor: 0, said: false }
     }
 
     fn due(&mut self) -> Vec<MessageId> {

@@ -149,6 +149,7 @@ pub enum ToolOp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
 pub enum RegisterOp {
+    Clock,
     Count,
     Drain,
     Rebalance,
