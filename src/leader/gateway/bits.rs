@@ -7,6 +7,10 @@ use crate::protocol::resp::{Value, Words, number};
 
 type Result<T> = std::result::Result<T, String>;
 
+/// Bytes up to which bits can be asked for, as in Redis: behind a message there are zeros. What is written has to fit into
+/// a message.
+pub(super) const MOST_READ: usize = 512 << 20;
+
 /// The place of a bit: its byte, and how far to the left it stands there.
 pub(super) fn bit_place(word: &[u8], limit: usize) -> Result<(usize, u32)> {
     let place = number(word).and_then(|place| usize::try_from(place).ok()).filter(|place| place / 8 < limit);
@@ -28,7 +32,8 @@ pub(super) fn bit(word: &[u8]) -> Result<u8> {
 /// A range of bits, both ends in it; nothing: it is empty.
 type Range = Option<(usize, usize)>;
 
-/// The bits that `start end [BYTE|BIT]` mean in a message of so many bytes; whether an end was said.
+/// The bits that `start end [BYTE|BIT]` mean in a message of so many bytes; whether an end was said. A place before the
+/// message is its beginning.
 fn range(words: &[Bytes], bytes: usize) -> Result<(Range, bool)> {
     let integer = |place: usize| words.get(place).map(|word| number(word).ok_or(NOT_AN_INTEGER)).transpose();
     let unit = match words.get(2).map(|word| word.to_ascii_uppercase()).as_deref() {
@@ -43,9 +48,6 @@ fn range(words: &[Bytes], bytes: usize) -> Result<(Range, bool)> {
     let length = (bytes * 8 / unit) as i64;
     let given = end.is_some();
     let end = end.unwrap_or(-1);
-    if start < 0 && end < 0 && start > end {
-        return Ok((None, given));
-    }
     let from_end = |place: i64| if place < 0 { (length.saturating_add(place)).max(0) } else { place };
     let (start, end) = (from_end(start), from_end(end).min(length - 1));
     let bits = || (start as usize * unit, end as usize * unit + unit - 1);
@@ -68,7 +70,11 @@ pub(super) fn count(words: &Words, message: &[u8]) -> Result<Value> {
     if words.len() == 3 {
         return error(SYNTAX);
     }
-    let Some(range @ (first, last)) = range(&words[2..], message.len())?.0 else { return Ok(Value::Integer(0)) };
+    let place = |place: usize| words.get(place).and_then(|word| number(word)).unwrap_or(0);
+    // Redis counts none where the end is before the start, even where both are before the message; BITPOS looks there.
+    let backwards = place(3) < place(2) && place(2) < 0;
+    let range = range(&words[2..], message.len())?.0.filter(|_| !backwards);
+    let Some(range @ (first, last)) = range else { return Ok(Value::Integer(0)) };
     let count: u64 =
         (first / 8..=last / 8).map(|byte| u64::from(masked(message[byte], byte, range).count_ones())).sum();
     Ok(Value::Integer(count as i64))
@@ -163,11 +169,11 @@ impl Steps {
                 return error(SYNTAX);
             }
             let (kind, place) = (rest.next().ok_or(SYNTAX)?, rest.next().ok_or(SYNTAX)?);
-            let field = Field::read(kind, place, limit)?;
             if name == b"GET" {
-                steps.push(Step::Get(field));
+                steps.push(Step::Get(Field::read(kind, place, MOST_READ.max(limit))?));
                 continue;
             }
+            let field = Field::read(kind, place, limit)?;
             if reads_only {
                 return error("ERR BITFIELD_RO only supports the GET subcommand");
             }
@@ -291,6 +297,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What a Redis 7.0.15 answered.
+    #[test]
+    fn ranges_before_a_message_are_those_of_redis() {
+        let found = |line: &str, message: &[u8]| find(&super::super::words(line), Some(message));
+        for (line, message, place) in [
+            ("BITPOS a 1 -100 -100", &[0xff, 0xff][..], 0),
+            ("BITPOS a 0 -100 -100", &[0xff, 0xff], -1),
+            ("BITPOS a 1 -5 -100", &[0x61], 1),
+            ("BITPOS a 0 -1 -3", &[0x61], 0),
+            ("BITPOS a 1 -1 -3", &[0, 0xff, 0], -1),
+            ("BITPOS a 1 -2 -4", &[0, 0xff, 0], -1),
+            ("BITPOS a 0 -3 -100 BYTE", &[0, 0xff, 0], 0),
+            ("BITPOS a 0 -2 -100 BIT", &[0x61], -1),
+            ("BITPOS a 1 -8 -100 BIT", &[0xff], 0),
+            ("BITPOS a 1 -100 -100", &[], -1),
+        ] {
+            assert_eq!(found(line, message), Ok(Value::Integer(place)), "{line} {message:?}");
+        }
+        for (line, bits) in [("BITCOUNT a -100 -100", 8), ("BITCOUNT a -1 -100", 0), ("BITCOUNT a -5 -100", 0)] {
+            assert_eq!(count(&super::super::words(line), &[0xff, 0xff]), Ok(Value::Integer(bits)), "{line}");
+        }
+    }
+
+    /// Wherever a Redis of the usual settings looks (512 MiB), however long messages may be here.
+    #[test]
+    fn bits_behind_a_message_are_zeros_up_to_where_redis_looks() {
+        for place in ["4294967295", "100"] {
+            assert!(bit_place(place.as_bytes(), MOST_READ).is_ok());
+            let line = format!("BITFIELD a GET u8 {place}");
+            let steps = Steps::read(&super::super::words(&line), false, 10);
+            let far = place != "100";
+            assert_eq!(steps.map(|steps| steps.run(&mut [0xff])).is_err(), far, "{line}");
+        }
+        assert_eq!(bit_place(b"4294967296", MOST_READ), Err(OUT_OF_RANGE.to_owned()));
+        let wide = Steps::read(&super::super::words("BITFIELD a GET u8 4294967288 GET u8 0"), false, 10).unwrap();
+        assert_eq!(wide.run(&mut [0xff]), Value::Array(vec![Value::Integer(0), Value::Integer(255)]));
+        assert!(Steps::read(&super::super::words("BITFIELD a SET u8 80 1"), false, 10).is_err());
     }
 
     #[test]

@@ -174,7 +174,7 @@ impl Context<'_> {
             DataOp::BitOp => self.join_bits()?,
             DataOp::BitField | DataOp::BitFieldRo => self.bit_field(op == DataOp::BitFieldRo)?,
             DataOp::GetBit => {
-                let (byte, by) = bits::bit_place(&self.words[2], usize::MAX)?;
+                let (byte, by) = bits::bit_place(&self.words[2], bits::MOST_READ)?;
                 let message = self.ids.get(key).unwrap_or_default();
                 Value::Integer(message.get(byte).map_or(0, |byte| byte >> by & 1).into())
             }
