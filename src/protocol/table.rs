@@ -136,13 +136,18 @@ const READ: &[&str] = &["readonly", "fast"];
 const SLOW_READ: &[&str] = &["readonly"];
 const WRITE: &[&str] = &["write", "denyoom"];
 const COUNTED: &[&str] = &["write", "denyoom", "movablekeys"];
+const FAST_WRITE: &[&str] = &["write", "denyoom", "fast"];
 const FREES: &[&str] = &["write"];
+const FAST_FREES: &[&str] = &["write", "fast"];
 const SELF: &[&str] = &["loading", "stale", "fast"];
 const ADMIN: &[&str] = &["admin", "loading", "stale"];
-const GATHERS: &[&str] = &["noscript", "loading", "stale", "fast"];
-const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth"];
+const TELLS: &[&str] = &["loading", "stale"];
+const GATHERS: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
+const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+/// Redis has flags for each of their subcommands, and none for them.
+const BY_SUBCOMMAND: &[&str] = &[];
 
-const RUNS: &[&str] = &["noscript", "stale", "skip_monitor", "may_replicate", "no_mandatory_keys", "movablekeys"];
+const RUNS: &[&str] = &["noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 const RUNS_READING: &[&str] = &["readonly", "noscript", "stale", "skip_monitor", "no_mandatory_keys", "movablekeys"];
 
 const NONE: (i32, i32, i32) = (0, 0, 0);
@@ -247,12 +252,12 @@ pub const COMMANDS: &[Spec] = &[
     )
     .line("CLOCK ACCEPT"),
     row("AUTH", Server(ServerOp::Auth), -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),
-    row("PING", Session(SessionOp::Ping), -1, SELF, NONE, "connection", "Answers, if the leader is there.")
+    row("PING", Session(SessionOp::Ping), -1, &["fast"], NONE, "connection", "Answers, if the leader is there.")
         .line("PING"),
     row("HELP", Server(ServerOp::Help), 1, SELF, NONE, "connection", "Names the commands.").line("HELP"),
     row("EXIT", Session(SessionOp::Exit), 1, LOGIN, NONE, "connection", "Closes the connection.").line("EXIT"),
     row("QUIT", Session(SessionOp::Exit), -1, LOGIN, NONE, "connection", "Closes the connection.").line("QUIT"),
-    row("APPEND", Data(DataOp::Append), 3, WRITE, ONE, "string", "Appends to a message."),
+    row("APPEND", Data(DataOp::Append), 3, FAST_WRITE, ONE, "string", "Appends to a message."),
     row(
         "BACKUP",
         Keyspace(KeyspaceOp::Backup),
@@ -262,15 +267,31 @@ pub const COMMANDS: &[Spec] = &[
         "register",
         "Gives everything as it was at one moment: BEGIN, NEXT, STOP.",
     ),
-    row("CLIENT", Server(ServerOp::Client), -2, ADMIN, NONE, "connection", "Names, tells of and ends connections.")
-        .of(OF_CLIENT),
-    row("COMMAND", Server(ServerOp::Command), -1, SELF, NONE, "server", "Tells of commands.").of(OF_COMMAND),
-    row("CONFIG", Server(ServerOp::Config), -2, ADMIN, NONE, "server", "Tells settings that Redis clients ask for.")
-        .of(OF_CONFIG),
+    row(
+        "CLIENT",
+        Server(ServerOp::Client),
+        -2,
+        BY_SUBCOMMAND,
+        NONE,
+        "connection",
+        "Names, tells of and ends connections.",
+    )
+    .of(OF_CLIENT),
+    row("COMMAND", Server(ServerOp::Command), -1, TELLS, NONE, "server", "Tells of commands.").of(OF_COMMAND),
+    row(
+        "CONFIG",
+        Server(ServerOp::Config),
+        -2,
+        BY_SUBCOMMAND,
+        NONE,
+        "server",
+        "Tells settings that Redis clients ask for.",
+    )
+    .of(OF_CONFIG),
     row("COPY", Data(DataOp::Copy), -3, WRITE, TWO, "generic", "Copies a message to another id."),
     row("DBSIZE", Server(ServerOp::Dbsize), 1, READ, NONE, "server", "Tells how many messages there are."),
-    row("DECR", Data(DataOp::Decr), 2, WRITE, ONE, "string", "Takes one from a number."),
-    row("DECRBY", Data(DataOp::DecrBy), 3, WRITE, ONE, "string", "Takes a number from a number."),
+    row("DECR", Data(DataOp::Decr), 2, FAST_WRITE, ONE, "string", "Takes one from a number."),
+    row("DECRBY", Data(DataOp::DecrBy), 3, FAST_WRITE, ONE, "string", "Takes a number from a number."),
     row(
         "DISCARD",
         Session(SessionOp::Discard),
@@ -285,7 +306,7 @@ pub const COMMANDS: &[Spec] = &[
         "EXEC",
         Session(SessionOp::Exec),
         1,
-        GATHERS,
+        &["noscript", "loading", "stale", "skip_slowlog"],
         NONE,
         "transactions",
         "Runs what was queued since MULTI, all or nothing.",
@@ -309,14 +330,14 @@ pub const COMMANDS: &[Spec] = &[
         "server",
         "Deletes everything, where --allow-flush allows it.",
     ),
-    row("GETDEL", Data(DataOp::GetDel), 2, FREES, ONE, "string", "Gives a message and deletes it."),
+    row("GETDEL", Data(DataOp::GetDel), 2, FAST_FREES, ONE, "string", "Gives a message and deletes it."),
     row("GETRANGE", Data(DataOp::GetRange), 4, SLOW_READ, ONE, "string", "Gives a part of a message."),
-    row("GETSET", Data(DataOp::GetSet), 3, WRITE, ONE, "string", "Keeps a message and gives the one before."),
+    row("GETSET", Data(DataOp::GetSet), 3, FAST_WRITE, ONE, "string", "Keeps a message and gives the one before."),
     row("HELLO", Server(ServerOp::Hello), -1, LOGIN, NONE, "connection", "Chooses the protocol's version."),
     row("HOST:", Op::OtherProtocol, -1, LOGIN, NONE, "server", "A line of HTTP, which closes the connection."),
-    row("INCR", Data(DataOp::Incr), 2, WRITE, ONE, "string", "Adds one to a number."),
-    row("INCRBY", Data(DataOp::IncrBy), 3, WRITE, ONE, "string", "Adds a number to a number."),
-    row("INCRBYFLOAT", Data(DataOp::IncrByFloat), 3, WRITE, ONE, "string", "Adds a decimal number to a number."),
+    row("INCR", Data(DataOp::Incr), 2, FAST_WRITE, ONE, "string", "Adds one to a number."),
+    row("INCRBY", Data(DataOp::IncrBy), 3, FAST_WRITE, ONE, "string", "Adds a number to a number."),
+    row("INCRBYFLOAT", Data(DataOp::IncrByFloat), 3, FAST_WRITE, ONE, "string", "Adds a decimal number to a number."),
     row(
         "INCREX",
         Data(DataOp::IncrEx),
@@ -326,7 +347,7 @@ pub const COMMANDS: &[Spec] = &[
         "string",
         "Adds to a number within bounds, and says when it ends.",
     ),
-    row("INFO", Server(ServerOp::Info), -1, SELF, NONE, "server", "Tells of the server, in Redis's form."),
+    row("INFO", Server(ServerOp::Info), -1, TELLS, NONE, "server", "Tells of the server, in Redis's form."),
     row("KEYS", Keyspace(KeyspaceOp::Keys), 2, SLOW_READ, NONE, "generic", "Gives all ids that match a pattern."),
     row("MGET", Data(DataOp::Mget), -2, READ, ALL, "string", "Gives several messages, as they were at one moment."),
     row("MSET", Data(DataOp::Mset), -3, WRITE, PAIRS, "string", "Keeps several messages, all or none."),
@@ -361,12 +382,12 @@ pub const COMMANDS: &[Spec] = &[
         "generic",
         "Gives any id that has a message.",
     ),
-    row("RENAME", Data(DataOp::Rename), 3, WRITE, TWO, "generic", "Moves a message to another id."),
-    row("RENAMENX", Data(DataOp::RenameNx), 3, WRITE, TWO, "generic", "Moves a message to an id that has none."),
+    row("RENAME", Data(DataOp::Rename), 3, FREES, TWO, "generic", "Moves a message to another id."),
+    row("RENAMENX", Data(DataOp::RenameNx), 3, FAST_FREES, TWO, "generic", "Moves a message to an id that has none."),
     row("RESET", Session(SessionOp::Reset), 1, LOGIN, NONE, "connection", "Makes the connection like new."),
     row("SCAN", Keyspace(KeyspaceOp::Scan), -2, SLOW_READ, NONE, "generic", "Gives ids in steps."),
     row("SELECT", Session(SessionOp::Select), 2, SELF, NONE, "connection", "Chooses a database: there is only 0."),
-    row("SETNX", Data(DataOp::SetNx), 3, WRITE, ONE, "string", "Keeps a message if the id has none."),
+    row("SETNX", Data(DataOp::SetNx), 3, FAST_WRITE, ONE, "string", "Keeps a message if the id has none."),
     row("SETRANGE", Data(DataOp::SetRange), 4, WRITE, ONE, "string", "Overwrites a part of a message."),
     row("STRLEN", Data(DataOp::Strlen), 2, READ, ONE, "string", "Tells the length of a message in bytes."),
     row("SUBSTR", Data(DataOp::GetRange), 4, SLOW_READ, ONE, "string", "Gives a part of a message."),
@@ -374,18 +395,34 @@ pub const COMMANDS: &[Spec] = &[
     row("TOUCH", Data(DataOp::Touch), -2, READ, ALL, "generic", "Counts the ids that have a message."),
     row("TTL", Data(DataOp::Ttl), 2, READ, ONE, "generic", "Tells how long a message stays.").line("TTL <id>"),
     row("TYPE", Data(DataOp::Type), 2, READ, ONE, "generic", "Tells the type of a message: string, or none."),
-    row("UNLINK", Data(DataOp::Del), -2, FREES, ALL, "generic", "Deletes messages."),
+    row("UNLINK", Data(DataOp::Del), -2, FAST_FREES, ALL, "generic", "Deletes messages."),
     row("UNWATCH", Session(SessionOp::Unwatch), 1, GATHERS, NONE, "transactions", "Forgets what is watched."),
-    row("EXPIRE", Data(DataOp::Expire), -3, FREES, ONE, "generic", "Has a message end after so many seconds.")
+    row("EXPIRE", Data(DataOp::Expire), -3, FAST_FREES, ONE, "generic", "Has a message end after so many seconds.")
         .line("EXPIRE <id> <time>"),
-    row("EXPIREAT", Data(DataOp::ExpireAt), -3, FREES, ONE, "generic", "Has a message end at a second of the clock."),
+    row(
+        "EXPIREAT",
+        Data(DataOp::ExpireAt),
+        -3,
+        FAST_FREES,
+        ONE,
+        "generic",
+        "Has a message end at a second of the clock.",
+    ),
     row("EXPIRETIME", Data(DataOp::ExpireTime), 2, READ, ONE, "generic", "Tells at which second a message ends."),
-    row("PEXPIRE", Data(DataOp::PExpire), -3, FREES, ONE, "generic", "Has a message end after so many milliseconds."),
+    row(
+        "PEXPIRE",
+        Data(DataOp::PExpire),
+        -3,
+        FAST_FREES,
+        ONE,
+        "generic",
+        "Has a message end after so many milliseconds.",
+    ),
     row(
         "PEXPIREAT",
         Data(DataOp::PExpireAt),
         -3,
-        FREES,
+        FAST_FREES,
         ONE,
         "generic",
         "Has a message end at a millisecond of the clock.",
@@ -418,9 +455,9 @@ pub const COMMANDS: &[Spec] = &[
     row("BITOP", Data(DataOp::BitOp), -4, WRITE, (2, -1, 1), "bitmap", "Joins the bits of messages into another."),
     row("BITPOS", Data(DataOp::BitPos), -3, SLOW_READ, ONE, "bitmap", "Finds the first bit that is set, or not."),
     row("GETBIT", Data(DataOp::GetBit), 3, READ, ONE, "bitmap", "Gives one bit of a message."),
-    row("GETEX", Data(DataOp::GetEx), -2, FREES, ONE, "string", "Gives a message and has it end at another time."),
+    row("GETEX", Data(DataOp::GetEx), -2, FAST_FREES, ONE, "string", "Gives a message and has it end at another time."),
     row("LCS", Data(DataOp::Lcs), -3, SLOW_READ, TWO, "string", "Gives the longest sequence that two messages share."),
-    row("PERSIST", Data(DataOp::Persist), 2, FREES, ONE, "generic", "Has a message stay that would end.")
+    row("PERSIST", Data(DataOp::Persist), 2, FAST_FREES, ONE, "generic", "Has a message stay that would end.")
         .line("PERSIST <id>"),
     row("SETBIT", Data(DataOp::SetBit), 4, WRITE, ONE, "bitmap", "Sets one bit of a message."),
     row("EVAL", Script(ScriptOp::Eval), -3, RUNS, NONE, "scripting", "Runs a script in Lua on messages.").counted(2, 1),
@@ -454,30 +491,55 @@ pub const COMMANDS: &[Spec] = &[
         "Runs a script in Lua that writes nothing.",
     )
     .counted(2, 1),
-    row("SCRIPT", Script(ScriptOp::Script), -2, &["noscript"], NONE, "scripting", "Loads, tells of and ends scripts.")
+    row("SCRIPT", Script(ScriptOp::Script), -2, BY_SUBCOMMAND, NONE, "scripting", "Loads, tells of and ends scripts.")
         .of(OF_SCRIPT),
-    row("BGSAVE", Server(ServerOp::Save), -1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
-    row("SAVE", Server(ServerOp::Save), 1, ADMIN, NONE, "server", "Refused: there is no snapshot to write."),
-    row("FUNCTION", Tool(ToolOp::Function), -2, ADMIN, NONE, "tools", "Tells of functions: there are none.")
+    row(
+        "BGSAVE",
+        Server(ServerOp::Save),
+        -1,
+        &["admin", "noscript", "no_async_loading"],
+        NONE,
+        "server",
+        "Refused: there is no snapshot to write.",
+    ),
+    row(
+        "SAVE",
+        Server(ServerOp::Save),
+        1,
+        &["admin", "noscript", "no_async_loading", "no_multi"],
+        NONE,
+        "server",
+        "Refused: there is no snapshot to write.",
+    ),
+    row("FUNCTION", Tool(ToolOp::Function), -2, BY_SUBCOMMAND, NONE, "tools", "Tells of functions: there are none.")
         .of(OF_FUNCTION),
     row("LASTSAVE", Tool(ToolOp::LastSave), 1, SELF, NONE, "tools", "Tells when everything was last saved: it is now."),
     row(
         "LATENCY",
         Tool(ToolOp::Latency),
         -2,
-        ADMIN,
+        BY_SUBCOMMAND,
         NONE,
         "tools",
         "Tells of latencies: they are on the metrics page.",
     )
     .of(OF_LATENCY),
-    row("MEMORY", Tool(ToolOp::Memory), -2, SLOW_READ, NONE, "tools", "Tells how many bytes a message takes.")
+    row("MEMORY", Tool(ToolOp::Memory), -2, BY_SUBCOMMAND, NONE, "tools", "Tells how many bytes a message takes.")
         .of(OF_MEMORY),
-    row("MODULE", Tool(ToolOp::Module), -2, ADMIN, NONE, "tools", "Tells of modules: there are none.").of(OF_MODULE),
-    row("OBJECT", Tool(ToolOp::Object), -2, SLOW_READ, NONE, "tools", "Tells how Redis would keep a message.")
+    row("MODULE", Tool(ToolOp::Module), -2, BY_SUBCOMMAND, NONE, "tools", "Tells of modules: there are none.")
+        .of(OF_MODULE),
+    row("OBJECT", Tool(ToolOp::Object), -2, BY_SUBCOMMAND, NONE, "tools", "Tells how Redis would keep a message.")
         .of(OF_OBJECT),
-    row("ROLE", Tool(ToolOp::Role), 1, SELF, NONE, "tools", "Tells that this is the one that takes writes."),
-    row("SLOWLOG", Tool(ToolOp::SlowLog), -2, ADMIN, NONE, "tools", "Tells of slow commands: none is noted.")
+    row(
+        "ROLE",
+        Tool(ToolOp::Role),
+        1,
+        &["noscript", "loading", "stale", "fast"],
+        NONE,
+        "tools",
+        "Tells that this is the one that takes writes.",
+    ),
+    row("SLOWLOG", Tool(ToolOp::SlowLog), -2, BY_SUBCOMMAND, NONE, "tools", "Tells of slow commands: none is noted.")
         .of(OF_SLOWLOG),
     row("WAIT", Tool(ToolOp::Wait), 3, &["noscript"], NONE, "tools", "Tells how many copies each write has."),
     row(
@@ -539,6 +601,41 @@ pub fn help() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a Redis 7.0.15 answered to COMMAND INFO, of those that it has.
+    #[test]
+    fn flags_are_those_of_redis() {
+        for (flags, names) in [
+            ("", "CLIENT CONFIG FUNCTION LATENCY MEMORY MODULE OBJECT SCRIPT SLOWLOG"),
+            ("admin no_async_loading no_multi noscript", "SAVE"),
+            ("admin no_async_loading noscript", "BGSAVE"),
+            ("allow_busy fast loading no_auth noscript stale", "AUTH HELLO QUIT RESET"),
+            ("allow_busy fast loading noscript stale", "DISCARD MULTI UNWATCH WATCH"),
+            ("denyoom fast write", "APPEND DECR DECRBY GETSET INCR INCRBY INCRBYFLOAT SETNX"),
+            ("denyoom write", "BITFIELD BITOP COPY MSET MSETNX PSETEX SET SETBIT SETEX SETRANGE"),
+            ("fast", "PING"),
+            ("fast loading noscript stale", "ROLE"),
+            ("fast loading stale", "ECHO LASTSAVE SELECT TIME"),
+            (
+                "fast readonly",
+                "BITFIELD_RO DBSIZE EXISTS EXPIRETIME GET GETBIT MGET PEXPIRETIME PTTL STRLEN TOUCH TTL TYPE",
+            ),
+            ("fast write", "EXPIRE EXPIREAT GETDEL GETEX PERSIST PEXPIRE PEXPIREAT RENAMENX UNLINK"),
+            ("loading noscript skip_slowlog stale", "EXEC"),
+            ("loading stale", "COMMAND INFO"),
+            ("movablekeys no_mandatory_keys noscript readonly skip_monitor stale", "EVALSHA_RO EVAL_RO"),
+            ("movablekeys no_mandatory_keys noscript skip_monitor stale", "EVAL EVALSHA"),
+            ("noscript", "WAIT"),
+            ("readonly", "BITCOUNT BITPOS GETRANGE KEYS LCS RANDOMKEY SCAN SUBSTR"),
+            ("write", "DEL FLUSHALL FLUSHDB RENAME"),
+        ] {
+            for name in names.split(' ') {
+                let mut own = find(name.as_bytes()).unwrap().flags.to_vec();
+                own.sort_unstable();
+                assert_eq!(own.join(" "), flags, "{name}");
+            }
+        }
+    }
 
     #[test]
     fn rows_are_found_by_name_and_say_where_their_ids_are() {

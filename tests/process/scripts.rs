@@ -125,6 +125,8 @@ fn requests_are_checked_as_in_redis() {
         ("SCRIPT", "-ERR wrong number of arguments for 'script' command"),
         ("SCRIPT NOSUCH", "-ERR unknown subcommand 'NOSUCH'. Try SCRIPT HELP."),
         ("SCRIPT FLUSH NOW", "-ERR SCRIPT FLUSH only support SYNC|ASYNC option"),
+        ("SCRIPT FLUSH SYNC x", "-ERR SCRIPT FLUSH only support SYNC|ASYNC option"),
+        ("SCRIPT DEBUG x", "-ERR Use SCRIPT DEBUG YES/SYNC/NO"),
         ("MSETEX 0 a 1", "-ERR invalid numkeys value"),
         ("SCRIPT KILL", "-NOTBUSY No scripts in execution right now."),
         ("COMMAND GETKEYS EVAL x 2 a b c", "[\"a\" \"b\"]"),

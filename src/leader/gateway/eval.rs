@@ -73,9 +73,9 @@ impl Session {
                 let is_known = |word: &bytes::Bytes| Sha::read(word).is_some_and(|sha| scripts.is_known(&sha));
                 Value::Array(words[2..].iter().map(|word| Value::Integer(is_known(word).into())).collect())
             }
-            (b"FLUSH", 2 | 3) => {
+            (b"FLUSH", count) => {
                 let how = words.get(2).map(|word| word.to_ascii_uppercase());
-                if how.is_some_and(|how| how != b"ASYNC" && how != b"SYNC") {
+                if count > 3 || how.is_some_and(|how| how != b"ASYNC" && how != b"SYNC") {
                     return error("ERR SCRIPT FLUSH only support SYNC|ASYNC option");
                 }
                 scripts.flush();
@@ -84,7 +84,10 @@ impl Session {
             (b"KILL", 2) if scripts.kill() > 0 => OK,
             (b"KILL", 2) => return error("NOTBUSY No scripts in execution right now."),
             (b"DEBUG", 3) if words[2].eq_ignore_ascii_case(b"NO") => OK,
-            (b"DEBUG", 3) => return error("ERR there is no debugger for scripts here"),
+            (b"DEBUG", 3) if [&b"YES"[..], b"SYNC"].iter().any(|how| words[2].eq_ignore_ascii_case(how)) => {
+                return error("ERR there is no debugger for scripts here");
+            }
+            (b"DEBUG", 3) => return error("ERR Use SCRIPT DEBUG YES/SYNC/NO"),
             _ => return error(SYNTAX),
         })
     }
