@@ -1,7 +1,7 @@
 //! Operations on the 32 bits of numbers, as scripts for Redis have them (the names and rules of the BitOp library for
 //! Lua 5.1, <https://bitop.luajit.org/api.html>).
 
-use mlua::{Lua, Table, Variadic};
+use mlua::{Lua, MultiValue, Table, Value};
 
 /// The 32 bits that a number stands for: it is taken modulo 2 to the power of 32.
 fn bits(number: f64) -> u32 {
@@ -14,26 +14,53 @@ fn signed(bits: u32) -> i32 {
     bits.cast_signed()
 }
 
+/// The arguments of a function, as Lua's own libraries check them.
+struct Arguments<'a>(&'a Lua, &'a str, MultiValue);
+
+impl Arguments<'_> {
+    /// The bits of the one at this place, counted from 0.
+    fn bits(&self, place: usize) -> mlua::Result<u32> {
+        Ok(bits(self.number(place)?))
+    }
+
+    fn number(&self, place: usize) -> mlua::Result<f64> {
+        let Self(lua, name, values) = self;
+        let value = values.get(place);
+        let number = value.map(|value| lua.coerce_number(value.clone())).transpose()?.flatten();
+        number.ok_or_else(|| {
+            let got = value.map_or("no value", Value::type_name);
+            let place = place + 1;
+            mlua::Error::runtime(format!("bad argument #{place} to '{name}' (number expected, got {got})"))
+        })
+    }
+}
+
 /// The library.
 pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
     let table = lua.create_table()?;
-    let one = |name: &str, work: fn(u32) -> u32| {
-        table.set(name, lua.create_function(move |_, number: f64| Ok(signed(work(bits(number)))))?)
+    let one = |name: &'static str, work: fn(u32) -> u32| {
+        let run = move |lua: &Lua, args| Ok(signed(work(Arguments(lua, name, args).bits(0)?)));
+        table.set(name, lua.create_function(run)?)
     };
     one("tobit", |number| number)?;
     one("bnot", |number| !number)?;
     one("bswap", u32::swap_bytes)?;
-    let all = |name: &str, work: fn(u32, u32) -> u32| {
-        let fold = move |_: &Lua, (first, rest): (f64, Variadic<f64>)| {
-            Ok(signed(rest.iter().fold(bits(first), |all, number| work(all, bits(*number)))))
+    let all = |name: &'static str, work: fn(u32, u32) -> u32| {
+        let fold = move |lua: &Lua, args| {
+            let args = Arguments(lua, name, args);
+            let first = args.bits(0)?;
+            (1..args.2.len()).try_fold(first, |all, place| Ok(work(all, args.bits(place)?))).map(signed)
         };
         table.set(name, lua.create_function(fold)?)
     };
     all("band", |a, b| a & b)?;
     all("bor", |a, b| a | b)?;
     all("bxor", |a, b| a ^ b)?;
-    let by = |name: &str, work: fn(u32, u32) -> u32| {
-        let shift = move |_: &Lua, (number, by): (f64, f64)| Ok(signed(work(bits(number), bits(by) & 31)));
+    let by = |name: &'static str, work: fn(u32, u32) -> u32| {
+        let shift = move |lua: &Lua, args| {
+            let args = Arguments(lua, name, args);
+            Ok(signed(work(args.bits(0)?, args.bits(1)? & 31)))
+        };
         table.set(name, lua.create_function(shift)?)
     };
     by("lshift", |number, by| number << by)?;
@@ -41,8 +68,12 @@ pub(super) fn table(lua: &Lua) -> mlua::Result<Table> {
     by("arshift", |number, by| (signed(number) >> by).cast_unsigned())?;
     by("rol", u32::rotate_left)?;
     by("ror", u32::rotate_right)?;
-    table
-        .set("tohex", lua.create_function(|_, (number, digits): (f64, Option<f64>)| Ok(hex(bits(number), digits)))?)?;
+    let in_digits = |lua: &Lua, args| {
+        let args = Arguments(lua, "tohex", args);
+        let digits = if args.2.len() > 1 { Some(args.number(1)?) } else { None };
+        Ok(hex(args.bits(0)?, digits))
+    };
+    table.set("tohex", lua.create_function(in_digits)?)?;
     Ok(table)
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, VmState};
 
-use super::{Limits, Script, Sha, bit, cjson, convert};
+use super::{Limits, Script, Sha, bit, cjson, convert, redis};
 use crate::leader::gateway::multi::View;
 use crate::leader::gateway::refused::select;
 use crate::leader::gateway::server::{REDIS_VERSION, time};
@@ -39,6 +39,9 @@ const MOST_COMPILED: usize = 1000;
 
 /// Lines that one script may write into the leader's log; more are left away.
 const MOST_LOGGED: usize = 100;
+
+/// Bytes of such a line that are shown.
+pub(super) const LONGEST_LOGGED: usize = 512;
 
 /// Memory that is given back at once when a script has ended, bytes.
 const KEPT_MEMORY: usize = 8 << 20;
@@ -65,7 +68,7 @@ pub(in crate::leader::gateway) struct Interpreter {
 }
 
 /// The script that runs now.
-struct Current {
+pub(super) struct Current {
     limits: Limits,
     call: RefCell<Option<Running>>,
     killed: RefCell<Arc<AtomicBool>>,
@@ -260,6 +263,11 @@ struct Failure {
     line: Option<usize>,
 }
 
+/// An error of a command, or of another function of Redis, as a script gets it.
+pub(super) fn failure(lua: &Lua, why: String) -> mlua::Error {
+    mlua::Error::external(Failure { why, line: place(lua) })
+}
+
 impl Failure {
     /// What the script gets for it.
     fn table(&self, lua: &Lua) -> mlua::Result<LuaValue> {
@@ -321,33 +329,7 @@ fn place(lua: &Lua) -> Option<usize> {
 fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
     let own = lua.create_table()?;
     own.set("message", lua.create_function(|lua, value: LuaValue| Ok(message(lua, value)))?)?;
-    own.set("sha1hex", lua.create_function(|_, text: mlua::LuaString| Ok(Sha::of(&text.as_bytes()).to_string()))?)?;
-    let logs = current.clone();
-    own.set(
-        "log",
-        lua.create_function(move |_, (level, text): (i64, mlua::LuaString)| {
-            let mut call = logs.call.borrow_mut();
-            let Some(running) = call.as_mut().filter(|running| running.logged < MOST_LOGGED) else { return Ok(()) };
-            running.logged += 1;
-            let text = crate::error::printable(&text.as_bytes(), 512);
-            match level {
-                0 | 1 => tracing::debug!("a script says: {text}"),
-                2 => tracing::info!("a script says: {text}"),
-                _ => tracing::warn!("a script says: {text}"),
-            }
-            Ok(())
-        })?,
-    )?;
-    let asked = current.clone();
-    own.set(
-        "setresp",
-        lua.create_function(move |_, version: u8| {
-            if let Some(running) = asked.call.borrow_mut().as_mut() {
-                running.version = version;
-            }
-            Ok(())
-        })?,
-    )?;
+    own.set("redis", redis::table(lua, current)?)?;
     own.set("cjson", cjson::table(lua)?)?;
     own.set("bit", bit::table(lua)?)?;
     own.set("version", REDIS_VERSION)?;
@@ -357,6 +339,26 @@ fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
 }
 
 impl Current {
+    /// Writes a line of the script into the leader's log, as long as it has not written many.
+    pub(super) fn log(&self, level: i64, text: &[u8]) {
+        let mut call = self.call.borrow_mut();
+        let Some(running) = call.as_mut().filter(|running| running.logged < MOST_LOGGED) else { return };
+        running.logged += 1;
+        let text = crate::error::printable(text, LONGEST_LOGGED);
+        match level {
+            0 | 1 => tracing::debug!("a script says: {text}"),
+            2 => tracing::info!("a script says: {text}"),
+            _ => tracing::warn!("a script says: {text}"),
+        }
+    }
+
+    /// From here on the script wants values of this version of the protocol.
+    pub(super) fn speak(&self, version: u8) {
+        if let Some(running) = self.call.borrow_mut().as_mut() {
+            running.version = version;
+        }
+    }
+
     /// Whether the script may go on.
     fn look(&self) -> mlua::Result<VmState> {
         self.steps.set(self.steps.get() + u64::from(LOOK));
@@ -381,17 +383,15 @@ impl Current {
         let Some(running) = call.as_mut() else { return Ok(LuaValue::Nil) };
         let version = running.version;
         match words(args).and_then(|words| running.run(&words)).unwrap_or_else(Value::Error) {
-            Value::Error(why) => {
-                let failure = Failure { why, line: place(lua) };
-                if raised { Err(mlua::Error::external(failure)) } else { failure.table(lua) }
-            }
+            Value::Error(why) if raised => Err(failure(lua, why)),
+            Value::Error(why) => Failure { why, line: place(lua) }.table(lua),
             value => convert::to_lua(lua, value, version),
         }
     }
 }
 
 /// The words of a command that a script gives.
-fn words(args: &MultiValue) -> Result<Words, String> {
+pub(super) fn words(args: &MultiValue) -> Result<Words, String> {
     if args.is_empty() {
         return Err("ERR Please specify at least one argument for this redis lib call".to_owned());
     }

@@ -9,6 +9,7 @@ mod cjson;
 mod convert;
 mod interpreter;
 mod pool;
+mod redis;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

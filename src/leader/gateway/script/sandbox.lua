@@ -54,44 +54,17 @@ local function fail(text)
     raw.error({ err = "ERR " .. text }, 0)
 end
 
-local redis = {
-    call = call, pcall = try,
-    error_reply = function(text)
-        if raw.type(text) ~= "string" then return { err = "ERR wrong number or type of arguments" } end
-        if text:sub(1, 1) == "-" then text = text:sub(2) end
-        return { err = text:find(" ", 1, true) and text or "ERR " .. text }
-    end,
-    status_reply = function(text)
-        if raw.type(text) ~= "string" then return { err = "ERR wrong number or type of arguments" } end
-        return { ok = text }
-    end,
-    sha1hex = function(...)
-        if raw.select("#", ...) ~= 1 then fail("wrong number of arguments") end
-        return own.sha1hex(raw.tostring((...)))
-    end,
-    log = function(level, ...)
-        if raw.select("#", ...) == 0 then fail("redis.log() requires two arguments or more.") end
-        if raw.type(level) ~= "number" then fail("First argument must be a number (log level).") end
-        if level < 0 or level > 3 then fail("Invalid debug level.") end
-        local parts = { ... }
-        for place = 1, raw.select("#", ...) do parts[place] = raw.tostring(parts[place]) end
-        own.log(level, raw.concat(parts, " "))
-    end,
-    setresp = function(...)
-        if raw.select("#", ...) ~= 1 then fail("redis.setresp() requires one argument.") end
-        if (...) ~= 2 and (...) ~= 3 then fail("RESP version must be 2 or 3.") end
-        own.setresp((...))
-    end,
-    -- There is one user, who may do everything.
-    acl_check_cmd = function() return true end,
+local redis = own.redis
+local constants = {
     LOG_DEBUG = 0, LOG_VERBOSE = 1, LOG_NOTICE = 2, LOG_WARNING = 3,
-    -- A script is one record of the log: how it is replicated is nothing to choose.
-    replicate_commands = function() return true end,
-    set_repl = function() end,
     REPL_NONE = 0, REPL_AOF = 1, REPL_SLAVE = 2, REPL_REPLICA = 2, REPL_ALL = 3,
-    breakpoint = function() return false end, debug = function() end,
     REDIS_VERSION = own.version, REDIS_VERSION_NUM = own.version_number,
 }
+for name, value in raw.pairs(constants) do redis[name] = value end
+redis.call, redis.pcall = call, try
+function redis.replicate_commands() return true end
+function redis.breakpoint() return false end
+function redis.debug() end
 
 local visible
 local world = copy(_G, "assert error getmetatable ipairs next pairs rawequal select tonumber tostring type _VERSION")
@@ -101,6 +74,15 @@ world.cjson = readonly(own.cjson)
 world.bit = readonly(own.bit)
 world.math = readonly(math)
 world.table = readonly(table)
+
+-- Those of Lua see an empty front. Nothing is given that could be used to write to what is behind it.
+function world.next(table, key) return raw.next(fronts[table] or table, key) end
+
+function world.pairs(...)
+    local table = ...
+    if fronts[table] then return world.next, table, nil end
+    return raw.pairs(...)
+end
 
 function world.pcall(...) return unless_stopped(raw.pcall(...)) end
 
