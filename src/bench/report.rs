@@ -346,12 +346,16 @@ impl Report {
             let (ids, prefix, last) = (plural(left.ids, "message"), &left.prefix, left.ids.saturating_sub(1));
             let all = self.results.iter().all(|result| result.errors == 0);
             let up_to = if all { "" } else { "up to " };
+            let stay = if self.settings.ttl_ms.is_some() {
+                "end by themselves; this removes them now"
+            } else {
+                "stay in the register; this removes them"
+            };
             let _ = match &left.remove {
                 None => writeln!(out, "removed   {ids}, {prefix}0 to {prefix}{last}"),
-                Some(remove) => writeln!(
-                    out,
-                    "left      {up_to}{ids}, {prefix}0 to {prefix}{last}, stay in the register; this removes them:\n          {remove}"
-                ),
+                Some(remove) => {
+                    writeln!(out, "left      {up_to}{ids}, {prefix}0 to {prefix}{last}, {stay}:\n          {remove}")
+                }
             };
         }
         out

@@ -71,6 +71,15 @@ fn a_report_of_trouble_as_text() {
 }
 
 #[test]
+fn messages_with_a_time_are_not_said_to_stay() {
+    let mut report = report(vec![samples(0).result("set", Duration::from_secs(1))]);
+    report.settings.ttl_ms = Some(600_000);
+    let text = report.text();
+    let left = "left      1,000 messages, bench-0 to bench-999, end by themselves; this removes them now:\n";
+    assert!(text.contains(left) && text.contains("each for 10m") && !text.contains("stay"), "{text}");
+}
+
+#[test]
 fn errors_and_wrong_values_are_not_clean() {
     let mut report = report(vec![samples(1).result("set", Duration::from_secs(1))]);
     assert!(!report.is_clean());
