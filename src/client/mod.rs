@@ -55,7 +55,7 @@ pub use crate::protocol::{Command, CopyFault, Finding, Verified};
 pub use crate::tls::{ClientFiles as TlsFiles, Dialer as Tls};
 
 use crate::error::printable;
-use crate::protocol::text::{decode_finding, decode_verified};
+use crate::protocol::text::{decode_finding, decode_nodes, decode_verified};
 use crate::types::{MessageId, NodeId};
 
 /// How long a call waits unless told otherwise.
@@ -278,8 +278,8 @@ impl Client {
     pub async fn where_is(&mut self, id: &str) -> Result<Vec<NodeId>, Error> {
         match self.request(&Command::Where(parse_id(id)?)).await? {
             ReplyLine::Error { code, .. } if code == "NOT_FOUND" => Ok(Vec::new()),
-            reply => match after_word(&reply, "NODES ").and_then(nodes) {
-                Some(nodes) => Ok(nodes),
+            reply => match after_word(&reply, "").and_then(decode_nodes) {
+                Some((nodes, _)) => Ok(nodes),
                 None => Err(self.refused("NODES or ERROR", reply)),
             },
         }
@@ -461,9 +461,4 @@ fn after_word<'a>(reply: &'a ReplyLine, word: &str) -> Option<&'a str> {
         ReplyLine::Other(line) => std::str::from_utf8(line).ok()?.strip_prefix(word),
         _ => None,
     }
-}
-
-/// Reads `1,3`.
-fn nodes(list: &str) -> Option<Vec<NodeId>> {
-    list.split(',').map(|number| number.parse().ok().map(NodeId)).collect()
 }

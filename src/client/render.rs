@@ -11,9 +11,10 @@ use ratatui::style::Color;
 use serde_json::{Value, json};
 
 use super::shell::Settings;
-use crate::protocol::text::{ReplyLine, decode_finding, decode_verified};
+use crate::protocol::text::{ReplyLine, decode_finding, decode_nodes, decode_verified};
 use crate::protocol::{Finding, Verified};
 use crate::terminal::{self, Paper};
+use crate::types::Deadline;
 
 /// How replies are shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -119,7 +120,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
 /// A reply as one JSON object on one line.
 ///
 /// `{"ok":true}`, `{"value":"..."}` (`{"value_base64":"..."}` where the message is not UTF-8),
-/// `{"nodes":[1,3]}`, `{"count":9000}`, `{"copy":{...}}` and `{"verified":{...}}` of VERIFY, STATUS as it is, `{"error":{"code":"..","message":".."}}`,
+/// `{"nodes":[1,3]}` (with `"expires"` where the message ends by itself), `{"count":9000}`, `{"copy":{...}}` and `{"verified":{...}}` of VERIFY, STATUS as it is, `{"error":{"code":"..","message":".."}}`,
 /// and `{"text":"..."}` for any other line.
 fn json(reply: &ReplyLine) -> String {
     let object = match reply {
@@ -143,14 +144,20 @@ fn json(reply: &ReplyLine) -> String {
 
 /// The forms with a word and fields.
 fn numbers(line: &str) -> Option<Value> {
-    if let Some(list) = line.strip_prefix("NODES ") {
-        let nodes: Option<Vec<u32>> = list.split(',').map(|node| node.parse().ok()).collect();
-        return nodes.map(|nodes| json!({"nodes": nodes}));
+    // A message that stays has no such field.
+    let ending = |mut object: Value, expires: Option<Deadline>| {
+        if let (Value::Object(fields), Some(deadline)) = (&mut object, expires) {
+            fields.insert("expires".to_owned(), json!(deadline.to_string()));
+        }
+        object
+    };
+    if let Some((nodes, expires)) = decode_nodes(line) {
+        return Some(ending(json!({"nodes": nodes}), expires));
     }
     match decode_finding(line) {
-        Some(Finding::Copy { id, node, fault }) => {
+        Some(Finding::Copy { id, node, fault, expires }) => {
             let fault = format!("{fault:?}").to_ascii_lowercase();
-            return Some(json!({"copy": {"id": id, "node": node, "fault": fault}}));
+            return Some(json!({"copy": ending(json!({"id": id, "node": node, "fault": fault}), expires)}));
         }
         Some(Finding::Away { node, copies }) => return Some(json!({"away": {"node": node, "copies": copies}})),
         None => {}
@@ -225,6 +232,14 @@ mod tests {
             (value("\u{9b}2J\u{7f}\u{1b}\r".as_bytes()), r#"{"value":"\u009b2J\u007f\u001b\r"}"#),
             (error, r#"{"error":{"code":"BUSY","message":"later \"please\""}}"#),
             (other("NODES 1,3"), r#"{"nodes":[1,3]}"#),
+            (
+                other("NODES 1,3 expires 2026-11-30T12:00:00.000Z"),
+                r#"{"expires":"2026-11-30T12:00:00.000Z","nodes":[1,3]}"#,
+            ),
+            (
+                other("COPY a 3 DAMAGED expires 2026-11-30T12:00:00.000Z"),
+                r#"{"copy":{"expires":"2026-11-30T12:00:00.000Z","fault":"damaged","id":"a","node":3}}"#,
+            ),
             (other("NODES x"), r#"{"text":"NODES x"}"#),
             (other("COUNT 9000"), r#"{"count":9000}"#),
             (other(r#"{"version":"1","epoch":7}"#), r#"{"version":"1","epoch":7}"#),

@@ -30,12 +30,10 @@ use super::advice::{fits, help, only_redis, stranger, writes};
 use super::connection::while_writing;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
-use super::{
-    Client, Connection, Error, Options, Receiver, Sender, after_word, nodes, repl, unexpected, watch as watching,
-};
+use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, repl, unexpected, watch as watching};
 use crate::error::Refusal;
 use crate::protocol::table;
-use crate::protocol::text::{CommandDecoder, ReplyLine, decode_verified};
+use crate::protocol::text::{CommandDecoder, ReplyLine, decode_nodes, decode_verified};
 use crate::protocol::{Command, Decoded};
 use crate::terminal::Paper;
 use crate::tls::Dialer;
@@ -239,9 +237,9 @@ pub(super) async fn table_of(
     match (request, reply) {
         (Request::Known(Command::Status), ReplyLine::Other(line)) => Some(Status::parse(line)?.table(paper)),
         (Request::Known(Command::Where(_)), ReplyLine::Other(_)) => {
-            let holders = after_word(reply, "NODES ").and_then(nodes)?;
+            let (holders, expires) = after_word(reply, "").and_then(decode_nodes)?;
             let ReplyLine::Other(status) = client.request(&Command::Status).await.ok()? else { return None };
-            Some(Status::parse(&status)?.holders(&holders, paper))
+            Some(Status::parse(&status)?.holders(&holders, expires, paper))
         }
         _ => None,
     }

@@ -11,7 +11,7 @@ use crate::dashboard::health::{Facts, Health, color_of};
 use crate::dashboard::words;
 use crate::telemetry::grouped;
 use crate::terminal::Paper;
-use crate::types::{NodeId, NodeState};
+use crate::types::{Deadline, NodeId, NodeState};
 
 /// The longest bar of a node's share.
 const BAR: usize = 16;
@@ -194,7 +194,7 @@ impl Status {
     }
 
     /// The holders of one message, as lines with their ends.
-    pub(super) fn holders(&self, holders: &[NodeId], paper: Paper) -> String {
+    pub(super) fn holders(&self, holders: &[NodeId], expires: Option<Deadline>, paper: Paper) -> String {
         let nodes = self.nodes.iter().filter(|node| holders.contains(&node.id));
         let up = nodes.clone().filter(|node| matches!(node.state, NodeState::Up | NodeState::Draining)).count();
         let copies = if holders.len() == 1 { "1 copy".to_owned() } else { format!("{} copies", holders.len()) };
@@ -209,6 +209,7 @@ impl Status {
             &format!("{copies}, {up} on nodes that are up; tolerance {}", self.tolerance),
             paper,
         )];
+        lines.extend(expires.map(|deadline| format!(" expires  {deadline}")));
         lines.push(String::new());
         lines.extend(table(self.identity(nodes, paper), paper));
         lines.join("\n") + "\n"
@@ -426,9 +427,13 @@ mod tests {
   1  10.0.0.1:5555                                     up
   3  a-rather-long-name.of-a-machine.example.org:5557  DOWN
 ";
-        assert_eq!(read(ILL).holders(&[NodeId(1), NodeId(3)], PAPER), wanted);
-        assert!(read(ILL).holders(&[NodeId(3)], PAPER).starts_with(" UNREACHABLE  1 copy, 0 on nodes that are up"));
-        assert!(read(WELL).holders(&[NodeId(1), NodeId(2)], PAPER).starts_with(" HEALTHY  2 copies, 2 on nodes"));
+        assert_eq!(read(ILL).holders(&[NodeId(1), NodeId(3)], None, PAPER), wanted);
+        let ends = read(ILL).holders(&[NodeId(1), NodeId(3)], Deadline::at(1_796_040_000_000), PAPER);
+        assert_eq!(ends, wanted.replacen("\n\n", "\n expires  2026-11-30T12:00:00.000Z\n\n", 1));
+        assert!(
+            read(ILL).holders(&[NodeId(3)], None, PAPER).starts_with(" UNREACHABLE  1 copy, 0 on nodes that are up")
+        );
+        assert!(read(WELL).holders(&[NodeId(1), NodeId(2)], None, PAPER).starts_with(" HEALTHY  2 copies, 2 on nodes"));
     }
 
     #[test]

@@ -124,7 +124,7 @@ async fn every_call_reads_its_reply() {
             ("GET 1", "VALUE hello world"),
             ("GET 2", "ERROR NOT_FOUND no message with this id"),
             ("GET 3", "ERROR UNAVAILABLE node 2 is missing"),
-            ("WHERE 1", "NODES 1,3"),
+            ("WHERE 1", "NODES 1,3 expires 2026-11-30T12:00:00.000Z"),
             ("WHERE 2", "ERROR NOT_FOUND no message with this id"),
             ("COUNT", "COUNT 9000"),
             ("STATUS", r#"{"tolerance":3,"nodes":[{"id":1}]}"#),
@@ -494,7 +494,7 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
     let (addr, server) = serve(async |listener: Listener| {
         let mut peer = listener.accept().await;
         peer.expect("VERIFY").await;
-        peer.send("COPY a 1 MISSING\nNODE 2 UNKNOWN copies=1\n").await;
+        peer.send("COPY a 1 MISSING expires 2026-11-30T12:00:00.000Z\nNODE 2 UNKNOWN copies=1\n").await;
         peer.send("VERIFIED messages=2 intact=2 bad=1 unknown=1\n").await;
         peer.expect("DEL a").await;
         peer.send("OK\n").await;
@@ -508,7 +508,8 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
     let mut found = Vec::new();
     let verified = client.verify(|finding| found.push(finding)).await.unwrap();
     assert_eq!(verified, Verified { messages: 2, intact: 2, bad: 1, unknown: 1 });
-    let missing = Finding::Copy { id: "a".parse().unwrap(), node: NodeId(1), fault: CopyFault::Missing };
+    let (fault, expires) = (CopyFault::Missing, crate::types::Deadline::at(1_796_040_000_000));
+    let missing = Finding::Copy { id: "a".parse().unwrap(), node: NodeId(1), fault, expires };
     assert_eq!(found, [missing, Finding::Away { node: NodeId(2), copies: 1 }]);
     client.delete("a").await.unwrap();
     let refused = client.drain(NodeId(3), true).await.unwrap_err();

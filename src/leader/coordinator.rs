@@ -566,6 +566,9 @@ fn tell(cluster: &Cluster, asked: &Command) -> Result<Reply, String> {
     match cluster.look_up(id) {
         Located::Hidden(reason) => Err(reason),
         Located::NotFound => Ok(Reply::Refused(Refusal::NotFound)),
-        Located::Here { .. } => Ok(Reply::Nodes(cluster.holders(id).unwrap_or_default().to_vec())),
+        Located::Here { record, .. } => {
+            let holders = cluster.holders(id).unwrap_or_default().to_vec();
+            Ok(Reply::Nodes { holders, expires: record.expires })
+        }
     }
 }

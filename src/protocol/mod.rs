@@ -7,7 +7,7 @@ pub mod text;
 use std::time::Duration;
 
 use crate::error::Refusal;
-use crate::types::{MessageId, NodeId, Payload};
+use crate::types::{Deadline, MessageId, NodeId, Payload};
 
 /// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +84,13 @@ pub enum Reply {
     Done,
     /// The message.
     Value(Payload),
-    /// The holders, ascending.
-    Nodes(Vec<NodeId>),
+    /// Who holds a message.
+    Nodes {
+        /// Ascending.
+        holders: Vec<NodeId>,
+        /// When the message ends by itself, if it does.
+        expires: Option<Deadline>,
+    },
     /// How many.
     Count(u64),
     /// How long a message stays, in milliseconds; nothing: it does not end.
@@ -120,6 +125,8 @@ pub enum Finding {
         node: NodeId,
         /// What is wrong with it.
         fault: CopyFault,
+        /// When the message ends by itself, if it does.
+        expires: Option<Deadline>,
     },
     /// A node that is not here to be asked.
     Away {

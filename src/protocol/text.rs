@@ -13,13 +13,16 @@ use super::resp::take;
 use super::table::{self, DataOp, Op, RegisterOp, ServerOp, SessionOp};
 use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
 use crate::error::{Refusal, printable};
-use crate::types::{MAX_ID_BYTES, MessageId, NodeId, Payload};
+use crate::types::{Deadline, MAX_ID_BYTES, MessageId, NodeId, Payload};
 
 /// The longest time that a message may be given: a thousand years.
 const LONGEST_TIME: Duration = Duration::from_secs(1000 * 366 * 86_400);
 
 /// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
 const FRAMING: usize = 16;
+
+/// What stands before the time at which a message ends.
+const EXPIRES: &str = " expires ";
 
 /// Reads requests from a byte stream that may be split anywhere.
 #[derive(Debug)]
@@ -358,9 +361,10 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             return encode_reply(&Reply::Refused(Refusal::NotALine), out);
         }
         Reply::Value(payload) => put(out, &[b"VALUE ", payload]),
-        Reply::Nodes(nodes) => {
-            let list: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+        Reply::Nodes { holders, expires } => {
+            let list: Vec<String> = holders.iter().map(NodeId::to_string).collect();
             put(out, &[b"NODES ", list.join(",").as_bytes()]);
+            put_expires(*expires, out);
         }
         Reply::Count(count) => put(out, &[b"COUNT ", count.to_string().as_bytes()]),
         Reply::Ttl(Some(left)) => put(out, &[b"TTL ", left.to_string().as_bytes(), b"ms"]),
@@ -370,7 +374,7 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             let (node, copies) = (node.to_string(), copies.to_string());
             put(out, &[b"NODE ", node.as_bytes(), b" UNKNOWN copies=", copies.as_bytes()]);
         }
-        Reply::Finding(Finding::Copy { id, node, fault }) => {
+        Reply::Finding(Finding::Copy { id, node, fault, expires }) => {
             let fault = match fault {
                 CopyFault::Missing => "MISSING",
                 CopyFault::Damaged => "DAMAGED",
@@ -378,6 +382,7 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
             };
             let (node, id) = (node.to_string(), id.to_string());
             put(out, &[b"COPY ", id.as_bytes(), b" ", node.as_bytes(), b" ", fault.as_bytes()]);
+            put_expires(*expires, out);
         }
         Reply::Verified(v) => {
             let (messages, intact) = (v.messages, v.intact);
@@ -393,6 +398,21 @@ pub fn encode_reply(reply: &Reply, out: &mut BytesMut) {
         }
     }
     put(out, &[b"\n"]);
+}
+
+/// When a message ends, at the end of a line about it; nothing where it does not.
+fn put_expires(expires: Option<Deadline>, out: &mut BytesMut) {
+    if let Some(deadline) = expires {
+        put(out, &[EXPIRES.as_bytes(), deadline.to_string().as_bytes()]);
+    }
+}
+
+/// Takes what `put_expires` wrote off the end of a line.
+fn split_expires(line: &str) -> Option<(&str, Option<Deadline>)> {
+    match line.split_once(EXPIRES) {
+        Some((rest, deadline)) => Some((rest, Some(deadline.parse().ok()?))),
+        None => Some((line, None)),
+    }
 }
 
 fn put(out: &mut BytesMut, parts: &[&[u8]]) {
@@ -427,12 +447,20 @@ impl ReplyLine {
     }
 }
 
+/// Reads what [`encode_reply`] made of the holders of a message, and of when it ends.
+pub fn decode_nodes(line: &str) -> Option<(Vec<NodeId>, Option<Deadline>)> {
+    let (list, expires) = split_expires(line.strip_prefix("NODES ")?)?;
+    let holders: Option<_> = list.split(',').map(|number| number.parse().ok().map(NodeId)).collect();
+    Some((holders?, expires))
+}
+
 /// Reads what [`encode_reply`] made of a finding.
 pub fn decode_finding(line: &str) -> Option<Finding> {
     if let Some((node, copies)) = line.strip_prefix("NODE ").and_then(|rest| rest.split_once(" UNKNOWN copies=")) {
         return Some(Finding::Away { node: NodeId(node.parse().ok()?), copies: copies.parse().ok()? });
     }
-    let mut words = line.strip_prefix("COPY ")?.split(' ');
+    let (line, expires) = split_expires(line.strip_prefix("COPY ")?)?;
+    let mut words = line.split(' ');
     let (id, node) = (MessageId::from_shown(words.next()?).ok()?, NodeId(words.next()?.parse().ok()?));
     let fault = match words.next()? {
         "MISSING" => CopyFault::Missing,
@@ -440,7 +468,7 @@ pub fn decode_finding(line: &str) -> Option<Finding> {
         "UNKNOWN" => CopyFault::Unknown,
         _ => return None,
     };
-    words.next().is_none().then_some(Finding::Copy { id, node, fault })
+    words.next().is_none().then_some(Finding::Copy { id, node, fault, expires })
 }
 
 /// Reads what [`encode_reply`] made of the end of VERIFY.
@@ -684,7 +712,7 @@ mod tests {
     #[test]
     fn what_verify_says_is_read_again() {
         let (node, fault) = (NodeId(3), CopyFault::Damaged);
-        let finding = Finding::Copy { id: "a/b".parse().unwrap(), node, fault };
+        let finding = Finding::Copy { id: "a/b".parse().unwrap(), node, fault, expires: None };
         let away = Finding::Away { node, copies: 4350 };
         let verified = Verified { messages: 1, intact: 2, bad: 3, unknown: 4 };
         let mut out = BytesMut::new();
@@ -696,7 +724,7 @@ mod tests {
         assert_eq!(decode_finding(lines[0]), Some(finding));
         assert_eq!((lines[1], decode_finding(lines[1])), ("NODE 3 UNKNOWN copies=4350", Some(away)));
         let strange = MessageId::from_bytes(b"x 1 MISSING\nOK\xff").unwrap();
-        let (strange, mut line) = (Finding::Copy { id: strange, node, fault }, BytesMut::new());
+        let (strange, mut line) = (Finding::Copy { id: strange, node, fault, expires: None }, BytesMut::new());
         encode_reply(&Reply::Finding(strange.clone()), &mut line);
         let line = String::from_utf8(line.to_vec()).unwrap();
         assert_eq!((line.lines().count(), decode_finding(line.trim_end())), (1, Some(strange)));
@@ -710,6 +738,8 @@ mod tests {
             "COPY a x MISSING",
             "COPY a 1 GONE",
             "COPY a 1 MISSING x",
+            "COPY a 1 MISSING expires x",
+            "COPY a 1 MISSING expires 2026-11-30T12:00:00.000Z x",
             "NODE 1",
             "NODE 1 UNKNOWN",
         ] {
@@ -717,6 +747,32 @@ mod tests {
         }
         for bad in ["VERIFIED", "VERIFIED messages=1", "VERIFIED messages=1 intact=2 bad=3 unknown=x"] {
             assert_eq!(decode_verified(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn lines_say_when_a_message_ends_if_it_does() {
+        let id: MessageId = "a".parse().unwrap();
+        let (nodes, node, fault) = (vec![NodeId(1), NodeId(3)], NodeId(3), CopyFault::Missing);
+        for (unix_ms, end) in [
+            (None, ""),
+            (Some(1_796_040_000_000), " expires 2026-11-30T12:00:00.000Z"),
+            (Some(1), " expires 1970-01-01T00:00:00.001Z"),
+            (Some(u64::MAX), " expires 9999-12-31T23:59:59.999Z"),
+        ] {
+            let expires = unix_ms.and_then(Deadline::at);
+            let shown = expires.and_then(|deadline| Deadline::at(deadline.unix_ms().min(253_402_300_799_999)));
+            let mut out = BytesMut::new();
+            encode_reply(&Reply::Nodes { holders: nodes.clone(), expires }, &mut out);
+            encode_reply(&Reply::Finding(Finding::Copy { id: id.clone(), node, fault, expires }), &mut out);
+            let text = String::from_utf8(out.to_vec()).unwrap();
+            assert_eq!(text, format!("NODES 1,3{end}\nCOPY a 3 MISSING{end}\n"));
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(decode_nodes(lines[0]), Some((nodes.clone(), shown)));
+            assert_eq!(decode_finding(lines[1]), Some(Finding::Copy { id: id.clone(), node, fault, expires: shown }));
+        }
+        for bad in ["NODES", "NODES ", "NODES x", "NODES 1 expires", "NODES 1 expires never", "NODES 1 gone"] {
+            assert_eq!(decode_nodes(bad), None, "{bad}");
         }
     }
 

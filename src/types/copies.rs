@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::time::Duration;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -89,6 +90,28 @@ impl Deadline {
     /// As a number of which 0 is "never", for formats.
     pub fn number(expires: Option<Self>) -> u64 {
         expires.map_or(0, Self::unix_ms)
+    }
+}
+
+/// The last millisecond that RFC 3339 can write.
+const LAST_WRITTEN: u64 = 253_402_300_799_999;
+
+/// As RFC 3339 writes it, in UTC and with milliseconds; what is after the year 9999 as the end of that.
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = Duration::from_millis(self.unix_ms().min(LAST_WRITTEN));
+        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).fmt(f)
+    }
+}
+
+/// Reads what `Display` writes.
+impl FromStr for Deadline {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let time = humantime::parse_rfc3339(text).map_err(drop)?;
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(drop)?;
+        Self::at(since.as_millis() as u64).ok_or(())
     }
 }
 

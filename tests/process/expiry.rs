@@ -56,7 +56,22 @@ fn messages_end_on_every_door_and_leave_no_file() {
         let ended = |status: &serde_json::Value| status["expired"] == 5 && status["expiring"] == 0;
         register.wait_status("how many ended", ended).unwrap();
         assert_eq!(register.ask("EXPIRE stays 1h"), "OK");
+        let (plain, ends) = (register.ask("WHERE longer"), register.ask("WHERE stays"));
+        assert_eq!(plain.split(' ').count(), 2, "{plain}");
+        let deadline = ends.split_once(" expires ").map(|(nodes, at)| (nodes.starts_with("NODES "), at.len()));
+        assert_eq!(deadline, Some((true, "2026-11-30T12:00:00.000Z".len())), "{ends}");
+        if layout == "text" {
+            let copy = register.copy(register.holders("stays")[0], "stays");
+            // The node may be writing it still, and then has it again.
+            let finding = eventually("a missing copy to be found", || {
+                let _ = std::fs::remove_file(&copy);
+                let line = register.ask("VERIFY");
+                line.starts_with("COPY stays ").then_some(line)
+            });
+            assert!(finding.ends_with(&ends[ends.len() - " expires 2026-11-30T12:00:00.000Z".len()..]), "{finding}");
+        }
         assert_eq!(register.ask("PERSIST stays"), "OK");
+        assert!(!register.ask("WHERE stays").contains("expires"));
         assert_eq!(register.ask("TTL stays"), "TTL never");
         assert_eq!([code(&register.ask("EXPIRE none 1h")), code(&register.ask("TTL none"))], ["ERROR NOT_FOUND"; 2]);
     }

@@ -70,6 +70,7 @@ impl Register {
     pub(crate) fn holders(&self, id: &str) -> Vec<u32> {
         let reply = self.ask(&format!("WHERE {id}"));
         let nodes = reply.strip_prefix("NODES ").unwrap_or_else(|| panic!("WHERE {id}: {reply}"));
+        let nodes = nodes.split_once(" expires ").map_or(nodes, |(nodes, _)| nodes);
         nodes.split(',').map(|node| node.parse().expect("a node")).collect()
     }
 

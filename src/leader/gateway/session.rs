@@ -234,7 +234,10 @@ impl Session {
         match reply {
             Reply::Done => OK,
             Reply::Value(payload) => Value::Bulk(payload),
-            Reply::Nodes(nodes) => Value::Array(nodes.into_iter().map(|node| Value::Integer(node.0.into())).collect()),
+            // When a message ends PEXPIRETIME tells.
+            Reply::Nodes { holders, .. } => {
+                Value::Array(holders.into_iter().map(|node| Value::Integer(node.0.into())).collect())
+            }
             Reply::Count(count) => Value::Integer(count as i64),
             Reply::Ttl(left) => Value::Integer(left.map_or(-1, |left| left as i64)),
             Reply::Status(json) => Value::text(json),

@@ -101,7 +101,7 @@ impl Coordinator {
                 }
                 findings.push(match fault {
                     CopyFault::Unknown if !cluster.registry.is_linked(node) => Finding::Away { node, copies: 1 },
-                    _ => Finding::Copy { id: id.clone(), node, fault },
+                    _ => Finding::Copy { id: id.clone(), node, fault, expires: record.expires },
                 });
             }
         }
@@ -140,7 +140,8 @@ impl Upkeep for Scrubber {
             return self.pause;
         };
         for finding in self.core.check_messages(&some, &mut self.verified).await {
-            if let Finding::Copy { id, node, fault: fault @ (CopyFault::Missing | CopyFault::Damaged) } = finding {
+            let Finding::Copy { id, node, fault, .. } = finding else { continue };
+            if fault != CopyFault::Unknown {
                 tracing::warn!("the daily check found the copy of {id:?} on node {node} {fault:?}");
             }
         }
