@@ -18,8 +18,11 @@ use crate::types::{Deadline, MAX_ID_BYTES, MessageId, NodeId, Payload};
 /// The longest time that a message may be given: a thousand years.
 const LONGEST_TIME: Duration = Duration::from_secs(1000 * 366 * 86_400);
 
-/// `SET`, two blanks and a `\r`, with room to tell a long id from a long message.
-const FRAMING: usize = 16;
+/// Bytes of the word that says a time: more than the longest one in words takes.
+const MAX_TIME_BYTES: usize = 128;
+
+/// `SETEX`, a time, three blanks and a `\r`, with room to tell a long id from a long message.
+const FRAMING: usize = 16 + MAX_TIME_BYTES;
 
 /// What stands before the time at which a message ends.
 const EXPIRES: &str = " expires ";
@@ -232,9 +235,11 @@ fn parse_expire(rest: Option<Bytes>) -> Result<Command, Refusal> {
 
 /// A time: `30s`, `500ms`, `2h`, or a number of seconds, as the Redis protocol has it.
 fn parse_time(word: &[u8]) -> Result<Duration, Refusal> {
-    let text = std::str::from_utf8(word).unwrap_or_default();
+    let text = std::str::from_utf8(word).ok().filter(|text| text.len() <= MAX_TIME_BYTES).unwrap_or_default();
     let seconds = text.parse().map(Duration::from_secs).ok();
-    let time = seconds.or_else(|| humantime::parse_duration(text).ok());
+    // `humantime` counts in nanoseconds, and so to 584 years.
+    let millis = || text.strip_suffix("ms")?.parse().map(Duration::from_millis).ok();
+    let time = seconds.or_else(millis).or_else(|| humantime::parse_duration(text).ok());
     let time = time.filter(|time| *time >= Duration::from_millis(1) && *time <= LONGEST_TIME);
     time.ok_or_else(|| {
         Refusal::BadCommand(format!("{:?} is no time: 30s, 500ms, 2h, or a number of seconds", printable(word, 32)))
@@ -774,6 +779,38 @@ mod tests {
         for bad in ["NODES", "NODES ", "NODES x", "NODES 1 expires", "NODES 1 expires never", "NODES 1 gone"] {
             assert_eq!(decode_nodes(bad), None, "{bad}");
         }
+    }
+
+    /// However they come in: the limit of a line is looked at where its end is not there yet.
+    #[test]
+    fn the_longest_request_of_every_command_is_taken() {
+        let id: MessageId = "i".repeat(MAX_ID_BYTES).parse().unwrap();
+        // A CR at its end takes another one.
+        let payload: Payload = [&[b'x'; LIMIT - 1][..], b"\r"].concat().into();
+        let time = LONGEST_TIME;
+        let commands = [
+            Command::Set { id: id.clone(), payload: payload.clone() },
+            Command::SetFor { id: id.clone(), time, payload: payload.clone() },
+            Command::Expire { id: id.clone(), time: Some(time) },
+            Command::Expire { id: id.clone(), time: None },
+            Command::Ttl(id.clone()),
+            Command::Get(id.clone()),
+            Command::Delete(id.clone()),
+            Command::Where(id.clone()),
+            Command::Remove { node: NodeId(u32::MAX), force: true },
+        ];
+        for command in commands {
+            let mut line = BytesMut::new();
+            encode_command(&command, &mut line);
+            let end = line.len() - 1;
+            assert_eq!(decode_all(&[&line[..end], b"\n"]), [Decoded::Item(command.clone())]);
+        }
+        let id = id.to_string();
+        let line = |zeros: usize| format!("SETEX {id} {}30s {}\r\r", "0".repeat(zeros), "x".repeat(LIMIT - 1));
+        let longest = line(MAX_TIME_BYTES - 3);
+        let taken = decode_all(&[longest.as_bytes(), b"\n"]);
+        assert!(matches!(&taken[..], [Decoded::Item(Command::SetFor { .. })]), "{taken:?}");
+        assert_eq!(one((line(MAX_TIME_BYTES - 2) + "\n").as_bytes()), Err("BAD_COMMAND"), "in one piece, too");
     }
 
     fn commands() -> impl Strategy<Value = Command> {
