@@ -156,8 +156,38 @@ pub struct Meters {
     pub requests: AtomicU64,
     /// Clients that were cut off.
     pub cuts: Cuts,
+    /// Scripts.
+    pub scripts: Arc<ScriptMeters>,
     /// All of them, for metrics.
     pub served: Served,
+}
+
+/// What is counted of scripts.
+#[derive(Debug, Default)]
+pub struct ScriptMeters {
+    /// Those that came to their end.
+    pub done: AtomicU64,
+    /// Those that ended in an error of their own.
+    pub failed: AtomicU64,
+    /// Those that a limit or SCRIPT KILL ended.
+    pub ended: AtomicU64,
+    /// Those that were not begun, as no thread was free.
+    pub refused: AtomicU64,
+    /// Threads that are at work on one now.
+    pub running: AtomicUsize,
+    /// Threads that were given up and have not come to an end.
+    pub stuck: AtomicUsize,
+    /// Scripts that are kept.
+    pub cached: AtomicUsize,
+}
+
+impl ScriptMeters {
+    /// How many there were, by how that went, as metrics name it.
+    pub fn counts(&self) -> [(&'static str, u64); 4] {
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let [done, failed] = [count(&self.done), count(&self.failed)];
+        [("ok", done), ("failed", failed), ("ended", count(&self.ended)), ("busy", count(&self.refused))]
+    }
 }
 
 /// Clients that were cut off since the start, by the reason.

@@ -9,6 +9,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::resp::Redis;
 use crate::support::{PATIENCE, Register, Server, eventually, eventually_same, folder, refused_leader, tell, tells};
 
 const FAMILY: &str = "family.FamilyService";
@@ -193,6 +194,16 @@ fn metrics_tell_what_was_done() {
     assert!(writes >= 4.0, "each copy is in a batch to its node: {writes}");
     let copies: f64 = (1..=3).map(|node| samples[&format!("hatokuse_node_messages{{node=\"{node}\"}}")]).sum();
     assert_eq!(copies, 4.0);
+    let mut redis = Redis::to(register.addr());
+    for script in ["return 1", "return redis.call('get', KEYS[1])", "error('x')"] {
+        redis.ask(&[b"EVAL", script.as_bytes(), b"1", b"1"]);
+    }
+    let samples = metrics(&addr);
+    for (result, count) in [("ok", 2.0), ("failed", 1.0), ("ended", 0.0), ("busy", 0.0)] {
+        assert_eq!(samples[&format!("hatokuse_scripts_total{{result=\"{result}\"}}")], count, "{result}");
+    }
+    let gauges = ["running", "stuck", "cached"].map(|what| samples[&format!("hatokuse_scripts_{what}")]);
+    assert_eq!(gauges, [0.0, 0.0, 3.0]);
 }
 
 #[test]

@@ -154,7 +154,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, settin
         clients: Arc::default(),
         cuts: Cuts::default(),
         heavy: Heavy::start(),
-        scripts: Arc::new(Scripts::new()),
+        scripts: Arc::new(Scripts::new(coordinator.meters.scripts.clone())),
         verify: Arc::new(Semaphore::new(1)),
         walk: Semaphore::new(1),
         run: keyspace::mark_of_run(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,11 +30,14 @@ pub(super) fn page(
     certificates: &[Arc<dyn Renews>],
 ) -> String {
     let cells = Protocol::ALL.into_iter().flat_map(|via| Operation::ALL.map(|op| (via, op)));
+    let scripts = &leader.meters.scripts;
     let facts = Facts {
         view: view.clone(),
         served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
         node_times: leader.links.times().into_iter().flat_map(times_of).collect(),
         cuts: leader.meters.cuts.counts(),
+        scripts: scripts.counts(),
+        script_threads: [&scripts.running, &scripts.stuck, &scripts.cached].map(|of| of.load(Ordering::Relaxed)),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
         disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
@@ -56,6 +60,10 @@ struct Facts {
     node_times: Vec<(NodeId, Operation, TimesView)>,
     /// Clients that were cut off, by the reason.
     cuts: [(&'static str, u64); 3],
+    /// By how they ended.
+    scripts: [(&'static str, u64); 4],
+    /// Those at work, those stuck, and the scripts that are kept.
+    script_threads: [usize; 3],
     ready: bool,
     cache: Option<crate::types::CacheView>,
     /// Of the leader's log.
@@ -98,6 +106,7 @@ impl Collector for Once {
         let facts = self.0.lock().map_err(|_| fmt::Error)?;
         let mut page = Page(encoder);
         page.leader(&facts)?;
+        page.scripts(&facts)?;
         page.messages(&facts.view)?;
         page.repair(&facts.view)?;
         page.nodes(&facts.view)?;
@@ -174,6 +183,23 @@ impl Page<'_> {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
+    }
+
+    fn scripts(&mut self, facts: &Facts) -> fmt::Result {
+        let mut family =
+            self.0.encode_descriptor("hatokuse_scripts", "Scripts, by how they ended", None, MetricType::Counter)?;
+        for (result, count) in facts.scripts {
+            let labels: Labels = vec![("result", result.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let [running, stuck, cached] = facts.script_threads;
+        self.gauge("hatokuse_scripts_running", "Threads that are at work on a script", running as f64)?;
+        self.gauge(
+            "hatokuse_scripts_stuck",
+            "Threads that were given up, as their script cannot be interrupted where it is",
+            stuck as f64,
+        )?;
+        self.gauge("hatokuse_scripts_cached", "Scripts that EVALSHA knows", cached as f64)
     }
 
     fn messages(&mut self, view: &ClusterView) -> fmt::Result {

@@ -15,6 +15,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, VmState};
 
 use super::{Limits, Script, Sha, bit, cjson, convert, redis};
+use crate::leader::coordinator::ScriptMeters;
 use crate::leader::gateway::multi::View;
 use crate::leader::gateway::refused::select;
 use crate::leader::gateway::server::{REDIS_VERSION, time};
@@ -65,6 +66,32 @@ pub(in crate::leader::gateway) struct Interpreter {
     execute: Function,
     compiled: HashMap<Sha, Function>,
     current: Rc<Current>,
+    counted: Counted,
+}
+
+/// How scripts of an interpreter came to their ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    pub(super) ended: u64,
+}
+
+impl Counted {
+    fn note(&mut self, told: &Result<Value, String>) {
+        *match told {
+            Ok(Value::Error(_)) => &mut self.failed,
+            Ok(_) => &mut self.done,
+            Err(_) => &mut self.ended,
+        } += 1;
+    }
+
+    /// Adds them to the metrics.
+    pub(super) fn tell(self, meters: &ScriptMeters) {
+        meters.done.fetch_add(self.done, Ordering::Relaxed);
+        meters.failed.fetch_add(self.failed, Ordering::Relaxed);
+        meters.ended.fetch_add(self.ended, Ordering::Relaxed);
+    }
 }
 
 /// The script that runs now.
@@ -118,7 +145,7 @@ impl Interpreter {
         lua.set_memory_limit(lua.used_memory() + limits.memory)?;
         let looked = current.clone();
         lua.set_global_hook(HookTriggers::new().every_nth_instruction(LOOK), move |_, _| looked.look())?;
-        Ok(Self { lua, execute, compiled: HashMap::new(), current })
+        Ok(Self { lua, execute, compiled: HashMap::new(), current, counted: Counted::default() })
     }
 
     /// Checks that a script can be compiled, and keeps it so.
@@ -175,15 +202,21 @@ impl Interpreter {
                 None => done.map_err(|error| self.why(&error)),
             }
         });
+        self.counted.note(&told);
         if told.is_err() {
             // What it was in the middle of is nothing to go on from.
             if let Ok(fresh) = Self::new(self.current.limits) {
-                *self = fresh;
+                *self = Self { counted: self.counted, ..fresh };
             }
         } else {
             self.tidy();
         }
         told
+    }
+
+    /// How scripts ended since this was last asked.
+    pub(super) fn counted(&mut self) -> Counted {
+        std::mem::take(&mut self.counted)
     }
 
     /// Gives memory back that a script has left, and compiled scripts where these are what takes it.

@@ -13,6 +13,7 @@ mod redis;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha1::{Digest, Sha1};
@@ -21,6 +22,7 @@ pub(super) use self::interpreter::{Call, Interpreter};
 use self::pool::Pool;
 pub(super) use self::pool::{BUSY, Killed};
 use crate::error::Refusal;
+use crate::leader::coordinator::ScriptMeters;
 use crate::lock::Lock;
 
 /// What one script may take.
@@ -132,6 +134,7 @@ impl Script {
 pub(super) struct Scripts {
     known: Lock<Known>,
     pool: Arc<Pool>,
+    meters: Arc<ScriptMeters>,
 }
 
 #[derive(Debug, Default)]
@@ -152,8 +155,8 @@ pub(super) enum Source {
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
-        Self { known: Lock::default(), pool: Pool::new(Limits::default()) }
+    pub(super) fn new(meters: Arc<ScriptMeters>) -> Self {
+        Self { known: Lock::default(), pool: Pool::new(Limits::default(), meters.clone()), meters }
     }
 
     /// The script of this name, if it is known.
@@ -178,8 +181,10 @@ impl Scripts {
         let compiled = script.clone();
         let check = move |interpreter: &mut Interpreter, _: &Killed| interpreter.compile(&compiled).map(drop);
         self.pool.run(check).await.map_err(|refusal| format!("BUSY {refusal}"))??;
-        self.known.lock().keep(script.clone(), source)?;
-        Ok(script)
+        let mut known = self.known.lock();
+        let kept = known.keep(script.clone(), source);
+        self.meters.cached.store(known.scripts.len(), Ordering::Relaxed);
+        kept.map(|()| script)
     }
 
     /// How many are known.
@@ -189,7 +194,9 @@ impl Scripts {
 
     /// Forgets all scripts.
     pub(super) fn flush(&self) {
-        *self.known.lock() = Known::default();
+        let mut known = self.known.lock();
+        *known = Known::default();
+        self.meters.cached.store(0, Ordering::Relaxed);
     }
 
     /// Ends the scripts that run; gives how many they were.

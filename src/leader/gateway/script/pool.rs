@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::{Interpreter, Limits};
 use crate::error::Refusal;
+use crate::leader::coordinator::ScriptMeters;
 
 /// Threads that run scripts at once.
 const THREADS: usize = 4;
@@ -70,6 +71,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Pool {
     limits: Limits,
+    meters: Arc<ScriptMeters>,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -93,8 +95,8 @@ impl std::fmt::Debug for State {
 }
 
 impl Pool {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default(), wake: Condvar::new() })
+    pub(super) fn new(limits: Limits, meters: Arc<ScriptMeters>) -> Arc<Self> {
+        Arc::new(Self { limits, meters, state: Mutex::default(), wake: Condvar::new() })
     }
 
     /// A panic of a script's thread leaves nothing half done in here.
@@ -121,13 +123,19 @@ impl Pool {
             // One that has gone hears nothing.
             Box::new(move || drop(tell.send(done)))
         });
-        self.add(Job { work, place: place.clone(), killed: killed.clone() })?;
+        let busy = || {
+            self.meters.refused.fetch_add(1, Ordering::Relaxed);
+            Refusal::Busy(BUSY)
+        };
+        if !self.add(Job { work, place: place.clone(), killed: killed.clone() }) {
+            return Err(busy());
+        }
         let lost = |_| Refusal::Unavailable("the script failed in the interpreter; nothing was written".to_owned());
         if let Ok(done) = timeout(self.limits.queue, &mut told).await {
             return done.map_err(lost);
         }
         if place.change(WAITS, LEFT) {
-            return Err(Refusal::Busy(BUSY));
+            return Err(busy());
         }
         if let Ok(done) = timeout(self.limits.time, &mut told).await {
             return done.map_err(lost);
@@ -144,18 +152,19 @@ impl Pool {
         )))
     }
 
-    fn add(self: &Arc<Self>, job: Job) -> Result<(), Refusal> {
+    /// Whether there is a thread that can come to it.
+    fn add(self: &Arc<Self>, job: Job) -> bool {
         let mut state = self.state();
         if state.idle <= state.queue.len() {
             self.grow(&mut state);
         }
         if state.threads == 0 {
-            return Err(Refusal::Busy(BUSY));
+            return false;
         }
         state.queue.push_back(job);
         drop(state);
         self.wake.notify_one();
-        Ok(())
+        true
     }
 
     /// Starts another thread, if there may be one more.
@@ -183,7 +192,15 @@ impl Pool {
         state.threads -= 1;
         state.stuck += 1;
         state.running.retain(|other| !Arc::ptr_eq(other, killed));
+        self.count(&state);
+        self.meters.ended.fetch_add(1, Ordering::Relaxed);
         self.grow(&mut state);
+    }
+
+    /// Tells the metrics what the threads do.
+    fn count(&self, state: &State) {
+        self.meters.running.store(state.running.len(), Ordering::Relaxed);
+        self.meters.stuck.store(state.stuck, Ordering::Relaxed);
     }
 
     /// What a thread does.
@@ -199,17 +216,29 @@ impl Pool {
             if !place.change(WAITS, RUNS) {
                 continue;
             }
-            self.state().running.push(killed.clone());
+            {
+                let mut state = self.state();
+                state.running.push(killed.clone());
+                self.count(&state);
+            }
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut interpreter, &killed)));
             // It was given up: another thread is in place of this one.
             if place.state.swap(LEFT, Ordering::SeqCst) == LEFT {
-                self.state().stuck -= 1;
+                let mut state = self.state();
+                state.stuck -= 1;
+                self.count(&state);
                 return;
             }
-            self.state().running.retain(|other| !Arc::ptr_eq(other, &killed));
+            {
+                let mut state = self.state();
+                state.running.retain(|other| !Arc::ptr_eq(other, &killed));
+                self.count(&state);
+            }
+            interpreter.counted().tell(&self.meters);
             match done {
                 Ok(tell) => tell(),
                 Err(_) => {
+                    self.meters.ended.fetch_add(1, Ordering::Relaxed);
                     if let Ok(fresh) = Interpreter::new(self.limits) {
                         interpreter = fresh;
                     }

@@ -1,6 +1,6 @@
 //! Scripts against what a Redis 7.0.15 answered to them, and what ends them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use bytes::{Bytes, BytesMut};
@@ -333,7 +333,8 @@ fn bytes_of_another_compiler_are_not_run() {
 
 #[tokio::test]
 async fn threads_end_what_is_killed_and_are_replaced_where_that_does_not_end() {
-    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL });
+    let meters = Arc::<ScriptMeters>::default();
+    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL }, meters.clone());
     let (begun, beginning) = mpsc::channel();
     let (release, held) = mpsc::channel::<()>();
     let stuck = pool.run(move |_, _| {
@@ -343,17 +344,23 @@ async fn threads_end_what_is_killed_and_are_replaced_where_that_does_not_end() {
     let told = stuck.await.unwrap_err();
     beginning.recv().unwrap();
     assert!(told.to_string().contains("cannot be interrupted; nothing was written"), "{told}");
+    let gauge = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+    assert_eq!((gauge(&meters.stuck), gauge(&meters.running), meters.counts()[2]), (1, 0, ("ended", 1)));
     // Its thread is stuck: the others, and one that took its place, go on.
     for _ in 0..10 {
         assert_eq!(pool.run(|_, _| 5).await, Ok(5));
     }
     release.send(()).unwrap();
     assert_eq!(pool.kill(), 0);
+    while gauge(&meters.stuck) > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
 async fn threads_that_are_stuck_are_so_many_and_no_more() {
-    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL });
+    let meters = Arc::<ScriptMeters>::default();
+    let pool = Pool::new(Limits { time: Duration::from_millis(50), ..SMALL }, meters.clone());
     let (begun, beginning) = mpsc::channel();
     let held = Arc::new(AtomicBool::new(true));
     for _ in 0..20 {
@@ -377,7 +384,8 @@ async fn threads_that_are_stuck_are_so_many_and_no_more() {
 
 #[tokio::test]
 async fn what_finds_no_thread_is_told_so_and_not_begun() {
-    let pool = Pool::new(SMALL);
+    let meters = Arc::<ScriptMeters>::default();
+    let pool = Pool::new(SMALL, meters.clone());
     let mut all = Vec::new();
     let (begun, beginning) = mpsc::channel();
     for _ in 0..4 {
@@ -412,11 +420,26 @@ async fn what_finds_no_thread_is_told_so_and_not_begun() {
     }
     assert_eq!(pool.run(|_, _| 5).await, Ok(5));
     assert!(!ran.load(Ordering::Relaxed));
+    assert_eq!(meters.counts()[3], ("busy", 1));
+}
+
+#[tokio::test]
+async fn scripts_are_counted_by_how_they_end() {
+    let meters = Arc::<ScriptMeters>::default();
+    let pool = Pool::new(SMALL, meters.clone());
+    for text in ["return 1", "return 2", "error('x')", "while true do end"] {
+        let run = move |interpreter: &mut Interpreter, killed: &Killed| {
+            drop(interpreter.run(&call(text), killed, &mut messages()));
+        };
+        assert_eq!(pool.run(run).await, Ok(()));
+    }
+    assert_eq!(meters.counts(), [("ok", 2), ("failed", 1), ("ended", 1), ("busy", 0)]);
 }
 
 #[tokio::test]
 async fn scripts_are_kept_by_their_sums() {
-    let scripts = Scripts::new();
+    let meters = Arc::<ScriptMeters>::default();
+    let scripts = Scripts::new(meters.clone());
     let first = scripts.load(b"return 1", Source::Evaluated).await.unwrap().sha;
     let loaded = scripts.load(b"return 'loaded'", Source::Loaded).await.unwrap().sha;
     assert_eq!(Sha::read(first.to_string().to_uppercase().as_bytes()), Some(first));
@@ -430,7 +453,9 @@ async fn scripts_are_kept_by_their_sums() {
         }
     }
     assert!(scripts.is_known(&first) && scripts.is_known(&loaded));
+    assert_eq!(meters.cached.load(Ordering::Relaxed), MOST_EVALUATED + 1);
     assert!(!scripts.is_known(&Sha::of(b"return 0 + 1")));
     scripts.flush();
+    assert_eq!(meters.cached.load(Ordering::Relaxed), 0);
     assert!(!scripts.is_known(&first) && !scripts.is_known(&loaded));
 }
