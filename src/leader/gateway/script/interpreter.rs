@@ -99,6 +99,8 @@ pub(super) struct Current {
     limits: Limits,
     call: RefCell<Option<Running>>,
     killed: RefCell<Arc<AtomicBool>>,
+    /// What it has set for JSON.
+    json: cjson::Shared,
     steps: Cell<u64>,
     /// Why it was ended.
     stopped: RefCell<Option<String>>,
@@ -125,6 +127,7 @@ impl Interpreter {
             limits,
             call: RefCell::default(),
             killed: RefCell::default(),
+            json: cjson::Shared::default(),
             steps: Cell::default(),
             stopped: RefCell::default(),
         });
@@ -194,6 +197,7 @@ impl Interpreter {
             });
             *self.current.killed.borrow_mut() = killed.clone();
             self.current.steps.set(0);
+            self.current.json.take();
             let done = self.execute(&function, call);
             let running = self.current.call.borrow_mut().take();
             *transaction = running.map(|running| running.transaction).unwrap_or_default();
@@ -363,7 +367,7 @@ fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
     let own = lua.create_table()?;
     own.set("message", lua.create_function(|lua, value: LuaValue| Ok(message(lua, value)))?)?;
     own.set("redis", redis::table(lua, current)?)?;
-    own.set("cjson", cjson::table(lua)?)?;
+    own.set("cjson", cjson::table(lua, &current.json)?)?;
     own.set("bit", bit::table(lua)?)?;
     own.set("version", REDIS_VERSION)?;
     let parts = REDIS_VERSION.split('.').filter_map(|part| part.parse::<i64>().ok());

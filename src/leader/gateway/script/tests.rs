@@ -106,6 +106,106 @@ fn scripts_answer_as_in_redis() {
     }
 }
 
+/// What the cjson of a Redis 7.0.15 answered.
+#[test]
+fn json_is_that_of_redis() {
+    let mut interpreter = interpreter();
+    let number = |text: &str| format!("return tostring(cjson.decode('{text}'))");
+    for (text, reply) in [
+        ("01", "1"),
+        ("-01", "-1"),
+        ("+1", "1"),
+        ("0x10", "16"),
+        ("-0x.8", "-0.5"),
+        ("0x1p4", "16"),
+        ("1.", "1"),
+        ("1e5", "100000"),
+        ("1e400", "inf"),
+        ("inf", "inf"),
+        ("-Infinity", "-inf"),
+        ("NaN", "nan"),
+        ("-0", "-0"),
+    ] {
+        assert_eq!(run(&mut interpreter, &number(text)), format!("${} {reply}", reply.len()), "{text}");
+    }
+    for (text, why) in [
+        ("", "value but found T_END at character 1"),
+        ("[1,]", "value but found T_ARR_END at character 4"),
+        ("[1 2]", "comma or array end but found T_NUMBER at character 4"),
+        ("{a:1}", "object key string but found invalid token at character 2"),
+        (r#"{"a" 1}"#, "colon but found T_NUMBER at character 6"),
+        (r#"{"a":1 "b":2}"#, "comma or object end but found T_STRING at character 8"),
+        ("[1]x", "the end but found invalid token at character 4"),
+        (".5", "value but found invalid token at character 1"),
+        ("1e", "the end but found invalid token at character 2"),
+        ("0xg", "the end but found invalid token at character 2"),
+        ("-", "value but found invalid number at character 1"),
+        (r#""abc"#, "value but found unexpected end of string at character 5"),
+        (r#""a\\x""#, "value but found invalid escape code at character 3"),
+        (r#""\\ud83d""#, "value but found invalid unicode escape code at character 2"),
+        ("tru", "value but found invalid token at character 1"),
+    ] {
+        let told = run(&mut interpreter, &number(text));
+        assert!(told.starts_with(&format!("-ERR user_script:1: Expected {why} script: ")), "{text}: {told}");
+    }
+    for (text, reply) in [
+        ("return cjson.decode('\"\\\\ud83d\\\\ude00\"')", "$4 😀"),
+        ("return cjson.encode({[0]=4})", "$7 {\"0\":4}"),
+        ("return cjson.encode({[1.5]=true})", "$12 {\"1.5\":true}"),
+        ("return cjson.encode({1,2,nil,4})", "$12 [1,2,null,4]"),
+        ("local t = {} for i = 1, 999 do t = {t} end return #cjson.encode(t)", ":2000"),
+        ("return type(cjson.decode(('['):rep(1000) .. (']'):rep(1000)))", "$5 table"),
+        (
+            "return {cjson.encode_max_depth(), cjson.decode_max_depth(), cjson.encode_number_precision()}",
+            "*3 :1000 :1000 :14",
+        ),
+        ("return {cjson.encode_sparse_array(true)}", "*3 :1 :2 :10"),
+        ("cjson.encode_sparse_array(true) return cjson.encode({[100]=1})", "$9 {\"100\":1}"),
+        ("cjson.encode_invalid_numbers('null') return cjson.encode({1/0,0/0})", "$11 [null,null]"),
+        ("cjson.encode_invalid_numbers(true) return cjson.encode({1/0,-1/0,0/0})", "$14 [inf,-inf,nan]"),
+        ("cjson.encode_number_precision(3) return cjson.encode(3.14159)", "$4 3.14"),
+        (
+            "local c = cjson.new() c.encode_max_depth(1) return {pcall(c.encode, {{}}), cjson.encode({{}})}",
+            "*2 $-1 $4 [{}]",
+        ),
+        // Another script finds what is usual.
+        ("return {cjson.encode_sparse_array(), cjson.encode_invalid_numbers()}", "*2 $-1 $-1"),
+    ] {
+        assert_eq!(run(&mut interpreter, text), reply, "{text}");
+    }
+    for (text, why) in [
+        ("cjson.encode_max_depth(1) return cjson.encode({{}})", "Cannot serialise, excessive nesting (2)"),
+        (
+            "cjson.decode_max_depth(1) return cjson.decode('[[]]')",
+            "Found too many nested data structures (2) at character 2",
+        ),
+        (
+            "cjson.encode_max_depth(2^31 - 1) local t = {} t[1] = t return cjson.encode(t)",
+            "Cannot serialise, excessive nesting (2001)",
+        ),
+        (
+            "cjson.decode_invalid_numbers(false) return cjson.decode('01')",
+            "Expected value but found invalid number at character 1",
+        ),
+        ("return cjson.encode({[true]=1})", "Cannot serialise boolean: table key must be a number or string"),
+        ("return cjson.encode({[11]=1})", "Cannot serialise table: excessively sparse array"),
+        ("return cjson.encode({print=redis.call})", "Cannot serialise function: type not supported"),
+        (
+            "return cjson.encode_max_depth(0)",
+            "bad argument #1 to 'encode_max_depth' (expected integer between 1 and 2147483647)",
+        ),
+        ("return cjson.encode_max_depth('x')", "bad argument #1 to 'encode_max_depth' (number expected, got string)"),
+        ("return cjson.encode_max_depth(1, 2)", "bad argument #2 to 'encode_max_depth' (found too many arguments)"),
+        (
+            "return cjson.decode_invalid_numbers('null')",
+            "bad argument #1 to 'decode_invalid_numbers' (invalid option 'null')",
+        ),
+    ] {
+        let told = run(&mut interpreter, text);
+        assert!(told.starts_with(&format!("-ERR user_script:1: {why} script: ")), "{text}: {told}");
+    }
+}
+
 #[test]
 fn errors_of_scripts_say_what_and_where() {
     let mut interpreter = interpreter();
@@ -292,7 +392,7 @@ fn nothing_takes_the_process_along() {
         ("return loadstring('return ' .. string.rep('(', 1e4) .. '1' .. string.rep(')', 1e4)) == nil", ":1"),
         ("local function f(n) return n == 0 or (pcall(f, n - 1)) end return f(1000)", ":1"),
         ("local t = {} for i = 1, 200 do t = {t} end return cjson.encode(t)", "$402"),
-        ("local t = {} t[1] = t return cjson.encode(t)", "excessive depth"),
+        ("local t = {} t[1] = t return cjson.encode(t)", "excessive nesting (1001)"),
         ("local t = {} t[1] = t return t", "reached lua stack limit"),
         ("local t = {} for i = 1, 60 do t = {t, t} end return t", "its reply takes more than"),
         (
@@ -301,7 +401,7 @@ fn nothing_takes_the_process_along() {
         ),
         ("local t = {} for i = 1, 60 do t = {t, t} end return cjson.encode(t)", "more than 33554432 bytes"),
         ("for i = 1, 1e5 do redis.log(redis.LOG_DEBUG, i) end return 1", ":1"),
-        ("return cjson.decode(string.rep('[', 1e5))", "recursion limit"),
+        ("return cjson.decode(string.rep('[', 1e5))", "too many nested data structures (1001) at character 1001"),
         ("local c c = coroutine.wrap(function() return c() end) return c()", "cannot resume"),
         ("local function f(n) return coroutine.wrap(function() return f(n + 1) end)() end return f(1)", "overflow"),
         ("setmetatable({}, {__index = function(t, k) return t[k] end}).x()", "stack overflow"),
