@@ -14,7 +14,7 @@ use bytes::Bytes;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, VmState};
 
-use super::{Limits, Script, Sha, bit, cjson, convert, redis};
+use super::{Limits, Script, Sha, bit, cjson, cmsgpack, convert, redis};
 use crate::leader::coordinator::ScriptMeters;
 use crate::leader::gateway::multi::View;
 use crate::leader::gateway::refused::select;
@@ -368,6 +368,7 @@ fn own_functions(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
     own.set("message", lua.create_function(|lua, value: LuaValue| Ok(message(lua, value)))?)?;
     own.set("redis", redis::table(lua, current)?)?;
     own.set("cjson", cjson::table(lua, &current.json)?)?;
+    own.set("cmsgpack", cmsgpack::table(lua)?)?;
     own.set("bit", bit::table(lua)?)?;
     own.set("version", REDIS_VERSION)?;
     let parts = REDIS_VERSION.split('.').filter_map(|part| part.parse::<i64>().ok());

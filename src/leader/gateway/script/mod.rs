@@ -6,6 +6,7 @@
 
 mod bit;
 mod cjson;
+mod cmsgpack;
 mod convert;
 mod interpreter;
 mod pool;

@@ -71,6 +71,7 @@ local world = copy(_G, "assert error getmetatable ipairs next pairs rawequal sel
 world.redis = readonly(redis)
 world.server = world.redis
 world.cjson = readonly(own.cjson)
+world.cmsgpack = readonly(own.cmsgpack)
 world.bit = readonly(own.bit)
 world.math = readonly(math)
 world.table = readonly(table)

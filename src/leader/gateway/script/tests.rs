@@ -206,6 +206,89 @@ fn json_is_that_of_redis() {
     }
 }
 
+/// What the cmsgpack of a Redis 7.0.15 answered.
+#[test]
+fn message_pack_is_that_of_redis() {
+    let mut interpreter = interpreter();
+    for (value, packed) in [
+        ("0", "00"),
+        ("127", "7f"),
+        ("128", "cc80"),
+        ("65536", "ce00010000"),
+        ("2^53", "cf0020000000000000"),
+        ("-32", "e0"),
+        ("-33", "d0df"),
+        ("-2147483649", "d3ffffffff7fffffff"),
+        ("2^64", "ca5f800000"),
+        ("0.5", "ca3f000000"),
+        ("0.1", "cb3fb999999999999a"),
+        ("1/0", "ca7f800000"),
+        ("nil", "c0"),
+        ("true", "c3"),
+        ("'x'", "a178"),
+        ("{}", "90"),
+        ("{1,2,3}", "93010203"),
+        ("{[2]=1}", "810201"),
+        ("{[0]=1}", "810001"),
+        ("{a=1}", "81a16101"),
+        ("{{{1}}}", "919191 01"),
+        ("cjson.null", "c0"),
+        ("1,2,'x'", "0102a178"),
+    ] {
+        let text =
+            format!("return (cmsgpack.pack({value}):gsub('.', function(c) return ('%02x'):format(c:byte()) end))");
+        let packed = packed.replace(' ', "");
+        assert_eq!(run(&mut interpreter, &text), format!("${} {packed}", packed.len()), "{value}");
+    }
+    for (text, reply) in [
+        (
+            "local t = cmsgpack.unpack(cmsgpack.pack({1, {a='x'}, 2.5, true})) return {t[1], t[2].a, t[3] * 2, t[4]}",
+            "*4 :1 $1 x :5 :1",
+        ),
+        ("return {cmsgpack.unpack('\\1\\2\\3')}", "*3 :1 :2 :3"),
+        ("return {cmsgpack.unpack('')}", "*0"),
+        ("return {cmsgpack.unpack_one('\\1\\2\\3', 1)}", "*2 :2 :2"),
+        ("return {cmsgpack.unpack_one('\\1\\2\\3', 2)}", "*2 :-1 :3"),
+        ("return {cmsgpack.unpack_limit('\\1\\2\\3', 2)}", "*3 :2 :1 :2"),
+        ("return {cmsgpack.unpack_limit('\\1\\2\\3', 0)}", "*3 :1 :2 :3"),
+        ("return cmsgpack.unpack('\\207\\255\\255\\255\\255\\255\\255\\255\\255')", ":-1"),
+        ("return #cmsgpack.unpack(cmsgpack.pack(('x'):rep(70000)))", ":70000"),
+        ("local t = {} for i = 1, 20000 do t[i] = i end return #cmsgpack.unpack(cmsgpack.pack(t))", ":20000"),
+        (
+            "local a, n = {}, 0 a[1] = a local t = cmsgpack.unpack(cmsgpack.pack(a)) while t do t, n = t[1], n + 1 end return n",
+            ":16",
+        ),
+    ] {
+        assert_eq!(run(&mut interpreter, text), reply, "{text}");
+    }
+    for (text, why) in [
+        ("return cmsgpack.pack()", "bad argument #0 to 'pack' (MessagePack pack needs input.)"),
+        ("return cmsgpack.unpack()", "bad argument #1 to 'unpack' (string expected, got no value)"),
+        ("return cmsgpack.unpack_limit('x')", "bad argument #2 to 'unpack_limit' (number expected, got no value)"),
+        ("return cmsgpack.unpack('\\221')", "Missing bytes in input."),
+        ("return cmsgpack.unpack('\\221\\255\\255\\255\\255')", "Missing bytes in input."),
+        ("return cmsgpack.unpack('\\193')", "Bad data format in input."),
+        ("return cmsgpack.unpack_one('x', 2)", "Start offset 2 greater than input length 1."),
+        ("return cmsgpack.unpack_one('x', -1)", "Invalid request to unpack with offset of -1 and limit of 1."),
+        (
+            "return cmsgpack.unpack(('\\1'):rep(9000))",
+            "stack overflow (too many return values at once; use unpack_one or unpack_limit instead.)",
+        ),
+        ("return cmsgpack.unpack('\\129\\192\\1')", "table index is nil"),
+        ("return cmsgpack.unpack(('\\145'):rep(1e5))", "Too many nested tables in input."),
+        (
+            "local t = ('x'):rep(1e4) for i = 1, 15 do t = {t, t, t, t} end return cmsgpack.pack(t)",
+            "Cannot pack, more than 33554432 bytes",
+        ),
+    ] {
+        let told = run(&mut interpreter, text);
+        assert!(told.starts_with(&format!("-ERR user_script:1: {why} script: ")), "{text}: {told}");
+    }
+    // As many empty tables as fit into less than the memory of a script do not.
+    let told = run(&mut interpreter, "return #cmsgpack.unpack('\\221\\0\\16\\0\\0' .. ('\\144'):rep(2^20))");
+    assert!(told.contains("not enough memory"), "{told}");
+}
+
 #[test]
 fn errors_of_scripts_say_what_and_where() {
     let mut interpreter = interpreter();
