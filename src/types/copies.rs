@@ -3,7 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -100,7 +100,7 @@ const LAST_WRITTEN: u64 = 253_402_300_799_999;
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = Duration::from_millis(self.unix_ms().min(LAST_WRITTEN));
-        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).fmt(f)
+        humantime::format_rfc3339_millis(UNIX_EPOCH + since).fmt(f)
     }
 }
 
@@ -110,7 +110,7 @@ impl FromStr for Deadline {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let time = humantime::parse_rfc3339(text).map_err(drop)?;
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(drop)?;
+        let since = time.duration_since(UNIX_EPOCH).map_err(drop)?;
         Self::at(since.as_millis() as u64).ok_or(())
     }
 }
