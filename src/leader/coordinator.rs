@@ -28,7 +28,6 @@ use super::set::{Turn, Wanted};
 use super::shares::{Pot, Room, Share, Size};
 use super::upkeep::repair::Progress;
 use super::view;
-use crate::clock::Clock;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, Located};
@@ -265,11 +264,11 @@ impl Coordinator {
         ledger: Ledger,
         cache: MessageCache,
         view: Arc<view::Changes>,
-        clock: Arc<dyn Clock>,
+        time: RegisterTime,
         stop: Stop,
     ) -> Self {
         Self {
-            time: RegisterTime::new(clock, cluster.state().time()),
+            time,
             log_is_whole: AtomicBool::new(cluster.trust() == Trust::Whole),
             cluster: Lock::new(cluster),
             links,

@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use tokio::time::{Instant, timeout};
 
 use super::coordinator::{Coordinator, OUTCOME};
+use super::journal::{NotLogged, Record};
 use super::register_time::FAR;
 use super::set::not_in_time;
 use super::transaction::{Need, Transaction};
@@ -141,6 +142,21 @@ impl Coordinator {
             Ok(Err(_)) => Err(Refusal::Unknown("the leader failed while it wrote".to_owned())),
             Err(_) => Err(not_in_time()),
         }
+    }
+
+    /// Has the log say how far the register's time is, beside the boot-time clock, if it is time for that: always at the end,
+    /// if any message has a deadline.
+    pub(super) async fn note_time(&self, at_the_end: bool) -> Result<(), NotLogged> {
+        let noted = self.time.to_note();
+        let last = at_the_end && self.time.is_settled() && self.cluster().mapping().deadlines() > 0;
+        if noted.is_none() && !last {
+            return Ok(());
+        }
+        let (unix_ms, since_boot_ms) = self.time.beside_boot();
+        let time = Event::Time(unix_ms);
+        self.ledger().append_records(&[Record::Event(time.clone()), Record::Clock { unix_ms, since_boot_ms }]).await?;
+        self.cluster().apply(&time);
+        Ok(())
     }
 
     /// Says once that the clocks are too far off to be followed, and once that they are not any more.

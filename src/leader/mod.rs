@@ -53,6 +53,7 @@ use self::cache::MessageCache;
 use self::coordinator::Coordinator;
 use self::journal::{Ledger, Record, Recovered, Rewriting};
 use self::membership::Membership;
+use self::register_time::RegisterTime;
 use self::replication::Links;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -156,7 +157,8 @@ impl Leader {
             OpenError::Log(error) => CannotStart::Log(error),
         })?;
         say_recovered(&recovered);
-        let Recovered { log, state, old, trust, .. } = recovered;
+        let Recovered { log, state, old, trust, clock, .. } = recovered;
+        let time = RegisterTime::new(seams.clock, state.time(), clock);
         let (last_tolerance, last) = (state.tolerance(), state.last());
         let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), state, trust);
         // A view that names nodes is all that is left to say whom a leader without its log has to hear.
@@ -176,7 +178,7 @@ impl Leader {
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
         let coordinator =
-            Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), seams.clock, stop.clone()));
+            Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), time, stop.clone()));
         let membership = Membership::new(coordinator.clone(), boot_id, settings.io_mode, seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume(last).await.map_err(CannotStart::Begin)?;
@@ -210,6 +212,7 @@ impl Leader {
         }
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().leadership().is_some() {
+            let _ = self.coordinator.note_time(true).await;
             let _ = self.coordinator.ledger().append_records(&[Record::Closed]).await;
             self.coordinator.cluster().return_lease();
             self.coordinator.links.release().await;

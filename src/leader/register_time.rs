@@ -3,8 +3,8 @@
 //! It is the leader's. It runs with the boot-time clock and is drawn towards the median of the wall clocks of leader and
 //! nodes by at most a hundredth, so that the jump of one machine's clock changes nothing; it never goes back, and how far
 //! it came is in the log (`Event::Time`). One that has just started waits for the clocks of those whom it has to hear
-//! anyway, and goes on from the later of the log's mark and the median: what it has said, and what its deadlines mean,
-//! survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
+//! anyway, and goes on from the later of the log's mark and the median, or, in the same boot of the machine, from what it
+//! would be by now: what it has said, and what its deadlines mean, survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +39,10 @@ pub struct RegisterTime {
 
 #[derive(Debug)]
 struct State {
+    /// How far it had come by the log, when this began.
+    mark_us: u64,
+    /// Before it was settled it was known what it is now, not only what it was.
+    ran_on: bool,
     /// Microseconds since 1970, at `at`.
     now_us: u64,
     at: Duration,
@@ -54,13 +58,19 @@ struct State {
 }
 
 impl RegisterTime {
-    /// Goes on from what the log says, in milliseconds since 1970, as soon as it is [settled](Self::settle).
-    pub fn new(clock: Arc<dyn Clock>, mark: u64) -> Self {
-        let (now_us, at) = (mark.saturating_mul(1000), clock.since_boot());
+    /// Goes on from what the log says, in milliseconds since 1970, as soon as it is [settled](Self::settle). `then`: what it
+    /// was in this boot of the machine, and what the boot-time clock showed, in milliseconds: it has run on since.
+    pub fn new(clock: Arc<dyn Clock>, mark: u64, then: Option<(u64, u64)>) -> Self {
+        let at = clock.since_boot();
+        let since_us = |since_boot_ms: u64| (at.as_micros() as u64).checked_sub(since_boot_ms.saturating_mul(1000));
+        let ran_on = then.and_then(|(unix_ms, at)| Some(unix_ms.saturating_mul(1000).saturating_add(since_us(at)?)));
+        let mark_us = mark.saturating_mul(1000);
         Self {
             clock,
             state: Lock::new(State {
-                now_us,
+                mark_us,
+                now_us: ran_on.map_or(mark_us, |ran_on| ran_on.max(mark_us)),
+                ran_on: ran_on.is_some(),
                 at,
                 told: 0,
                 settled: false,
@@ -92,10 +102,11 @@ impl RegisterTime {
         if state.settled {
             return None;
         }
-        let (before, median) = (state.now_us, self.median_us(&state));
-        let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { before };
-        (state.now_us, state.at, state.settled) = (median.max(mark), self.clock.since_boot(), true);
-        Some(Duration::from_micros(state.now_us.saturating_sub(before)))
+        let (now, median) = (self.clock.since_boot(), self.median_us(&state));
+        let passed = if state.ran_on { now.saturating_sub(state.at).as_micros() as u64 } else { 0 };
+        let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { state.now_us + passed };
+        (state.now_us, state.at, state.settled) = (median.max(mark), now, true);
+        Some(Duration::from_micros(state.now_us.saturating_sub(state.mark_us)))
     }
 
     /// Whether it runs. Before that nothing ends by itself but what had ended by the log.
@@ -137,6 +148,13 @@ impl RegisterTime {
             state.noted = now;
             now
         })
+    }
+
+    /// What it is, and what the boot-time clock shows now, in milliseconds.
+    pub fn beside_boot(&self) -> (u64, u64) {
+        let mut state = self.state.lock();
+        let now = self.advance(&mut state);
+        (now, self.clock.since_boot().as_millis() as u64)
     }
 
     /// How far the median of the wall clocks is from it, in milliseconds; positive: ahead.
@@ -231,7 +249,7 @@ mod tests {
 
     fn time(wall: u64, mark: u64) -> (Arc<Hand>, RegisterTime) {
         let hand = Arc::new(Hand(AtomicU64::new(wall), AtomicU64::new(7)));
-        (hand.clone(), RegisterTime::new(hand, mark))
+        (hand.clone(), RegisterTime::new(hand, mark, None))
     }
 
     #[test]
@@ -269,6 +287,24 @@ mod tests {
         hand.advance(10000);
         assert_eq!(time.now() - before, 10_000);
         assert!(time.off_by_ms() < -60_000);
+    }
+
+    #[test]
+    fn it_has_run_on_while_nobody_led_in_the_same_boot_whatever_clocks_show() {
+        let hand = Arc::new(Hand(AtomicU64::new(1), AtomicU64::new(60_000)));
+        // It was 5,000,000 when the machine had run for 50 s, and runs for a minute now.
+        let time = RegisterTime::new(hand.clone(), 4_990_000, Some((5_000_000, 50_000)));
+        hand.advance(2_000);
+        assert!(time.settle().is_some());
+        assert_eq!(time.now(), 5_012_000);
+        // What was noted after it counts, and so does a median that is ahead.
+        assert_eq!(RegisterTime::new(hand.clone(), 9_000_000, Some((5_000_000, 50_000))).now(), 9_000_000);
+        hand.0.store(7_000_000, Ordering::Relaxed);
+        let time = RegisterTime::new(hand.clone(), 0, Some((5_000_000, 50_000)));
+        time.settle();
+        assert_eq!(time.now(), 7_000_000);
+        // A clock that is behind is of another boot.
+        assert_eq!(RegisterTime::new(hand, 4_000_000, Some((5_000_000, 70_000))).now(), 4_000_000);
     }
 
     #[test]

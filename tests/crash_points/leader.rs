@@ -72,6 +72,7 @@ fn rows() -> Vec<Row> {
             closed(),
             vec![Begin, Append(vec![commit("c", 4), removed(2), successor(2)]), Append(vec![removed(1)])],
         ),
+        row("journal, the time", closed(), vec![Begin, Append(time(1_000, 50)), Append(time(2_000, 1_050))]),
         row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Record::Closed])]),
         row(
             "journal, a transaction",
@@ -122,6 +123,10 @@ fn v(sequence: u32) -> Version {
 fn member(node: u32) -> Record {
     let address = format!("node-{node}:1");
     Record::Event(Event::Member(Member { id: NodeId(node), uuid: Uuid([node as u8; 16]), address }))
+}
+
+fn time(unix_ms: u64, since_boot_ms: u64) -> Vec<Record> {
+    vec![Record::Event(Event::Time(unix_ms)), Record::Clock { unix_ms, since_boot_ms }]
 }
 
 fn removed(node: u32) -> Record {
@@ -275,6 +280,11 @@ impl Told {
                 }
                 Record::Whole(_) => {
                     assert!(found.trust != Trust::Nothing, "{what}: {record:?} is gone");
+                    continue;
+                }
+                Record::Clock { unix_ms, .. } => {
+                    // It is of the boot that it was noted in, or not known.
+                    assert!(found.clock.is_none_or(|(time, _)| time >= *unix_ms), "{what}: {record:?} is gone");
                     continue;
                 }
                 Record::Closed => continue,

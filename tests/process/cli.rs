@@ -422,7 +422,8 @@ fn the_samples_for_tls_are_right_where_their_files_are_there() {
     for server in ["leader", "node"] {
         let sample = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packaging/{server}.toml"));
         let said = std::fs::read_to_string(sample).unwrap();
-        let settings: Vec<String> = said.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
+        let settings: Vec<String> =
+            said.lines().filter_map(|line| line.strip_prefix("## ")).map(str::to_owned).collect();
         assert!(settings.len() >= 3, "{settings:?}");
         let settings = settings.join("\n").replace("/etc/hatokuse/tls", &certs.display().to_string());
         std::fs::write(home.path().join("tls.toml"), settings).unwrap();

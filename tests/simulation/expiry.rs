@@ -13,8 +13,8 @@ use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{Deadline, IoMode, MessageId};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::machines::{Crash, Sim, Wall};
-use crate::{NODES, s, simulate};
+use crate::machines::{Crash, NODES, Sim, Wall};
+use crate::{s, simulate, simulate_for};
 
 fn id(n: u64) -> MessageId {
     format!("id{n}").parse().unwrap()
@@ -130,5 +130,64 @@ fn clocks_that_are_all_far_ahead_are_taken_by_order_only() {
         let leader = sim.net.leader().unwrap().coordinator;
         assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
         assert!(left(ask(&leader, Command::Ttl(id(2))).await) <= after);
+    });
+}
+
+/// How long a message stays, in milliseconds; nothing: it is gone, or does not end.
+async fn left(sim: &Sim, n: u64) -> Option<u64> {
+    let leader = sim.net.leader().unwrap().coordinator;
+    match ask(&leader, Command::Ttl(id(n))).await {
+        Reply::Ttl(left) => left,
+        Reply::Refused(Refusal::NotFound) => None,
+        other => panic!("id{n}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_hundred_restarts_give_nothing_more_time() {
+    simulate(async {
+        let mut sim = Sim::start(10, IoMode::Unbuffered).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        set_for(&leader, 1, Duration::from_secs(86_400)).await;
+        let mut before = 86_400_000;
+        for round in 0..100 {
+            if round % 2 == 0 {
+                sim.stop_leader().await;
+            }
+            sim.crash_leader(Crash::Kill);
+            sim.start_leader().await.unwrap();
+            sleep(s(3.0)).await;
+            let now = left(&sim, 1).await.expect("a day has not passed");
+            assert!(now <= before, "round {round}: {before} ms were left, and now {now}");
+            before = now;
+        }
+        // Most clocks are wrong, and one boot knows how much of its time has passed.
+        assert!(before.abs_diff(86_400_000 - 100 * 3000) < 5_000, "{before}");
+    });
+}
+
+#[test]
+fn a_log_of_three_hours_ago_brings_nothing_back_and_gives_nothing_more_time() {
+    const HOUR: u64 = 3600;
+    simulate_for(Duration::from_secs(5 * HOUR), async {
+        let mut sim = Sim::with_walls(11, IoMode::Unbuffered, (Wall::Ahead, BTreeMap::new())).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        set_for(&leader, 1, Duration::from_secs(HOUR)).await;
+        set_for(&leader, 2, Duration::from_secs(10 * HOUR)).await;
+        let old = sim.leader.disk.after_kill();
+        // What the old log does not have: one that ends soon, and one that ends late.
+        set_for(&leader, 3, Duration::from_secs(HOUR)).await;
+        set_for(&leader, 4, Duration::from_secs(10 * HOUR)).await;
+        sleep(s(3.0 * HOUR as f64)).await;
+        assert_eq!((left(&sim, 1).await, left(&sim, 3).await), (None, None));
+        let before = (left(&sim, 2).await.unwrap(), left(&sim, 4).await.unwrap());
+        sim.crash_leader(Crash::PowerCut);
+        sim.leader.disk = old;
+        sim.heal().await;
+        assert_eq!((left(&sim, 1).await, left(&sim, 3).await), (None, None));
+        let after = (left(&sim, 2).await.expect("it is there"), left(&sim, 4).await.expect("it is there"));
+        assert!(after.0 <= before.0 && after.1 <= before.1, "{before:?}, and then {after:?}");
     });
 }

@@ -40,8 +40,13 @@ const SEEDS: u64 = 500;
 
 /// Runs a whole life in a runtime of its own, whose clock jumps to the next thing that happens.
 fn simulate<T>(story: impl Future<Output = T>) -> T {
+    simulate_for(Duration::from_secs(1200), story)
+}
+
+/// The same for a life that may take so long.
+fn simulate_for<T>(most: Duration, story: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { timeout(Duration::from_secs(1200), story).await.expect("it came to no end") })
+    runtime.block_on(async { timeout(most, story).await.expect("it came to no end") })
 }
 
 fn number(name: &str, otherwise: u64) -> u64 {

@@ -30,6 +30,14 @@ pub enum Record {
     /// All that nodes had reported is in the log: it is whole again, and nodes were told of commits up to this
     /// version. Always synced.
     Whole(Version),
+    /// What the boot-time clock of the machine showed when the register's time was this: a leader that is started again
+    /// in the same boot goes on from there, whatever wall clocks show.
+    Clock {
+        /// The register's time, in milliseconds since 1970.
+        unix_ms: u64,
+        /// Since the boot that the last `Began` names, in milliseconds.
+        since_boot_ms: u64,
+    },
     /// The leader ended after writing everything. Always synced.
     Closed,
 }
@@ -138,6 +146,7 @@ impl Record {
             Self::Event(event) => is_synced(event),
             Self::Began { .. } => !seeded::active(Bug::EpochNotSynced),
             Self::Whole(_) | Self::Closed => true,
+            Self::Clock { .. } => false,
         }
     }
 
@@ -151,6 +160,11 @@ impl Record {
             Self::Whole(version) => {
                 out.push(4);
                 out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Self::Clock { unix_ms, since_boot_ms } => {
+                out.push(18);
+                out.extend_from_slice(&unix_ms.to_le_bytes());
+                out.extend_from_slice(&since_boot_ms.to_le_bytes());
             }
             Self::Closed => out.push(5),
         }
@@ -218,6 +232,10 @@ impl Record {
             11 => event(Event::Aborted { name: fields.version()? }),
             12 => event(Event::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
             17 => event(Event::Time(u64::from_le_bytes(fields.array()?))),
+            18 => Ok(Self::Clock {
+                unix_ms: u64::from_le_bytes(fields.array()?),
+                since_boot_ms: u64::from_le_bytes(fields.array()?),
+            }),
             14 => match fields.array::<1>()?[0] {
                 tolerance if (1..=MAX_TOLERANCE).contains(&tolerance.into()) => event(Event::Tolerance(tolerance)),
                 other => Err(format!("a tolerance of {other}")),

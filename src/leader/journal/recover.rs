@@ -27,6 +27,8 @@ pub struct Recovered {
     pub trust: Trust,
     /// A torn end that was cut off.
     pub torn: Option<Torn>,
+    /// The register's time and the boot-time clock at one moment of this boot, in milliseconds.
+    pub clock: Option<(u64, u64)>,
     /// Records read.
     pub records: u64,
 }
@@ -45,12 +47,14 @@ pub(super) struct Reading {
     pub(super) old: bool,
     pub(super) writer: Option<Writer>,
     pub(super) closed: bool,
+    /// Of the boot of the last writer.
+    pub(super) clock: Option<(u64, u64)>,
     pub(super) records: u64,
 }
 
 impl Reading {
     pub(super) fn new(seed: u64) -> Self {
-        Self { state: State::new(seed), old: false, writer: None, closed: false, records: 0 }
+        Self { state: State::new(seed), old: false, writer: None, closed: false, clock: None, records: 0 }
     }
 
     pub(super) fn take(&mut self, record: Record) {
@@ -61,6 +65,9 @@ impl Reading {
             Record::Began { leadership, run, boot_id, io_mode, trust } => {
                 let hears_all = trust == Trust::Nothing;
                 self.old |= hears_all && !self.state.mapping().is_empty();
+                if self.power_cut_possible(&boot_id) {
+                    self.clock = None;
+                }
                 self.writer = Some(Writer { boot_id, io_mode, trust });
                 self.state.apply(&Event::Began { leadership, run, hears_all });
             }
@@ -71,6 +78,7 @@ impl Reading {
                 }
                 self.state.note_committed(version);
             }
+            Record::Clock { unix_ms, since_boot_ms } => self.clock = Some((unix_ms, since_boot_ms)),
             Record::Closed => {}
         }
     }
@@ -106,10 +114,11 @@ pub fn open(folder: &Arc<dyn Folder>, boot_id: &str, seed: u64) -> Result<Recove
     let opened = RecordLog::open_with(folder.clone(), LOG_FILE, MAGIC, LONGEST, &mut visit, &verdict)?;
     let reading = reading.into_inner();
     let trust = reading.trust(boot_id);
+    let clock = reading.clock.filter(|_| !reading.power_cut_possible(boot_id));
     let mut log = opened.log;
     if reading.records > COMPACT_FROM && reading.records > 2 * reading.state.events() {
         log.replace_with(rewrite::live_records(&reading, trust))?;
     }
     let Reading { state, old, records, .. } = reading;
-    Ok(Recovered { log, state, old, trust, torn: opened.torn, records })
+    Ok(Recovered { log, state, old, trust, torn: opened.torn, clock, records })
 }

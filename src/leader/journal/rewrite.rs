@@ -207,7 +207,9 @@ pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Ite
         }
         _ => [Some(bytes(|out| record::encode(&event, out))), None],
     });
-    records.flatten()
+    let clock =
+        reading.clock.map(|(unix_ms, since_boot_ms)| bytes(|out| Record::Clock { unix_ms, since_boot_ms }.encode(out)));
+    records.flatten().chain(clock)
 }
 
 fn bytes(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

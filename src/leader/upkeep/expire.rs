@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Upkeep;
-use crate::cluster::state::Event;
 use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
 use crate::types::{Deadline, MessageId};
@@ -41,7 +40,8 @@ impl Upkeep for Expirer {
         if !self.core.time.is_settled() || self.core.cluster().mapping().deadlines() == 0 {
             return LOOK;
         }
-        self.note_time().await;
+        // A log that takes nothing now is told with the next step that has anything to tell.
+        let _ = self.core.note_time(false).await;
         loop {
             let due = self.due();
             // What fails is met again: its id is still there.
@@ -76,12 +76,5 @@ impl Expirer {
             }
         }
         Ok(())
-    }
-
-    /// A log that takes nothing now is told with the next step that has anything to tell.
-    async fn note_time(&self) {
-        if let Some(now) = self.core.time.to_note() {
-            let _ = self.core.make_true(&[Event::Time(now)]).await;
-        }
     }
 }
