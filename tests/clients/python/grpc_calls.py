@@ -1,8 +1,9 @@
-"""The calls of proto/family.proto, health and reflection through grpcio: grpc_calls.py GRPC_ADDRESS PROTO_FOLDER."""
+"""The calls of proto/family.proto, health and reflection through grpcio: grpc_calls.py GRPC_ADDRESS PROTO_FOLDER [CERTS]."""
 
 import asyncio
 import sys
 import tempfile
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_tools import protoc
 from tally import tally
 
-address, protos = sys.argv[1:]
+address, protos, *certs = sys.argv[1:]
 made = tempfile.TemporaryDirectory()
 if protoc.main(["protoc", f"-I{protos}", f"--python_out={made.name}", f"--grpc_python_out={made.name}", "family.proto"]):
     sys.exit("protoc could not read family.proto")
@@ -18,7 +19,14 @@ sys.path.insert(0, made.name)
 import family_pb2 as f  # noqa: E402
 import family_pb2_grpc  # noqa: E402
 
-channel = grpc.insecure_channel(address)
+
+
+def connect(folder, name):
+    ca, *pair = [(Path(folder) / f"{file}.pem").read_bytes() for file in ["ca", *([f"{name}-key", name] if name else [])]]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, *pair))
+
+
+channel = connect(certs[0], "client-app") if certs else grpc.insecure_channel(address)
 family = family_pb2_grpc.FamilyServiceStub(channel)
 
 
@@ -96,5 +104,19 @@ def reflection():
     assert {"family.FamilyService", "grpc.health.v1.Health"} <= set(services), services
 
 
+def refuses(other):
+    stub = family_pb2_grpc.FamilyServiceStub(other)
+    assert code(lambda: stub.GetMessage(f.GetRequest(message_id=7), timeout=30)) == grpc.StatusCode.UNAVAILABLE
+
+
+def without_a_certificate():
+    refuses(connect(certs[0], None))
+
+
+def without_tls():
+    refuses(grpc.insecure_channel(address))
+
+
 CHECKS = [stores_and_gets, any_bytes, not_found, lists_messages, lists_nodes, deadlines, over_the_limit, health, reflection]
-sys.exit(asyncio.run(tally("grpcio", "grpcio", CHECKS)))
+TLS = [without_a_certificate, without_tls] if certs else []
+sys.exit(asyncio.run(tally("grpcio, mutual TLS" if certs else "grpcio", "grpcio", CHECKS + TLS)))
