@@ -101,6 +101,18 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     Ok(listener)
 }
 
+/// Says that others than this machine reach a port, where what is said there is neither encrypted nor asked for a password.
+pub fn warn_if_open(listener: &TcpListener, what: &str, remedy: &str) {
+    if let Ok(address) = listener.local_addr()
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(
+            "whoever reaches {address} {what}, and whoever is on the way can read and change what is said: {remedy}, or open it to \
+             networks that you trust alone"
+        );
+    }
+}
+
 /// How a gRPC port is served.
 #[derive(Debug)]
 pub struct Serving {

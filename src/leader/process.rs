@@ -26,8 +26,8 @@ use crate::durable::os::OsDisk;
 use crate::local_nodes::{LocalLogs, LocalNodes};
 use crate::process::door::Holdings;
 use crate::process::{
-    Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, watch_stdin,
-    while_starting,
+    Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, warn_if_open,
+    watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -153,6 +153,12 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     let encrypted = bind_for(settings.tls_port, "--tls-port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
+    if let Some(clients) = clients.as_ref().filter(|_| settings.clients.password.is_none()) {
+        warn_if_open(clients, "may read and write everything", "give --tls-port or --password-file");
+    }
+    if settings.cluster_tls.is_none() {
+        warn_if_open(&nodes, "can pass for a node", "give it --cluster-cert");
+    }
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());

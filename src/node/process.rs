@@ -27,7 +27,7 @@ use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
     Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready,
-    serve_grpc, watch_stdin, while_starting,
+    serve_grpc, warn_if_open, watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
@@ -103,6 +103,9 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     };
     raise_file_limit();
     let listener = bind(settings.host, settings.port, "the leader", "--port")?;
+    if settings.tls.is_none() {
+        warn_if_open(&listener, "can pass for the leader", "give it --cluster-cert");
+    }
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());

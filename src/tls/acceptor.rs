@@ -63,7 +63,10 @@ impl Acceptor {
         let peer = stream.peer_addr()?;
         let accepted = tokio::time::timeout(HANDSHAKE, self.shake_hands(stream)).await;
         let accepted = accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long")));
-        if let Err(error) = &accepted {
+        // Who comes and goes without a word only looks whether somebody is there.
+        if let Err(error) = &accepted
+            && error.kind() != io::ErrorKind::UnexpectedEof
+        {
             // By kinds: who knocks at a door decides on every word of it.
             if let Some(unsaid) = self.said.lock().note(&error.to_string(), self.since.elapsed()) {
                 tracing::info!("a TLS handshake with {peer} failed: {error}{unsaid}");
