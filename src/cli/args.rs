@@ -15,7 +15,7 @@ use clap::builder::BoolishValueParser as YesOrNo;
 pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password,
+    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password, read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;
@@ -41,6 +41,9 @@ pub(super) struct LeaderArgs {
     /// Address to listen on for HTTP
     #[arg(long, env = "HATOKUSE_HTTP_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     http_host: IpAddr,
+    /// File whose first line has to be shown for metrics and the page (a bearer's token, or a browser's password); health needs none
+    #[arg(long, env = "HATOKUSE_HTTP_TOKEN_FILE", value_name = "FILE")]
+    http_token_file: Option<PathBuf>,
     /// Folder that holds leader_metadata
     #[arg(long, env = "HATOKUSE_DATA_DIR", default_value = ".")]
     data_dir: PathBuf,
@@ -333,6 +336,7 @@ impl LeaderArgs {
             tls_port: self.tls.tls_port,
             tls: self.tls.encrypted()?,
             http_tls: self.tls.http_tls,
+            http_token: self.http_token_file.as_deref().map(|file| read_secret("http-token-file", file)).transpose()?,
             cluster_tls: self.cluster_tls.cluster(THE_PEER)?,
             grpc_port: self.grpc_port,
             http_port: self.http_port,

@@ -141,11 +141,16 @@ fn looks_like_ipv4(host: &str) -> bool {
 
 /// The first line of a file; a mark of the byte order before it, as some editors write it, is none of it.
 pub(super) fn read_password(path: &Path) -> anyhow::Result<String> {
+    read_secret("password-file", path)
+}
+
+/// The same of the file that a flag names.
+pub(super) fn read_secret(flag: &str, path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --password-file {shown}"))?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read --{flag} {shown}"))?;
     match text.trim_start_matches('\u{feff}').lines().next() {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => anyhow::bail!("--password-file {shown} is empty; its first line has to be the password"),
+        _ => anyhow::bail!("--{flag} {shown} is empty; its first line has to be what is asked for"),
     }
 }
 

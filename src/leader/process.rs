@@ -50,6 +50,8 @@ pub struct Settings {
     pub tls_port: Option<u16>,
     /// What encrypts that.
     pub tls: Option<Encrypted>,
+    /// What HTTP asks for.
+    pub http_token: Option<String>,
     /// Whether HTTP is encrypted too.
     pub http_tls: bool,
     /// How leader and nodes speak to one another; nothing: as it comes.
@@ -158,6 +160,9 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     }
     if settings.cluster_tls.is_none() {
         warn_if_open(&nodes, "can pass for a node", "give it --cluster-cert");
+    }
+    if let Some(http) = http.as_ref().filter(|_| settings.http_token.is_none() && !settings.http_tls) {
+        warn_if_open(http, "sees ids, addresses and figures", "give --http-tls or --http-token-file");
     }
     let stop = Stop::new();
     if settings.stop_with_stdin {
@@ -302,7 +307,11 @@ async fn attend(
         let address = listener.local_addr()?;
         let tls = acceptor.filter(|_| settings.http_tls);
         let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address);
-        http::start(listener, tls, site.with_certificates(settings.certificates()))?;
+        http::start(
+            listener,
+            tls,
+            site.with_certificates(settings.certificates()).with_token(settings.http_token.clone()),
+        )?;
         say_ready(&format!("leader http={address}"), false);
     }
     let local = start_local(settings, nodes_address)?;

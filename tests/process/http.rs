@@ -75,6 +75,45 @@ fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
+#[test]
+fn a_token_opens_all_but_health_to_those_who_show_it() {
+    let home = folder();
+    std::fs::write(home.path().join("token"), "s3cret:x\nanother line\n").unwrap();
+    let token = home.path().join("token").display().to_string();
+    let register =
+        Register::with(1, 1, home, |builder| builder.leader_args(["--http-port", "0", "--http-token-file", &token]));
+    let addr = http(&register);
+    for path in ["/livez", "/readyz"] {
+        eventually_same(path, &200, || get(&addr, path).status);
+    }
+    let paths = ["/", "/metrics", "/api/status", "/api/history", "/api/message/1", "/events", "/nothing"];
+    for path in paths {
+        let answer = get(&addr, path);
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.headers["www-authenticate"].starts_with("Basic "), "{answer:?}");
+    }
+    let with = |shown: &str| {
+        let header = format!("\r\nAuthorization: {shown}\r\n\r\n");
+        send(&addr, &request("GET", "/metrics").replacen("\r\n\r\n", &header, 1)).status
+    };
+    // The last two are `any:s3cret:x`, and `s3cret:x` alone.
+    for (shown, status) in [
+        ("Bearer s3cret:x", 200),
+        ("bearer s3cret:x", 200),
+        ("Bearer s3cret", 401),
+        ("Bearer ", 401),
+        ("Basic", 401),
+        ("Basic !!!", 401),
+        ("Digest s3cret:x", 401),
+        ("Basic YW55OnMzY3JldDp4", 200),
+        ("Basic czNjcmV0Ong=", 401),
+    ] {
+        assert_eq!(with(shown), status, "{shown}");
+    }
+    assert_eq!(with("Bearer s3cret:x\r\nAuthorization: Bearer s3cret:x"), 401, "one that is shown twice is none");
+    assert!(!register.leader_stderr().contains("s3cret"));
+}
+
 fn get(addr: &str, path: &str) -> Answer {
     send(addr, &request("GET", path))
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::combinators::BoxBody;
@@ -22,6 +24,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::super::coordinator::Coordinator;
 use super::super::every;
+use super::super::gateway::is_password;
 use super::super::report::Reporter;
 use super::page::{self, Look};
 use super::{WATCHERS, api, charts, exposition, metrics};
@@ -53,6 +56,8 @@ pub(in crate::leader) struct Site {
     local: bool,
     data_dir: PathBuf,
     certificates: Vec<Arc<dyn Renews>>,
+    /// What has to be shown for anything but health.
+    token: Option<String>,
 }
 
 /// A reader of `/events`; counted out when dropped.
@@ -81,12 +86,18 @@ impl Site {
             local: address.ip().is_loopback(),
             data_dir,
             certificates: Vec::new(),
+            token: None,
         }
     }
 
     /// With certificates whose ends metrics show.
     pub(in crate::leader) fn with_certificates(self, certificates: Vec<Arc<dyn Renews>>) -> Self {
         Self { certificates, ..self }
+    }
+
+    /// Open only to those who show this.
+    pub(in crate::leader) fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// Ends a second after the other.
@@ -199,8 +210,33 @@ impl Site {
                 StatusCode::MISDIRECTED_REQUEST,
                 "this port is for this machine: name it localhost or by its address (a proxy has to send such a Host)\n",
             )),
+            _ if !self.lets_in(request) => {
+                let mut response =
+                    text(StatusCode::UNAUTHORIZED, "this port asks for the token of --http-token-file\n");
+                // Browsers ask for a name as well, which may be any.
+                let asks = HeaderValue::from_static("Basic realm=\"hatokuse\", charset=\"UTF-8\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, asks);
+                Some(response)
+            }
             _ => None,
         }
+    }
+
+    /// Whether this request shows the token, or needs none: as a bearer's, or as the password of any name.
+    fn lets_in<B>(&self, request: &Request<B>) -> bool {
+        let Some(token) = self.token.as_deref() else { return true };
+        if matches!(request.uri().path(), "/livez" | "/readyz") {
+            return true;
+        }
+        let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
+        let (Some(shown), None) = (shown.next(), shown.next()) else { return false };
+        let Some((scheme, value)) = shown.to_str().ok().and_then(|shown| shown.split_once(' ')) else { return false };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return is_password(token, value.trim().as_bytes());
+        }
+        let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(value.trim()).ok()).flatten();
+        let password = decoded.as_deref().and_then(|pair| pair.splitn(2, |byte| *byte == b':').nth(1));
+        password.is_some_and(|password| is_password(token, password))
     }
 
     fn route<B>(&self, request: &Request<B>) -> Response<Body> {
