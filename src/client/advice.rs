@@ -80,7 +80,9 @@ pub(super) fn stranger(bytes: &[u8]) -> Option<&'static str> {
     };
     // The first frame of HTTP/2: its length in three bytes, kind 4, flags, stream 0.
     let is_grpc = bytes.len() >= 9 && bytes[3] == 4 && bytes[5..9] == [0; 4];
-    if bytes.starts_with(b"HTTP/") {
+    if bytes.starts_with(b"-ERR this port speaks TLS") {
+        Some("it speaks TLS: call it with --tls, and --tls-ca FILE for an authority of your own")
+    } else if bytes.starts_with(b"HTTP/") {
         Some("it answers HTTP: 7666 is the port of the page, clients use 6666")
     } else if is_grpc {
         Some("it answers gRPC: 5550 is the port for nodes, clients use 6666")

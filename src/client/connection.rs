@@ -252,7 +252,8 @@ impl Receiver {
             return false;
         }
         self.replies.make_room();
-        let mut first = [0];
+        // Enough to tell who has said it.
+        let mut first = [0; 256];
         let mut first = ReadBuf::new(&mut first);
         let read = Pin::new(&mut self.half).poll_read(&mut Context::from_waker(Waker::noop()), &mut first);
         self.replies.bytes.extend_from_slice(first.filled());

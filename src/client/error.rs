@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Certainty, certainty_of};
-use crate::tls::explain;
+use crate::tls::{explain, is_refusal};
 use crate::types::{BadId, MAX_ID_BYTES};
 
 /// Why a call did not do what was asked.
@@ -92,6 +92,12 @@ pub enum Error {
         /// What it is, and which port is right.
         what: &'static str,
     },
+    /// The leader refused the certificate that was shown, or that none was, before it read anything.
+    #[error("the leader lets nobody in like this: {why}; nothing was written: look into --tls-cert and --tls-key")]
+    NotLetIn {
+        /// What it said.
+        why: String,
+    },
     /// An earlier call left the connection in a state where a late answer could be taken
     /// for another request's; nothing was sent this time.
     #[error("this connection cannot be used any more: {since}; nothing was sent this time: connect again")]
@@ -111,6 +117,7 @@ impl Error {
             | Self::BadId { .. }
             | Self::MessageHasLineBreak
             | Self::NotALeader { .. }
+            | Self::NotLetIn { .. }
             | Self::Unusable { .. } => Certainty::SurelyNot,
             Self::Refused { code, .. } => certainty_of(code),
             Self::Timeout { .. } | Self::Closed | Self::Io { .. } | Self::Protocol { .. } => Certainty::Maybe,
@@ -139,6 +146,7 @@ impl Error {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
                 Self::Closed
             }
+            _ if is_refusal(&source) => Self::NotLetIn { why: explain(source).to_string() },
             _ => Self::Io { source: explain(source) },
         }
     }

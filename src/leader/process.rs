@@ -305,7 +305,7 @@ async fn attend(
     let reporter = || Reporter::new(coordinator.clone(), events.clone(), addresses.clone(), settings.report_every);
     if let Some(listener) = http {
         let address = listener.local_addr()?;
-        let tls = acceptor.filter(|_| settings.http_tls);
+        let tls = acceptor.filter(|_| settings.http_tls).map(|tls| tls.for_http());
         let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address);
         http::start(
             listener,

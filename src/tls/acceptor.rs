@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::material::{Files, Material};
@@ -25,6 +26,14 @@ pub const FIRST_BYTE: u8 = 0x16;
 /// What is told to who speaks no TLS where it has to be spoken.
 const SPEAKS_TLS: &[u8] = b"-ERR this port speaks TLS\r\n";
 
+/// The same as HTTP.
+const SPEAKS_HTTPS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 41\r\n\
+    Connection: close\r\n\r\nthis port speaks TLS: write https:// here\n";
+
+/// How long who is refused has to read why.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// What serves the handshakes of a port.
 pub(super) type Configuration = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
@@ -34,6 +43,8 @@ pub struct Acceptor {
     configuration: Configuration,
     /// Who speaks no TLS is taken as well.
     takes_plain: bool,
+    /// What is said to him otherwise.
+    refusal: &'static [u8],
     said: Arc<Lock<Repeats>>,
     since: Instant,
 }
@@ -46,7 +57,7 @@ impl std::fmt::Debug for Acceptor {
 
 impl Acceptor {
     pub(super) fn new(configuration: Configuration, takes_plain: bool) -> Self {
-        Self { configuration, takes_plain, said: Arc::default(), since: Instant::now() }
+        Self { configuration, takes_plain, refusal: SPEAKS_TLS, said: Arc::default(), since: Instant::now() }
     }
 
     /// One for clients, and what keeps its files in view.
@@ -58,10 +69,15 @@ impl Acceptor {
         Ok((Self::new(configuration, false), renewed))
     }
 
+    /// The same for a port of HTTP.
+    pub fn for_http(&self) -> Self {
+        Self { refusal: SPEAKS_HTTPS, ..self.clone() }
+    }
+
     /// Encrypts a connection that was accepted. An error is the other side's, who was told as far as possible.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
         let peer = stream.peer_addr()?;
-        let accepted = tokio::time::timeout(HANDSHAKE, self.shake_hands(stream)).await;
+        let accepted = timeout(HANDSHAKE, self.shake_hands(stream)).await;
         let accepted = accepted.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long")));
         // Who comes and goes without a word only looks whether somebody is there.
         if let Err(error) = &accepted
@@ -82,10 +98,15 @@ impl Acceptor {
             _ if first[0] == FIRST_BYTE => {}
             _ if self.takes_plain => return Ok(stream.into()),
             _ => {
-                stream.write_all(SPEAKS_TLS).await?;
-                // What it sent is read for a moment: an end with unread bytes takes the line back.
-                let _ = stream.shutdown().await;
-                let _ = stream.try_read(&mut [0; 4096]);
+                let _ = timeout(PARTING, async {
+                    stream.write_all(self.refusal).await?;
+                    stream.shutdown().await?;
+                    // What it still sends is read for a moment: an end with unread bytes takes the line back.
+                    let mut rest = [0; 4096];
+                    while stream.read(&mut rest).await? > 0 {}
+                    io::Result::Ok(())
+                })
+                .await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "it spoke no TLS, and was told so"));
             }
         }

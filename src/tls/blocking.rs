@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustls::{ClientConnection, StreamOwned};
 
+use super::explain;
+
 /// A blocking connection, encrypted or not. It may be set not to block, once it is there.
 #[derive(Debug)]
 pub enum Blocking {
@@ -29,7 +31,7 @@ impl Read for Blocking {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(tcp) => tcp.read(into),
-            Self::Tls(tls) => tls.read(into),
+            Self::Tls(tls) => tls.read(into).map_err(explain),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -78,11 +78,17 @@ struct Configurations {
 impl Cluster {
     /// Reads the files for the first time; the certificate has to name who this process is.
     pub fn new(files: Files, mode: Mode, role: Role) -> Result<Arc<Self>, String> {
-        let shown = files.cert.as_deref().map(|cert| cert.display().to_string()).unwrap_or_default();
+        let shown =
+            files.cert.as_deref().map(|cert| format!("{} (--cluster-cert)", cert.display())).unwrap_or_default();
+        let first = OnceLock::new();
         let make = move |material: &Material| {
-            let made = Configurations::new(material)?;
-            if made.own.role != role {
-                return Err(format!("the certificate {shown} is of {}, and this process is {role}", made.own.role));
+            let made = Configurations::new(material).map_err(|why| format!("cannot use {shown}: {why}"))?;
+            let (own, cluster) = (&made.own, first.get_or_init(|| made.own.cluster.clone()));
+            if own.role != role || own.cluster != *cluster {
+                return Err(format!(
+                    "cannot use {shown}: it is of {} of {}, and this process is {role} of {cluster}",
+                    own.role, own.cluster
+                ));
             }
             Ok(made)
         };
@@ -158,9 +164,9 @@ impl Configurations {
         let verifier = verifier.with_crls(material.revoked.iter().cloned()).allow_unknown_revocation_status();
         let verifier = verifier.build().map_err(|error| error.to_string())?;
         let chain = Named { chain: verifier.clone(), cluster: own.cluster.clone(), who: Callee::of(&own.role) };
-        chain
-            .check(&pair.cert[0], &pair.cert[1..], UnixTime::now())
-            .map_err(|error| format!("its own certificate is not one that it would believe: {error}"))?;
+        chain.check(&pair.cert[0], &pair.cert[1..], UnixTime::now()).map_err(|error| {
+            format!("no authority of --cluster-ca has signed it, or a certificate between them is missing: {error}")
+        })?;
         let builder = ClientConfig::builder_with_provider(provider());
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(chain));

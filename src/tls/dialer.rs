@@ -10,8 +10,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::explain::explain_call;
 use super::material::{Files, Material};
-use super::{Blocking, Stream, explain, provider};
+use super::{Blocking, Stream, provider};
 
 /// What a client believes, and what it shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,14 +41,14 @@ impl Dialer {
     /// Encrypts a connection to `HOST:PORT`.
     pub async fn encrypt(&self, addr: &str, stream: TcpStream) -> io::Result<Stream> {
         let stream = TlsConnector::from(self.0.clone()).connect(server_name(addr)?, stream).await;
-        Ok(Stream::Tls(Box::new(stream.map_err(explain)?.into())))
+        Ok(Stream::Tls(Box::new(stream.map_err(explain_call)?.into())))
     }
 
     /// Encrypts a connection that blocks, to `HOST:PORT`.
     pub fn encrypt_blocking(&self, addr: &str, mut stream: StdTcpStream) -> io::Result<Blocking> {
         let mut connection = ClientConnection::new(self.0.clone(), server_name(addr)?).map_err(io::Error::other)?;
         while connection.is_handshaking() {
-            connection.complete_io(&mut stream).map_err(explain)?;
+            connection.complete_io(&mut stream).map_err(explain_call)?;
         }
         Ok(Blocking::Tls(Box::new(StreamOwned::new(connection, stream))))
     }

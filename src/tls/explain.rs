@@ -14,6 +14,35 @@ fn inner(error: &io::Error) -> Option<&Error> {
     error.get_ref()?.downcast_ref()
 }
 
+/// Whether the other side has refused the certificate that was shown, or that none was: it has read nothing by then.
+pub fn is_refusal(error: &io::Error) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        inner(error),
+        Some(Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::UnknownCA
+                | Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::UnsupportedCertificate
+                | Alert::AccessDenied
+        ))
+    )
+}
+
+/// What a handshake that failed comes to for who has called.
+pub(super) fn explain_call(error: io::Error) -> io::Error {
+    match inner(&error) {
+        None if speaks_no_tls(&error) => io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it ended the handshake without a word; it may have as many clients as it allows, or speak no TLS",
+        ),
+        _ => explain(error),
+    }
+}
+
 /// The same error in plain words, if it is one of TLS; any other as it is.
 pub fn explain(error: io::Error) -> io::Error {
     let told = match inner(&error) {

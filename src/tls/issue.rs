@@ -14,6 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::ServerName;
 use x509_parser::time::ASN1Time;
 
 use super::identity::{Identity, Role, is_name};
@@ -77,7 +78,9 @@ pub fn certificate(folder: &Path, role: Role, hosts: &[String], days: u32) -> an
         params.subject_alt_names.push(match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
             Err(_) => {
-                SanType::DnsName(host.clone().try_into().with_context(|| format!("{host:?} is no name of a machine"))?)
+                let is_name = matches!(ServerName::try_from(host.as_str()), Ok(ServerName::DnsName(_)));
+                ensure!(is_name, "{host:?} is no name of a machine, and no address");
+                SanType::DnsName(host.clone().try_into()?)
             }
         });
     }

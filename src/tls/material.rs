@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys, RootCertStore};
+use x509_parser::x509::X509Version;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::provider;
@@ -32,6 +33,9 @@ pub struct Files {
     /// What these have revoked, PEM.
     pub crl: Option<PathBuf>,
 }
+
+/// What is said of a file that begins like PEM, and does not go on like it.
+const NOT_PEM: &str = "it is no whole PEM: a part of it is cut off, or is not base64";
 
 /// What they hold, as bytes.
 pub(super) struct Contents([Option<Vec<u8>>; 4]);
@@ -95,11 +99,23 @@ impl Files {
                 Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                     cannot("key", &self.key, format!("it is not the key of {}", shown("cert", &self.cert)))
                 }
+                Error::General(why) => cannot(
+                    "key",
+                    &self.key,
+                    format!("{why}; keys are RSA of 2,048 bits and more, ECDSA on P-256 or P-384, or Ed25519"),
+                ),
                 error => cannot("key", &self.key, error.to_string()),
             })?));
         }
         let roots = ca.as_deref().map(authorities).transpose().map_err(|why| cannot("ca", &self.ca, why))?;
         let revoked = crl.as_deref().map(revocations).transpose().map_err(|why| cannot("crl", &self.crl, why))?;
+        if let Some(ended) = revoked.iter().flatten().filter_map(|list| ended(list, now())).min() {
+            tracing::warn!(
+                "{} ended at {}: what it revokes still counts, and what was revoked since is not known; renew it",
+                shown("crl", &self.crl),
+                humantime::format_rfc3339_seconds(UNIX_EPOCH + ended)
+            );
+        }
         Ok(Material { own, roots: roots.map(Arc::new), revoked: revoked.unwrap_or_default(), not_after })
     }
 }
@@ -127,7 +143,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     match all {
         Ok(all) if all.is_empty() => Err("it holds no certificate (no line BEGIN CERTIFICATE)".to_owned()),
         Ok(all) => Ok(all),
-        Err(error) => Err(format!("it is not PEM: {error}")),
+        Err(_) => Err(NOT_PEM.to_owned()),
     }
 }
 
@@ -153,9 +169,26 @@ fn revocations(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>,
     let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if all.is_empty() => Err("it holds no list (no line BEGIN X509 CRL)".to_owned()),
-        Ok(all) => Ok(all),
-        Err(error) => Err(format!("it is not PEM: {error}")),
+        Ok(all) => match all.iter().all(|list| is_of_version_2(list)) {
+            true => Ok(all),
+            false => {
+                Err("lists have to be of version 2 (openssl ca -gencrl makes such ones where crlnumber is set)"
+                    .to_owned())
+            }
+        },
+        Err(_) => Err(NOT_PEM.to_owned()),
     }
+}
+
+fn is_of_version_2(list: &[u8]) -> bool {
+    x509_parser::parse_x509_crl(list).is_ok_and(|(_, list)| list.version() == Some(X509Version::V2))
+}
+
+/// When a list has ended, if it has by now.
+fn ended(list: &[u8], now: Duration) -> Option<Duration> {
+    let (_, list) = x509_parser::parse_x509_crl(list).ok()?;
+    let end = Duration::from_secs(u64::try_from(list.next_update()?.timestamp()).unwrap_or_default());
+    (end < now).then_some(end)
 }
 
 fn now() -> Duration {

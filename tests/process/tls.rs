@@ -5,9 +5,13 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hatokuse::tls::{Blocking, ClientFiles, Dialer, Mode, Role, issue};
+use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
 use rustix::process::Signal;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::time::ASN1Time;
 
 use crate::support::{PATIENCE, Register, Server, Wire, eventually, folder, hatokuse, refused_leader, run, tells};
 
@@ -99,6 +103,13 @@ fn clients_speak_tls_beside_those_that_do_not_and_both_are_told_of_the_wrong_por
         wire.send(plain);
         assert_eq!(wire.rest(), "-ERR this port speaks TLS\r\n");
     }
+    // However much comes behind it, and as HTTP where that is spoken.
+    let mut wire = Wire::to(&addr);
+    wire.send("SET b x\n".repeat(1000));
+    wire.send("SET b x\n".repeat(1000));
+    assert_eq!(wire.rest(), "-ERR this port speaks TLS\r\n");
+    let told = run(&mut hatokuse(&["client", "--addr", &addr, "GET", "a"]), b"");
+    tells(&String::from_utf8_lossy(&told.stderr), &["speaks TLS", "--tls"]);
     tells(&dial(register.addr(), &certs, None).unwrap_err().to_string(), &["speaks no TLS"]);
     tells(&register.ask("GET b"), &["NOT_FOUND"]);
     // A client that believes another authority, and one that calls by a name which is not in the certificate.
@@ -112,6 +123,17 @@ fn clients_speak_tls_beside_those_that_do_not_and_both_are_told_of_the_wrong_por
     assert_eq!(done.status.code(), Some(4), "{done:?}");
     // The page is encrypted too.
     let http = crate::http::http(&register);
+    let mut plain = Wire::to(&http);
+    plain.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let told = plain.rest();
+    assert!(
+        told.starts_with("HTTP/1.1 400 ") && told.ends_with("\r\n\r\nthis port speaks TLS: write https:// here\n"),
+        "{told}"
+    );
+    assert!(
+        told.contains(&format!("Content-Length: {}\r\n", "this port speaks TLS: write https:// here\n".len())),
+        "{told}"
+    );
     let mut page = dial(&http, &certs, None).unwrap();
     page.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     page.flush().unwrap();
@@ -129,7 +151,12 @@ fn who_has_to_show_a_certificate_is_not_served_without() {
     let addr = tls(&register);
     assert_eq!(ask(&mut dial(&addr, &certs, Some("app")).unwrap(), "PING").unwrap(), "+PONG");
     let told = dial(&addr, &certs, None).and_then(|mut stream| ask(&mut stream, "PING")).unwrap_err();
-    tells(&told.to_string(), &["CertificateRequired"]);
+    tells(&told.to_string(), &["wants a certificate"]);
+    let ca = path(&certs, "ca.pem");
+    let args = ["client", "--addr", &addr, "--tls", "--tls-ca", &ca, "SET", "1", "x"];
+    let done = run(&mut hatokuse(&args), b"");
+    assert_ne!(done.status.code(), Some(0));
+    tells(&String::from_utf8_lossy(&done.stderr), &["wants a certificate", "nothing was written", "--tls-cert"]);
     let other = folder();
     let others = certificates(other.path());
     // It believes the server, and shows what a stranger has signed.
@@ -141,6 +168,53 @@ fn who_has_to_show_a_certificate_is_not_served_without() {
     let stream = TcpStream::connect(&addr).unwrap();
     let told = Dialer::new(files).unwrap().encrypt_blocking(&addr, stream);
     assert!(told.and_then(|mut stream| ask(&mut stream, "PING")).is_err());
+}
+
+/// A list of the authority in a folder that revokes this certificate, and ends in so many seconds.
+fn revoke(certs: &Path, name: &str, ends_in: i64) -> String {
+    let read = |name: &str| fs::read_to_string(certs.join(name)).unwrap();
+    let (_, pem) = parse_x509_pem(read(name).as_bytes()).map(|(rest, pem)| (rest.to_vec(), pem)).unwrap();
+    let serial = pem.parse_x509().unwrap().raw_serial().to_vec();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let at = |time: i64| ASN1Time::from_timestamp(time).unwrap().to_datetime();
+    let revoked = RevokedCertParams {
+        serial_number: SerialNumber::from(serial),
+        revocation_time: at(now - 60),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: at(now - 3600),
+        next_update: at(now + ends_in),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![revoked],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca-key.pem")).unwrap()).unwrap();
+    let to = certs.join("crl.pem");
+    fs::write(&to, list.signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
+    to.display().to_string()
+}
+
+#[test]
+fn a_certificate_that_was_revoked_opens_nothing_from_the_next_look_on() {
+    let home = folder();
+    let certs = certificates(home.path());
+    issue::certificate(&certs, Role::Client("lost".to_owned()), &[], 1).unwrap();
+    let list = revoke(&certs, "client-lost.pem", 3600);
+    let more = ["--tls-ca".to_owned(), path(&certs, "ca.pem"), "--tls-crl".to_owned(), list];
+    let register = Register::with(1, 1, home, |builder| builder.leader_args(served(&certs).into_iter().chain(more)));
+    let addr = tls(&register);
+    let ping = |client| dial(&addr, &certs, Some(client)).and_then(|mut stream| ask(&mut stream, "PING"));
+    assert_eq!(ping("app").unwrap(), "+PONG");
+    tells(&ping("lost").unwrap_err().to_string(), &["revoked"]);
+    // A list that has ended still counts, and its end is said.
+    revoke(&certs, "client-app.pem", -60);
+    register.signal_leader(Signal::HUP).unwrap();
+    eventually("the new list", || ping("app").err());
+    tells(&register.leader_stderr(), &["crl.pem (--tls-crl)", "ended at"]);
+    assert_eq!(ping("lost").unwrap(), "+PONG", "the new list says nothing of it");
 }
 
 #[test]

@@ -87,6 +87,12 @@ impl LeaderTlsArgs {
             certs == ClientCerts::No || tls_ca.is_some(),
             "--tls-clients needs --tls-ca, by which their certificates are judged"
         );
+        let judged = tls_ca.is_some() || tls_crl.is_some();
+        ensure!(
+            certs != ClientCerts::No || !judged,
+            "--tls-ca and --tls-crl are for the certificates of clients, which --tls-clients no (and --tls-crl without --tls-ca) leaves \
+             unasked"
+        );
         let files = Files {
             prefix: "tls",
             cert: tls_cert.clone(),

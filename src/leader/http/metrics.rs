@@ -355,16 +355,26 @@ impl Page<'_> {
         })
     }
 
+    /// Of both kinds, whether there are some or not: what never ends needs no renewal.
     fn certificates(&mut self, facts: &Facts) -> fmt::Result {
-        if facts.certificates.is_empty() {
-            return Ok(());
-        }
-        let labels = |what: &str| vec![("of", what.to_owned())];
-        let ends =
-            facts.certificates.iter().filter_map(|(what, (end, _))| Some((labels(what), end.as_ref()?.as_secs_f64())));
+        let of = |kind: &str| facts.certificates.iter().find(|(what, _)| *what == kind).map(|(_, state)| *state);
+        let kinds = ["tls", "cluster"].map(|kind| (vec![("of", kind.to_owned())], of(kind)));
+        let ends = kinds.iter().map(|(labels, state)| {
+            let end = state.and_then(|(end, _)| end);
+            (labels.clone(), end.map_or(f64::INFINITY, |end| end.as_secs_f64()))
+        });
         self.gauges("hatokuse_tls_not_after_seconds", "When the certificates of these flags end, since 1970", ends)?;
-        let renewed = facts.certificates.iter().map(|(what, (_, times))| (labels(what), *times as f64));
-        self.gauges("hatokuse_tls_renewals", "How often they were renewed since the start", renewed)
+        let mut family = self.0.encode_descriptor(
+            "hatokuse_tls_renewals",
+            "How often they were renewed since the start",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, state) in &kinds {
+            let times = state.map_or(0, |(_, times)| times);
+            family.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&times, None)?;
+        }
+        Ok(())
     }
 
     fn cache(&mut self, facts: &Facts) -> fmt::Result {
