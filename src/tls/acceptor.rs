@@ -28,7 +28,7 @@ const SPEAKS_TLS: &[u8] = b"-ERR this port speaks TLS\r\n";
 
 /// The same as HTTP.
 const SPEAKS_HTTPS: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 41\r\n\
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 42\r\n\
     Connection: close\r\n\r\nthis port speaks TLS: write https:// here\n";
 
 /// How long who is refused has to read why.
