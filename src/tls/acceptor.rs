@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -30,9 +29,6 @@ const SPEAKS_TLS: &[u8] = b"-ERR this port speaks TLS\r\n";
 const SPEAKS_HTTPS: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 42\r\n\
     Connection: close\r\n\r\nthis port speaks TLS: write https:// here\n";
-
-/// How long who is refused has to read why.
-const PARTING: Duration = Duration::from_secs(1);
 
 /// What serves the handshakes of a port.
 pub(super) type Configuration = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
@@ -62,11 +58,9 @@ impl Acceptor {
 
     /// One for clients, and what keeps its files in view.
     pub fn for_clients(files: Files, certs: ClientCerts) -> Result<(Self, Arc<dyn Renews>), String> {
-        let make = move |material: &Material| server(material, certs).map(Arc::new);
-        let renewed = Arc::new(Renewed::new(files, make)?);
+        let renewed = Arc::new(Renewed::new(files, move |material: &Material| server(material, certs))?);
         let configurations = renewed.clone();
-        let configuration: Configuration = Arc::new(move || (*configurations.now()).clone());
-        Ok((Self::new(configuration, false), renewed))
+        Ok((Self::new(Arc::new(move || configurations.now()), false), renewed))
     }
 
     /// The same for a port of HTTP.
@@ -91,22 +85,14 @@ impl Acceptor {
         accepted
     }
 
-    async fn shake_hands(&self, mut stream: TcpStream) -> io::Result<Stream> {
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<Stream> {
         let mut first = [0];
         match stream.peek(&mut first).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             _ if first[0] == FIRST_BYTE => {}
             _ if self.takes_plain => return Ok(stream.into()),
             _ => {
-                let _ = timeout(PARTING, async {
-                    stream.write_all(self.refusal).await?;
-                    stream.shutdown().await?;
-                    // What it still sends is read for a moment: an end with unread bytes takes the line back.
-                    let mut rest = [0; 4096];
-                    while stream.read(&mut rest).await? > 0 {}
-                    io::Result::Ok(())
-                })
-                .await;
+                Stream::from(stream).part(self.refusal).await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "it spoke no TLS, and was told so"));
             }
         }

@@ -63,8 +63,6 @@ const ALPN: &[u8] = b"h2";
 pub struct Cluster {
     mode: Mode,
     renewed: Arc<Renewed<Configurations>>,
-    /// The name of the cluster.
-    name: String,
 }
 
 struct Configurations {
@@ -92,9 +90,7 @@ impl Cluster {
             }
             Ok(made)
         };
-        let renewed = Renewed::new(files, make)?;
-        let name = renewed.now().own.cluster.clone();
-        Ok(Arc::new(Self { mode, renewed: Arc::new(renewed), name }))
+        Ok(Arc::new(Self { mode, renewed: Arc::new(Renewed::new(files, make)?) }))
     }
 
     /// Who this process is to the others, and whether it speaks to them by TLS alone.
@@ -119,9 +115,10 @@ impl Cluster {
         let denied = |why: String| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let caller =
             Identity::of(certificate).map_err(|why| denied(format!("its certificate is of nobody here: {why}")))?;
-        match caller.cluster == self.name {
+        let own = &self.renewed.now().own.cluster;
+        match caller.cluster == *own {
             true => Ok(Some(caller)),
-            false => Err(denied(format!("it is {caller}, and this is the cluster {}", self.name))),
+            false => Err(denied(format!("it is {caller}, and this is the cluster {own}"))),
         }
     }
 
@@ -133,7 +130,8 @@ impl Cluster {
         }
         let configurations = self.renewed.now();
         let mut client = configurations.client.clone();
-        let verifier = Named { chain: configurations.verifier.clone(), cluster: self.name.clone(), who };
+        let verifier =
+            Named { chain: configurations.verifier.clone(), cluster: configurations.own.cluster.clone(), who };
         client.dangerous().set_certificate_verifier(Arc::new(verifier));
         let connector = TlsConnector::from(Arc::new(client));
         match connector.connect(server_name(address)?, connect(address).await?).await {

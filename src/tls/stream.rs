@@ -4,11 +4,18 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::BufMut;
-use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::io::{
+    AsyncBufRead as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf, Ready,
+};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsStream;
+
+/// How long who is told why a connection ends has to read that and to go.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// A connection over TCP. Beside what every stream can do, it can be waited for without memory for what will come, and
 /// be tried without waiting.
@@ -127,6 +134,19 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Tells the other side why this ends. What it still sends is read for a moment: a socket that is closed with unread
+    /// bytes takes the line back that was not read yet.
+    pub async fn part(mut self, why: &[u8]) {
+        let _ = timeout(PARTING, async {
+            self.write_all(why).await?;
+            self.shutdown().await?;
+            let mut rest = [0; 1024];
+            while self.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
     }
 
     /// Says that nothing more comes, as far as that can be said at once: who reads an end without it has to take it for

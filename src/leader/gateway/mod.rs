@@ -29,13 +29,11 @@ mod session;
 mod text;
 mod tools;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -135,9 +133,6 @@ pub struct Limits {
 /// leave to others.
 const MOST_PARTINGS: usize = 64;
 
-/// How long a client that was told why it is cut off has to read that and to go.
-const PARTING: Duration = Duration::from_secs(1);
-
 /// How long a client for which there is no place has to show what it speaks.
 const FIRST_BYTE: Duration = Duration::from_millis(250);
 
@@ -203,9 +198,9 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, settin
             {
                 match connection.serve().await {
                     Ok(true) => {
-                        if let Ok(parting) = partings.try_acquire_owned() {
+                        if let Ok(_parting) = partings.try_acquire_owned() {
                             let (stream, why) = connection.into_parting();
-                            part(stream, &why, parting).await;
+                            stream.part(&why).await;
                         }
                     }
                     Ok(false) => connection.say_end(),
@@ -219,7 +214,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, settin
 
 /// Tells a client that there is no place for it, in the protocol that its first byte is of; who says nothing is told so
 /// as text.
-async fn turn_away(stream: TcpStream, parting: OwnedSemaphorePermit) {
+async fn turn_away(stream: TcpStream, _parting: OwnedSemaphorePermit) {
     let mut first = [0];
     let speaks_resp =
         timeout(FIRST_BYTE, stream.peek(&mut first)).await.is_ok_and(|read| read.is_ok()) && first == *b"*";
@@ -230,7 +225,7 @@ async fn turn_away(stream: TcpStream, parting: OwnedSemaphorePermit) {
         let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
         encode_reply(&Reply::Refused(refusal), &mut why);
     }
-    part(stream.into(), &why, parting).await;
+    Stream::from(stream).part(&why).await;
 }
 
 /// A client that the meters count as connected, until this is dropped.
@@ -247,17 +242,4 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.meters.clients.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Tells a client why its connection ends. What it still sends is read for a moment: a socket
-/// that is closed with unread bytes takes the line back that the client has not read yet.
-async fn part(mut stream: Stream, why: &[u8], _parting: OwnedSemaphorePermit) {
-    let _ = timeout(PARTING, async {
-        stream.write_all(why).await?;
-        stream.shutdown().await?;
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    })
-    .await;
 }
