@@ -51,17 +51,21 @@ pub enum Refusal {
     #[error("this register asks for a password; nothing was done, send AUTH <password> first")]
     NoAuth,
     /// Another password is right.
-    #[error("the password is not the right one")]
+    #[error("this is not the password of such a user, or the user is disabled")]
     WrongPassword,
+    /// The user may not do this: what, in words.
+    #[error("{0}; nothing was done")]
+    Denied(String),
     /// A line of HTTP. Nobody is told: the connection closes.
     #[error("this is no web server")]
     OtherProtocol,
 }
 
 /// Every code word of the text protocol.
-pub const CODES: [&str; 11] = [
+pub const CODES: [&str; 12] = [
     "BAD_COMMAND",
     "BUSY",
+    "DENIED",
     "LOST",
     "NOAUTH",
     "NOT_A_LINE",
@@ -88,6 +92,7 @@ impl Refusal {
             Self::NotALine => "NOT_A_LINE",
             Self::NoAuth => "NOAUTH",
             Self::WrongPassword => "WRONGPASS",
+            Self::Denied(_) => "DENIED",
             Self::OtherProtocol => "BAD_COMMAND",
         }
     }
@@ -102,7 +107,7 @@ impl Refusal {
 pub fn certainty_of(code: &str) -> Certainty {
     match code {
         "BAD_COMMAND" | "TOO_LARGE" | "TOO_FEW_NODES" | "BUSY" | "UNAVAILABLE" | "NOT_FOUND" | "NOT_A_LINE"
-        | "LOST" | "NOAUTH" | "WRONGPASS" => Certainty::SurelyNot,
+        | "LOST" | "NOAUTH" | "WRONGPASS" | "DENIED" => Certainty::SurelyNot,
         _ => Certainty::Maybe,
     }
 }

@@ -20,6 +20,8 @@ pub mod error;
 pub mod types;
 
 #[doc(hidden)]
+pub mod acl;
+#[doc(hidden)]
 pub mod archive;
 #[doc(hidden)]
 pub mod backup;

@@ -101,16 +101,25 @@ pub fn bind(host: IpAddr, port: u16, what: &str, flag: &str) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Says that others than this machine reach a port, where what is said there is neither encrypted nor asked for a password.
-pub fn warn_if_open(listener: &TcpListener, what: &str, remedy: &str) {
-    if let Ok(address) = listener.local_addr()
-        && !address.ip().is_loopback()
-    {
-        tracing::warn!(
-            "whoever reaches {address} {what}, and whoever is on the way can read and change what is said: {remedy}, or open it to \
-             networks that you trust alone"
-        );
+/// A port that others than this machine reach, where what is said is not encrypted: what that means, and what helps.
+/// Nothing, if it is not one.
+pub fn open_port(listener: &TcpListener, what: &str, remedy: &str) -> Option<String> {
+    let address = listener.local_addr().ok().filter(|address| !address.ip().is_loopback())?;
+    Some(format!(
+        "whoever reaches {address} {what}, and whoever is on the way can read and change what is said: {remedy}"
+    ))
+}
+
+/// Says which ports are open to others than this machine.
+///
+/// # Errors
+/// There are some, and nobody has said that this is meant.
+pub fn allow_open(ports: &[String], insecure: bool) -> anyhow::Result<()> {
+    if let (Some(first), false) = (ports.first(), insecure) {
+        anyhow::bail!("{first}, or --insecure where only those whom you trust reach that network");
     }
+    ports.iter().for_each(|port| tracing::warn!("{port}, or open it to networks that you trust alone"));
+    Ok(())
 }
 
 /// How a gRPC port is served.

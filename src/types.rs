@@ -3,6 +3,7 @@
 //! Nothing here does any work or knows a socket, a file or a clock.
 
 mod copies;
+mod credentials;
 mod ids;
 mod leadership;
 mod views;
@@ -12,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::copies::{Change, CopyRecord, Deadline, Holders, Listed, Nodes, Payload, Version, checksum};
+pub use self::credentials::Credentials;
 pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, Uuid};
 pub use self::leadership::{
     BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("telemetry", 1, &["lock", "types"]),
     ("archive", 1, &["types"]),
     ("protocol", 1, &["error", "types"]),
+    ("acl", 1, &["protocol"]),
     ("cluster", 1, &["error", "seeded", "types"]),
     ("dashboard", 1, &["telemetry", "types"]),
     ("bench/workload", 1, &[]),
@@ -44,6 +45,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
         "leader",
         3,
         &[
+            "acl",
             "clock",
             "cluster",
             "config",

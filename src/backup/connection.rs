@@ -12,7 +12,7 @@ use super::Error;
 use crate::error::printable;
 use crate::protocol::resp::{Value, number};
 use crate::tls::{Blocking, Dialer, explain};
-use crate::types::MAX_MESSAGE_BYTES;
+use crate::types::{Credentials, MAX_MESSAGE_BYTES};
 
 /// The longest line of a reply, and the most values of a list.
 const LONGEST_LINE: u64 = 64 << 10;
@@ -49,7 +49,7 @@ impl Connection {
         addr: &str,
         timeout: Duration,
         tls: Option<&Dialer>,
-        password: Option<&str>,
+        credentials: Option<&Credentials>,
     ) -> Result<Self, Error> {
         let lost = |source| Error::Connection { addr: addr.to_owned(), source };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -65,8 +65,10 @@ impl Connection {
                     };
                     let replies = BufReader::with_capacity(256 << 10, stream);
                     let mut connection = Self { addr: addr.to_owned(), replies, out: BytesMut::new() };
-                    if let Some(password) = password {
-                        connection.ask(&[b"AUTH", password.as_bytes()])?;
+                    if let Some(credentials) = credentials {
+                        let words: Vec<&[u8]> =
+                            std::iter::once("AUTH").chain(credentials.words()).map(str::as_bytes).collect();
+                        connection.ask(&words)?;
                     }
                     return Ok(connection);
                 }

@@ -20,7 +20,7 @@ use self::sink::Sink;
 use crate::archive::{Header, Kept, Writer};
 use crate::telemetry::grouped;
 use crate::tls::Dialer;
-use crate::types::{Deadline, MessageId, Uuid, Version};
+use crate::types::{Credentials, Deadline, MessageId, Uuid, Version};
 
 /// How to make a backup.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Settings {
     /// What encrypts it, if it is to be.
     pub tls: Option<Dialer>,
     /// Of a leader that asks for one.
-    pub password: Option<String>,
+    pub credentials: Option<Credentials>,
     /// No bar.
     pub plain: bool,
 }
@@ -54,7 +54,7 @@ fn counted(messages: u64) -> String {
 /// Makes a backup.
 pub fn back_up(settings: &Settings) -> Result<Outcome, Error> {
     let mut connection =
-        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.password.as_deref())?;
+        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.credentials.as_ref())?;
     // Before the register is bothered.
     let mut sink = settings.to.as_deref().map_or_else(|| Ok(Sink::out()), Sink::folder)?;
     let begun = connection.ask(&[b"BACKUP", b"BEGIN"])?;

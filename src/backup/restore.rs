@@ -12,7 +12,7 @@ use crate::archive::Item;
 use crate::error::printable;
 use crate::telemetry::grouped;
 use crate::tls::Dialer;
-use crate::types::{Deadline, MessageId, Payload};
+use crate::types::{Credentials, Deadline, MessageId, Payload};
 
 /// Messages and bytes that are written at once; one message at least.
 const WINDOW: usize = 512;
@@ -45,7 +45,7 @@ pub struct Settings {
     /// What encrypts it, if it is to be.
     pub tls: Option<Dialer>,
     /// Of a leader that asks for one.
-    pub password: Option<String>,
+    pub credentials: Option<Credentials>,
     /// What to do with ids that have a message already.
     pub existing: Existing,
     /// Read back what was written.
@@ -69,7 +69,7 @@ pub fn restore(settings: &Settings) -> Result<Outcome, Error> {
         }
     }
     let mut connection =
-        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.password.as_deref())?;
+        Connection::open(&settings.addr, settings.timeout, settings.tls.as_ref(), settings.credentials.as_ref())?;
     if settings.existing == Existing::Refuse {
         refuse_messages(&mut connection)?;
     }

@@ -24,6 +24,7 @@ use super::session::{Load, Rules, Session};
 use super::workload::{Plan, Values};
 use crate::error::printable;
 use crate::tls::{Blocking, Dialer};
+use crate::types::Credentials;
 
 /// How long to wait for any reply at all before giving up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,7 +52,7 @@ pub(super) struct Target {
     /// See [`PATIENCE`].
     pub(super) patience: Duration,
     /// Given on every connection before anything else.
-    pub(super) password: Option<String>,
+    pub(super) credentials: Option<Credentials>,
     /// What encrypts connections, if they are to be.
     pub(super) tls: Option<Dialer>,
     /// Processes of the server on this machine, for their CPU time.
@@ -352,8 +353,8 @@ pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<Blocking>
                     None => Blocking::Plain(stream),
                     Some(tls) => tls.encrypt_blocking(&target.addr, stream)?,
                 };
-                if let Some(password) = &target.password {
-                    log_in(&mut stream, dialect, password)?;
+                if let Some(credentials) = &target.credentials {
+                    log_in(&mut stream, dialect, credentials)?;
                 }
                 return Ok(stream);
             }
@@ -364,10 +365,14 @@ pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<Blocking>
 }
 
 /// Gives the password, and waits for the server's word on it.
-fn log_in(stream: &mut Blocking, dialect: Dialect, password: &str) -> io::Result<()> {
+fn log_in(stream: &mut Blocking, dialect: Dialect, credentials: &Credentials) -> io::Result<()> {
+    let words: Vec<&str> = std::iter::once("AUTH").chain(credentials.words()).collect();
     let (request, right) = match dialect {
-        Dialect::Text => (format!("AUTH {password}\n"), "OK"),
-        Dialect::Resp => (format!("*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len()), "+OK"),
+        Dialect::Text => (words.join(" ") + "\n", "OK"),
+        Dialect::Resp => {
+            let bulk = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+            (format!("*{}\r\n", words.len()) + &bulk.collect::<String>(), "+OK")
+        }
     };
     stream.write_all(request.as_bytes())?;
     stream.flush()?;

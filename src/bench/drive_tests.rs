@@ -10,7 +10,7 @@ fn values(size: usize) -> Values {
 }
 
 fn target(addr: String) -> Target {
-    Target { addr, patience: Duration::from_millis(400), password: None, tls: None, pids: Vec::new() }
+    Target { addr, patience: Duration::from_millis(400), credentials: None, tls: None, pids: Vec::new() }
 }
 
 fn rules(dialect: Dialect, connections: usize, pipeline: usize) -> Rules {

@@ -64,16 +64,16 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     let addr = cluster.as_ref().map_or(settings.addr.clone(), |cluster| cluster.addr().to_owned());
     let pids = cluster.as_ref().map(Cluster::pids).unwrap_or_default();
     // A throw-away cluster asks for none.
-    let password = settings.password.clone().filter(|_| cluster.is_none());
+    let credentials = settings.credentials.clone().filter(|_| cluster.is_none());
     let tls = settings.tls.clone().filter(|_| cluster.is_none());
-    let target = Target { addr: addr.clone(), patience: PATIENCE, password, tls, pids };
+    let target = Target { addr: addr.clone(), patience: PATIENCE, credentials, tls, pids };
     let report = match until_ctrl_c({
         let settings = settings.clone();
         move || measure(&settings, &target)
     })? {
         Ok(report) => report,
         Err(Stop::NoConnection(error)) if error.kind() == ErrorKind::PermissionDenied => {
-            tell(&format!("{addr}: {error}; look into --password-file"));
+            tell(&format!("{addr}: {error}; look into --user and --password-file"));
             return Ok(EXIT_FAILED);
         }
         Err(Stop::NoConnection(error)) => {
@@ -335,7 +335,7 @@ mod tests {
     use super::*;
 
     fn target(fake: &Fake) -> Target {
-        Target { addr: fake.addr(), patience: PATIENCE, password: None, tls: None, pids: Vec::new() }
+        Target { addr: fake.addr(), patience: PATIENCE, credentials: None, tls: None, pids: Vec::new() }
     }
 
     fn measured(fault: Fault, op: Op) -> Report {

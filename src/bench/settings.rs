@@ -10,7 +10,7 @@ use super::report::Asked;
 use super::workload::{Choice, Distribution, Mix, Order, Sizes};
 use crate::config::ByteSize;
 use crate::tls::Dialer;
-use crate::types::{IoMode, MessageId};
+use crate::types::{Credentials, IoMode, MessageId};
 
 /// Where a bench goes unless it is told.
 const USUAL_ADDR: &str = "127.0.0.1:6666";
@@ -60,8 +60,8 @@ pub struct Settings {
     pub addr: String,
     /// How it is spoken to.
     pub protocol: Dialect,
-    /// The server's password, if it asks for one.
-    pub password: Option<String>,
+    /// Who this is, if the server asks for it.
+    pub credentials: Option<Credentials>,
     /// What encrypts connections, if they are to be.
     pub tls: Option<Dialer>,
     /// Operations in all; not with `duration`.
@@ -294,7 +294,7 @@ pub(super) mod tests {
         Settings {
             addr: String::new(),
             protocol: Dialect::Text,
-            password: None,
+            credentials: None,
             tls: None,
             count: Some(101),
             duration: None,

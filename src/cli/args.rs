@@ -1,6 +1,7 @@
 //! The flags of each subcommand, and the settings that they mean.
 
 mod backup;
+mod login;
 mod tls;
 
 use std::io::Write as _;
@@ -13,6 +14,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
 pub(super) use self::backup::{BackupArgs, RestoreArgs};
+use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
     duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password, read_secret,
@@ -75,7 +77,10 @@ pub(super) struct LeaderArgs {
     /// less memory
     #[arg(long, env = "HATOKUSE_MAX_PARTIAL_BYTES", default_value = "64MiB")]
     max_partial_bytes: ByteSize,
-    /// File whose first line is the password that clients have to give (AUTH); without it none is asked for
+    /// Open ports to others than this machine with neither TLS nor users, where only those whom you trust reach them
+    #[arg(long, env = "HATOKUSE_INSECURE", value_parser = YesOrNo::new())]
+    insecure: bool,
+    /// File whose first line is the password of user default (AUTH), beside those that it has by ACL SETUSER; without either none is asked for
     #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Let FLUSHALL and FLUSHDB of the Redis protocol delete every message
@@ -150,6 +155,9 @@ pub(super) struct NodeArgs {
     /// Address to listen on
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
+    /// Open the port to others than this machine without TLS, where only those whom you trust reach it
+    #[arg(long, env = "HATOKUSE_INSECURE", value_parser = YesOrNo::new())]
+    insecure: bool,
     /// Where the leader reaches this node [default: as bound; with --host 0.0.0.0 the address that the leader sees]
     #[arg(long, env = "HATOKUSE_ADVERTISE", value_parser = own_address, value_name = "HOST:PORT")]
     advertise: Option<String>,
@@ -184,15 +192,14 @@ pub(super) struct ClientArgs {
     /// How long to wait for a connection or an answer
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// File whose first line is the password of a leader that asks for one
-    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
-    password_file: Option<PathBuf>,
     /// Show a line about the register each time this has passed, for example 1s
     #[arg(long, env = "HATOKUSE_WATCH", value_parser = duration, value_name = "TIME")]
     watch: Option<Duration>,
     /// One command, for example: SET 1 hello
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    login: LoginArgs,
     #[command(flatten)]
     tls: ClientTlsArgs,
 }
@@ -205,9 +212,6 @@ pub(super) struct BenchArgs {
     /// How to speak to it; resp measures any Redis server
     #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
     protocol: bench::Dialect,
-    /// File whose first line is the password of a server that asks for one
-    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
-    password_file: Option<PathBuf>,
     /// Operations in all [default: 9000, unless --duration is given]
     #[arg(long, env = "HATOKUSE_COUNT", conflicts_with = "duration")]
     count: Option<u64>,
@@ -287,6 +291,8 @@ pub(super) struct BenchArgs {
     #[arg(long, env = "HATOKUSE_REPAIR_AFTER", default_value = "30s", value_parser = duration)]
     repair_after: Duration,
     #[command(flatten)]
+    login: LoginArgs,
+    #[command(flatten)]
     tls: ClientTlsArgs,
 }
 
@@ -336,6 +342,7 @@ impl LeaderArgs {
             tls_port: self.tls.tls_port,
             tls: self.tls.encrypted()?,
             http_tls: self.tls.http_tls,
+            insecure: self.insecure,
             http_token: self.http_token_file.as_deref().map(|file| read_secret("http-token-file", file)).transpose()?,
             cluster_tls: self.cluster_tls.cluster(THE_PEER)?,
             grpc_port: self.grpc_port,
@@ -381,6 +388,7 @@ impl NodeArgs {
     pub(super) fn settings(self, screen: bool, reports: bool) -> anyhow::Result<node::process::Settings> {
         Ok(node::process::Settings {
             tls: self.cluster_tls.cluster(Role::Node(self.id))?,
+            insecure: self.insecure,
             id: NodeId(self.id),
             host: self.host,
             port: self.port,
@@ -406,7 +414,7 @@ impl ClientArgs {
             plain,
             timeout: self.timeout,
             tls: self.tls.dialer()?,
-            password: self.password_file.as_deref().map(read_password).transpose()?,
+            credentials: self.login.credentials()?,
             watch: self.watch,
             command: self.command,
         })
@@ -416,7 +424,7 @@ impl ClientArgs {
 impl BenchArgs {
     pub(super) fn settings(self) -> anyhow::Result<bench::Settings> {
         Ok(bench::Settings {
-            password: self.password_file.as_deref().map(read_password).transpose()?,
+            credentials: self.login.credentials()?,
             tls: self.tls.dialer()?,
             addr: self.addr,
             protocol: self.protocol,

@@ -165,7 +165,7 @@ fn in_few_words(source: &io::Error) -> String {
 fn warning(code: &str) -> &'static str {
     match certainty_of(code) {
         Certainty::Maybe if code != "UNKNOWN" => "; a write may have happened: read the id before you write it again",
-        _ if code == "NOAUTH" => " (hatokuse client --password-file FILE does)",
+        _ if code == "NOAUTH" => " (hatokuse client --user NAME --password-file FILE does)",
         _ => "",
     }
 }

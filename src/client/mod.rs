@@ -56,7 +56,7 @@ pub use crate::tls::{ClientFiles as TlsFiles, Dialer as Tls};
 
 use crate::error::printable;
 use crate::protocol::text::{decode_finding, decode_nodes, decode_verified};
-use crate::types::{MessageId, NodeId};
+use crate::types::{Credentials, MessageId, NodeId};
 
 /// How long a call waits unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -310,13 +310,24 @@ impl Client {
         }
     }
 
-    /// Gives the password, where the leader asks for one: before that it refuses every other call with `NOAUTH`.
+    /// Gives the password of user `default`, where the leader asks for one: before that it refuses every other call with
+    /// `NOAUTH`.
     pub async fn authenticate(&mut self, password: &str) -> Result<(), Error> {
-        if password.contains('\n') {
+        self.log_in(&Credentials { user: None, password: password.to_owned() }).await
+    }
+
+    /// Logs in as a user: from then on the leader carries out what that one may do, and refuses the rest with `DENIED`.
+    pub async fn authenticate_as(&mut self, user: &str, password: &str) -> Result<(), Error> {
+        self.log_in(&Credentials { user: Some(user.to_owned()), password: password.to_owned() }).await
+    }
+
+    pub(crate) async fn log_in(&mut self, credentials: &Credentials) -> Result<(), Error> {
+        let words: Vec<&str> = credentials.words().collect();
+        let words = words.join(" ");
+        if words.contains('\n') {
             return Err(Error::MessageHasLineBreak);
         }
-        let password = Bytes::copy_from_slice(password.as_bytes());
-        match self.request(&Command::Auth(password)).await? {
+        match self.request(&Command::Auth(Bytes::from(words))).await? {
             ReplyLine::Ok => Ok(()),
             reply => Err(self.refused("OK or ERROR", reply)),
         }

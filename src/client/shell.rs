@@ -37,6 +37,7 @@ use crate::protocol::text::{CommandDecoder, ReplyLine, decode_nodes, decode_veri
 use crate::protocol::{Command, Decoded};
 use crate::terminal::Paper;
 use crate::tls::Dialer;
+use crate::types::Credentials;
 
 /// Exit codes, as `hatokuse --help` promises them.
 pub(super) const EXIT_OK: u8 = 0;
@@ -67,8 +68,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// What encrypts the connection, if it is to be.
     pub tls: Option<Dialer>,
-    /// The leader's password, if it asks for one.
-    pub password: Option<String>,
+    /// Who this is, if the leader asks for it.
+    pub credentials: Option<Credentials>,
     /// Show a line about the register each time this has passed.
     pub watch: Option<Duration>,
     /// One command; without one, a prompt or a pipe.
@@ -80,7 +81,16 @@ impl Settings {
     /// Nothing but where to connect, for tests.
     pub(super) fn new(addr: &str, timeout: Duration) -> Self {
         let addr = addr.to_owned();
-        Self { addr, json: false, plain: false, timeout, tls: None, password: None, watch: None, command: Vec::new() }
+        Self {
+            addr,
+            json: false,
+            plain: false,
+            timeout,
+            tls: None,
+            credentials: None,
+            watch: None,
+            command: Vec::new(),
+        }
     }
 }
 
@@ -88,8 +98,8 @@ impl Settings {
 pub(super) async fn connect(settings: &Settings) -> Result<Client, Error> {
     let mut client =
         Client::connect_with(&settings.addr, Options { timeout: settings.timeout, tls: settings.tls.clone() }).await?;
-    if let Some(password) = &settings.password {
-        client.authenticate(password).await?;
+    if let Some(credentials) = &settings.credentials {
+        client.log_in(credentials).await?;
     }
     Ok(client)
 }

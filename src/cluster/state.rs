@@ -56,6 +56,7 @@ pub struct State {
     last: Option<Leadership>,
     runs: BTreeMap<Epoch, u64>,
     time: u64,
+    users: BTreeMap<String, Vec<u8>>,
 }
 
 impl State {
@@ -71,6 +72,7 @@ impl State {
             last: None,
             runs: BTreeMap::new(),
             time: 0,
+            users: BTreeMap::new(),
         }
     }
 
@@ -122,6 +124,11 @@ impl State {
     /// How far the register's time has come, in milliseconds since 1970, by the log.
     pub fn time(&self) -> u64 {
         self.time
+    }
+
+    /// The users, each with the rules that make it.
+    pub fn users(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.users
     }
 
     /// A leader was told that this version was committed, whatever became of it since.
@@ -179,6 +186,8 @@ impl State {
             Event::Horizon(version) => self.mapping.raise_horizon(*version),
             Event::Tolerance(tolerance) => self.tolerance = Some(*tolerance),
             Event::Time(unix_ms) => self.time = self.time.max(*unix_ms),
+            Event::User { name, rules: Some(rules) } => drop(self.users.insert(name.clone(), rules.clone())),
+            Event::User { name, rules: None } => drop(self.users.remove(name)),
         }
         Applied::Done
     }
@@ -195,7 +204,8 @@ impl State {
 
     /// How many events a [`snapshot`](Self::snapshot) has, or about so many.
     pub fn events(&self) -> u64 {
-        self.mapping.len() + self.mapping.tombstones() + (self.members.len() + self.removed.len()) as u64
+        let few = self.members.len() + self.removed.len() + self.users.len();
+        self.mapping.len() + self.mapping.tombstones() + few as u64
     }
 
     /// Events that lead from nothing to this state. Those of the messages are made one by one.
@@ -210,6 +220,8 @@ impl State {
         let draining = self.draining.iter().map(|&node| Event::Draining { node, on: true });
         let tolerance = self.tolerance.map(Event::Tolerance);
         let time = Some(self.time).filter(|time| *time > 0).map(Event::Time);
+        let users =
+            self.users.iter().map(|(name, rules)| Event::User { name: name.clone(), rules: Some(rules.clone()) });
         let horizon = std::iter::once(Event::Horizon(self.mapping.horizon()));
         let transactions = self.prepared.all(|standing| standing != Standing::Forward);
         let transactions = transactions.into_iter().flat_map(|(name, writes)| {
@@ -226,6 +238,7 @@ impl State {
             .chain(draining)
             .chain(tolerance)
             .chain(time)
+            .chain(users)
             .chain(horizon)
             .chain(transactions)
             .chain(commits)

@@ -480,8 +480,8 @@ impl Coordinator {
                     None
                 }
                 Ok(Command::Get(id)) => self.begin_get(&cluster, &mut batch, at, id),
-                // The gateway has looked at the password.
-                Ok(Command::Auth(_)) => Some(Reply::Done),
+                // Who somebody is is between the connection and its gateway.
+                Ok(Command::Auth(_)) => Some(Reply::Refused(Refusal::NoAuth)),
                 Ok(Command::Ping { crlf }) => Some(Reply::Pong { crlf }),
                 Ok(Command::Help) => Some(Reply::Help),
                 Ok(Command::Exit) => Some(Reply::Bye),

@@ -18,6 +18,7 @@ pub mod service;
 pub mod shares;
 pub mod tolerance;
 pub mod transaction;
+pub mod users;
 pub mod view;
 
 mod backup;

@@ -18,6 +18,7 @@ use super::gateway::Entrance;
 use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
+use super::users::Users;
 use super::{Leader, Seams, gateway, tolerance};
 use crate::clock::SystemClock;
 use crate::config::MAX_CLIENTS;
@@ -26,8 +27,8 @@ use crate::durable::os::OsDisk;
 use crate::local_nodes::{LocalLogs, LocalNodes};
 use crate::process::door::Holdings;
 use crate::process::{
-    Doing, Serving, Signals, bind, keep_notified, limit_drain, raise_file_limit, say_ready, serve_grpc, warn_if_open,
-    watch_stdin, while_starting,
+    Doing, Serving, Signals, allow_open, bind, keep_notified, limit_drain, open_port, raise_file_limit, say_ready,
+    serve_grpc, watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub http_token: Option<String>,
     /// Whether HTTP is encrypted too.
     pub http_tls: bool,
+    /// Whether ports may be open to others than this machine without TLS and without users.
+    pub insecure: bool,
     /// How leader and nodes speak to one another; nothing: as it comes.
     pub cluster_tls: Option<Arc<Cluster>>,
     /// Port for nodes; 0 for any.
@@ -99,6 +102,8 @@ pub struct Settings {
 pub struct Encrypted {
     /// Takes their connections.
     pub acceptor: Acceptor,
+    /// Whether they may show certificates.
+    pub asks_for_certificates: bool,
     /// Follows the files.
     pub renews: Arc<dyn Renews>,
 }
@@ -134,6 +139,11 @@ fn clients_for(wanted: usize, files: Option<u64>) -> usize {
 }
 
 impl Settings {
+    /// Whether clients may show certificates.
+    fn asks_for_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates) || self.cluster_tls.is_some()
+    }
+
     /// What has certificates that are renewed.
     fn certificates(&self) -> Vec<Arc<dyn Renews>> {
         let clients = self.tls.as_ref().map(|tls| tls.renews.clone());
@@ -155,15 +165,6 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     let encrypted = bind_for(settings.tls_port, "--tls-port")?;
     let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
     let http = bind_http(settings.http_host, settings.http_port)?;
-    if let Some(clients) = clients.as_ref().filter(|_| settings.clients.password.is_none()) {
-        warn_if_open(clients, "may read and write everything", "give --tls-port or --password-file");
-    }
-    if settings.cluster_tls.is_none() {
-        warn_if_open(&nodes, "can pass for a node", "give it --cluster-cert");
-    }
-    if let Some(http) = http.as_ref().filter(|_| settings.http_token.is_none() && !settings.http_tls) {
-        warn_if_open(http, "sees ids, addresses and figures", "give --http-tls or --http-token-file");
-    }
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
@@ -191,6 +192,28 @@ struct Listeners {
     encrypted: Option<TcpListener>,
     nodes: TcpListener,
     http: Option<TcpListener>,
+}
+
+/// Whether ports may be open as they are. Who may come in is known when the log was read.
+///
+/// # Errors
+/// Others than this machine reach one, there is neither TLS nor a user with a password, and nobody has said that this is
+/// meant.
+fn allow_open_ports(settings: &Settings, listeners: &Listeners, users: &Users) -> anyhow::Result<()> {
+    let Listeners { clients, nodes, http, .. } = listeners;
+    let clients = clients.as_ref().filter(|_| users.are_open()).and_then(|clients| {
+        open_port(clients, "may read and write everything", "give --tls-port and --port off, or --password-file")
+    });
+    let http = http
+        .as_ref()
+        .filter(|_| settings.http_token.is_none() && !settings.http_tls)
+        .and_then(|http| open_port(http, "sees ids, addresses and figures", "give --http-tls or --http-token-file"));
+    let plain = settings.cluster_tls.is_none();
+    let nodes = plain.then(|| open_port(nodes, "can pass for a node", "give --cluster-cert")).flatten();
+    // Those who have users know that there are strangers; what nodes say is then theirs to close.
+    let (refused, said) = if users.are_open() { (nodes, None) } else { (None, nodes) };
+    allow_open(&clients.into_iter().chain(refused).chain(http).collect::<Vec<_>>(), settings.insecure)?;
+    allow_open(&Vec::from_iter(said), true)
 }
 
 async fn serve(
@@ -228,7 +251,13 @@ async fn serve(
     let watch = tolerance::watch(source, said, leader.last_tolerance, hang_up, leader.coordinator.clone());
     tokio::spawn(stop.vital("tolerance", watch));
     let end = CancellationToken::new();
-    let attended = attend(&leader, &settings, listeners, (&stop, &end), events).await;
+    let users = Arc::new(Users::new(settings.clients.password.as_deref(), settings.asks_for_certificates()));
+    users.load(leader.coordinator.cluster().state().users());
+    let allowed = allow_open_ports(&settings, &listeners, &users);
+    let attended = match allowed {
+        Err(error) => Err(error),
+        Ok(()) => attend((&leader, users), &settings, listeners, (&stop, &end), events).await,
+    };
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
     leader.drain().await;
@@ -248,7 +277,7 @@ async fn serve(
 /// Serves until the stop is requested. Gives the local nodes, which end when they are dropped: they are to outlive the
 /// leader, which would report them as down.
 async fn attend(
-    leader: &Leader,
+    (leader, users): (&Leader, Arc<Users>),
     settings: &Settings,
     Listeners { clients, encrypted, nodes, http }: Listeners,
     (stop, end): (&Stop, &CancellationToken),
@@ -267,8 +296,8 @@ async fn attend(
         Ok(Entrance { listener, tls })
     });
     let entrances = entrances.collect::<std::io::Result<Vec<_>>>()?;
-    let gateway =
-        tokio::spawn(stop.vital("gateway", gateway::run(entrances, coordinator.clone(), settings.clients.clone())));
+    let gateway = gateway::run(entrances, coordinator.clone(), users.clone(), settings.clients.clone());
+    let gateway = tokio::spawn(stop.vital("gateway", gateway));
     if let Some(tls) = &settings.cluster_tls {
         tracing::info!("{}", tls.said());
     }
@@ -286,7 +315,7 @@ async fn attend(
         stop: stop.clone(),
         end: end.clone(),
     };
-    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), &settings.clients);
+    let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), users.clone(), &settings.clients);
     let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
     // The screen is not up yet: these lines stay above it.
     say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
@@ -306,7 +335,7 @@ async fn attend(
     if let Some(listener) = http {
         let address = listener.local_addr()?;
         let tls = acceptor.filter(|_| settings.http_tls).map(|tls| tls.for_http());
-        let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), address);
+        let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), users, address);
         http::start(
             listener,
             tls,

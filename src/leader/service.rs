@@ -5,18 +5,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::coordinator::Coordinator;
-use super::gateway::{self, is_password};
+use super::gateway;
 use super::membership::Membership;
 use super::shares::Room;
+use super::users::{Context, Login, NotLetIn, Reason, Users};
+use crate::acl::DEFAULT;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
 use crate::process::door::{Answers, Caller, Holding, Keep};
+use crate::protocol::table::{self, Access};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{CANCELLED, Operation, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
@@ -33,8 +39,8 @@ pub struct LeaderService {
     coordinator: Arc<Coordinator>,
     membership: Arc<Membership>,
     max_message: usize,
-    /// What clients have to give with each call; nodes do not.
-    password: Option<Arc<str>>,
+    /// Clients say with each call who they are; nodes do not.
+    users: Arc<Users>,
     /// For pages of lists that are read now.
     listing: Arc<Semaphore>,
 }
@@ -65,31 +71,51 @@ impl Drop for UnderWay<'_> {
 
 impl LeaderService {
     /// Serves this leader.
-    pub fn new(coordinator: Arc<Coordinator>, membership: Arc<Membership>, clients: &gateway::Settings) -> Self {
-        let password = clients.password.as_deref().map(Arc::from);
+    pub fn new(
+        coordinator: Arc<Coordinator>,
+        membership: Arc<Membership>,
+        users: Arc<Users>,
+        clients: &gateway::Settings,
+    ) -> Self {
         let listing = Arc::new(Semaphore::new(LISTING));
-        Self { coordinator, membership, max_message: clients.max_message, password, listing }
+        Self { coordinator, membership, max_message: clients.max_message, users, listing }
     }
 
-    /// Whether a client may ask: it has given the password, or none is asked for.
-    fn allow<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let Some(right) = &self.password else { return Ok(()) };
-        let metadata = request.metadata();
-        let bearer = metadata.get("authorization").and_then(|given| given.as_bytes().strip_prefix(b"Bearer "));
-        let plain = metadata.get("password").map(|given| given.as_bytes());
-        let bytes = metadata.get_bin("password-bin").and_then(|given| given.to_bytes().ok());
-        let given = [bearer, plain, bytes.as_deref()];
-        if given.into_iter().flatten().any(|given| is_password(right, given)) {
-            return Ok(());
-        }
-        let what = if given.iter().any(Option::is_some) {
-            "WRONGPASS this is not the password"
-        } else {
-            "NOAUTH a password is needed"
+    /// Who asks: the user whose name and password the call gives, or else that of the caller's certificate, or else the
+    /// one that is there from the start, where that takes no password.
+    async fn login<T>(&self, request: &Request<T>) -> Result<Login, Status> {
+        const HOW: &str = "send them as metadata, `authorization: Basic <base64 of user:password>`, or `user: <user>` (left \
+             away: default) with `authorization: Bearer <password>` or `password: <password>`; nothing was done";
+        let Some((user, password)) = given(request.metadata()) else {
+            let certificate = Caller::of(request)?.client().and_then(|name| self.users.of_certificate(name));
+            let nobody = || Status::unauthenticated(format!("NOAUTH a user and a password are needed: {HOW}"));
+            return certificate.or_else(|| self.users.anonymous()).ok_or_else(nobody);
         };
-        Err(Status::unauthenticated(format!(
-            "{what}: send it as metadata, `authorization: Bearer <password>` or `password: <password>`; nothing was done"
-        )))
+        let from = Caller::of(request)?.addr.map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip());
+        self.users.log_in(&user, &password, from).await.map_err(|why| match why {
+            NotLetIn::Wrong => {
+                self.note(Reason::Auth, b"AUTH", &String::from_utf8_lossy(&user), from);
+                Status::unauthenticated(format!("WRONGPASS {why} {HOW}"))
+            }
+            NotLetIn::TooMany => Status::resource_exhausted(format!("BUSY {why}")),
+        })
+    }
+
+    fn note(&self, reason: Reason, object: &[u8], user: &str, from: impl std::fmt::Display) {
+        let client = || format!("addr={from} user={user} cmd=grpc");
+        self.users.denials.note((reason, Context::TopLevel), object, user, client);
+    }
+
+    /// Refuses what the caller's user may not have done; gives who that is.
+    async fn allow<T>(&self, request: &Request<T>, command: &Command) -> Result<Login, Status> {
+        let login = self.login(request).await?;
+        gateway::check_command(login.user(), command).map(|()| login.clone()).map_err(|denied| {
+            let (name, refusal) = (login.name().as_str(), gateway::refusal(login.name().as_str(), denied, command));
+            let (reason, object) = gateway::noted(denied, command);
+            let from = Caller::of(request).ok().and_then(|caller| caller.addr);
+            self.note(reason, &object, name, from.map(|addr| addr.to_string()).unwrap_or_default());
+            Status::permission_denied(shown(&refusal))
+        })
     }
 
     /// Asks for the client. It goes on, and what it takes is taken, until it is decided, even if the client gives up.
@@ -111,6 +137,20 @@ impl LeaderService {
             Ok((mut replies, room)) => (replies.pop().unwrap_or_else(failed), room),
             Err(_) => (failed(), None),
         }
+    }
+
+    /// Lists are for those who may go through all ids, and read; of what they hold each sees what it may read.
+    fn may_list<T>(&self, login: &Login, request: &Request<T>) -> Result<(), Status> {
+        for name in ["KEYS", "GET"] {
+            if table::find(name.as_bytes()).is_none_or(|spec| !login.user().may_run(spec, None)) {
+                let from = Caller::of(request).ok().and_then(|caller| caller.addr);
+                let from = from.map(|addr| addr.to_string()).unwrap_or_default();
+                self.note(Reason::Command, name.to_lowercase().as_bytes(), login.name().as_str(), from);
+                let why = format!("DENIED user {} may not run {name}; nothing was done", login.name());
+                return Err(Status::permission_denied(why));
+            }
+        }
+        Ok(())
     }
 
     fn info(&self, nodes: &[NodeId]) -> Vec<NodeInfo> {
@@ -184,6 +224,31 @@ impl LeaderService {
     }
 }
 
+/// The name and the password that a call gives.
+fn given(metadata: &MetadataMap) -> Option<(Vec<u8>, Vec<u8>)> {
+    let header = metadata.get("authorization").map(|given| given.as_bytes());
+    let scheme = |name: &str| {
+        let (scheme, value) = header?.split_at_checked(name.len())?;
+        scheme.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
+    };
+    if let Some(pair) = scheme("Basic ") {
+        let pair = BASE64_STANDARD.decode(pair.trim_ascii()).ok()?;
+        let at = pair.iter().position(|byte| *byte == b':')?;
+        return Some((pair[..at].to_vec(), pair[at + 1..].to_vec()));
+    }
+    let plain = metadata.get("password").map(|given| given.as_bytes().to_vec());
+    let bytes = || metadata.get_bin("password-bin").and_then(|given| given.to_bytes().ok()).map(|given| given.to_vec());
+    let password = scheme("Bearer ").map(<[u8]>::to_vec).or(plain).or_else(bytes)?;
+    let user = metadata.get("user").map_or(DEFAULT.as_bytes(), |user| user.as_bytes());
+    Some((user.to_vec(), password))
+}
+
+/// The ids that may be read, of these.
+fn readable(login: &Login, mut ids: Vec<MessageId>) -> Vec<MessageId> {
+    ids.retain(|id| login.user().may(id.as_bytes(), Access::READ));
+    ids
+}
+
 /// The forms of an id have to name the same one.
 fn one_id(request: &GetRequest) -> Result<(), Status> {
     if names_several(request) {
@@ -219,8 +284,8 @@ impl FamilyService for LeaderService {
     type LaneStream = Replies<FromNode>;
 
     async fn store_message(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
-        self.allow(&request)?;
-        let StoreRequest { chat_message, ttl_ms } = request.into_inner();
+        let (metadata, extensions, StoreRequest { chat_message, ttl_ms }) = request.into_parts();
+        let caller = Request::from_parts(metadata, extensions, ());
         let Some(message) = chat_message else {
             return Ok(failed("BAD_COMMAND the request has no chat_message".to_owned()));
         };
@@ -242,6 +307,7 @@ impl FamilyService for LeaderService {
             0 => Command::Set { id: id.clone(), payload },
             ms => Command::SetFor { id: id.clone(), time: Duration::from_millis(ms), payload },
         };
+        self.allow(&caller, &command).await?;
         match self.ask(command).await.0 {
             Reply::Done => {
                 let stored_nodes = self.holders(&id);
@@ -253,11 +319,12 @@ impl FamilyService for LeaderService {
     }
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        self.allow(&request)?;
         one_id(request.get_ref())?;
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
         let (form, answers) = (Form::asked_for(request.get_ref()), Answers::of(&request));
-        let (reply, room) = self.ask(Command::Get(id.clone())).await;
+        let command = Command::Get(id.clone());
+        self.allow(&request, &command).await?;
+        let (reply, room) = self.ask(command).await;
         match reply {
             Reply::Value(body) => {
                 // To a program of the original it would look like an empty message.
@@ -299,14 +366,15 @@ impl FamilyService for LeaderService {
     }
 
     async fn list_nodes(&self, request: Request<Empty>) -> Result<Response<Self::ListNodesStream>, Status> {
-        self.allow(&request)?;
+        self.allow(&request, &Command::Status).await?;
         let ids: Vec<NodeId> = self.coordinator.cluster().registry.nodes().iter().map(|node| node.member.id).collect();
         let nodes = self.info(&ids).into_iter().map(Ok);
         Ok(Response::new(Box::pin(futures::stream::iter(nodes.collect::<Vec<_>>()))))
     }
 
     async fn list_messages(&self, request: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
-        self.allow(&request)?;
+        let login = self.login(&request).await?;
+        self.may_list(&login, &request)?;
         // One page waits while another is sent. What is ready together leaves in few frames: of those a client that is
         // slow bears only so many.
         let (out, pages) = mpsc::channel(1);
@@ -321,6 +389,7 @@ impl FamilyService for LeaderService {
                         let _ = out.send(Page { messages: vec![Err(unsure)], held: (None, None) }).await;
                         return;
                     }
+                    let ids = readable(&login, ids);
                     if !service.send_messages(ids, answers.as_ref(), &out).await {
                         return;
                     }

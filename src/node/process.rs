@@ -26,8 +26,8 @@ use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder, Space};
 use crate::process::{
-    Doing, Serving, Signals, bind, keep_notified, limit_drain, outlive_hangups, raise_file_limit, say_ready,
-    serve_grpc, warn_if_open, watch_stdin, while_starting,
+    Doing, Serving, Signals, allow_open, bind, keep_notified, limit_drain, open_port, outlive_hangups,
+    raise_file_limit, say_ready, serve_grpc, watch_stdin, while_starting,
 };
 use crate::stop::Stop;
 use crate::telemetry::{EventRing, History, Period};
@@ -83,6 +83,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// How it speaks to its leader; nothing: as it comes.
     pub tls: Option<Arc<Cluster>>,
+    /// Whether it may be open to others than this machine without TLS.
+    pub insecure: bool,
     /// Time between two reports.
     pub report_every: Duration,
     /// End when standard input does.
@@ -103,9 +105,9 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     };
     raise_file_limit();
     let listener = bind(settings.host, settings.port, "the leader", "--port")?;
-    if settings.tls.is_none() {
-        warn_if_open(&listener, "can pass for the leader", "give it --cluster-cert");
-    }
+    let open = open_port(&listener, "can pass for the leader", "give --cluster-cert");
+    let open: Vec<String> = open.into_iter().filter(|_| settings.tls.is_none()).collect();
+    allow_open(&open, settings.insecure)?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());

@@ -45,6 +45,8 @@ impl FamilyService for NodeService {
     }
 
     async fn get_message(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        // What a user may read its leader knows.
+        Caller::of(&request)?.must_be_peer()?;
         let id = requested_id(request.get_ref()).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
         let (form, answers) = (Form::asked_for(request.get_ref()), Answers::of(&request));
         let Some(record) = self.node.store.published(&id) else { return Ok(Response::new(GetResponse::default())) };
@@ -80,6 +82,7 @@ impl FamilyService for NodeService {
     }
 
     async fn list_messages(&self, request: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
+        Caller::of(&request)?.must_be_peer()?;
         let (out, messages) = mpsc::channel(LISTED_AHEAD);
         let (node, answers) = (self.node.clone(), Answers::of(&request));
         tokio::spawn(async move {

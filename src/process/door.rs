@@ -331,6 +331,14 @@ impl Caller {
         request.extensions().get().ok_or_else(|| Status::internal("the connection has no address"))
     }
 
+    /// The name of the client whose certificate it has shown.
+    pub fn client(&self) -> Option<&str> {
+        match &self.identity.as_deref()?.role {
+            Role::Client(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Refuses who shows a certificate that is not the one of this node.
     pub fn must_be_node(&self, id: u32) -> Result<(), Status> {
         self.must_be(&format!("node {id}"), |role| *role == Role::Node(id))

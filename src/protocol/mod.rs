@@ -1,5 +1,6 @@
 //! What clients ask and what they are told, apart from how it is spelled.
 
+pub mod glob;
 pub mod resp;
 pub mod table;
 pub mod text;

@@ -3,9 +3,13 @@
 //! What is found by name, counted, listed, completed and explained (HELP, COMMAND DOCS) comes from this table.
 //! Names, arities, flags and key positions are those of Redis where Redis has the command (its `COMMAND INFO`).
 
+mod access;
+mod category;
 mod op;
 
 use self::Op::{Data, Keyspace, Register, Script, Server, Session, Tool};
+pub use self::access::Access;
+pub use self::category::{Category, Leaf, leaf_of, leaves};
 pub use self::op::{DataOp, KeyspaceOp, Op, RegisterOp, ScriptOp, ServerOp, SessionOp, ToolOp};
 use super::resp::number;
 
@@ -168,6 +172,21 @@ const fn row(
     Spec { name, op, arity, flags, keys, subcommands: &[], group, summary, line: None, counted: None }
 }
 
+const OF_ACL: &[(&str, i32)] = &[
+    ("CAT", -2),
+    ("DELUSER", -3),
+    ("DRYRUN", -4),
+    ("GENPASS", -2),
+    ("GETUSER", 3),
+    ("HELP", 2),
+    ("LIST", 2),
+    ("LOAD", 2),
+    ("LOG", -2),
+    ("SAVE", 2),
+    ("SETUSER", -3),
+    ("USERS", 2),
+    ("WHOAMI", 2),
+];
 const OF_CLIENT: &[(&str, i32)] = &[
     ("CACHING", 3),
     ("GETNAME", 2),
@@ -251,12 +270,14 @@ pub const COMMANDS: &[Spec] = &[
         "Takes the time of the machines' clocks, where they are far ahead.",
     )
     .line("CLOCK ACCEPT"),
-    row("AUTH", Server(ServerOp::Auth), -2, LOGIN, NONE, "connection", "Gives the password.").line("AUTH <password>"),
+    row("AUTH", Server(ServerOp::Auth), -2, LOGIN, NONE, "connection", "Gives a user's password.")
+        .line("AUTH [<user>] <password>"),
     row("PING", Session(SessionOp::Ping), -1, &["fast"], NONE, "connection", "Answers, if the leader is there.")
         .line("PING"),
     row("HELP", Server(ServerOp::Help), 1, SELF, NONE, "connection", "Names the commands.").line("HELP"),
     row("EXIT", Session(SessionOp::Exit), 1, LOGIN, NONE, "connection", "Closes the connection.").line("EXIT"),
     row("QUIT", Session(SessionOp::Exit), -1, LOGIN, NONE, "connection", "Closes the connection.").line("QUIT"),
+    row("ACL", Server(ServerOp::Acl), -2, BY_SUBCOMMAND, NONE, "server", "Says who may do what.").of(OF_ACL),
     row("APPEND", Data(DataOp::Append), 3, FAST_WRITE, ONE, "string", "Appends to a message."),
     row(
         "BACKUP",
@@ -606,7 +627,7 @@ mod tests {
     #[test]
     fn flags_are_those_of_redis() {
         for (flags, names) in [
-            ("", "CLIENT CONFIG FUNCTION LATENCY MEMORY MODULE OBJECT SCRIPT SLOWLOG"),
+            ("", "ACL CLIENT CONFIG FUNCTION LATENCY MEMORY MODULE OBJECT SCRIPT SLOWLOG"),
             ("admin no_async_loading no_multi noscript", "SAVE"),
             ("admin no_async_loading noscript", "BGSAVE"),
             ("allow_busy fast loading no_auth noscript stale", "AUTH HELLO QUIT RESET"),

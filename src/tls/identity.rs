@@ -92,6 +92,25 @@ impl Identity {
     }
 }
 
+/// The name by which the certificate of a client names a user: the last part of `hatokuse://<cluster>/client/<name>`, or
+/// its common name where it has no such name. That it is valid was checked.
+pub fn user_of(certificate: &[u8]) -> Option<String> {
+    match Identity::of(certificate) {
+        Ok(Identity { role: Role::Client(name), .. }) => return Some(name),
+        Ok(_) => return None,
+        Err(_) => {}
+    }
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    if uris(&parsed).any(|name| name.starts_with(SCHEME)) {
+        return None;
+    }
+    let mut names = parsed.subject().iter_common_name();
+    match (names.next(), names.next()) {
+        (Some(name), None) => name.as_str().ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
 fn uris<'a>(certificate: &'a X509Certificate<'a>) -> impl Iterator<Item = &'a str> {
     let names = certificate.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
     names.into_iter().flatten().filter_map(|name| match name {

@@ -26,7 +26,7 @@ pub use self::blocking::Blocking;
 pub use self::cluster::{Callee, Cluster, Mode};
 pub use self::dialer::{ClientFiles, Dialer};
 pub use self::explain::{explain, is_refusal};
-pub use self::identity::{Identity, Role};
+pub use self::identity::{Identity, Role, user_of};
 pub use self::material::Files;
 pub use self::renewal::{Renews, watch};
 pub use self::stream::Stream;

@@ -73,6 +73,7 @@ fn rows() -> Vec<Row> {
             vec![Begin, Append(vec![commit("c", 4), removed(2), successor(2)]), Append(vec![removed(1)])],
         ),
         row("journal, the time", closed(), vec![Begin, Append(time(1_000, 50)), Append(time(2_000, 1_050))]),
+        row("journal, users", closed(), vec![Begin, Append(vec![user("a")]), Append(vec![user("b"), user("c")])]),
         row("journal, clean stop", some(), vec![Begin, Append(vec![commit("c", 4)]), Append(vec![Record::Closed])]),
         row(
             "journal, a transaction",
@@ -127,6 +128,10 @@ fn member(node: u32) -> Record {
 
 fn time(unix_ms: u64, since_boot_ms: u64) -> Vec<Record> {
     vec![Record::Event(Event::Time(unix_ms)), Record::Clock { unix_ms, since_boot_ms }]
+}
+
+fn user(name: &str) -> Record {
+    Record::Event(Event::User { name: name.to_owned(), rules: Some(b"on nopass ~* +@all".to_vec()) })
 }
 
 fn removed(node: u32) -> Record {
@@ -304,6 +309,7 @@ impl Told {
                 Event::Aborted { name } => standing(*name).is_none_or(|standing| standing == Standing::Aborted),
                 Event::Tolerance(tolerance) => state.tolerance() == Some(usize::from(*tolerance)),
                 Event::Time(time) => state.time() >= *time,
+                Event::User { name, rules } => state.users().get(name) == rules.as_ref(),
             };
             assert!(there, "{what}: {event:?} was acknowledged and is gone; {:?}", found.trust);
         }

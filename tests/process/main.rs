@@ -41,3 +41,4 @@ mod support_load;
 mod tls;
 #[path = "../tools/mod.rs"]
 mod tools;
+mod users;

@@ -150,7 +150,8 @@ fn the_largest_number_of_a_node_is_one_like_any_other() {
 fn a_node_on_all_addresses_is_reached_where_the_leader_sees_it() {
     let home = folder();
     let register = Register::start(1, 1);
-    let args = ["node", "--id", "7", "--port", "0", "--host", "0.0.0.0", "--leader", register.grpc_addr()];
+    let args =
+        ["node", "--id", "7", "--port", "0", "--host", "0.0.0.0", "--insecure", "--leader", register.grpc_addr()];
     let node = Server::start(home.path(), &args);
     let ready = node.says("node 7 ready grpc=0.0.0.0:");
     let port = ready.rsplit(':').next().unwrap();

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::time::ASN1Time;
 
+use crate::resp::Redis;
 use crate::support::{PATIENCE, Register, Server, Wire, eventually, folder, hatokuse, refused_leader, run, tells};
 
 /// A folder with an authority, the certificates of a leader and two nodes, and one of a client.
@@ -391,4 +392,31 @@ fn a_cluster_goes_over_to_tls_one_process_after_the_other_and_nothing_is_refused
         });
         assert_eq!(reply, "VALUE v");
     }
+}
+
+#[test]
+fn who_shows_a_certificate_is_the_user_of_its_name() {
+    let home = folder();
+    let certs = certificates(home.path());
+    issue::certificate(&certs, Role::Client("stranger".to_owned()), &[], 1).unwrap();
+    let register = Register::with(1, 1, home, |builder| {
+        let asks = ["--tls-ca".to_owned(), path(&certs, "ca.pem"), "--tls-clients".to_owned(), "optional".to_owned()];
+        builder.leader_args(served(&certs).into_iter().chain(asks))
+    });
+    let addr = tls(&register);
+    let mut admin = Redis::to(register.addr());
+    for rules in ["ACL SETUSER app on ~app:* +@all", "ACL SETUSER ops on >word +@all ~*", "ACL SETUSER default off"] {
+        assert_eq!(admin.say(rules), "+OK");
+    }
+    let mut app = dial(&addr, &certs, Some("app")).unwrap();
+    assert_eq!(ask(&mut app, "SET app:1 x").unwrap(), "OK");
+    tells(&ask(&mut app, "GET other").unwrap(), &["ERROR DENIED", "user app"]);
+    assert_eq!(ask(&mut app, "AUTH ops word").unwrap(), "OK");
+    tells(&ask(&mut app, "GET other").unwrap(), &["NOT_FOUND"]);
+    // A certificate is no password: who has none of a user's, or is none, says who he is.
+    for who in [Some("stranger"), None] {
+        tells(&ask(&mut dial(&addr, &certs, who).unwrap(), "GET app:1").unwrap(), &["ERROR NOAUTH"]);
+    }
+    assert_eq!(admin.say("ACL SETUSER app off"), "+OK");
+    tells(&ask(&mut dial(&addr, &certs, Some("app")).unwrap(), "GET app:1").unwrap(), &["ERROR NOAUTH"]);
 }

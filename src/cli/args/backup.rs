@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
+use super::login::LoginArgs;
 use super::tls::ClientTlsArgs;
-use super::{duration, host_and_port, read_password};
+use super::{duration, host_and_port};
 use crate::backup;
 
 #[derive(Debug, Args)]
@@ -21,9 +22,8 @@ pub(in crate::cli) struct BackupArgs {
     /// How long to wait for a connection
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// File whose first line is the password of a leader that asks for one
-    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
-    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    login: LoginArgs,
     #[command(flatten)]
     tls: ClientTlsArgs,
 }
@@ -51,9 +51,8 @@ pub(in crate::cli) struct RestoreArgs {
     /// How long to wait for a connection
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// File whose first line is the password of a leader that asks for one
-    #[arg(long, env = "HATOKUSE_PASSWORD_FILE", value_name = "FILE")]
-    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    login: LoginArgs,
     #[command(flatten)]
     tls: ClientTlsArgs,
 }
@@ -65,7 +64,7 @@ impl BackupArgs {
             addr: self.addr,
             tls: self.tls.dialer()?,
             timeout: self.timeout,
-            password: self.password_file.as_deref().map(read_password).transpose()?,
+            credentials: self.login.credentials()?,
             plain,
         })
     }
@@ -83,7 +82,7 @@ impl RestoreArgs {
             addr: self.addr,
             tls: self.tls.dialer()?,
             timeout: self.timeout,
-            password: self.password_file.as_deref().map(read_password).transpose()?,
+            credentials: self.login.credentials()?,
             existing,
             verify: self.verify,
             dry_run: self.dry_run,

@@ -101,7 +101,8 @@ impl LeaderTlsArgs {
             crl: tls_crl.clone(),
         };
         let (acceptor, renews) = Acceptor::for_clients(files, certs).map_err(|why| anyhow!(why))?;
-        Ok(Some(Encrypted { acceptor, renews }))
+        let asks_for_certificates = certs != ClientCerts::No;
+        Ok(Some(Encrypted { acceptor, asks_for_certificates, renews }))
     }
 }
 

@@ -56,6 +56,13 @@ pub enum Event {
     Tolerance(u8),
     /// The register's time has come so far, in milliseconds since 1970: it never goes back behind this.
     Time(u64),
+    /// This is what a user is from here on, or there is none of this name any more.
+    User {
+        /// Its name.
+        name: String,
+        /// The rules that make it; none: it is gone. What they mean is not looked at here.
+        rules: Option<Vec<u8>>,
+    },
 }
 
 impl Event {

@@ -24,6 +24,7 @@ enum Step {
     Tolerance(u8),
     Begin(bool),
     Time(u64),
+    User(u8, Option<u8>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..=7u8).prop_map(Step::Tolerance),
         1 => any::<bool>().prop_map(Step::Begin),
         1 => (0..9u64).prop_map(Step::Time),
+        1 => (0..3u8, any::<Option<u8>>()).prop_map(|(name, rules)| Step::User(name, rules)),
     ]
 }
 
@@ -131,6 +133,10 @@ impl Story {
             Step::Drain(node, on) => self.events.push(Event::Draining { node: NodeId(node), on }),
             Step::Tolerance(tolerance) => self.events.push(Event::Tolerance(tolerance)),
             Step::Time(unix_ms) => self.events.push(Event::Time(unix_ms)),
+            Step::User(name, rules) => {
+                let rules = rules.map(|rules| vec![rules; 3]);
+                self.events.push(Event::User { name: format!("user{name}"), rules });
+            }
             Step::Begin(hears_all) => {
                 self.epoch += 1;
                 let leadership = Leadership { cluster_id: uuid(99), epoch: Epoch(self.epoch) };
@@ -146,6 +152,7 @@ fn said(state: &State) -> String {
         format!("{:?} of {:?}, {:?} copies", state.last(), state.runs(), state.tolerance()),
         format!("{:?}, draining {:?}", state.members().collect::<Vec<_>>(), state.draining()),
         format!("removed {:?}", state.removed()),
+        format!("{} ms, users {:?}", state.time(), state.users()),
         format!("{:?}", state.prepared().all(|standing| standing != Standing::Forward)),
         format!("aborted {:?}", state.prepared().all(|standing| standing == Standing::Aborted)),
     ];

@@ -76,6 +76,8 @@ pub(super) struct Said {
     pub(super) library_version: String,
     pub(super) version: u8,
     pub(super) command: &'static str,
+    /// The name of its user.
+    pub(super) user: String,
     pub(super) at: Instant,
 }
 
@@ -115,6 +117,7 @@ impl Clients {
             library_version: String::new(),
             version: 2,
             command: "",
+            user: crate::acl::DEFAULT.to_owned(),
             at: now,
         };
         let kill = CancellationToken::new();
@@ -151,7 +154,7 @@ impl Seat {
         // A string takes everything.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 cmd={} user=default resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 cmd={} user={} resp={} lib-name={} lib-ver={}",
             self.number,
             self.peer,
             self.own,
@@ -159,6 +162,7 @@ impl Seat {
             self.began.elapsed().as_secs(),
             said.at.elapsed().as_secs(),
             said.command.to_lowercase(),
+            said.user,
             said.version,
             said.library,
             said.library_version

@@ -14,6 +14,7 @@ use super::Door;
 use super::clients::Taken;
 use super::cuts::Why;
 use super::outbox::Outbox;
+use super::rights::Rights;
 use super::session::Session;
 use super::text::TextTalk;
 use crate::error::Refusal;
@@ -22,7 +23,7 @@ use crate::leader::shares::{Room, Share};
 use crate::protocol::resp::Value;
 use crate::protocol::text::encode_reply;
 use crate::protocol::{Finding, Reply};
-use crate::tls::Stream;
+use crate::tls::{self, Stream};
 
 /// Bytes a second that a line has to grow by, and that replies have to be taken with.
 const SLOWEST: u64 = 1024;
@@ -109,9 +110,11 @@ impl Connection {
         stream.tcp().set_nodelay(true)?;
         let cut = CancellationToken::new();
         let (share, partial) = (Arc::new(coordinator.pot().share(cut.clone())), door.partial.share(cut.clone()));
+        let taken = Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?));
+        let rights = Rights::new(&door, taken.clone(), stream.certificate().and_then(tls::user_of).as_deref());
         Ok(Self {
-            taken: Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?)),
-            talk: Talk::Text(TextTalk::new(&door)),
+            taken,
+            talk: Talk::Text(TextTalk::new(&door, rights)),
             stream,
             coordinator,
             door,
@@ -373,7 +376,7 @@ impl Connection {
     fn decode(&mut self) -> Result<(), ()> {
         let before = self.talk.len();
         let unfinished = match &mut self.talk {
-            Talk::Text(text) => text.decode(&self.door, &mut self.buffer)?,
+            Talk::Text(text) => text.decode(&mut self.buffer)?,
             Talk::Resp(session) => session.decode(&mut self.buffer),
         };
         if let Talk::Text(text) = &self.talk
@@ -381,7 +384,8 @@ impl Connection {
             && !text.is_asked()
         {
             let (door, leader, share) = (self.door.clone(), self.coordinator.clone(), self.share.clone());
-            self.talk = Talk::Resp(Box::new(Session::new(door, leader, share, self.taken.clone(), text.allowed)));
+            self.talk =
+                Talk::Resp(Box::new(Session::new(door, leader, share, self.taken.clone(), text.rights.clone())));
             self.window = None;
             return self.decode();
         }

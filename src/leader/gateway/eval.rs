@@ -39,7 +39,8 @@ impl Session {
             _ => self.door.scripts.load(&words[1], Source::Evaluated).await?,
         };
         let reads_only = matches!(op, ScriptOp::EvalRo | ScriptOp::EvalShaRo);
-        Ok(Call { script, keys, args, reads_only, max_message: self.door.settings.max_message })
+        let (rights, max_message) = (self.rights.clone(), self.door.settings.max_message);
+        Ok(Call { script, keys, args, reads_only, rights, max_message })
     }
 
     /// Runs a script at one instant.

@@ -3,6 +3,36 @@
 use crate::protocol::resp::Value;
 use crate::protocol::table::ToolOp;
 
+/// Of ACL.
+pub(super) const ACL: &[&str] = &[
+    "CAT [<category>]",
+    "    List all commands that belong to <category>, or all command categories",
+    "    when no category is specified.",
+    "DELUSER <username> [<username> ...]",
+    "    Delete a list of users.",
+    "DRYRUN <username> <command> [<arg> ...]",
+    "    Returns whether the user can execute the given command without executing the command.",
+    "GETUSER <username>",
+    "    Get the user's details.",
+    "GENPASS [<bits>]",
+    "    Generate a secure 256-bit user password. The optional `bits` argument can",
+    "    be used to specify a different size.",
+    "LIST",
+    "    Show users with the rules that make them.",
+    "LOAD",
+    "    Refused: users are in the leader's log.",
+    "LOG [<count> | RESET]",
+    "    Show what was denied of late.",
+    "SAVE",
+    "    Refused: users are in the leader's log.",
+    "SETUSER <username> <attribute> [<attribute> ...]",
+    "    Create or modify a user with the specified attributes.",
+    "USERS",
+    "    List all the registered usernames.",
+    "WHOAMI",
+    "    Return the current connection username.",
+];
+
 /// Of CLIENT.
 pub(super) const CLIENT: &[&str] = &[
     "GETNAME",

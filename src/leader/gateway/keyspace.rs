@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::glob::Pattern;
 use super::refused::{NOT_AN_INTEGER, SYNTAX, error, told};
 use super::session::{Session, bytes_of};
 use crate::leader::coordinator::{Coordinator, Request};
+use crate::protocol::glob::Pattern;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::Protocol;
@@ -14,6 +14,9 @@ use crate::types::MessageId;
 
 /// Ids that KEYS and FLUSHALL look at in one step.
 const STEP: usize = 1000;
+
+/// Ids that are drawn for a RANDOMKEY before it goes through them.
+const GUESSES: usize = 16;
 
 /// Bytes that one answer of KEYS may have.
 const MOST_KEYS_BYTES: usize = 64 << 20;
@@ -123,7 +126,10 @@ impl Session {
         let ids = match pattern {
             _ if !type_is_ours => Vec::new(),
             Some(pattern) => self.matching(&pattern, all).await?,
-            None => all,
+            None => {
+                self.rights.readable(&mut all);
+                all
+            }
         };
         let next = if place == 0 { 0 } else { place | self.door.run };
         Ok(Value::Array(vec![Value::text(next.to_string()), Value::Array(ids.iter().map(bytes_of).collect())]))
@@ -136,8 +142,35 @@ impl Session {
         self.coordinator.scan(cursor, count).await.map_err(|why| self.told(why))
     }
 
+    /// Any id that may be read: where these are few, the next one behind some place.
+    pub(super) async fn random_id(&self) -> Result<Option<MessageId>, String> {
+        for _ in 0..GUESSES {
+            let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
+            let mut readable = Vec::from_iter(id);
+            let found = !readable.is_empty();
+            self.rights.readable(&mut readable);
+            if !found || !readable.is_empty() {
+                return Ok(readable.pop());
+            }
+        }
+        let mut cursor = 0;
+        loop {
+            let (next, mut ids) = self.walk(cursor, STEP).await?;
+            self.rights.readable(&mut ids);
+            if let Some(at) = ids.len().checked_sub(1) {
+                return Ok(Some(ids.swap_remove(fastrand::usize(..=at))));
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(None);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Those that match; where that takes long, away from the threads that serve.
     async fn matching(&self, pattern: &Pattern, mut ids: Vec<MessageId>) -> Result<Vec<MessageId>, String> {
+        self.rights.readable(&mut ids);
         if ids.iter().map(|id| pattern.most_steps(id.as_bytes().len())).sum::<usize>() <= QUICK {
             ids.retain(|id| pattern.matches(id.as_bytes()));
             return Ok(ids);

@@ -3,6 +3,7 @@
 //! A connection speaks the text protocol until a line begins with `*`: from then on it speaks the Redis
 //! protocol, which `session`, `data` and `server` carry out. Limits are the same for both.
 
+mod acl;
 mod backup;
 mod bits;
 mod clients;
@@ -13,7 +14,6 @@ mod deadlines;
 mod entrance;
 mod eval;
 mod floats;
-mod glob;
 mod heavy;
 mod help;
 mod keyspace;
@@ -22,6 +22,7 @@ mod multi;
 mod outbox;
 mod pipeline;
 mod refused;
+mod rights;
 mod run;
 mod script;
 mod server;
@@ -43,10 +44,12 @@ use self::connection::Connection;
 use self::cuts::Cuts;
 pub use self::entrance::Entrance;
 use self::heavy::Heavy;
+pub(super) use self::rights::{check_command, noted, refusal};
 use self::script::Scripts;
 use super::coordinator::Coordinator;
 use super::every;
 use super::shares::{Pot, Size};
+use super::users::Users;
 use crate::error::Refusal;
 use crate::process::memory;
 use crate::protocol::Reply;
@@ -71,7 +74,7 @@ pub struct Settings {
     pub max_message: usize,
     /// What clients may take.
     pub limits: Limits,
-    /// What a client has to give before anything else.
+    /// The password of user `default`, from a file.
     pub password: Option<String>,
     /// FLUSHALL and FLUSHDB delete everything, instead of being refused.
     pub allow_flush: bool,
@@ -86,6 +89,7 @@ pub struct Settings {
 #[derive(Debug)]
 struct Door {
     settings: Settings,
+    users: Arc<Users>,
     clients: Arc<Clients>,
     /// Bytes of unfinished requests, of all connections.
     partial: Arc<Pot>,
@@ -98,14 +102,6 @@ struct Door {
     walk: Semaphore,
     /// What cursors of SCAN have of this run of the leader.
     run: u64,
-}
-
-impl Door {
-    /// Whether this is the password.
-    fn check_password(&self, given: &[u8]) -> Result<(), Refusal> {
-        let right = self.settings.password.as_deref().unwrap_or_default();
-        if is_password(right, given) { Ok(()) } else { Err(Refusal::WrongPassword) }
-    }
 }
 
 /// Whether this is the password, in the same time wherever they differ.
@@ -140,12 +136,13 @@ const FIRST_BYTE: Duration = Duration::from_millis(250);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes clients until the leader stops.
-pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, settings: Settings) {
+pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users: Arc<Users>, settings: Settings) {
     let places = Arc::new(Semaphore::new(settings.limits.max_clients.min(Semaphore::MAX_PERMITS)));
     let partings = Arc::new(Semaphore::new(MOST_PARTINGS));
     let door = Arc::new(Door {
         partial: Pot::new(Size::of(settings.limits.max_partial_bytes, memory())),
         settings,
+        users,
         clients: Arc::default(),
         cuts: Cuts::default(),
         heavy: Heavy::start(),

@@ -3,13 +3,16 @@
 use tokio::time::Instant;
 
 use super::refused::{error, select};
+use super::run::DENIED;
 use super::script::{Call, Interpreter, Killed};
 use super::server::{NO_SNAPSHOT, OF_TEXT, config_set_refused};
 use super::session::{Session, keys_of};
 use super::{data, keyspace};
+use crate::acl::Denied;
 use crate::error::Refusal;
 use crate::leader::shares::{Room, Share};
 use crate::leader::transaction::{Need, Transaction};
+use crate::leader::users::Context;
 use crate::protocol::resp::{Value, WORD_COST, Words};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, ScriptOp, ServerOp, SessionOp, Spec};
 use crate::types::{Deadline, MessageId, Payload};
@@ -106,6 +109,12 @@ impl Session {
         }
         let mut steps: Vec<Step> = Vec::with_capacity(queued.requests.len());
         for (spec, words) in queued.requests {
+            // Its rights may have changed since it was queued.
+            if let Err(denied) = self.rights.check(spec, &words, Context::Multi) {
+                self.count_wrong([Some(DENIED)]);
+                steps.push(Step::Wrong(denied_since(denied)));
+                continue;
+            }
             steps.push(match spec.op {
                 Op::Script(op) if op != ScriptOp::Script => self
                     .script_call(op, spec, &words)
@@ -157,6 +166,18 @@ impl Session {
         self.room = Some(room);
         Ok(Value::Array(values))
     }
+}
+
+/// What is said of a command that could be queued, and may not be run.
+fn denied_since(denied: Denied) -> String {
+    let reason = match denied {
+        Denied::Command => "no permission to execute the command or subcommand",
+        Denied::Key(_) => "no permission to touch the specified keys",
+    };
+    format!(
+        "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is \
+         no longer allowed for the following reason: {reason}"
+    )
 }
 
 /// Runs all commands at one instant; gives what they came to, with the room that the replies need.

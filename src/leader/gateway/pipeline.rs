@@ -95,7 +95,7 @@ impl Steps {
 impl Session {
     /// Works on the commands at the front that go together, if there are several; gives their replies in order.
     pub(super) async fn run_together(&mut self, most: usize) -> Option<Vec<Value>> {
-        if self.queued.is_some() || !self.allowed || most < MOST {
+        if self.queued.is_some() || !self.rights.is_known() || most < MOST {
             return None;
         }
         let mut together = Steps::default();
@@ -104,7 +104,8 @@ impl Session {
             Asked::Words(words) => Some(words),
             Asked::TooLong { .. } => None,
         });
-        for ready in words.map_while(Ready::of) {
+        let ready = |words: &Words| Ready::of(words).filter(|ready| self.rights.allow(ready.spec, words).is_ok());
+        for ready in words.map_while(ready) {
             let name = ready.spec.name;
             if !together.take(ready) {
                 break;

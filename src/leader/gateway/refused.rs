@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use super::rights::full_name;
 use super::script;
+use crate::acl::Denied;
 use crate::cluster::Cluster;
 use crate::error::Refusal;
 use crate::leader::coordinator::Coordinator;
@@ -30,6 +32,17 @@ pub(super) fn wrong_count(spec: &Spec, why: WrongCount) -> String {
         (_, WrongCount::TooMany) => "ERR Number of keys can't be greater than number of args",
     };
     text.to_owned()
+}
+
+/// What is said of a request that its user may not have run.
+pub(super) fn denial(spec: &Spec, words: &Words, denied: Denied) -> String {
+    match denied {
+        Denied::Command => {
+            let name = full_name(spec, words.get(1).map(|word| &**word));
+            format!("NOPERM this user has no permissions to run the '{name}' command")
+        }
+        Denied::Key(_) => "NOPERM this user has no permissions to access one of the keys used as arguments".to_owned(),
+    }
 }
 
 /// There is one database, number 0.
@@ -85,6 +98,7 @@ pub(super) fn class(refusal: &Refusal, unavailable: impl FnOnce() -> &'static st
         Refusal::Unavailable(_) => unavailable(),
         Refusal::NoAuth => "NOAUTH",
         Refusal::WrongPassword => "WRONGPASS",
+        Refusal::Denied(_) => "NOPERM",
         Refusal::Unknown(_) | Refusal::Lost(_) | Refusal::NotFound => refusal.code(),
     }
 }

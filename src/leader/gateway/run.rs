@@ -19,8 +19,18 @@ use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{CopyRecord, Deadline, MessageId, NodeId, Payload};
 
 impl Session {
-    /// Runs a command.
+    /// Runs a command, and notes those of operators.
     pub(super) async fn run(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
+        let done = self.carry_out(spec, words).await;
+        let outcome = match &done {
+            Ok(Value::Error(why)) | Err(why) => Err(why.as_str()),
+            Ok(_) => Ok(()),
+        };
+        self.rights.audit(spec, words, outcome);
+        done
+    }
+
+    async fn carry_out(&mut self, spec: &'static Spec, words: &Words) -> Result<Value, String> {
         match spec.op {
             Op::Data(op) => self.run_data(op, spec, words).await,
             Op::Session(op) => self.run_session(op, spec, words).await,
@@ -52,7 +62,7 @@ impl Session {
             SessionOp::Reset => {
                 (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
-                self.allowed = self.door.settings.password.is_none();
+                self.rights.reset();
                 let mut said = self.taken.seat.said();
                 (said.name, said.version) = (String::new(), 2);
                 return Ok(Value::Simple("RESET"));
@@ -73,7 +83,7 @@ impl Session {
             KeyspaceOp::Keys => self.keys(&words[1]).await,
             KeyspaceOp::Scan => self.scan(words).await,
             KeyspaceOp::RandomKey => {
-                let id = self.coordinator.random_id(fastrand::u64(..)).await.map_err(|why| self.told(why))?;
+                let id = self.random_id().await?;
                 Ok(id.map_or(Value::Nil, |id| bytes_of(&id)))
             }
             KeyspaceOp::Backup => self.back_up(words).await,
@@ -188,6 +198,9 @@ impl Session {
 
 /// The code of a request that is wrong in itself.
 pub(super) const BAD_COMMAND: &str = "BAD_COMMAND";
+
+/// That of one which its user may not have run.
+pub(super) const DENIED: &str = "DENIED";
 
 /// How a request for messages ended, for the counts.
 pub(super) fn outcome(writes: bool, done: &Result<Value, Refusal>) -> Outcome {

@@ -8,8 +8,11 @@ use super::help;
 use super::refused::{SYNTAX, error, wrong_count};
 use super::session::{Replies, Session};
 use crate::VERSION;
+use crate::acl::{DEFAULT, UserName};
 use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
+use crate::leader::users::NotLetIn;
+use crate::protocol::glob;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{self, COMMANDS, ServerOp, Spec};
 use crate::telemetry::Meter;
@@ -27,17 +30,19 @@ type Filter = Box<dyn Fn(&Seat) -> bool>;
 impl Session {
     pub(super) async fn tell_of_server(&mut self, op: ServerOp, words: &Words) -> Result<Value, String> {
         match op {
-            ServerOp::Hello => self.hello(words),
+            ServerOp::Acl => self.acl(words).await,
+            ServerOp::Hello => self.hello(words).await,
             ServerOp::Auth => {
                 if words.len() > 3 {
                     return error(SYNTAX);
                 }
-                if words.len() == 2 && self.door.settings.password.is_none() {
+                if words.len() == 2 && self.rights.users().are_open() {
                     return error(
                         "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
                     );
                 }
-                self.authenticate(if words.len() == 3 { &words[1] } else { b"default" }, &words[words.len() - 1])
+                let user = if words.len() == 3 { &*words[1] } else { DEFAULT.as_bytes() };
+                self.authenticate(user, &words[words.len() - 1]).await
             }
             ServerOp::Client => self.client(words),
             ServerOp::Command => command(words),
@@ -56,23 +61,14 @@ impl Session {
         }
     }
 
-    fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Result<Value, String> {
-        // There is one user, as in a Redis without access lists.
-        if user != b"default" {
-            return error("WRONGPASS invalid username-password pair or user is disabled.");
-        }
-        // Without a password any is right.
-        if self.door.settings.password.is_none() {
-            return Ok(OK);
-        }
-        self.door
-            .check_password(password)
-            .map_err(|_| "WRONGPASS invalid username-password pair or user is disabled.")?;
-        self.allowed = true;
-        Ok(OK)
+    async fn authenticate(&mut self, user: &[u8], password: &[u8]) -> Result<Value, String> {
+        self.rights.log_in(user, password).await.map(|()| OK).map_err(|why| match why {
+            NotLetIn::Wrong => format!("WRONGPASS {why}"),
+            NotLetIn::TooMany => format!("ERR {why}"),
+        })
     }
 
-    fn hello(&mut self, words: &Words) -> Result<Value, String> {
+    async fn hello(&mut self, words: &Words) -> Result<Value, String> {
         let version = match words.get(1).map(|word| number(word)) {
             None => self.version,
             Some(Some(version @ (2 | 3))) => version as u8,
@@ -83,7 +79,7 @@ impl Session {
         while let Some(option) = words.get(at) {
             match option.to_ascii_uppercase().as_slice() {
                 b"AUTH" if words.len() > at + 2 => {
-                    self.authenticate(&words[at + 1], &words[at + 2])?;
+                    self.authenticate(&words[at + 1], &words[at + 2]).await?;
                     at += 3;
                 }
                 b"SETNAME" if words.len() > at + 1 => {
@@ -93,7 +89,7 @@ impl Session {
                 _ => return Err(format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option))),
             }
         }
-        if !self.allowed {
+        if !self.rights.is_known() {
             return error(
                 "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
             );
@@ -202,8 +198,13 @@ impl Session {
                 }
                 b"ADDR" => filters.push(Box::new(move |seat| seat.peer.to_string() == value)),
                 b"LADDR" => filters.push(Box::new(move |seat| seat.own.to_string() == value)),
-                b"USER" if value == "default" => {}
-                b"USER" => return Err(format!("ERR No such user '{value}'")),
+                b"USER" => {
+                    let name = UserName::from_bytes(&words[place + 1]).ok();
+                    if name.and_then(|name| self.rights.users().get(&name)).is_none() {
+                        return Err(format!("ERR No such user '{value}'"));
+                    }
+                    filters.push(Box::new(move |seat| seat.said().user == value));
+                }
                 b"TYPE" => {
                     let normal = is_normal(&words[place + 1])?;
                     filters.push(Box::new(move |_| normal));
@@ -242,7 +243,7 @@ impl Session {
             (b"HELP", 2) => help::of("CONFIG", help::CONFIG),
             (b"GET", 3..) => {
                 let patterns: Vec<_> = words[2..].iter().map(|word| word.to_ascii_lowercase()).collect();
-                let asked = |name: &str| patterns.iter().any(|pattern| super::glob::matches(pattern, name.as_bytes()));
+                let asked = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
                 let settings = self.settings().into_iter().filter(|(name, _)| asked(name));
                 Value::Map(settings.map(|(name, value)| (Value::text(name), Value::text(value))).collect())
             }
@@ -422,7 +423,7 @@ fn command(words: &Words) -> Result<Value, String> {
         (b"LIST", 2) => names(|_| true),
         (b"LIST", 5) if words[2].eq_ignore_ascii_case(b"FILTERBY") => {
             match words[3].to_ascii_uppercase().as_slice() {
-                b"PATTERN" => names(|name| super::glob::matches(&words[4].to_ascii_lowercase(), name.as_bytes())),
+                b"PATTERN" => names(|name| glob::matches(&words[4].to_ascii_lowercase(), name.as_bytes())),
                 // There are no modules, and the categories of access lists are not kept here.
                 b"MODULE" | b"ACLCAT" => names(|_| false),
                 _ => return error(SYNTAX),

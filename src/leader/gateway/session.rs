@@ -15,12 +15,14 @@ use super::connection::{Flow, QUEUED_REQUESTS};
 use super::deadlines;
 use super::multi::Queued;
 use super::outbox::Outbox;
-use super::refused::{told, unknown, unknown_subcommand, wrong_count, wrong_number};
-use super::run::BAD_COMMAND;
+use super::refused::{denial, told, unknown, unknown_subcommand, wrong_count, wrong_number};
+use super::rights::Rights;
+use super::run::{BAD_COMMAND, DENIED};
 use crate::error::Refusal;
 use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::{Room, Share};
+use crate::leader::users::Context;
 use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words};
 use crate::protocol::table::{self, Misfit, Op, SessionOp, Spec};
 use crate::protocol::{Command, Reply};
@@ -55,8 +57,7 @@ pub(super) struct Session {
     plain: VecDeque<Request>,
     /// Of the protocol.
     pub(super) version: u8,
-    /// The password was given, or none is asked for.
-    pub(super) allowed: bool,
+    pub(super) rights: Rights,
     pub(super) queued: Option<Queued>,
     pub(super) watched: BTreeMap<MessageId, Option<Version>>,
     pub(super) replies: Replies,
@@ -71,7 +72,7 @@ impl Session {
         coordinator: Arc<Coordinator>,
         share: Arc<Share>,
         taken: Arc<Taken>,
-        allowed: bool,
+        rights: Rights,
     ) -> Self {
         Self {
             decoder: RequestDecoder::new(door.settings.max_message + SPARE_WORD),
@@ -83,7 +84,7 @@ impl Session {
             fault: None,
             plain: VecDeque::new(),
             version: 2,
-            allowed,
+            rights,
             queued: None,
             watched: BTreeMap::new(),
             replies: Replies::All,
@@ -94,9 +95,10 @@ impl Session {
 
     /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> bool {
-        self.decoder.set_stranger(!self.allowed);
+        let is_known = self.rights.is_known();
+        self.decoder.set_stranger(!is_known);
         // What a stranger may send depends on whether the request before it was the right password.
-        let most = if self.allowed { QUEUED_REQUESTS } else { 1 };
+        let most = if is_known { QUEUED_REQUESTS } else { 1 };
         while self.requests.len() < most && self.fault.is_none() {
             match self.decoder.decode(buffer) {
                 Ok(Some(asked)) => self.requests.push_back(asked),
@@ -128,6 +130,7 @@ impl Session {
 
     /// Works on the next requests, as many as go together.
     pub(super) async fn work(&mut self, to: &mut Outbox) -> Flow {
+        self.rights.refresh();
         let replies = self.replies;
         to.mute = replies != Replies::All;
         let most = if replies == Replies::ButNext { 1 } else { QUEUED_REQUESTS };
@@ -191,7 +194,7 @@ impl Session {
     fn refuse_too_long(&mut self, name: &[u8], length: usize, limit: usize) -> Value {
         self.break_transaction();
         self.count_wrong([Some(BAD_COMMAND)]);
-        if !self.allowed {
+        if !self.rights.is_known() {
             return Value::Error("NOAUTH Authentication required.".to_owned());
         }
         let max_message = self.door.settings.max_message;
@@ -212,9 +215,15 @@ impl Session {
 
     /// A GET or SET without options, which needs nothing of the session.
     fn plain_of(&self, words: &Words) -> Option<Command> {
-        if self.queued.is_some() || !self.allowed {
+        if self.queued.is_some() || !self.rights.is_known() {
             return None;
         }
+        let command = self.plain_command(words)?;
+        // What is denied is told and noted where others are.
+        (self.rights.may_all() || self.rights.allow(table::find(&words[0])?, words).is_ok()).then_some(command)
+    }
+
+    fn plain_command(&self, words: &Words) -> Option<Command> {
         let is = |name: &[u8]| words[0].eq_ignore_ascii_case(name);
         match words.len() {
             2 if is(b"GET") => Some(Command::Get(MessageId::from_bytes(&words[1]).ok()?)),
@@ -284,8 +293,14 @@ impl Session {
             tracing::warn!("a client sent a line of HTTP, and is cut off: somebody makes a browser talk to the leader");
             return (None, Flow::Close);
         }
-        if !self.allowed && !spec.flags.contains(&"no_auth") {
+        if !self.rights.is_known() && !spec.flags.contains(&"no_auth") {
             return (Some(Value::Error("NOAUTH Authentication required.".to_owned())), Flow::On);
+        }
+        let context = if self.queued.is_some() { Context::Multi } else { Context::TopLevel };
+        if let Err(denied) = self.rights.check(spec, &words, context) {
+            self.break_transaction();
+            self.count_wrong([Some(DENIED)]);
+            return (Some(Value::Error(denial(spec, &words, denied))), Flow::On);
         }
         let at_once = matches!(
             spec.op,

@@ -9,13 +9,20 @@ use super::Door;
 use super::clients::Taken;
 use super::connection::{Flow, QUEUED_REQUESTS};
 use super::outbox::Outbox;
+use super::rights::{Rights, audited};
+use crate::acl::{DEFAULT, UserName};
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::Share;
+use crate::leader::users::NotLetIn;
 use crate::protocol::text::{CommandDecoder, Dialect, encode_reply, is_redis_line, message_of};
 use crate::protocol::{Command, Decoded, Reply};
 use crate::telemetry::served::Protocol;
 use crate::tls::FIRST_BYTE;
+use crate::types::Payload;
+
+/// What is said of too many passwords.
+const TOO_MANY: &str = "too many passwords are being checked, or were wrong";
 
 /// Requests of one connection, decoded ahead of their execution.
 #[derive(Debug)]
@@ -23,8 +30,9 @@ pub(super) struct TextTalk {
     decoder: CommandDecoder,
     dialect: Dialect,
     requests: VecDeque<Request>,
-    /// The password was given, or none is asked for.
-    pub(super) allowed: bool,
+    pub(super) rights: Rights,
+    /// A password is among the requests: what comes behind it is looked at when it is known whose it is.
+    waits_for_auth: bool,
     /// The next line begins a request of the Redis protocol.
     pub(super) turns_to_resp: bool,
     /// Nothing was read of this connection yet.
@@ -32,12 +40,13 @@ pub(super) struct TextTalk {
 }
 
 impl TextTalk {
-    pub(super) fn new(door: &Door) -> Self {
+    pub(super) fn new(door: &Door, rights: Rights) -> Self {
         Self {
             decoder: CommandDecoder::new(door.settings.max_message),
             dialect: door.settings.dialect,
             requests: VecDeque::new(),
-            allowed: door.settings.password.is_none(),
+            rights,
+            waits_for_auth: false,
             turns_to_resp: false,
             is_new: true,
         }
@@ -51,7 +60,8 @@ impl TextTalk {
     }
 
     /// Takes all whole requests out of the buffer, up to a bound; gives whether the last one has begun and not ended.
-    pub(super) fn decode(&mut self, door: &Door, buffer: &mut BytesMut) -> Result<bool, ()> {
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<bool, ()> {
+        self.rights.refresh();
         if !buffer.is_empty() && std::mem::take(&mut self.is_new) {
             // An empty line of CR LF and an array are what ends such lines; the Redis protocol passes over the first.
             let ends = |rest: &[u8]| rest.windows(5).any(|five| five == b"\r\n\r\n*");
@@ -62,14 +72,14 @@ impl TextTalk {
                 self.requests.extend([Err(Refusal::BadCommand(why.to_owned())), Ok(Command::Exit)]);
             }
         }
-        while self.requests.len() < QUEUED_REQUESTS && !self.turns_to_resp {
+        while self.requests.len() < QUEUED_REQUESTS && !self.turns_to_resp && !self.waits_for_auth {
             let turns = buffer.first() == Some(&b'*') || is_redis_line(buffer);
             if turns && self.decoder.is_between_lines() {
                 self.turns_to_resp = true;
                 break;
             }
             let request = match self.decoder.decode(buffer) {
-                Decoded::Item(command) => self.admit(door, command),
+                Decoded::Item(command) => self.admit(command),
                 // Whatever came before it has been asked by the same page in somebody's browser.
                 Decoded::Bad(Refusal::OtherProtocol) => return Err(()),
                 Decoded::Bad(refusal) => Err(refusal),
@@ -80,17 +90,35 @@ impl TextTalk {
         Ok(!self.turns_to_resp && self.decoder.is_inside_line(buffer))
     }
 
-    fn admit(&mut self, door: &Door, command: Command) -> Request {
+    fn admit(&mut self, command: Command) -> Request {
         match &command {
-            Command::Auth(password) => {
-                door.check_password(password)?;
-                self.allowed = true;
-            }
-            Command::Exit => {}
-            _ if !self.allowed => return Err(Refusal::NoAuth),
-            _ => {}
+            Command::Auth(_) => self.waits_for_auth = true,
+            command => self.rights.check_command(command)?,
         }
         Ok(command)
+    }
+
+    /// Logs in: with a name and a password if the first word is the name of a user, or else with the password of the
+    /// one that is there from the start.
+    async fn log_in(&mut self, words: &Payload) -> Reply {
+        self.waits_for_auth = false;
+        let pair = words.iter().position(|byte| *byte == b' ').map(|at| (&words[..at], &words[at + 1..]));
+        let is_user =
+            |name: &[u8]| UserName::from_bytes(name).ok().and_then(|name| self.rights.users().get(&name)).is_some();
+        let known = pair.filter(|(name, _)| is_user(name));
+        let mut told = match known {
+            Some((name, password)) => self.rights.log_in(name, password).await,
+            None => Err(NotLetIn::Wrong),
+        };
+        // That password may hold a space.
+        if known.is_none() {
+            told = self.rights.log_in(DEFAULT.as_bytes(), words).await;
+        }
+        match told {
+            Ok(()) => Reply::Done,
+            Err(NotLetIn::Wrong) => Reply::Refused(Refusal::WrongPassword),
+            Err(NotLetIn::TooMany) => Reply::Refused(Refusal::Busy(TOO_MANY)),
+        }
     }
 
     pub(super) fn is_asked(&self) -> bool {
@@ -115,7 +143,22 @@ impl TextTalk {
         to: &mut Outbox,
     ) -> Flow {
         let command = self.requests.front().map_or("", name_of);
+        if let Some(Ok(Command::Auth(words))) =
+            self.requests.pop_front_if(|request| matches!(request, Ok(Command::Auth(_))))
+        {
+            taken.note("AUTH", 1);
+            let reply = self.log_in(&words).await;
+            to.append(|out| encode_reply(&reply, out));
+            return Flow::On;
+        }
+        // It is the last of them.
+        let auth = self.requests.pop_back_if(|request| matches!(request, Ok(Command::Auth(_))));
+        let order = self.requests.front().and_then(|request| request.as_ref().ok()).and_then(audited);
         let (replies, room) = coordinator.execute_for(Some(share), &mut self.requests, Protocol::Text).await;
+        self.requests.extend(auth);
+        if let Some(order) = order {
+            self.rights.audit_order(&order, replies.first());
+        }
         taken.note(command, replies.len());
         to.keep(room);
         for reply in replies {

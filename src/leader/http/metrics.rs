@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::super::coordinator::Coordinator;
 use super::super::replication::NodeTimes;
+use super::super::users::Denials;
 use crate::VERSION;
 use crate::durable::Space;
 use crate::error::CODES;
@@ -28,6 +29,7 @@ pub(super) fn page(
     leader: &Coordinator,
     data_dir: &Path,
     certificates: &[Arc<dyn Renews>],
+    denials: &Denials,
 ) -> String {
     let cells = Protocol::ALL.into_iter().flat_map(|via| Operation::ALL.map(|op| (via, op)));
     let scripts = &leader.meters.scripts;
@@ -36,6 +38,7 @@ pub(super) fn page(
         served: cells.map(|(via, op)| (via, op, leader.meters.served.view(via, op))).collect(),
         node_times: leader.links.times().into_iter().flat_map(times_of).collect(),
         cuts: leader.meters.cuts.counts(),
+        denied: denials.counts(),
         scripts: scripts.counts(),
         script_threads: [&scripts.running, &scripts.stuck, &scripts.cached].map(|of| of.load(Ordering::Relaxed)),
         ready: leader.not_ready().is_none(),
@@ -60,6 +63,8 @@ struct Facts {
     node_times: Vec<(NodeId, Operation, TimesView)>,
     /// Clients that were cut off, by the reason.
     cuts: [(&'static str, u64); 3],
+    /// What users were denied, by the reason.
+    denied: [(&'static str, u64); 3],
     /// By how they ended.
     scripts: [(&'static str, u64); 4],
     /// Those at work, those stuck, and the scripts that are kept.
@@ -179,6 +184,16 @@ impl Page<'_> {
         let mut family =
             self.0.encode_descriptor("hatokuse_clients_cut", "Clients that were cut off", None, MetricType::Counter)?;
         for (reason, count) in facts.cuts {
+            let labels: Labels = vec![("reason", reason.to_owned())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let mut family = self.0.encode_descriptor(
+            "hatokuse_denied",
+            "Requests that users may not make, and wrong passwords",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in facts.denied {
             let labels: Labels = vec![("reason", reason.to_owned())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }

@@ -14,7 +14,7 @@ mod site;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,9 +142,10 @@ async fn serve(listener: TcpListener, tls: Option<Acceptor>, site: Site) -> io::
 }
 
 async fn connection(stream: Stream, site: Arc<Site>) {
+    let from = stream.peer_addr().map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip());
     let service = service_fn(move |request| {
-        let answer = site.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(&request, from).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_header_size(HEADER_BYTES).max_headers(HEADERS);

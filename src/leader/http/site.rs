@@ -24,11 +24,13 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::super::coordinator::Coordinator;
 use super::super::every;
-use super::super::gateway::is_password;
+use super::super::gateway::{self, is_password};
 use super::super::report::Reporter;
+use super::super::users::{Context, Users};
 use super::page::{self, Look};
 use super::{WATCHERS, api, charts, exposition, metrics};
 use crate::lock::Lock;
+use crate::protocol::Command;
 use crate::telemetry::Period;
 use crate::telemetry::served::{Second, Seconds};
 use crate::tls::Renews;
@@ -47,6 +49,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 #[derive(Debug)]
 pub(in crate::leader) struct Site {
     pub(super) coordinator: Arc<Coordinator>,
+    users: Arc<Users>,
     reporter: Lock<Reporter>,
     seconds: Lock<Seconds>,
     /// What readers of `/events` are told once a second.
@@ -75,10 +78,12 @@ impl Site {
         coordinator: Arc<Coordinator>,
         reporter: Reporter,
         data_dir: PathBuf,
+        users: Arc<Users>,
         address: SocketAddr,
     ) -> Self {
         Self {
             coordinator,
+            users,
             reporter: Lock::new(reporter),
             seconds: Lock::new(Seconds::new(HISTORY)),
             frames: watch::Sender::new(Bytes::new()),
@@ -170,8 +175,14 @@ impl Site {
     }
 
     /// Answers one request.
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        let mut response = self.judge(request).unwrap_or_else(|| self.route(request));
+    pub(super) async fn answer<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Body> {
+        let mut response = match self.judge(request) {
+            Some(response) => response,
+            None => match asked_id(request) {
+                None => self.route(request),
+                Some(id) => self.look_up(request, &id, from).await.unwrap_or_else(|| self.route(request)),
+            },
+        };
         let headers = response.headers_mut();
         for (name, value) in [
             (header::CACHE_CONTROL, "no-store"),
@@ -211,15 +222,36 @@ impl Site {
                 "this port is for this machine: name it localhost or by its address (a proxy has to send such a Host)\n",
             )),
             _ if !self.lets_in(request) => {
-                let mut response =
-                    text(StatusCode::UNAUTHORIZED, "this port asks for the token of --http-token-file\n");
                 // Browsers ask for a name as well, which may be any.
-                let asks = HeaderValue::from_static("Basic realm=\"hatokuse\", charset=\"UTF-8\"");
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, asks);
-                Some(response)
+                Some(asks_who("this port asks for the token of --http-token-file\n"))
             }
             _ => None,
         }
+    }
+
+    /// Why nobody is told here where a message is: it takes a user who may know that, or the token.
+    async fn look_up<B>(&self, request: &Request<B>, id: &[u8], from: IpAddr) -> Option<Response<Body>> {
+        if self.token.is_some() {
+            return None;
+        }
+        let login = match basic(request) {
+            Some((name, password)) => self.users.log_in(&name, &password, from).await.ok(),
+            None => self.users.anonymous(),
+        };
+        let Some(login) = login else {
+            return Some(asks_who("where a message is is told to users: give a name and a password\n"));
+        };
+        // What is no id is refused for that.
+        let id = api::typed(id).ok()?;
+        let command = Command::Where(id);
+        let denied = gateway::check_command(login.user(), &command).err()?;
+        let (name, (reason, object)) = (login.name().as_str(), gateway::noted(denied, &command));
+        self.users
+            .denials
+            .note((reason, Context::TopLevel), &object, name, || format!("addr={from} user={name} cmd=http"));
+        let refusal = gateway::refusal(name, denied, &command);
+        let body = serde_json::json!({ "error": refusal.code(), "message": refusal.to_string() }).to_string() + "\n";
+        Some(reply(StatusCode::FORBIDDEN, JSON, body))
     }
 
     /// Whether this request shows the token, or needs none: as a bearer's, or as the password of any name.
@@ -234,9 +266,7 @@ impl Site {
         if scheme.eq_ignore_ascii_case("bearer") {
             return is_password(token, value.trim().as_bytes());
         }
-        let decoded = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(value.trim()).ok()).flatten();
-        let password = decoded.as_deref().and_then(|pair| pair.splitn(2, |byte| *byte == b':').nth(1));
-        password.is_some_and(|password| is_password(token, password))
+        basic(request).is_some_and(|(_, password)| is_password(token, &password))
     }
 
     fn route<B>(&self, request: &Request<B>) -> Response<Body> {
@@ -248,7 +278,13 @@ impl Site {
                 Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
             },
             "/metrics" => {
-                let page = metrics::page(&self.view(), &self.coordinator, &self.data_dir, &self.certificates);
+                let page = metrics::page(
+                    &self.view(),
+                    &self.coordinator,
+                    &self.data_dir,
+                    &self.certificates,
+                    &self.users.denials,
+                );
                 let accepts = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
                 let mut response = match exposition::wants_openmetrics(accepts) {
                     true => reply(StatusCode::OK, exposition::OPEN_METRICS, page),
@@ -287,6 +323,34 @@ impl Site {
         let first = self.frame();
         let body = StreamBody::new(futures::stream::once(async { Ok(Frame::data(first)) }).chain(frames));
         stream_of_events(BodyExt::boxed(body))
+    }
+}
+
+/// Asks for a name and a password.
+fn asks_who(why: &'static str) -> Response<Body> {
+    let mut response = text(StatusCode::UNAUTHORIZED, why);
+    let asks = HeaderValue::from_static("Basic realm=\"hatokuse\", charset=\"UTF-8\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, asks);
+    response
+}
+
+/// The name and the password that a request gives.
+fn basic<B>(request: &Request<B>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (Some(shown), None) = (shown.next(), shown.next()) else { return None };
+    let (scheme, value) = shown.to_str().ok()?.split_once(' ')?;
+    let pair = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(value.trim()).ok()).flatten()?;
+    let at = pair.iter().position(|byte| *byte == b':')?;
+    Some((pair[..at].to_vec(), pair[at + 1..].to_vec()))
+}
+
+/// The id that a request asks about.
+fn asked_id<B>(request: &Request<B>) -> Option<Vec<u8>> {
+    let path = request.uri().path();
+    match path.strip_prefix("/api/message/") {
+        Some(id) => Some(percent_decode_str(id).collect()),
+        None if path == "/" => parameter(request.uri().query().unwrap_or_default(), "id"),
+        None => None,
     }
 }
 

@@ -119,6 +119,13 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
             out.push(17);
             out.extend_from_slice(&unix_ms.to_le_bytes());
         }
+        Event::User { name, rules } => {
+            out.push(if rules.is_some() { 19 } else { 20 });
+            // A name has at most 64 bytes.
+            out.push(name.len() as u8);
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(rules.as_deref().unwrap_or_default());
+        }
     }
 }
 
@@ -232,6 +239,12 @@ impl Record {
             11 => event(Event::Aborted { name: fields.version()? }),
             12 => event(Event::Removed(Removed { id: NodeId(fields.u32()?), uuid: Uuid(fields.array()?) })),
             17 => event(Event::Time(u64::from_le_bytes(fields.array()?))),
+            kind @ (19 | 20) => {
+                let length = fields.array::<1>()?[0].into();
+                let (name, rest) = fields.0.split_at_checked(length).ok_or("a record that is too short")?;
+                let name = std::str::from_utf8(name).map_err(|_| "a record with bad text")?.to_owned();
+                event(Event::User { name, rules: (kind == 19).then(|| rest.to_vec()) })
+            }
             18 => Ok(Self::Clock {
                 unix_ms: u64::from_le_bytes(fields.array()?),
                 since_boot_ms: u64::from_le_bytes(fields.array()?),
@@ -361,6 +374,8 @@ mod tests {
                 Event::Aborted { name: version },
                 Event::Removed(Removed { id: NodeId(version.sequence()), uuid: Uuid([7; 16]) }),
                 Event::Tolerance(1 + (version.0 % 7) as u8),
+                Event::User { name: "a".repeat(version.sequence() as usize % 65), rules: Some(b"on ~\xff".to_vec()) },
+                Event::User { name: "bob".to_owned(), rules: None },
                 Event::Commits(commits),
             ];
             for record in events.map(Record::Event) {

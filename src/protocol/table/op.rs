@@ -106,6 +106,7 @@ pub enum KeyspaceOp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is the command of its name, which the table explains")]
 pub enum ServerOp {
+    Acl,
     Auth,
     Client,
     Command,

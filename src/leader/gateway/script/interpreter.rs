@@ -15,15 +15,18 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, HookTriggers, Lua, LuaOptions, MultiValue, StdLib, Table, Value as LuaValue, VmState};
 
 use super::{Limits, Script, Sha, bit, cjson, cmsgpack, convert, redis};
+use crate::acl::Denied;
 use crate::leader::coordinator::ScriptMeters;
 use crate::leader::gateway::multi::View;
 use crate::leader::gateway::refused::select;
+use crate::leader::gateway::rights::Rights;
 use crate::leader::gateway::server::{REDIS_VERSION, time};
 use crate::leader::gateway::session::keys_of;
 use crate::leader::gateway::{OK, data};
 use crate::leader::transaction::Transaction;
+use crate::leader::users::Context;
 use crate::protocol::resp::{Value, Words, decimal};
-use crate::protocol::table::{self, Op, ServerOp, SessionOp};
+use crate::protocol::table::{self, Op, ServerOp, SessionOp, Spec};
 use crate::types::MessageId;
 
 /// Lua's name of a script's text, for its messages.
@@ -56,6 +59,8 @@ pub(in crate::leader::gateway) struct Call {
     pub(in crate::leader::gateway) args: Vec<Bytes>,
     /// It is not to write.
     pub(in crate::leader::gateway) reads_only: bool,
+    /// What whoever runs it may do.
+    pub(in crate::leader::gateway) rights: Rights,
     /// Bytes.
     pub(in crate::leader::gateway) max_message: usize,
 }
@@ -111,6 +116,7 @@ struct Running {
     transaction: Transaction,
     keys: BTreeSet<MessageId>,
     reads_only: bool,
+    rights: Rights,
     max_message: usize,
     /// The version of the protocol whose values it wants.
     version: u8,
@@ -190,6 +196,7 @@ impl Interpreter {
                 transaction: std::mem::take(transaction),
                 keys: call.keys.iter().cloned().collect(),
                 reads_only: call.reads_only || call.script.reads_only,
+                rights: call.rights.clone(),
                 max_message: call.max_message,
                 version: 2,
                 began: Instant::now(),
@@ -390,6 +397,11 @@ impl Current {
         }
     }
 
+    /// Whether whoever runs the script may run this.
+    pub(super) fn may(&self, spec: &Spec, words: &Words) -> bool {
+        self.call.borrow().as_ref().is_some_and(|running| running.rights.allow(spec, words).is_ok())
+    }
+
     /// From here on the script wants values of this version of the protocol.
     pub(super) fn speak(&self, version: u8) {
         if let Some(running) = self.call.borrow_mut().as_mut() {
@@ -451,6 +463,13 @@ impl Running {
         if spec.fits(words).is_err() {
             return Err("ERR Wrong number of args calling Redis command from script".to_owned());
         }
+        self.rights.check(spec, words, Context::Lua).map_err(|denied| {
+            let what = match denied {
+                Denied::Command => "can't run this command or subcommand",
+                Denied::Key(_) => "can't access at least one of the keys mentioned in the command arguments",
+            };
+            format!("ERR The user executing the script {what}")
+        })?;
         let op = match spec.op {
             Op::Data(op) => op,
             Op::Session(SessionOp::Ping) => {

@@ -67,15 +67,15 @@ pub(super) fn table(lua: &Lua, current: &Rc<Current>) -> mlua::Result<Table> {
             Ok(())
         })?,
     )?;
-    // There is one user, who may do everything.
+    let asks = current.clone();
     own.set(
         "acl_check_cmd",
-        lua.create_function(|lua, args: MultiValue| {
+        lua.create_function(move |lua, args: MultiValue| {
             let words = words(&args).map_err(|why| failure(lua, why))?;
-            if table::find(&words[0]).is_none() {
+            let Some(spec) = table::find(&words[0]) else {
                 return Err(refused(lua, "Invalid command passed to redis.acl_check_cmd()"));
-            }
-            Ok(true)
+            };
+            Ok(asks.may(spec, &words))
         })?,
     )?;
     Ok(own)

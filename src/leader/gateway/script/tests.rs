@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use bytes::{Bytes, BytesMut};
 
 use super::*;
+use crate::leader::gateway::rights::Rights;
 use crate::leader::transaction::Transaction;
 use crate::types::MessageId;
 
@@ -31,7 +32,14 @@ fn messages() -> Transaction {
 fn call(text: &str) -> Call {
     let script = Arc::new(Script::read(text.as_bytes()).unwrap());
     let args = ["arg1", "2", ""].map(Bytes::from).to_vec();
-    Call { script, keys: ["k", "t", "n"].map(id).to_vec(), args, reads_only: false, max_message: 1000 }
+    Call {
+        script,
+        keys: ["k", "t", "n"].map(id).to_vec(),
+        args,
+        reads_only: false,
+        rights: Rights::of_all(),
+        max_message: 1000,
+    }
 }
 
 /// Runs a script on these messages.

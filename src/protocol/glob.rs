@@ -1,4 +1,4 @@
-//! Patterns of ids, as KEYS and SCAN take them.
+//! Patterns of ids, as KEYS, SCAN and the rules of users take them.
 
 /// What one part of a pattern takes.
 #[derive(Debug, Clone)]
@@ -27,14 +27,15 @@ impl Part {
 /// A pattern that was read: `*` any bytes, `?` one, `[a-c]`, `[^a]` one of these or none of these, `\` takes the next
 /// byte as it is (Redis's `stringmatchlen`).
 #[derive(Debug, Clone)]
-pub(super) struct Pattern {
+pub struct Pattern {
     parts: Vec<Part>,
     /// Bytes that what matches has at least.
     least: usize,
 }
 
 impl Pattern {
-    pub(super) fn new(pattern: &[u8]) -> Self {
+    /// Reads one: any bytes are one.
+    pub fn new(pattern: &[u8]) -> Self {
         let (mut parts, mut left) = (Vec::new(), pattern);
         while !left.is_empty() {
             let part;
@@ -48,7 +49,7 @@ impl Pattern {
     }
 
     /// How many comparisons it takes at most to look at so many bytes: a star lets what follows it be tried at each place.
-    pub(super) fn most_steps(&self, length: usize) -> usize {
+    pub fn most_steps(&self, length: usize) -> usize {
         let behind = self.parts.iter().skip_while(|part| !matches!(part, Part::Star)).skip(1).count();
         match length.checked_sub(self.least) {
             None => 1,
@@ -56,7 +57,8 @@ impl Pattern {
         }
     }
 
-    pub(super) fn matches(&self, text: &[u8]) -> bool {
+    /// Whether all of these bytes are what it takes.
+    pub fn matches(&self, text: &[u8]) -> bool {
         let (mut p, mut t) = (0, 0);
         // Where to go on if what follows the last star does not match: behind the star, and the next byte that it takes.
         let mut retry = None;
@@ -87,7 +89,7 @@ impl Pattern {
 }
 
 /// Whether bytes match a pattern that is not used again.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     Pattern::new(pattern).matches(text)
 }
 

@@ -1,0 +1,173 @@
+//! Users: who there is, who is let in, and what was denied.
+//!
+//! What is true of users is in the log; here it lies ready to be asked, and is made anew whenever it changes. A
+//! connection keeps who it is as a [`Login`], which notices changes by their count.
+
+mod change;
+mod denials;
+mod logins;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ring::hmac;
+use tokio::sync::Mutex;
+
+pub use self::denials::{Context, Denial, Denials, Reason};
+use self::logins::Logins;
+pub use self::logins::NotLetIn;
+use crate::acl::{DEFAULT, User, UserName};
+use crate::lock::Lock;
+use crate::protocol::table::Spec;
+
+/// All users, and what is needed to let them in.
+#[derive(Debug)]
+pub struct Users {
+    all: Lock<BTreeMap<UserName, Arc<User>>>,
+    /// How often that changed.
+    changes: AtomicU64,
+    /// The password of `--password-file`, as it was hashed with a key of this process: user `default` has it beside its own.
+    file: Option<hmac::Tag>,
+    /// Clients may show certificates, by which users without a password are let in.
+    certificates: bool,
+    /// One change at a time.
+    changing: Mutex<()>,
+    logins: Logins,
+    /// What was denied of late.
+    pub denials: Denials,
+}
+
+/// Who a connection is.
+#[derive(Debug, Clone)]
+pub struct Login {
+    name: UserName,
+    user: Arc<User>,
+    changes: u64,
+}
+
+impl Login {
+    /// Its name.
+    pub fn name(&self) -> &UserName {
+        &self.name
+    }
+
+    /// What it may do.
+    pub fn user(&self) -> &Arc<User> {
+        &self.user
+    }
+
+    /// Looks whether what it may do has changed. `false`: there is no such user any more.
+    pub fn refresh(&mut self, users: &Users) -> bool {
+        let changes = users.changes();
+        if self.changes == changes {
+            return true;
+        }
+        let Some(user) = users.get(&self.name) else { return false };
+        (self.user, self.changes) = (user, changes);
+        true
+    }
+}
+
+/// The name of the user that is there from the start.
+pub(super) fn default_name() -> UserName {
+    DEFAULT.parse().unwrap_or_else(|_| unreachable!("it is a name"))
+}
+
+impl Users {
+    /// Those of a register without any, but for the one that is there from the start: it may do everything, and has the
+    /// password of `--password-file`, or none.
+    pub fn new(password: Option<&str>, certificates: bool) -> Self {
+        let logins = Logins::default();
+        let users = Self {
+            all: Lock::default(),
+            changes: AtomicU64::new(0),
+            file: password.map(|password| logins.tag_of_file(password.as_bytes())),
+            certificates,
+            changing: Mutex::new(()),
+            logins,
+            denials: Denials::default(),
+        };
+        users.load(&BTreeMap::new());
+        users
+    }
+
+    /// Takes what the log says of them. What cannot be read makes a user that nobody is, and that may do nothing.
+    pub fn load(&self, logged: &BTreeMap<String, Vec<u8>>) {
+        let mut all = BTreeMap::from([(default_name(), User::almighty())]);
+        for (name, rules) in logged {
+            let Ok(parsed) = name.parse() else { continue };
+            let user = User::read(rules).unwrap_or_else(|why| {
+                tracing::error!(
+                    "user {name} is disabled, as its rules in the log cannot be read ({why}): set them anew"
+                );
+                User::fresh()
+            });
+            all.insert(parsed, user);
+        }
+        // Whoever gave a password file does not mean that any password is right.
+        if let Some(default) = all.get_mut(&default_name())
+            && self.file.is_some()
+            && default.takes_any_password()
+        {
+            default.forget_passwords();
+        }
+        *self.all.lock() = all.into_iter().map(|(name, user)| (name, Arc::new(user))).collect();
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// One of them.
+    pub fn get(&self, name: &UserName) -> Option<Arc<User>> {
+        self.all.lock().get(name).cloned()
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<(UserName, Arc<User>)> {
+        self.all.lock().iter().map(|(name, user)| (name.clone(), user.clone())).collect()
+    }
+
+    /// Who a connection is before it has said so; nobody, where that takes a password.
+    pub fn anonymous(&self) -> Option<Login> {
+        self.login(&default_name()).filter(|login| login.user.takes_any_password())
+    }
+
+    /// Who shows a valid certificate of this name; nobody, if that is no user that is let in so.
+    pub fn of_certificate(&self, name: &str) -> Option<Login> {
+        let name = name.parse().ok().filter(|name: &UserName| name.as_str() != DEFAULT)?;
+        self.login(&name).filter(|_| self.certificates)
+    }
+
+    /// Somebody who has proven to be this user, if it is let in.
+    fn login(&self, name: &UserName) -> Option<Login> {
+        // First, so that no change is missed.
+        let changes = self.changes();
+        let user = self.get(name).filter(|user| user.is_enabled())?;
+        Some(Login { name: name.clone(), user, changes })
+    }
+
+    /// Whether anybody may do everything without saying who he is.
+    pub fn are_open(&self) -> bool {
+        self.anonymous().is_some()
+    }
+
+    /// Whether one of these could give itself all rights again.
+    fn has_admin<'a>(&self, mut users: impl Iterator<Item = (&'a UserName, &'a User)>) -> bool {
+        users.any(|(name, user)| {
+            let has_file = name.as_str() == DEFAULT && self.file.is_some();
+            let gets_in = user.takes_any_password() || !user.passwords().is_empty() || has_file || self.certificates;
+            user.is_enabled() && gets_in && user.may_run(acl_command(), Some(b"SETUSER"))
+        })
+    }
+}
+
+/// The command by which users are changed.
+fn acl_command() -> &'static Spec {
+    crate::protocol::table::find(b"ACL").unwrap_or_else(|| unreachable!("it is in the table"))
+}
+
+#[cfg(test)]
+mod tests;
