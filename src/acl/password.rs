@@ -76,7 +76,8 @@ impl FromStr for PasswordHash {
         let wrong = |why: &str| format!("no argon2id hash: {why}");
         let hash = Phc::new(text).map_err(|error| wrong(&error.to_string()))?;
         let params = Params::try_from(&hash).map_err(|error| wrong(&error.to_string()))?;
-        if hash.algorithm.as_str() != "argon2id" || hash.salt.is_none() || hash.hash.is_none() {
+        let is_whole = hash.version == Some(19) && hash.salt.is_some() && hash.hash.is_some();
+        if hash.algorithm.as_str() != "argon2id" || !is_whole {
             return Err(wrong("it has to be $argon2id$v=19$m=..,t=..,p=..$<salt>$<hash>"));
         }
         if params.m_cost() > MOST_MEMORY_KIB || params.t_cost() > MOST_PASSES || params.p_cost() > 4 {

@@ -36,7 +36,9 @@ const HISTORY_LINES: usize = 1000;
 /// Whether the line holds a password, which no history should.
 fn is_secret(line: &str) -> bool {
     let word = line.split_whitespace().next().unwrap_or_default();
-    table::find(word.as_bytes()).is_some_and(|spec| spec.op == table::Op::Server(table::ServerOp::Auth))
+    let is_secret =
+        |op| matches!(op, table::Op::Server(table::ServerOp::Auth | table::ServerOp::Acl | table::ServerOp::Hello));
+    table::find(word.as_bytes()).is_some_and(|spec| is_secret(spec.op))
 }
 
 /// Command words as they are completed: with a blank where something has to follow.
@@ -302,7 +304,13 @@ mod tests {
 
     #[test]
     fn passwords_stay_out_of_the_history() {
-        assert!(is_secret("auth hunter2") && is_secret("  AUTH x") && !is_secret("SET auth x") && !is_secret(""));
+        assert!(
+            is_secret("auth hunter2")
+                && is_secret("  AUTH x")
+                && is_secret("ACL SETUSER a >x")
+                && !is_secret("SET auth x")
+                && !is_secret("")
+        );
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod disk;
 mod inventory;
 mod resp;
 mod text;
+mod user;
 
 /// A property of all bytes.
 pub(crate) type Target = fn(&[u8]);
@@ -27,6 +28,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("inventory", inventory::inventory),
     ("backup", backup::backup),
     ("backup_list", backup::list),
+    ("user", user::user),
 ];
 
 /// The target of a name.

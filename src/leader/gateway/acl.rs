@@ -4,7 +4,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::OK;
 use super::help;
-use super::refused::{NOT_AN_INTEGER, SYNTAX, error};
+use super::refused::{NOT_AN_INTEGER, error};
 use super::rights::full_name;
 use super::session::Session;
 use crate::acl::{Denied, User, UserName};
@@ -69,7 +69,10 @@ impl Session {
                 Ok(Value::Array(entries.into_iter().map(entry).collect()))
             }
             (b"SAVE" | b"LOAD", 2) => error(NO_FILE),
-            _ => error(SYNTAX),
+            _ => Err(format!(
+                "ERR unknown subcommand or wrong number of arguments for '{}'. Try ACL HELP.",
+                crate::error::printable(&words[1], 128)
+            )),
         }
     }
 }
