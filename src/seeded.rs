@@ -173,6 +173,16 @@ bugs! {
     10 ClaimsBelieved: process "strangers::what_a_caller_says_of_epochs_and_commits_is_not_believed";
     /// The number of a node is not held to one folder.
     10 UuidNotPinned: process "refusals::a_number_belongs_to_one_folder";
+    /// A log that is written anew knows no users.
+    12 UsersNotKept: hatokuse "cluster::tests::state::what_is_made_true_is_what_is_read_again";
+    /// What was queued is run whatever its user may do meanwhile.
+    12 QueuedUnchecked: process "users::what_was_queued_is_looked_at_again_when_it_is_run";
+    /// What a script does is not held against the rights of who runs it.
+    12 ScriptUnchecked: process "users::rights_hold_in_the_redis_protocol_however_it_is_asked";
+    /// A password that was right once is right for good.
+    12 PasswordRememberedForGood: hatokuse "leader::users::tests::a_password_that_was_right_is_not_any_more_when_it_has_changed";
+    /// Rules that cannot be read make a user who may do everything.
+    12 UnreadableIsAlmighty: hatokuse "leader::users::tests::rules_that_cannot_be_read_make_nobody";
     /// The folder of a member that was removed is let in again.
     10 RemovedFolderAdmitted: simulation "a_removed_folder_never_comes_back";
     /// A second process with a copy of a folder is let in beside the first.

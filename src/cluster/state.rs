@@ -220,8 +220,11 @@ impl State {
         let draining = self.draining.iter().map(|&node| Event::Draining { node, on: true });
         let tolerance = self.tolerance.map(Event::Tolerance);
         let time = Some(self.time).filter(|time| *time > 0).map(Event::Time);
-        let users =
-            self.users.iter().map(|(name, rules)| Event::User { name: name.clone(), rules: Some(rules.clone()) });
+        let users = self
+            .users
+            .iter()
+            .filter(|_| !seeded::active(Bug::UsersNotKept))
+            .map(|(name, rules)| Event::User { name: name.clone(), rules: Some(rules.clone()) });
         let horizon = std::iter::once(Event::Horizon(self.mapping.horizon()));
         let transactions = self.prepared.all(|standing| standing != Standing::Forward);
         let transactions = transactions.into_iter().flat_map(|(name, writes)| {

@@ -102,7 +102,7 @@ impl LeaderService {
     }
 
     fn note(&self, reason: Reason, object: &[u8], user: &str, from: impl std::fmt::Display) {
-        let client = || format!("addr={from} user={user} cmd=grpc");
+        let client = || gateway::line_of(0, &from, "grpc", user, (0, 0), "");
         self.users.denials.note((reason, Context::TopLevel), object, user, client);
     }
 

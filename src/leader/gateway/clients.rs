@@ -137,6 +137,23 @@ impl Clients {
     }
 }
 
+/// What a line of CLIENT LIST begins with, as Redis 7.0 has it: libraries ask for every one of these fields (redis-py's
+/// and valkey-py's `acl_log`). Buffers are counted otherwise here, and are zeros.
+pub(in crate::leader) fn line_of(
+    number: u64,
+    peer: &dyn std::fmt::Display,
+    command: &str,
+    user: &str,
+    (age, idle): (u64, u64),
+    name: &str,
+) -> String {
+    format!(
+        "id={number} addr={peer} fd=0 name={name} age={age} idle={idle} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 \
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={command} user={user} \
+         redir=-1"
+    )
+}
+
 impl Seat {
     pub(super) fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock()
@@ -150,22 +167,14 @@ impl Seat {
     /// The line of CLIENT LIST.
     pub(super) fn line(&self) -> String {
         let said = self.said().clone();
-        let mut line = String::new();
+        let (age, idle) = (self.began.elapsed().as_secs(), said.at.elapsed().as_secs());
+        let mut line =
+            line_of(self.number, &self.peer, &said.command.to_lowercase(), &said.user, (age, idle), &said.name);
         // A string takes everything.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 cmd={} user={} resp={} lib-name={} lib-ver={}",
-            self.number,
-            self.peer,
-            self.own,
-            said.name,
-            self.began.elapsed().as_secs(),
-            said.at.elapsed().as_secs(),
-            said.command.to_lowercase(),
-            said.user,
-            said.version,
-            said.library,
-            said.library_version
+            " laddr={} resp={} lib-name={} lib-ver={}",
+            self.own, said.version, said.library, said.library_version
         );
         line
     }

@@ -267,6 +267,9 @@ impl Connection {
 
     /// The one command with many lines: findings are sent as they come, and the sum at the end.
     async fn verify(&mut self) -> io::Result<()> {
+        if let Talk::Text(text) = &self.talk {
+            text.rights.audit_order("VERIFY", None);
+        }
         // The replies before it are ready, and it may take long.
         self.flush().await?;
         let Ok(_only) = self.door.verify.clone().try_acquire_owned() else {

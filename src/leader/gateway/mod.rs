@@ -40,6 +40,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use self::clients::Clients;
+pub(super) use self::clients::line_of;
 use self::connection::Connection;
 use self::cuts::Cuts;
 pub use self::entrance::Entrance;

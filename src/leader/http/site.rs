@@ -26,7 +26,7 @@ use super::super::coordinator::Coordinator;
 use super::super::every;
 use super::super::gateway::{self, is_password};
 use super::super::report::Reporter;
-use super::super::users::{Context, Users};
+use super::super::users::{Context, Reason, Users};
 use super::page::{self, Look};
 use super::{WATCHERS, api, charts, exposition, metrics};
 use crate::lock::Lock;
@@ -235,7 +235,15 @@ impl Site {
             return None;
         }
         let login = match basic(request) {
-            Some((name, password)) => self.users.log_in(&name, &password, from).await.ok(),
+            Some((name, password)) => {
+                let told = self.users.log_in(&name, &password, from).await;
+                if told.is_err() {
+                    let name = String::from_utf8_lossy(&name);
+                    let client = || gateway::line_of(0, &from, "http", &name, (0, 0), "");
+                    self.users.denials.note((Reason::Auth, Context::TopLevel), b"AUTH", &name, client);
+                }
+                told.ok()
+            }
             None => self.users.anonymous(),
         };
         let Some(login) = login else {
@@ -248,7 +256,7 @@ impl Site {
         let (name, (reason, object)) = (login.name().as_str(), gateway::noted(denied, &command));
         self.users
             .denials
-            .note((reason, Context::TopLevel), &object, name, || format!("addr={from} user={name} cmd=http"));
+            .note((reason, Context::TopLevel), &object, name, || gateway::line_of(0, &from, "http", name, (0, 0), ""));
         let refusal = gateway::refusal(name, denied, &command);
         let body = serde_json::json!({ "error": refusal.code(), "message": refusal.to_string() }).to_string() + "\n";
         Some(reply(StatusCode::FORBIDDEN, JSON, body))

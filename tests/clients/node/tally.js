@@ -76,4 +76,4 @@ async function tally(name, installed, checks, client) {
   process.exit(failed ? 1 : 0);
 }
 
-module.exports = { REGISTER, LOSSY: address("LOSSY"), address, kill, forget, sleep, until, gone, serve, tally };
+module.exports = { REGISTER, LOSSY: address("LOSSY"), address, cli, kill, forget, sleep, until, gone, serve, tally };
