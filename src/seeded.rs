@@ -153,6 +153,14 @@ bugs! {
     11 WallClockRaw: hatokuse "leader::register_time::tests::it_runs_with_the_monotonic_clock_whatever_one_wall_clock_does";
     /// Readers are told that a message is gone as soon as its time is over, whatever the log says.
     11 GoneBeforeLog: simulation "expiry::what_cannot_be_deleted_is_not_called_gone";
+    /// A leader that is started again gives every message the whole time that it had at first.
+    11 TimeToLiveAnew: simulation "expiry::a_hundred_restarts_give_nothing_more_time";
+    /// A leader that is started again in the same boot does not know how much of it has passed.
+    11 ClockForgotten: simulation "expiry::a_hundred_restarts_give_nothing_more_time";
+    /// What ends a message deletes whatever is there when its turn comes.
+    11 EndsWhatIsThere: simulation "expiry::what_is_written_over_a_message_that_ends_stays";
+    /// Nodes delete copies whose deadline has come by their own clocks.
+    11 NodeDropsByClock: simulation "expiry::nodes_keep_what_the_register_keeps_whatever_their_clocks_show";
     /// A message that is renamed does not end any more.
     11 DeadlineLostByRename: hatokuse "leader::gateway::data::tests::deadlines_go_where_redis_has_them_go";
     /// A leader that does not know yet says "no such message".

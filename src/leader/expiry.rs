@@ -18,6 +18,7 @@ use super::transaction::{Need, Transaction};
 use crate::cluster::state::Event;
 use crate::error::Refusal;
 use crate::protocol::{Command, Reply};
+use crate::seeded::{self, Bug};
 use crate::telemetry::served::{Operation, Protocol};
 use crate::types::{CopyRecord, Deadline, MessageId};
 
@@ -29,7 +30,11 @@ impl Coordinator {
     pub(super) async fn end_due(self: &Arc<Self>, ids: &[MessageId]) -> Result<(), Refusal> {
         // Whoever has the lock of an id sees to it, whatever he came for.
         for some in ids.chunks(AT_ONCE) {
-            let ends: Vec<_> = some.iter().map(|id| self.decide(id.clone(), Need::Deletion, |_| ())).collect();
+            let ends = some.iter().map(|id| {
+                let sown = seeded::active(Bug::EndsWhatIsThere).then(|| id.clone());
+                let delete = |all: &mut Transaction| sown.into_iter().for_each(|id| all.delete(&id));
+                self.decide(id.clone(), Need::Deletion, delete)
+            });
             try_join_all(ends).await?;
         }
         Ok(())

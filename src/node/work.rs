@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep};
 
 use super::identity::Fenced;
 use super::lane::Replies;
-use super::store::{Body, Put, PutOutcome, ReadFault, Settle, WriteReport};
+use super::store::{Body, INVENTORY_PARTS, Put, PutOutcome, ReadFault, Settle, WriteReport};
 use super::{Node, Refusal, bad_id, from, id_of, identity_failed};
 use crate::durable;
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
-use crate::types::{CopyRecord, Deadline, Fence, MessageId, Refusing, Version};
+use crate::types::{CopyRecord, Deadline, Fence, Listed, MessageId, Refusing, Version};
 use crate::wire::family::{self, CopyStatus, from_node};
 use crate::wire::{BATCH_BYTES, MemberList};
 
@@ -132,6 +133,9 @@ pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
         if node.stop.failure().is_some() {
             return;
         }
+        if seeded::active(Bug::NodeDropsByClock) {
+            drop_by_clock(&node);
+        }
         match node.store.tend() {
             Ok(next) => pause = next,
             Err(fatal) => return node.stop.fail(fatal.to_string()),
@@ -139,6 +143,19 @@ pub(super) async fn tend_loop(node: Arc<Node>, stop: Stop) {
         if stopped {
             return;
         }
+    }
+}
+
+/// What a seeded bug does: nobody asked for the end of these copies.
+fn drop_by_clock(node: &Node) {
+    let now = Deadline::at(node.clock.unix_ms());
+    let all = (0..INVENTORY_PARTS).flat_map(|part| node.store.inventory(part));
+    let due = all.filter(|listed| listed.record.expires.is_some_and(|deadline| Some(deadline) <= now));
+    let settle =
+        |Listed { id, record, .. }| Settle { id, version: record.version, keep: false, trash: false, lasting: false };
+    let settles: Vec<Settle> = due.map(settle).collect();
+    if !settles.is_empty() {
+        let _ = node.store.write(&settles, &[]);
     }
 }
 

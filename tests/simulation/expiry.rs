@@ -13,7 +13,7 @@ use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::{Deadline, IoMode, MessageId};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::machines::{Crash, NODES, Sim, Wall};
+use crate::machines::{Crash, NODES, Sim, TOLERANCE, Wall};
 use crate::{s, simulate, simulate_for};
 
 fn id(n: u64) -> MessageId {
@@ -94,6 +94,55 @@ fn what_cannot_be_deleted_is_not_called_gone() {
         sleep(s(15.0)).await;
         assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Refused(Refusal::NotFound));
         assert_eq!(leader.cluster().len(), 0);
+    });
+}
+
+#[test]
+fn what_is_written_over_a_message_that_ends_stays() {
+    simulate(async {
+        let sim = Sim::start(12, IoMode::Buffered).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        set_for(&leader, 1, Duration::from_secs(2)).await;
+        // It looks at the message before its end, and writes over it long after, with the id's lock all the time.
+        let write = |mut all: Transaction| async move {
+            assert!(all.expires(&id(1)).is_some());
+            sleep(s(8.0)).await;
+            all.set(&id(1), "new".into(), None);
+            Ok((all, ()))
+        };
+        let over = leader.transact_apart([(id(1), Need::Message)], write);
+        // Who finds meanwhile that its time is over waits for that lock: the sweep, and a reader.
+        let read = async {
+            sleep(s(6.0)).await;
+            let now = leader.time.peek();
+            let expires = leader.cluster().mapping().get(&id(1)).unwrap().record.expires;
+            assert!(expires.is_some_and(|deadline| deadline.unix_ms() < now));
+            ask(&leader, Command::Get(id(1))).await
+        };
+        let (over, read) = tokio::join!(over, read);
+        assert_eq!((over, read), (Ok(()), Reply::Value("new".into())));
+        // Whatever had waited has had its turn.
+        sleep(s(5.0)).await;
+        assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Value("new".into()));
+    });
+}
+
+#[test]
+fn nodes_keep_what_the_register_keeps_whatever_their_clocks_show() {
+    simulate(async {
+        let all = (1..=NODES).map(|node| (node, Wall::AllAhead)).collect();
+        // Without a cache, so that nodes are asked.
+        let sim = Sim::with_walls(13, IoMode::Buffered, (Wall::AllAhead, all)).await;
+        sleep(s(5.0)).await;
+        let leader = sim.net.leader().unwrap().coordinator;
+        set_for(&leader, 1, Duration::from_secs(86_400)).await;
+        // By then all clocks went ahead by ten years, which the register does not follow.
+        sleep(s(80.0)).await;
+        assert!(leader.time.is_far_off().is_some());
+        assert_eq!(ask(&leader, Command::Get(id(1))).await, Reply::Value("1".into()));
+        let copies: usize = (1..=NODES).map(|node| sim.held(node)).sum();
+        assert_eq!(copies, TOLERANCE);
     });
 }
 

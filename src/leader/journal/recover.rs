@@ -9,7 +9,7 @@ use crate::cluster::state::{Event, State};
 use crate::durable::Folder;
 use crate::durable::record_log::{LogError, RecordLog, Torn, judge};
 use crate::seeded::{self, Bug};
-use crate::types::IoMode;
+use crate::types::{Deadline, IoMode};
 
 /// A log with more records than this and mostly outdated ones is rewritten at the start.
 const COMPACT_FROM: u64 = 10_000;
@@ -61,7 +61,14 @@ impl Reading {
         self.records += 1;
         self.closed = matches!(record, Record::Closed);
         match record {
-            Record::Event(event) => drop(self.state.apply(&event)),
+            Record::Event(event) => {
+                if let Event::Time(unix_ms) = event
+                    && seeded::active(Bug::TimeToLiveAnew)
+                {
+                    self.begin_anew(unix_ms);
+                }
+                drop(self.state.apply(&event));
+            }
             Record::Began { leadership, run, boot_id, io_mode, trust } => {
                 let hears_all = trust == Trust::Nothing;
                 self.old |= hears_all && !self.state.mapping().is_empty();
@@ -78,8 +85,26 @@ impl Reading {
                 }
                 self.state.note_committed(version);
             }
+            Record::Clock { .. } if seeded::active(Bug::ClockForgotten) => {}
             Record::Clock { unix_ms, since_boot_ms } => self.clock = Some((unix_ms, since_boot_ms)),
             Record::Closed => {}
+        }
+    }
+
+    /// What a seeded bug does: no deadline comes nearer by what the log says of the time.
+    fn begin_anew(&mut self, unix_ms: u64) {
+        let passed = unix_ms.saturating_sub(self.state.time());
+        if self.state.time() == 0 {
+            return;
+        }
+        let all: Vec<Event> = self.state.snapshot().collect();
+        for mut event in all {
+            if let Event::Commit(commit) = &mut event
+                && let Some(deadline) = commit.record.expires
+            {
+                commit.record.expires = Deadline::at(deadline.unix_ms() + passed);
+                self.state.apply(&event);
+            }
         }
     }
 
