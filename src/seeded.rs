@@ -161,6 +161,8 @@ bugs! {
     11 EndsWhatIsThere: simulation "expiry::what_is_written_over_a_message_that_ends_stays";
     /// Nodes delete copies whose deadline has come by their own clocks.
     11 NodeDropsByClock: simulation "expiry::nodes_keep_what_the_register_keeps_whatever_their_clocks_show";
+    /// Readers are shown a message until the sweep has come to it.
+    11 ShownUntilSwept: simulation "campaign";
     /// A message that is renamed does not end any more.
     11 DeadlineLostByRename: hatokuse "leader::gateway::data::tests::deadlines_go_where_redis_has_them_go";
     /// A leader that does not know yet says "no such message".

@@ -112,7 +112,9 @@ async fn delete(n: u32, net: &Net, world: &World) {
 async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId], padding: usize) {
     let (op, new) = begin(n, world, register, Action::Swap);
     let message = payload(register, new, padding);
+    let mut asked = None;
     let done = tell(net, async |leader| {
+        asked = world.time_of(&leader);
         let ids = ids.to_vec();
         let needs: Vec<_> = ids.iter().map(|id| (id.clone(), Need::Message)).collect();
         let swap = move |mut transaction: Transaction| async move {
@@ -133,7 +135,13 @@ async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId
         PAIR => value(&messages),
         _ => messages[0].as_ref().map(|message| value_of(register, message)),
     };
-    end(world, &format!("swap {register}"), op, outcome(done.await, |messages| Outcome::Swapped(before(messages))));
+    let done = done.await;
+    let swapped = |messages| {
+        let before = before(messages);
+        before.into_iter().for_each(|value| world.shown(asked, value));
+        Outcome::Swapped(before)
+    };
+    end(world, &format!("swap {register}"), op, outcome(done, swapped));
 }
 
 /// Reads both halves; gives what is there.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use hatokuse::error::{Certainty, Refusal};
+use hatokuse::leader::coordinator::Coordinator;
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::telemetry::served::Protocol;
 use hatokuse::types::checksum;
@@ -20,6 +21,9 @@ pub(crate) const IDS: u32 = 6;
 /// One in so many values ends by itself.
 const EXPIRES: u64 = 5;
 
+/// The register's time is told in whole milliseconds, and drawn in steps of some.
+const ROUNDED_MS: u64 = 10;
+
 /// What happened, in one order; clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct World(Arc<Mutex<Record>>);
@@ -32,12 +36,17 @@ pub(crate) struct Record {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     began: Instant,
     values: u64,
+    /// The time by which each value has ended, by the register's time, where that is known.
+    ends: BTreeMap<u64, u64>,
+    /// What each leader's time was when it was last looked at. (As long as it is named here no other has its place.)
+    times: BTreeMap<usize, (Weak<Coordinator>, Instant, u64)>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let (history, faults) = (History::new(), BTreeMap::new());
-        let record = Record { history, trace: String::new(), faults, began: Instant::now(), values: 0 };
+        let (ends, times) = (BTreeMap::new(), BTreeMap::new());
+        let record = Record { history, trace: String::new(), faults, began: Instant::now(), values: 0, ends, times };
         Self(Arc::new(Mutex::new(record)))
     }
 
@@ -74,12 +83,45 @@ impl Record {
     }
 }
 
+impl World {
+    /// A leader is about to be asked: gives its time, which may not be known yet. It runs as fast as the machine's, to a
+    /// hundredth.
+    pub(crate) fn time_of(&self, leader: &LeaderHere) -> Option<u64> {
+        let time = &leader.coordinator.time;
+        if !time.is_settled() {
+            return None;
+        }
+        let (at, now, of) = (Instant::now(), time.peek(), Arc::downgrade(&leader.coordinator));
+        let last = self.record().times.insert(of.as_ptr() as usize, (of, at, now));
+        let (before, then) = last.map_or((at, now), |(_, at, then)| (at, then));
+        let (passed, shown) = ((at - before).as_millis() as u64, now - then);
+        assert!(
+            shown.abs_diff(passed) <= passed / 100 + ROUNDED_MS,
+            "{shown} ms of {}'s time in {passed} ms",
+            leader.home
+        );
+        Some(now)
+    }
+
+    /// A leader was asked at this time, and showed this value: then it had not ended before. (The promise gives a second
+    /// after a deadline; but who is asked after it has the deletion made first, or says that it cannot be told.)
+    pub(crate) fn shown(&self, asked: Option<u64>, value: u64) {
+        let ends = self.record().ends.get(&value).copied();
+        let late = asked.zip(ends).filter(|(asked, ends)| asked >= ends);
+        assert!(late.is_none(), "{value} was shown, (asked, ended): {late:?}");
+    }
+}
+
 /// One request; nothing: the leader went before it answered.
 pub(crate) async fn ask(net: &Net, command: Command) -> Option<Reply> {
-    let Some(leader) = net.either() else {
-        return Some(Reply::Refused(Refusal::Unavailable("nobody listens".to_owned())));
-    };
-    ask_of(&leader, net, command).await
+    ask_any(net.either().as_ref(), net, command).await
+}
+
+async fn ask_any(leader: Option<&LeaderHere>, net: &Net, command: Command) -> Option<Reply> {
+    match leader {
+        Some(leader) => ask_of(leader, net, command).await,
+        None => Some(Reply::Refused(Refusal::Unavailable("nobody listens".to_owned()))),
+    }
 }
 
 /// One request of this leader.
@@ -119,6 +161,7 @@ pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: W
 
 /// A GET, or a SET of a new value that is so much longer than its number.
 pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding: Option<usize>) -> Option<Reply> {
+    let (mut time_to_live, mut written) = (None, 0);
     let (op, command) = {
         let mut record = world.record();
         match padding {
@@ -126,9 +169,11 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
                 let value = record.next_value();
                 let payload = format!("{id}={value}={}", "x".repeat(padding)).into();
                 let of = id.parse().unwrap();
+                written = value;
                 let set = match value % EXPIRES {
                     0 => {
                         let time = Duration::from_secs(1 + value / EXPIRES % 6);
+                        time_to_live = Some(time);
                         tokio::spawn(expire(n, world.clone(), id.to_owned(), value, time));
                         Command::SetFor { id: of, time, payload }
                     }
@@ -139,7 +184,15 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
             None => (record.history.invoke(n, id, Action::Get), Command::Get(id.parse().unwrap())),
         }
     };
-    let reply = ask(net, command).await;
+    let leader = net.either();
+    let asked = leader.as_ref().and_then(|leader| world.time_of(leader));
+    let reply = ask_any(leader.as_ref(), net, command).await;
+    if let (Some(Reply::Done), Some(time), Some(leader)) = (&reply, time_to_live, &leader)
+        && let Some(answered) = world.time_of(leader)
+    {
+        // The deadline was given between question and answer.
+        world.record().ends.insert(written, answered + time.as_millis() as u64);
+    }
     let shown = match &reply {
         Some(Reply::Value(payload)) => format!("{} bytes, {:08x}", payload.len(), checksum(payload)),
         other => format!("{other:?}"),
@@ -147,7 +200,10 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
     world.say(&format!("{} {id} {op} -> {shown}", if padding.is_some() { "SET" } else { "GET" }));
     let outcome = match &reply {
         Some(Reply::Done) => Outcome::Done,
-        Some(Reply::Value(payload)) => Outcome::Found(value_of(id, payload)),
+        Some(Reply::Value(payload)) => {
+            world.shown(asked, value_of(id, payload));
+            Outcome::Found(value_of(id, payload))
+        }
         Some(Reply::Refused(Refusal::NotFound)) => Outcome::NotFound,
         Some(Reply::Refused(Refusal::Lost(_))) => panic!("{id} is said to be lost"),
         Some(Reply::Refused(refusal)) => certain(refusal),
