@@ -3,6 +3,13 @@
 //! A tombstone stays until every member has confirmed that nothing older of its id is left on it: a member that
 //! was away comes back with the old message, and only the tombstone says that it is gone. (The rule is that of
 //! Cassandra's `gc_grace_seconds` without the clock: what is waited for is an answer, not a time.)
+//!
+//! What ends by itself has one too, though its own copies say when they end. That says nothing of what it went over: an
+//! older version, without an end or with a later one, may lie on a member that is away, and nothing else stands before
+//! it. And the time by which it has ended is in the log: a leader that has lost that, and finds clocks behind, would take
+//! a copy that comes back for a message. To do without, a leader had to know of each id that whatever may be left of it
+//! ends no later, and nodes had to keep the register's time as they keep its epoch. With all members up that would save
+//! little: of 20,000 that ended in one second no more than 900 were tombstones at once, for 91 bytes of log each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;

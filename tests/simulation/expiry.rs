@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hatokuse::durable::sim::errno;
+use hatokuse::durable::sim::{MemDisk, errno};
 use hatokuse::error::Refusal;
 use hatokuse::leader::coordinator::Coordinator;
 use hatokuse::leader::transaction::{Need, Transaction};
@@ -239,4 +239,49 @@ fn a_log_of_three_hours_ago_brings_nothing_back_and_gives_nothing_more_time() {
         let after = (left(&sim, 2).await.expect("it is there"), left(&sim, 4).await.expect("it is there"));
         assert!(after.0 <= before.0 && after.1 <= before.1, "{before:?}, and then {after:?}");
     });
+}
+
+/// Why what ends gets a tombstone as what is deleted does, though its own copies say when they end: what they went over says
+/// nothing of it, and a leader without a log knows no time but that of clocks.
+#[test]
+fn what_has_ended_stays_gone_whoever_comes_back_and_whatever_is_lost() {
+    // Longer than healing takes: a leader that begins with the clocks' time does not come to the deadlines meanwhile.
+    const TIME: Duration = Duration::from_secs(100);
+    for (goes_early, loses_log) in [(true, false), (true, true), (false, true)] {
+        simulate(async {
+            let all = (1..=NODES).map(|node| (node, Wall::Frozen)).collect();
+            let mut sim = Sim::with_walls(14, IoMode::Unbuffered, (Wall::Frozen, all)).await;
+            sleep(s(5.0)).await;
+            let leader = sim.net.leader().unwrap().coordinator;
+            for n in 0..12 {
+                assert_eq!(ask(&leader, Command::Set { id: id(n), payload: "old".into() }).await, Reply::Done);
+                set_for(&leader, 12 + n, TIME).await;
+            }
+            // Node 1 has some of each, and goes before the first are written over, or before they end.
+            assert!(sim.held(1) > 0 && (!goes_early || sim.crash_node(1, Crash::Kill)));
+            for n in 0..12 {
+                set_for(&leader, n, TIME).await;
+            }
+            sleep(TIME * 99 / 100).await;
+            assert!(goes_early || sim.crash_node(1, Crash::Kill));
+            sleep(TIME * 4 / 100).await;
+            for n in 0..24 {
+                assert_eq!(ask(&leader, Command::Get(id(n))).await, Reply::Refused(Refusal::NotFound), "id{n}");
+            }
+            if loses_log {
+                sim.crash_leader(Crash::PowerCut);
+                sim.leader.disk = MemDisk::new();
+            }
+            sim.heal().await;
+            let leader = sim.net.leader().unwrap().coordinator;
+            for n in 0..24 {
+                let reply = ask(&leader, Command::Get(id(n))).await;
+                let why = format!("id{n}, node 1 goes early: {goes_early}, the log is lost: {loses_log}");
+                assert_eq!(reply, Reply::Refused(Refusal::NotFound), "{why}");
+            }
+            let copies: usize = (1..=NODES).map(|node| sim.held(node)).sum();
+            let cluster = leader.cluster();
+            assert_eq!((cluster.len(), cluster.deletions(), copies), (0, 0, 0));
+        });
+    }
 }
