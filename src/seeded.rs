@@ -149,6 +149,8 @@ bugs! {
     9 RoomCountedForEach: hatokuse "node::segments::tests::what_is_left_of_a_disk_is_counted_for_a_batch_as_a_whole";
     /// The register's time begins anew with each leader, whatever the log says.
     11 TimeGoesBack: hatokuse "leader::register_time::tests::it_goes_on_from_the_later_of_mark_and_median";
+    /// A leader that is started again in the same boot takes the median for the time, however far ahead it is.
+    11 TimeLeapsAtStart: hatokuse "leader::register_time::tests::it_has_run_on_while_nobody_led_in_the_same_boot_whatever_clocks_show";
     /// Deadlines are measured by the leader's wall clock as it is.
     11 WallClockRaw: hatokuse "leader::register_time::tests::it_runs_with_the_monotonic_clock_whatever_one_wall_clock_does";
     /// Readers are told that a message is gone as soon as its time is over, whatever the log says.

@@ -3,8 +3,9 @@
 //! It is the leader's. It runs with the boot-time clock and is drawn towards the median of the wall clocks of leader and
 //! nodes by at most a hundredth, so that the jump of one machine's clock changes nothing; it never goes back, and how far
 //! it came is in the log (`Event::Time`). One that has just started waits for the clocks of those whom it has to hear
-//! anyway, and goes on from the later of the log's mark and the median, or, in the same boot of the machine, from what it
-//! would be by now: what it has said, and what its deadlines mean, survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
+//! anyway, and goes on from the later of the log's mark and the median. In the same boot of the machine it goes on from what
+//! it would be by now, wherever the median is, as one does that never ended: what it has said, and what its deadlines
+//! mean, survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,7 +106,8 @@ impl RegisterTime {
         let (now, median) = (self.clock.since_boot(), self.median_us(&state));
         let passed = if state.ran_on { now.saturating_sub(state.at).as_micros() as u64 } else { 0 };
         let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { state.now_us + passed };
-        (state.now_us, state.at, state.settled) = (median.max(mark), now, true);
+        let follows = !state.ran_on || seeded::active(Bug::TimeLeapsAtStart);
+        (state.now_us, state.at, state.settled) = (if follows { median.max(mark) } else { mark }, now, true);
         Some(Duration::from_micros(state.now_us.saturating_sub(state.mark_us)))
     }
 
@@ -297,12 +299,16 @@ mod tests {
         hand.advance(2_000);
         assert!(time.settle().is_some());
         assert_eq!(time.now(), 5_012_000);
-        // What was noted after it counts, and so does a median that is ahead.
+        // What was noted after it counts.
         assert_eq!(RegisterTime::new(hand.clone(), 9_000_000, Some((5_000_000, 50_000))).now(), 9_000_000);
-        hand.0.store(7_000_000, Ordering::Relaxed);
-        let time = RegisterTime::new(hand.clone(), 0, Some((5_000_000, 50_000)));
-        time.settle();
-        assert_eq!(time.now(), 7_000_000);
+        // A median that is ahead does not: what ends by the time of one boot would end early. It is drawn there, or an order
+        // takes it.
+        for ahead in [7_000_000, 5_015_000] {
+            hand.0.store(ahead, Ordering::Relaxed);
+            let time = RegisterTime::new(hand.clone(), 0, Some((5_000_000, 50_000)));
+            assert!(time.settle().is_some());
+            assert_eq!((time.now(), time.is_far_off().is_some()), (5_012_000, ahead == 7_000_000));
+        }
         // A clock that is behind is of another boot.
         assert_eq!(RegisterTime::new(hand, 4_000_000, Some((5_000_000, 70_000))).now(), 4_000_000);
     }
