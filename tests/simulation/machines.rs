@@ -382,6 +382,7 @@ impl Sim {
     }
 
     pub(crate) fn crash_leader(&mut self, how: Crash) -> bool {
+        self.net.leader().iter().for_each(|leader| self.world.note_ended(leader));
         self.net.set_leader(None);
         self.leading = None;
         self.leader.crash(how, &mut self.chance)
@@ -448,6 +449,7 @@ impl Sim {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|n| tokio::spawn(client(n, self.net.clone(), self.chance.fork(), self.world.clone(), until)))
             .collect();
+        tokio::spawn(self.world.clone().watch_ends(self.net.clone()));
         let (net, chance, world) = (self.net.clone(), self.chance.fork(), self.world.clone());
         let together = tokio::spawn(together::client(CLIENTS, net, chance, world, until, self.pairs));
         let (net, chance, world) = (self.net.clone(), self.chance.fork(), self.world.clone());

@@ -112,9 +112,10 @@ async fn delete(n: u32, net: &Net, world: &World) {
 async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId], padding: usize) {
     let (op, new) = begin(n, world, register, Action::Swap);
     let message = payload(register, new, padding);
-    let mut asked = None;
+    let (mut asked, mut of) = (None, None);
     let done = tell(net, async |leader| {
         asked = world.time_of(&leader);
+        of = Some(leader.clone());
         let ids = ids.to_vec();
         let needs: Vec<_> = ids.iter().map(|id| (id.clone(), Need::Message)).collect();
         let swap = move |mut transaction: Transaction| async move {
@@ -136,6 +137,7 @@ async fn swap(n: u32, net: &Net, world: &World, register: &str, ids: &[MessageId
         _ => messages[0].as_ref().map(|message| value_of(register, message)),
     };
     let done = done.await;
+    of.iter().for_each(|leader| world.note_ended(leader));
     let swapped = |messages| {
         let before = before(messages);
         before.into_iter().for_each(|value| world.shown(asked, value));

@@ -24,6 +24,10 @@ const EXPIRES: u64 = 5;
 /// The register's time is told in whole milliseconds, and drawn in steps of some.
 const ROUNDED_MS: u64 = 10;
 
+/// How often the leaders' times are looked at, and how much of them can be missed by that.
+const LOOK: Duration = Duration::from_millis(50);
+const LATE_MS: u64 = 100;
+
 /// What happened, in one order; clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct World(Arc<Mutex<Record>>);
@@ -38,15 +42,31 @@ pub(crate) struct Record {
     values: u64,
     /// The time by which each value has ended, by the register's time, where that is known.
     ends: BTreeMap<u64, u64>,
+    /// Values that end, until they may be gone.
+    ending: Vec<Ending>,
     /// What each leader's time was when it was last looked at. (As long as it is named here no other has its place.)
     times: BTreeMap<usize, (Weak<Coordinator>, Instant, u64)>,
+}
+
+/// A value that ends by itself.
+#[derive(Debug)]
+struct Ending {
+    client: u32,
+    id: String,
+    value: u64,
+    time: Duration,
+    /// The leader that was asked to write it, when, and, once that is known, what its time was then.
+    leader: LeaderHere,
+    at: Instant,
+    asked: Option<u64>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let (history, faults) = (History::new(), BTreeMap::new());
-        let (ends, times) = (BTreeMap::new(), BTreeMap::new());
-        let record = Record { history, trace: String::new(), faults, began: Instant::now(), values: 0, ends, times };
+        let (ends, ending, times) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let record =
+            Record { history, trace: String::new(), faults, began: Instant::now(), values: 0, ends, ending, times };
         Self(Arc::new(Mutex::new(record)))
     }
 
@@ -101,6 +121,32 @@ impl World {
             leader.home
         );
         Some(now)
+    }
+
+    /// Looks at the leaders' times for ever: a value may be gone as soon as one of those who have led since it was written
+    /// has come to its deadline.
+    pub(crate) async fn watch_ends(self, net: Net) {
+        loop {
+            net.leader().into_iter().chain(net.second()).for_each(|leader| self.note_ended(&leader));
+            sleep(LOOK).await;
+        }
+    }
+
+    /// A leader has answered, or is looked at: what has ended by its time may be gone.
+    pub(crate) fn note_ended(&self, leader: &LeaderHere) {
+        self.time_of(leader);
+        let mut record = self.record();
+        for mut ending in std::mem::take(&mut record.ending) {
+            let time = &ending.leader.coordinator.time;
+            // It is known with the first look after its leader knows what time it is: before that it writes none.
+            ending.asked = ending.asked.or_else(|| time.is_settled().then(|| time.peek()));
+            let ends = ending.asked.map(|asked| (asked + ending.time.as_millis() as u64).saturating_sub(LATE_MS));
+            let came = |ends: u64| record.times.values().any(|(_, at, now)| *at >= ending.at && *now >= ends);
+            match ends.is_some_and(came) {
+                true => drop(record.history.invoke(ending.client, &ending.id, Action::Expire(ending.value))),
+                false => record.ending.push(ending),
+            }
+        }
     }
 
     /// A leader was asked at this time, and showed this value: then it had not ended before. (The promise gives a second
@@ -162,6 +208,8 @@ pub(crate) async fn client(n: u32, net: Net, mut chance: fastrand::Rng, world: W
 /// A GET, or a SET of a new value that is so much longer than its number.
 pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding: Option<usize>) -> Option<Reply> {
     let (mut time_to_live, mut written) = (None, 0);
+    let leader = net.either();
+    let asked = leader.as_ref().and_then(|leader| world.time_of(leader));
     let (op, command) = {
         let mut record = world.record();
         match padding {
@@ -174,7 +222,10 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
                     0 => {
                         let time = Duration::from_secs(1 + value / EXPIRES % 6);
                         time_to_live = Some(time);
-                        tokio::spawn(expire(n, world.clone(), id.to_owned(), value, time));
+                        record.ending.extend(leader.clone().map(|leader| {
+                            let (id, at) = (id.to_owned(), Instant::now());
+                            Ending { client: n, id, value, time, leader, at, asked }
+                        }));
                         Command::SetFor { id: of, time, payload }
                     }
                     _ => Command::Set { id: of, payload },
@@ -184,9 +235,8 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
             None => (record.history.invoke(n, id, Action::Get), Command::Get(id.parse().unwrap())),
         }
     };
-    let leader = net.either();
-    let asked = leader.as_ref().and_then(|leader| world.time_of(leader));
     let reply = ask_any(leader.as_ref(), net, command).await;
+    leader.iter().for_each(|leader| world.note_ended(leader));
     if let (Some(Reply::Done), Some(time), Some(leader)) = (&reply, time_to_live, &leader)
         && let Some(answered) = world.time_of(leader)
     {
@@ -212,13 +262,6 @@ pub(crate) async fn request(n: u32, net: &Net, world: &World, id: &str, padding:
     };
     world.record().history.complete(op, outcome);
     reply
-}
-
-/// From then on it may be gone. A hundredth is what the register's time may be drawn by; and what it hears of clocks is as
-/// old as the way from there.
-async fn expire(n: u32, world: World, id: String, value: u64, time: Duration) {
-    sleep((time * 98 / 100).saturating_sub(Duration::from_millis(500))).await;
-    world.record().history.invoke(n, &id, Action::Expire(value));
 }
 
 async fn delete(n: u32, net: &Net, world: &World, id: &str) {
