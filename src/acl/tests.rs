@@ -132,6 +132,8 @@ fn requests_of(name: &str) -> Vec<String> {
         "BITFIELD" => ["own:1 GET u8 0", "own:1 SET u8 0 1", "own:1 GET u8"].map(line).to_vec(),
         "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" => vec![line("x 3 own:1 own:2 own:3 others:1")],
         "DELEX" => ["own:1", "own:1 IFEQ x"].map(line).to_vec(),
+        "OBJECT" => ["ENCODING own:1", "FREQ own:1", "HELP"].map(line).to_vec(),
+        "MEMORY" => ["USAGE own:1", "USAGE own:1 SAMPLES 5", "HELP"].map(line).to_vec(),
         "COPY" => ["own:1 own:2", "own:1 own:2 REPLACE"].map(line).to_vec(),
         _ if spec.keys == (0, 0, 0) => vec![line("")],
         _ if spec.keys.1 < 0 => vec![line("own:1"), line("own:1 own:2 own:3")],

@@ -36,6 +36,8 @@ pub struct Spec {
     pub line: Option<&'static str>,
     /// The place of the word that tells how many ids follow it, and how many words each of them has.
     counted: Option<(usize, usize)>,
+    /// Its subcommands, but for HELP, are about the id that stands behind them.
+    names_behind: bool,
 }
 
 /// Why the ids of a request cannot be found: the word that tells their number.
@@ -77,7 +79,9 @@ impl Spec {
 
     /// The places of the ids in a request of these words, whose number was checked.
     pub fn key_places<T: AsRef<[u8]>>(&self, words: &[T]) -> Result<impl Iterator<Item = usize> + use<T>, WrongCount> {
+        let behind = self.names_behind && words.len() > 2;
         let (first, last, step) = match self.counted {
+            None if behind => (2, 2, 1),
             Some((place, step)) => {
                 let count = number(words[place].as_ref()).ok_or(WrongCount::NotANumber)?;
                 let count = usize::try_from(count).map_err(|_| WrongCount::TooFew)?;
@@ -115,6 +119,10 @@ impl Spec {
 
     const fn counted(self, place: usize, each: usize) -> Self {
         Self { counted: Some((place, each)), ..self }
+    }
+
+    const fn about_one(self) -> Self {
+        Self { names_behind: true, ..self }
     }
 
     const fn of(self, subcommands: &'static [(&'static str, i32)]) -> Self {
@@ -169,7 +177,19 @@ const fn row(
     group: &'static str,
     summary: &'static str,
 ) -> Spec {
-    Spec { name, op, arity, flags, keys, subcommands: &[], group, summary, line: None, counted: None }
+    Spec {
+        name,
+        op,
+        arity,
+        flags,
+        keys,
+        subcommands: &[],
+        group,
+        summary,
+        line: None,
+        counted: None,
+        names_behind: false,
+    }
 }
 
 const OF_ACL: &[(&str, i32)] = &[
@@ -546,11 +566,13 @@ pub const COMMANDS: &[Spec] = &[
     )
     .of(OF_LATENCY),
     row("MEMORY", Tool(ToolOp::Memory), -2, BY_SUBCOMMAND, NONE, "tools", "Tells how many bytes a message takes.")
-        .of(OF_MEMORY),
+        .of(OF_MEMORY)
+        .about_one(),
     row("MODULE", Tool(ToolOp::Module), -2, BY_SUBCOMMAND, NONE, "tools", "Tells of modules: there are none.")
         .of(OF_MODULE),
     row("OBJECT", Tool(ToolOp::Object), -2, BY_SUBCOMMAND, NONE, "tools", "Tells how Redis would keep a message.")
-        .of(OF_OBJECT),
+        .of(OF_OBJECT)
+        .about_one(),
     row(
         "ROLE",
         Tool(ToolOp::Role),
@@ -679,6 +701,9 @@ mod tests {
             ("EVALSHA x 1 a b", vec![3]),
             ("EVALSHA_RO x 1 a b", vec![3]),
             ("MSETEX 2 a 1 b 2 NX", vec![2, 4]),
+            ("OBJECT ENCODING a", vec![2]),
+            ("OBJECT HELP", vec![]),
+            ("MEMORY USAGE a SAMPLES 5", vec![2]),
         ] {
             assert_eq!(places(line), Ok(wanted), "{line}");
         }

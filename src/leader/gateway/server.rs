@@ -14,7 +14,7 @@ use crate::leader::coordinator::Meters;
 use crate::leader::users::NotLetIn;
 use crate::protocol::glob;
 use crate::protocol::resp::{Value, Words, number};
-use crate::protocol::table::{self, COMMANDS, ServerOp, Spec};
+use crate::protocol::table::{self, COMMANDS, ServerOp, Spec, leaves};
 use crate::telemetry::Meter;
 use crate::telemetry::served::{NOT_FOUND, Operation, Protocol};
 
@@ -424,8 +424,14 @@ fn command(words: &Words) -> Result<Value, String> {
         (b"LIST", 5) if words[2].eq_ignore_ascii_case(b"FILTERBY") => {
             match words[3].to_ascii_uppercase().as_slice() {
                 b"PATTERN" => names(|name| glob::matches(&words[4].to_ascii_lowercase(), name.as_bytes())),
-                // There are no modules, and the categories of access lists are not kept here.
-                b"MODULE" | b"ACLCAT" => names(|_| false),
+                b"ACLCAT" => {
+                    let of = table::Category::find(&words[4]);
+                    let is_in = |leaf: table::Leaf| leaf.subcommand.is_none() && of.is_some_and(|of| leaf.is_in(of));
+                    let found: Vec<_> = leaves().filter(|leaf| is_in(*leaf)).map(|leaf| leaf.name()).collect();
+                    names(|name| found.iter().any(|of| of == name))
+                }
+                // There are no modules.
+                b"MODULE" => names(|_| false),
                 _ => return error(SYNTAX),
             }
         }
@@ -462,9 +468,12 @@ fn names(is: impl Fn(&str) -> bool) -> Value {
     Value::Array(names.map(Value::text).collect())
 }
 
-/// Name, arity, flags, places of the ids, and nothing of what access lists need.
+/// Name, arity, flags, places of the ids, and categories; nothing more of ids and subcommands.
 fn info_of(spec: &Spec) -> Value {
     let (first, last, step) = spec.keys;
+    let own = leaves().find(|leaf| leaf.subcommand.is_none() && leaf.spec.name == spec.name);
+    let categories = table::Category::ALL.iter().filter(|category| own.is_some_and(|leaf| leaf.is_in(**category)));
+    let categories = categories.map(|category| Value::Status(format!("@{}", category.name()))).collect();
     let number = |number: i32| Value::Integer(number.into());
     Value::Array(vec![
         Value::text(spec.name.to_lowercase()),
@@ -473,7 +482,7 @@ fn info_of(spec: &Spec) -> Value {
         number(first),
         number(last),
         number(step),
-        Value::Set(vec![]),
+        Value::Set(categories),
         Value::Array(vec![]),
         Value::Array(vec![]),
         Value::Array(vec![]),

@@ -32,8 +32,8 @@ impl Spec {
             Op::Data(op) => of_data(op, words, nth),
             Op::Script(ScriptOp::EvalRo | ScriptOp::EvalShaRo) => Access::READ,
             Op::Script(_) => Access::BOTH,
-            // Who holds a message, and WATCH, tell that it is there, or was written.
-            Op::Register(RegisterOp::Where) | Op::Session(_) => Access::LOOK,
+            // Who holds a message, how long it is, and WATCH, tell that it is there, or was written.
+            Op::Register(RegisterOp::Where) | Op::Session(_) | Op::Tool(_) => Access::LOOK,
             _ => Access::BOTH,
         }
     }
