@@ -174,9 +174,15 @@ fn filter() -> anyhow::Result<EnvFilter> {
     }
 }
 
+/// The target of the audit log's lines: they name users and ids, and the page and screens, which show events, ask nobody
+/// who he is.
+pub const AUDIT: &str = "hatokuse::audit";
+
 fn ring_layer(ring: EventRing) -> AnyLayer {
     // Not under RUST_LOG: the screen's last events stay what they are, whatever somebody debugs.
-    RingLayer(ring).with_filter(Targets::new().with_target("hatokuse", LevelFilter::INFO)).boxed()
+    RingLayer(ring)
+        .with_filter(Targets::new().with_target("hatokuse", LevelFilter::INFO).with_target(AUDIT, LevelFilter::OFF))
+        .boxed()
 }
 
 /// How events become lines.

@@ -64,6 +64,16 @@ impl Commands {
         self.allowed.has(leaf)
     }
 
+    /// Takes a rule that was written, behind those that were written before it: there are none to take together.
+    pub(super) fn read(&mut self, rule: &Rule) -> Result<(), BadRule> {
+        match rule {
+            Rule::Category(category, allow) => self.follow(*allow, About::Category(*category)),
+            Rule::Command { name, allow } => self.follow(*allow, About::Command(name.clone())),
+            _ => return self.change(rule),
+        }
+        if self.rules.len() > MOST_RULES { Err(BadRule::TooMany(MOST_RULES)) } else { Ok(()) }
+    }
+
     /// Takes a rule about commands.
     pub(super) fn change(&mut self, rule: &Rule) -> Result<(), BadRule> {
         let (allow, about) = match rule {
@@ -97,7 +107,7 @@ impl About {
     fn names(&self, leaf: &Leaf) -> bool {
         match self {
             Self::Category(category) => leaf.is_in(*category),
-            Self::Command(name) => leaf.name() == *name || leaf.spec.name.eq_ignore_ascii_case(name),
+            Self::Command(name) => leaf.is_named(name) || leaf.spec.name.eq_ignore_ascii_case(name),
         }
     }
 

@@ -174,12 +174,12 @@ fn keys(read: bool, write: bool, pattern: &[u8]) -> Result<Rule, BadRule> {
 
 fn command(name: &[u8], allow: bool) -> Result<Rule, BadRule> {
     let name = String::from_utf8(name.to_ascii_lowercase()).map_err(|_| BadRule::Unknown)?;
-    if leaves().any(|leaf| leaf.name() == name) {
+    if leaves().any(|leaf| leaf.is_named(&name)) {
         return Ok(Rule::Command { name, allow });
     }
     let has_subcommands = |leaf: &Leaf| !leaf.spec.subcommands.is_empty();
     let parts: Vec<&str> = name.split('|').collect();
-    let of = |command: &str| leaves().find(|leaf| leaf.subcommand.is_none() && leaf.name() == command);
+    let of = |command: &str| leaves().find(|leaf| leaf.is_named(command));
     Err(match (parts.as_slice(), of(parts[0])) {
         ([_, ""], Some(_)) => BadRule::Syntax,
         ([_, _], Some(leaf)) if !has_subcommands(&leaf) => BadRule::FirstArgument,

@@ -104,8 +104,13 @@ impl User {
     pub fn read(text: &[u8]) -> Result<Self, BadRule> {
         let mut user = Self::fresh();
         for word in text.split(|byte| *byte == b' ').filter(|word| !word.is_empty()) {
-            // Only hashes that need no work are written.
-            user.change(&Rule::read(word)?, Salt::default())?;
+            match Rule::read(word)? {
+                rule @ (Rule::AllCommands(_) | Rule::Category(..) | Rule::Command { .. }) => {
+                    user.commands.read(&rule)?
+                }
+                // Only hashes that need no work are written.
+                rule => user.change(&rule, Salt::default())?,
+            }
         }
         Ok(user)
     }

@@ -25,6 +25,7 @@ mod backup;
 mod batches;
 mod cache;
 mod expiry;
+mod heavy;
 mod inventories;
 mod jobs;
 mod orders;

@@ -209,11 +209,9 @@ fn allow_open_ports(settings: &Settings, listeners: &Listeners, users: &Users) -
         .filter(|_| settings.http_token.is_none() && !settings.http_tls)
         .and_then(|http| open_port(http, "sees ids, addresses and figures", "give --http-tls or --http-token-file"));
     let plain = settings.cluster_tls.is_none();
-    let nodes = plain.then(|| open_port(nodes, "can pass for a node", "give --cluster-cert")).flatten();
-    // Those who have users know that there are strangers; what nodes say is then theirs to close.
-    let (refused, said) = if users.are_open() { (nodes, None) } else { (None, nodes) };
-    allow_open(&clients.into_iter().chain(refused).chain(http).collect::<Vec<_>>(), settings.insecure)?;
-    allow_open(&Vec::from_iter(said), true)
+    let nodes =
+        plain.then(|| open_port(nodes, "can pass for a node and be given messages", "give --cluster-cert")).flatten();
+    allow_open(&clients.into_iter().chain(nodes).chain(http).collect::<Vec<_>>(), settings.insecure)
 }
 
 async fn serve(

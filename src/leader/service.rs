@@ -87,9 +87,12 @@ impl LeaderService {
         const HOW: &str = "send them as metadata, `authorization: Basic <base64 of user:password>`, or `user: <user>` (left \
              away: default) with `authorization: Bearer <password>` or `password: <password>`; nothing was done";
         let Some((user, password)) = given(request.metadata()) else {
-            let certificate = Caller::of(request)?.client().and_then(|name| self.users.of_certificate(name));
+            let login = match Caller::of(request)?.client() {
+                Some(name) => self.users.of_certificate(name),
+                None => self.users.anonymous(),
+            };
             let nobody = || Status::unauthenticated(format!("NOAUTH a user and a password are needed: {HOW}"));
-            return certificate.or_else(|| self.users.anonymous()).ok_or_else(nobody);
+            return login.ok_or_else(nobody);
         };
         let from = Caller::of(request)?.addr.map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip());
         self.users.log_in(&user, &password, from).await.map_err(|why| match why {
@@ -373,7 +376,7 @@ impl FamilyService for LeaderService {
     }
 
     async fn list_messages(&self, request: Request<Empty>) -> Result<Response<Self::ListMessagesStream>, Status> {
-        let login = self.login(&request).await?;
+        let mut login = self.login(&request).await?;
         self.may_list(&login, &request)?;
         // One page waits while another is sent. What is ready together leaves in few frames: of those a client that is
         // slow bears only so many.
@@ -387,6 +390,11 @@ impl FamilyService for LeaderService {
                     // Nobody is told that this is all while it is not.
                     if let Some(unsure) = service.unsure() {
                         let _ = out.send(Page { messages: vec![Err(unsure)], held: (None, None) }).await;
+                        return;
+                    }
+                    if !login.refresh(&service.users) {
+                        let gone = Status::unauthenticated("NOAUTH the user of this call was deleted");
+                        let _ = out.send(Page { messages: vec![Err(gone)], held: (None, None) }).await;
                         return;
                     }
                     let ids = readable(&login, ids);

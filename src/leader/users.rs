@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 pub use self::denials::{Context, Denial, Denials, Reason};
 use self::logins::Logins;
 pub use self::logins::NotLetIn;
-use crate::acl::{DEFAULT, User, UserName};
+use crate::acl::{BadRule, DEFAULT, User, UserName};
 use crate::lock::Lock;
 use crate::protocol::table::Spec;
 use crate::seeded::{self, Bug};
@@ -25,7 +25,7 @@ use crate::seeded::{self, Bug};
 /// All users, and what is needed to let them in.
 #[derive(Debug)]
 pub struct Users {
-    all: Lock<BTreeMap<UserName, Arc<User>>>,
+    all: Lock<BTreeMap<UserName, Made>>,
     /// How often that changed.
     changes: AtomicU64,
     /// The password of `--password-file`, as it was hashed with a key of this process: user `default` has it beside its own.
@@ -37,6 +37,13 @@ pub struct Users {
     logins: Logins,
     /// What was denied of late.
     pub denials: Denials,
+}
+
+/// A user, and the rules in the log that have made it.
+#[derive(Debug, Clone)]
+struct Made {
+    rules: Vec<u8>,
+    user: Arc<User>,
 }
 
 /// Who a connection is.
@@ -95,26 +102,32 @@ impl Users {
 
     /// Takes what the log says of them. What cannot be read makes a user that nobody is, and that may do nothing.
     pub fn load(&self, logged: &BTreeMap<String, Vec<u8>>) {
-        let mut all = BTreeMap::from([(default_name(), User::almighty())]);
+        let mut all = self.all.lock();
+        let mut before = std::mem::take(&mut *all);
         for (name, rules) in logged {
-            let Ok(parsed) = name.parse() else { continue };
-            let user = User::read(rules).unwrap_or_else(|why| {
-                tracing::error!(
-                    "user {name} is disabled, as its rules in the log cannot be read ({why}): set them anew"
-                );
-                if seeded::active(Bug::UnreadableIsAlmighty) { User::almighty() } else { User::fresh() }
+            let Ok(parsed) = name.parse::<UserName>() else { continue };
+            let as_before = before.remove(&parsed).filter(|made| made.rules == *rules);
+            let made = as_before.unwrap_or_else(|| {
+                let user = self.made(&parsed, User::read(rules));
+                Made { rules: rules.clone(), user: Arc::new(user) }
             });
-            all.insert(parsed, user);
+            all.insert(parsed, made);
         }
-        // Whoever gave a password file does not mean that any password is right.
-        if let Some(default) = all.get_mut(&default_name())
-            && self.file.is_some()
-            && default.takes_any_password()
-        {
-            default.forget_passwords();
-        }
-        *self.all.lock() = all.into_iter().map(|(name, user)| (name, Arc::new(user))).collect();
+        let first = || Made { rules: Vec::new(), user: Arc::new(self.made(&default_name(), Ok(User::almighty()))) };
+        all.entry(default_name()).or_insert_with(first);
         self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    fn made(&self, name: &UserName, read: Result<User, BadRule>) -> User {
+        let mut user = read.unwrap_or_else(|why| {
+            tracing::error!("user {name} is disabled, as its rules in the log cannot be read ({why}): set them anew");
+            if seeded::active(Bug::UnreadableIsAlmighty) { User::almighty() } else { User::fresh() }
+        });
+        // Whoever gave a password file does not mean that any password is right.
+        if self.file.is_some() && name.as_str() == DEFAULT && user.takes_any_password() {
+            user.forget_passwords();
+        }
+        user
     }
 
     fn changes(&self) -> u64 {
@@ -123,12 +136,12 @@ impl Users {
 
     /// One of them.
     pub fn get(&self, name: &UserName) -> Option<Arc<User>> {
-        self.all.lock().get(name).cloned()
+        self.all.lock().get(name).map(|made| made.user.clone())
     }
 
     /// All of them, by name.
     pub fn all(&self) -> Vec<(UserName, Arc<User>)> {
-        self.all.lock().iter().map(|(name, user)| (name.clone(), user.clone())).collect()
+        self.all.lock().iter().map(|(name, made)| (name.clone(), made.user.clone())).collect()
     }
 
     /// Who a connection is before it has said so; nobody, where that takes a password.
@@ -136,10 +149,14 @@ impl Users {
         self.login(&default_name()).filter(|login| login.user.takes_any_password())
     }
 
-    /// Who shows a valid certificate of this name; nobody, if that is no user that is let in so.
+    /// Who shows a valid certificate of this name: that user, or nobody if it is off; and where there is no user of that name,
+    /// who shows none.
     pub fn of_certificate(&self, name: &str) -> Option<Login> {
-        let name = name.parse().ok().filter(|name: &UserName| name.as_str() != DEFAULT)?;
-        self.login(&name).filter(|_| self.certificates)
+        let name = name.parse().ok().filter(|name: &UserName| name.as_str() != DEFAULT && self.certificates);
+        match name.filter(|name| self.get(name).is_some()) {
+            Some(name) => self.login(&name),
+            None => self.anonymous(),
+        }
     }
 
     /// Somebody who has proven to be this user, if it is let in.

@@ -384,6 +384,12 @@ fn passwords_are_nowhere_to_be_read() {
     let mut wire = Wire::to(&addr);
     told.push(wire.ask("AUTH app hush-guess"));
     told.push(wire.ask("AUTH hush-guess"));
+    // Where they stand at the wrong place they are told to nobody but who wrote them.
+    tells(&admin.say("ACL SETUSER carol on hush-without-sign"), &["hush-without-sign"]);
+    admin.ask(&[b"ACL", b"SETUSER", b"carol on >hush-quoted"]);
+    let page = get_with(&http_of(&leader), "/", "");
+    assert!(!page.contains("SETUSER"), "the page asks nobody who he is");
+    told.push(page);
     leader.stop();
     told.push(leader.said());
     let files = files_under(home.path());
@@ -395,8 +401,12 @@ fn passwords_are_nowhere_to_be_read() {
     // What was ordered is to be read, and by whom.
     tells(
         &leader.said(),
-        &["user default at 127.0.0.1:", "ACL SETUSER app on >*** ~* +@all", "gave a wrong password for user \"app\""],
+        &["user default at 127.0.0.1:", "ACL SETUSER app on >*** ~* +@all", "gave a wrong password for user app"],
     );
+}
+
+fn http_of(leader: &Server) -> String {
+    leader.says("leader http=").split_once("leader http=").unwrap().1.trim().to_owned()
 }
 
 fn files_under(folder: &Path) -> Vec<Vec<u8>> {
@@ -486,16 +496,19 @@ fn a_port_that_others_reach_is_refused_without_tls_and_without_users() {
     let node = ["node", "--id", "1", "--port", "0", "--host", "0.0.0.0"];
     let refused = Server::start(home.path(), &node).must_be_refused();
     tells(&refused, &["can pass for the leader", "--cluster-cert", "--insecure"]);
-    // Users are enough, and so is the word of who starts it; each is told what is open.
-    for more in [["--password-file", "file"].as_slice(), &["--insecure"]] {
-        let (leader, _) = lone_leader(home.path(), &[&["--host", "0.0.0.0"], more].concat());
-        tells(&leader.says("can pass for a node"), &["whoever reaches 0.0.0.0:", "networks that you trust alone"]);
+    // Users are enough for clients, but nodes are none of them.
+    let refused = refused_leader(home.path(), &["--host", "0.0.0.0", "--password-file", "file"]);
+    tells(&refused, &["can pass for a node", "--cluster-cert", "--insecure"]);
+    let (leader, _) = lone_leader(home.path(), &["--host", "0.0.0.0", "--insecure"]);
+    for open in ["may read and write everything", "can pass for a node"] {
+        tells(&leader.says(open), &["whoever reaches 0.0.0.0:", "networks that you trust alone"]);
     }
+    drop(leader);
     // Users that are in the log count as well.
     let (leader, addr) = lone_leader(home.path(), &[]);
     let mut admin = Redis::to(&addr);
     assert_eq!(admin.say("ACL SETUSER default resetpass >word"), "+OK");
-    leader.stop();
     drop(leader);
-    lone_leader(home.path(), &["--host", "0.0.0.0"]);
+    let refused = refused_leader(home.path(), &["--host", "0.0.0.0"]);
+    assert!(!refused.contains("may read and write everything"), "{refused}");
 }

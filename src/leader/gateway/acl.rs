@@ -100,12 +100,7 @@ fn line(name: &UserName, user: &User) -> Value {
 
 fn described(user: &User) -> Value {
     let text = |text: &str| Value::text(text);
-    let flags = [
-        (if user.is_enabled() { "on" } else { "off" }, true),
-        ("allkeys", user.has_all_keys()),
-        ("allcommands", user.has_all_commands()),
-        ("nopass", user.takes_any_password()),
-    ];
+    let flags = [(if user.is_enabled() { "on" } else { "off" }, true), ("nopass", user.takes_any_password())];
     let flags = flags.into_iter().filter(|(_, is)| *is).map(|(flag, _)| text(flag)).collect();
     let passwords = user.passwords().iter().map(|hash| Value::text(hash.to_string())).collect();
     Value::Map(vec![

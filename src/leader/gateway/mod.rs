@@ -14,7 +14,6 @@ mod deadlines;
 mod entrance;
 mod eval;
 mod floats;
-mod heavy;
 mod help;
 mod keyspace;
 mod lcs;
@@ -44,11 +43,11 @@ pub(super) use self::clients::line_of;
 use self::connection::Connection;
 use self::cuts::Cuts;
 pub use self::entrance::Entrance;
-use self::heavy::Heavy;
 pub(super) use self::rights::{check_command, noted, refusal};
 use self::script::Scripts;
 use super::coordinator::Coordinator;
 use super::every;
+use super::heavy::Heavy;
 use super::shares::{Pot, Size};
 use super::users::Users;
 use crate::error::Refusal;
@@ -146,7 +145,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
         users,
         clients: Arc::default(),
         cuts: Cuts::default(),
-        heavy: Heavy::start(),
+        heavy: Heavy::start("heavy"),
         scripts: Arc::new(Scripts::new(coordinator.meters.scripts.clone())),
         verify: Arc::new(Semaphore::new(1)),
         walk: Semaphore::new(1),

@@ -163,7 +163,11 @@ impl Session {
             values.push(match done {
                 Done::Now(value) => value,
                 Done::Common(words, a, b) => self.common(words, a, b).await,
-                Done::Later(spec, words) => Box::pin(self.run(spec, &words)).await.unwrap_or_else(Value::Error),
+                // An AUTH before it may have made the connection another user's.
+                Done::Later(spec, words) => match self.rights.check(spec, &words, Context::Multi) {
+                    Err(denied) => Value::Error(denied_since(denied)),
+                    Ok(()) => Box::pin(self.run(spec, &words)).await.unwrap_or_else(Value::Error),
+                },
             });
         }
         self.room = Some(room);

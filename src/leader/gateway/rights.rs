@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use super::Door;
 use super::clients::Taken;
-use crate::acl::{Denied, User, UserName};
+use crate::acl::{Denied, Rule, User, UserName};
 use crate::error::{Refusal, printable};
 use crate::leader::users::{Context, Login, NotLetIn, Reason, Users};
+use crate::logs::AUDIT;
 use crate::protocol::table::{Access, KeyspaceOp, Op, RegisterOp, ServerOp, Spec, find, leaf_of, leaves};
 use crate::protocol::{Command, Reply};
 use crate::types::MessageId;
-
-/// The target of the audit log's lines.
-const AUDIT: &str = "hatokuse::audit";
 
 /// Bytes of an id that a line of the audit log shows.
 const SHOWN: usize = 128;
@@ -30,7 +28,7 @@ impl Rights {
     /// Those of a connection that has shown a certificate of this name, or none.
     pub(super) fn new(door: &Door, taken: Arc<Taken>, certificate: Option<&str>) -> Self {
         let users = door.users.clone();
-        let login = certificate.and_then(|name| users.of_certificate(name)).or_else(|| users.anonymous());
+        let login = certificate.map_or_else(|| users.anonymous(), |name| users.of_certificate(name));
         let rights = Self { users, taken, login };
         rights.tell();
         rights
@@ -171,7 +169,9 @@ impl Rights {
     /// Writes a line about an order of an operator into the audit log: what, of whom, and how it ended. It has no values.
     pub(super) fn audit<T: AsRef<[u8]>>(&self, spec: &Spec, words: &[T], outcome: Result<(), &str>) {
         if is_audited(spec, words.get(1).map_or(b"", AsRef::as_ref)) {
-            self.audit_line(&shown(spec, words), outcome);
+            // What is said of a rule that is wrong says the rule again, which may be a password.
+            let is_acl = spec.op == Op::Server(ServerOp::Acl);
+            self.audit_line(&shown(spec, words), outcome.map_err(|why| if is_acl { "refused" } else { why }));
         }
     }
 
@@ -186,8 +186,8 @@ impl Rights {
     fn audit_line(&self, what: &str, outcome: Result<(), &str>) {
         let (user, from) = (self.name().map_or("", UserName::as_str), self.taken.seat.peer);
         match outcome {
-            Ok(()) => tracing::info!(target: AUDIT, "user {user} at {from}: {what}"),
-            Err(why) => tracing::info!(target: AUDIT, "user {user} at {from}: {what}: {why}"),
+            Ok(()) => tracing::info!(target: AUDIT, "audit: user {user} at {from}: {what}"),
+            Err(why) => tracing::info!(target: AUDIT, "audit: user {user} at {from}: {what}: {why}"),
         }
     }
 }
@@ -280,18 +280,25 @@ pub(super) fn audited(command: &Command) -> Option<String> {
     is_audited(spec, b"").then(|| shown(spec, &words))
 }
 
-/// The words of an order that may be shown: of rules of users only those that are no passwords.
+/// The words of an order that may be shown. Of ACL these are names that can be users', and rules that say nothing of
+/// passwords: whatever else it is may be one, written at the wrong place.
 fn shown<T: AsRef<[u8]>>(spec: &Spec, words: &[T]) -> String {
+    let is_acl = spec.op == Op::Server(ServerOp::Acl);
+    let is_set = words.get(1).is_some_and(|word| word.as_ref().eq_ignore_ascii_case(b"SETUSER"));
     let mut text = spec.name.to_owned();
-    for word in words.iter().skip(1).take(64) {
-        let word = word.as_ref();
+    for (place, word) in words.iter().map(AsRef::as_ref).enumerate().skip(1).take(64) {
+        let may_show = match place {
+            _ if !is_acl => true,
+            1 => true,
+            2 => UserName::from_bytes(word).is_ok(),
+            _ if is_set => Rule::read(word).is_ok_and(|rule| !rule.is_about_passwords() || rule == Rule::Reset),
+            _ => UserName::from_bytes(word).is_ok(),
+        };
         text.push(' ');
         match word.first() {
-            Some(b'>' | b'<' | b'#' | b'!') if spec.name == "ACL" => {
-                text.push(char::from(word[0]));
-                text.push_str("***");
-            }
-            _ => text.push_str(&printable(word, SHOWN)),
+            _ if may_show => text.push_str(&printable(word, SHOWN)),
+            Some(sign @ (b'>' | b'<' | b'#' | b'!')) => text.push_str(&format!("{}***", char::from(*sign))),
+            _ => text.push_str("***"),
         }
     }
     text

@@ -110,8 +110,8 @@ impl TextTalk {
             Some((name, password)) => self.rights.log_in(name, password).await,
             None => Err(NotLetIn::Wrong),
         };
-        // That password may hold a space.
-        if known.is_none() {
+        // That password may hold a space, where there is one.
+        if known.is_none() && (pair.is_none() || !self.rights.users().are_open()) {
             told = self.rights.log_in(DEFAULT.as_bytes(), words).await;
         }
         match told {

@@ -1,8 +1,8 @@
 //! How somebody proves to be a user: by a password.
 //!
-//! A password takes long to check, so that it takes long to guess. Of one that was right a keyed hash is remembered, by
-//! which it is right again at once, until users change: programs that connect often, and gRPC, which gives it with each
-//! call, wait once.
+//! A password takes long to check, so that it takes long to guess; a thread of its own does it, which gives way to those
+//! that serve. Of one that was right a keyed hash is remembered, by which it is right again at once, as long as its user
+//! has the same passwords: programs that connect often, and gRPC, which gives it with each call, wait once.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,19 +13,16 @@ use std::time::Duration;
 
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::{Login, Users};
 use crate::acl::{DEFAULT, PasswordHash, User, UserName};
+use crate::leader::heavy::Heavy;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
 
-/// Passwords that are checked at once: each takes a core and 19 MiB.
-const AT_ONCE: usize = 2;
-
-/// Those that wait for that; more are turned away.
+/// Passwords that wait to be checked; more are turned away.
 const MOST_WAITING: usize = 256;
 
 /// Right passwords that are remembered.
@@ -39,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// After so long without one they are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Attempts of one address that are under way at once, their pauses with them.
+/// Attempts of an address that has given wrong ones which are under way at once, their pauses with them.
 const MOST_OF_ADDRESS: usize = 8;
 
 /// Addresses that are told apart.
@@ -70,7 +67,7 @@ impl fmt::Display for NotLetIn {
 pub(super) struct Logins {
     key: hmac::Key,
     right: Lock<HashSet<[u8; 32]>>,
-    at_once: Semaphore,
+    hashing: Heavy,
     waiting: AtomicUsize,
     addresses: Lock<BTreeMap<IpAddr, Attempts>>,
     said: Lock<Repeats>,
@@ -94,7 +91,7 @@ impl Default for Logins {
         Self {
             key: key.unwrap_or_else(|_| unreachable!("the system has no random bytes")),
             right: Lock::default(),
-            at_once: Semaphore::new(AT_ONCE),
+            hashing: Heavy::start("passwords"),
             waiting: AtomicUsize::new(0),
             addresses: Lock::default(),
             said: Lock::default(),
@@ -129,13 +126,16 @@ impl Logins {
         hmac::sign(&self.key, password)
     }
 
-    /// What is remembered of a right password, as long as users do not change.
-    fn tag(&self, changes: u64, name: &[u8], password: &[u8]) -> [u8; 32] {
-        let changes = if seeded::active(Bug::PasswordRememberedForGood) { 0 } else { changes };
+    /// What is remembered of a right password, as long as its user has the same ones.
+    fn tag(&self, user: &User, name: &[u8], password: &[u8]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(&changes.to_le_bytes());
-        context.update(&(name.len() as u64).to_le_bytes());
+        if !seeded::active(Bug::PasswordRememberedForGood) {
+            user.passwords().iter().for_each(|hash| context.update(hash.to_string().as_bytes()));
+        }
+        // Neither can be in a hash.
+        context.update(b"\0");
         context.update(name);
+        context.update(b"\0");
         context.update(password);
         let mut tag = [0; 32];
         tag.copy_from_slice(context.sign().as_ref());
@@ -150,11 +150,6 @@ impl Logins {
         right.insert(tag);
     }
 
-    /// Forgets all: those of users that have changed are worth nothing any more.
-    pub(super) fn forget(&self) {
-        self.right.lock().clear();
-    }
-
     fn begin(&self, from: IpAddr) -> Result<Attempt<'_>, NotLetIn> {
         let from = family_of(from);
         let mut addresses = self.addresses.lock();
@@ -166,7 +161,7 @@ impl Logins {
         }
         let attempts =
             addresses.entry(from).or_insert_with(|| Attempts { failed: 0, under_way: 0, last: Instant::now() });
-        if attempts.under_way >= MOST_OF_ADDRESS {
+        if attempts.failed > FREE && attempts.under_way >= MOST_OF_ADDRESS {
             return Err(NotLetIn::TooMany);
         }
         attempts.under_way += 1;
@@ -198,8 +193,6 @@ impl Logins {
         if before >= MOST_WAITING {
             return Err(NotLetIn::TooMany);
         }
-        // It is never closed.
-        let _turn = self.at_once.acquire().await;
         let hashes = user.map(|user| user.passwords().to_vec()).filter(|hashes| !hashes.is_empty());
         let nobody = match &hashes {
             Some(_) => None,
@@ -213,7 +206,12 @@ impl Logins {
                 false
             }
         };
-        tokio::task::spawn_blocking(check).await.map_err(|_| NotLetIn::TooMany)
+        self.hashing.run(check).await.ok_or(NotLetIn::TooMany)
+    }
+
+    /// Does what hashes passwords, where that is done.
+    pub(super) async fn apart<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        self.hashing.run(work).await
     }
 }
 
@@ -223,29 +221,35 @@ impl Users {
     /// # Errors
     /// It is not let in. Where many attempts have failed, that is told after a pause.
     pub async fn log_in(&self, name: &[u8], password: &[u8], from: IpAddr) -> Result<Login, NotLetIn> {
-        let changes = self.changes();
-        let login = UserName::from_bytes(name).ok().and_then(|name| self.login(&name));
-        let has_file = name == DEFAULT.as_bytes() && self.file.is_some();
+        let parsed = UserName::from_bytes(name).ok();
+        let find = || parsed.as_ref().and_then(|name| self.login(name));
+        let login = find();
         if let Some(login) = &login {
-            let is_of_file = has_file
-                && self.file.as_ref().is_some_and(|tag| hmac::verify(&self.logins.key, password, tag.as_ref()).is_ok());
-            let tag = self.logins.tag(changes, name, password);
+            let file = self.file.as_ref().filter(|_| name == DEFAULT.as_bytes());
+            let is_of_file = file.is_some_and(|tag| hmac::verify(&self.logins.key, password, tag.as_ref()).is_ok());
+            let tag = self.logins.tag(&login.user, name, password);
             if login.user.takes_any_password() || is_of_file || self.logins.right.lock().contains(&tag) {
                 return Ok(login.clone());
             }
         }
         let attempt = self.logins.begin(from)?;
-        let user = login.as_ref().map(|login| login.user.clone());
-        if self.logins.check(user, password.to_vec()).await?
-            && let Some(login) = login
+        let checked = login.map(|login| login.user);
+        if self.logins.check(checked.clone(), password.to_vec()).await?
+            && let Some(checked) = checked
+            && let Some(login) = find()
+            // It may have changed, or be another one of that name, since the password was put in line.
+            && login.user.passwords() == checked.passwords()
         {
-            self.logins.remember(self.logins.tag(changes, name, password));
+            self.logins.remember(self.logins.tag(&login.user, name, password));
             return Ok(login);
         }
         let said = self.logins.said.lock().note(&from.to_string(), self.logins.began.elapsed());
         if let Some(unsaid) = said {
-            let name = crate::error::printable(name, 64);
-            tracing::warn!("somebody at {from} gave a wrong password for user {name:?}{unsaid}");
+            // What is no user's name may be a password.
+            let known = parsed.filter(|name| self.get(name).is_some());
+            let whose =
+                known.map_or_else(|| "of a user that there is not".to_owned(), |name| format!("for user {name}"));
+            tracing::warn!("somebody at {from} gave a wrong password {whose}{unsaid}");
         }
         sleep(self.logins.note_wrong(&attempt)).await;
         Err(NotLetIn::Wrong)

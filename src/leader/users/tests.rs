@@ -50,6 +50,64 @@ async fn a_password_that_was_right_is_not_any_more_when_it_has_changed() {
     assert!(users.log_in(b"alice", b"two", HERE).await.is_err());
 }
 
+/// Holds the thread that checks passwords until it is let go.
+async fn held(users: &Arc<Users>) -> std::sync::mpsc::Sender<()> {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let users = users.clone();
+    tokio::spawn(async move {
+        let hold = move || {
+            let _ = begun.send(());
+            let _ = wait.recv();
+        };
+        users.logins.apart(hold).await
+    });
+    begins.await.unwrap();
+    go
+}
+
+#[tokio::test]
+async fn a_password_that_waits_to_be_checked_is_held_against_what_its_user_is_then() {
+    let changes = [vec![("alice", "on >two ~* +@all")], vec![("alice", "off >one")], vec![]];
+    for change in changes {
+        let users = Arc::new(Users::new(None, false));
+        users.load(&logged(&[("alice", "on >one")]));
+        let go = held(&users).await;
+        let waiting = users.clone();
+        let asked = tokio::spawn(async move { waiting.log_in(b"alice", b"one", HERE).await.map(drop) });
+        tokio::task::yield_now().await;
+        users.load(&logged(&change));
+        go.send(()).unwrap();
+        assert_eq!(asked.await.unwrap(), Err(NotLetIn::Wrong), "{change:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_was_right_is_right_at_once_whatever_becomes_of_others() {
+    let users = Arc::new(Users::new(None, false));
+    users.load(&logged(&[("alice", "on >one")]));
+    assert!(users.log_in(b"alice", b"one", HERE).await.is_ok());
+    users.load(&logged(&[("alice", "on >one ~a"), ("bob", "on >two")]));
+    // Nothing is hashed for it.
+    let _go = held(&users).await;
+    assert!(users.log_in(b"alice", b"one", HERE).await.is_ok());
+}
+
+#[tokio::test]
+async fn many_who_come_at_once_from_one_address_and_are_right_are_let_in() {
+    let users = Arc::new(Users::new(None, false));
+    let names: Vec<String> = (0..40).map(|n| format!("user{n}")).collect();
+    let all: Vec<_> = names.iter().map(|name| (name.as_str(), "on >one")).collect();
+    users.load(&logged(&all));
+    let log_in = |name: String| {
+        let users = users.clone();
+        tokio::spawn(async move { users.log_in(name.as_bytes(), b"one", HERE).await.map(drop) })
+    };
+    for asked in names.into_iter().map(log_in).collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap(), Ok(()));
+    }
+}
+
 #[tokio::test]
 async fn the_password_of_the_file_is_that_of_the_user_that_is_there_from_the_start() {
     let users = Users::new(Some("of the file"), false);
@@ -119,13 +177,15 @@ fn rules_that_cannot_be_read_make_nobody() {
 fn a_certificate_lets_in_a_user_of_its_name() {
     let users = Users::new(None, true);
     users.load(&logged(&[("alice", "on ~a* +get"), ("off", "off +@all ~*")]));
-    assert_eq!(users.of_certificate("alice").unwrap().name().as_str(), "alice");
-    for none in ["off", "nobody", "default", "", "a b"] {
-        assert!(users.of_certificate(none).is_none(), "{none}");
+    let name = |users: &Users, of: &str| users.of_certificate(of).map(|login| login.name().to_string());
+    assert_eq!(name(&users, "alice").as_deref(), Some("alice"));
+    assert_eq!(name(&users, "off"), None, "who is off is not let in as another one");
+    for stranger in ["nobody", "default", "", "a b"] {
+        assert_eq!(name(&users, stranger).as_deref(), Some("default"), "{stranger}");
     }
     let without = Users::new(None, false);
-    without.load(&logged(&[("alice", "on ~a* +get")]));
-    assert!(without.of_certificate("alice").is_none());
+    without.load(&logged(&[("alice", "on ~a* +get"), ("default", "off")]));
+    assert_eq!([name(&without, "alice"), name(&without, "nobody")], [None, None]);
 }
 
 #[test]

@@ -64,10 +64,15 @@ fn of_data<T: AsRef<[u8]>>(op: DataOp, words: &[T], nth: usize) -> Access {
     }
 }
 
-/// Whether all operations of a BITFIELD are GETs; whatever cannot be told is taken for writing.
+/// Whether a BITFIELD has no operation that writes; whatever cannot be told is taken for writing.
 fn only_reads<T: AsRef<[u8]>>(words: &[T]) -> bool {
-    words.len() > 2
-        && words[2..]
-            .chunks(3)
-            .all(|operation| operation.len() == 3 && operation[0].as_ref().eq_ignore_ascii_case(b"GET"))
+    let mut place = 2;
+    while let Some(operation) = words.get(place) {
+        place += match operation.as_ref().to_ascii_uppercase().as_slice() {
+            b"GET" => 3,
+            b"OVERFLOW" => 2,
+            _ => return false,
+        };
+    }
+    place == words.len().max(2)
 }

@@ -106,6 +106,17 @@ impl Leaf {
         self.subcommand.map_or(command.clone(), |name| format!("{command}|{}", name.to_lowercase()))
     }
 
+    /// Whether this is its [`name`](Self::name), in any case.
+    pub fn is_named(&self, name: &str) -> bool {
+        match (name.split_once('|'), self.subcommand) {
+            (None, None) => self.spec.name.eq_ignore_ascii_case(name),
+            (Some((command, of)), Some(own)) => {
+                self.spec.name.eq_ignore_ascii_case(command) && own.eq_ignore_ascii_case(of)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it is in a category.
     pub fn is_in(&self, category: Category) -> bool {
         let (spec, group, has) = (self.spec, self.spec.group, |flag: &str| self.spec.flags.contains(&flag));

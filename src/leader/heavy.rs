@@ -1,5 +1,5 @@
-//! Work on messages that takes long: on a thread of its own, one piece at a time, which gives way to all others. So it
-//! holds up nobody but those who ask for such work.
+//! Work that takes long: on a thread of its own, one piece at a time, which gives way to all others. So it holds up nobody
+//! but those who ask for such work.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,7 +13,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Heavy(mpsc::UnboundedSender<Job>);
 
 impl Heavy {
-    pub(super) fn start() -> Self {
+    /// Starts a thread of this name.
+    pub(super) fn start(name: &str) -> Self {
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let work = move || {
             let _ = rustix::process::nice(NICE);
@@ -21,8 +22,8 @@ impl Heavy {
                 job();
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("heavy".to_owned()).spawn(work) {
-            tracing::warn!("no thread for LCS and long patterns, which are refused: {error}");
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+            tracing::warn!("no thread for {name}: what it would do is refused: {error}");
         }
         Self(jobs)
     }
