@@ -17,6 +17,7 @@ WORKDIR /var/lib/hatokuse
 VOLUME /var/lib/hatokuse
 EXPOSE 6666 5550 7666
 ENTRYPOINT ["hatokuse"]
-CMD ["leader", "--plain", "--host", "0.0.0.0", "--http-host", "0.0.0.0"]
+# --insecure: who reaches a container is decided by how its ports are published. With users and certificates leave it away.
+CMD ["leader", "--plain", "--insecure", "--host", "0.0.0.0", "--http-host", "0.0.0.0"]
 # Of a leader; a container of a node turns it off. A password is set by HATOKUSE_PASSWORD_FILE, so that this has it too.
 HEALTHCHECK --interval=10s --timeout=5s CMD ["hatokuse", "client", "PING"]
