@@ -27,7 +27,7 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::lock::Lock;
-use crate::telemetry::{EventRing, escaped, time_of_day};
+use crate::telemetry::{AUDIT, EventRing, escaped, time_of_day};
 use crate::types::EventLine;
 
 /// Fields that say again what stands in the message: of which node it is, and where that is. Text leaves them out.
@@ -173,10 +173,6 @@ fn filter() -> anyhow::Result<EnvFilter> {
         _ => Ok(EnvFilter::new(DEFAULT_FILTER)),
     }
 }
-
-/// The target of the audit log's lines: they name users and ids, and the page and screens, which show events, ask nobody
-/// who he is.
-pub const AUDIT: &str = "hatokuse::audit";
 
 fn ring_layer(ring: EventRing) -> AnyLayer {
     // Not under RUST_LOG: the screen's last events stay what they are, whatever somebody debugs.

@@ -17,6 +17,10 @@ use hdrhistogram::Histogram;
 use crate::lock::Lock;
 use crate::types::{EventLine, RateView};
 
+/// The target of the audit log's lines: they name users and ids, and the page and screens, which show events, ask nobody
+/// who he is.
+pub const AUDIT: &str = "hatokuse::audit";
+
 /// How many events an [`EventRing`] keeps; an older one makes room for a newer one.
 pub const EVENTS_KEPT: usize = 200;
 

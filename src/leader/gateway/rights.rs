@@ -7,9 +7,9 @@ use super::clients::Taken;
 use crate::acl::{Denied, Rule, User, UserName};
 use crate::error::{Refusal, printable};
 use crate::leader::users::{Context, Login, NotLetIn, Reason, Users};
-use crate::logs::AUDIT;
 use crate::protocol::table::{Access, KeyspaceOp, Op, RegisterOp, ServerOp, Spec, find, leaf_of, leaves};
 use crate::protocol::{Command, Reply};
+use crate::telemetry::AUDIT;
 use crate::types::MessageId;
 
 /// Bytes of an id that a line of the audit log shows.
