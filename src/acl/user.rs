@@ -242,7 +242,7 @@ impl User {
     /// Whether a command, or its subcommand of this name, may be run at all.
     pub fn may_run(&self, spec: &Spec, subcommand: Option<&[u8]>) -> bool {
         // By these one says who one is, or goes.
-        spec.flags.contains(&"no_auth") || self.commands.allow(leaf_of(spec, subcommand))
+        spec.flags.contains(&"no_auth") || leaf_of(spec, subcommand).is_some_and(|leaf| self.commands.allow(leaf.index))
     }
 
     /// Whether a request may be run, whose number of words fits its command. What its ids are is not looked at where that

@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,12 +15,12 @@ use super::coordinator::Coordinator;
 use super::gateway;
 use super::membership::Membership;
 use super::shares::Room;
-use super::users::{Context, Login, NotLetIn, Reason, Users};
+use super::users::{Context, Login, NotLetIn, Reason, Users, basic};
 use crate::acl::DEFAULT;
 use crate::cluster::mapping::SHARDS;
 use crate::error::Refusal;
 use crate::process::door::{Answers, Caller, Holding, Keep};
-use crate::protocol::table::{self, Access};
+use crate::protocol::table;
 use crate::protocol::{Command, Reply};
 use crate::telemetry::served::{CANCELLED, Operation, Protocol};
 use crate::types::{MessageId, NodeId, Payload};
@@ -235,21 +233,13 @@ fn given(metadata: &MetadataMap) -> Option<(Vec<u8>, Vec<u8>)> {
         scheme.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
     };
     if let Some(pair) = scheme("Basic ") {
-        let pair = BASE64_STANDARD.decode(pair.trim_ascii()).ok()?;
-        let at = pair.iter().position(|byte| *byte == b':')?;
-        return Some((pair[..at].to_vec(), pair[at + 1..].to_vec()));
+        return basic(pair);
     }
     let plain = metadata.get("password").map(|given| given.as_bytes().to_vec());
     let bytes = || metadata.get_bin("password-bin").and_then(|given| given.to_bytes().ok()).map(|given| given.to_vec());
     let password = scheme("Bearer ").map(<[u8]>::to_vec).or(plain).or_else(bytes)?;
     let user = metadata.get("user").map_or(DEFAULT.as_bytes(), |user| user.as_bytes());
     Some((user.to_vec(), password))
-}
-
-/// The ids that may be read, of these.
-fn readable(login: &Login, mut ids: Vec<MessageId>) -> Vec<MessageId> {
-    ids.retain(|id| login.user().may(id.as_bytes(), Access::READ));
-    ids
 }
 
 /// The forms of an id have to name the same one.
@@ -386,7 +376,7 @@ impl FamilyService for LeaderService {
             for part in 0..SHARDS {
                 let mut slice = 0;
                 // The lock is let go between two slices, so that no request waits for a whole part.
-                while let Some(ids) = service.ids(part, slice) {
+                while let Some(mut ids) = service.ids(part, slice) {
                     // Nobody is told that this is all while it is not.
                     if let Some(unsure) = service.unsure() {
                         let _ = out.send(Page { messages: vec![Err(unsure)], held: (None, None) }).await;
@@ -397,7 +387,7 @@ impl FamilyService for LeaderService {
                         let _ = out.send(Page { messages: vec![Err(gone)], held: (None, None) }).await;
                         return;
                     }
-                    let ids = readable(&login, ids);
+                    login.retain_readable(&mut ids);
                     if !service.send_messages(ids, answers.as_ref(), &out).await {
                         return;
                     }

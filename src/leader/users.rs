@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use ring::hmac;
 use tokio::sync::Mutex;
 
@@ -19,8 +21,9 @@ use self::logins::Logins;
 pub use self::logins::NotLetIn;
 use crate::acl::{BadRule, DEFAULT, User, UserName};
 use crate::lock::Lock;
-use crate::protocol::table::Spec;
+use crate::protocol::table::{Access, Spec};
 use crate::seeded::{self, Bug};
+use crate::types::MessageId;
 
 /// All users, and what is needed to let them in.
 #[derive(Debug)]
@@ -63,6 +66,13 @@ impl Login {
     /// What it may do.
     pub fn user(&self) -> &Arc<User> {
         &self.user
+    }
+
+    /// Leaves only the ids that it may read.
+    pub fn retain_readable(&self, ids: &mut Vec<MessageId>) {
+        if !self.user.has_all_keys() {
+            ids.retain(|id| self.user.may(id.as_bytes(), Access::READ));
+        }
     }
 
     /// Looks whether what it may do has changed. `false`: there is no such user any more.
@@ -139,6 +149,11 @@ impl Users {
         self.all.lock().get(name).map(|made| made.user.clone())
     }
 
+    /// The one of this name, as a client writes it.
+    pub fn find(&self, name: &[u8]) -> Option<Arc<User>> {
+        self.get(&UserName::from_bytes(name).ok()?)
+    }
+
     /// All of them, by name.
     pub fn all(&self) -> Vec<(UserName, Arc<User>)> {
         self.all.lock().iter().map(|(name, made)| (name.clone(), made.user.clone())).collect()
@@ -180,6 +195,13 @@ impl Users {
             user.is_enabled() && gets_in && user.may_run(acl_command(), Some(b"SETUSER"))
         })
     }
+}
+
+/// The name and the password that stand behind `Basic`, in HTTP and in gRPC's metadata (RFC 7617).
+pub(super) fn basic(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let pair = BASE64_STANDARD.decode(value.trim_ascii()).ok()?;
+    let at = pair.iter().position(|byte| *byte == b':')?;
+    Some((pair[..at].to_vec(), pair[at + 1..].to_vec()))
 }
 
 /// The command by which users are changed.

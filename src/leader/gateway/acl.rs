@@ -4,7 +4,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::OK;
 use super::help;
-use super::refused::{NOT_AN_INTEGER, error};
+use super::refused::{NOT_AN_INTEGER, error, wrong_number};
 use super::rights::full_name;
 use super::session::Session;
 use crate::acl::{Denied, User, UserName};
@@ -37,10 +37,7 @@ impl Session {
             (b"GENPASS", 2 | 3) => generate(words.get(2).map(|word| number(word))),
             (b"USERS", 2) => Ok(Value::Array(users.all().iter().map(|(name, _)| Value::text(name.as_str())).collect())),
             (b"LIST", 2) => Ok(Value::Array(users.all().iter().map(|(name, user)| line(name, user)).collect())),
-            (b"GETUSER", 3) => {
-                let user = UserName::from_bytes(&words[2]).ok().and_then(|name| users.get(&name));
-                Ok(user.map_or(Value::Nil, |user| described(&user)))
-            }
+            (b"GETUSER", 3) => Ok(users.find(&words[2]).map_or(Value::Nil, |user| described(&user))),
             (b"SETUSER", _) => {
                 users.set(&self.coordinator, &words[2], &words[3..]).await?;
                 self.rights.refresh();
@@ -54,8 +51,7 @@ impl Session {
             }
             (b"DRYRUN", _) => {
                 let missing = || format!("ERR User '{}' not found", crate::error::printable(&words[2], 128));
-                let user =
-                    UserName::from_bytes(&words[2]).ok().and_then(|name| users.get(&name)).ok_or_else(missing)?;
+                let user = users.find(&words[2]).ok_or_else(missing)?;
                 dry_run(&user, &words[3..].iter().cloned().collect())
             }
             (b"LOG", 2 | 3) => {
@@ -122,7 +118,7 @@ fn dry_run(user: &User, words: &Words) -> Result<Value, String> {
         Ok(()) => {}
         Err(table::Misfit::Subcommand) => return Err(format!("ERR Command '{}' not found", shown(&words[0]))),
         Err(table::Misfit::Number(name)) => {
-            return Err(format!("ERR wrong number of arguments for '{}' command", name.to_lowercase()));
+            return Err(wrong_number(&name));
         }
     }
     Ok(match user.check(spec, words) {

@@ -7,7 +7,7 @@ use super::clients::Taken;
 use crate::acl::{Denied, Rule, User, UserName};
 use crate::error::{Refusal, printable};
 use crate::leader::users::{Context, Login, NotLetIn, Reason, Users};
-use crate::protocol::table::{Access, KeyspaceOp, Op, RegisterOp, ServerOp, Spec, find, leaf_of, leaves};
+use crate::protocol::table::{KeyspaceOp, Op, RegisterOp, ServerOp, Spec, find, leaf_of};
 use crate::protocol::{Command, Reply};
 use crate::telemetry::AUDIT;
 use crate::types::MessageId;
@@ -159,9 +159,8 @@ impl Rights {
 
     /// The ids that may be read, of these.
     pub(super) fn readable(&self, ids: &mut Vec<MessageId>) {
-        match self.user() {
-            Some(user) if user.has_all_keys() => {}
-            Some(user) => ids.retain(|id| user.may(id.as_bytes(), Access::READ)),
+        match &self.login {
+            Some(login) => login.retain_readable(ids),
             None => ids.clear(),
         }
     }
@@ -246,8 +245,7 @@ fn asked(command: &Command) -> (&'static Spec, Option<&MessageId>) {
 
 /// `get`, `config|get`.
 pub(super) fn full_name(spec: &'_ Spec, subcommand: Option<&[u8]>) -> String {
-    let place = leaf_of(spec, subcommand);
-    leaves().nth(place).map_or_else(|| spec.name.to_lowercase(), |leaf| leaf.name())
+    leaf_of(spec, subcommand).map_or_else(|| spec.name.to_lowercase(), |leaf| leaf.name())
 }
 
 /// Whether a line is written of it: it changes the register itself or who may use it, or reads or deletes everything.

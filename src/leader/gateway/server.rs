@@ -8,7 +8,7 @@ use super::help;
 use super::refused::{SYNTAX, error, wrong_count};
 use super::session::{Replies, Session};
 use crate::VERSION;
-use crate::acl::{DEFAULT, UserName};
+use crate::acl::DEFAULT;
 use crate::error::Refusal;
 use crate::leader::coordinator::Meters;
 use crate::leader::users::NotLetIn;
@@ -199,8 +199,7 @@ impl Session {
                 b"ADDR" => filters.push(Box::new(move |seat| seat.peer.to_string() == value)),
                 b"LADDR" => filters.push(Box::new(move |seat| seat.own.to_string() == value)),
                 b"USER" => {
-                    let name = UserName::from_bytes(&words[place + 1]).ok();
-                    if name.and_then(|name| self.rights.users().get(&name)).is_none() {
+                    if self.rights.users().find(&words[place + 1]).is_none() {
                         return Err(format!("ERR No such user '{value}'"));
                     }
                     filters.push(Box::new(move |seat| seat.said().user == value));

@@ -10,7 +10,7 @@ use super::clients::Taken;
 use super::connection::{Flow, QUEUED_REQUESTS};
 use super::outbox::Outbox;
 use super::rights::{Rights, audited};
-use crate::acl::{DEFAULT, UserName};
+use crate::acl::DEFAULT;
 use crate::error::Refusal;
 use crate::leader::coordinator::{Coordinator, Request};
 use crate::leader::shares::Share;
@@ -103,9 +103,7 @@ impl TextTalk {
     async fn log_in(&mut self, words: &Payload) -> Reply {
         self.waits_for_auth = false;
         let pair = words.iter().position(|byte| *byte == b' ').map(|at| (&words[..at], &words[at + 1..]));
-        let is_user =
-            |name: &[u8]| UserName::from_bytes(name).ok().and_then(|name| self.rights.users().get(&name)).is_some();
-        let known = pair.filter(|(name, _)| is_user(name));
+        let known = pair.filter(|(name, _)| self.rights.users().find(name).is_some());
         let mut told = match known {
             Some((name, password)) => self.rights.log_in(name, password).await,
             None => Err(NotLetIn::Wrong),

@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::combinators::BoxBody;
@@ -26,7 +24,7 @@ use super::super::coordinator::Coordinator;
 use super::super::every;
 use super::super::gateway::{self, is_password};
 use super::super::report::Reporter;
-use super::super::users::{Context, Reason, Users};
+use super::super::users::{self, Context, Reason, Users};
 use super::page::{self, Look};
 use super::{WATCHERS, api, charts, exposition, metrics};
 use crate::lock::Lock;
@@ -347,9 +345,7 @@ fn basic<B>(request: &Request<B>) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
     let (Some(shown), None) = (shown.next(), shown.next()) else { return None };
     let (scheme, value) = shown.to_str().ok()?.split_once(' ')?;
-    let pair = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(value.trim()).ok()).flatten()?;
-    let at = pair.iter().position(|byte| *byte == b':')?;
-    Some((pair[..at].to_vec(), pair[at + 1..].to_vec()))
+    if scheme.eq_ignore_ascii_case("basic") { users::basic(value.as_bytes()) } else { None }
 }
 
 /// The id that a request asks about.

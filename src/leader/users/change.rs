@@ -26,7 +26,7 @@ impl Users {
     ///
     /// # Errors
     /// Why nothing was changed; or, where the log failed, what may have.
-    pub async fn set(&self, leader: &Arc<Coordinator>, name: &[u8], words: &[Bytes]) -> Result<(), String> {
+    pub async fn set(self: &Arc<Self>, leader: &Arc<Coordinator>, name: &[u8], words: &[Bytes]) -> Result<(), String> {
         let name = UserName::from_bytes(name).map_err(|why| format!("ERR {why}"))?;
         let _turn = self.changing.lock().await;
         let before = self.get(&name);
@@ -54,7 +54,7 @@ impl Users {
     ///
     /// # Errors
     /// Why nothing was changed; or, where the log failed, what may have.
-    pub async fn delete(&self, leader: &Arc<Coordinator>, names: &[Bytes]) -> Result<Vec<UserName>, String> {
+    pub async fn delete(self: &Arc<Self>, leader: &Arc<Coordinator>, names: &[Bytes]) -> Result<Vec<UserName>, String> {
         if names.iter().any(|name| &**name == DEFAULT.as_bytes()) {
             return Err("ERR The 'default' user cannot be removed".to_owned());
         }
@@ -73,16 +73,22 @@ impl Users {
     }
 
     /// It is carried out even if its client goes meanwhile.
-    async fn log(&self, leader: &Arc<Coordinator>, events: Vec<Event>) -> Result<(), String> {
-        let order = leader.clone();
-        let logged = leader.tasks.spawn(async move { order.make_true(&events).await }).await;
+    async fn log(self: &Arc<Self>, leader: &Arc<Coordinator>, events: Vec<Event>) -> Result<(), String> {
+        let (users, order) = (self.clone(), leader.clone());
+        let change = async move {
+            let logged = order.make_true(&events).await;
+            let was_open = users.are_open();
+            // Also where the log failed: then it is for the next start to say, and nothing here has changed.
+            users.load(order.cluster().state().users());
+            if users.are_open() && !was_open {
+                tracing::warn!(
+                    "user default takes any password now: whoever reaches the ports for clients is that user"
+                );
+            }
+            logged
+        };
+        let logged = leader.tasks.spawn(change).await;
         let logged = logged.map_err(|_| "UNKNOWN the leader failed while it wrote".to_owned())?;
-        // Also where the log failed: what it has is then for the next start to say, and nothing here has changed.
-        let was_open = self.are_open();
-        self.load(leader.cluster().state().users());
-        if self.are_open() && !was_open {
-            tracing::warn!("user default takes any password now: whoever reaches the ports for clients is that user");
-        }
         logged.map(drop).map_err(|why| format!("UNKNOWN {why}; the change may appear later: look with ACL GETUSER"))
     }
 }

@@ -84,19 +84,13 @@ pub fn leaves() -> impl Iterator<Item = Leaf> {
     all.enumerate().map(|(index, (spec, subcommand))| Leaf { index, spec, subcommand })
 }
 
-/// The place of a command, or of its subcommand, among all [`leaves`]. A line of HTTP has none, and gets that behind the
-/// last.
-pub fn leaf_of(spec: &Spec, subcommand: Option<&[u8]>) -> usize {
-    let mut place = 0;
-    for other in COMMANDS.iter().filter(|spec| spec.op != Op::OtherProtocol) {
-        if other.name == spec.name {
-            let is =
-                |(name, _): &(&str, i32)| subcommand.is_some_and(|word| name.as_bytes().eq_ignore_ascii_case(word));
-            return place + other.subcommands.iter().position(is).map_or(0, |nth| nth + 1);
-        }
-        place += 1 + other.subcommands.len();
-    }
-    place
+/// What a user needs the right to, for a command with this word behind it. Nothing, for a line of HTTP.
+pub fn leaf_of(spec: &Spec, word: Option<&[u8]>) -> Option<Leaf> {
+    let own = || leaves().filter(|leaf| leaf.spec.name == spec.name);
+    let is =
+        |leaf: &Leaf| leaf.subcommand.is_some_and(|name| word.is_some_and(|w| name.as_bytes().eq_ignore_ascii_case(w)));
+    let named = if spec.subcommands.is_empty() { None } else { own().find(is) };
+    named.or_else(|| own().next())
 }
 
 impl Leaf {
