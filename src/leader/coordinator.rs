@@ -17,8 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use super::backup::Saved;
 use super::cache::MessageCache;
-use super::journal::{Ledger, NotLogged};
+use super::journal::NotLogged;
 use super::key_locks::KeyLocks;
+use super::known::Known;
+use super::ledger::Ledger;
 use super::query::COMPLETION;
 use super::read::{Get, Sought};
 use super::register_time::RegisterTime;
@@ -102,7 +104,7 @@ pub type Request = Result<Command, Refusal>;
 /// The leader's heart.
 #[derive(Debug)]
 pub struct Coordinator {
-    cluster: Lock<Cluster>,
+    known: Arc<Known>,
     /// The way to nodes.
     pub links: Arc<Links>,
     ledger: Ledger,
@@ -120,7 +122,6 @@ pub struct Coordinator {
     pub tasks: TaskTracker,
     /// Ends the leader.
     pub stop: Stop,
-    started: Instant,
     /// Until when nodes are expected to join, since the start.
     joining_ms: AtomicU64,
     pot: Arc<Pot>,
@@ -259,7 +260,7 @@ pub(super) fn busy() -> Reply {
 impl Coordinator {
     /// Puts the parts together.
     pub fn new(
-        cluster: Cluster,
+        known: Arc<Known>,
         links: Arc<Links>,
         ledger: Ledger,
         cache: MessageCache,
@@ -267,10 +268,11 @@ impl Coordinator {
         time: RegisterTime,
         stop: Stop,
     ) -> Self {
+        let log_is_whole = AtomicBool::new(known.lock().trust() == Trust::Whole);
         Self {
             time,
-            log_is_whole: AtomicBool::new(cluster.trust() == Trust::Whole),
-            cluster: Lock::new(cluster),
+            log_is_whole,
+            known,
             links,
             ledger,
             cache,
@@ -281,7 +283,6 @@ impl Coordinator {
             changed: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
-            started: Instant::now(),
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
             pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
@@ -295,10 +296,7 @@ impl Coordinator {
 
     /// The lock over what the leader knows, and the time that it is. Never hold it across an await.
     pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
-        let mut cluster = self.cluster.lock();
-        // Not before it is held: what is said then is as new as that.
-        cluster.set_clock(self.now());
-        cluster
+        self.known.lock()
     }
 
     /// The log.
@@ -308,12 +306,12 @@ impl Coordinator {
 
     /// Time since the start: what the cluster takes for the clock.
     pub fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.known.now()
     }
 
     /// A moment on that clock.
     pub(super) fn at(&self, moment: Instant) -> Duration {
-        moment.saturating_duration_since(self.started)
+        self.known.at(moment)
     }
 
     /// Bytes under way.
@@ -350,7 +348,7 @@ impl Coordinator {
 
     /// Until when requests wait for nodes instead of failing.
     pub(super) fn joining_until(&self) -> Instant {
-        self.started + Duration::from_millis(self.joining_ms.load(Ordering::Relaxed))
+        self.known.started() + Duration::from_millis(self.joining_ms.load(Ordering::Relaxed))
     }
 
     /// Until when a request that `began` then waits for what is held back now: as long as nodes are joining, or a version
@@ -372,9 +370,7 @@ impl Coordinator {
 
     /// Makes events true: first in the log, then here. Gives what each did.
     pub(super) async fn make_true(&self, events: &[Event]) -> Result<Vec<Applied>, NotLogged> {
-        self.ledger().append(events).await?;
-        let mut cluster = self.cluster();
-        Ok(events.iter().map(|event| cluster.apply(event)).collect())
+        self.ledger().append(events).await
     }
 
     pub(super) fn turn(&self) -> usize {

@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 use tokio::time::{Instant, timeout};
 
 use super::coordinator::{Coordinator, OUTCOME};
-use super::journal::{NotLogged, Record};
+use super::journal::NotLogged;
 use super::register_time::FAR;
 use super::set::not_in_time;
 use super::transaction::{Need, Transaction};
@@ -159,10 +159,7 @@ impl Coordinator {
             return Ok(());
         }
         let (unix_ms, since_boot_ms) = self.time.beside_boot();
-        let time = Event::Time(unix_ms);
-        self.ledger().append_records(&[Record::Event(time.clone()), Record::Clock { unix_ms, since_boot_ms }]).await?;
-        self.cluster().apply(&time);
-        Ok(())
+        self.ledger().note_time(unix_ms, since_boot_ms).await
     }
 
     /// Says once that the clocks are too far off to be followed, and once that they are not any more.

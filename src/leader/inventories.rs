@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
-use super::journal::Record;
 use super::replication::DialError;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
@@ -176,7 +175,7 @@ impl Coordinator {
             }
             cluster.newest_committed()
         };
-        if self.ledger().append_records(&[Record::Whole(newest)]).await.is_ok() {
+        if self.ledger().note_whole(newest).await.is_ok() {
             self.log_is_whole.store(true, Ordering::Relaxed);
             self.tell_all(&self.cluster());
         }

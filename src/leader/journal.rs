@@ -56,7 +56,7 @@ const LATE: Duration = Duration::from_secs(3);
 
 /// The way to the log's thread.
 #[derive(Debug, Clone)]
-pub struct Ledger {
+pub struct Journal {
     jobs: mpsc::UnboundedSender<Job>,
     busy: Busy,
     full: Arc<AtomicBool>,
@@ -87,7 +87,7 @@ struct Job {
     done: oneshot::Sender<Result<(), NotLogged>>,
 }
 
-impl Ledger {
+impl Journal {
     /// Starts the log's thread.
     pub fn start(
         mut log: RecordLog,
@@ -158,7 +158,7 @@ impl Ledger {
     }
 }
 
-/// Ends when every [`Ledger`] is gone, or when the log is beyond use.
+/// Ends when every [`Journal`] is gone, or when the log is beyond use.
 async fn write_loop(
     mut log: RecordLog,
     io_mode: IoMode,

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 use self::announced::{Announced, Refused, not_now, refuse};
 use self::dials::Dials;
 use super::coordinator::Coordinator;
-use super::journal::Record;
 use super::replication::{DialError, Dialled, LinkEvents, Welcome};
 use crate::cluster::knowledge::Trust;
 use crate::cluster::registry::{Beat, Stalled, Traits, Way};
@@ -31,7 +30,7 @@ use crate::error::printable;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::telemetry::repeats::Repeats;
-use crate::types::{DiskView, Epoch, Fence, IoMode, Leadership, Member, NodeId, Refusing, Uuid};
+use crate::types::{DiskView, Epoch, Fence, Leadership, Member, NodeId, Refusing, Uuid};
 use crate::wire::FORMAT;
 use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeRequest, RegisterNodeResponse};
 
@@ -46,8 +45,6 @@ const REASON_CHARS: usize = 200;
 #[derive(Debug)]
 pub struct Membership {
     pub(super) coordinator: Arc<Coordinator>,
-    boot_id: String,
-    io_mode: IoMode,
     /// Random, one a process.
     run: u64,
     sessions: AtomicU64,
@@ -97,11 +94,9 @@ impl Drop for Joining<'_> {
 
 impl Membership {
     /// Of a leader that has not begun an epoch.
-    pub fn new(coordinator: Arc<Coordinator>, boot_id: String, io_mode: IoMode, mut chance: fastrand::Rng) -> Self {
+    pub fn new(coordinator: Arc<Coordinator>, mut chance: fastrand::Rng) -> Self {
         Self {
             coordinator,
-            boot_id,
-            io_mode,
             run: chance.u64(1..),
             sessions: AtomicU64::new(0),
             chance: Lock::new(chance),
@@ -126,12 +121,7 @@ impl Membership {
         let step = u32::from(!(seeded::active(Bug::EpochNotRaised) && seen.0 > 0));
         let epoch = seen.0.checked_add(step).ok_or("the epochs of this cluster are used up")?;
         let leadership = Leadership { cluster_id, epoch: Epoch(epoch) };
-        let trust = self.coordinator.cluster().trust();
-        let boot_id = self.boot_id.clone();
-        let run = self.run;
-        let record = Record::Began { leadership, run, boot_id, io_mode: self.io_mode, trust };
-        self.coordinator.ledger().append_records(&[record]).await.map_err(|error| error.to_string())?;
-        self.coordinator.cluster().apply(&Event::Began { leadership, run, hears_all: trust == Trust::Nothing });
+        self.coordinator.ledger().begin(leadership, self.run).await.map_err(|error| error.to_string())?;
         self.coordinator.notify();
         tracing::info!("epoch {epoch} of cluster {cluster_id} begins");
         Ok(())
@@ -280,8 +270,9 @@ impl Membership {
         let coordinator = &self.coordinator;
         let member_list = &dialled.welcome.member_list;
         coordinator.learn_removed(&member_list.removed).await.or_else(|error| not_now(error.to_string()))?;
+        let told = !member_list.members.is_empty();
         let mut news = Vec::new();
-        {
+        let is_new = {
             let cluster = coordinator.cluster();
             if cluster.is_removed(member.uuid) {
                 return refuse(removed(&member));
@@ -296,7 +287,11 @@ impl Membership {
                 other.id != member.id && cluster.registry.get(other.id).is_none() && !cluster.is_removed(other.uuid)
             };
             news.extend(member_list.members.iter().filter(unknown).cloned());
-        }
+            // A leader without its log learns from them who the members are: one that was told so itself is not new.
+            let was_one =
+                cluster.trust() == Trust::Nothing && member_list.members.iter().any(|other| other.uuid == member.uuid);
+            cluster.registry.get(member.id).is_none() && !was_one
+        };
         let events: Vec<Event> = news.into_iter().map(Event::Member).collect();
         if !events.is_empty() {
             coordinator.ledger().append(&events).await.or_else(|error| not_now(error.to_string()))?;
@@ -307,17 +302,10 @@ impl Membership {
         }
         let traits = Traits { io_mode: io_mode.clone(), layout: layout.clone(), deadlines: *deadlines };
         let incarnation = dialled.welcome.incarnation;
-        let told = !member_list.members.is_empty();
         let before = self.incarnations.lock().insert(member.id, incarnation);
         {
             let now = coordinator.now();
             let mut cluster = coordinator.cluster();
-            // A leader without its log learns from them who the members are: one that was told so itself is not new.
-            let was_one =
-                cluster.trust() == Trust::Nothing && member_list.members.iter().any(|other| other.uuid == member.uuid);
-            let is_new = cluster.registry.get(member.id).is_none() && !was_one;
-            // The log has them: they are members, whatever follows.
-            events.iter().for_each(|event| drop(cluster.apply(event)));
             if cluster.is_removed(member.uuid) {
                 return refuse(removed(&member));
             }

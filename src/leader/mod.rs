@@ -10,6 +10,8 @@ pub mod gateway;
 pub mod http;
 pub mod journal;
 pub mod key_locks;
+pub mod known;
+pub mod ledger;
 pub mod membership;
 pub mod process;
 pub mod replication;
@@ -53,7 +55,9 @@ use tokio_util::task::TaskTracker;
 
 use self::cache::MessageCache;
 use self::coordinator::Coordinator;
-use self::journal::{Ledger, Record, Recovered, Rewriting};
+use self::journal::{Journal, Recovered, Rewriting};
+use self::known::Known;
+use self::ledger::Ledger;
 use self::membership::Membership;
 use self::register_time::RegisterTime;
 use self::replication::Links;
@@ -174,14 +178,15 @@ impl Leader {
             cluster.rebalance_by_itself(settings.repair_after);
         }
         let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
-        let ledger = Ledger::start(log, settings.io_mode, rewriting, &seams.executor, &stop)
+        let journal = Journal::start(log, settings.io_mode, rewriting, &seams.executor, &stop)
             .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+        let known = Arc::new(Known::new(cluster));
+        let ledger = Ledger::new(known.clone(), journal, boot_id, settings.io_mode);
         let links = Arc::new(Links::new(seams.network, stop.clone()));
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
-        let coordinator =
-            Arc::new(Coordinator::new(cluster, links, ledger, cache, changes.clone(), time, stop.clone()));
-        let membership = Membership::new(coordinator.clone(), boot_id, settings.io_mode, seams.chance.fork());
+        let coordinator = Arc::new(Coordinator::new(known, links, ledger, cache, changes.clone(), time, stop.clone()));
+        let membership = Membership::new(coordinator.clone(), seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume(last).await.map_err(CannotStart::Begin)?;
         let last_tolerance = note_tolerance(&coordinator, last_tolerance).await;
@@ -215,7 +220,7 @@ impl Leader {
         let failed = self.coordinator.stop.failure().is_some();
         if !failed && self.coordinator.cluster().leadership().is_some() {
             let _ = self.coordinator.note_time(true).await;
-            let _ = self.coordinator.ledger().append_records(&[Record::Closed]).await;
+            let _ = self.coordinator.ledger().close().await;
             self.coordinator.cluster().return_lease();
             self.coordinator.links.release().await;
         }

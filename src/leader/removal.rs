@@ -8,7 +8,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::coordinator::Coordinator;
 use super::journal::NotLogged;
+use super::ledger::{Effect, Logged};
 use super::orders::no_member;
+use super::replication::Links;
+use crate::cluster::Cluster;
 use crate::cluster::removal::NotRemovable;
 use crate::cluster::state::Event;
 use crate::error::Refusal;
@@ -32,6 +35,25 @@ struct Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.coordinator.cluster().keep_member(self.node);
+    }
+}
+
+/// Members that are none any more as soon as the log says so.
+struct Leave {
+    links: Arc<Links>,
+    removed: Vec<Removed>,
+}
+
+impl Effect for Leave {
+    type Output = ();
+
+    fn apply(self, cluster: &mut Cluster, logged: Logged<'_>) {
+        let is_it =
+            |removed: &&Removed| cluster.registry.get(removed.id).is_some_and(|node| node.member.uuid == removed.uuid);
+        let leaving: Vec<NodeId> = self.removed.iter().filter(is_it).map(|removed| removed.id).collect();
+        logged.apply(cluster);
+        // Under the lock: the number may belong to another folder a moment later.
+        leaving.into_iter().for_each(|node| self.links.cut(node));
     }
 }
 
@@ -63,9 +85,8 @@ impl Coordinator {
         let removed = self.cluster().end_removal(node, given_up);
         let removed = removed.map_err(refused)?;
         let alone = self.cluster().only_on(node);
-        let logged = self.ledger().append(&[Event::Removed(removed)]).await;
+        let logged = self.let_go(vec![removed]).await;
         logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
-        self.let_go(removed);
         drop(leaving);
         tracing::info!(
             node.id = node.0,
@@ -108,17 +129,13 @@ impl Coordinator {
         }
     }
 
-    /// The log says that it is no member any more.
-    fn let_go(&self, removed: Removed) {
-        let mut cluster = self.cluster();
-        let is_it = cluster.registry.get(removed.id).is_some_and(|node| node.member.uuid == removed.uuid);
-        cluster.apply(&Event::Removed(removed));
-        if is_it {
-            // Under the lock: the number may belong to another folder a moment later.
-            self.links.cut(removed.id);
-        }
-        drop(cluster);
+    /// Has the log say that they are no members any more.
+    async fn let_go(&self, removed: Vec<Removed>) -> Result<(), NotLogged> {
+        let events: Vec<Event> = removed.iter().copied().map(Event::Removed).collect();
+        let leave = Leave { links: self.links.clone(), removed };
+        self.ledger().append_with(&events, leave).await.map_err(|(error, _)| error)?;
         self.notify();
+        Ok(())
     }
 
     /// A node that joins knows of members that were removed: an older log, or none, does not.
@@ -131,10 +148,9 @@ impl Coordinator {
         let leader = self.clone();
         // To its end, even if the node goes away: the log and the leader say the same.
         let learnt = self.tasks.spawn(async move {
-            leader.ledger().append(&news.iter().copied().map(Event::Removed).collect::<Vec<_>>()).await?;
+            leader.let_go(news.clone()).await?;
             for removed in news {
                 tracing::warn!("node {} was removed by a leader with a later log than this one's", removed.id);
-                leader.let_go(removed);
             }
             Ok(())
         });

@@ -16,12 +16,13 @@ use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::jobs::{Job, overwritten};
 use super::key_locks::{Joined, KeyGuard};
+use super::ledger::{Effect, Logged};
 use super::rounds::Item;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
 use crate::cluster::mapping::{Commit, Committed};
 use crate::cluster::notices::Notices;
-use crate::cluster::state::Event;
-use crate::cluster::{NotAdmitted, Ticket};
+use crate::cluster::state::{Applied, Event};
+use crate::cluster::{Cluster, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::types::{Change, CopyRecord, MessageId, NodeId, Nodes};
@@ -192,13 +193,12 @@ impl Coordinator {
         });
         let events: Vec<Event> = commits.collect();
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
-        let result = match self.ledger().append(&events).await {
+        let result = match self.make_writes_true(writes, &events).await {
             Ok(()) => {
-                self.apply(writes, &events);
                 self.served.store(true, Ordering::Relaxed);
                 Ok(())
             }
-            Err(error) => {
+            Err((writes, error)) => {
                 self.note_in_doubt(&writes);
                 Err(Refusal::Unknown(error.to_string()))
             }
@@ -216,65 +216,25 @@ impl Coordinator {
         }
     }
 
-    /// Makes writes true whose commits are in the log as these events, and tells those nodes that have something to
-    /// publish or to let go.
-    pub(super) fn apply(self: &Arc<Self>, mut writes: Vec<Write>, events: &[Event]) {
-        let commits = || events.iter().flat_map(Event::commits);
-        // They are in the log. Copied ahead of the lock, and found as soon as the index names these versions.
-        for (write, commit) in writes.iter().zip(commits()) {
-            let record = commit.record;
-            if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
-                self.cache.renew(&commit.id, record.version, &write.payload);
-            }
-        }
-        let mut settles: BTreeMap<NodeId, Vec<Settle>> = BTreeMap::new();
-        let mut changes: Vec<MessageId> = Vec::new();
-        let mut guards = Vec::with_capacity(writes.len());
-        let mut held = Held::default();
-        let mut deletes = false;
-        {
-            let mut cluster = self.cluster();
-            let tickets: Vec<Ticket> = writes.iter_mut().map(|write| write.promise.keep()).collect();
-            tickets.iter().for_each(|ticket| cluster.release(ticket));
-            let committed: Vec<Committed> = events.iter().flat_map(|event| cluster.apply(event).committed()).collect();
-            let mut overtaken = cluster.take_overtaken().into_iter().peekable();
-            for (((write, ticket), commit), did) in writes.into_iter().zip(&tickets).zip(commits()).zip(committed) {
-                let (id, record) = (&commit.id, commit.record);
-                let excess: Nodes = write.tally.excess().collect();
-                let notices = Notices::of(commit, &did, &write.asked(&excess));
-                for (node, keep) in notices.told {
-                    let (id, version) = (id.clone(), record.version);
-                    settles.entry(node).or_default().push(Settle {
-                        id,
-                        version,
-                        keep,
-                        trash: write.purpose.trims(),
-                        lasting: false,
-                    });
-                }
-                deletes |= record.is_tombstone();
-                if did == Committed::Superseded {
-                    continue;
-                }
-                notices.excess.iter().for_each(|&node| cluster.note_excess(id, record.version, node));
-                notices.made.iter().for_each(|&node| cluster.note_copy(id, record.version, node, true));
-                changes.extend(notices.is_listed_anew.then(|| id.clone()));
-                cluster.note_left_over(ticket, &commit.holders);
-                match overtaken.next_if(|old| old.id == commit.id) {
-                    Some(old) => held.push(old, write.guard),
-                    None => guards.push(write.guard),
-                }
-            }
-            if !held.is_empty() {
-                self.expect_held(&mut cluster, &mut held);
-            }
-        }
+    /// Makes writes true by these commits of theirs, and tells those nodes that have something to publish or to let go.
+    /// They are given back with the reason where the log may not have them.
+    pub(super) async fn make_writes_true(
+        self: &Arc<Self>,
+        writes: Vec<Write>,
+        events: &[Event],
+    ) -> Result<(), (Vec<Write>, String)> {
+        let publish = Publish { leader: self.clone(), writes };
+        let logged = self.ledger().append_with(events, publish).await;
+        let ToTell { mut settles, changes, held, deletes, guards } =
+            logged.map_err(|(error, publish)| (publish.writes, error.to_string()))?;
         if !held.is_empty() {
             self.copy_then_settle(held, &mut settles, !deletes);
         }
         // What was deleted is to be gone from nodes too, for those who ask them.
         self.settle(settles, !deletes);
         self.view.add(changes);
+        drop(guards);
+        Ok(())
     }
 
     /// Tells nodes what to publish and what to let go, at once or, if it lingers, with the next copies. Nobody waits for
@@ -312,6 +272,75 @@ impl Coordinator {
     /// Takes back the promises of a write that did not become true.
     pub(super) fn release(&self, ticket: &Ticket) {
         self.cluster().release(ticket);
+    }
+}
+
+/// Writes that become true as soon as the log has their commits.
+struct Publish {
+    leader: Arc<Coordinator>,
+    writes: Vec<Write>,
+}
+
+/// What nodes, the view and a backup are told of writes that became true.
+#[derive(Default)]
+struct ToTell {
+    settles: BTreeMap<NodeId, Vec<Settle>>,
+    /// Ids whose lines in the view change.
+    changes: Vec<MessageId>,
+    held: Held,
+    /// Whether there are deletions among them.
+    deletes: bool,
+    /// Held until nodes are told, so that the next write of an id tells them later.
+    guards: Vec<KeyGuard>,
+}
+
+impl Effect for Publish {
+    type Output = ToTell;
+
+    /// Messages are copied ahead of the lock, and found as soon as the index names their versions.
+    fn ahead(&self, events: &[Event]) {
+        for (write, commit) in self.writes.iter().zip(events.iter().flat_map(Event::commits)) {
+            let record = commit.record;
+            if !record.is_tombstone() && write.payload.len() == record.bytes() as usize {
+                self.leader.cache.renew(&commit.id, record.version, &write.payload);
+            }
+        }
+    }
+
+    fn apply(mut self, cluster: &mut Cluster, logged: Logged<'_>) -> ToTell {
+        let tickets: Vec<Ticket> = self.writes.iter_mut().map(|write| write.promise.keep()).collect();
+        tickets.iter().for_each(|ticket| cluster.release(ticket));
+        let events = logged.events();
+        let committed: Vec<Committed> = logged.apply(cluster).into_iter().flat_map(Applied::committed).collect();
+        let commits = events.iter().flat_map(Event::commits);
+        let mut overtaken = cluster.take_overtaken().into_iter().peekable();
+        let mut tell = ToTell { guards: Vec::with_capacity(self.writes.len()), ..ToTell::default() };
+        for (((write, ticket), commit), did) in self.writes.into_iter().zip(&tickets).zip(commits).zip(committed) {
+            let (id, record) = (&commit.id, commit.record);
+            let excess: Nodes = write.tally.excess().collect();
+            let notices = Notices::of(commit, &did, &write.asked(&excess));
+            for (node, keep) in notices.told {
+                let (id, version) = (id.clone(), record.version);
+                let settle = Settle { id, version, keep, trash: write.purpose.trims(), lasting: false };
+                tell.settles.entry(node).or_default().push(settle);
+            }
+            tell.deletes |= record.is_tombstone();
+            if did == Committed::Superseded {
+                continue;
+            }
+            notices.excess.iter().for_each(|&node| cluster.note_excess(id, record.version, node));
+            notices.made.iter().for_each(|&node| cluster.note_copy(id, record.version, node, true));
+            tell.changes.extend(notices.is_listed_anew.then(|| id.clone()));
+            cluster.note_left_over(ticket, &commit.holders);
+            match overtaken.next_if(|old| old.id == commit.id) {
+                Some(old) => tell.held.push(old, write.guard),
+                None => tell.guards.push(write.guard),
+            }
+        }
+        if !tell.held.is_empty() {
+            self.leader.expect_held(cluster, &mut tell.held);
+        }
+        tell
     }
 }
 

@@ -420,11 +420,7 @@ impl Coordinator {
             Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() }
         };
         let event = Event::Commits(writes.iter().map(commit).collect());
-        if let Err(error) = self.ledger().append(std::slice::from_ref(&event)).await {
-            return Err((writes, error.to_string()));
-        }
-        self.apply(writes, &[event]);
-        Ok(())
+        self.make_writes_true(writes, &[event]).await
     }
 
     /// None of these becomes true: the log says so before anything else is written to these ids. What lies on nodes

@@ -16,7 +16,7 @@ use hatokuse::cluster::state::prepared::Standing;
 use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
-use hatokuse::leader::journal::{self, Ledger, Record, Rewriting};
+use hatokuse::leader::journal::{self, Journal, Record, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
 use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
 use hatokuse::stop::Stop;
@@ -214,7 +214,7 @@ impl Told {
                         let leadership = Leadership { cluster_id: CLUSTER, epoch };
                         let (boot_id, trust) = (disk.boot_id(), recovered.trust);
                         ledger =
-                            Some(Ledger::start(recovered.log, io_mode, REWRITING, &Executor::Inline, &stop).unwrap());
+                            Some(Journal::start(recovered.log, io_mode, REWRITING, &Executor::Inline, &stop).unwrap());
                         vec![Record::Began { leadership, run: u64::from(epoch.0), boot_id, io_mode, trust }]
                     }
                     Append(records) => records.clone(),

@@ -1,0 +1,143 @@
+//! The one way by which something becomes true: it is appended to the log, and then applied to what the leader knows.
+//!
+//! Nobody else appends, and nobody else applies. What has to happen under the lock under which events are applied
+//! (promises are released, nodes chosen that are told) goes along as the *effect* of the append.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::journal::{Journal, NotLogged, Record};
+use super::known::Known;
+use crate::cluster::Cluster;
+use crate::cluster::knowledge::Trust;
+use crate::cluster::state::{Applied, Event};
+use crate::types::{IoMode, Leadership, Version};
+
+/// Events that the log has, and that are to be applied now: whoever is handed them does that, once.
+#[must_use = "what the log has is true, and has to be applied"]
+#[derive(Debug)]
+pub struct Logged<'a>(&'a [Event]);
+
+impl<'a> Logged<'a> {
+    /// What they are.
+    pub fn events(&self) -> &'a [Event] {
+        self.0
+    }
+
+    /// Makes them true; gives what each did.
+    pub fn apply(self, cluster: &mut Cluster) -> Vec<Applied> {
+        self.0.iter().map(|event| cluster.apply(event)).collect()
+    }
+}
+
+/// What happens when events become true, under the same lock. It goes to the ledger with them.
+pub trait Effect: Send + 'static {
+    /// What it gives.
+    type Output: Send + 'static;
+
+    /// The log has these events, and the lock is not taken yet: for what takes its time.
+    fn ahead(&self, _events: &[Event]) {}
+
+    /// Applies them, and does what is to be done with it.
+    fn apply(self, cluster: &mut Cluster, logged: Logged<'_>) -> Self::Output;
+}
+
+/// Events become true, and that is all.
+struct Plainly;
+
+impl Effect for Plainly {
+    type Output = Vec<Applied>;
+
+    fn apply(self, cluster: &mut Cluster, logged: Logged<'_>) -> Vec<Applied> {
+        logged.apply(cluster)
+    }
+}
+
+/// The log, and what follows from it.
+#[derive(Debug)]
+pub struct Ledger {
+    known: Arc<Known>,
+    journal: Journal,
+    boot_id: String,
+    io_mode: IoMode,
+}
+
+impl Ledger {
+    /// Of this log, which is written in this boot and mode.
+    pub fn new(known: Arc<Known>, journal: Journal, boot_id: String, io_mode: IoMode) -> Self {
+        Self { known, journal, boot_id, io_mode }
+    }
+
+    /// Why nothing can be logged, where that is known before anything is sent to nodes: a write that is refused then has
+    /// surely not happened.
+    pub fn refuses(&self) -> Option<&'static str> {
+        self.journal.refuses()
+    }
+
+    /// For how long the disk under the log has not answered, if that is far too long.
+    pub fn late(&self) -> Option<Duration> {
+        self.journal.late()
+    }
+
+    /// Makes events true: first in the log, then in what the leader knows. Gives what each did.
+    ///
+    /// # Errors
+    /// The log did not take them, or may not have.
+    pub async fn append(&self, events: &[Event]) -> Result<Vec<Applied>, NotLogged> {
+        self.append_with(events, Plainly).await.map_err(|(error, _)| error)
+    }
+
+    /// Makes events true with this effect.
+    ///
+    /// # Errors
+    /// The log did not take them, or may not have. The effect is given back.
+    pub async fn append_with<E: Effect>(&self, events: &[Event], effect: E) -> Result<E::Output, (NotLogged, E)> {
+        match self.journal.append(events).await {
+            Ok(()) => {
+                effect.ahead(events);
+                Ok(effect.apply(&mut self.known.lock(), Logged(events)))
+            }
+            Err(error) => Err((error, effect)),
+        }
+    }
+
+    /// A leader process begins to lead.
+    ///
+    /// # Errors
+    /// The log did not take it, or may not have.
+    pub async fn begin(&self, leadership: Leadership, run: u64) -> Result<(), NotLogged> {
+        let trust = self.known.lock().trust();
+        let (boot_id, io_mode) = (self.boot_id.clone(), self.io_mode);
+        self.journal.append_records(&[Record::Began { leadership, run, boot_id, io_mode, trust }]).await?;
+        self.known.lock().apply(&Event::Began { leadership, run, hears_all: trust == Trust::Nothing });
+        Ok(())
+    }
+
+    /// The log holds everything, up to this version at least.
+    ///
+    /// # Errors
+    /// The log did not take it, or may not have.
+    pub async fn note_whole(&self, newest: Version) -> Result<(), NotLogged> {
+        self.journal.append_records(&[Record::Whole(newest)]).await
+    }
+
+    /// The register's time has come so far, and this is what the boot-time clock shows, both in milliseconds.
+    ///
+    /// # Errors
+    /// The log did not take it, or may not have.
+    pub async fn note_time(&self, unix_ms: u64, since_boot_ms: u64) -> Result<(), NotLogged> {
+        let time = Event::Time(unix_ms);
+        let clock = Record::Clock { unix_ms, since_boot_ms };
+        self.journal.append_records(&[Record::Event(time.clone()), clock]).await?;
+        self.known.lock().apply(&time);
+        Ok(())
+    }
+
+    /// The leader ends in order.
+    ///
+    /// # Errors
+    /// The log did not take it, or may not have.
+    pub async fn close(&self) -> Result<(), NotLogged> {
+        self.journal.append_records(&[Record::Closed]).await
+    }
+}
