@@ -149,9 +149,9 @@ pub(super) struct NodeArgs {
     /// Change a folder of the other layout to --layout before serving; may be interrupted and goes on
     #[arg(long, env = "HATOKUSE_CONVERT", value_parser = YesOrNo::new())]
     convert: bool,
-    /// The leader's address for nodes
-    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_name = "HOST:PORT")]
-    leader: String,
+    /// The leader's address for nodes; with several leaders those of all of them, with commas between
+    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_delimiter = ',', value_name = "HOST:PORT,...")]
+    leader: Vec<String>,
     /// Address to listen on
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
@@ -395,7 +395,7 @@ impl NodeArgs {
             io_mode: self.io_mode,
             layout: self.layout,
             convert: self.convert,
-            leader: self.leader,
+            leaders: self.leader,
             advertise: self.advertise,
             data_dir: self.data_dir,
             report_every: self.report_every,

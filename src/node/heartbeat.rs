@@ -45,8 +45,8 @@ pub struct Standing {
 /// What a node announces itself with.
 #[derive(Debug, Clone)]
 pub struct Announcement {
-    /// The leader's address.
-    pub leader: String,
+    /// The leader's address, or those of all that may lead.
+    pub leaders: Vec<String>,
     /// Where the leader reaches this node.
     pub address: String,
     /// For the free space.
@@ -65,29 +65,36 @@ pub async fn run(
     let mut pause = RETRY_FIRST;
     let mut said = BTreeSet::new();
     let aside = Aside::default();
+    let (mut at, mut failed) = (0, 0);
     loop {
         let began = Instant::now();
-        let (error, was_registered) =
-            match session(&node, &announcement, network.as_ref(), &aside, &standing, &stop).await {
-                Ended::Stopped => return,
-                Ended::Refused(reason) => {
-                    return stop.fail(format!("the leader at {} refuses this node: {reason}", announcement.leader));
-                }
-                Ended::Lost { error, was_registered } => (error, was_registered),
-            };
+        let leader = &announcement.leaders[at];
+        let ended = session(&node, &announcement, leader, network.as_ref(), &aside, &standing, &stop).await;
+        let (error, was_registered) = match ended {
+            Ended::Stopped => return,
+            Ended::Refused(reason) => {
+                return stop.fail(format!("the leader at {leader} refuses this node: {reason}"));
+            }
+            Ended::Lost { error, was_registered } => (error, was_registered),
+        };
         if was_registered || began.elapsed() > RETRY_MOST * 4 {
             pause = RETRY_FIRST;
         }
         if was_registered {
-            tracing::warn!("lost the leader at {}: {error}; trying again", announcement.leader);
+            tracing::warn!("lost the leader at {leader}: {error}; trying again");
             // Trying again fails for the same reason at first, which is no news.
             said = BTreeSet::from([error]);
+            failed = 0;
         } else if !said.contains(&error) {
-            tracing::warn!(
-                "cannot register with the leader at {}: {error}; trying again until it works",
-                announcement.leader
-            );
+            tracing::warn!("cannot register with the leader at {leader}: {error}; trying again until it works");
             said.insert(error);
+        }
+        // Another one may lead: all are asked before there is a pause.
+        at = (at + 1) % announcement.leaders.len();
+        failed += 1;
+        if failed % announcement.leaders.len() != 0 {
+            standing.send_modify(|standing| standing.registered = false);
+            continue;
         }
         standing.send_modify(|standing| {
             standing.registered = false;
@@ -139,13 +146,14 @@ enum Ended {
 async fn session(
     node: &Arc<Node>,
     announcement: &Announcement,
+    leader: &str,
     network: &dyn Network,
     aside: &Aside,
     standing: &watch::Sender<Standing>,
     stop: &Stop,
 ) -> Ended {
     let lost = |error: String, was_registered| Ended::Lost { error, was_registered };
-    let mut port = match network.leader(announcement.leader.clone()).await {
+    let mut port = match network.leader(leader.to_owned()).await {
         Ok(port) => port,
         Err(error) => return lost(error.to_string(), false),
     };
@@ -156,7 +164,8 @@ async fn session(
         Ok(Err(error)) => return lost(error.to_string(), false),
         Err(_) => return lost("no answer to the registration".to_owned(), false),
     }
-    tracing::info!("registered with the leader at {}", announcement.leader);
+    tracing::info!("registered with the leader at {leader}");
+    let serves = serves(node);
     standing.send_modify(|standing| *standing = Standing { registered: true, ..Standing::default() });
     let mut disk = Space::default();
     loop {
@@ -164,6 +173,9 @@ async fn session(
             biased;
             () = tokio::time::sleep(BEAT_EVERY) => {}
             () = stop.requested() => return Ended::Stopped,
+        }
+        if self::serves(node) != serves {
+            return lost("another leader process has taken over".to_owned(), true);
         }
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
@@ -202,6 +214,11 @@ async fn session(
             Err(_) => return lost("no answer to a heartbeat".to_owned(), true),
         }
     }
+}
+
+/// The leader process that this node has let in last.
+fn serves(node: &Node) -> Option<u64> {
+    node.identity.get().seen.map(|(_, run)| run)
 }
 
 async fn register(

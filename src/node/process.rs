@@ -75,8 +75,8 @@ pub struct Settings {
     pub layout: Layout,
     /// Change the folder to that layout first, if it has the other one.
     pub convert: bool,
-    /// The leader's address for nodes.
-    pub leader: String,
+    /// The leader's address for nodes, or those of all that may lead.
+    pub leaders: Vec<String>,
     /// Where the leader reaches this node; as bound if not said.
     pub advertise: Option<String>,
     /// Holds `storage_node_<id>`.
@@ -269,7 +269,7 @@ async fn serve(
         tracing::info!("{}", tls.said());
         tokio::spawn(stop.vital("certificates", tls::watch(vec![tls.renews()], stop.clone())));
     }
-    let announcement = Announcement { leader: settings.leader.clone(), address, folder: opened.folder.clone() };
+    let announcement = Announcement { leaders: settings.leaders.clone(), address, folder: opened.folder.clone() };
     let (standing, seen) = watch::channel(Standing::default());
     let beats = heartbeat::run(
         node.clone(),
@@ -417,7 +417,7 @@ impl Reporter {
             id: self.settings.id,
             uptime_s: self.started.elapsed().as_secs_f64(),
             every_s: self.settings.report_every.as_secs_f64(),
-            leader: self.settings.leader.clone(),
+            leader: self.settings.leaders.join(","),
             registered: standing.registered,
             rtt_ms: standing.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
             listening: self.listening.clone(),

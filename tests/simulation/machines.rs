@@ -410,7 +410,7 @@ impl Sim {
         let (incarnation, clock) = (self.chance.u64(1..), Arc::new(MachineClock { began: self.began, wall }));
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation, clock };
         let node = Node::start(parts, Executor::Inline, stop.clone()).map_err(|error| error.to_string())?;
-        let announcement = Announcement { leader: "leader:1".to_owned(), address: home.to_owned(), folder };
+        let announcement = Announcement { leaders: vec!["leader:1".to_owned()], address: home.to_owned(), folder };
         let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };
         let (standing, _) = watch::channel(Standing::default());
         let beats =
