@@ -1,4 +1,4 @@
-//! Compiles `proto/family.proto` without a protoc, and notes the git commit for `--version`.
+//! Compiles `proto/` without a protoc, and notes the git commit for `--version`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("family.bin"), descriptors.encode_to_vec())?;
     tonic_build::configure().bytes(".").compile_fds(descriptors)?;
+    println!("cargo:rerun-if-changed=proto/peers.proto");
+    tonic_build::configure().bytes(".").compile_fds(protox::compile(["peers.proto"], ["proto"])?)?;
     println!("cargo:rustc-env=HATOKUSE_COMMIT={}", commit());
     Ok(())
 }

@@ -58,6 +58,8 @@ pub mod process;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
+pub mod raft;
+#[doc(hidden)]
 pub mod seeded;
 #[doc(hidden)]
 pub mod settings_file;

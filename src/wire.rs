@@ -123,17 +123,19 @@ impl Service<http::Uri> for Caller {
 }
 
 impl Grpc {
+    /// A connection that dials at its first use, and again after each break, on the runtime that this is called on.
+    pub fn lazy(&self, address: &str, who: Callee) -> io::Result<Channel> {
+        let endpoint = endpoint(address)?;
+        Ok(match &self.tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => {
+                endpoint.connect_with_connector_lazy(Caller { tls: tls.clone(), address: address.into(), who })
+            }
+        })
+    }
+
     async fn connect(&self, address: &str, who: Callee) -> io::Result<FamilyServiceClient<Channel>> {
-        let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is no HOST:PORT: {error}"));
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(bad)?
-            .connect_timeout(DIAL_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
+        let endpoint = endpoint(address)?;
         let channel = match &self.tls {
             None => endpoint.connect().await,
             Some(tls) => {
@@ -143,6 +145,19 @@ impl Grpc {
         let channel = channel.map_err(|error| io_error(&error))?;
         Ok(FamilyServiceClient::new(channel).max_decoding_message_size(MAX_FRAME).max_encoding_message_size(MAX_FRAME))
     }
+}
+
+fn endpoint(address: &str) -> io::Result<Endpoint> {
+    let bad = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{address:?} is no HOST:PORT: {error}"));
+    Ok(Endpoint::from_shared(format!("http://{address}"))
+        .map_err(bad)?
+        .connect_timeout(DIAL_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW))
 }
 
 impl Network for Grpc {

@@ -1,0 +1,199 @@
+//! Between the engine's types and the messages of `proto/peers.proto`, which are also what lies on disks.
+//!
+//! What comes in is checked: a message that says nothing sensible is an error with a reason, never a panic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::vote::RaftVote as _;
+
+use super::proto;
+use super::types::{Entry, EntryPayload, LeaderId, LogId, Member, Membership, Payload, PeerId, Types, Vote};
+use crate::types::Uuid;
+
+/// Why a message makes no sense.
+pub(super) type Nonsense = String;
+
+/// The longest address that is believed.
+const LONGEST_ADDRESS: usize = 512;
+
+/// The most peers that a group is believed to have.
+const MOST_MEMBERS: usize = 64;
+
+pub(super) fn log_id(id: &LogId) -> proto::LogId {
+    proto::LogId { term: id.leader_id.term, peer: id.leader_id.node_id, index: id.index }
+}
+
+pub(super) fn read_log_id(id: &proto::LogId) -> LogId {
+    LogId { leader_id: LeaderId { term: id.term, node_id: id.peer }, index: id.index }
+}
+
+pub(super) fn vote(vote: &Vote) -> proto::Vote {
+    let leader = vote.leader_id();
+    proto::Vote { term: leader.term, peer: leader.node_id, committed: vote.is_committed() }
+}
+
+pub(super) fn read_vote(vote: &proto::Vote) -> Vote {
+    Vote::from_leader_id(LeaderId { term: vote.term, node_id: vote.peer }, vote.committed)
+}
+
+fn needed_vote(vote: Option<&proto::Vote>) -> Result<Vote, Nonsense> {
+    vote.map(read_vote).ok_or_else(|| "a message without a vote".to_owned())
+}
+
+/// Sixteen bytes, or none.
+pub(super) fn uuid(uuid: Option<Uuid>) -> Bytes {
+    uuid.map(|uuid| Bytes::copy_from_slice(&uuid.0)).unwrap_or_default()
+}
+
+pub(super) fn read_uuid(bytes: &[u8]) -> Result<Option<Uuid>, Nonsense> {
+    match (bytes.is_empty(), Uuid::from_bytes(bytes)) {
+        (true, _) => Ok(None),
+        (false, Some(uuid)) => Ok(Some(uuid)),
+        (false, None) => Err(format!("an id of {} bytes", bytes.len())),
+    }
+}
+
+pub(super) fn membership(membership: &Membership) -> proto::Membership {
+    let voters = membership.get_joint_config().iter();
+    let members = membership.nodes().map(|(peer, member)| proto::Member {
+        peer: *peer,
+        address: member.address.clone(),
+        folder: uuid(member.folder),
+    });
+    proto::Membership {
+        voters: voters.map(|voters| proto::Voters { peers: voters.iter().copied().collect() }).collect(),
+        members: members.collect(),
+    }
+}
+
+pub(super) fn read_membership(read: &proto::Membership) -> Result<Membership, Nonsense> {
+    if read.members.len() > MOST_MEMBERS || read.voters.len() > 8 {
+        return Err("a group of far too many peers".to_owned());
+    }
+    let mut members = BTreeMap::new();
+    for member in &read.members {
+        if member.address.len() > LONGEST_ADDRESS || member.address.chars().any(char::is_control) {
+            return Err("a peer with a senseless address".to_owned());
+        }
+        let folder = read_uuid(&member.folder)?;
+        members.insert(member.peer, Member { address: member.address.clone(), folder });
+    }
+    let voters: Vec<BTreeSet<PeerId>> = read.voters.iter().map(|set| set.peers.iter().copied().collect()).collect();
+    if voters.is_empty() && members.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(voters, members).map_err(|error| error.to_string())
+}
+
+/// An entry but for its payload, which is long: it is written and sent beside it.
+pub(super) fn entry_head(entry: &Entry) -> (proto::Entry, Bytes) {
+    let (members, normal, payload) = match &entry.payload {
+        EntryPayload::Blank => (None, false, Bytes::new()),
+        EntryPayload::Normal(payload) => (None, true, payload.0.clone()),
+        EntryPayload::Membership(members) => (Some(membership(members)), false, Bytes::new()),
+    };
+    (proto::Entry { id: Some(log_id(&entry.log_id)), members, normal, payload: Bytes::new() }, payload)
+}
+
+pub(super) fn read_entry(read: proto::Entry) -> Result<Entry, Nonsense> {
+    let id = read.id.as_ref().ok_or("an entry without a place in the log")?;
+    let payload = match (&read.members, read.normal) {
+        (Some(_), true) => return Err("an entry of two kinds".to_owned()),
+        (Some(members), false) => EntryPayload::Membership(read_membership(members)?),
+        (None, true) => EntryPayload::Normal(Payload(read.payload)),
+        (None, false) => EntryPayload::Blank,
+    };
+    Ok(Entry { log_id: read_log_id(id), payload })
+}
+
+pub(super) fn append(append: &AppendEntriesRequest<Types>, leader: proto::Addresses) -> proto::Append {
+    let entry = |entry| {
+        let (head, payload) = entry_head(entry);
+        proto::Entry { payload, ..head }
+    };
+    proto::Append {
+        vote: Some(vote(&append.vote)),
+        previous: append.prev_log_id.as_ref().map(log_id),
+        entries: append.entries.iter().map(entry).collect(),
+        committed: append.leader_commit.as_ref().map(log_id),
+        leader: Some(leader),
+    }
+}
+
+/// The engine takes a gap in what it is sent for a bug of its own, and ends: it is looked for here.
+pub(super) fn read_append(read: proto::Append) -> Result<AppendEntriesRequest<Types>, Nonsense> {
+    let previous = read.previous.as_ref().map(read_log_id);
+    let entries = read.entries.into_iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
+    let mut before = previous;
+    for entry in &entries {
+        let next = before.map_or(Some(0), |id| id.index.checked_add(1));
+        if next != Some(entry.log_id.index) || before.is_some_and(|id| id.leader_id > entry.log_id.leader_id) {
+            return Err("entries that do not follow one another".to_owned());
+        }
+        before = Some(entry.log_id);
+    }
+    Ok(AppendEntriesRequest {
+        vote: needed_vote(read.vote.as_ref())?,
+        prev_log_id: previous,
+        entries,
+        leader_commit: read.committed.as_ref().map(read_log_id),
+    })
+}
+
+pub(super) fn appended(answer: &AppendEntriesResponse<Types>) -> proto::Appended {
+    match answer {
+        AppendEntriesResponse::Conflict => proto::Appended { conflict: true, higher: None },
+        AppendEntriesResponse::HigherVote(higher) => proto::Appended { conflict: false, higher: Some(vote(higher)) },
+        AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => proto::Appended::default(),
+    }
+}
+
+pub(super) fn read_appended(read: &proto::Appended) -> AppendEntriesResponse<Types> {
+    match (&read.higher, read.conflict) {
+        (Some(higher), _) => AppendEntriesResponse::HigherVote(read_vote(higher)),
+        (None, true) => AppendEntriesResponse::Conflict,
+        (None, false) => AppendEntriesResponse::Success,
+    }
+}
+
+pub(super) fn ask_vote(ask: &VoteRequest<Types>) -> proto::AskVote {
+    proto::AskVote {
+        vote: Some(vote(&ask.vote)),
+        last: ask.last_log_id.as_ref().map(log_id),
+        handed_over: ask.leadership_transfer,
+    }
+}
+
+pub(super) fn read_ask_vote(read: &proto::AskVote) -> Result<VoteRequest<Types>, Nonsense> {
+    let mut ask = VoteRequest::new(needed_vote(read.vote.as_ref())?, read.last.as_ref().map(read_log_id));
+    ask.leadership_transfer = read.handed_over;
+    Ok(ask)
+}
+
+pub(super) fn voted(answer: &VoteResponse<Types>) -> proto::Voted {
+    proto::Voted {
+        vote: Some(vote(&answer.vote)),
+        granted: answer.vote_granted,
+        last: answer.last_log_id.as_ref().map(log_id),
+    }
+}
+
+pub(super) fn read_voted(read: &proto::Voted) -> Result<VoteResponse<Types>, Nonsense> {
+    let vote = needed_vote(read.vote.as_ref())?;
+    Ok(VoteResponse::new(vote, read.last.as_ref().map(read_log_id), read.granted))
+}
+
+pub(super) fn hand_over(request: &TransferLeaderRequest<Types>) -> proto::HandOver {
+    proto::HandOver {
+        vote: Some(vote(request.from_leader())),
+        to: *request.to_node_id(),
+        last: request.last_log_id().map(log_id),
+    }
+}
+
+pub(super) fn read_hand_over(read: &proto::HandOver) -> Result<TransferLeaderRequest<Types>, Nonsense> {
+    let last = read.last.as_ref().map(read_log_id);
+    Ok(TransferLeaderRequest::new(needed_vote(read.vote.as_ref())?, read.to, last))
+}

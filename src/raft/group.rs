@@ -1,0 +1,390 @@
+//! The group as the rest of a leader process uses it.
+//!
+//! Everything here may be called from any runtime: the engine is reached by channels. What is appended has one of three
+//! ends: it is on a majority's disks and applied here, it surely never will be, or nobody knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
+use openraft::{ChangeMembers, ServerState};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::grpc::{self, PeersService};
+use super::identity::Identity;
+use super::log::{LONGEST_PAYLOAD, Log, Pulse};
+use super::machine::StateMachine;
+use super::network::PeerNetwork;
+use super::port::Port;
+use super::start::{self, NotOpened};
+use super::types::{Member, Metrics, Payload, PeerId};
+use super::{Addresses, Machine, Raft, Settings};
+use crate::durable::Folder;
+use crate::stop::Stop;
+use crate::types::Uuid;
+
+/// How long what is under way may still end well after this peer has ceased to lead.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How long handing over may take.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// Why an entry was not appended, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAppended {
+    /// Another peer leads, or none: this entry is surely in no log.
+    #[error("this peer does not lead")]
+    NotLeading,
+    /// It is longer than [`LONGEST_PAYLOAD`].
+    #[error("an entry of {0} bytes is too long")]
+    TooLong(usize),
+    /// Nobody knows: it may be committed, now or later.
+    #[error("it is not known whether the entry was committed: {0}")]
+    Unknown(String),
+}
+
+/// Why it was not confirmed that this peer leads.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it could not be confirmed that this peer leads: {0}")]
+pub struct NotConfirmed(pub String);
+
+/// Why something else was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotDone(pub String);
+
+/// Who leads, as far as this peer knows. It changes as fast as the engine does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// This peer leads in this term, its machine has applied all that was committed before it, a majority has answered
+    /// a moment ago, and its disk does not hang. Whether another has been elected meanwhile only
+    /// [`Group::confirm`] and [`Group::append`] can tell.
+    pub leads: Option<u64>,
+    /// Who leads, if somebody does that has been heard of a moment ago.
+    pub leader: Option<(PeerId, Addresses)>,
+    /// Peers that have been heard of a moment ago, and this one.
+    pub reachable: BTreeSet<PeerId>,
+    /// Peers that have a vote.
+    pub voters: BTreeSet<PeerId>,
+    /// This peer's disk hangs.
+    pub hangs: bool,
+}
+
+/// What a peer is in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It has a vote, and follows.
+    Standby,
+    /// It has no vote (yet).
+    Learner,
+    /// It has not been heard of for a while.
+    Unreachable,
+}
+
+/// One peer in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its number.
+    pub id: PeerId,
+    /// Where other peers reach it.
+    pub address: String,
+    /// What it is.
+    pub role: Role,
+    /// Up to which index its log is known to be this one's; only who leads knows.
+    pub matched: Option<u64>,
+    /// How long ago it was heard of; zero for this peer.
+    pub silent_for: Option<Duration>,
+    /// Why it has refused to take part, if it did last.
+    pub refuses: Option<String>,
+}
+
+/// The group as one peer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This peer.
+    pub me: PeerId,
+    /// Its term.
+    pub term: u64,
+    /// The last entry in its log.
+    pub last: Option<u64>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<u64>,
+    /// The last entry that its machine has applied.
+    pub applied: Option<u64>,
+    /// The last entry in its snapshot.
+    pub snapshot: Option<u64>,
+    /// How long its disk has not answered, while it does not.
+    pub disk_late: Duration,
+    /// All peers.
+    pub peers: Vec<PeerStatus>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) raft: Raft,
+    pub(super) identity: Arc<Identity>,
+    pub(super) log: Log,
+    pub(super) machine: StateMachine,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) confirms: mpsc::UnboundedSender<oneshot::Sender<Result<(), NotConfirmed>>>,
+    pub(super) port: Port,
+    /// Nothing is to be done any more.
+    pub(super) closed: CancellationToken,
+    /// Nothing is done any more: the thread may end.
+    pub(super) ended: CancellationToken,
+}
+
+/// A peer of a group; clones are the same peer.
+#[derive(Debug)]
+pub struct Group<M> {
+    inner: Arc<Inner>,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), machine: PhantomData }
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// Opens a peer's folder, which is its own, and takes part. `machine` is at nothing, and gets what the snapshot says.
+    pub async fn open(
+        settings: Settings,
+        folder: Arc<dyn Folder>,
+        machine: Arc<M>,
+        network: Arc<dyn PeerNetwork>,
+        stop: Stop,
+    ) -> Result<Self, NotOpened> {
+        let inner = start::start(settings, folder, machine, network, stop).await?;
+        Ok(Self { inner, machine: PhantomData })
+    }
+
+    /// Appends an entry. `Ok` when it is on a majority's disks and applied here. To give up waiting makes it unknown.
+    pub async fn append(&self, payload: impl Into<bytes::Bytes>) -> Result<M::Answer, NotAppended> {
+        let payload = payload.into();
+        if payload.len() > LONGEST_PAYLOAD {
+            return Err(NotAppended::TooLong(payload.len()));
+        }
+        let mut standing = self.inner.standing.clone();
+        let term = standing.borrow().leads.ok_or(NotAppended::NotLeading)?;
+        let written = self.write(Payload(payload), term);
+        tokio::pin!(written);
+        tokio::select! {
+            biased;
+            answer = &mut written => return answer,
+            _ = standing.wait_for(|standing| standing.leads != Some(term)) => {}
+        }
+        let late = timeout(GRACE, written).await;
+        late.unwrap_or_else(|_| Err(NotAppended::Unknown("this peer has ceased to lead meanwhile".to_owned())))
+    }
+
+    async fn write(&self, payload: Payload, term: u64) -> Result<M::Answer, NotAppended> {
+        let unknown = |why: &dyn std::fmt::Display| Err(NotAppended::Unknown(why.to_string()));
+        loop {
+            match self.inner.raft.client_write(payload.clone()).await {
+                Ok(done) => {
+                    let answer = done.data.0.and_then(|answer| (answer as Box<dyn std::any::Any>).downcast().ok());
+                    let nothing = || NotAppended::Unknown("the machine gave no answer".to_owned());
+                    return answer.map(|answer: Box<M::Answer>| *answer).ok_or_else(nothing);
+                }
+                // Refused before it was appended. A fresh leader does so for some ms.
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                    let again = to.reason == ForwardReason::LeaseExpired;
+                    if !again || self.inner.standing.borrow().leads != Some(term) {
+                        return Err(NotAppended::NotLeading);
+                    }
+                    sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => return unknown(&error),
+            }
+        }
+    }
+
+    /// Makes sure that this peer leads, by a round of answers of a majority that begins after this call, and that its
+    /// machine has applied all that was committed before it.
+    pub async fn confirm(&self) -> Result<(), NotConfirmed> {
+        let ended = || NotConfirmed("this peer ends".to_owned());
+        let (answer, confirmed) = oneshot::channel();
+        self.inner.confirms.send(answer).map_err(|_| ended())?;
+        confirmed.await.map_err(|_| ended())?
+    }
+}
+
+impl<M> Group<M> {
+    /// Whether this peer belongs to a group.
+    pub fn is_founded(&self) -> bool {
+        self.inner.identity.group().is_some()
+    }
+
+    /// The group's id, once there is one.
+    pub fn group(&self) -> Option<Uuid> {
+        self.inner.identity.group()
+    }
+
+    /// The id of this peer's folder.
+    pub fn folder(&self) -> Uuid {
+        self.inner.identity.folder
+    }
+
+    /// Founds a group of these peers, with their addresses for one another; this one is among them. Refused where there
+    /// is any state already. The others join when they are reached.
+    pub async fn found(&self, peers: BTreeMap<PeerId, String>) -> Result<(), NotDone> {
+        let inner = &self.inner;
+        if !peers.contains_key(&inner.settings.me) {
+            return Err(NotDone(format!("peer {} is not among those that found the group", inner.settings.me)));
+        }
+        if self.is_founded() || !inner.log.is_blank() || inner.machine.snapshots.current().is_some() {
+            return Err(NotDone("there is a group already: it is founded once, in empty folders".to_owned()));
+        }
+        let identity = inner.identity.clone();
+        let group = Uuid::random(&mut fastrand::Rng::new());
+        let joined = inner.machine.executor.run(move || identity.join(group)).await;
+        joined.map_err(|error| NotDone(format!("the group's id cannot be written: {error}")))?;
+        let members = start::members(&inner.identity, peers);
+        inner.raft.initialize(members).await.map_err(|error| NotDone(error.to_string()))
+    }
+
+    /// Who leads, and whoever follows its changes.
+    pub fn leading(&self) -> watch::Receiver<Standing> {
+        self.inner.standing.clone()
+    }
+
+    fn metrics(&self) -> Metrics {
+        use openraft::async_runtime::WatchReceiver as _;
+        self.inner.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Lets another peer lead: this one, or the one that has most of the log. Who leads then.
+    pub async fn hand_over(&self, to: Option<PeerId>) -> Result<PeerId, NotDone> {
+        let metrics = self.metrics();
+        let me = self.inner.settings.me;
+        if metrics.state != ServerState::Leader {
+            return Err(NotDone("this peer does not lead".to_owned()));
+        }
+        let matched = |peer: &PeerId| matched(&metrics, *peer);
+        let reachable = self.leading().borrow().reachable.clone();
+        let voters: Vec<PeerId> = metrics.membership_config.voter_ids().filter(|voter| *voter != me).collect();
+        let best = || voters.iter().copied().filter(|voter| reachable.contains(voter)).max_by_key(matched);
+        let to = to.or_else(best).ok_or_else(|| NotDone("no other peer can be reached".to_owned()))?;
+        if !voters.contains(&to) {
+            return Err(NotDone(format!("peer {to} has no vote, or leads already")));
+        }
+        let inner = &self.inner;
+        let handed = async {
+            inner.raft.trigger().transfer_leader(to).await.map_err(|error| NotDone(error.to_string()))?;
+            loop {
+                let now = self.metrics();
+                match now.current_leader {
+                    Some(leader) if leader != me => return Ok(leader),
+                    _ => sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        timeout(HAND_OVER, handed)
+            .await
+            .unwrap_or_else(|_| Err(NotDone(format!("peer {to} has not taken over in time"))))
+    }
+
+    /// Adds a peer of a number that was never used: without a vote until it has nearly all of the log, then with one.
+    /// Only who leads can. To give up waiting leaves it where it is.
+    pub async fn add(&self, peer: PeerId, address: String) -> Result<(), NotDone> {
+        let metrics = self.metrics();
+        if metrics.membership_config.voter_ids().any(|voter| voter == peer) {
+            return Err(NotDone(format!("there is a peer {peer} already")));
+        }
+        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let member = match metrics.membership_config.get_node(&peer) {
+            Some(known) if known.address == address => known.clone(),
+            Some(_) => return Err(NotDone(format!("there is a peer {peer} already, with another address"))),
+            None => Member { address, folder: None },
+        };
+        self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([peer]));
+        self.inner.raft.change_membership(voters, true).await.map(drop).map_err(failed)
+    }
+
+    /// Removes a peer for good. Only who leads can, and not itself: it hands over first.
+    pub async fn remove(&self, peer: PeerId) -> Result<(), NotDone> {
+        if peer == self.inner.settings.me {
+            return Err(NotDone("a peer that leads does not remove itself: hand over first".to_owned()));
+        }
+        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let metrics = self.metrics();
+        if metrics.membership_config.get_node(&peer).is_none() {
+            return Err(NotDone(format!("there is no peer {peer}")));
+        }
+        let one = BTreeSet::from([peer]);
+        let change = match metrics.membership_config.voter_ids().any(|voter| voter == peer) {
+            true => ChangeMembers::RemoveVoters(one),
+            false => ChangeMembers::RemoveNodes(one),
+        };
+        self.inner.raft.change_membership(change, false).await.map(drop).map_err(failed)
+    }
+
+    /// The group as this peer sees it.
+    pub fn status(&self) -> Status {
+        let inner = &self.inner;
+        let metrics = self.metrics();
+        let standing = inner.standing.borrow().clone();
+        let leader = standing.leader.as_ref().map(|(leader, _)| *leader);
+        let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+        let me = inner.settings.me;
+        let peer = |(id, member): (&PeerId, &Member)| {
+            let (heard, refuses) = inner.identity.contact(*id);
+            let role = match () {
+                () if leader == Some(*id) => Role::Leader,
+                () if !standing.reachable.contains(id) => Role::Unreachable,
+                () if voters.contains(id) => Role::Standby,
+                () => Role::Learner,
+            };
+            let own = (*id == me).then_some(Duration::ZERO);
+            let silent_for = own.or_else(|| heard.map(|heard| heard.elapsed()));
+            let matched = if *id == me { metrics.last_log_index } else { matched(&metrics, *id) };
+            PeerStatus { id: *id, address: member.address.clone(), role, matched, silent_for, refuses }
+        };
+        Status {
+            me,
+            term: metrics.current_term,
+            last: metrics.last_log_index,
+            committed: metrics.local_committed.map(|id| id.index),
+            applied: metrics.last_applied.map(|id| id.index),
+            snapshot: inner.machine.snapshots.current().map(|snapshot| snapshot.last.index),
+            disk_late: inner.pulse.late(),
+            peers: metrics.membership_config.nodes().map(peer).collect(),
+        }
+    }
+
+    /// What answers other peers, for a network of one's own.
+    pub fn port(&self) -> Port {
+        self.inner.port.clone()
+    }
+
+    /// What answers other peers, for the port between them.
+    pub fn service(&self) -> PeersService {
+        grpc::service(self.inner.port.clone())
+    }
+
+    /// Takes part no more. What is under way is unknown. Returns when the engine has ended, or has had time to.
+    pub async fn close(&self) {
+        let inner = self.inner.clone();
+        inner.closed.cancel();
+        // A disk that hangs holds the engine.
+        let _ = timeout(Duration::from_secs(2), inner.raft.shutdown()).await;
+        inner.ended.cancel();
+    }
+}
+
+/// Up to which index a peer has the log, as who leads knows.
+fn matched(metrics: &Metrics, peer: PeerId) -> Option<u64> {
+    let replication = metrics.replication.as_ref()?;
+    replication.get(&peer)?.as_ref().map(|id| id.index)
+}

@@ -1,0 +1,115 @@
+//! The real network between peers: gRPC, encrypted where there are certificates for it.
+//!
+//! Each peer is called on three connections, so that a heartbeat never waits behind entries or a snapshot. They dial by
+//! themselves, and again after each break.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::log::LONGEST_PAYLOAD;
+use super::network::{Lane, PeerNetwork};
+use super::port::Port;
+use super::proto::peers_client::PeersClient;
+use super::proto::peers_server::{Peers, PeersServer};
+use super::proto::{Request, Response, SnapshotPart};
+use crate::lock::Lock;
+use crate::tls::Callee;
+use crate::wire::Grpc;
+
+/// The largest message that is taken: an entry of the longest payload, and what is around it.
+const MOST_BYTES: usize = LONGEST_PAYLOAD + (4 << 20);
+
+/// Peers over gRPC.
+#[derive(Debug)]
+pub struct GrpcPeers {
+    grpc: Grpc,
+    clients: Lock<BTreeMap<(String, Lane), PeersClient<Channel>>>,
+}
+
+impl GrpcPeers {
+    /// Nothing is dialled until it is needed.
+    pub fn new(grpc: Grpc) -> Self {
+        Self { grpc, clients: Lock::default() }
+    }
+
+    /// Has to be called on the runtime that the connection is to live on.
+    fn client(&self, address: &str, lane: Lane) -> io::Result<PeersClient<Channel>> {
+        let mut clients = self.clients.lock();
+        let place = (address.to_owned(), lane);
+        if let Some(client) = clients.get(&place) {
+            return Ok(client.clone());
+        }
+        let channel = self.grpc.lazy(address, Callee::Peer)?;
+        let client =
+            PeersClient::new(channel).max_decoding_message_size(MOST_BYTES).max_encoding_message_size(MOST_BYTES);
+        clients.insert(place, client.clone());
+        Ok(client)
+    }
+}
+
+impl PeerNetwork for GrpcPeers {
+    fn call(&self, address: &str, lane: Lane, request: Request) -> BoxFuture<'static, io::Result<Response>> {
+        let client = self.client(address, lane);
+        Box::pin(async move {
+            let answer = client?.call(request).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| failed(&status))
+        })
+    }
+
+    fn snapshot(
+        &self,
+        address: &str,
+        parts: BoxStream<'static, SnapshotPart>,
+    ) -> BoxFuture<'static, io::Result<Response>> {
+        let client = self.client(address, Lane::Bulk);
+        Box::pin(async move {
+            let answer = client?.snapshot(Parts(parts)).await;
+            answer.map(tonic::Response::into_inner).map_err(|status| failed(&status))
+        })
+    }
+}
+
+/// The parts of a snapshot, as a type that tonic can name.
+struct Parts(BoxStream<'static, SnapshotPart>);
+
+impl Stream for Parts {
+    type Item = SnapshotPart;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<SnapshotPart>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+fn failed(status: &Status) -> io::Error {
+    io::Error::other(status.to_string())
+}
+
+/// The service of the port between peers, for a tonic server.
+pub type PeersService = PeersServer<Port>;
+
+pub(super) fn service(port: Port) -> PeersService {
+    PeersServer::new(port).max_decoding_message_size(MOST_BYTES).max_encoding_message_size(MOST_BYTES)
+}
+
+#[tonic::async_trait]
+impl Peers for Port {
+    async fn call(&self, request: tonic::Request<Request>) -> Result<tonic::Response<Response>, Status> {
+        Ok(tonic::Response::new(self.answer(request.into_inner()).await))
+    }
+
+    async fn snapshot(
+        &self,
+        request: tonic::Request<Streaming<SnapshotPart>>,
+    ) -> Result<tonic::Response<Response>, Status> {
+        let parts = request.into_inner().map(|part| part.map_err(|status| failed(&status)));
+        Ok(tonic::Response::new(self.take_snapshot(parts).await))
+    }
+}

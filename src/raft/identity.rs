@@ -1,0 +1,230 @@
+//! Who speaks to whom, and who has been heard of.
+//!
+//! A folder has a uuid that lies in its file `peer`. A vote that was lost with a folder would be given a second time:
+//! a known peer that comes with another folder is refused, by who sends and by who receives, and an empty folder
+//! takes no part in elections but for the founding.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use prost::Message as _;
+use tokio::time::Instant;
+
+use super::types::{Member, Membership, PeerId};
+use super::{Addresses, convert, proto, small};
+use crate::durable::Folder;
+use crate::lock::Lock;
+use crate::types::Uuid;
+
+/// The version of the messages that this build speaks.
+const FORMAT: u32 = 1;
+
+/// The file's name, and how it begins.
+const FILE: &str = "peer";
+const MAGIC: [u8; 8] = *b"HTKSPEER";
+
+/// This peer among the others; shared by all that speak.
+#[derive(Debug)]
+pub(super) struct Identity {
+    disk: Arc<dyn Folder>,
+    pub(super) me: PeerId,
+    pub(super) folder: Uuid,
+    pub(super) addresses: Addresses,
+    seen: Lock<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    group: Option<Uuid>,
+    /// As the log (or a snapshot) says.
+    members: BTreeMap<PeerId, Member>,
+    /// As they said themselves.
+    folders: BTreeMap<PeerId, Uuid>,
+    heard: BTreeMap<PeerId, Instant>,
+    addresses: BTreeMap<PeerId, Addresses>,
+    refused: BTreeMap<PeerId, String>,
+}
+
+impl Identity {
+    /// Reads whose the folder is, or makes it this peer's. `has_state`: there is a log, a vote or a snapshot in it.
+    pub(super) fn open(
+        disk: Arc<dyn Folder>,
+        me: PeerId,
+        addresses: Addresses,
+        has_state: bool,
+    ) -> Result<Self, String> {
+        let path = disk.path().join(FILE).display().to_string();
+        let (folder, group) = match small::read(&*disk, FILE, MAGIC)? {
+            Some(content) => {
+                let bad = |why: String| format!("{path} makes no sense: {why}");
+                let read = proto::Identity::decode(&*content).map_err(|error| bad(error.to_string()))?;
+                if read.peer != me {
+                    return Err(format!(
+                        "{path} is of peer {}, and this is peer {me}: correct the number or the folder",
+                        read.peer
+                    ));
+                }
+                let folder = convert::read_uuid(&read.folder).map_err(bad)?.ok_or_else(|| bad("no id".to_owned()))?;
+                (folder, convert::read_uuid(&read.group).map_err(bad)?)
+            }
+            None if has_state => {
+                return Err(format!(
+                    "{path} is missing, though there is a log or a vote beside it: restore the file, or let this peer go and add a new one"
+                ));
+            }
+            None => {
+                let folder = Uuid::random(&mut fastrand::Rng::new());
+                save(&*disk, me, folder, None).map_err(|error| format!("writing {path} failed: {error}"))?;
+                (folder, None)
+            }
+        };
+        let seen = Seen { group, ..Seen::default() };
+        Ok(Self { disk, me, folder, addresses, seen: Lock::new(seen) })
+    }
+
+    pub(super) fn group(&self) -> Option<Uuid> {
+        self.seen.lock().group
+    }
+
+    /// Belongs to this group from now on; on stable storage when it returns. For good: another group is refused then.
+    pub(super) fn join(&self, group: Uuid) -> io::Result<()> {
+        if self.group().is_none() {
+            save(&*self.disk, self.me, self.folder, Some(group))?;
+            self.seen.lock().group = Some(group);
+        }
+        Ok(())
+    }
+
+    /// Takes up what the log says of the peers. Which folder a peer has is never forgotten again.
+    pub(super) fn note(&self, membership: &Membership) {
+        let mut seen = self.seen.lock();
+        for (peer, member) in membership.nodes() {
+            let known = seen.members.entry(*peer).or_default();
+            known.address.clone_from(&member.address);
+            known.folder = known.folder.or(member.folder);
+        }
+    }
+
+    /// What every message to a peer begins with.
+    pub(super) fn envelope(&self, to: PeerId) -> proto::Envelope {
+        let seen = self.seen.lock();
+        proto::Envelope {
+            format: FORMAT,
+            group: convert::uuid(seen.group),
+            from: self.me,
+            to,
+            folder: convert::uuid(Some(self.folder)),
+            known: convert::uuid(seen.folder_of(to)),
+        }
+    }
+
+    /// Whether what came in this envelope may be read; gives the sender and its group.
+    pub(super) fn admit(&self, envelope: Option<&proto::Envelope>) -> Result<(PeerId, Uuid), String> {
+        let envelope = envelope.ok_or("a message without an envelope")?;
+        if envelope.format != FORMAT {
+            return Err(format!(
+                "it speaks format {} and this peer format {FORMAT}: upgrade the older one",
+                envelope.format
+            ));
+        }
+        if envelope.to != self.me {
+            return Err(format!("this is peer {}, and peer {} was called: check --peers", self.me, envelope.to));
+        }
+        let from = envelope.from;
+        if from == self.me {
+            return Err(format!("another process calls itself peer {from}"));
+        }
+        let group = convert::read_uuid(&envelope.group)?.ok_or("it belongs to no group yet")?;
+        let folder = convert::read_uuid(&envelope.folder)?.ok_or("it does not say its folder")?;
+        if convert::read_uuid(&envelope.known)?.is_some_and(|known| known != self.folder) {
+            return Err(forgotten(self.me));
+        }
+        let mut seen = self.seen.lock();
+        if seen.group.is_some_and(|own| own != group) {
+            return Err(format!("peer {from} belongs to another group of leaders: check --peers"));
+        }
+        if seen.folder_of(from).is_some_and(|known| known != folder) {
+            return Err(forgotten(from));
+        }
+        seen.heard.insert(from, Instant::now());
+        Ok((from, group))
+    }
+
+    /// Looks at who has answered, and at whether it refused.
+    pub(super) fn answered(&self, by: PeerId, response: &proto::Response) -> Result<(), String> {
+        let folder = convert::read_uuid(&response.folder)?.ok_or("it does not say its folder")?;
+        let mut seen = self.seen.lock();
+        if seen.folder_of(by).is_some_and(|known| known != folder) {
+            return Err(seen.refuse(by, forgotten(by)));
+        }
+        if !response.refused.is_empty() {
+            let why = response.refused.chars().filter(|c| !c.is_control()).take(300).collect();
+            return Err(seen.refuse(by, why));
+        }
+        seen.refused.remove(&by);
+        seen.folders.insert(by, folder);
+        seen.heard.insert(by, Instant::now());
+        Ok(())
+    }
+
+    /// Members whose folder the log does not know yet, and they have said it.
+    pub(super) fn unlogged(&self, membership: &Membership) -> BTreeMap<PeerId, Member> {
+        let seen = self.seen.lock();
+        let unknown = membership.nodes().filter(|(_, member)| member.folder.is_none());
+        let said = unknown.filter_map(|(peer, member)| {
+            let folder = if *peer == self.me { Some(self.folder) } else { seen.folders.get(peer).copied() };
+            folder.map(|folder| (*peer, Member { folder: Some(folder), ..member.clone() }))
+        });
+        said.collect()
+    }
+
+    pub(super) fn set_addresses(&self, of: PeerId, addresses: Addresses) {
+        self.seen.lock().addresses.insert(of, addresses);
+    }
+
+    /// Where a peer is reached, as far as it has told or the log says.
+    pub(super) fn addresses_of(&self, peer: PeerId) -> Addresses {
+        if peer == self.me {
+            return self.addresses.clone();
+        }
+        let seen = self.seen.lock();
+        let logged = || Addresses {
+            peer: seen.members.get(&peer).map(|member| member.address.clone()).unwrap_or_default(),
+            ..Addresses::default()
+        };
+        seen.addresses.get(&peer).cloned().unwrap_or_else(logged)
+    }
+
+    /// When a peer was heard of last, and why it refused last, if it did.
+    pub(super) fn contact(&self, peer: PeerId) -> (Option<Instant>, Option<String>) {
+        let seen = self.seen.lock();
+        (seen.heard.get(&peer).copied(), seen.refused.get(&peer).cloned())
+    }
+}
+
+impl Seen {
+    fn folder_of(&self, peer: PeerId) -> Option<Uuid> {
+        self.members.get(&peer).and_then(|member| member.folder)
+    }
+
+    /// Remembers why, and says it when it is new.
+    fn refuse(&mut self, by: PeerId, why: String) -> String {
+        if self.refused.get(&by) != Some(&why) {
+            tracing::warn!("peer {by} takes no part: {why}");
+            self.refused.insert(by, why.clone());
+        }
+        why
+    }
+}
+
+fn forgotten(peer: PeerId) -> String {
+    format!(
+        "peer {peer} came with another folder: it has forgotten its vote; give it its folder back, or remove it and add a peer of a new number"
+    )
+}
+
+fn save(disk: &dyn Folder, me: PeerId, folder: Uuid, group: Option<Uuid>) -> io::Result<()> {
+    let identity = proto::Identity { group: convert::uuid(group), peer: me, folder: convert::uuid(Some(folder)) };
+    small::write(disk, FILE, MAGIC, &identity.encode_to_vec())
+}

@@ -1,0 +1,198 @@
+//! What a peer does beside the engine: it watches its own disk, says who leads, confirms that it does, makes
+//! snapshots, and has the log know which folder each peer has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
+use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::group::{Inner, NotConfirmed, Standing};
+use super::machine;
+use super::types::{Metrics, PeerId};
+use crate::stop::Stop;
+
+/// How often the disk, and who was heard of, are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether a snapshot is due.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long after a snapshot that could not be made.
+const SNAPSHOT_AGAIN: Duration = Duration::from_secs(30);
+
+/// Bytes of entries that a snapshot has too and that stay, for peers that are a little behind.
+const KEPT_BYTES: u64 = 8 << 20;
+
+/// Who asks to be confirmed.
+type Asked = oneshot::Sender<Result<(), NotConfirmed>>;
+
+/// Starts the tasks. They end when the group is closed.
+pub(super) fn start(
+    inner: &Arc<Inner>,
+    standing: watch::Sender<Standing>,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    stop: &Stop,
+) {
+    let until_closed = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let closed = inner.closed.clone();
+        async move {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                () = work => {}
+            }
+        }
+    };
+    let watching = watch_it(inner.clone(), standing, stop.clone());
+    tokio::spawn(stop.needed("raft-watch", until_closed(Box::pin(watching))));
+    tokio::spawn(stop.needed("raft-confirm", until_closed(Box::pin(confirm(inner.clone(), asked)))));
+    tokio::spawn(stop.needed("raft-snapshot", until_closed(Box::pin(make_snapshots(inner.clone())))));
+    tokio::spawn(stop.needed("raft-folders", until_closed(Box::pin(learn_folders(inner.clone())))));
+}
+
+/// Says who leads, and steps down over a disk that hangs. Nothing here waits for the disk or for the engine.
+async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: Stop) {
+    let mut changes = inner.raft.metrics();
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut hung = false;
+    loop {
+        let gone = tokio::select! {
+            changed = changes.changed() => changed.is_err(),
+            _ = look.tick() => false,
+        };
+        let metrics = changes.borrow_watched().clone();
+        let fatal = metrics.running_state.as_ref().err();
+        if let Some(error) = fatal.filter(|error| **error != Fatal::Stopped) {
+            stop.fail(format!("the log of the leaders has ended on this peer: {error}"));
+        }
+        let hangs = inner.pulse.late() >= inner.settings.step_down_after;
+        if hangs != hung {
+            hung = hangs;
+            inner.raft.runtime_config().heartbeat(!hangs);
+            inner.raft.runtime_config().elect(!hangs);
+            match hangs {
+                true => tracing::error!(
+                    "the disk of the log of the leaders has not answered for {:?}: this peer neither leads nor is elected until it does",
+                    inner.settings.step_down_after
+                ),
+                false => tracing::info!("the disk of the log of the leaders answers again"),
+            }
+        }
+        let now = stand(&inner, &metrics, hangs, gone || fatal.is_some());
+        standing.send_if_modified(|standing| {
+            let is_new = *standing != now;
+            *standing = now;
+            is_new
+        });
+        if gone {
+            return;
+        }
+    }
+}
+
+fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing {
+    let me = inner.settings.me;
+    let lately = inner.settings.step_down_after;
+    let heard =
+        |peer: PeerId| peer == me || inner.identity.contact(peer).0.is_some_and(|heard| heard.elapsed() < lately);
+    let members = metrics.membership_config.nodes().map(|(peer, _)| *peer);
+    let reachable: BTreeSet<PeerId> = members.chain([me]).filter(|peer| heard(*peer)).collect();
+    let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
+    let has_majority = voters.iter().all(|voter| *voter == me)
+        || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lately);
+    let own_term = metrics.vote.leader_id;
+    let is_ready = metrics.state == ServerState::Leader
+        && metrics.vote.committed
+        && own_term.node_id == me
+        && metrics.last_applied.is_some_and(|applied| applied.leader_id == own_term);
+    let leads = (is_ready && has_majority && !hangs && !gone).then_some(own_term.term);
+    let known = match metrics.current_leader {
+        Some(leader) if leader == me => leads.map(|_| me),
+        leader => leader.filter(|leader| reachable.contains(leader)),
+    };
+    let leader = known.map(|leader| (leader, inner.identity.addresses_of(leader)));
+    Standing { leads, leader, reachable, voters, hangs }
+}
+
+/// One round at a time: all that asked while one was under way are answered by the next, which begins after them.
+async fn confirm(inner: Arc<Inner>, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    let within = inner.settings.election.1;
+    while let Some(first) = asked.recv().await {
+        let mut all = vec![first];
+        while let Ok(more) = asked.try_recv() {
+            all.push(more);
+        }
+        let round = timeout(within, inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
+        let result = match round {
+            _ if inner.standing.borrow().hangs => Err(NotConfirmed("its disk hangs".to_owned())),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(NotConfirmed(error.to_string())),
+            Err(_) => Err(NotConfirmed("no majority has answered in time".to_owned())),
+        };
+        for one in all {
+            let _ = one.send(result.clone());
+        }
+    }
+}
+
+/// Makes a snapshot whenever the log has grown enough, and then lets go of what it covers.
+async fn make_snapshots(inner: Arc<Inner>) {
+    let due = inner.settings.snapshot_log_bytes;
+    loop {
+        sleep(SNAPSHOT_EVERY).await;
+        if inner.pulse.grown() < due {
+            continue;
+        }
+        let (machine, log) = (inner.machine.clone(), inner.log.clone());
+        match inner.machine.executor.run(move || machine::build(&machine, &log)).await {
+            Ok(true) => shorten(&inner).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!("{error}; the log of the leaders stays as long as it is");
+                sleep(SNAPSHOT_AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn shorten(inner: &Inner) {
+    let Some(covered) = inner.machine.snapshots.current().map(|snapshot| snapshot.last) else { return };
+    if inner.raft.trigger().snapshot().await.is_err() {
+        return;
+    }
+    let mut changes = inner.raft.metrics();
+    while changes.borrow_watched().snapshot < Some(covered) {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    let keep = KEPT_BYTES.min(inner.settings.snapshot_log_bytes / 8);
+    if let Some(upto) = inner.log.purgeable(covered.index, keep as usize) {
+        let _ = inner.raft.trigger().purge_log(upto).await;
+    }
+}
+
+/// Writes into the log which folder each peer has, once it has said so to this one while it leads.
+async fn learn_folders(inner: Arc<Inner>) {
+    loop {
+        sleep(LOOK_EVERY * 4).await;
+        if inner.standing.borrow().leads.is_none() {
+            continue;
+        }
+        let metrics = inner.raft.metrics().borrow_watched().clone();
+        let members = metrics.membership_config.membership();
+        let unlogged = inner.identity.unlogged(members);
+        if unlogged.is_empty() || members.get_joint_config().len() != 1 {
+            continue;
+        }
+        let change = inner.raft.change_membership(ChangeMembers::SetNodes(unlogged), true);
+        if let Ok(Err(error)) = timeout(Duration::from_secs(5), change).await {
+            tracing::debug!("which folders the peers have is not in the log yet: {error}");
+        }
+    }
+}
