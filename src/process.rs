@@ -3,6 +3,7 @@
 
 pub mod door;
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -14,11 +15,15 @@ use futures::{Stream, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
 
-use self::door::{Accounted, Counted, Holdings};
+use self::door::{Accounted, Caller, Counted, Holdings};
 use crate::stop::Stop;
 use crate::tls::Cluster;
 use crate::wire::family::DESCRIPTORS;
@@ -34,6 +39,9 @@ pub use self::notify::{Doing, keep_notified, while_starting};
 /// long again: a connection whose other end lost power, or its network, is not held for ever. Peers that are paused for
 /// less stay.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// Bytes of answers that other leader processes have not taken, at most.
+const PEERS_UNSENT: usize = 64 << 20;
 
 /// gRPC connections of a process at once. Nodes have one each, and programs few.
 const MOST_CONNECTIONS: usize = 4096;
@@ -175,6 +183,24 @@ pub async fn serve_grpc<S: FamilyService>(listener: tokio::net::TcpListener, ser
     };
     if let Err(error) = result.await {
         stop.fail(format!("the gRPC server failed: {error}"));
+    }
+}
+
+/// Serves the port between leader processes until the stop, for them alone where there are certificates.
+pub async fn serve_peers<S>(listener: tokio::net::TcpListener, service: S, tls: Option<Arc<Cluster>>, stop: Stop)
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S: NamedService + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let only_peers = |request: tonic::Request<()>| Caller::of(&request)?.must_be_peer().map(|()| request);
+    let server = Server::builder().initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+    let server = server.http2_keepalive_interval(Some(QUIET)).http2_keepalive_timeout(Some(QUIET));
+    let server = { server }.add_service(InterceptedService::new(service, only_peers));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(QUIET));
+    let incoming = counted(incoming, Holdings::new(PEERS_UNSENT), tls);
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.token().cancelled_owned()).await {
+        stop.fail(format!("the server for peers failed: {error}"));
     }
 }
 

@@ -18,6 +18,11 @@ impl Stop {
         Self::default()
     }
 
+    /// That of a part, which ends with the whole, and may end by itself.
+    pub fn child(&self) -> Self {
+        Self { token: self.token.child_token(), failure: Arc::default() }
+    }
+
     /// Asks everything to end.
     pub fn request(&self) {
         self.token.cancel();

@@ -58,6 +58,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
             "lock",
             "process",
             "protocol",
+            "raft",
             "seeded",
             "stop",
             "telemetry",

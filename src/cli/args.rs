@@ -17,7 +17,8 @@ pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, read_password, read_secret,
+    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, peer, read_password,
+    read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;
@@ -110,6 +111,16 @@ pub(super) struct LeaderArgs {
     /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
     #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
     rewrite_log_from: ByteSize,
+    /// This leader's number among --peers
+    #[arg(long, env = "HATOKUSE_PEER", requires = "peers", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    peer: Option<u64>,
+    /// All leaders of the register, each with where the others reach it: 1=host:5560,2=host:5560,3=host:5560. One of them leads; when it
+    /// dies another one does
+    #[arg(long, env = "HATOKUSE_PEERS", requires = "peer", value_delimiter = ',', value_parser = peer, value_name = "N=HOST:PORT,...")]
+    peers: Vec<(u64, String)>,
+    /// Found the group of leaders that --peers names: once, on one of them, with empty folders
+    #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
+    found: bool,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
     local_nodes: u32,
@@ -296,9 +307,6 @@ pub(super) struct BenchArgs {
     tls: ClientTlsArgs,
 }
 
-/// Who a leader is, as long as there is one.
-const THE_PEER: Role = Role::Peer(1);
-
 impl LeaderArgs {
     /// Looks into the files that the settings name.
     pub(super) fn check(self) -> anyhow::Result<()> {
@@ -336,15 +344,17 @@ impl LeaderArgs {
             self.local_nodes == 0 || !self.cluster_tls.is_required(),
             "--local-nodes have no certificates: start nodes with their own, or write --cluster-tls prefer"
         );
+        let peers = self.peer.map(|me| leader::peer::Peers::new(me, &self.peers, self.found)).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
+            peers,
             port,
             tls_port: self.tls.tls_port,
             tls: self.tls.encrypted()?,
             http_tls: self.tls.http_tls,
             insecure: self.insecure,
             http_token: self.http_token_file.as_deref().map(|file| read_secret("http-token-file", file)).transpose()?,
-            cluster_tls: self.cluster_tls.cluster(THE_PEER)?,
+            cluster_tls: self.cluster_tls.cluster(Role::Peer(self.peer.map_or(1, |peer| peer as u32)))?,
             grpc_port: self.grpc_port,
             http_port: self.http_port,
             http_host: self.http_host,

@@ -116,6 +116,14 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
 }
 
 /// `HOST:PORT` that others can reach this machine by.
+/// `1=host:5560`: a leader's number, and where the others reach it.
+pub(super) fn peer(text: &str) -> Result<(u64, String), String> {
+    let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
+    let number = number.trim().parse::<u32>().ok().filter(|number| *number > 0);
+    let number = number.ok_or("a leader's number is 1 to 4294967295")?;
+    Ok((number.into(), host_and_port(address.trim())?))
+}
+
 pub(super) fn own_address(text: &str) -> Result<String, String> {
     let text = host_and_port(text)?;
     let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::knowledge::Trust;
+use super::state::State;
 use super::{Cluster, mapping};
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
@@ -29,6 +30,17 @@ impl Cluster {
         self.taking.clear();
         self.registry.lease.begin();
         self.note_copies_by_log();
+    }
+
+    /// The log says that it is whole, and that nodes were told of commits up to this version.
+    pub fn hear_whole(&mut self, newest: Version) {
+        self.state.note_committed(newest);
+    }
+
+    /// Gives away what is true, to who leads next: this leader has ended, and speaks from nothing any more.
+    pub fn give_state(&mut self, nothing: State) -> State {
+        self.return_lease();
+        std::mem::replace(&mut self.state, nothing)
     }
 
     /// What the log says of itself.

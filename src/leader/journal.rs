@@ -19,9 +19,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 pub use self::record::Record;
+pub(super) use self::record::encode as encode_event;
+pub(super) use self::recover::Reading;
 pub use self::recover::{Recovered, open};
 use self::rewrite::Rewriter;
 pub use self::rewrite::Rewriting;
+pub(super) use self::rewrite::live_records;
 use crate::cluster::state::Event;
 use crate::durable::executor::Executor;
 use crate::durable::record_log::{LogError, RecordLog};

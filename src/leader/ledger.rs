@@ -3,10 +3,16 @@
 //! Nobody else appends, and nobody else applies. What has to happen under the lock under which events are applied
 //! (promises are released, nodes chosen that are told) goes along as the *effect* of the append.
 
+mod agreed;
+mod entry;
+mod replica;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::journal::{Journal, NotLogged, Record};
+pub use self::agreed::Agreed;
+pub use self::replica::{Begins, Replica, Verdict};
+use super::journal::{Journal, NotLogged, Record, encode_event};
 use super::known::Known;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
@@ -57,26 +63,47 @@ impl Effect for Plainly {
 #[derive(Debug)]
 pub struct Ledger {
     known: Arc<Known>,
-    journal: Journal,
-    boot_id: String,
-    io_mode: IoMode,
+    log: Log,
+}
+
+/// Where the log is.
+#[derive(Debug)]
+pub enum Log {
+    /// In a file of this leader, the only one.
+    File {
+        /// The way to it.
+        journal: Journal,
+        /// This boot of the machine.
+        boot_id: String,
+        /// Whether every batch is synced.
+        io_mode: IoMode,
+    },
+    /// On most of several leaders.
+    Group(Agreed),
 }
 
 impl Ledger {
-    /// Of this log, which is written in this boot and mode.
-    pub fn new(known: Arc<Known>, journal: Journal, boot_id: String, io_mode: IoMode) -> Self {
-        Self { known, journal, boot_id, io_mode }
+    /// Of this log, by which this is known.
+    pub fn new(known: Arc<Known>, log: Log) -> Self {
+        Self { known, log }
     }
 
     /// Why nothing can be logged, where that is known before anything is sent to nodes: a write that is refused then has
     /// surely not happened.
     pub fn refuses(&self) -> Option<&'static str> {
-        self.journal.refuses()
+        match &self.log {
+            Log::File { journal, .. } => journal.refuses(),
+            Log::Group(agreed) => agreed.refuses(),
+        }
     }
 
     /// For how long the disk under the log has not answered, if that is far too long.
     pub fn late(&self) -> Option<Duration> {
-        self.journal.late()
+        match &self.log {
+            Log::File { journal, .. } => journal.late(),
+            // One that hangs does not lead for long.
+            Log::Group(_) => None,
+        }
     }
 
     /// Makes events true: first in the log, then in what the leader knows. Gives what each did.
@@ -92,7 +119,11 @@ impl Ledger {
     /// # Errors
     /// The log did not take them, or may not have. The effect is given back.
     pub async fn append_with<E: Effect>(&self, events: &[Event], effect: E) -> Result<E::Output, (NotLogged, E)> {
-        match self.journal.append(events).await {
+        let journal = match &self.log {
+            Log::File { journal, .. } => journal,
+            Log::Group(agreed) => return agreed.append(events, encode_event, effect).await,
+        };
+        match journal.append(events).await {
             Ok(()) => {
                 effect.ahead(events);
                 Ok(effect.apply(&mut self.known.lock(), Logged(events)))
@@ -107,8 +138,11 @@ impl Ledger {
     /// The log did not take it, or may not have.
     pub async fn begin(&self, leadership: Leadership, run: u64) -> Result<(), NotLogged> {
         let trust = self.known.lock().trust();
-        let (boot_id, io_mode) = (self.boot_id.clone(), self.io_mode);
-        self.journal.append_records(&[Record::Began { leadership, run, boot_id, io_mode, trust }]).await?;
+        let (journal, boot_id, io_mode) = match &self.log {
+            Log::File { journal, boot_id, io_mode } => (journal, boot_id.clone(), *io_mode),
+            Log::Group(agreed) => return agreed.begin(leadership, run, trust).await,
+        };
+        journal.append_records(&[Record::Began { leadership, run, boot_id, io_mode, trust }]).await?;
         self.known.lock().apply(&Event::Began { leadership, run, hears_all: trust == Trust::Nothing });
         Ok(())
     }
@@ -118,7 +152,11 @@ impl Ledger {
     /// # Errors
     /// The log did not take it, or may not have.
     pub async fn note_whole(&self, newest: Version) -> Result<(), NotLogged> {
-        self.journal.append_records(&[Record::Whole(newest)]).await
+        let whole = [Record::Whole(newest)];
+        match &self.log {
+            Log::File { journal, .. } => journal.append_records(&whole).await,
+            Log::Group(agreed) => agreed.note(&whole).await,
+        }
     }
 
     /// The register's time has come so far, and this is what the boot-time clock shows, both in milliseconds.
@@ -128,7 +166,11 @@ impl Ledger {
     pub async fn note_time(&self, unix_ms: u64, since_boot_ms: u64) -> Result<(), NotLogged> {
         let time = Event::Time(unix_ms);
         let clock = Record::Clock { unix_ms, since_boot_ms };
-        self.journal.append_records(&[Record::Event(time.clone()), clock]).await?;
+        let Log::File { journal, .. } = &self.log else {
+            // Another peer has another machine's clock.
+            return self.append(&[time]).await.map(drop);
+        };
+        journal.append_records(&[Record::Event(time.clone()), clock]).await?;
         self.known.lock().apply(&time);
         Ok(())
     }
@@ -138,6 +180,9 @@ impl Ledger {
     /// # Errors
     /// The log did not take it, or may not have.
     pub async fn close(&self) -> Result<(), NotLogged> {
-        self.journal.append_records(&[Record::Closed]).await
+        match &self.log {
+            Log::File { journal, .. } => journal.append_records(&[Record::Closed]).await,
+            Log::Group(_) => Ok(()),
+        }
     }
 }

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use self::announced::{Announced, Refused, not_now, refuse};
+use self::announced::{Announced, Known, Refused, not_now, refuse};
 use self::dials::Dials;
 use super::coordinator::Coordinator;
 use super::replication::{DialError, Dialled, LinkEvents, Welcome};
@@ -37,6 +37,10 @@ use crate::wire::family::{HeartbeatRequest, HeartbeatResponse, RegisterNodeReque
 /// A leader without a log waits this long for nodes of an older cluster before it founds one of its own.
 /// Nodes that lost their leader try again at least this often.
 const FOUNDING_GRACE: Duration = Duration::from_millis(600);
+
+/// For so long members are called by a leader that was elected, and so often.
+const SUMMONING: Duration = Duration::from_secs(10);
+const SUMMON_EVERY: Duration = Duration::from_millis(50);
 
 /// Characters of the reason why a node refuses copies that are kept of what it says.
 const REASON_CHARS: usize = 200;
@@ -164,6 +168,36 @@ impl Membership {
 
     async fn admit(self: &Arc<Self>, announced: Announced, caller: IpAddr) -> Result<(), Refused> {
         let known = self.ask_back(&announced, caller).await?;
+        self.let_in(announced, known).await
+    }
+
+    /// Calls the members that the log names. With several leaders they may not have noticed yet that another one leads.
+    pub fn summon(self: &Arc<Self>) {
+        let members: Vec<Member> = self.coordinator.cluster().state().members().cloned().collect();
+        for member in members {
+            let leader = self.clone();
+            tokio::spawn(async move {
+                let until = Instant::now() + SUMMONING;
+                while Instant::now() < until && !leader.coordinator.cluster().registry.is_linked(member.id) {
+                    if let Err(refused) = leader.call(member.clone()).await {
+                        tracing::debug!("node {} does not follow yet: {}", member.id, refused.reason);
+                    }
+                    sleep(SUMMON_EVERY).await;
+                }
+            });
+        }
+    }
+
+    async fn call(self: &Arc<Self>, member: Member) -> Result<(), Refused> {
+        let pong = self.coordinator.links.ask_who(member.id, &member.address).await;
+        let pong = pong.or_else(|error| not_now(not_reached(&member, &error)))?;
+        let announced = Announced::called(member, &pong);
+        let known = announced.check(&pong)?;
+        self.let_in(announced, known).await
+    }
+
+    /// A node that is who it says joins, unless something stands against it.
+    async fn let_in(self: &Arc<Self>, announced: Announced, known: Known) -> Result<(), Refused> {
         let member = announced.member.clone();
         let Some(_joining) = Joining::begin(&self.joining, member.id) else {
             return not_now(format!("another registration of node {} is under way", member.id));

@@ -13,6 +13,7 @@ pub mod key_locks;
 pub mod known;
 pub mod ledger;
 pub mod membership;
+pub mod peer;
 pub mod process;
 pub mod replication;
 pub mod report;
@@ -35,6 +36,7 @@ mod query;
 mod read;
 mod refusing;
 mod register_time;
+mod relay;
 mod removal;
 mod rounds;
 mod set;
@@ -45,7 +47,7 @@ pub use upkeep::renewal::VERSIONS_AN_EPOCH;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +59,7 @@ use self::cache::MessageCache;
 use self::coordinator::Coordinator;
 use self::journal::{Journal, Recovered, Rewriting};
 use self::known::Known;
-use self::ledger::Ledger;
+use self::ledger::{Agreed, Begins, Ledger, Log, Replica};
 use self::membership::Membership;
 use self::register_time::RegisterTime;
 use self::replication::Links;
@@ -68,6 +70,7 @@ use crate::cluster::state::Event;
 use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::executor::Executor;
 use crate::durable::{Disk, Folder};
+use crate::raft::Group;
 use crate::stop::Stop;
 use crate::types::{IoMode, NodeId};
 use crate::wire::Network;
@@ -94,6 +97,15 @@ pub struct Seams {
     pub chance: fastrand::Rng,
     /// The machine's wall clock.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Where a leader has its log.
+#[derive(Debug)]
+pub enum Source {
+    /// In a file of its own.
+    File,
+    /// Several leaders agree on it, and this one was elected.
+    Group(Group<Replica>, Arc<Replica>),
 }
 
 /// What a leader is told by its operator.
@@ -130,7 +142,7 @@ pub struct Leader {
     upkeep: TaskTracker,
     finish_view: CancellationToken,
     view_done: tokio::sync::oneshot::Receiver<()>,
-    _lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    _lock: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
 }
 
 /// Why a leader could not start.
@@ -152,36 +164,32 @@ pub enum CannotStart {
 
 impl Leader {
     /// Opens the folder, reads the log, begins an epoch, and starts everything but listeners.
-    pub async fn start(data_dir: &Path, settings: Settings, mut seams: Seams, stop: Stop) -> Result<Self, CannotStart> {
+    pub async fn start(
+        data_dir: &Path,
+        settings: Settings,
+        mut seams: Seams,
+        stop: Stop,
+        source: Source,
+    ) -> Result<Self, CannotStart> {
         let path = data_dir.join(METADATA_FOLDER);
         let shown = path.display().to_string();
-        let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
-        let opened = seams.executor.run(move || open(disk.as_ref(), &path, seed)).await;
-        let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
-            OpenError::Locked => CannotStart::Locked(shown.clone()),
-            OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
-            OpenError::Log(error) => CannotStart::Log(error),
-        })?;
-        say_recovered(&recovered);
-        let Recovered { log, state, old, trust, clock, .. } = recovered;
-        let time = RegisterTime::new(seams.clock, state.time(), clock);
-        let (last_tolerance, last) = (state.tolerance(), state.last());
-        let mut cluster = Cluster::new(tolerance::at_start(settings.tolerance, last_tolerance), state, trust);
-        // A view that names nodes is all that is left to say whom a leader without its log has to hear.
-        let hold_view = !named.is_empty();
-        named.into_iter().for_each(|node| cluster.expect(node));
-        if old {
-            cluster.inherit_old_log();
-        }
-        cluster.registry.set_repair_after(settings.repair_after);
-        if settings.auto_rebalance {
-            cluster.rebalance_by_itself(settings.repair_after);
-        }
-        let rewriting = Rewriting { from: settings.rewrite_log_from, seed };
-        let journal = Journal::start(log, settings.io_mode, rewriting, &seams.executor, &stop)
-            .map_err(|error| CannotStart::Folder(shown.clone(), error))?;
-        let known = Arc::new(Known::new(cluster));
-        let ledger = Ledger::new(known.clone(), journal, boot_id, settings.io_mode);
+        let read = match source {
+            Source::File => read_file(path, &settings, &mut seams, &stop).await?,
+            Source::Group(group, replica) => {
+                let folder = seams.disk.folder(&path).map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+                let known = replica.lead(|begins| Arc::new(Known::new(settings.cluster(begins))));
+                let log = Log::Group(Agreed::new(group, replica, stop.clone()));
+                Read { folder, lock: None, known, log, clock: None, hold_view: false }
+            }
+        };
+        let is_elected = matches!(read.log, Log::Group(_));
+        let Read { folder, lock, known, log, clock, hold_view } = read;
+        let (mark, last_tolerance, last) = {
+            let cluster = known.lock();
+            (cluster.state().time(), cluster.state().tolerance(), cluster.state().last())
+        };
+        let time = RegisterTime::new(seams.clock, mark, clock);
+        let ledger = Ledger::new(known.clone(), log);
         let links = Arc::new(Links::new(seams.network, stop.clone()));
         let cache = MessageCache::new(settings.cache_bytes, settings.largest_message);
         let changes = Arc::new(view::Changes::default());
@@ -189,6 +197,9 @@ impl Leader {
         let membership = Membership::new(coordinator.clone(), seams.chance.fork());
         let membership = Arc::new(membership);
         membership.resume(last).await.map_err(CannotStart::Begin)?;
+        if is_elected {
+            membership.summon();
+        }
         let last_tolerance = note_tolerance(&coordinator, last_tolerance).await;
         let finish_view = CancellationToken::new();
         let (done, view_done) = tokio::sync::oneshot::channel();
@@ -226,6 +237,56 @@ impl Leader {
         }
         self.finish_view.cancel();
         let _ = self.view_done.await;
+    }
+}
+
+/// What a leader has when it has read its log.
+struct Read {
+    folder: Arc<dyn Folder>,
+    lock: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
+    known: Arc<Known>,
+    log: Log,
+    clock: Option<(u64, u64)>,
+    /// The readable view stays as it is until nodes were heard.
+    hold_view: bool,
+}
+
+/// Opens the folder and reads the log in it.
+async fn read_file(path: PathBuf, settings: &Settings, seams: &mut Seams, stop: &Stop) -> Result<Read, CannotStart> {
+    let shown = path.display().to_string();
+    let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
+    let opened = seams.executor.run(move || open(disk.as_ref(), &path, seed)).await;
+    let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
+        OpenError::Locked => CannotStart::Locked(shown.clone()),
+        OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
+        OpenError::Log(error) => CannotStart::Log(error),
+    })?;
+    say_recovered(&recovered);
+    let Recovered { log, state, old, trust, clock, .. } = recovered;
+    let mut cluster = settings.cluster(Begins { state, trust, old });
+    // A view that names nodes is all that is left to say whom a leader without its log has to hear.
+    let hold_view = !named.is_empty();
+    named.into_iter().for_each(|node| cluster.expect(node));
+    let (io_mode, rewriting) = (settings.io_mode, Rewriting { from: settings.rewrite_log_from, seed });
+    let journal = Journal::start(log, io_mode, rewriting, &seams.executor, stop);
+    let journal = journal.map_err(|error| CannotStart::Folder(shown, error))?;
+    let log = Log::File { journal, boot_id, io_mode };
+    Ok(Read { folder, lock: Some(lock), known: Arc::new(Known::new(cluster)), log, clock, hold_view })
+}
+
+impl Settings {
+    /// What a leader knows that begins with this.
+    fn cluster(&self, Begins { state, trust, old }: Begins) -> Cluster {
+        let tolerance = tolerance::at_start(self.tolerance, state.tolerance());
+        let mut cluster = Cluster::new(tolerance, state, trust);
+        if old {
+            cluster.inherit_old_log();
+        }
+        cluster.registry.set_repair_after(self.repair_after);
+        if self.auto_rebalance {
+            cluster.rebalance_by_itself(self.repair_after);
+        }
+        cluster
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use super::http::{self, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::users::Users;
-use super::{Leader, Seams, gateway, tolerance};
+use super::{Leader, Seams, Source, gateway, peer, tolerance};
 use crate::clock::SystemClock;
 use crate::config::MAX_CLIENTS;
 use crate::durable::executor::Executor;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Bytes from which on the log is rewritten while the leader runs.
     pub rewrite_log_from: u64,
+    /// The leader processes of which this is one; nothing: it is the only one.
+    pub peers: Option<peer::Peers>,
     /// Child nodes to start.
     pub local_nodes: u32,
     /// Their layout.
@@ -124,7 +127,7 @@ fn workers() -> usize {
 const FILES_KEPT: u64 = 256;
 
 /// How many clients there may be, as each takes an open file. As in Redis, fewer than wished for are said, not refused.
-fn clients_for(wanted: usize, files: Option<u64>) -> usize {
+pub(super) fn clients_for(wanted: usize, files: Option<u64>) -> usize {
     let Some(files) = files else { return wanted };
     let fit = usize::try_from(files - FILES_KEPT.min(files / 2)).unwrap_or(usize::MAX).max(1);
     if wanted > fit {
@@ -153,30 +156,28 @@ impl Settings {
 
 /// Runs a leader until it is told to stop.
 pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
+    if let Some(peers) = settings.peers.take() {
+        return peer::run(settings, peers, events);
+    }
+    let runtime = runtime()?;
     let signals = {
         let _inside = runtime.enter();
         Signals::take()?
     };
     settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
     let tolerance = settings.tolerance.read()?;
-    let bind_for = |port: Option<u16>, flag| port.map(|port| bind(settings.host, port, "clients", flag)).transpose();
-    let clients = bind_for(settings.port, "--port")?;
-    let encrypted = bind_for(settings.tls_port, "--tls-port")?;
-    let nodes = bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?;
-    let http = bind_http(settings.http_host, settings.http_port)?;
+    let listeners = Listeners::bind(&settings)?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    let served = runtime.block_on(serve(
-        settings,
-        tolerance,
-        Listeners { clients, encrypted, nodes, http },
-        signals,
-        stop.clone(),
-        events,
-    ));
+    let serving = async {
+        let hang_up = signals.attend(&stop);
+        limit_drain(stop.clone(), &Handle::current());
+        let told = Told { tolerance, hang_up, is_first: true };
+        serve(&settings, told, listeners, stop.clone(), events, Source::File).await
+    };
+    let served = runtime.block_on(serving);
     // Not waiting for a disk that hangs.
     runtime.shutdown_background();
     served?;
@@ -186,12 +187,52 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     }
 }
 
+/// Where a leader serves.
+pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()
+}
+
 /// For clients, with TLS and without, nodes, and HTTP if it is wanted.
-struct Listeners {
-    clients: Option<TcpListener>,
-    encrypted: Option<TcpListener>,
-    nodes: TcpListener,
-    http: Option<TcpListener>,
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) clients: Option<TcpListener>,
+    pub(super) encrypted: Option<TcpListener>,
+    pub(super) nodes: TcpListener,
+    pub(super) http: Option<TcpListener>,
+}
+
+impl Listeners {
+    pub(super) fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let bind_for =
+            |port: Option<u16>, flag| port.map(|port| bind(settings.host, port, "clients", flag)).transpose();
+        Ok(Self {
+            clients: bind_for(settings.port, "--port")?,
+            encrypted: bind_for(settings.tls_port, "--tls-port")?,
+            nodes: bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?,
+            http: bind_http(settings.http_host, settings.http_port)?,
+        })
+    }
+
+    /// The same ports once more.
+    pub(super) fn again(&self) -> std::io::Result<Self> {
+        let again = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        Ok(Self {
+            clients: again(&self.clients)?,
+            encrypted: again(&self.encrypted)?,
+            nodes: self.nodes.try_clone()?,
+            http: again(&self.http)?,
+        })
+    }
+}
+
+/// What a leader is told beside its settings.
+pub(super) struct Told {
+    /// The tolerance that is in force.
+    pub(super) tolerance: tolerance::Said,
+    /// Asks to look at files again.
+    pub(super) hang_up: Signal,
+    /// Nobody was told yet that it is ready.
+    pub(super) is_first: bool,
 }
 
 /// Whether ports may be open as they are. Who may come in is known when the log was read.
@@ -214,16 +255,15 @@ fn allow_open_ports(settings: &Settings, listeners: &Listeners, users: &Users) -
     allow_open(&clients.into_iter().chain(nodes).chain(http).collect::<Vec<_>>(), settings.insecure)
 }
 
-async fn serve(
-    settings: Settings,
-    said: tolerance::Said,
+/// Leads until the stop is requested.
+pub(super) async fn serve(
+    settings: &Settings,
+    Told { tolerance: said, hang_up, is_first }: Told,
     listeners: Listeners,
-    signals: Signals,
     stop: Stop,
     events: EventRing,
+    source: Source,
 ) -> anyhow::Result<()> {
-    let hang_up = signals.attend(&stop);
-    limit_drain(stop.clone(), &Handle::current());
     let seams = Seams {
         disk: Arc::new(OsDisk::new()),
         network: Arc::new(Grpc { tls: settings.cluster_tls.clone() }),
@@ -242,7 +282,7 @@ async fn serve(
         versions_an_epoch: super::VERSIONS_AN_EPOCH,
     };
     let doing = Doing::new(format!("opening {}", settings.data_dir.join("leader_metadata").display()));
-    let start = Leader::start(&settings.data_dir, told, seams, stop.clone());
+    let start = Leader::start(&settings.data_dir, told, seams, stop.clone(), source);
     let Some(leader) = while_starting(&stop, &doing, false, start).await else { return Ok(()) };
     let leader = leader?;
     let source = settings.tolerance.clone();
@@ -251,13 +291,18 @@ async fn serve(
     let end = CancellationToken::new();
     let users = Arc::new(Users::new(settings.clients.password.as_deref(), settings.asks_for_certificates()));
     users.load(leader.coordinator.cluster().state().users());
-    let allowed = allow_open_ports(&settings, &listeners, &users);
+    let allowed = allow_open_ports(settings, &listeners, &users);
     let attended = match allowed {
         Err(error) => Err(error),
-        Ok(()) => attend((&leader, users), &settings, listeners, (&stop, &end), events).await,
+        Ok(()) => attend((&leader, users), settings, listeners, (&stop, &end, is_first), events).await,
     };
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
+    if stop.failure().is_some() {
+        // Nothing more becomes true by this leader.
+        let _ = timeout(LAST_ANSWERS, leader.drain()).await;
+        return attended.map(drop);
+    }
     leader.drain().await;
     // Nodes beat until then, and the last answers are on their way out.
     end.cancel();
@@ -278,7 +323,7 @@ async fn attend(
     (leader, users): (&Leader, Arc<Users>),
     settings: &Settings,
     Listeners { clients, encrypted, nodes, http }: Listeners,
-    (stop, end): (&Stop, &CancellationToken),
+    (stop, end, is_first): (&Stop, &CancellationToken, bool),
     events: EventRing,
 ) -> anyhow::Result<(LocalNodes, JoinHandle<()>)> {
     let nodes_address = nodes.local_addr()?;
@@ -316,8 +361,10 @@ async fn attend(
     let service = LeaderService::new(coordinator.clone(), leader.membership.clone(), users.clone(), &settings.clients);
     let grpc = tokio::spawn(serve_grpc(tokio::net::TcpListener::from_std(nodes)?, service, how));
     // The screen is not up yet: these lines stay above it.
-    say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
-    if let Some(address) = encrypted_address {
+    if is_first {
+        say_ready(&format!("leader ready clients={clients_address} nodes={nodes_address}"), false);
+    }
+    if let Some(address) = encrypted_address.filter(|_| is_first) {
         say_ready(&format!("leader tls={address}"), false);
     }
     let looked = coordinator.clone();
@@ -339,7 +386,9 @@ async fn attend(
             tls,
             site.with_certificates(settings.certificates()).with_token(settings.http_token.clone()),
         )?;
-        say_ready(&format!("leader http={address}"), false);
+        if is_first {
+            say_ready(&format!("leader http={address}"), false);
+        }
     }
     let local = start_local(settings, nodes_address)?;
     let mut reporter = reporter();

@@ -18,7 +18,7 @@ use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::leader::journal::{self, Journal, Record, Rewriting};
 use hatokuse::leader::view::VIEW_FILE;
-use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
+use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings, Source};
 use hatokuse::stop::Stop;
 use hatokuse::types::{CopyRecord, Epoch, IoMode, Leadership, Member, MessageId, NodeId, Removed, Uuid, Version};
 use hatokuse::wire::{Lane, LeaderPort, Network};
@@ -397,7 +397,7 @@ fn live(disk: &MemDisk) -> bool {
             rewrite_log_from: u64::MAX,
             versions_an_epoch: u32::MAX,
         };
-        let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await else {
+        let Ok(leader) = Leader::start(Path::new(PATH), settings, seams, stop.clone(), Source::File).await else {
             return false;
         };
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -11,7 +11,7 @@ use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::error::Refusal;
-use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings};
+use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings, Source};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
 use hatokuse::node::identity::{IDENTITY_FILE, Identity, IdentityFile};
@@ -363,7 +363,7 @@ impl Sim {
             rewrite_log_from: REWRITE_LOG_FROM,
             versions_an_epoch: self.versions_an_epoch,
         };
-        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone()).await;
+        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone(), Source::File).await;
         let leader = leader.map_err(|error| error.to_string())?;
         let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
         Ok((LeaderHere { home, coordinator, membership, life: life.clone() }, leader, (life, stop)))

@@ -55,7 +55,7 @@ pub(super) fn is_synced(event: &Event) -> bool {
 
 /// Appends the bytes of an event's record: a kind, then fixed fields in little endian, then text to the end. A beginning
 /// has to say something of the file, too: that it believes all that is before, and leaves nothing to the page cache.
-pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
+pub(in crate::leader) fn encode(event: &Event, out: &mut Vec<u8>) {
     match event {
         Event::Began { leadership, run, hears_all } => {
             let trust = if *hears_all { Trust::Nothing } else { Trust::Whole };

@@ -34,7 +34,7 @@ pub struct Recovered {
 }
 
 /// How the last leader wrote into the file.
-pub(super) struct Writer {
+pub(in crate::leader) struct Writer {
     pub(super) boot_id: String,
     pub(super) io_mode: IoMode,
     /// How far it believed what was before, or all of it once it had noted that it is whole.
@@ -42,22 +42,22 @@ pub(super) struct Writer {
 }
 
 /// What is read along the way: what is true, and what the file says of itself.
-pub(super) struct Reading {
-    pub(super) state: State,
-    pub(super) old: bool,
-    pub(super) writer: Option<Writer>,
-    pub(super) closed: bool,
+pub(in crate::leader) struct Reading {
+    pub(in crate::leader) state: State,
+    pub(in crate::leader) old: bool,
+    pub(in crate::leader) writer: Option<Writer>,
+    pub(in crate::leader) closed: bool,
     /// Of the boot of the last writer.
-    pub(super) clock: Option<(u64, u64)>,
-    pub(super) records: u64,
+    pub(in crate::leader) clock: Option<(u64, u64)>,
+    pub(in crate::leader) records: u64,
 }
 
 impl Reading {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::leader) fn new(seed: u64) -> Self {
         Self { state: State::new(seed), old: false, writer: None, closed: false, clock: None, records: 0 }
     }
 
-    pub(super) fn take(&mut self, record: Record) {
+    pub(in crate::leader) fn take(&mut self, record: Record) {
         self.records += 1;
         self.closed = matches!(record, Record::Closed);
         match record {
@@ -109,7 +109,7 @@ impl Reading {
     }
 
     /// How far the last leader believed the log, before a power cut is considered.
-    pub(super) fn believed(&self) -> Trust {
+    pub(in crate::leader) fn believed(&self) -> Trust {
         self.writer.as_ref().map_or(Trust::Nothing, |writer| writer.trust)
     }
 

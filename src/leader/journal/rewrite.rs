@@ -193,7 +193,7 @@ impl Work {
 
 /// What a log has to say to be read as this one was, but for what is outdated, where `trust` is how far it is believed.
 /// The messages are never in memory as records all at once.
-pub(super) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Item = Vec<u8>> {
+pub(in crate::leader) fn live_records(reading: &Reading, trust: Trust) -> impl Iterator<Item = Vec<u8>> {
     let (state, writer) = (&reading.state, reading.writer.as_ref());
     let is_whole = trust == Trust::Whole && !reading.old;
     let whole = is_whole.then(|| bytes(|out| Record::Whole(state.mapping().newest_committed()).encode(out)));

@@ -78,6 +78,12 @@ impl Announced {
         })
     }
 
+    /// A member that the leader called by itself, and what it said.
+    pub(super) fn called(member: Member, pong: &Pong) -> Self {
+        let claim = Known { cluster_id: None, past: Past::default() };
+        Self { member, incarnation: pong.incarnation, claim }
+    }
+
     /// The cluster that it says it is of: enough to be refused, and for nothing else.
     pub(super) fn claimed_cluster(&self) -> Option<Uuid> {
         self.claim.cluster_id

@@ -15,7 +15,7 @@ use crate::cluster::state::{Event, State};
 use crate::durable::Disk;
 use crate::durable::executor::Executor;
 use crate::durable::sim::{Fault, MemDisk, Op};
-use crate::leader::{Leader, METADATA_FOLDER, Seams, Settings};
+use crate::leader::{Leader, METADATA_FOLDER, Seams, Settings, Source};
 use crate::stop::Stop;
 use crate::types::{CopyRecord, Epoch, IoMode, Leadership, Member, Uuid, Version};
 use crate::wire::{Lane, LeaderPort, Network};
@@ -203,7 +203,7 @@ async fn lead(disk: &MemDisk, heard: u32) -> (Option<String>, String) {
         versions_an_epoch,
     };
     let stop = Stop::new();
-    let leader = Leader::start(Path::new(PATH), settings, seams, stop.clone()).await.unwrap();
+    let leader = Leader::start(Path::new(PATH), settings, seams, stop.clone(), Source::File).await.unwrap();
     let waiting_for = {
         let mut cluster = leader.coordinator.cluster();
         let member = Member { id: NodeId(heard), uuid: Uuid([1; 16]), address: "host:1".to_owned() };

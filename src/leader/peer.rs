@@ -1,0 +1,332 @@
+//! One of several leader processes: a member of the group that keeps the log, which leads when it is elected, and relays
+//! what comes to its ports while another one does.
+//!
+//! Each time as the leader has a runtime of its own, and everything in it: when that is over, so is all that belongs to it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use super::ledger::Replica;
+use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
+use super::relay::{Relay, Way};
+use super::{LOCK_FILE, METADATA_FOLDER, Source};
+use crate::durable::os::OsDisk;
+use crate::durable::{Disk, Folder};
+use crate::process::{
+    Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
+};
+use crate::raft::{self, Addresses, Group, GrpcPeers, PeerId, Standing};
+use crate::stop::Stop;
+use crate::telemetry::EventRing;
+use crate::wire::Grpc;
+
+/// The group's folder, in that of the log.
+const GROUP_FOLDER: &str = "group";
+
+/// A time as the leader that failed within this time has not begun well; after so many in a row something else is wrong.
+const SHORT: Duration = Duration::from_secs(5);
+const MOST_SHORT: u32 = 5;
+
+/// A pause after a time as the leader that ended by itself.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The leader processes of a register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peers {
+    /// Which of them this is.
+    pub me: PeerId,
+    /// Where each is reached by the others.
+    pub all: BTreeMap<PeerId, String>,
+    /// Found the group: once, by one of them.
+    pub found: bool,
+}
+
+impl Peers {
+    /// Reads `1=host:port,2=host:port,...`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(me: PeerId, list: &[(PeerId, String)], found: bool) -> anyhow::Result<Self> {
+        let all: BTreeMap<PeerId, String> = list.iter().cloned().collect();
+        ensure!(all.len() == list.len(), "--peers names a number twice");
+        let mut addresses: Vec<&String> = all.values().collect();
+        addresses.sort();
+        addresses.dedup();
+        ensure!(addresses.len() == all.len(), "--peers names an address twice");
+        ensure!(all.contains_key(&me), "--peer {me} is not among --peers");
+        Ok(Self { me, all, found })
+    }
+
+    fn address(&self) -> &str {
+        self.all.get(&self.me).map_or("", String::as_str)
+    }
+
+    /// The host by which others reach this machine.
+    fn host(&self) -> &str {
+        self.address().rsplit_once(':').map_or("", |(host, _)| host)
+    }
+
+    fn port(&self) -> anyhow::Result<u16> {
+        let port = self.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.with_context(|| format!("{} of --peers is no HOST:PORT", self.address()))
+    }
+}
+
+/// Runs a peer until it is told to stop.
+pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> anyhow::Result<()> {
+    ensure!(
+        settings.local_nodes == 0,
+        "--local-nodes go with one leader: start nodes by themselves, with --leader and the addresses of all peers"
+    );
+    let around = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let signals = {
+        let _inside = around.enter();
+        Signals::take()?
+    };
+    settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
+    settings.tolerance.read()?;
+    let listeners = Listeners::bind(&settings)?;
+    let port = bind(settings.host, peers.port()?, "peers", "--peers")?;
+    let open = open_port(&port, "can pass for a leader and change everything", "give --cluster-cert");
+    let open: Vec<String> = open.into_iter().filter(|_| settings.cluster_tls.is_none()).collect();
+    allow_open(&open, settings.insecure)?;
+    let stop = Stop::new();
+    if settings.stop_with_stdin {
+        watch_stdin(stop.clone());
+    }
+    let peer = around.block_on(Peer::open(&settings, &peers, &listeners, port, &stop))?;
+    around.block_on(async {
+        drop(signals.attend(&stop));
+        limit_drain(stop.clone(), &Handle::current());
+    });
+    let served = peer.stay(&around, &settings, &listeners, &events);
+    stop.request();
+    around.block_on(peer.group.close());
+    around.shutdown_background();
+    served?;
+    match stop.failure() {
+        None => Ok(()),
+        Some(reason) => bail!("{reason}"),
+    }
+}
+
+/// A member of the group.
+struct Peer {
+    group: Group<Replica>,
+    replica: Arc<Replica>,
+    serves: watch::Sender<bool>,
+    stop: Stop,
+    _lock: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
+impl Peer {
+    async fn open(
+        settings: &Settings,
+        peers: &Peers,
+        listeners: &Listeners,
+        port: std::net::TcpListener,
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        let (folder, lock) = open_folder(&*disk, &settings.data_dir)?;
+        let addresses = addresses(peers, listeners)?;
+        let mut chance = fastrand::Rng::new();
+        let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
+        let mut told = raft::Settings::new(peers.me, addresses.clone(), disk.boot_id());
+        told.snapshot_log_bytes = settings.rewrite_log_from;
+        let network = Arc::new(GrpcPeers::new(Grpc { tls: settings.cluster_tls.clone() }));
+        let group = Group::open(told, folder, replica.clone(), network, stop.clone()).await?;
+        say_members(peers);
+        open_port_of_peers(&group, settings, port, stop)?;
+        if peers.found {
+            group.found(peers.all.clone()).await.context("--found")?;
+            tracing::info!("this peer has founded the group of leaders; the others join it as they come");
+        } else if !group.is_founded() {
+            tracing::info!("this peer is of no group yet: it waits for the one that was founded to call it");
+        }
+        let (serves, serving) = watch::channel(false);
+        let tls_port = listeners.encrypted.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.port()));
+        let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
+        let relay = Relay { standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
+        start_relays(relay, listeners.again()?)?;
+        say_ready(
+            &format!("leader ready clients={} nodes={}", bound(listeners)?, listeners.nodes.local_addr()?),
+            false,
+        );
+        say_ready(&format!("leader peer={} of {}", addresses.peer, peers.all.len()), false);
+        Ok(Self { group, replica, serves, stop: stop.clone(), _lock: lock })
+    }
+
+    /// Leads whenever it is elected, until the stop is requested.
+    fn stay(
+        &self,
+        around: &Runtime,
+        settings: &Settings,
+        listeners: &Listeners,
+        events: &EventRing,
+    ) -> anyhow::Result<()> {
+        let mut short = 0;
+        let mut standing = self.group.leading();
+        loop {
+            let elected = around.block_on(self.stop.unless(standing.wait_for(|standing| standing.leads.is_some())));
+            let Some(Ok(term)) = elected.map(|elected| elected.map(|standing| standing.leads)) else { return Ok(()) };
+            let Some(term) = term else { continue };
+            let began = Instant::now();
+            let over = self.stop.child();
+            let led = self.lead(around, term, settings, listeners, events, &over);
+            let Some(why) = over.failure() else {
+                // Asked for, also by a key on the screen; or it cannot lead as it is set up.
+                led?;
+                if !self.stop.is_requested() {
+                    self.stop.request();
+                }
+                if let Err(error) = around.block_on(self.group.hand_over(None)) {
+                    tracing::debug!("nobody takes over at once: {error}");
+                }
+                return Ok(());
+            };
+            tracing::warn!("this peer does not lead any more (term {term}): {why}");
+            short = if began.elapsed() < SHORT { short + 1 } else { 0 };
+            ensure!(short < MOST_SHORT, "this peer was elected {short} times and could not lead: {why}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Leads in this term, on a runtime of its own.
+    fn lead(
+        &self,
+        around: &Runtime,
+        term: u64,
+        settings: &Settings,
+        listeners: &Listeners,
+        events: &EventRing,
+        over: &Stop,
+    ) -> anyhow::Result<()> {
+        tracing::info!("this peer leads (term {term})");
+        let tolerance = settings.tolerance.read()?;
+        around.spawn(watch_term(self.group.leading(), term, over.clone()));
+        let inside = runtime()?;
+        let listeners = listeners.again()?;
+        let source = Source::Group(self.group.clone(), self.replica.clone());
+        self.serves.send_replace(true);
+        let led = inside.block_on(async {
+            let hang_up = signal(SignalKind::hangup())?;
+            serve(
+                settings,
+                Told { tolerance, hang_up, is_first: false },
+                listeners,
+                over.clone(),
+                events.clone(),
+                source,
+            )
+            .await
+        });
+        self.serves.send_replace(false);
+        // With all that is left of it: nothing of it goes on beside another leader.
+        inside.shutdown_background();
+        match led {
+            // It lost its term while it began.
+            Err(_) if over.failure().is_some() => Ok(()),
+            led => led,
+        }
+    }
+}
+
+/// Ends a time as the leader when its term is over.
+async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: Stop) {
+    let lost = async {
+        let ended = standing.wait_for(|standing| standing.leads != Some(term)).await;
+        ended.map(|standing| match &standing.leader {
+            Some((leader, _)) => format!("peer {leader} leads"),
+            None if standing.hangs => "the disk of its log hangs".to_owned(),
+            None => "most of the others do not answer".to_owned(),
+        })
+    };
+    if let Some(Ok(why)) = over.unless(lost).await {
+        over.fail(why);
+    }
+}
+
+/// Opens the folder of the log, which no other process may have, and the group's in it.
+fn open_folder(
+    disk: &dyn Disk,
+    data_dir: &Path,
+) -> anyhow::Result<(Arc<dyn Folder>, Box<dyn std::fmt::Debug + Send + Sync>)> {
+    let path = data_dir.join(METADATA_FOLDER);
+    let shown = path.display();
+    let usable = || format!("cannot use {shown}; check that the folder can be written and the disk is not full");
+    let folder = disk.folder(&path).with_context(usable)?;
+    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            anyhow::anyhow!("{shown} is in use by another leader: stop that one, or give this one another --data-dir")
+        }
+        _ => anyhow::Error::new(error).context(usable()),
+    })?;
+    ensure!(
+        folder.open(super::journal::LOG_FILE).is_err(),
+        "{shown} has the log of a leader that was the only one: a register cannot be taken over by several leaders yet; back it up (hatokuse backup), and restore it into the new one"
+    );
+    let group = disk.folder(&path.join(GROUP_FOLDER)).with_context(usable)?;
+    Ok((group, lock))
+}
+
+/// Where this peer is reached: by the host that `--peers` names, and the ports that it listens on.
+fn addresses(peers: &Peers, listeners: &Listeners) -> anyhow::Result<Addresses> {
+    let at = |address: std::net::SocketAddr| format!("{}:{}", peers.host(), address.port());
+    let http = listeners.http.as_ref().map(std::net::TcpListener::local_addr).transpose()?;
+    Ok(Addresses {
+        peer: peers.address().to_owned(),
+        clients: at(bound(listeners)?),
+        nodes: at(listeners.nodes.local_addr()?),
+        http: http.map(at),
+    })
+}
+
+/// Where clients are served: those who may come by TLS only are told where that is.
+fn bound(listeners: &Listeners) -> anyhow::Result<std::net::SocketAddr> {
+    let listener =
+        listeners.clients.as_ref().or(listeners.encrypted.as_ref()).context("there is no port for clients")?;
+    Ok(listener.local_addr()?)
+}
+
+fn say_members(peers: &Peers) {
+    let others = peers.all.len();
+    if others.is_multiple_of(2) {
+        tracing::warn!(
+            "with {others} leaders as few may fail as with {}: {} of them have to be up for any to lead",
+            others - 1,
+            others / 2 + 1
+        );
+    }
+}
+
+fn open_port_of_peers(
+    group: &Group<Replica>,
+    settings: &Settings,
+    port: std::net::TcpListener,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let service = group.service();
+    let listener = TcpListener::from_std(port)?;
+    tokio::spawn(serve_peers(listener, service, settings.cluster_tls.clone(), stop.clone()));
+    Ok(())
+}
+
+fn start_relays(relay: Relay, listeners: Listeners) -> std::io::Result<()> {
+    let Listeners { clients, encrypted, nodes, http } = listeners;
+    let all = [(clients, Way::Clients), (encrypted, Way::Encrypted), (Some(nodes), Way::Nodes), (http, Way::Http)];
+    for (listener, way) in all {
+        if let Some(listener) = listener {
+            tokio::spawn(relay.clone().run(TcpListener::from_std(listener)?, way));
+        }
+    }
+    Ok(())
+}
