@@ -154,3 +154,6 @@ impl Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! Peers on disks and a network in memory, in one thread whose time passes when nothing is to be done.
+
+mod disks;
+mod folders;
+mod groups;
+mod random;
+mod real;
+mod snapshots;
+mod world;
