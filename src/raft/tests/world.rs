@@ -109,14 +109,15 @@ impl MemNetwork {
     }
 }
 
-#[derive(Debug)]
-struct Shared(Arc<MemNetwork>);
+/// The network as one process has it: what has ended sends nothing more, and hears nothing.
+#[derive(Debug, Clone)]
+struct Shared(Arc<MemNetwork>, Stop);
 
 impl Shared {
     async fn way(&self, from: PeerId, to: PeerId) {
         let slowest = *self.0.slowest.lock();
         sleep(slowest.mul_f64(fastrand::f64()) + Duration::from_micros(100)).await;
-        if self.0.is_cut(from, to) || self.0.loses() {
+        if self.0.is_cut(from, to) || self.0.loses() || self.1.is_requested() {
             std::future::pending::<()>().await;
         }
     }
@@ -128,7 +129,7 @@ impl Shared {
 
 impl PeerNetwork for Shared {
     fn call(&self, address: &str, _: Lane, request: Request) -> BoxFuture<'static, io::Result<Response>> {
-        let (network, address) = (Self(self.0.clone()), address.to_owned());
+        let (network, address) = (self.clone(), address.to_owned());
         Box::pin(async move {
             let envelope = request.envelope.clone().unwrap_or_default();
             network.way(envelope.from, envelope.to).await;
@@ -145,16 +146,16 @@ impl PeerNetwork for Shared {
         address: &str,
         parts: BoxStream<'static, SnapshotPart>,
     ) -> BoxFuture<'static, io::Result<Response>> {
-        let (network, address) = (Self(self.0.clone()), address.to_owned());
+        let (network, address) = (self.clone(), address.to_owned());
         Box::pin(async move {
             sleep(Duration::from_millis(1)).await;
             let port = network.port(&address)?;
             *network.0.snapshots.lock() += 1;
-            let inner = network.0.clone();
+            let (inner, stop) = (network.0.clone(), network.1.clone());
             let parts = parts.scan(None, move |way, part| {
                 let envelope = part.envelope.clone();
                 let way = *way.get_or_insert_with(|| envelope.map_or((0, 0), |envelope| (envelope.from, envelope.to)));
-                let is_cut = inner.is_cut(way.0, way.1);
+                let is_cut = inner.is_cut(way.0, way.1) || stop.is_requested();
                 futures::future::ready((!is_cut).then_some(Ok(part)))
             });
             Ok(port.take_snapshot(Box::pin(parts)).await)
@@ -210,7 +211,7 @@ impl World {
         settings.snapshot_log_bytes = self.snapshot_log_bytes;
         settings.runtime = Runtime::Current(Executor::Inline);
         let folder = disk.folder(path()).map_err(|error| error.to_string())?;
-        let network = Arc::new(Shared(self.network.clone()));
+        let network = Arc::new(Shared(self.network.clone(), stop.clone()));
         let group = Group::open(settings, folder, machine.clone(), network, stop.clone()).await;
         let group = group.map_err(|error| error.0)?;
         self.network.ports.lock().insert(address(peer), group.port());
@@ -223,13 +224,14 @@ impl World {
     /// The end of a process; its disk as the power leaves it, if it went too.
     pub(super) async fn kill(&mut self, peer: PeerId, power: Option<&mut fastrand::Rng>) {
         let one = self.peers.get_mut(&peer).unwrap();
+        // Before its disk is looked at: nobody must hear of what that does not have.
+        one.stop.request();
         self.network.ports.lock().remove(&address(peer));
         let disk = match power {
             Some(chance) => one.disk.after_power_cut(chance),
             None => one.disk.after_kill(),
         };
         if let Some(group) = one.group.take() {
-            one.stop.request();
             group.close().await;
         }
         one.disk = disk;
