@@ -88,6 +88,11 @@ impl Ledger {
         Self { known, log }
     }
 
+    /// Whether several leaders agree on the log.
+    pub fn is_of_group(&self) -> bool {
+        matches!(self.log, Log::Group(_))
+    }
+
     /// Why nothing can be logged, where that is known before anything is sent to nodes: a write that is refused then has
     /// surely not happened.
     pub fn refuses(&self) -> Option<&'static str> {

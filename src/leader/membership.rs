@@ -444,9 +444,10 @@ impl LinkEvents for Membership {
         self.warn(format!("node {node} refuses this leader: {reason}"));
         let later = self.coordinator.cluster().leadership().is_some_and(|leadership| epoch > leadership.epoch);
         if later && self.coordinator.has_served() {
+            let remedy = if self.coordinator.ledger().is_of_group() { "" } else { "; start only one" };
             self.coordinator
                 .stop
-                .fail(format!("node {node} has seen epoch {epoch}: another leader has taken over; start only one"));
+                .fail(format!("node {node} has seen epoch {epoch}: another leader has taken over{remedy}"));
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Each time as the leader has a runtime of its own, and everything in it: when that is over, so is all that belongs to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -157,6 +157,7 @@ impl Peer {
         let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
         let relay = Relay { standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
         start_relays(relay, listeners.again()?)?;
+        tokio::spawn(stop.needed("watch over peers", watch_others(group.leading(), stop.clone())));
         say_ready(
             &format!("leader ready clients={} nodes={}", bound(listeners)?, listeners.nodes.local_addr()?),
             false,
@@ -238,6 +239,30 @@ impl Peer {
             led => led,
         }
     }
+}
+
+/// Says who cannot be reached, and who can be again.
+async fn watch_others(mut standing: watch::Receiver<Standing>, stop: Stop) {
+    let mut silent = BTreeSet::new();
+    let say = async {
+        loop {
+            {
+                let now = standing.borrow_and_update();
+                let missing: BTreeSet<PeerId> = now.voters.difference(&now.reachable).copied().collect();
+                for peer in missing.difference(&silent) {
+                    tracing::warn!("peer {peer} cannot be reached");
+                }
+                for peer in silent.intersection(&now.reachable) {
+                    tracing::info!("peer {peer} can be reached again");
+                }
+                silent = missing;
+            }
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    stop.unless(say).await;
 }
 
 /// Ends a time as the leader when its term is over.

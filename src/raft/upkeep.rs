@@ -190,9 +190,12 @@ async fn learn_folders(inner: Arc<Inner>) {
         if unlogged.is_empty() || members.get_joint_config().len() != 1 {
             continue;
         }
+        let known: Vec<PeerId> = unlogged.keys().copied().collect();
         let change = inner.raft.change_membership(ChangeMembers::SetNodes(unlogged), true);
-        if let Ok(Err(error)) = timeout(Duration::from_secs(5), change).await {
-            tracing::debug!("which folders the peers have is not in the log yet: {error}");
+        match timeout(Duration::from_secs(5), change).await {
+            Ok(Ok(_)) => known.iter().for_each(|peer| tracing::info!("peer {peer} is known by its folder")),
+            Ok(Err(error)) => tracing::debug!("which folders the peers have is not in the log yet: {error}"),
+            Err(_) => {}
         }
     }
 }

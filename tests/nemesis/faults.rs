@@ -33,6 +33,12 @@ pub(crate) enum Fault {
     LoseFolder,
     OldFolder,
     SecondLeader,
+    KillPeer,
+    PausePeer,
+    SilencePeer,
+    CutFromPeers,
+    CutToPeers,
+    CutFromNodes,
 }
 
 const PROCESSES: [Fault; 7] = [
@@ -58,7 +64,7 @@ const LINKS: [Fault; 8] = [
 ];
 
 impl Fault {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KillNode => "nodes killed",
             Self::KillLeader => "leader killed",
@@ -75,6 +81,12 @@ impl Fault {
             Self::LoseFolder => "leader's folder lost",
             Self::OldFolder => "leader's folder old",
             Self::SecondLeader => "second leader from a copy",
+            Self::KillPeer => "standbys killed",
+            Self::PausePeer => "standbys paused",
+            Self::SilencePeer => "peers silenced",
+            Self::CutFromPeers => "leader cut off from its peers",
+            Self::CutToPeers => "what the leader says to its peers cut",
+            Self::CutFromNodes => "leader cut off from nodes",
         }
     }
 }
@@ -220,6 +232,7 @@ impl Nemesis {
             Fault::CutToLeader => self.cut_leader(fault, true, false),
             Fault::CutFromLeader => self.cut_leader(fault, false, true),
             Fault::CutLeader => self.cut_leader(fault, true, true),
+            other => unreachable!("{other:?} is for several leaders"),
         }
     }
 

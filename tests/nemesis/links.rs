@@ -29,12 +29,13 @@ impl Links {
         Ok(links)
     }
 
-    /// Makes a program in this folder that is `binary`, but runs every node in a group of its own.
+    /// Makes a program in this folder that is `binary`, but runs every node, and every peer, in a group of its own.
     pub(crate) fn wrapper(folder: &Path, binary: &str) -> PathBuf {
         let script = format!(
             r#"#!/bin/sh
 for word; do
     [ "$before" = --id ] && exec setpriv --regid $(({first} + word)) --clear-groups "{binary}" "$@"
+    [ "$before" = --peer ] && exec setpriv --regid $(({first} + {PEERS} + word)) --clear-groups "{binary}" "$@"
     before=$word
 done
 exec "{binary}" "$@"
@@ -50,6 +51,17 @@ exec "{binary}" "$@"
     /// From now on nothing that this node sends arrives anywhere.
     pub(crate) fn silence(&mut self, fault: Fault, node: u32) {
         self.drop_all(fault, &["-m", "owner", "--gid-owner", &(first_group() + node).to_string()]);
+    }
+
+    /// From now on nothing that this peer sends arrives anywhere, or at these ports.
+    pub(crate) fn silence_peer(&mut self, fault: Fault, peer: usize, ports: Option<&[u16]>) {
+        let group = (first_group() + PEERS + peer as u32).to_string();
+        let Some(ports) = ports else {
+            return self.drop_all(fault, &["-m", "owner", "--gid-owner", &group]);
+        };
+        for port in ports {
+            self.drop_all(fault, &["-p", "tcp", "--dport", &port.to_string(), "-m", "owner", "--gid-owner", &group]);
+        }
     }
 
     /// From now on nothing arrives at this port, or nothing from it, or both.
@@ -88,6 +100,9 @@ impl Drop for Links {
 }
 
 const PREFIX: &str = "hatokuse-";
+
+/// Groups of peers come behind those of nodes.
+const PEERS: u32 = 50;
 
 /// Node `n` runs in this group plus `n`. Other runs at the same time have others, and no user is in any.
 fn first_group() -> u32 {

@@ -10,6 +10,7 @@ mod checker;
 mod faults;
 mod links;
 mod load;
+mod peers;
 mod power;
 #[path = "../tools/mod.rs"]
 mod tools;

@@ -27,6 +27,7 @@ mod leaders;
 mod modes;
 mod mounts;
 mod nodes;
+mod peers;
 mod protocol;
 mod refusals;
 mod removal;

@@ -1,5 +1,8 @@
 //! Programs that tests need and a fresh machine may lack.
 
+#[allow(dead_code, reason = "not every test program does everything with it")]
+pub(crate) mod group;
+
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 

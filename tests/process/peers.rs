@@ -1,0 +1,206 @@
+//! Several leaders, of which one leads: what clients and nodes see when it dies, hangs, or is alone.
+
+use rustix::process::Signal;
+
+use crate::support::{BINARY, PATIENCE, Wire, code, eventually, folder, tells};
+use crate::tools::group::Group;
+
+fn start(home: &std::path::Path, peers: usize, nodes: usize) -> Group {
+    Group::start(BINARY.as_ref(), home, (peers, nodes), &["--tolerance", "2"])
+}
+
+/// One request on a connection of its own; nothing where that breaks.
+fn ask(group: &Group, peer: usize, line: &str) -> Option<String> {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let mut stream = std::net::TcpStream::connect(group.clients(peer)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(format!("{line}\n").as_bytes()).ok()?;
+    let mut reply = String::new();
+    BufReader::new(stream).read_line(&mut reply).ok()?;
+    reply.strip_suffix('\n').map(str::to_owned)
+}
+
+/// Asks until the answer is no error, as clients that try again do.
+fn insist(group: &Group, peer: usize, line: &str) -> String {
+    eventually(line, || ask(group, peer, line).filter(|reply| !reply.starts_with("ERROR ")))
+}
+
+fn others(group: &Group, peer: usize) -> Vec<usize> {
+    (1..=group.ports.len()).filter(|other| *other != peer).collect()
+}
+
+#[test]
+fn every_peer_takes_clients_and_the_next_one_leads_when_the_leader_dies() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 3);
+    for peer in 1..=3 {
+        assert_eq!(insist(&group, peer, &format!("SET by{peer} {peer}")), "OK");
+    }
+    // Each has led and died by the end, some twice.
+    for round in 0..4 {
+        let leader = group.leader().unwrap();
+        group.kill_peer(leader);
+        let [one, other] = others(&group, leader)[..] else { unreachable!() };
+        assert_eq!(insist(&group, one, &format!("SET round{round} {leader}")), "OK");
+        assert_ne!(group.leader(), Some(leader));
+        for peer in 1..=3 {
+            assert_eq!(insist(&group, other, &format!("GET by{peer}")), format!("VALUE {peer}"));
+        }
+        group.start_peer(leader, &[]);
+        assert_eq!(insist(&group, leader, &format!("GET round{round}")), format!("VALUE {leader}"));
+    }
+    let count = insist(&group, 1, "COUNT");
+    assert_eq!(count, "COUNT 7");
+}
+
+#[test]
+fn a_leader_that_was_paused_says_nothing_old() {
+    let home = folder();
+    let group = start(home.path(), 3, 3);
+    let leader = group.leader().unwrap();
+    let other = others(&group, leader)[0];
+    assert_eq!(insist(&group, leader, "SET id old"), "OK");
+    // In its cache, if it ever is anywhere.
+    assert_eq!(insist(&group, leader, "GET id"), "VALUE old");
+    let mut held = Wire::to(&group.clients(leader));
+    assert_eq!(held.ask("GET id"), "VALUE old");
+    group.signal(leader, Signal::STOP);
+    assert_eq!(insist(&group, other, "SET id new"), "OK");
+    held.send("GET id\n");
+    group.signal(leader, Signal::CONT);
+    // The connection ends, or it says that it cannot tell; it never is the old message.
+    let said = held.rest();
+    assert!(!said.contains("old"), "{said}");
+    assert_eq!(insist(&group, leader, "GET id"), "VALUE new");
+}
+
+#[test]
+fn a_leader_without_the_others_writes_nothing() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 3);
+    let leader = group.leader().unwrap();
+    assert_eq!(insist(&group, leader, "SET id 1"), "OK");
+    others(&group, leader).into_iter().for_each(|peer| group.kill_peer(peer));
+    // What comes before it has noticed is not known; from then on nothing is even tried.
+    let refused = eventually("a refusal", || {
+        let reply = ask(&group, leader, "SET id 2")?;
+        assert_ne!(reply, "OK");
+        reply.starts_with("ERROR UNAVAILABLE no leader").then_some(reply)
+    });
+    tells(&refused, &["nothing was written", &format!("peers {leader} of 1,2,3 can be reached")]);
+    let reply = ask(&group, leader, "GET id").unwrap();
+    assert_eq!(code(&reply), "ERROR UNAVAILABLE", "{reply}");
+    // Redis's clients hear what they know.
+    let mut redis = Wire::to(&group.clients(leader));
+    redis.send("*1\r\n$4\r\nPING\r\n");
+    assert!(redis.line().starts_with("-LOADING no leader"));
+    let back = others(&group, leader)[0];
+    group.start_peer(back, &[]);
+    assert_eq!(insist(&group, back, "SET id 3"), "OK");
+    assert_eq!(insist(&group, leader, "GET id"), "VALUE 3");
+}
+
+#[test]
+fn a_leader_that_is_told_to_stop_hands_over() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 3);
+    let leader = group.leader().unwrap();
+    let other = others(&group, leader)[0];
+    assert_eq!(insist(&group, other, "SET id 1"), "OK");
+    group.signal(leader, Signal::TERM);
+    group.ends(leader);
+    assert_eq!(insist(&group, other, "SET id 2"), "OK");
+    tells(&group.said(group.leader().unwrap()), &["this peer leads"]);
+    assert_ne!(group.leader(), Some(leader));
+    group.start_peer(leader, &[]);
+    assert_eq!(insist(&group, leader, "GET id"), "VALUE 2");
+}
+
+#[test]
+fn all_peers_may_die_at_once() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 3);
+    for n in 0..50 {
+        assert_eq!(insist(&group, 1 + n % 3, &format!("SET id{n} {n}")), "OK");
+    }
+    (1..=3).for_each(|peer| group.kill_peer(peer));
+    (1..=3).for_each(|peer| group.start_peer(peer, &[]));
+    for n in 0..50 {
+        assert_eq!(insist(&group, 1 + n % 3, &format!("GET id{n}")), format!("VALUE {n}"));
+    }
+}
+
+#[test]
+fn one_peer_of_a_group_of_one_is_a_leader_like_any_other() {
+    let home = folder();
+    let mut group = start(home.path(), 1, 2);
+    assert_eq!(insist(&group, 1, "SET id 1"), "OK");
+    group.kill_peer(1);
+    group.start_peer(1, &[]);
+    assert_eq!(insist(&group, 1, "GET id"), "VALUE 1");
+}
+
+#[test]
+fn a_peer_that_comes_back_with_an_empty_folder_is_refused() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 2);
+    let leader = group.leader().unwrap();
+    assert_eq!(insist(&group, leader, "SET id 1"), "OK");
+    let emptied = others(&group, leader)[0];
+    // From then on it is that folder, or none.
+    let known = format!("peer {emptied} is known by its folder");
+    eventually("its folder in the log", || group.said(leader).contains(&known).then_some(()));
+    group.kill_peer(emptied);
+    std::fs::remove_dir_all(group.folder(emptied)).unwrap();
+    group.start_peer(emptied, &[]);
+    eventually("a refusal", || {
+        let said: String = (1..=3).map(|peer| group.said(peer)).collect();
+        said.contains("came with another folder").then_some(())
+    });
+    // The other two go on, and without one of them nobody leads: the emptied one has no vote.
+    assert_eq!(insist(&group, leader, "SET id 2"), "OK");
+    let third = others(&group, leader).into_iter().find(|peer| *peer != emptied).unwrap();
+    group.kill_peer(third);
+    eventually("no leader", || {
+        ask(&group, leader, "SET other 3").filter(|reply| reply.starts_with("ERROR UNAVAILABLE no leader"))
+    });
+    group.start_peer(third, &[]);
+    assert_eq!(insist(&group, third, "GET id"), "VALUE 2");
+}
+
+#[test]
+fn what_is_no_group_is_refused_with_one_line() {
+    let home = folder();
+    let mut group = Group::prepare(BINARY.as_ref(), home.path(), (3, 0), &[]);
+    let refused = |group: &mut Group, peer: usize, more: &[&str]| {
+        group.start_peer(peer, more);
+        group.ends(peer)
+    };
+    // The folder of a leader that was the only one.
+    let metadata = group.folder(1).join("leader_metadata");
+    std::fs::create_dir_all(&metadata).unwrap();
+    std::fs::write(metadata.join("mapping.log"), "").unwrap();
+    tells(&refused(&mut group, 1, &["--found"]), &["has the log of a leader that was the only one", "backup"]);
+    std::fs::remove_file(metadata.join("mapping.log")).unwrap();
+    // Founded once.
+    group.start_peer(1, &["--found"]);
+    eventually("the group", || group.said(1).contains("has founded the group").then_some(()));
+    group.kill_peer(1);
+    tells(&refused(&mut group, 1, &["--found"]), &["there is a group already"]);
+    // Two processes of one peer.
+    group.start_peer(1, &[]);
+    eventually("ready", || group.said(1).contains("leader peer=").then_some(()));
+    let list = group.list();
+    let second = crate::support::refused_leader(
+        home.path(),
+        &["--peer", "1", "--peers", &list, "--data-dir", &group.folder(1).display().to_string()],
+    );
+    tells(&second, &["is in use by another leader"]);
+    for (peers, why) in [
+        ("1=127.0.0.1:1,1=127.0.0.1:2", "names a number twice"),
+        ("1=127.0.0.1:1,2=127.0.0.1:1", "names an address twice"),
+        ("2=127.0.0.1:1,3=127.0.0.1:2", "--peer 1 is not among --peers"),
+    ] {
+        tells(&crate::support::refused_leader(home.path(), &["--peer", "1", "--peers", peers]), &[why]);
+    }
+}
