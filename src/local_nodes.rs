@@ -1,16 +1,19 @@
-//! `leader --local-nodes N`: nodes as child processes of the leader, gone when it is.
+//! `leader --local-nodes N`: nodes as child processes of the leader, gone when it is; and with `--local-peers N` leaders, too.
+
+mod peers;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+pub use self::peers::{LocalPeers, Plan};
 use crate::types::{IoMode, Layout};
 
 /// The first local node's port.
@@ -56,17 +59,29 @@ struct Recipe {
     io_mode: IoMode,
     layout: Layout,
     data_dir: PathBuf,
-    leader: SocketAddr,
+    leaders: Vec<SocketAddr>,
     logs: LocalLogs,
 }
 
-/// One node, while it runs and while it does not.
-#[derive(Debug)]
+/// Starts a process.
+type Start = Box<dyn Fn() -> anyhow::Result<Child> + Send>;
+
+/// One process, while it runs and while it does not.
 struct Kept {
-    id: u32,
+    name: String,
+    /// What helps if it cannot start.
+    remedy: String,
+    start: Start,
     child: Option<Child>,
     since: Instant,
     pause: Duration,
+}
+
+impl Kept {
+    fn start(name: String, remedy: String, start: Start) -> anyhow::Result<Self> {
+        let child = Some(start()?);
+        Ok(Self { name, remedy, start, child, since: Instant::now(), pause: FIRST_PAUSE })
+    }
 }
 
 impl LocalNodes {
@@ -76,27 +91,41 @@ impl LocalNodes {
         any_port: bool,
         (io_mode, layout): (IoMode, Layout),
         data_dir: &Path,
-        leader: SocketAddr,
+        leaders: Vec<SocketAddr>,
         logs: LocalLogs,
     ) -> anyhow::Result<Self> {
         if count == 0 {
             return Ok(Self { stop: None, keeper: None });
         }
-        let binary =
-            std::env::current_exe().context("local nodes cannot start: this program's own file is not known")?;
+        let binary = own_binary()?;
         let data_dir = data_dir.to_owned();
-        let recipe = Recipe { binary, any_port, io_mode, layout, data_dir, leader, logs };
-        let kept: anyhow::Result<Vec<Kept>> = (1..=count)
-            .map(|id| {
-                let child = Some(recipe.start(id)?);
-                Ok(Kept { id, child, since: Instant::now(), pause: FIRST_PAUSE })
-            })
-            .collect();
-        let kept = kept?;
+        let recipe = Arc::new(Recipe { binary, any_port, io_mode, layout, data_dir, leaders, logs });
+        let one = |id| {
+            let starts = recipe.clone();
+            Kept::start(format!("local node {id}"), recipe.told_port(id), Box::new(move || starts.start(id)))
+        };
+        Self::keep((1..=count).map(one).collect::<anyhow::Result<_>>()?)
+    }
+
+    fn keep(kept: Vec<Kept>) -> anyhow::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let keeper = std::thread::Builder::new().name("local nodes".to_owned());
-        let keeper = keeper.spawn(move || keep(kept, &recipe, &stopped))?;
+        let keeper = keeper.spawn(move || keep(kept, &stopped))?;
         Ok(Self { stop: Some(stop), keeper: Some(keeper) })
+    }
+}
+
+fn own_binary() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("local processes cannot start: this program's own file is not known")
+}
+
+/// Neither settings nor the service manager's words are for children.
+fn without_settings(command: &mut Command, also: impl Fn(&str) -> bool) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if also(&name) || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name) {
+            command.env_remove(&*name);
+        }
     }
 }
 
@@ -104,19 +133,17 @@ impl Recipe {
     fn start(&self, id: u32) -> anyhow::Result<Child> {
         let port = if self.any_port { 0 } else { FIRST_PORT + id - 1 };
         let mut command = Command::new(&self.binary);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            // Neither settings nor the service manager's words are for them.
-            if name.starts_with("HATOKUSE_") || ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].contains(&&*name) {
-                command.env_remove(&*name);
-            }
-        }
+        without_settings(&mut command, |name| name.starts_with("HATOKUSE_"));
         command.args(["node", "--config", "off", "--plain", "--stop-with-stdin", "--report-every", "1day"]);
         command.args(["--id", &id.to_string(), "--port", &port.to_string(), "--io-mode", &self.io_mode.to_string()]);
         command.args(["--layout", &self.layout.to_string()]);
         // What becomes events of the leader is read as text.
         command.args(["--log-format", if self.logs == LocalLogs::Json { "json" } else { "text" }]);
-        command.args(["--leader", &self.leader.to_string(), "--host", &self.leader.ip().to_string()]);
+        let leaders: Vec<String> = self.leaders.iter().map(SocketAddr::to_string).collect();
+        command.args(["--leader", &leaders.join(",")]);
+        if let Some(leader) = self.leaders.first() {
+            command.args(["--host", &leader.ip().to_string()]);
+        }
         command.arg("--data-dir").arg(&self.data_dir);
         // Its own group: Ctrl-C in a terminal stops the leader, and the leader stops its nodes when it is done with them.
         command.process_group(0);
@@ -142,8 +169,8 @@ impl Recipe {
     }
 }
 
-/// Starts nodes again that have ended, until the leader stops; then stops them all.
-fn keep(mut all: Vec<Kept>, recipe: &Recipe, stopped: &mpsc::Receiver<()>) {
+/// Starts processes again that have ended, until the leader stops; then stops them all.
+fn keep(mut all: Vec<Kept>, stopped: &mpsc::Receiver<()>) {
     while matches!(stopped.recv_timeout(LOOK), Err(mpsc::RecvTimeoutError::Timeout)) {
         for kept in &mut all {
             let ended = kept.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
@@ -152,19 +179,16 @@ fn keep(mut all: Vec<Kept>, recipe: &Recipe, stopped: &mpsc::Receiver<()>) {
                 if kept.since.elapsed() >= STARTED_WELL {
                     kept.pause = FIRST_PAUSE;
                 }
-                let Kept { id, pause, .. } = kept;
+                let Kept { name, remedy, pause, .. } = kept;
                 let seconds = pause.as_secs();
-                tracing::warn!(
-                    "local node {id} has ended ({how}), and is started again in {seconds} s{}",
-                    recipe.told_port(*id)
-                );
+                tracing::warn!("{name} has ended ({how}), and is started again in {seconds} s{remedy}");
                 kept.since = Instant::now();
             } else if kept.child.is_none() && kept.since.elapsed() >= kept.pause {
                 kept.pause = (kept.pause * 2).min(LONGEST_PAUSE);
                 kept.since = Instant::now();
-                match recipe.start(kept.id) {
+                match (kept.start)() {
                     Ok(child) => {
-                        tracing::info!("local node {} is started again", kept.id);
+                        tracing::info!("{} is started again", kept.name);
                         kept.child = Some(child);
                     }
                     Err(error) => tracing::warn!("{error:#}"),

@@ -121,6 +121,10 @@ pub(super) struct LeaderArgs {
     /// Found the group of leaders that --peers names: once, on one of them, with empty folders
     #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
     found: bool,
+    /// Start this many leaders as child processes, of which one leads, on ports --port, --grpc-port, --http-port, 5560 and up (any, with
+    /// --port 0), to try it
+    #[arg(long, env = "HATOKUSE_LOCAL_PEERS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=5))]
+    local_peers: u32,
     /// Start this many nodes as well, as child processes on ports 5555 and up (any, with --port 0)
     #[arg(long, env = "HATOKUSE_LOCAL_NODES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
     local_nodes: u32,
@@ -380,6 +384,7 @@ impl LeaderArgs {
             auto_rebalance: self.auto_rebalance,
             cache_bytes: self.cache.0,
             rewrite_log_from: self.rewrite_log_from.0,
+            local_peers: self.local_peers,
             local_nodes: self.local_nodes,
             layout: self.layout,
             stop_with_stdin: self.stop_with_stdin,

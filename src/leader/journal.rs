@@ -37,7 +37,7 @@ use crate::types::IoMode;
 pub const LOG_FILE: &str = "mapping.log";
 
 /// How the file starts.
-const MAGIC: [u8; 8] = *b"HTKSLOG\n";
+pub(super) const MAGIC: [u8; 8] = *b"HTKSLOG\n";
 
 /// The longest record: that of a transaction of [`MOST_IDS`](super::transaction::MOST_IDS) ids on many nodes.
 const LONGEST: usize = 24 << 20;

@@ -5,12 +5,15 @@
 
 mod agreed;
 mod entry;
+mod import;
 mod replica;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::agreed::Agreed;
+pub(super) use self::import::import;
+pub use self::import::is_to_import;
 pub use self::replica::{Begins, Replica, Verdict};
 use super::journal::{Journal, NotLogged, Record, encode_event};
 use super::known::Known;

@@ -69,7 +69,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
 use crate::config::DEFAULT_TOLERANCE;
 use crate::durable::executor::Executor;
-use crate::durable::{Disk, Folder};
+use crate::durable::{Disk, Folder, Listed};
 use crate::raft::Group;
 use crate::stop::Stop;
 use crate::types::{IoMode, NodeId};
@@ -77,6 +77,9 @@ use crate::wire::Network;
 
 /// The folder of the log and its view.
 pub const METADATA_FOLDER: &str = "leader_metadata";
+
+/// In it, what a peer keeps of the log that several leaders agree on.
+const GROUP_FOLDER: &str = "group";
 
 /// The lock that keeps a second leader out of it.
 const LOCK_FILE: &str = ".lock";
@@ -154,6 +157,9 @@ pub enum CannotStart {
     /// The folder cannot be used.
     #[error("cannot use {0}: {1}; check that the folder can be written and the disk is not full")]
     Folder(String, #[source] io::Error),
+    /// It is one of several.
+    #[error("{0} is that of one of several leaders: start it with --peer and --peers")]
+    OfPeer(String),
     /// The log cannot be used.
     #[error("{0}")]
     Log(#[from] crate::durable::record_log::LogError),
@@ -177,8 +183,11 @@ impl Leader {
             Source::File => read_file(path, &settings, &mut seams, &stop).await?,
             Source::Group(group, replica) => {
                 let folder = seams.disk.folder(&path).map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+                let agreed = Agreed::new(group, replica.clone(), stop.clone());
+                let imported = ledger::import(&agreed, &replica, &folder, seams.disk.boot_id(), &seams.executor);
+                imported.await.map_err(CannotStart::Begin)?;
                 let known = replica.lead(|begins| Arc::new(Known::new(settings.cluster(begins))));
-                let log = Log::Group(Agreed::new(group, replica, stop.clone()));
+                let log = Log::Group(agreed);
                 Read { folder, lock: None, known, log, clock: None, hold_view: false }
             }
         };
@@ -258,6 +267,7 @@ async fn read_file(path: PathBuf, settings: &Settings, seams: &mut Seams, stop: 
     let opened = seams.executor.run(move || open(disk.as_ref(), &path, seed)).await;
     let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
         OpenError::Locked => CannotStart::Locked(shown.clone()),
+        OpenError::OfPeer => CannotStart::OfPeer(shown.clone()),
         OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
         OpenError::Log(error) => CannotStart::Log(error),
     })?;
@@ -299,8 +309,14 @@ async fn note_tolerance(coordinator: &Coordinator, noted: Option<usize>) -> Opti
     if told { Some(now) } else { noted }
 }
 
+/// Whether a folder with these names is that of one of several leaders.
+fn is_of_peer(names: &[Listed]) -> bool {
+    names.iter().any(|listed| listed.name == GROUP_FOLDER)
+}
+
 enum OpenError {
     Locked,
+    OfPeer,
     Folder(io::Error),
     Log(crate::durable::record_log::LogError),
 }
@@ -320,6 +336,9 @@ fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
         io::ErrorKind::WouldBlock => OpenError::Locked,
         _ => OpenError::Folder(error),
     })?;
+    if is_of_peer(&folder.list().map_err(OpenError::Folder)?) {
+        return Err(OpenError::OfPeer);
+    }
     let boot_id = disk.boot_id();
     let recovered = journal::open(&folder, &boot_id, seed).map_err(OpenError::Log)?;
     let named = match recovered.trust {

@@ -15,11 +15,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
 use super::ledger::Replica;
+use super::ledger::is_to_import;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
 use super::relay::{Relay, Way};
-use super::{LOCK_FILE, METADATA_FOLDER, Source};
+use super::{GROUP_FOLDER, LOCK_FILE, METADATA_FOLDER, Source, http, is_of_peer};
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
+use crate::local_nodes::Plan;
 use crate::process::{
     Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
 };
@@ -27,9 +29,6 @@ use crate::raft::{self, Addresses, Group, GrpcPeers, PeerId, Standing};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::wire::Grpc;
-
-/// The group's folder, in that of the log.
-const GROUP_FOLDER: &str = "group";
 
 /// A time as the leader that failed within this time has not begun well; after so many in a row something else is wrong.
 const SHORT: Duration = Duration::from_secs(5);
@@ -118,6 +117,40 @@ pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> an
     }
 }
 
+/// Runs several leaders and their nodes as child processes, to try it, until it is told to stop.
+pub(super) fn run_local(settings: &Settings) -> anyhow::Result<()> {
+    ensure!(settings.peers.is_none(), "--local-peers starts all leaders by itself: leave --peer and --peers away");
+    let port = settings.port.context("--local-peers serve clients without TLS too: leave --port off away")?;
+    ensure!(settings.tls_port.is_none(), "--local-peers would all have one --tls-port: start leaders by themselves");
+    let around = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let stop = Stop::new();
+    if settings.stop_with_stdin {
+        watch_stdin(stop.clone());
+    }
+    around.block_on(async { anyhow::Ok(drop(Signals::take()?.attend(&stop))) })?;
+    let http_port = match settings.http_port {
+        Some(http::Port::Off) => None,
+        Some(http::Port::At(port)) => Some(port),
+        None => Some(http::DEFAULT_PORT),
+    };
+    let plan = Plan {
+        peers: settings.local_peers,
+        nodes: settings.local_nodes,
+        host: settings.host,
+        port,
+        grpc_port: settings.grpc_port,
+        http_port,
+        data_dir: settings.data_dir.clone(),
+        io_mode: settings.io_mode,
+        layout: settings.layout,
+        logs: settings.local_logs,
+    };
+    let all = plan.start()?;
+    around.block_on(stop.requested());
+    drop(all);
+    Ok(())
+}
+
 /// A member of the group.
 struct Peer {
     group: Group<Replica>,
@@ -136,7 +169,7 @@ impl Peer {
         stop: &Stop,
     ) -> anyhow::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        let (folder, lock) = open_folder(&*disk, &settings.data_dir)?;
+        let (folder, lock) = open_folder(&*disk, &settings.data_dir, peers.found)?;
         let addresses = addresses(peers, listeners)?;
         let mut chance = fastrand::Rng::new();
         let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
@@ -284,6 +317,7 @@ async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: St
 fn open_folder(
     disk: &dyn Disk,
     data_dir: &Path,
+    founds: bool,
 ) -> anyhow::Result<(Arc<dyn Folder>, Box<dyn std::fmt::Debug + Send + Sync>)> {
     let path = data_dir.join(METADATA_FOLDER);
     let shown = path.display();
@@ -295,9 +329,10 @@ fn open_folder(
         }
         _ => anyhow::Error::new(error).context(usable()),
     })?;
+    let is_peer = is_of_peer(&folder.list().with_context(usable)?);
     ensure!(
-        folder.open(super::journal::LOG_FILE).is_err(),
-        "{shown} has the log of a leader that was the only one: a register cannot be taken over by several leaders yet; back it up (hatokuse backup), and restore it into the new one"
+        founds || is_peer || !is_to_import(&*folder).with_context(usable)?,
+        "{shown} has the log of a leader that was the only one, which the peer takes over that founds the group: add --found, if this is that one, or give it an empty folder"
     );
     let group = disk.folder(&path.join(GROUP_FOLDER)).with_context(usable)?;
     Ok((group, lock))

@@ -86,6 +86,8 @@ pub struct Settings {
     pub rewrite_log_from: u64,
     /// The leader processes of which this is one; nothing: it is the only one.
     pub peers: Option<peer::Peers>,
+    /// Child leaders to start, instead of being one; 0: none.
+    pub local_peers: u32,
     /// Child nodes to start.
     pub local_nodes: u32,
     /// Their layout.
@@ -156,6 +158,9 @@ impl Settings {
 
 /// Runs a leader until it is told to stop.
 pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
+    if settings.local_peers > 0 {
+        return peer::run_local(&settings);
+    }
     if let Some(peers) = settings.peers.take() {
         return peer::run(settings, peers, events);
     }
@@ -436,7 +441,7 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
 fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     let (any_port, how) = (settings.port == Some(0), (*io_mode, *layout));
-    LocalNodes::start(*local_nodes, any_port, how, data_dir, nodes_address, settings.local_logs)
+    LocalNodes::start(*local_nodes, any_port, how, data_dir, vec![nodes_address], settings.local_logs)
 }
 
 #[cfg(test)]

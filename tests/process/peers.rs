@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::{BINARY, PATIENCE, Wire, code, eventually, folder, tells};
+use crate::support::{BINARY, PATIENCE, Server, Wire, code, eventually, folder, refused_leader, tells};
 use crate::tools::group::Group;
 
 fn start(home: &std::path::Path, peers: usize, nodes: usize) -> Group {
@@ -179,8 +179,8 @@ fn what_is_no_group_is_refused_with_one_line() {
     // The folder of a leader that was the only one.
     let metadata = group.folder(1).join("leader_metadata");
     std::fs::create_dir_all(&metadata).unwrap();
-    std::fs::write(metadata.join("mapping.log"), "").unwrap();
-    tells(&refused(&mut group, 1, &["--found"]), &["has the log of a leader that was the only one", "backup"]);
+    std::fs::write(metadata.join("mapping.log"), "HTKSLOG").unwrap();
+    tells(&refused(&mut group, 1, &[]), &["has the log of a leader that was the only one", "add --found"]);
     std::fs::remove_file(metadata.join("mapping.log")).unwrap();
     // Founded once.
     group.start_peer(1, &["--found"]);
@@ -191,7 +191,7 @@ fn what_is_no_group_is_refused_with_one_line() {
     group.start_peer(1, &[]);
     eventually("ready", || group.said(1).contains("leader peer=").then_some(()));
     let list = group.list();
-    let second = crate::support::refused_leader(
+    let second = refused_leader(
         home.path(),
         &["--peer", "1", "--peers", &list, "--data-dir", &group.folder(1).display().to_string()],
     );
@@ -201,6 +201,48 @@ fn what_is_no_group_is_refused_with_one_line() {
         ("1=127.0.0.1:1,2=127.0.0.1:1", "names an address twice"),
         ("2=127.0.0.1:1,3=127.0.0.1:2", "--peer 1 is not among --peers"),
     ] {
-        tells(&crate::support::refused_leader(home.path(), &["--peer", "1", "--peers", peers]), &[why]);
+        tells(&refused_leader(home.path(), &["--peer", "1", "--peers", peers]), &[why]);
     }
+}
+
+#[test]
+fn what_an_only_leader_has_kept_is_taken_over_by_the_peer_that_founds() {
+    let home = folder();
+    let mut group = Group::prepare(BINARY.as_ref(), home.path(), (3, 3), &["--tolerance", "2"]);
+    let (host, data) = (group.host.clone(), group.folder(1).display().to_string());
+    let ports = group.ports[0];
+    let (clients, nodes) = (ports.clients.to_string(), ports.nodes.to_string());
+    let only = ["leader", "--host", &host, "--port", &clients, "--grpc-port", &nodes, "--data-dir", &data];
+    let mut leader = Server::start(home.path(), &[&only[..], &["--tolerance", "2"]].concat());
+    leader.says("leader ready");
+    (1..=3).for_each(|node| group.start_node(node));
+    for n in 0..200 {
+        assert_eq!(insist(&group, 1, &format!("SET id{n} {n}")), "OK");
+    }
+    for n in 0..20 {
+        assert_eq!(insist(&group, 1, &format!("DEL id{n}")), "OK");
+    }
+    assert_eq!(insist(&group, 1, "DRAIN 3"), "OK");
+    assert_eq!(insist(&group, 1, "UNDRAIN 3"), "OK");
+    leader.stop();
+    leader.ends();
+    group.start_peer(1, &["--found"]);
+    (2..=3).for_each(|peer| group.start_peer(peer, &[]));
+    assert_eq!(insist(&group, 2, "COUNT"), "COUNT 180");
+    assert!(home.path().join("peer-1/leader_metadata/mapping.log.before-group").exists());
+    // The others have it all as well.
+    group.kill_peer(1);
+    assert_eq!(insist(&group, 2, "SET id0 again"), "OK");
+    for n in 1..200 {
+        let reply = eventually("an answer", || {
+            ask(&group, 3, &format!("GET id{n}")).filter(|reply| code(reply) != "ERROR UNAVAILABLE")
+        });
+        let wanted = if n < 20 { "ERROR NOT_FOUND".to_owned() } else { format!("VALUE {n}") };
+        assert!(reply.starts_with(&wanted), "id{n}: {reply}");
+    }
+    // Nobody takes the folder for that of an only leader any more.
+    let refused = refused_leader(home.path(), &["--data-dir", &data]);
+    tells(&refused, &["one of several leaders", "--peers"]);
+    group.start_peer(1, &[]);
+    assert_eq!(insist(&group, 1, "GET id0"), "VALUE again");
 }

@@ -29,7 +29,7 @@ pub(crate) struct Group {
     program: PathBuf,
     home: PathBuf,
     pub(crate) ports: Vec<Ports>,
-    host: String,
+    pub(crate) host: String,
     more: Vec<String>,
     node_args: Vec<String>,
     peers: Vec<Option<Child>>,

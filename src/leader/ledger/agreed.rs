@@ -8,7 +8,8 @@ use super::replica::{Replica, Verdict};
 use super::{Effect, Logged};
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
-use crate::leader::journal::{NotLogged, Record};
+use crate::cluster::state::Event;
+use crate::leader::journal::{NotLogged, Record, encode_event};
 use crate::raft::{Group, NotAppended};
 use crate::stop::Stop;
 use crate::types::{Epoch, IoMode, Leadership};
@@ -53,6 +54,16 @@ impl Agreed {
         self.append_in(leadership.epoch, &[began], Record::encode, Nothing).await.map_err(|(error, Nothing)| error)?;
         self.epoch.store(leadership.epoch.0, Ordering::Release);
         Ok(())
+    }
+
+    /// Has the group agree on what was true before there was one.
+    pub(super) async fn append_imported(&self, epoch: Epoch, events: &[Event]) -> Result<(), NotLogged> {
+        self.append_in(epoch, events, encode_event, Nothing).await.map_err(|(error, Nothing)| error)
+    }
+
+    /// The same, of marks.
+    pub(super) async fn note_imported(&self, epoch: Epoch, marks: &[Record]) -> Result<(), NotLogged> {
+        self.append_in(epoch, marks, Record::encode, Nothing).await.map_err(|(error, Nothing)| error)
     }
 
     /// Has the group agree on marks.

@@ -102,6 +102,10 @@ impl Membership {
             Finding::Stranger => not_now(format!(
                 "it has served another leader up to epoch {seen}, this leader's epoch is {ours}, and its log does not name this node's folder: nothing of that is believed until a member says so too"
             )),
+            // Among several leaders another one has most likely been elected, and this one hears that in a moment.
+            Finding::Elsewhere if self.coordinator.ledger().is_of_group() => not_now(format!(
+                "it has served another leader up to epoch {seen}, and this leader's epoch is {ours}: another leader has taken over, or its folder is a copy that was started elsewhere"
+            )),
             Finding::Elsewhere => refuse(format!(
                 "its folder has served another leader up to epoch {seen}, and this leader's epoch is {ours}: it is a copy that was started elsewhere, or another leader has taken over; start the node's own folder, or only that leader. If this leader was started from an old copy of its log, start it again: it then hears all nodes before it answers. If it is to go on without what this folder holds, REMOVE {} and start the node with an empty one",
                 member.id
