@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use self::agreed::Agreed;
 pub(super) use self::import::import;
-pub use self::import::is_to_import;
+pub use self::import::{IMPORTED, is_to_import};
 pub use self::replica::{Begins, Replica, Verdict};
 use super::journal::{Journal, NotLogged, Record, encode_event};
 use super::known::Known;

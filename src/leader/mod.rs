@@ -247,6 +247,16 @@ impl Leader {
         self.finish_view.cancel();
         let _ = self.view_done.await;
     }
+
+    /// Ends what has failed already: nothing more becomes true by this leader. A disk that hangs is not waited for.
+    pub async fn abandon(self) {
+        let left = async {
+            self.drain().await;
+            self.finish_view.cancel();
+            let _ = self.view_done.await;
+        };
+        let _ = timeout(LAST_STEPS, left).await;
+    }
 }
 
 /// What a leader has when it has read its log.

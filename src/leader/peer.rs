@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::sleep;
 
-use super::ledger::Replica;
-use super::ledger::is_to_import;
+use super::ledger::{IMPORTED, Replica, is_to_import};
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
 use super::relay::{Relay, Way};
 use super::{GROUP_FOLDER, LOCK_FILE, METADATA_FOLDER, Source, http, is_of_peer};
@@ -33,6 +33,9 @@ use crate::wire::Grpc;
 /// A time as the leader that failed within this time has not begun well; after so many in a row something else is wrong.
 const SHORT: Duration = Duration::from_secs(5);
 const MOST_SHORT: u32 = 5;
+
+/// How often it is looked whether others can be added to a group of one.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A pause after a time as the leader that ended by itself.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -169,7 +172,7 @@ impl Peer {
         stop: &Stop,
     ) -> anyhow::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        let (folder, lock) = open_folder(&*disk, &settings.data_dir, peers.found)?;
+        let Opened { metadata, folder, lock } = open_folder(&*disk, &settings.data_dir, peers.found)?;
         let addresses = addresses(peers, listeners)?;
         let mut chance = fastrand::Rng::new();
         let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
@@ -180,15 +183,15 @@ impl Peer {
         say_members(peers);
         open_port_of_peers(&group, settings, port, stop)?;
         if peers.found {
-            group.found(peers.all.clone()).await.context("--found")?;
-            tracing::info!("this peer has founded the group of leaders; the others join it as they come");
+            found(&group, peers, &*metadata).await?;
         } else if !group.is_founded() {
             tracing::info!("this peer is of no group yet: it waits for the one that was founded to call it");
         }
         let (serves, serving) = watch::channel(false);
         let tls_port = listeners.encrypted.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.port()));
         let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
-        let relay = Relay { standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
+        let relay =
+            Relay { me: peers.me, standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
         start_relays(relay, listeners.again()?)?;
         tokio::spawn(stop.needed("watch over peers", watch_others(group.leading(), stop.clone())));
         say_ready(
@@ -196,6 +199,7 @@ impl Peer {
             false,
         );
         say_ready(&format!("leader peer={} of {}", addresses.peer, peers.all.len()), false);
+        tokio::spawn(stop.needed("growth of the group", grow(group.clone(), peers.clone(), metadata, stop.clone())));
         Ok(Self { group, replica, serves, stop: stop.clone(), _lock: lock })
     }
 
@@ -228,8 +232,10 @@ impl Peer {
                 return Ok(());
             };
             tracing::warn!("this peer does not lead any more (term {term}): {why}");
-            short = if began.elapsed() < SHORT { short + 1 } else { 0 };
-            ensure!(short < MOST_SHORT, "this peer was elected {short} times and could not lead: {why}");
+            // To be deposed soon is nothing wrong with this peer.
+            let still_leads = standing.borrow().leads == Some(term);
+            short = if still_leads && began.elapsed() < SHORT { short + 1 } else { 0 };
+            ensure!(short < MOST_SHORT, "this peer was elected, and could not lead, {short} times in a row: {why}");
             std::thread::sleep(PAUSE);
         }
     }
@@ -274,6 +280,43 @@ impl Peer {
     }
 }
 
+/// Founds the group: of all its peers, or, where there is a log to take over, of this one until it is done.
+async fn found(group: &Group<Replica>, peers: &Peers, metadata: &dyn Folder) -> anyhow::Result<()> {
+    let mut members = peers.all.clone();
+    if is_to_import(metadata)? {
+        members.retain(|peer, _| *peer == peers.me);
+    }
+    group.found(members).await.context("--found")?;
+    tracing::info!("this peer has founded the group of leaders; the others join it as they come");
+    Ok(())
+}
+
+/// Adds the other peers to a group that has taken over the log of an only leader.
+async fn grow(group: Group<Replica>, peers: Peers, metadata: Arc<dyn Folder>, stop: Stop) {
+    let work = async {
+        let mut standing = group.leading();
+        let alone = |standing: &Standing| standing.leads.is_some() && standing.voters.len() == 1;
+        loop {
+            if standing.wait_for(alone).await.is_err() {
+                return;
+            }
+            let has_imported = metadata.open(IMPORTED).is_ok() && is_to_import(&*metadata).is_ok_and(|is| !is);
+            if has_imported {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+        for (peer, address) in peers.all.iter().filter(|(peer, _)| **peer != peers.me) {
+            while let Err(error) = group.add(*peer, address.clone()).await {
+                tracing::debug!("peer {peer} is not of the group yet: {error}");
+                sleep(LOOK).await;
+            }
+            tracing::info!("peer {peer} is of the group, and has all of its log");
+        }
+    };
+    stop.unless(work).await;
+}
+
 /// Says who cannot be reached, and who can be again.
 async fn watch_others(mut standing: watch::Receiver<Standing>, stop: Stop) {
     let mut silent = BTreeSet::new();
@@ -313,12 +356,17 @@ async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: St
     }
 }
 
+/// The folders of a peer, which no other process has.
+struct Opened {
+    /// That of an only leader's log.
+    metadata: Arc<dyn Folder>,
+    /// The group's, in it.
+    folder: Arc<dyn Folder>,
+    lock: Box<dyn std::fmt::Debug + Send + Sync>,
+}
+
 /// Opens the folder of the log, which no other process may have, and the group's in it.
-fn open_folder(
-    disk: &dyn Disk,
-    data_dir: &Path,
-    founds: bool,
-) -> anyhow::Result<(Arc<dyn Folder>, Box<dyn std::fmt::Debug + Send + Sync>)> {
+fn open_folder(disk: &dyn Disk, data_dir: &Path, founds: bool) -> anyhow::Result<Opened> {
     let path = data_dir.join(METADATA_FOLDER);
     let shown = path.display();
     let usable = || format!("cannot use {shown}; check that the folder can be written and the disk is not full");
@@ -335,7 +383,7 @@ fn open_folder(
         "{shown} has the log of a leader that was the only one, which the peer takes over that founds the group: add --found, if this is that one, or give it an empty folder"
     );
     let group = disk.folder(&path.join(GROUP_FOLDER)).with_context(usable)?;
-    Ok((group, lock))
+    Ok(Opened { metadata: folder, folder: group, lock })
 }
 
 /// Where this peer is reached: by the host that `--peers` names, and the ports that it listens on.

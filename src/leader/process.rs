@@ -304,8 +304,8 @@ pub(super) async fn serve(
     // However it ended, what was admitted is finished, and the readable view with it.
     stop.request();
     if stop.failure().is_some() {
-        // Nothing more becomes true by this leader.
-        let _ = timeout(LAST_ANSWERS, leader.drain()).await;
+        end.cancel();
+        leader.abandon().await;
         return attended.map(drop);
     }
     leader.drain().await;

@@ -40,6 +40,8 @@ pub(super) enum Way {
 /// What relays need.
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
+    /// This peer.
+    pub(super) me: PeerId,
     pub(super) standing: watch::Receiver<Standing>,
     /// Whether this peer serves by itself now.
     pub(super) serves: watch::Receiver<bool>,
@@ -106,6 +108,11 @@ impl Relay {
             };
             // This process ends.
             let Some(leader) = leader else { return std::future::pending().await };
+            // One that leads and does not serve yet would be given its own connections.
+            if leader.0 == self.me && !*self.serves.borrow() {
+                sleep(PAUSE).await;
+                continue;
+            }
             if let Ok(Ok(onward)) = timeout(DIAL, TcpStream::connect(self.address(&leader.1, way))).await {
                 return (leader, onward);
             }

@@ -1,9 +1,9 @@
 //! The log of a leader that was the only one becomes that of a group: once, by the peer that founds it.
 //!
-//! Everything that is true by the file is appended to the group's log, in the name of the file's last epoch. Until the
-//! mark at its end is agreed on, nobody believes the group's log to be whole: a peer that is elected in between hears all
-//! nodes first, as one does that has lost its log. The file is kept beside, under another name, and a file that no build
-//! takes for a log has its place: one from before groups would begin anew with an empty one.
+//! Everything that is true by the file is appended to the group's log, in the name of the file's last epoch. Meanwhile
+//! the group is this peer alone, so that nobody else is elected with a part of it; the others come when it is done.
+//! The file is kept beside, under another name, and a file that no build takes for a log has its place: one from before
+//! groups would begin anew with an empty one.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -15,9 +15,10 @@ use crate::cluster::state::Event;
 use crate::durable::Folder;
 use crate::durable::executor::Executor;
 use crate::leader::journal::{self, LOG_FILE, Record, Recovered};
+use crate::types::Leadership;
 
 /// What the file is called afterwards.
-const IMPORTED: &str = "mapping.log.before-group";
+pub const IMPORTED: &str = "mapping.log.before-group";
 
 /// Bytes of what has its place: the head of a log.
 const HEAD: usize = 16;
@@ -101,20 +102,19 @@ pub(in crate::leader) async fn import(
         ));
     }
     let (epoch, _) = replica.summary();
-    if epoch.is_some_and(|epoch| epoch != last.epoch) {
+    if epoch.is_some_and(|epoch| epoch > last.epoch) {
         tracing::warn!(
             "{LOG_FILE} is of before this group, which has its own log: it is called {IMPORTED} from here on"
         );
         return put_aside().await.map_err(failed);
     }
     let logged = |error: journal::NotLogged| error.to_string();
-    if epoch.is_none() {
-        let run = state.runs().get(&last.epoch).copied().unwrap_or_default();
-        // As one does that has lost its log, until the end of this.
-        agreed.begin(last, run, Trust::Nothing).await.map_err(logged)?;
+    for (&began, &run) in state.runs().iter().filter(|(began, _)| epoch.is_none_or(|epoch| epoch < **began)) {
+        let leadership = Leadership { cluster_id: last.cluster_id, epoch: began };
+        agreed.begin(leadership, run, Trust::MayLackItsEnd).await.map_err(logged)?;
     }
     let mut count = 0;
-    let mut events = state.snapshot().peekable();
+    let mut events = state.snapshot().filter(|event| !matches!(event, Event::Began { .. })).peekable();
     while events.peek().is_some() {
         let some: Vec<Event> = events.by_ref().take(CHUNK).collect();
         count += some.iter().map(|event| event.commits().len()).sum::<usize>();
