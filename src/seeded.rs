@@ -201,6 +201,26 @@ bugs! {
     10 CopiedFolderAdmitted: process "refusals::a_copied_folder_must_be_refused";
     /// Whoever answers at the address that a node gave is taken for that node.
     10 DialBackNotCompared: process "nodes::an_address_where_another_folder_of_that_number_answers_is_refused";
+    /// An entry of the leaders' log is called flushed before its sync.
+    13 PeerFlushedBeforeSync: hatokuse "raft::tests::disks::nothing_is_acknowledged_before_its_sync_has_returned";
+    /// A peer believes what it reads at its start without a sync.
+    13 PeerReadBack: hatokuse "raft::tests::disks::what_was_written_and_not_synced_is_synced_before_it_is_believed";
+    /// A peer does not write down its vote.
+    13 PeerVoteNotKept: hatokuse "raft::tests::disks::votes_and_terms_survive_and_a_bad_vote_refuses_the_start";
+    /// A peer with an emptied folder takes part as before.
+    13 PeerEmptiedVotes: hatokuse "raft::tests::folders::an_emptied_folder_is_refused_and_never_votes";
+    /// A group is founded where there is one.
+    13 PeerFoundsTwice: hatokuse "raft::tests::folders::a_group_is_founded_once";
+    /// A leader whose disk hangs goes on to lead.
+    13 PeerHangsAndLeads: hatokuse "raft::tests::disks::a_leader_whose_disk_takes_nothing_steps_down";
+    /// A leader confirms to itself that it leads.
+    13 PeerConfirmsAlone: hatokuse "raft::tests::groups::a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_cut";
+    /// A confirmation that began before it was asked for is taken.
+    13 PeerConfirmedBefore: hatokuse "raft::tests::groups::a_confirmation_begins_after_it_was_asked_for";
+    /// A leader that is started again goes on in its old term, whatever its disk has lost.
+    13 PeerGoesOnInItsTerm: hatokuse "raft::tests::real::a_leader_that_lost_its_last_entries_does_not_go_on_in_its_term";
+    /// A snapshot is taken without a look at whether all of it came.
+    13 PeerSnapshotUnchecked: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
 }
 
 impl Bug {

@@ -33,7 +33,7 @@ const ROOMS: &[(&str, u8, &[&str])] = &[
     ("clock", 2, &[]),
     ("durable", 2, &["lock", "seeded"]),
     ("wire", 2, &["tls", "types"]),
-    ("raft", 2, &["durable", "lock", "stop", "tls", "types", "wire"]),
+    ("raft", 2, &["durable", "lock", "seeded", "stop", "tls", "types", "wire"]),
     ("settings_file", 2, &[]),
     ("environment", 2, &[]),
     ("stop", 2, &[]),

@@ -15,6 +15,7 @@ use super::types::{Member, Membership, PeerId};
 use super::{Addresses, convert, proto, small};
 use crate::durable::Folder;
 use crate::lock::Lock;
+use crate::seeded::{self, Bug};
 use crate::types::Uuid;
 
 /// The version of the messages that this build speaks.
@@ -205,6 +206,9 @@ impl Identity {
 
 impl Seen {
     fn folder_of(&self, peer: PeerId) -> Option<Uuid> {
+        if seeded::active(Bug::PeerEmptiedVotes) {
+            return None;
+        }
         self.members.get(&peer).and_then(|member| member.folder)
     }
 

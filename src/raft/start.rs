@@ -20,6 +20,7 @@ use super::{Raft, Runtime, Settings, upkeep};
 use crate::durable::Folder;
 use crate::durable::executor::Executor;
 use crate::lock::Lock;
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 
 /// Why a peer does not start.
@@ -187,7 +188,7 @@ fn config(settings: &Settings) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // A leader sends entries before its own disk has them. One that comes back having lost them must not go on in
         // its old term, where it would give their places to others.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(seeded::active(Bug::PeerGoesOnInItsTerm)),
         ..Config::default()
     };
     config.validate().map_err(|error| format!("the timers of the leaders do not go together: {error}"))

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::group::{Inner, NotConfirmed, Standing};
 use super::machine;
 use super::types::{Metrics, PeerId};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 
 /// How often the disk, and who was heard of, are looked at.
@@ -70,7 +71,8 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
         if let Some(error) = fatal.filter(|error| **error != Fatal::Stopped) {
             stop.fail(format!("the log of the leaders has ended on this peer: {error}"));
         }
-        let hangs = inner.pulse.late() >= inner.settings.step_down_after;
+        let late = inner.pulse.late();
+        let hangs = late >= inner.settings.step_down_after && !seeded::active(Bug::PeerHangsAndLeads);
         if hangs != hung {
             hung = hangs;
             inner.raft.runtime_config().heartbeat(!hangs);
@@ -127,7 +129,16 @@ async fn confirm(inner: Arc<Inner>, mut asked: mpsc::UnboundedReceiver<Asked>) {
         while let Ok(more) = asked.try_recv() {
             all.push(more);
         }
-        let round = timeout(within, inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
+        let policy = match seeded::active(Bug::PeerConfirmsAlone) {
+            true => ReadPolicy::LeaseRead,
+            false => ReadPolicy::ReadIndex,
+        };
+        let round = timeout(within, inner.raft.ensure_linearizable(policy)).await;
+        while seeded::active(Bug::PeerConfirmedBefore)
+            && let Ok(more) = asked.try_recv()
+        {
+            all.push(more);
+        }
         let result = match round {
             _ if inner.standing.borrow().hangs => Err(NotConfirmed("its disk hangs".to_owned())),
             Ok(Ok(_)) => Ok(()),

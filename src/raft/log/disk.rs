@@ -24,6 +24,7 @@ use crate::lock::Lock;
 use crate::raft::identity::Identity;
 use crate::raft::types::{Entry, EntryPayload, LogId, Types, Vote};
 use crate::raft::{convert, proto, small};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 
 /// The files' names, and how they begin.
@@ -119,7 +120,9 @@ pub(in crate::raft) fn open(folder: &Arc<dyn Folder>, boot: &str) -> Result<Open
         log.append([&*record::boot(boot).0]).map_err(|error| error.to_string())?;
     }
     // The engine takes what it finds for safe: entries that were written and not synced, a vote whose name was not.
-    log.sync().and_then(|()| folder.sync().map_err(io_error)).map_err(|error| error.to_string())?;
+    if !seeded::active(Bug::PeerReadBack) {
+        log.sync().and_then(|()| folder.sync().map_err(io_error)).map_err(|error| error.to_string())?;
+    }
     Ok(Opened { log, folder: folder.clone(), boot: boot.to_owned(), memory: memory.into_inner() })
 }
 
@@ -252,14 +255,16 @@ impl Writer {
                 Err(error) => self.bear(error).await?,
             }
         }
-        while sync {
+        if !sync || seeded::active(Bug::PeerFlushedBeforeSync) {
+            return Ok(());
+        }
+        loop {
             // Where the sync itself has failed the log is poisoned, and nothing is tried again.
             match self.log.sync() {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) => self.bear(error).await?,
             }
         }
-        Ok(())
     }
 
     /// Waits where the disk has done nothing and may do it later; ends the process where it never will.
@@ -290,6 +295,9 @@ impl Writer {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), String> {
         let content = convert::vote(vote).encode_to_vec();
+        if seeded::active(Bug::PeerVoteNotKept) {
+            return Ok(());
+        }
         loop {
             match small::write(&*self.folder, VOTE_FILE, VOTE_MAGIC, &content) {
                 Ok(()) => return Ok(()),

@@ -18,20 +18,27 @@ async fn nothing_is_acknowledged_before_its_sync_has_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_written_and_not_synced_is_synced_before_it_is_believed() {
-    let mut world = World::founded(1).await;
+    let mut world = World::founded(3).await;
     world.append("a").await;
-    world.peers[&1].disk.fault_next(Op::Sync, Fault::CrashBefore);
-    assert!(world.group(1).append("b").await.is_err());
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let leader = world.leader().await;
+    let (follower, third) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    world.kill(third, None).await;
+    world.peers[&follower].disk.fault_next(Op::Sync, Fault::CrashBefore);
+    let group = world.group(leader).clone();
+    let pending = tokio::spawn(async move { group.append("b").await });
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    assert!(world.peers[&follower].disk.crashed());
     // The process ends, and the system goes on: the entry is readable, and nobody has synced it.
-    world.kill(1, None).await;
-    world.restart(1).await.unwrap();
-    world.leader().await;
-    let seen = world.notes(1);
-    assert_eq!(texts(&seen), ["a", "b"]);
-    let disk = world.peers[&1].disk.after_power_cut_with(|_| Survives::Nothing);
-    world.kill(1, None).await;
-    world.start(1, disk).await.unwrap();
-    assert_eq!(texts(&world.settled().await), ["a", "b"], "what was once seen stays");
+    world.kill(follower, None).await;
+    world.restart(follower).await.unwrap();
+    assert_eq!(pending.await.unwrap(), Ok(2), "two of three have it");
+    let disk = world.peers[&follower].disk.after_power_cut_with(|_| Survives::Nothing);
+    world.kill(follower, None).await;
+    world.kill(leader, None).await;
+    world.start(follower, disk).await.unwrap();
+    world.restart(third).await.unwrap();
+    assert_eq!(texts(&world.settled().await), ["a", "b"], "what was acknowledged stays");
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,3 +182,22 @@ async fn a_peer_is_added_and_another_removed() {
     assert!(world.group(4).leading().borrow().voters.contains(&4));
     assert!(!world.group(4).leading().borrow().voters.contains(&gone));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_begins_after_it_was_asked_for() {
+    let world = World::founded(3).await;
+    world.append("a").await;
+    let leader = world.leader().await;
+    *world.network.slowest.lock() = Duration::from_millis(40);
+    let ask = || {
+        let group = world.group(leader).clone();
+        tokio::spawn(async move { group.confirm().await.map(|()| tokio::time::Instant::now()) })
+    };
+    for _ in 0..20 {
+        let first = ask();
+        tokio::time::sleep(Duration::from_micros(50)).await;
+        let second = ask();
+        let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+        assert!(second > first, "the second was answered by a round that was under way");
+    }
+}

@@ -275,3 +275,54 @@ async fn a_leader_whose_disk_hangs_steps_down_and_comes_back() {
         group.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_lost_its_last_entries_does_not_go_on_in_its_term() {
+    let mut disks: Vec<MemDisk> = (0..3).map(|_| MemDisk::new()).collect();
+    let hangs: Vec<Arc<AtomicBool>> = (0..3).map(|_| Arc::default()).collect();
+    let mut real = Real::new().await;
+    let slow = |disks: &[MemDisk], peer: PeerId| {
+        let place = peer as usize - 1;
+        Arc::new(Slow { folder: disks[place].folder(path()).unwrap(), hangs: hangs[place].clone() })
+    };
+    for peer in 1..=3 {
+        real.start(peer, slow(&disks, peer), disks[peer as usize - 1].boot_id(), 64 << 20).await;
+    }
+    real.groups[&1].found(real.addresses.clone()).await.unwrap();
+    let old = real.leader().await;
+    real.groups[&old].append("a").await.unwrap();
+    real.come_together(1).await;
+    // The others have it on their disks, and that is a majority; the leader's own disk does not get to it.
+    hangs[old as usize - 1].store(true, Ordering::Relaxed);
+    let group = real.groups[&old].clone();
+    let pending = tokio::spawn(async move { group.append("b").await });
+    let others: Vec<_> = real.notes.iter().filter(|(peer, _)| **peer != old).map(|(_, notes)| notes.clone()).collect();
+    let until = Instant::now() + Duration::from_secs(5);
+    while !others.iter().all(|notes| notes.all().len() == 2) {
+        assert!(Instant::now() < until, "the others have not applied it: {:?}", pending.await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let place = old as usize - 1;
+    disks[place] = disks[place].after_power_cut_with(|_| crate::durable::sim::Survives::Nothing);
+    real.servers.remove(&old).unwrap().request();
+    real.groups.remove(&old).unwrap().close().await;
+    hangs[place].store(false, Ordering::Relaxed);
+    real.start(old, slow(&disks, old), disks[place].boot_id(), 64 << 20).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < until, "nobody takes it");
+        let leader = real.leader().await;
+        if real.groups[&leader].append("c").await.is_ok() {
+            break;
+        }
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let expected = [b"a".to_vec(), b"b".to_vec(), b"c".to_vec()];
+    while !real.notes.values().all(|notes| notes.all() == expected) {
+        assert!(Instant::now() < until, "{:?}", real.notes.values().map(|notes| notes.all()).collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for group in real.groups.values() {
+        group.close().await;
+    }
+}

@@ -104,3 +104,24 @@ async fn a_bad_snapshot_is_no_matter_where_the_log_has_it_all_and_refuses_the_st
     world.restart(1).await.unwrap();
     assert_eq!(texts(&world.settled().await), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_came_in_part_is_not_taken() {
+    let (mut world, mut expected) = grown().await;
+    fill(&world, &mut expected, 3).await;
+    let leader = world.leader().await;
+    let behind = 1 + leader % 3;
+    world.kill(behind, None).await;
+    fill(&world, &mut expected, 150).await;
+    for kept in [0, 1] {
+        *world.network.parts.lock() = Some(kept);
+        world.restart(behind).await.unwrap();
+        sleep(Duration::from_secs(3)).await;
+        assert!(world.notes(behind).len() <= 3, "{kept} parts: {}", world.notes(behind).len());
+        assert!(world.peers[&behind].stop.failure().is_none(), "{:?}", world.peers[&behind].stop.failure());
+        world.kill(behind, None).await;
+    }
+    *world.network.parts.lock() = None;
+    world.restart(behind).await.unwrap();
+    assert_eq!(texts(&world.settled().await), expected);
+}

@@ -83,6 +83,8 @@ pub(super) struct MemNetwork {
     pub(super) lost: Lock<u8>,
     pub(super) slowest: Lock<Duration>,
     pub(super) snapshots: Lock<usize>,
+    /// Of a snapshot, so many parts come, and then the stream ends; of the last one, half.
+    pub(super) parts: Lock<Option<usize>>,
 }
 
 impl MemNetwork {
@@ -158,6 +160,13 @@ impl PeerNetwork for Shared {
                 let is_cut = inner.is_cut(way.0, way.1) || stop.is_requested();
                 futures::future::ready((!is_cut).then_some(Ok(part)))
             });
+            let kept = *network.0.parts.lock();
+            let parts = parts.enumerate().map(move |(place, part)| match kept {
+                Some(kept) if place == kept => part
+                    .map(|part: SnapshotPart| SnapshotPart { bytes: part.bytes.slice(..part.bytes.len() / 2), ..part }),
+                _ => part,
+            });
+            let parts = parts.take(kept.map_or(usize::MAX, |kept| kept + 1));
             Ok(port.take_snapshot(Box::pin(parts)).await)
         })
     }
