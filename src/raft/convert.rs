@@ -18,6 +18,9 @@ pub(super) type Nonsense = String;
 /// The longest address that is believed.
 const LONGEST_ADDRESS: usize = 512;
 
+/// Terms and indices beyond this are not believed.
+const MOST: u64 = 1 << 56;
+
 /// The most peers that a group is believed to have.
 const MOST_MEMBERS: usize = 64;
 
@@ -29,6 +32,14 @@ pub(super) fn read_log_id(id: &proto::LogId) -> LogId {
     LogId { leader_id: LeaderId { term: id.term, node_id: id.peer }, index: id.index }
 }
 
+/// A place that a log can have come to. A number near the end of all numbers is one that nothing can follow.
+fn believed(id: Option<&proto::LogId>) -> Result<Option<LogId>, Nonsense> {
+    match id.map(read_log_id) {
+        Some(id) if id.index > MOST || id.leader_id.term > MOST => Err("a place in the log beyond reason".to_owned()),
+        id => Ok(id),
+    }
+}
+
 pub(super) fn vote(vote: &Vote) -> proto::Vote {
     let leader = vote.leader_id();
     proto::Vote { term: leader.term, peer: leader.node_id, committed: vote.is_committed() }
@@ -38,8 +49,17 @@ pub(super) fn read_vote(vote: &proto::Vote) -> Vote {
     Vote::from_leader_id(LeaderId { term: vote.term, node_id: vote.peer }, vote.committed)
 }
 
-fn needed_vote(vote: Option<&proto::Vote>) -> Result<Vote, Nonsense> {
-    vote.map(read_vote).ok_or_else(|| "a message without a vote".to_owned())
+pub(super) fn needed_vote(vote: Option<&proto::Vote>) -> Result<Vote, Nonsense> {
+    match vote.map(read_vote) {
+        Some(vote) if vote.leader_id.term > MOST => Err("a term beyond reason".to_owned()),
+        vote => vote.ok_or_else(|| "a message without a vote".to_owned()),
+    }
+}
+
+/// The vote of who leads: a majority has granted it.
+pub(super) fn leaders_vote(vote: Option<&proto::Vote>) -> Result<Vote, Nonsense> {
+    let vote = needed_vote(vote)?;
+    if vote.committed { Ok(vote) } else { Err("a leader that nobody has elected".to_owned()) }
 }
 
 /// Sixteen bytes, or none.
@@ -98,14 +118,14 @@ pub(super) fn entry_head(entry: &Entry) -> (proto::Entry, Bytes) {
 }
 
 pub(super) fn read_entry(read: proto::Entry) -> Result<Entry, Nonsense> {
-    let id = read.id.as_ref().ok_or("an entry without a place in the log")?;
+    let log_id = believed(read.id.as_ref())?.ok_or("an entry without a place in the log")?;
     let payload = match (&read.members, read.normal) {
         (Some(_), true) => return Err("an entry of two kinds".to_owned()),
         (Some(members), false) => EntryPayload::Membership(read_membership(members)?),
         (None, true) => EntryPayload::Normal(Payload(read.payload)),
         (None, false) => EntryPayload::Blank,
     };
-    Ok(Entry { log_id: read_log_id(id), payload })
+    Ok(Entry { log_id, payload })
 }
 
 pub(super) fn append(append: &AppendEntriesRequest<Types>, leader: proto::Addresses) -> proto::Append {
@@ -124,7 +144,8 @@ pub(super) fn append(append: &AppendEntriesRequest<Types>, leader: proto::Addres
 
 /// The engine takes a gap in what it is sent for a bug of its own, and ends: it is looked for here.
 pub(super) fn read_append(read: proto::Append) -> Result<AppendEntriesRequest<Types>, Nonsense> {
-    let previous = read.previous.as_ref().map(read_log_id);
+    let vote = leaders_vote(read.vote.as_ref())?;
+    let previous = believed(read.previous.as_ref())?;
     let entries = read.entries.into_iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
     let mut before = previous;
     for entry in &entries {
@@ -134,12 +155,11 @@ pub(super) fn read_append(read: proto::Append) -> Result<AppendEntriesRequest<Ty
         }
         before = Some(entry.log_id);
     }
-    Ok(AppendEntriesRequest {
-        vote: needed_vote(read.vote.as_ref())?,
-        prev_log_id: previous,
-        entries,
-        leader_commit: read.committed.as_ref().map(read_log_id),
-    })
+    if before.is_some_and(|last| last.leader_id > vote.leader_id) {
+        return Err("entries of a later term than their leader's".to_owned());
+    }
+    let leader_commit = believed(read.committed.as_ref())?;
+    Ok(AppendEntriesRequest { vote, prev_log_id: previous, entries, leader_commit })
 }
 
 pub(super) fn appended(answer: &AppendEntriesResponse<Types>) -> proto::Appended {
@@ -150,12 +170,12 @@ pub(super) fn appended(answer: &AppendEntriesResponse<Types>) -> proto::Appended
     }
 }
 
-pub(super) fn read_appended(read: &proto::Appended) -> AppendEntriesResponse<Types> {
-    match (&read.higher, read.conflict) {
-        (Some(higher), _) => AppendEntriesResponse::HigherVote(read_vote(higher)),
+pub(super) fn read_appended(read: &proto::Appended) -> Result<AppendEntriesResponse<Types>, Nonsense> {
+    Ok(match (&read.higher, read.conflict) {
+        (Some(higher), _) => AppendEntriesResponse::HigherVote(needed_vote(Some(higher))?),
         (None, true) => AppendEntriesResponse::Conflict,
         (None, false) => AppendEntriesResponse::Success,
-    }
+    })
 }
 
 pub(super) fn ask_vote(ask: &VoteRequest<Types>) -> proto::AskVote {
@@ -167,7 +187,7 @@ pub(super) fn ask_vote(ask: &VoteRequest<Types>) -> proto::AskVote {
 }
 
 pub(super) fn read_ask_vote(read: &proto::AskVote) -> Result<VoteRequest<Types>, Nonsense> {
-    let mut ask = VoteRequest::new(needed_vote(read.vote.as_ref())?, read.last.as_ref().map(read_log_id));
+    let mut ask = VoteRequest::new(needed_vote(read.vote.as_ref())?, believed(read.last.as_ref())?);
     ask.leadership_transfer = read.handed_over;
     Ok(ask)
 }
@@ -182,7 +202,7 @@ pub(super) fn voted(answer: &VoteResponse<Types>) -> proto::Voted {
 
 pub(super) fn read_voted(read: &proto::Voted) -> Result<VoteResponse<Types>, Nonsense> {
     let vote = needed_vote(read.vote.as_ref())?;
-    Ok(VoteResponse::new(vote, read.last.as_ref().map(read_log_id), read.granted))
+    Ok(VoteResponse::new(vote, believed(read.last.as_ref())?, read.granted))
 }
 
 pub(super) fn hand_over(request: &TransferLeaderRequest<Types>) -> proto::HandOver {
@@ -194,6 +214,6 @@ pub(super) fn hand_over(request: &TransferLeaderRequest<Types>) -> proto::HandOv
 }
 
 pub(super) fn read_hand_over(read: &proto::HandOver) -> Result<TransferLeaderRequest<Types>, Nonsense> {
-    let last = read.last.as_ref().map(read_log_id);
-    Ok(TransferLeaderRequest::new(needed_vote(read.vote.as_ref())?, read.to, last))
+    let last = believed(read.last.as_ref())?;
+    Ok(TransferLeaderRequest::new(leaders_vote(read.vote.as_ref())?, read.to, last))
 }

@@ -370,9 +370,12 @@ impl<M> Group<M> {
         self.inner.port.clone()
     }
 
-    /// What answers other peers, for the port between them.
-    pub fn service(&self) -> PeersService {
-        grpc::service(self.inner.port.clone())
+    /// What answers other peers, for the port between them. `check` says whether who has called may speak for a peer.
+    pub fn service(
+        &self,
+        check: impl Fn(&tonic::Extensions, PeerId) -> Result<(), tonic::Status> + Send + Sync + 'static,
+    ) -> PeersService {
+        grpc::service(self.inner.port.clone(), Arc::new(check))
     }
 
     /// Takes part no more. What is under way is unknown. Returns when the engine has ended, or has had time to.

@@ -4,8 +4,10 @@
 //! themselves, and again after each break.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -19,7 +21,8 @@ use super::network::{Lane, PeerNetwork};
 use super::port::Port;
 use super::proto::peers_client::PeersClient;
 use super::proto::peers_server::{Peers, PeersServer};
-use super::proto::{Request, Response, SnapshotPart};
+use super::proto::{Envelope, Request, Response, SnapshotPart};
+use super::types::PeerId;
 use crate::lock::Lock;
 use crate::tls::Callee;
 use crate::wire::Grpc;
@@ -92,24 +95,53 @@ fn failed(status: &Status) -> io::Error {
     io::Error::other(status.to_string())
 }
 
-/// The service of the port between peers, for a tonic server.
-pub type PeersService = PeersServer<Port>;
+/// Whether who has called, as the extensions of the request say, may speak for this peer: the one place that knows of
+/// certificates is whoever serves the port.
+pub type CallerCheck = dyn Fn(&tonic::Extensions, PeerId) -> Result<(), Status> + Send + Sync;
 
-pub(super) fn service(port: Port) -> PeersService {
-    PeersServer::new(port).max_decoding_message_size(MOST_BYTES).max_encoding_message_size(MOST_BYTES)
+/// The service of the port between peers, for a tonic server.
+pub type PeersService = PeersServer<Checked>;
+
+/// A [`Port`] with a look at who calls.
+#[derive(Clone)]
+pub struct Checked {
+    port: Port,
+    check: Arc<CallerCheck>,
+}
+
+impl fmt::Debug for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checked").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn service(port: Port, check: Arc<CallerCheck>) -> PeersService {
+    let server = PeersServer::new(Checked { port, check });
+    server.max_decoding_message_size(MOST_BYTES).max_encoding_message_size(MOST_BYTES)
+}
+
+impl Checked {
+    fn look(&self, extensions: &tonic::Extensions, envelope: Option<&Envelope>) -> Result<(), Status> {
+        (self.check)(extensions, envelope.map_or(0, |envelope| envelope.from))
+    }
 }
 
 #[tonic::async_trait]
-impl Peers for Port {
+impl Peers for Checked {
     async fn call(&self, request: tonic::Request<Request>) -> Result<tonic::Response<Response>, Status> {
-        Ok(tonic::Response::new(self.answer(request.into_inner()).await))
+        self.look(request.extensions(), request.get_ref().envelope.as_ref())?;
+        Ok(tonic::Response::new(self.port.answer(request.into_inner()).await))
     }
 
     async fn snapshot(
         &self,
         request: tonic::Request<Streaming<SnapshotPart>>,
     ) -> Result<tonic::Response<Response>, Status> {
-        let parts = request.into_inner().map(|part| part.map_err(|status| failed(&status)));
-        Ok(tonic::Response::new(self.take_snapshot(parts).await))
+        let (_, extensions, mut parts) = request.into_parts();
+        let first = parts.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot of nothing"))?;
+        self.look(&extensions, first.envelope.as_ref())?;
+        let rest = parts.map(|part| part.map_err(|status| failed(&status)));
+        let parts = futures::stream::iter([Ok(first)]).chain(rest);
+        Ok(tonic::Response::new(self.port.take_snapshot(parts).await))
     }
 }

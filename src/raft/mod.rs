@@ -25,7 +25,7 @@ use std::io;
 use std::time::Duration;
 
 pub use self::group::{Group, NotAppended, NotConfirmed, NotDone, PeerStatus, Role, Standing, Status};
-pub use self::grpc::{GrpcPeers, PeersService};
+pub use self::grpc::{CallerCheck, Checked, GrpcPeers, PeersService};
 pub use self::log::LONGEST_PAYLOAD;
 pub use self::network::{Lane, PeerNetwork};
 pub use self::port::Port;

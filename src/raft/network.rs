@@ -135,7 +135,7 @@ impl RaftNetworkV2<Types> for Client {
         match self.ask(body, within).await? {
             // The engine takes a conflict with nothing for a bug of its own.
             Answer::Appended(appended) if appended.conflict && request.prev_log_id.is_none() => Err(senseless().into()),
-            Answer::Appended(appended) => Ok(convert::read_appended(&appended)),
+            Answer::Appended(appended) => Ok(convert::read_appended(&appended).map_err(Unreachable::from_string)?),
             _ => Err(senseless().into()),
         }
     }
@@ -177,7 +177,9 @@ impl RaftNetworkV2<Types> for Client {
             answer = sent => answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
         match self.read(answer)? {
-            Answer::Installed(vote) => Ok(SnapshotResponse::new(convert::read_vote(&vote))),
+            Answer::Installed(vote) => {
+                Ok(SnapshotResponse::new(convert::needed_vote(Some(&vote)).map_err(Unreachable::from_string)?))
+            }
             _ => Err(senseless().into()),
         }
     }

@@ -135,7 +135,7 @@ impl Port {
     ) -> Result<Answer, String> {
         let first = parts.next().await.ok_or("a snapshot of nothing")?.map_err(|error| error.to_string())?;
         let (from, group) = self.identity.admit(first.envelope.as_ref())?;
-        let vote = convert::read_vote(&first.vote.ok_or("a snapshot without a vote")?);
+        let vote = convert::leaders_vote(first.vote.as_ref())?;
         self.follow(from, group, first.leader, vote.leader_id.node_id).await?;
         let turn = self.incoming.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("{}.in{turn}", snapshot::FILE);

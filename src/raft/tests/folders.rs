@@ -90,3 +90,56 @@ async fn peers_of_two_groups_do_not_mix() {
     one.start(2, own).await.unwrap();
     assert_eq!(texts(&one.settled().await), ["a", "c"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn senseless_messages_are_refused_and_end_nothing() {
+    use prost::Message as _;
+
+    use crate::raft::proto::{self, Request, request::Body};
+    let world = World::empty(1).await;
+    let bytes = |byte| bytes::Bytes::from(vec![byte; 16]);
+    let envelope = proto::Envelope { format: 1, group: bytes(7), from: 2, to: 1, folder: bytes(8), known: bytes(9) };
+    let envelope = proto::Envelope { known: Default::default(), ..envelope };
+    let vote = |term| Some(proto::Vote { term, peer: 2, committed: true });
+    let id = |index| Some(proto::LogId { term: 1, peer: 2, index });
+    let member = proto::Member { peer: 2, address: "b:1".to_owned(), folder: bytes(8) };
+    let members = proto::Membership { voters: vec![proto::Voters { peers: vec![2] }], members: vec![member] };
+    let entry = |index, members| proto::Entry { id: id(index), members, normal: false, payload: Default::default() };
+    let payload = proto::Entry { normal: true, payload: bytes(3), ..entry(1, None) };
+    let entries = vec![entry(0, Some(members)), payload, entry(2, None)];
+    let append = proto::Append { vote: vote(1), previous: None, entries, committed: None, leader: None };
+    let ask = || proto::AskVote {
+        vote: Some(proto::Vote { term: 2, peer: 2, committed: false }),
+        last: id(2),
+        handed_over: false,
+    };
+    let hand_over = proto::HandOver { vote: vote(1), to: 1, last: id(2) };
+    let bodies = [Body::Append(append), Body::Vote(ask()), Body::PreVote(ask()), Body::HandOver(hand_over)];
+    let mut chance = fastrand::Rng::with_seed(11);
+    let (mut answered, mut refused) = (0, 0);
+    for round in 0..20_000 {
+        let request = Request { envelope: Some(envelope.clone()), body: Some(bodies[round % 4].clone()) };
+        let mut bytes = request.encode_to_vec();
+        for _ in 0..chance.usize(..4) {
+            let place = chance.usize(..bytes.len());
+            match chance.u8(..3) {
+                0 => bytes[place] = chance.u8(..),
+                1 => bytes[place] ^= 1 << chance.u8(..8),
+                _ => drop(bytes.remove(place)),
+            }
+        }
+        let Ok(request) = Request::decode(&*bytes) else { continue };
+        // To be told that what is not here is committed is the word of a leader.
+        if matches!(&request.body, Some(Body::Append(append)) if append.committed.is_some()) {
+            continue;
+        }
+        let answer = world.group(1).port().answer(request).await;
+        if answer.refused.is_empty() {
+            answered += 1
+        } else {
+            refused += 1
+        }
+        assert!(world.peers[&1].stop.failure().is_none(), "{:?}", world.peers[&1].stop.failure());
+    }
+    assert!(answered > 100 && refused > 100, "{answered} {refused}");
+}

@@ -132,13 +132,24 @@ impl Real {
 
     async fn start(&mut self, peer: PeerId, folder: Arc<dyn Folder>, boot: String, snapshot_log_bytes: u64) {
         let asked = self.addresses.get(&peer).cloned().unwrap_or_else(|| "127.0.0.1:0".to_owned());
-        let listener = tokio::net::TcpListener::bind(asked).await.unwrap();
+        let until = Instant::now() + Duration::from_secs(5);
+        let listener = loop {
+            // The server of before may not have let go of it yet.
+            match tokio::net::TcpListener::bind(&asked).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < until, "{asked}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
         let address = listener.local_addr().unwrap().to_string();
         let mut settings = Settings::new(peer, Addresses { peer: address.clone(), ..Addresses::default() }, boot);
         settings.snapshot_log_bytes = snapshot_log_bytes;
         let (notes, network) = (Arc::new(Notes::default()), Arc::new(GrpcPeers::new(Grpc { tls: None })));
         let group = Group::open(settings, folder, notes.clone(), network, Stop::new()).await.unwrap();
-        let server = tonic::transport::Server::builder().add_service(group.service());
+        let server = tonic::transport::Server::builder().add_service(group.service(move |_, from| {
+            let own = || tonic::Status::permission_denied("it is this peer");
+            (from != peer).then_some(()).ok_or_else(own)
+        }));
         let stop = Stop::new();
         self.servers.insert(peer, stop.clone());
         // Without a word to those that are connected, they would go on to talk to the old one.
