@@ -5,6 +5,7 @@
 
 mod disk;
 mod record;
+mod rewrite;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, oneshot};
 
-use self::disk::{Job, Rewrite};
+use self::disk::Job;
 pub(super) use self::disk::{LOG_FILE, Opened, Pulse, VOTE_FILE, open};
+use self::rewrite::Rewrite;
 use super::identity::Identity;
 use super::types::{Entry, EntryPayload, LogId, Types, Vote};
 use crate::lock::Lock;

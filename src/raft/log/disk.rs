@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::record::{self, Parts, Record};
+use super::rewrite::{Begun, Rewrite, shorter};
 use super::{LONGEST_PAYLOAD, Log, Memory};
 use crate::durable::executor::Executor;
 use crate::durable::record_log::{self, LogError, RecordLog};
 use crate::durable::{Folder, takes_nothing};
 use crate::lock::Lock;
 use crate::raft::identity::Identity;
-use crate::raft::types::{Entry, EntryPayload, LogId, Types, Vote};
+use crate::raft::types::{EntryPayload, LogId, Types, Vote};
 use crate::raft::{convert, proto, small};
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
@@ -50,23 +51,19 @@ pub(super) enum Job {
     Rewrite(Rewrite),
 }
 
-/// What the file is to hold from now on.
-pub(super) struct Rewrite {
-    pub(super) purged: Option<LogId>,
-    pub(super) entries: Vec<Entry>,
-    /// What will be appended does not go on where the file ends.
-    pub(super) gap: bool,
-}
-
 /// How the disk is, for whoever watches it.
 #[derive(Debug, Default)]
 pub(in crate::raft) struct Pulse {
     busy: Lock<Option<Instant>>,
     length: AtomicU64,
-    base: AtomicU64,
+    pub(super) base: AtomicU64,
 }
 
 impl Pulse {
+    fn busy(&self, is_busy: bool) {
+        *self.busy.lock() = is_busy.then(Instant::now);
+    }
+
     /// For how long the disk has not answered.
     pub(in crate::raft) fn late(&self) -> Duration {
         self.busy.lock().map(|since| since.elapsed()).unwrap_or_default()
@@ -183,7 +180,16 @@ impl Opened {
         let Self { log, folder, boot, memory } = self;
         let (jobs, queue) = mpsc::unbounded_channel();
         let pulse = Arc::new(Pulse::default());
-        let writer = Writer { log, folder, boot, pulse: pulse.clone(), stop: stop.clone() };
+        let (executor, stop) = (executor.clone(), stop.clone());
+        let writer = Writer {
+            log,
+            folder,
+            boot,
+            executor: executor.clone(),
+            begun: None,
+            pulse: pulse.clone(),
+            stop: stop.clone(),
+        };
         // With much of it already behind the last snapshot, the next one is near.
         writer.tell();
         executor.spawn("raft-log", stop.needed("raft-log", writer.run(queue)))?;
@@ -191,11 +197,14 @@ impl Opened {
     }
 }
 
-struct Writer {
-    log: RecordLog,
+pub(super) struct Writer {
+    pub(super) log: RecordLog,
     folder: Arc<dyn Folder>,
-    boot: String,
-    pulse: Arc<Pulse>,
+    pub(super) boot: String,
+    pub(super) executor: Executor,
+    /// A shorter file that is being written, and where the log ended when it was begun.
+    pub(super) begun: Option<Begun>,
+    pub(super) pulse: Arc<Pulse>,
     stop: Stop,
 }
 
@@ -206,12 +215,21 @@ impl Writer {
         loop {
             let job = match held.take() {
                 Some(job) => job,
-                None => match queue.recv().await {
-                    Some(job) => job,
-                    None => return,
+                None => tokio::select! {
+                    job = queue.recv() => match job {
+                        Some(job) => job,
+                        None => return,
+                    },
+                    (next, from) = shorter(&mut self.begun) => {
+                        self.pulse.busy(true);
+                        self.adopt(next, from);
+                        self.pulse.busy(false);
+                        self.tell();
+                        continue;
+                    }
                 },
             };
-            *self.pulse.busy.lock() = Some(Instant::now());
+            self.pulse.busy(true);
             match job {
                 Job::Append(mut records, done) => {
                     let (mut bytes, mut callbacks) = (size(&records), vec![done]);
@@ -236,9 +254,9 @@ impl Writer {
                 Job::Vote(vote, done) => {
                     let _ = done.send(self.save_vote(&vote).await.map_err(io::Error::other));
                 }
-                Job::Rewrite(rewrite) => self.rewrite(&rewrite).await,
+                Job::Rewrite(rewrite) => self.rewrite(rewrite).await,
             }
-            *self.pulse.busy.lock() = None;
+            self.pulse.busy(false);
             self.tell();
         }
     }
@@ -268,7 +286,7 @@ impl Writer {
     }
 
     /// Waits where the disk has done nothing and may do it later; ends the process where it never will.
-    async fn bear(&self, error: LogError) -> Result<(), String> {
+    pub(super) async fn bear(&self, error: LogError) -> Result<(), String> {
         if let LogError::Io { source, .. } = &error
             && takes_nothing(source)
             && !self.log.is_poisoned()
@@ -286,7 +304,7 @@ impl Writer {
         }
     }
 
-    fn end(&self, error: String) -> String {
+    pub(super) fn end(&self, error: String) -> String {
         self.stop.fail(format!(
             "{error}; this peer stops, because what its log holds is not known any more: check the disk, then start it again"
         ));
@@ -305,33 +323,6 @@ impl Writer {
                 Err(error) => return Err(self.end(format!("writing the vote failed: {error}"))),
             }
         }
-    }
-
-    async fn rewrite(&mut self, rewrite: &Rewrite) {
-        let entries = rewrite.entries.iter().map(|entry| {
-            let (mut head, payload) = record::entry(entry);
-            head.extend(&payload);
-            head
-        });
-        let begun = [record::begin(rewrite.purged).0, record::boot(&self.boot).0];
-        let records: Vec<Vec<u8>> = begun.into_iter().chain(entries).collect();
-        loop {
-            match self.log.replace_with(&records) {
-                Ok(()) => break,
-                // Nothing hangs on it: the next time it is shorter.
-                Err(error) if !self.log.is_poisoned() && !rewrite.gap => {
-                    tracing::warn!("{error}; the log stays as long as it is");
-                    return;
-                }
-                Err(error) => {
-                    if self.bear(error).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-        self.log.keep_room();
-        self.pulse.base.store(self.log.len(), Ordering::Relaxed);
     }
 }
 

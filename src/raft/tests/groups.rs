@@ -20,7 +20,7 @@ async fn three_peers_elect_one_and_replicate() {
         assert_eq!(standing.leads.is_some(), peer == leader);
         let (named, addresses) = standing.leader.unwrap();
         assert_eq!((named, addresses.clients), (leader, format!("clients-{leader}")));
-        assert_eq!(standing.reachable.contains(&leader), true);
+        assert!(standing.reachable.contains(&leader));
         if peer != leader {
             assert_eq!(world.group(peer).append("x").await, Err(NotAppended::NotLeading));
             assert!(world.group(peer).confirm().await.is_err());

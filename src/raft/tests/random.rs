@@ -97,7 +97,7 @@ async fn disturb(world: &mut World, chance: &mut Rng, said: &Arc<Lock<Said>>, co
 async fn play(seed: u64) -> (usize, usize) {
     let mut chance = Rng::with_seed(seed);
     let mut world = World::empty(if seed % 5 == 4 { 5 } else { 3 }).await;
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         // Snapshots come thick and fast.
         let peers: Vec<PeerId> = world.peers.keys().copied().collect();
         world.snapshot_log_bytes = 2048;
