@@ -19,6 +19,7 @@ use super::types::{Boxed, EntryPayload, LogId, StoredMembership, Types};
 use super::{Fold, Machine};
 use crate::durable::executor::Executor;
 use crate::lock::Lock;
+use crate::stop::Stop;
 
 /// Entries that are applied before others on this thread have a turn.
 const AT_ONCE: usize = 64;
@@ -69,11 +70,24 @@ pub(super) struct StateMachine {
     pub(super) applied: Arc<Lock<Applied>>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) executor: Executor,
+    pub(super) stop: Stop,
+}
+
+/// Ends the process where a machine panics: the engine itself does not notice, and would go on to lead.
+struct Needed<'a>(&'a Stop);
+
+impl Drop for Needed<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("applying an entry of the leaders' log has failed; this is a bug: please report it with the lines above");
+        }
+    }
 }
 
 impl StateMachine {
     /// Takes a snapshot's state in place of what the machine has. Blocks for as long as the file is long.
     pub(super) fn take(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let _needed = Needed(&self.stop);
         self.machine.reset();
         let mut records = snapshot.records();
         self.machine.restore(&mut records)?;
@@ -108,10 +122,12 @@ impl RaftStateMachine<Types> for StateMachine {
         let mut count = 0;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            let needed = Needed(&self.stop);
             let answer = match &entry.payload {
                 EntryPayload::Normal(payload) => Some(self.machine.apply(&payload.0)),
                 EntryPayload::Blank | EntryPayload::Membership(_) => None,
             };
+            drop(needed);
             {
                 let mut applied = self.applied.lock();
                 applied.last = Some(entry.log_id);

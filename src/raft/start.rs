@@ -139,8 +139,13 @@ async fn run(
     let (Read { opened, identity, snapshots, machine }, applied) = executor.run(reading).await.map_err(NotOpened)?;
     let started = opened.start(identity.clone(), &executor, &stop);
     let (log, pulse) = started.map_err(|error| NotOpened(format!("no thread: {error}")))?;
-    let machine =
-        StateMachine { machine, applied: Arc::new(Lock::new(applied)), snapshots, executor: executor.clone() };
+    let machine = StateMachine {
+        machine,
+        applied: Arc::new(Lock::new(applied)),
+        snapshots,
+        executor: executor.clone(),
+        stop: stop.clone(),
+    };
     let factory = Factory { network, identity: identity.clone(), executor };
     let config = config(&settings).map_err(NotOpened)?;
     let raft = Raft::new(settings.me, Arc::new(config), factory, log.clone(), machine.clone()).await;

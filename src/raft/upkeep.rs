@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::errors::Fatal;
 use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -68,7 +67,8 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
         };
         let metrics = changes.borrow_watched().clone();
         let fatal = metrics.running_state.as_ref().err();
-        if let Some(error) = fatal.filter(|error| **error != Fatal::Stopped) {
+        // Nobody has closed it, or this task would have ended.
+        if let Some(error) = fatal {
             stop.fail(format!("the log of the leaders has ended on this peer: {error}"));
         }
         let late = inner.pulse.late();
@@ -85,7 +85,7 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
                 false => tracing::info!("the disk of the log of the leaders answers again"),
             }
         }
-        let now = stand(&inner, &metrics, hangs, gone || fatal.is_some());
+        let now = stand(&inner, &metrics, hangs, gone || stop.failure().is_some());
         standing.send_if_modified(|standing| {
             let is_new = *standing != now;
             *standing = now;

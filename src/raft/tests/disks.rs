@@ -129,3 +129,15 @@ async fn a_folder_without_its_peer_file_or_of_another_peer_refuses_the_start() {
     let refused = world.start(1, disk).await.unwrap_err();
     assert!(refused.contains("/raft/peer is missing"), "{refused}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_panics_ends_the_process() {
+    let world = World::founded(1).await;
+    world.append("a").await;
+    let group = world.group(1).clone();
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), group.append("panic")).await.unwrap();
+    assert!(matches!(answer, Err(crate::raft::NotAppended::Unknown(_))), "{answer:?}");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(world.peers[&1].stop.failure().is_some());
+    assert_eq!(group.leading().borrow().leads, None);
+}
