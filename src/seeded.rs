@@ -201,6 +201,8 @@ bugs! {
     10 CopiedFolderAdmitted: process "refusals::a_copied_folder_must_be_refused";
     /// Whoever answers at the address that a node gave is taken for that node.
     10 DialBackNotCompared: process "nodes::an_address_where_another_folder_of_that_number_answers_is_refused";
+    /// What a leader of an ended epoch has appended becomes true.
+    13 EndedEpochWrites: hatokuse "leader::ledger::entry::tests::only_the_last_epoch_writes_and_each_begins_once";
     /// An entry of the leaders' log is called flushed before its sync.
     13 PeerFlushedBeforeSync: hatokuse "raft::tests::disks::nothing_is_acknowledged_before_its_sync_has_returned";
     /// A peer believes what it reads at its start without a sync.

@@ -22,6 +22,7 @@ use super::{GROUP_FOLDER, LOCK_FILE, METADATA_FOLDER, Source, http, is_of_peer};
 use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
 use crate::local_nodes::Plan;
+use crate::process::door::Caller;
 use crate::process::{
     Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
 };
@@ -422,7 +423,7 @@ fn open_port_of_peers(
     port: std::net::TcpListener,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let service = group.service();
+    let service = group.service(Caller::must_be_peer_of);
     let listener = TcpListener::from_std(port)?;
     tokio::spawn(serve_peers(listener, service, settings.cluster_tls.clone(), stop.clone()));
     Ok(())

@@ -344,6 +344,12 @@ impl Caller {
         self.must_be(&format!("node {id}"), |role| *role == Role::Node(id))
     }
 
+    /// Refuses who shows a certificate that is not the one of this leader.
+    pub fn must_be_peer_of(extensions: &tonic::Extensions, number: u64) -> Result<(), Status> {
+        let caller: &Self = extensions.get().ok_or_else(|| Status::internal("the connection has no address"))?;
+        caller.must_be(&format!("peer {number}"), |role| matches!(role, Role::Peer(peer) if u64::from(*peer) == number))
+    }
+
     /// Refuses who shows a certificate that is not one of a leader.
     pub fn must_be_peer(&self) -> Result<(), Status> {
         self.must_be("a leader", |role| matches!(role, Role::Peer(_)))
