@@ -35,7 +35,7 @@ const NODE_FIELD: &str = "node.id";
 const AGAIN: [&str; 2] = [NODE_FIELD, "node.address"];
 
 /// What is logged where `RUST_LOG` says nothing else.
-const DEFAULT_FILTER: &str = "hatokuse=info,openraft=error,h2=error,warn";
+const DEFAULT_FILTER: &str = "hatokuse=info,openraft=error,h2::proto=error,warn";
 
 type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
