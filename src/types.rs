@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::copies::{Change, CopyRecord, Deadline, Holders, Listed, Nodes, Payload, Version, checksum};
 pub use self::credentials::Credentials;
-pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, Uuid};
+pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, PeerId, Uuid};
 pub use self::leadership::{
     BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,
 };
 pub use self::views::{
-    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, NodeReport, NodeView, RateView, Refusing,
-    RepairView,
+    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, GroupView, NodeReport, NodeView, PeerRole,
+    PeerView, RateView, Refusing, RepairView,
 };
 
 /// The largest number of nodes that one message may be kept on.

@@ -101,7 +101,7 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
         Command::Where(_) => &["NODES "][..],
         Command::Count => &["COUNT "],
         Command::Ttl(_) => &["TTL "],
-        Command::Status => &["{"],
+        Command::Status | Command::Peers => &["{"],
         Command::Ping { .. } => &["+PONG"],
         Command::Help => &["commands: "],
         Command::Exit => &["BYE"],
@@ -117,9 +117,14 @@ pub(super) fn fits(command: &Command, reply: &ReplyLine) -> bool {
 
 /// Whether a command changes something.
 pub(super) fn writes(command: &Command) -> bool {
-    use Command::{AcceptClock, Delete, Drain, Expire, Rebalance, Remove, Set, SetFor, Undrain};
+    use Command::{
+        AcceptClock, AddPeer, Delete, Drain, Expire, HandOver, Rebalance, Remove, RemovePeer, Set, SetFor, Undrain,
+    };
     let of_time = matches!(command, SetFor { .. } | Expire { .. } | AcceptClock);
-    of_time || matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+    let of_peers = matches!(command, HandOver(_) | AddPeer { .. } | RemovePeer(_));
+    of_time
+        || of_peers
+        || matches!(command, Set { .. } | Delete(_) | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ fn cluster() -> ClusterView {
             member(3, NodeState::Down, 3320),
             member(4, NodeState::Up, 4893),
         ],
+        group: None,
         events: vec![
             event("12:38:02", "INFO", "node 4 joined (127.0.0.1:5558), 0 messages found on disk"),
             event("12:40:26", "WARN", "node 3 missed 3 heartbeats, marked down"),

@@ -489,6 +489,11 @@ impl Coordinator {
                 Ok(asked @ (Command::Where(_) | Command::Count)) => {
                     tell(&cluster, &asked).map_err(|_| batch.later.push((at, asked))).ok()
                 }
+                Ok(Command::Peers) => {
+                    let reply = self.tell_peers();
+                    batch.read_bytes += if let Reply::Status(json) = &reply { json.len() } else { 0 };
+                    Some(reply)
+                }
                 // Many of them at once tell the same.
                 Ok(_) => {
                     let json = status.get_or_insert_with(|| self.status(&cluster)).clone();
@@ -527,12 +532,17 @@ impl Coordinator {
     /// Whether a request is worked on by itself, by [`Coordinator::order`]. A SET for a while is one as long as it is not known
     /// what time it is.
     fn is_order(&self, command: &Command) -> bool {
-        use Command::{AcceptClock, Drain, Expire, Rebalance, Remove, SetFor, Ttl, Undrain, Verify};
+        use Command::{
+            AcceptClock, AddPeer, Drain, Expire, HandOver, Rebalance, Remove, RemovePeer, SetFor, Ttl, Undrain, Verify,
+        };
         let of_time = match command {
             SetFor { .. } => !self.time.is_settled(),
             command => matches!(command, Expire { .. } | Ttl(_)),
         };
-        of_time || matches!(command, AcceptClock | Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
+        let of_peers = matches!(command, HandOver(_) | AddPeer { .. } | RemovePeer(_));
+        of_time
+            || of_peers
+            || matches!(command, AcceptClock | Verify | Drain(_) | Undrain(_) | Remove { .. } | Rebalance(_))
     }
 
     /// Answers a GET if that takes no node, or else puts it with those that do.

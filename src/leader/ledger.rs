@@ -20,6 +20,7 @@ use super::known::Known;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
+use crate::raft::Group;
 use crate::types::{IoMode, Leadership, Version};
 
 /// Events that the log has, and that are to be applied now: whoever is handed them does that, once.
@@ -94,6 +95,14 @@ impl Ledger {
     /// Whether several leaders agree on the log.
     pub fn is_of_group(&self) -> bool {
         matches!(self.log, Log::Group(_))
+    }
+
+    /// The group that the log is agreed on with, if there are several leaders.
+    pub fn group(&self) -> Option<&Group<Replica>> {
+        match &self.log {
+            Log::File { .. } => None,
+            Log::Group(agreed) => Some(agreed.group()),
+        }
     }
 
     /// Why nothing can be logged, where that is known before anything is sent to nodes: a write that is refused then has

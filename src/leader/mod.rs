@@ -28,6 +28,7 @@ mod backup;
 mod batches;
 mod cache;
 mod expiry;
+mod group;
 mod heavy;
 mod inventories;
 mod jobs;

@@ -25,6 +25,9 @@ impl Coordinator {
             Command::Undrain(node) => self.drain(node, false).await,
             Command::Remove { node, force } => self.remove(node, force).await,
             Command::AcceptClock => self.accept_clock().await,
+            Command::HandOver(to) => self.hand_over(to),
+            Command::AddPeer { peer, address } => self.add_peer(peer, address).await,
+            Command::RemovePeer(peer) => self.remove_peer(peer).await,
             Command::Rebalance(on) => {
                 self.cluster().set_rebalancing(on);
                 Ok(())

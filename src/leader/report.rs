@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::cluster::registry::Node;
 use crate::telemetry::{EventRing, History, Period};
 use crate::types::{
-    Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, RateView, Refusing, RepairView,
+    Addresses, CacheView, ClusterView, Epoch, NodeId, NodeState, NodeView, PeerView, RateView, Refusing, RepairView,
 };
 
 /// Events that a report carries.
@@ -53,6 +53,11 @@ struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<CacheView>,
     nodes: Vec<StatusNode>,
+    /// Only where there are several leaders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<Vec<PeerView>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,6 +124,7 @@ impl Coordinator {
     pub fn status(&self, cluster: &Cluster) -> String {
         let counts = cluster.counts();
         let nodes = cluster.registry.nodes().iter().map(StatusNode::of);
+        let group = self.peers();
         let status = Status {
             version: VERSION,
             epoch: cluster.leadership().map_or(0, |leadership| leadership.epoch.0),
@@ -138,6 +144,8 @@ impl Coordinator {
             repair: self.repair_progress.add_to(cluster.repair_view()),
             cache: self.cache.view(),
             nodes: nodes.collect(),
+            term: group.as_ref().map(|group| group.term),
+            peers: group.map(|group| group.peers),
         };
         serde_json::to_string(&status).unwrap_or_default()
     }
@@ -244,6 +252,7 @@ impl Reporter {
             set_history: self.sets.values(),
             get_history: self.gets.values(),
             nodes: nodes.collect(),
+            group: leader.peers(),
             events: self.events.last(EVENTS),
         }
     }

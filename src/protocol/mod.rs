@@ -1,6 +1,7 @@
 //! What clients ask and what they are told, apart from how it is spelled.
 
 pub mod glob;
+pub mod peers;
 pub mod resp;
 pub mod table;
 pub mod text;
@@ -8,7 +9,7 @@ pub mod text;
 use std::time::Duration;
 
 use crate::error::Refusal;
-use crate::types::{Deadline, MessageId, NodeId, Payload};
+use crate::types::{Deadline, MessageId, NodeId, Payload, PeerId};
 
 /// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,19 @@ pub enum Command {
     Rebalance(bool),
     /// Take the time that most clocks show, though it is far ahead of the register's.
     AcceptClock,
+    /// The group of leaders as JSON.
+    Peers,
+    /// Let another peer of that group lead: this one, or whichever is ready for it.
+    HandOver(Option<PeerId>),
+    /// Take a peer into that group.
+    AddPeer {
+        /// Its number.
+        peer: PeerId,
+        /// Where the others reach it.
+        address: String,
+    },
+    /// Take a peer off that group, for good.
+    RemovePeer(PeerId),
     /// Give the password.
     Auth(Payload),
     /// Are you there. With the line ended by CR and LF, as clients of Redis do that read such replies only, so is the reply.

@@ -290,6 +290,27 @@ pub const COMMANDS: &[Spec] = &[
         "Takes the time of the machines' clocks, where they are far ahead.",
     )
     .line("CLOCK ACCEPT"),
+    row("PEERS", Register(RegisterOp::Peers), 1, SELF, NONE, "register", "Gives the group of leaders.").line("PEERS"),
+    row(
+        "HANDOVER",
+        Register(RegisterOp::HandOver),
+        -1,
+        ADMIN,
+        NONE,
+        "register",
+        "Lets another leader process lead: this one, or any.",
+    )
+    .line("HANDOVER [<peer>]"),
+    row(
+        "PEER",
+        Register(RegisterOp::Peer),
+        -3,
+        ADMIN,
+        NONE,
+        "register",
+        "Takes a leader process into the group; PEER REMOVE <peer> takes one off.",
+    )
+    .line("PEER ADD <peer> <host:port>"),
     row("AUTH", Server(ServerOp::Auth), -2, LOGIN, NONE, "connection", "Gives a user's password.")
         .line("AUTH [<user>] <password>"),
     row("PING", Session(SessionOp::Ping), -1, &["fast"], NONE, "connection", "Answers, if the leader is there.")

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::resp::take;
 use super::table::{self, DataOp, Op, RegisterOp, ServerOp, SessionOp};
-use super::{Command, CopyFault, Decoded, Finding, Reply, Verified};
+use super::{Command, CopyFault, Decoded, Finding, Reply, Verified, peers};
 use crate::error::{Refusal, printable};
 use crate::types::{Deadline, MAX_ID_BYTES, MessageId, NodeId, Payload};
 
@@ -153,6 +153,8 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
                 _ => bad("CLOCK wants ACCEPT: CLOCK ACCEPT"),
             };
         }
+        Op::Register(RegisterOp::HandOver) => return peers::hand_over(&words_of(rest)).map_err(Refusal::BadCommand),
+        Op::Register(RegisterOp::Peer) => return peers::change(&words_of(rest)).map_err(Refusal::BadCommand),
         Op::Server(ServerOp::Auth) => {
             return match rest {
                 Some(password) if !password.is_empty() => Ok(Command::Auth(password)),
@@ -161,6 +163,7 @@ fn parse(line: &Bytes, max_message: usize) -> Result<Command, Refusal> {
         }
         Op::OtherProtocol => return Err(Refusal::OtherProtocol),
         Op::Register(RegisterOp::Count) => Command::Count,
+        Op::Register(RegisterOp::Peers) => Command::Peers,
         Op::Register(RegisterOp::Status) => Command::Status,
         Op::Register(RegisterOp::Verify) => Command::Verify,
         Op::Session(SessionOp::Ping) => Command::Ping { crlf: false },
@@ -254,6 +257,13 @@ fn split_blank(line: &Bytes) -> (Bytes, Option<Bytes>) {
     }
 }
 
+/// The words of the rest of a line, one blank between them; the last one is all that is left of many.
+fn words_of(rest: Option<Bytes>) -> Vec<Bytes> {
+    const MOST: usize = 4;
+    let split = |rest: Bytes| rest.splitn(MOST, |byte| *byte == b' ').map(|word| rest.slice_ref(word)).collect();
+    rest.map_or_else(Vec::new, split)
+}
+
 fn parse_id(bytes: &[u8]) -> Result<MessageId, Refusal> {
     MessageId::parse(bytes).map_err(|reason| {
         Refusal::BadCommand(format!("{reason}; an id is 1 to {MAX_ID_BYTES} bytes of UTF-8 without blanks"))
@@ -309,6 +319,13 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         Command::Rebalance(true) => put(out, &[b"REBALANCE"]),
         Command::Rebalance(false) => put(out, &[b"REBALANCE STOP"]),
         Command::AcceptClock => put(out, &[b"CLOCK ACCEPT"]),
+        Command::Peers => put(out, &[b"PEERS"]),
+        Command::HandOver(None) => put(out, &[b"HANDOVER"]),
+        Command::HandOver(Some(peer)) => put(out, &[b"HANDOVER ", peer.to_string().as_bytes()]),
+        Command::AddPeer { peer, address } => {
+            put(out, &[b"PEER ADD ", peer.to_string().as_bytes(), b" ", address.as_bytes()]);
+        }
+        Command::RemovePeer(peer) => put(out, &[b"PEER REMOVE ", peer.to_string().as_bytes()]),
         Command::Count => put(out, &[b"COUNT"]),
         Command::Status => put(out, &[b"STATUS"]),
         Command::Auth(password) => put(out, &[b"AUTH ", password]),
@@ -427,7 +444,7 @@ fn put(out: &mut BytesMut, parts: &[&[u8]]) {
 }
 
 /// One reply line as a client sees it. Which of the forms is meant depends on
-/// the request only for STATUS and HELP, whose lines carry no word of their own.
+/// the request only for STATUS, PEERS and HELP, whose lines carry no word of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyLine {
     /// `OK`.
@@ -623,6 +640,16 @@ mod tests {
             "REMOVE 3 FORCED\n",
             "REBALANCE NOW\n",
             "VERIFY 1\n",
+            "PEERS 1\n",
+            "HANDOVER \n",
+            "HANDOVER 01\n",
+            "HANDOVER 1 2\n",
+            "PEER\n",
+            "PEER 4\n",
+            "PEER ADD 4\n",
+            "PEER ADD  4 h:1\n",
+            "PEER ADD 4 h:1 \n",
+            "PEER REMOVE x\n",
         ] {
             assert_eq!(one(line.as_bytes()), Err("BAD_COMMAND"), "{line:?}");
         }
@@ -827,6 +854,11 @@ mod tests {
             any::<bool>().prop_map(Command::Rebalance),
             Just(Command::Verify),
             Just(Command::AcceptClock),
+            Just(Command::Peers),
+            proptest::option::of(1..=u64::from(u32::MAX)).prop_map(Command::HandOver),
+            (1..=u64::from(u32::MAX), "[a-z0-9.-]{1,30}:[1-9][0-9]{0,3}")
+                .prop_map(|(peer, address)| Command::AddPeer { peer, address }),
+            (1..=u64::from(u32::MAX)).prop_map(Command::RemovePeer),
             Just(Command::Count),
             any::<bool>().prop_map(|crlf| Command::Ping { crlf }),
             Just(Command::Exit),

@@ -6,10 +6,8 @@ use std::fmt;
 use bytes::Bytes;
 use openraft::alias;
 
+pub use crate::types::PeerId;
 use crate::types::Uuid;
-
-/// A peer's number. It is never used again for another folder.
-pub type PeerId = u64;
 
 openraft::declare_raft_types!(
     /// The types that the log is made of.

@@ -12,6 +12,9 @@ pub const MAX_ID_BYTES: usize = 1024;
 /// Ids of up to so many bytes are kept inline, so that the usual id costs no allocation.
 const INLINE_ID_BYTES: usize = 24;
 
+/// The number of a leader process in the group of them. It is never used again for another folder.
+pub type PeerId = u64;
+
 /// A message's id: 1 to [`MAX_ID_BYTES`] bytes. The text protocol takes those that are UTF-8 without blanks and control characters
 /// ([`MessageId::parse`]); other doors may take any ([`MessageId::from_bytes`]).
 ///

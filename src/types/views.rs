@@ -1,8 +1,10 @@
 //! What screens, plain lines, STATUS and the web page show, as plain values.
 
+use std::fmt;
+
 use serde::Serialize;
 
-use super::{Epoch, IoMode, MessageId, NodeId, NodeState};
+use super::{Epoch, IoMode, MessageId, NodeId, NodeState, PeerId};
 
 /// Throughput and latency of one kind of work over the last report period.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -149,6 +151,81 @@ pub struct BlockedView {
     pub help: String,
 }
 
+/// What a peer is in the group of leaders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerRole {
+    /// It leads.
+    Leader,
+    /// It has a vote, and follows.
+    Standby,
+    /// It has no vote (yet).
+    Learner,
+    /// It has not been heard of for a while.
+    Unreachable,
+}
+
+impl PeerRole {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Leader, Self::Standby, Self::Learner, Self::Unreachable];
+}
+
+impl fmt::Display for PeerRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Leader => "leader",
+            Self::Standby => "standby",
+            Self::Learner => "learner",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// One peer of the group of leaders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerView {
+    /// Its number.
+    pub id: PeerId,
+    /// Where other peers reach it.
+    pub address: String,
+    /// What it is.
+    pub role: PeerRole,
+    /// Up to which entry it is known to have the log.
+    pub matched: Option<u64>,
+    /// How long ago it was heard of, in milliseconds; nothing: never.
+    pub silent_ms: Option<u64>,
+    /// Why it takes no part, if it has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuses: Option<String>,
+}
+
+/// The group of leaders, as the peer sees it that leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupView {
+    /// This peer.
+    pub me: PeerId,
+    /// Its term.
+    pub term: u64,
+    /// Who leads, if that is known.
+    pub leader: Option<PeerId>,
+    /// The last entry in the log.
+    pub last: Option<u64>,
+    /// The last one that is committed.
+    pub committed: Option<u64>,
+    /// The last one that is applied.
+    pub applied: Option<u64>,
+    /// All peers, ascending by number.
+    pub peers: Vec<PeerView>,
+}
+
+impl GroupView {
+    /// How many entries of the log a peer is not known to have.
+    pub fn behind(&self, peer: &PeerView) -> u64 {
+        let count = |last: Option<u64>| last.map_or(0, |last| last + 1);
+        count(self.last).saturating_sub(count(peer.matched))
+    }
+}
+
 /// Everything that the leader's screen, its plain line and STATUS show.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
@@ -206,6 +283,8 @@ pub struct ClusterView {
     pub get_history: Vec<u64>,
     /// Members, ascending by id.
     pub nodes: Vec<NodeView>,
+    /// The group of leaders, if there are several.
+    pub group: Option<GroupView>,
     /// Newest last.
     pub events: Vec<EventLine>,
 }

@@ -235,6 +235,9 @@ fn asked(command: &Command) -> (&'static Spec, Option<&MessageId>) {
         Command::Remove { .. } => ("REMOVE", None),
         Command::Rebalance(_) => ("REBALANCE", None),
         Command::AcceptClock => ("CLOCK", None),
+        Command::Peers => ("PEERS", None),
+        Command::HandOver(_) => ("HANDOVER", None),
+        Command::AddPeer { .. } | Command::RemovePeer(_) => ("PEER", None),
         Command::Auth(_) => ("AUTH", None),
         Command::Ping { .. } => ("PING", None),
         Command::Help => ("HELP", None),
@@ -253,7 +256,9 @@ pub(super) fn full_name(spec: &'_ Spec, subcommand: Option<&[u8]>) -> String {
 fn is_audited(spec: &Spec, subcommand: &[u8]) -> bool {
     let is = |names: &[&str]| names.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(subcommand));
     match spec.op {
-        Op::Register(op) => !matches!(op, RegisterOp::Count | RegisterOp::Status | RegisterOp::Where),
+        Op::Register(op) => {
+            !matches!(op, RegisterOp::Count | RegisterOp::Peers | RegisterOp::Status | RegisterOp::Where)
+        }
         Op::Keyspace(KeyspaceOp::Flush) => true,
         Op::Keyspace(KeyspaceOp::Backup) => is(&["BEGIN"]),
         Op::Server(ServerOp::Acl) => is(&["SETUSER", "DELUSER", "GETUSER", "LIST", "LOG"]),
@@ -271,6 +276,9 @@ pub(super) fn audited(command: &Command) -> Option<String> {
         Command::Remove { node, force: true } => vec![node.to_string(), "FORCE".to_owned()],
         Command::Rebalance(false) => vec!["STOP".to_owned()],
         Command::AcceptClock => vec!["ACCEPT".to_owned()],
+        Command::HandOver(Some(peer)) => vec![peer.to_string()],
+        Command::AddPeer { peer, address } => vec!["ADD".to_owned(), peer.to_string(), address.clone()],
+        Command::RemovePeer(peer) => vec!["REMOVE".to_owned(), peer.to_string()],
         _ => Vec::new(),
     };
     let spec = asked(command).0;

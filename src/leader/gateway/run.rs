@@ -12,9 +12,9 @@ use super::session::{Replies, Session, bytes_of, keys_of};
 use super::{data, keyspace, lcs};
 use crate::error::Refusal;
 use crate::leader::transaction::{Need, Transaction};
-use crate::protocol::Command;
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
+use crate::protocol::{Command, peers};
 use crate::telemetry::served::{NOT_FOUND, Operation, Outcome, Protocol};
 use crate::types::{CopyRecord, Deadline, MessageId, NodeId, Payload};
 
@@ -188,6 +188,9 @@ impl Session {
             },
             RegisterOp::Clock if words[1].eq_ignore_ascii_case(b"ACCEPT") => Command::AcceptClock,
             RegisterOp::Clock => return error("ERR CLOCK wants ACCEPT: CLOCK ACCEPT"),
+            RegisterOp::Peers => Command::Peers,
+            RegisterOp::HandOver => peers::hand_over(&words[1..]).map_err(|why| format!("ERR {why}"))?,
+            RegisterOp::Peer => peers::change(&words[1..]).map_err(|why| format!("ERR {why}"))?,
             RegisterOp::Verify => return error(super::server::OF_TEXT),
         };
         let mut queue = VecDeque::from([Ok(command)]);

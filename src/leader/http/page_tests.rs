@@ -55,6 +55,7 @@ fn view(nodes: Vec<NodeView>) -> ClusterView {
         set_history: Vec::new(),
         get_history: Vec::new(),
         nodes,
+        group: None,
         events: Vec::new(),
     }
 }

@@ -42,6 +42,11 @@ impl Agreed {
         Self { group, replica, epoch: AtomicU32::new(0), stop }
     }
 
+    /// The group.
+    pub(super) fn group(&self) -> &Group<Replica> {
+        &self.group
+    }
+
     /// Why nothing can be logged, where that is known.
     pub(super) fn refuses(&self) -> Option<&'static str> {
         self.stop.failure().map(|_| "this leader does not lead any more")

@@ -119,7 +119,7 @@ impl Leaf {
         let is = |name: &str, subcommands: &[&str]| spec.name == name && subcommands.contains(&subcommand);
         let is_one = |names: &[&str]| names.contains(&spec.name);
         let flushes = is_one(&["FLUSHALL", "FLUSHDB"]);
-        let observes = matches!(spec.op, Op::Register(RegisterOp::Status | RegisterOp::Verify));
+        let observes = matches!(spec.op, Op::Register(RegisterOp::Peers | RegisterOp::Status | RegisterOp::Verify));
         // Of a container that has categories of its own only its subcommands have them.
         match category {
             Category::Fast => return has("fast"),
@@ -214,9 +214,9 @@ mod tests {
             ),
             ("slow string write", "set mset msetnx setrange setex psetex"),
             ("slow transaction", "exec"),
-            ("fast observe", "status"),
+            ("fast observe", "peers status"),
             ("observe slow", "verify"),
-            ("admin dangerous slow", "drain undrain remove rebalance clock backup"),
+            ("admin dangerous slow", "drain undrain remove rebalance clock backup handover peer"),
         ] {
             for name in names.split_whitespace() {
                 let leaf = leaves().find(|leaf| leaf.name() == name).unwrap_or_else(|| panic!("{name}"));

@@ -1,0 +1,215 @@
+//! What operators see of the group of leaders, and what they have it do.
+//!
+//! An order is looked at before anything is done: what the group could not do, or would not survive, is refused, and
+//! nothing was changed. What was begun goes on without its client, and until this peer's time as the leader ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::coordinator::{Coordinator, OUTCOME};
+use super::ledger::Replica;
+use crate::error::Refusal;
+use crate::protocol::Reply;
+use crate::raft::{Group, NotDone, PeerStatus, Role, Status};
+use crate::types::{GroupView, PeerId, PeerRole, PeerView};
+
+/// Who is to lead next may be so many entries behind; it gets them before it is elected.
+const MOST_BEHIND: u64 = 1000;
+
+/// The answer to HANDOVER has so long to leave: with this peer's time as the leader its connections end.
+const ANSWER: Duration = Duration::from_millis(100);
+
+impl From<Role> for PeerRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Leader => Self::Leader,
+            Role::Standby => Self::Standby,
+            Role::Learner => Self::Learner,
+            Role::Unreachable => Self::Unreachable,
+        }
+    }
+}
+
+/// The group, as it is shown.
+fn view(status: Status) -> GroupView {
+    let peer = |PeerStatus { id, address, role, matched, silent_for, refuses }: PeerStatus| PeerView {
+        id,
+        address,
+        role: role.into(),
+        matched,
+        silent_ms: silent_for.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
+        refuses,
+    };
+    let Status { me, term, last, committed, applied, peers, .. } = status;
+    let mut peers: Vec<PeerView> = peers.into_iter().map(peer).collect();
+    peers.sort_by_key(|peer| peer.id);
+    let leader = peers.iter().find(|peer| peer.role == PeerRole::Leader).map(|peer| peer.id);
+    GroupView { me, term, leader, last, committed, applied, peers }
+}
+
+fn alone() -> Refusal {
+    Refusal::BadCommand("this register has one leader, and no group of them (leader --peers)".to_owned())
+}
+
+fn unchanged(why: impl std::fmt::Display) -> Refusal {
+    Refusal::Unavailable(format!("{why}; nothing was changed"))
+}
+
+fn no_peer(group: &GroupView, peer: PeerId) -> Refusal {
+    let all: Vec<String> = group.peers.iter().map(|peer| peer.id.to_string()).collect();
+    Refusal::BadCommand(format!("there is no peer {peer}; peers: {}", all.join(", ")))
+}
+
+/// Why a peer cannot lead next.
+fn unready(group: &GroupView, peer: &PeerView) -> Option<String> {
+    let id = peer.id;
+    let behind = group.behind(peer);
+    match (&peer.refuses, peer.role) {
+        (_, PeerRole::Unreachable) => Some(format!("peer {id} cannot be reached")),
+        (Some(why), _) => Some(format!("peer {id} takes no part: {why}")),
+        (None, PeerRole::Learner) => Some(format!("peer {id} has no vote yet")),
+        (None, PeerRole::Leader) => Some(format!("peer {id} leads already")),
+        (None, PeerRole::Standby) if behind > MOST_BEHIND => Some(format!("peer {id} is {behind} entries behind")),
+        (None, PeerRole::Standby) => None,
+    }
+}
+
+/// Who is to lead next: this one, or, of those that could, the one that has most of the log.
+fn successor(group: &GroupView, to: Option<PeerId>) -> Result<PeerId, Refusal> {
+    if group.leader != Some(group.me) {
+        return Err(unchanged("this peer does not lead any more"));
+    }
+    if let Some(to) = to {
+        let peer = group.peers.iter().find(|peer| peer.id == to).ok_or_else(|| no_peer(group, to))?;
+        return unready(group, peer).map_or(Ok(to), |why| Err(unchanged(why)));
+    }
+    let others = || group.peers.iter().filter(|peer| peer.id != group.me);
+    let ready = others().filter(|peer| unready(group, peer).is_none());
+    // The first of those that have as much.
+    let best = ready.max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.id)));
+    best.map(|peer| peer.id).ok_or_else(|| {
+        let why: Vec<String> = others().filter_map(|peer| unready(group, peer)).collect();
+        unchanged(if why.is_empty() { "there is no other peer".to_owned() } else { why.join(", ") })
+    })
+}
+
+/// Whether a peer may be added that is reached there.
+fn may_add(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId, address: &str) -> Result<(), Refusal> {
+    let bad = |why: String| Err(Refusal::BadCommand(why));
+    if voters.contains(&peer) {
+        return bad(format!("there is a peer {peer} already"));
+    }
+    if let Some(known) = group.peers.iter().find(|known| known.id == peer && known.address != address) {
+        return bad(format!("peer {peer} was added as {}: PEER REMOVE {peer} first", known.address));
+    }
+    match group.peers.iter().find(|known| known.id != peer && known.address == address) {
+        Some(known) => bad(format!("{address} is where peer {} is", known.id)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a peer may be removed: most of those that stay have to be there, or nothing could be agreed on any more.
+fn may_remove(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId) -> Result<(), Refusal> {
+    if !group.peers.iter().any(|known| known.id == peer) {
+        return Err(no_peer(group, peer));
+    }
+    if peer == group.me {
+        return Err(Refusal::BadCommand(format!("peer {peer} leads: HANDOVER first")));
+    }
+    let is_here = |peer: &&PeerView| peer.role != PeerRole::Unreachable && peer.refuses.is_none();
+    let stays = |id: PeerId| id != peer && voters.contains(&id);
+    let stay = voters.iter().filter(|id| stays(**id)).count();
+    let here = group.peers.iter().filter(|peer| stays(peer.id)).filter(is_here).count();
+    if voters.contains(&peer) && here < stay / 2 + 1 {
+        let why = format!("of the {stay} peers that would stay {here} can be reached, which is no majority");
+        return Err(unchanged(why));
+    }
+    Ok(())
+}
+
+impl Coordinator {
+    fn group(&self) -> Result<&Group<Replica>, Refusal> {
+        self.ledger().group().ok_or_else(alone)
+    }
+
+    /// The group of leaders, if there are several.
+    pub fn peers(&self) -> Option<GroupView> {
+        self.ledger().group().map(|group| view(group.status()))
+    }
+
+    /// The answer to PEERS.
+    pub(super) fn tell_peers(&self) -> Reply {
+        let json = |peers| Reply::Status(serde_json::to_string(&peers).unwrap_or_default());
+        self.peers().map_or_else(|| Reply::Refused(alone()), json)
+    }
+
+    /// Lets another peer lead. That it can is found out before the answer, and it is begun after it: when it is done, there
+    /// is nobody any more who could answer.
+    pub(super) fn hand_over(self: &Arc<Self>, to: Option<PeerId>) -> Result<(), Refusal> {
+        let group = self.group()?.clone();
+        let to = successor(&view(group.status()), to)?;
+        let stop = self.stop.clone();
+        tracing::info!("peer {to} is to lead, by order");
+        self.tasks.spawn(async move {
+            if stop.unless(sleep(ANSWER)).await.is_none() {
+                return;
+            }
+            match group.hand_over(Some(to)).await {
+                Ok(leader) => tracing::info!("peer {leader} leads"),
+                Err(why) => tracing::warn!("peer {to} was to lead, by order, and does not: {why}"),
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes a peer into the group. It votes as soon as it has nearly all of the log, which may take longer than the answer.
+    pub(super) async fn add_peer(self: &Arc<Self>, peer: PeerId, address: String) -> Result<(), Refusal> {
+        let group = self.group()?.clone();
+        let voters = group.leading().borrow().voters.clone();
+        may_add(&view(group.status()), &voters, peer, &address)?;
+        let late = format!(
+            "peer {peer} does not have the log within {} s; it goes on, PEERS says how far it is, and the same order may be given again",
+            OUTCOME.as_secs()
+        );
+        self.change(late, format!("peer {peer} was added, by order"), async move { group.add(peer, address).await })
+            .await
+    }
+
+    /// Takes a peer off the group.
+    pub(super) async fn remove_peer(self: &Arc<Self>, peer: PeerId) -> Result<(), Refusal> {
+        let group = self.group()?.clone();
+        let voters = group.leading().borrow().voters.clone();
+        may_remove(&view(group.status()), &voters, peer)?;
+        let late = format!("the group has not agreed on it within {} s; PEERS says what it is", OUTCOME.as_secs());
+        self.change(late, format!("peer {peer} was removed, by order"), async move { group.remove(peer).await }).await
+    }
+
+    /// Carries out a change of the group, to its end even if its client has gone; not beyond this peer's time as the leader.
+    async fn change(
+        self: &Arc<Self>,
+        late: String,
+        done: String,
+        work: impl Future<Output = Result<(), NotDone>> + Send + 'static,
+    ) -> Result<(), Refusal> {
+        let stop = self.stop.clone();
+        let order = self.tasks.spawn(async move {
+            let ended = || Refusal::Unknown("the leader ends; PEERS says what the group is".to_owned());
+            let worked = stop.unless(work).await.ok_or_else(ended)?;
+            worked.map_err(|why| Refusal::Unknown(format!("{why}; PEERS says what the group is")))?;
+            tracing::info!("{done}");
+            Ok(())
+        });
+        match timeout(OUTCOME, order).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(Refusal::Unknown("the leader failed while it changed the group".to_owned())),
+            Err(_) => Err(Refusal::Unknown(late)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;
