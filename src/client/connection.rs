@@ -188,11 +188,14 @@ impl Sender {
     }
 }
 
-/// Appends a request, unless its message would end the line early.
+/// Appends a request, unless its message (or the address in it) would end the line early.
 pub(super) fn encode(command: &Command, out: &mut BytesMut) -> Result<(), Error> {
-    if let Command::Set { payload, .. } | Command::SetFor { payload, .. } = command
-        && payload.contains(&b'\n')
-    {
+    let text = match command {
+        Command::Set { payload, .. } | Command::SetFor { payload, .. } => payload,
+        Command::AddPeer { address, .. } => address.as_bytes(),
+        _ => b"",
+    };
+    if text.contains(&b'\n') {
         return Err(Error::MessageHasLineBreak);
     }
     encode_command(command, out);

@@ -33,6 +33,8 @@ mod advice;
 mod batch;
 mod connection;
 mod error;
+mod group;
+mod peers;
 mod render;
 mod repl;
 pub mod shell;

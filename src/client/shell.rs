@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use super::advice::{fits, help, only_redis, stranger, writes};
 use super::connection::while_writing;
+use super::group::Peers;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
 use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, repl, unexpected, watch as watching};
@@ -246,6 +247,7 @@ pub(super) async fn table_of(
 ) -> Option<String> {
     match (request, reply) {
         (Request::Known(Command::Status), ReplyLine::Other(line)) => Some(Status::parse(line)?.table(paper)),
+        (Request::Known(Command::Peers), ReplyLine::Other(line)) => Some(Peers::parse(line)?.table(paper)),
         (Request::Known(Command::Where(_)), ReplyLine::Other(_)) => {
             let (holders, expires) = after_word(reply, "").and_then(decode_nodes)?;
             let ReplyLine::Other(status) = client.request(&Command::Status).await.ok()? else { return None };

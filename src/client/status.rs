@@ -6,6 +6,7 @@
 use ratatui::style::Color;
 use serde::Deserialize;
 
+use super::group::Peer;
 use super::render::inked;
 use crate::dashboard::health::{Facts, Health, color_of};
 use crate::dashboard::words;
@@ -39,6 +40,9 @@ pub(super) struct Status {
     #[serde(default)]
     pub(super) repair: Repair,
     pub(super) nodes: Vec<Node>,
+    /// Where there are several leaders.
+    #[serde(default)]
+    pub(super) peers: Vec<Peer>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -104,6 +108,11 @@ impl Status {
             plain(&self.totals(), paper),
             plain(&format!(" leader {version}   up {}   epoch {}", words::age(self.uptime_s), self.epoch), paper),
         ];
+        if !self.peers.is_empty() {
+            let peers: Vec<String> =
+                self.peers.iter().map(|peer| format!("peer {} {}", peer.id, peer.word())).collect();
+            lines.push(plain(&peers.join("   "), paper));
+        }
         if !self.repair.is_idle() {
             lines.push(plain(&format!(" repair {}", self.repair.progress()), paper));
         }
@@ -253,7 +262,7 @@ impl Repair {
 }
 
 /// A coloured word and what it means, which may take several lines.
-fn sentence(word: &str, color: Color, text: &str, paper: Paper) -> String {
+pub(super) fn sentence(word: &str, color: Color, text: &str, paper: Paper) -> String {
     let text = words::foreign(text, paper.utf8);
     let indent = words::width(word) + 3;
     let mut lines = String::new();
@@ -272,7 +281,7 @@ fn sentence(word: &str, color: Color, text: &str, paper: Paper) -> String {
 }
 
 /// Facts that are three blanks apart, on as many lines as they need.
-fn plain(facts: &str, paper: Paper) -> String {
+pub(super) fn plain(facts: &str, paper: Paper) -> String {
     let mut lines: Vec<String> = Vec::new();
     for fact in facts.trim_start().split("   ") {
         match lines.last_mut() {
@@ -286,14 +295,14 @@ fn plain(facts: &str, paper: Paper) -> String {
     lines.join("\n")
 }
 
-struct Column {
-    name: &'static str,
-    right: bool,
+pub(super) struct Column {
+    pub(super) name: &'static str,
+    pub(super) right: bool,
     /// 0 stays; the highest goes first.
-    rank: u8,
-    cells: Vec<String>,
+    pub(super) rank: u8,
+    pub(super) cells: Vec<String>,
     /// One for each cell, or none.
-    colors: Vec<Color>,
+    pub(super) colors: Vec<Color>,
 }
 
 impl Column {
@@ -303,7 +312,7 @@ impl Column {
 }
 
 /// Names and rows, two blanks between columns; of columns for which there is no room the least useful go first.
-fn table(mut columns: Vec<Column>, paper: Paper) -> Vec<String> {
+pub(super) fn table(mut columns: Vec<Column>, paper: Paper) -> Vec<String> {
     let total = |columns: &[Column]| columns.iter().map(|column| column.width() + 2).sum::<usize>().saturating_sub(1);
     // The only text without a bound; it is cut a little before columns go, and more after that.
     let address = columns.iter().filter(|column| column.name == "ADDRESS").map(Column::width).max().unwrap_or(0);

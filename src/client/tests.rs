@@ -381,6 +381,7 @@ async fn what_cannot_be_a_line_is_never_sent() {
     .await;
     let mut client = client(&addr).await;
     assert!(matches!(client.set("1", "a\nb").await, Err(Error::MessageHasLineBreak)));
+    assert!(matches!(client.add_peer(4, "h:1\nFLUSHALL").await, Err(Error::MessageHasLineBreak)));
     assert!(matches!(client.set("a b", "x").await, Err(Error::BadId { .. })));
     assert!(matches!(client.get("").await, Err(Error::BadId { .. })));
     let batch = client.batch().set("1", "a").set("2", "x\n").get("a\nGET b");
@@ -502,6 +503,14 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
         peer.send("ERROR TOO_FEW_NODES need 3 live nodes, have 2\n").await;
         peer.expect("REBALANCE STOP").await;
         peer.send("OK\n").await;
+        peer.expect("PEERS").await;
+        peer.send("{\"me\":1}\n").await;
+        peer.expect("HANDOVER 2").await;
+        peer.send("ERROR UNAVAILABLE peer 2 cannot be reached; nothing was changed\n").await;
+        peer.expect("PEER ADD 4 h:5560").await;
+        peer.send("OK\n").await;
+        peer.expect("PEER REMOVE 2").await;
+        peer.send("OK\n").await;
     })
     .await;
     let mut client = client(&addr).await;
@@ -515,5 +524,10 @@ async fn verify_gives_findings_as_they_come_and_the_sum() {
     let refused = client.drain(NodeId(3), true).await.unwrap_err();
     assert_eq!(refused.certainty(), Certainty::SurelyNot);
     client.rebalance(false).await.unwrap();
+    assert_eq!(client.peers().await.unwrap()["me"], 1);
+    let refused = client.hand_over(Some(2)).await.unwrap_err();
+    assert_eq!(refused.certainty(), Certainty::SurelyNot);
+    client.add_peer(4, "h:5560").await.unwrap();
+    client.remove_peer(2).await.unwrap();
     server.await.unwrap();
 }

@@ -10,7 +10,7 @@ use ratatui::style::Color;
 use ratatui::text::{Line, Span};
 
 use super::health::{Facts, Health, color_of};
-use super::{Part, Rows, Sort, Ui, words};
+use super::{Part, Rows, Sort, Ui, peers, words};
 use crate::telemetry::grouped;
 use crate::types::{ClusterView, NodeState, NodeView};
 
@@ -28,6 +28,7 @@ const HELP: &[&str] = &[
     "SHARE     of the copies on nodes that are not down",
     "P99       of a node's write batches in the last period",
     "SEEN      time since a node's last heartbeat",
+    "PEERS     other leaders, where there are some; -12 is entries of the log behind",
     "",
     "s  sort nodes by id, state, messages, p99     n  next page of nodes",
     "r  fetch the data now and clear the screen    ?  this help",
@@ -123,6 +124,7 @@ fn parts(view: &ClusterView, clock: &str, columns: usize, ui: &Ui) -> Vec<Part> 
             ],
         },
         Part { rank: 3, rows: vec![facts] },
+        Part { rank: 4, rows: view.group.iter().map(|group| peers::line(group, columns, ui)).collect() },
         Part { rank: 6, rows: vec![Line::raw(addresses)] },
         Part { rank: 4, rows: vec![super::title("totals", columns, ui), Line::raw(totals)] },
         Part {
@@ -351,8 +353,9 @@ pub fn leader_line(view: &ClusterView) -> String {
             format!(" {}={}{mark}", node.id, grouped(node.messages))
         })
         .collect();
+    let peers = view.group.as_ref().map_or_else(String::new, peers::plain);
     format!(
-        "{}  {}  nodes {}/{} up  copies{}  {}  {}  errors {}",
+        "{}  {}{peers}  nodes {}/{} up  copies{}  {}  {}  errors {}",
         health(view).plain(),
         words::plural(view.messages, "message"),
         up(view),
@@ -385,5 +388,6 @@ pub fn leader_final(view: &ClusterView) -> String {
         let percent = share(node, shared) * 100.0;
         text.push_str(&format!("node {}  {address}  {}  copies {copies}  share {percent:.0}%\n", node.id, node.state));
     }
+    text.extend(view.group.iter().map(peers::last));
     text
 }

@@ -8,6 +8,7 @@
 pub mod health;
 mod leader;
 mod node;
+mod peers;
 pub mod words;
 
 use ratatui::Frame;

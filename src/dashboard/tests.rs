@@ -5,7 +5,10 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::types::{Addresses, BlockedView, DiskView, Epoch, IoMode, NodeId, NodeState, NodeView, RepairView};
+use crate::types::{
+    Addresses, BlockedView, DiskView, Epoch, GroupView, IoMode, NodeId, NodeState, NodeView, PeerRole, PeerView,
+    RepairView,
+};
 
 const CLOCK: &str = "12:41:07 UTC";
 
@@ -192,6 +195,37 @@ fn the_leader_on_a_usual_terminal() {
  q quit   s sort   n next page   r refresh   ? help
 ",
     );
+}
+
+#[test]
+fn peers_have_a_line_where_there_are_several() {
+    let peer = |id, role, matched| PeerView {
+        id,
+        address: format!("host-{id}.example:5560"),
+        role,
+        matched: Some(matched),
+        silent_ms: Some(9),
+        refuses: None,
+    };
+    let peers = vec![
+        peer(1, PeerRole::Leader, 5000),
+        peer(2, PeerRole::Standby, 3500),
+        PeerView { refuses: Some("another folder".to_owned()), ..peer(3, PeerRole::Standby, 5000) },
+        peer(4, PeerRole::Unreachable, 0),
+    ];
+    let last = Some(5000);
+    let group = GroupView { me: 1, term: 12, leader: Some(1), last, committed: last, applied: last, peers };
+    let view = ClusterView { group: Some(group), ..cluster() };
+    let narrow = " peers of term 12   1 leads  2 standby -1,500  3 REFUSES  4 UNREACHABLE -5,000\n";
+    assert!(screen(&LEADER, &view, &plain(), 80, 24).contains(narrow), "{}", screen(&LEADER, &view, &plain(), 80, 24));
+    let wide = " peers of term 12   1 host-1.example:5560 leads  2 host-2.example:5560 standby -1,500  3 ";
+    assert!(screen(&LEADER, &view, &plain(), 160, 24).contains(wide));
+    let line = leader_line(&view);
+    assert!(line.contains("  peers 2/4  nodes 3/4 up"), "{line}");
+    assert!(leader_final(&view).ends_with("peer 4  host-4.example:5560  UNREACHABLE -5,000\n"));
+    for text in [screen(&LEADER, &cluster(), &plain(), 80, 24), leader_line(&cluster()), leader_final(&cluster())] {
+        assert!(!text.contains("peer"), "{text}");
+    }
 }
 
 #[test]

@@ -71,9 +71,8 @@ fn unready(group: &GroupView, peer: &PeerView) -> Option<String> {
         (_, PeerRole::Unreachable) => Some(format!("peer {id} cannot be reached")),
         (Some(why), _) => Some(format!("peer {id} takes no part: {why}")),
         (None, PeerRole::Learner) => Some(format!("peer {id} has no vote yet")),
-        (None, PeerRole::Leader) => Some(format!("peer {id} leads already")),
         (None, PeerRole::Standby) if behind > MOST_BEHIND => Some(format!("peer {id} is {behind} entries behind")),
-        (None, PeerRole::Standby) => None,
+        (None, PeerRole::Standby | PeerRole::Leader) => None,
     }
 }
 
@@ -81,6 +80,9 @@ fn unready(group: &GroupView, peer: &PeerView) -> Option<String> {
 fn successor(group: &GroupView, to: Option<PeerId>) -> Result<PeerId, Refusal> {
     if group.leader != Some(group.me) {
         return Err(unchanged("this peer does not lead any more"));
+    }
+    if to == Some(group.me) {
+        return Err(Refusal::BadCommand(format!("peer {} leads already", group.me)));
     }
     if let Some(to) = to {
         let peer = group.peers.iter().find(|peer| peer.id == to).ok_or_else(|| no_peer(group, to))?;

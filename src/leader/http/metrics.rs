@@ -1,5 +1,7 @@
 //! The metrics page, as OpenMetrics text (`exposition` knows the older one too). `docs/monitoring.md` says what each of them means.
 
+mod peers;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -111,6 +113,7 @@ impl Collector for Once {
         let facts = self.0.lock().map_err(|_| fmt::Error)?;
         let mut page = Page(encoder);
         page.leader(&facts)?;
+        page.peers(&facts.view)?;
         page.scripts(&facts)?;
         page.messages(&facts.view)?;
         page.repair(&facts.view)?;

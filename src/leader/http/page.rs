@@ -1,6 +1,8 @@
 //! The web page: one file with its style and script, and parts that are drawn here, for the first look as for every
 //! later second. It says nothing that a browser would have to work out, and needs no script to be read.
 
+mod peers;
+
 use std::fmt::{self, Write as _};
 
 use super::api::{Found, Message};
@@ -30,7 +32,7 @@ pub(super) struct Look<'a> {
 }
 
 /// The parts that change by the second: the ids of their elements, and what is in them.
-pub(super) fn parts(look: &Look<'_>) -> [(&'static str, String); 8] {
+pub(super) fn parts(look: &Look<'_>) -> [(&'static str, String); 9] {
     let view = look.view;
     let health = health(view, look.not_ready.as_deref());
     [
@@ -39,6 +41,7 @@ pub(super) fn parts(look: &Look<'_>) -> [(&'static str, String); 8] {
         ("figures", figures(view)),
         ("charts", charts(look.seconds)),
         ("nodes", nodes(view)),
+        ("peers", view.group.as_ref().map_or_else(String::new, peers::section)),
         ("repair", repair(view)),
         ("events", events(view)),
         ("about", about(view)),

@@ -3,7 +3,9 @@ use std::time::Duration;
 use super::*;
 use crate::leader::http::api::Holder;
 use crate::telemetry::served::{Operation, Protocol, Served};
-use crate::types::{Addresses, BlockedView, DiskView, Epoch, EventLine, NodeView, RateView, RepairView};
+use crate::types::{
+    Addresses, BlockedView, DiskView, Epoch, EventLine, GroupView, NodeView, PeerRole, PeerView, RateView, RepairView,
+};
 
 fn node(id: u32, state: NodeState, messages: u64) -> NodeView {
     NodeView {
@@ -151,12 +153,55 @@ fn shares_are_of_all_copies_and_bars_of_the_fullest_node() {
     assert_eq!(nodes(&view).matches("0.0&thinsp;%").count(), 3, "no copies, no shares");
 }
 
+fn group() -> GroupView {
+    let peer = |id, role, matched, silent_ms| PeerView {
+        id,
+        address: format!("h{id}:5560"),
+        role,
+        matched,
+        silent_ms,
+        refuses: None,
+    };
+    let peers = vec![
+        peer(1, PeerRole::Leader, Some(5000), Some(0)),
+        peer(2, PeerRole::Standby, Some(3500), Some(90)),
+        peer(3, PeerRole::Unreachable, None, Some(41_000)),
+        peer(4, PeerRole::Learner, Some(5000), None),
+    ];
+    let last = Some(5000);
+    GroupView { me: 1, term: 12, leader: Some(1), last, committed: last, applied: last, peers }
+}
+
+#[test]
+fn leaders_are_shown_where_there_are_several() {
+    let seconds = Seconds::new(10);
+    let shown = |group| {
+        let view = ClusterView { group, ..view(four()) };
+        page(&Look { view: &view, seconds: &seconds, not_ready: None }, "n", None)
+    };
+    let html = shown(Some(group()));
+    for part in [
+        "Leaders <small>term 12</small>",
+        "<b>1</b> <small>h1:5560</small></td><td><span class=\"state\">leads</span>",
+        "standby</span></td><td class=\"n\">1,500</td><td class=\"n wide\">now</td>",
+        "unreachable</span></td><td class=\"n\">5,001</td><td class=\"n wide\">41s ago</td>",
+        "no vote yet</span></td><td class=\"n\">0</td><td class=\"n wide\">never</td>",
+    ] {
+        assert!(html.contains(part), "{part} in {html}");
+    }
+    assert!(shown(None).contains("<div id=\"peers\"></div>"));
+}
+
 #[test]
 fn nothing_from_outside_becomes_markup() {
     let evil = "<script>alert(1)</script>\"'&{{events}}\u{202e}\u{1b}";
     let mut view = view(four());
     view.nodes[0].address = evil.to_owned();
     view.nodes[0].io_mode = evil.to_owned();
+    let mut peers = group();
+    peers.peers[0].address = evil.to_owned();
+    peers.peers[1].refuses = Some(evil.to_owned());
+    view.group = Some(peers);
     view.waiting_for = Some(evil.to_owned());
     view.events = vec![EventLine { time: evil.to_owned(), level: evil.to_owned(), text: evil.to_owned() }];
     view.repair.pending = 1;
