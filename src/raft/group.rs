@@ -31,6 +31,9 @@ use crate::types::Uuid;
 /// How long what is under way may still end well after this peer has ceased to lead.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether a peer that is added has been reached.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How long handing over may take.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
@@ -309,7 +312,18 @@ impl<M> Group<M> {
             Some(_) => return Err(NotDone(format!("there is a peer {peer} already, with another address"))),
             None => Member { address, folder: None },
         };
-        self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
+        let added = self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
+        // While the log is short the engine takes one for up to date that it has never reached: its vote would be missing.
+        loop {
+            let now = self.metrics();
+            if now.state != ServerState::Leader || now.membership_config.get_node(&peer).is_none() {
+                return Err(NotDone(format!("peer {peer} was not reached while this peer led; it has no vote")));
+            }
+            if matched(&now, peer) >= Some(added.log_id.index) {
+                break;
+            }
+            sleep(LOOK).await;
+        }
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([peer]));
         self.inner.raft.change_membership(voters, true).await.map(drop).map_err(failed)
     }

@@ -5,12 +5,12 @@ use rustix::process::Signal;
 use crate::support::{BINARY, PATIENCE, Server, Wire, code, eventually, folder, refused_leader, tells};
 use crate::tools::group::Group;
 
-fn start(home: &std::path::Path, peers: usize, nodes: usize) -> Group {
+pub(crate) fn start(home: &std::path::Path, peers: usize, nodes: usize) -> Group {
     Group::start(BINARY.as_ref(), home, (peers, nodes), &["--tolerance", "2"])
 }
 
 /// One request on a connection of its own; nothing where that breaks.
-fn ask(group: &Group, peer: usize, line: &str) -> Option<String> {
+pub(crate) fn ask(group: &Group, peer: usize, line: &str) -> Option<String> {
     use std::io::{BufRead as _, BufReader, Write as _};
     let mut stream = std::net::TcpStream::connect(group.clients(peer)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -21,11 +21,11 @@ fn ask(group: &Group, peer: usize, line: &str) -> Option<String> {
 }
 
 /// Asks until the answer is no error, as clients that try again do.
-fn insist(group: &Group, peer: usize, line: &str) -> String {
+pub(crate) fn insist(group: &Group, peer: usize, line: &str) -> String {
     eventually(line, || ask(group, peer, line).filter(|reply| !reply.starts_with("ERROR ")))
 }
 
-fn others(group: &Group, peer: usize) -> Vec<usize> {
+pub(crate) fn others(group: &Group, peer: usize) -> Vec<usize> {
     (1..=group.ports.len()).filter(|other| *other != peer).collect()
 }
 

@@ -75,6 +75,19 @@ impl Group {
         self
     }
 
+    /// One peer more, which is started like the others, and is of the group when it was added; gives its number.
+    pub(crate) fn one_more(&mut self) -> usize {
+        let number = self.ports.len() as u16 + 1;
+        self.ports.push(Ports { peer: 5560 + number, clients: 6660 + number, nodes: 5550 + number });
+        self.peers.push(None);
+        self.peers.len()
+    }
+
+    /// Where the others reach a peer.
+    pub(crate) fn peer(&self, peer: usize) -> String {
+        format!("{}:{}", self.host, self.ports[peer - 1].peer)
+    }
+
     /// The value of `--peers`.
     pub(crate) fn list(&self) -> String {
         let one = |(at, ports): (usize, &Ports)| format!("{}={}:{}", at + 1, self.host, ports.peer);

@@ -202,3 +202,21 @@ async fn a_confirmation_begins_after_it_was_asked_for() {
         assert!(second > first, "the second was answered by a round that was under way");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_gets_its_vote_when_it_has_the_log_and_not_before() {
+    let mut world = World::founded(3).await;
+    world.append("a").await;
+    let leader = world.leader().await;
+    let has_vote = |world: &World| {
+        world.group(leader).status().peers.len() == 4 && world.group(leader).leading().borrow().voters.contains(&4)
+    };
+    let add = world.group(leader).add(4, super::world::address(4));
+    assert!(timeout(Duration::from_secs(60), add).await.is_err(), "nobody is there");
+    assert!(!has_vote(&world));
+    world.start(4, Default::default()).await.unwrap();
+    world.group(leader).add(4, super::world::address(4)).await.unwrap();
+    world.append("b").await;
+    assert!(has_vote(&world));
+    assert_eq!(texts(&world.settled().await), ["a", "b"]);
+}
