@@ -133,11 +133,14 @@ fn all_peers_may_die_at_once() {
 #[test]
 fn one_peer_of_a_group_of_one_is_a_leader_like_any_other() {
     let home = folder();
-    let mut group = start(home.path(), 1, 2);
+    // With a tolerance that has to be noted before any node has joined.
+    let mut group = Group::start(BINARY.as_ref(), home.path(), (1, 2), &["--tolerance", "1"]);
     assert_eq!(insist(&group, 1, "SET id 1"), "OK");
     group.kill_peer(1);
     group.start_peer(1, &[]);
     assert_eq!(insist(&group, 1, "GET id"), "VALUE 1");
+    let where_it_is = insist(&group, 1, "WHERE id");
+    assert!(!where_it_is.contains(','), "{where_it_is}");
 }
 
 #[test]

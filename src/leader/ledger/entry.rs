@@ -83,7 +83,8 @@ impl Entry {
         let (last, epoch) = (state.last().map(|last| last.epoch), self.author.epoch);
         match begins {
             true => last.is_none_or(|last| epoch > last),
-            false => last == Some(epoch) || seeded::active(Bug::EndedEpochWrites),
+            // Before the first epoch begins it is known, at most, on how many nodes a message is to be kept.
+            false => last.unwrap_or_default() == epoch || seeded::active(Bug::EndedEpochWrites),
         }
     }
 }
@@ -124,10 +125,11 @@ mod tests {
         let mut state = State::new(1);
         let begin = |epoch| Entry { author: author(epoch), events: vec![], marks: vec![began(epoch)] };
         let tolerance = |epoch| Entry { author: author(epoch), events: vec![Event::Tolerance(2)], marks: vec![] };
-        assert!(!tolerance(0).is_admitted(&state) && begin(1).is_admitted(&state));
+        assert!(tolerance(0).is_admitted(&state) && !tolerance(1).is_admitted(&state));
+        assert!(begin(1).is_admitted(&state));
         let leadership = Leadership { cluster_id: Uuid([1; 16]), epoch: Epoch(4) };
         state.apply(&Event::Began { leadership, run: 7, hears_all: false });
-        for (epoch, begins, writes) in [(3, false, false), (4, false, true), (5, true, false)] {
+        for (epoch, begins, writes) in [(0, false, false), (3, false, false), (4, false, true), (5, true, false)] {
             assert_eq!(begin(epoch).is_admitted(&state), begins, "{epoch}");
             assert_eq!(tolerance(epoch).is_admitted(&state), writes, "{epoch}");
         }
