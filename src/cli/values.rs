@@ -115,7 +115,6 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
-/// `HOST:PORT` that others can reach this machine by.
 /// `1=host:5560`: a leader's number, and where the others reach it.
 pub(super) fn peer(text: &str) -> Result<(u64, String), String> {
     let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
@@ -124,6 +123,7 @@ pub(super) fn peer(text: &str) -> Result<(u64, String), String> {
     Ok((number.into(), host_and_port(address.trim())?))
 }
 
+/// `HOST:PORT` that others can reach this machine by.
 pub(super) fn own_address(text: &str) -> Result<String, String> {
     let text = host_and_port(text)?;
     let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);

@@ -252,6 +252,9 @@ impl Leader {
     /// Ends what has failed already: nothing more becomes true by this leader. A disk that hangs is not waited for.
     pub async fn abandon(self) {
         let left = async {
+            // It says nothing more from what it knows, so that nobody has to wait for that.
+            self.coordinator.cluster().return_lease();
+            self.coordinator.links.release().await;
             self.drain().await;
             self.finish_view.cancel();
             let _ = self.view_done.await;

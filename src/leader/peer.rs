@@ -3,8 +3,11 @@
 //!
 //! Each time as the leader has a runtime of its own, and everything in it: when that is over, so is all that belongs to it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+mod founding;
+mod list;
+mod local;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,15 +16,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::sleep;
 
-use super::ledger::{IMPORTED, Replica, is_to_import};
+use self::founding::{Opened, found, grow, open_folder};
+pub use self::list::Peers;
+pub(super) use self::local::run_local;
+use super::Source;
+use super::ledger::Replica;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
 use super::relay::{Relay, Way};
-use super::{GROUP_FOLDER, LOCK_FILE, METADATA_FOLDER, Source, http, is_of_peer};
+use crate::durable::Disk;
 use crate::durable::os::OsDisk;
-use crate::durable::{Disk, Folder};
-use crate::local_nodes::Plan;
 use crate::process::door::Caller;
 use crate::process::{
     Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
@@ -35,53 +39,8 @@ use crate::wire::Grpc;
 const SHORT: Duration = Duration::from_secs(5);
 const MOST_SHORT: u32 = 5;
 
-/// How often it is looked whether others can be added to a group of one.
-const LOOK: Duration = Duration::from_millis(500);
-
 /// A pause after a time as the leader that ended by itself.
 const PAUSE: Duration = Duration::from_millis(200);
-
-/// The leader processes of a register.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peers {
-    /// Which of them this is.
-    pub me: PeerId,
-    /// Where each is reached by the others.
-    pub all: BTreeMap<PeerId, String>,
-    /// Found the group: once, by one of them.
-    pub found: bool,
-}
-
-impl Peers {
-    /// Reads `1=host:port,2=host:port,...`.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn new(me: PeerId, list: &[(PeerId, String)], found: bool) -> anyhow::Result<Self> {
-        let all: BTreeMap<PeerId, String> = list.iter().cloned().collect();
-        ensure!(all.len() == list.len(), "--peers names a number twice");
-        let mut addresses: Vec<&String> = all.values().collect();
-        addresses.sort();
-        addresses.dedup();
-        ensure!(addresses.len() == all.len(), "--peers names an address twice");
-        ensure!(all.contains_key(&me), "--peer {me} is not among --peers");
-        Ok(Self { me, all, found })
-    }
-
-    fn address(&self) -> &str {
-        self.all.get(&self.me).map_or("", String::as_str)
-    }
-
-    /// The host by which others reach this machine.
-    fn host(&self) -> &str {
-        self.address().rsplit_once(':').map_or("", |(host, _)| host)
-    }
-
-    fn port(&self) -> anyhow::Result<u16> {
-        let port = self.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        port.with_context(|| format!("{} of --peers is no HOST:PORT", self.address()))
-    }
-}
 
 /// Runs a peer until it is told to stop.
 pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> anyhow::Result<()> {
@@ -119,40 +78,6 @@ pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> an
         None => Ok(()),
         Some(reason) => bail!("{reason}"),
     }
-}
-
-/// Runs several leaders and their nodes as child processes, to try it, until it is told to stop.
-pub(super) fn run_local(settings: &Settings) -> anyhow::Result<()> {
-    ensure!(settings.peers.is_none(), "--local-peers starts all leaders by itself: leave --peer and --peers away");
-    let port = settings.port.context("--local-peers serve clients without TLS too: leave --port off away")?;
-    ensure!(settings.tls_port.is_none(), "--local-peers would all have one --tls-port: start leaders by themselves");
-    let around = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let stop = Stop::new();
-    if settings.stop_with_stdin {
-        watch_stdin(stop.clone());
-    }
-    around.block_on(async { anyhow::Ok(drop(Signals::take()?.attend(&stop))) })?;
-    let http_port = match settings.http_port {
-        Some(http::Port::Off) => None,
-        Some(http::Port::At(port)) => Some(port),
-        None => Some(http::DEFAULT_PORT),
-    };
-    let plan = Plan {
-        peers: settings.local_peers,
-        nodes: settings.local_nodes,
-        host: settings.host,
-        port,
-        grpc_port: settings.grpc_port,
-        http_port,
-        data_dir: settings.data_dir.clone(),
-        io_mode: settings.io_mode,
-        layout: settings.layout,
-        logs: settings.local_logs,
-    };
-    let all = plan.start()?;
-    around.block_on(stop.requested());
-    drop(all);
-    Ok(())
 }
 
 /// A member of the group.
@@ -281,43 +206,6 @@ impl Peer {
     }
 }
 
-/// Founds the group: of all its peers, or, where there is a log to take over, of this one until it is done.
-async fn found(group: &Group<Replica>, peers: &Peers, metadata: &dyn Folder) -> anyhow::Result<()> {
-    let mut members = peers.all.clone();
-    if is_to_import(metadata)? {
-        members.retain(|peer, _| *peer == peers.me);
-    }
-    group.found(members).await.context("--found")?;
-    tracing::info!("this peer has founded the group of leaders; the others join it as they come");
-    Ok(())
-}
-
-/// Adds the other peers to a group that has taken over the log of an only leader.
-async fn grow(group: Group<Replica>, peers: Peers, metadata: Arc<dyn Folder>, stop: Stop) {
-    let work = async {
-        let mut standing = group.leading();
-        let alone = |standing: &Standing| standing.leads.is_some() && standing.voters.len() == 1;
-        loop {
-            if standing.wait_for(alone).await.is_err() {
-                return;
-            }
-            let has_imported = metadata.open(IMPORTED).is_ok() && is_to_import(&*metadata).is_ok_and(|is| !is);
-            if has_imported {
-                break;
-            }
-            sleep(LOOK).await;
-        }
-        for (peer, address) in peers.all.iter().filter(|(peer, _)| **peer != peers.me) {
-            while let Err(error) = group.add(*peer, address.clone()).await {
-                tracing::debug!("peer {peer} is not of the group yet: {error}");
-                sleep(LOOK).await;
-            }
-            tracing::info!("peer {peer} is of the group, and has all of its log");
-        }
-    };
-    stop.unless(work).await;
-}
-
 /// Says who cannot be reached, and who can be again.
 async fn watch_others(mut standing: watch::Receiver<Standing>, stop: Stop) {
     let mut silent = BTreeSet::new();
@@ -355,36 +243,6 @@ async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: St
     if let Some(Ok(why)) = over.unless(lost).await {
         over.fail(why);
     }
-}
-
-/// The folders of a peer, which no other process has.
-struct Opened {
-    /// That of an only leader's log.
-    metadata: Arc<dyn Folder>,
-    /// The group's, in it.
-    folder: Arc<dyn Folder>,
-    lock: Box<dyn std::fmt::Debug + Send + Sync>,
-}
-
-/// Opens the folder of the log, which no other process may have, and the group's in it.
-fn open_folder(disk: &dyn Disk, data_dir: &Path, founds: bool) -> anyhow::Result<Opened> {
-    let path = data_dir.join(METADATA_FOLDER);
-    let shown = path.display();
-    let usable = || format!("cannot use {shown}; check that the folder can be written and the disk is not full");
-    let folder = disk.folder(&path).with_context(usable)?;
-    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => {
-            anyhow::anyhow!("{shown} is in use by another leader: stop that one, or give this one another --data-dir")
-        }
-        _ => anyhow::Error::new(error).context(usable()),
-    })?;
-    let is_peer = is_of_peer(&folder.list().with_context(usable)?);
-    ensure!(
-        founds || is_peer || !is_to_import(&*folder).with_context(usable)?,
-        "{shown} has the log of a leader that was the only one, which the peer takes over that founds the group: add --found, if this is that one, or give it an empty folder"
-    );
-    let group = disk.folder(&path.join(GROUP_FOLDER)).with_context(usable)?;
-    Ok(Opened { metadata: folder, folder: group, lock })
 }
 
 /// Where this peer is reached: by the host that `--peers` names, and the ports that it listens on.
