@@ -39,8 +39,14 @@ impl Cluster {
 
     /// Gives away what is true, to who leads next: this leader has ended, and speaks from nothing any more.
     pub fn give_state(&mut self, nothing: State) -> State {
-        self.return_lease();
+        self.retire();
         std::mem::replace(&mut self.state, nothing)
+    }
+
+    /// This leader has ended: it speaks from nothing any more, and no backup of a moment is under way.
+    pub fn retire(&mut self) {
+        self.return_lease();
+        self.end_snapshot();
     }
 
     /// What the log says of itself.

@@ -105,6 +105,8 @@ pub struct Mapping {
     newest_committed: Version,
     /// Lines of the readable view whose ids are forgotten.
     stale_lines: Vec<u64>,
+    /// Behind every line that was ever noted.
+    lines_end: u64,
     /// What a backup has still to copy, while one is made.
     snapshot: Option<Snapshot>,
 }
@@ -122,6 +124,7 @@ impl Mapping {
             horizon: Version::default(),
             newest_committed: Version::default(),
             stale_lines: Vec::new(),
+            lines_end: 0,
             snapshot: None,
         }
     }
@@ -420,6 +423,7 @@ impl Mapping {
         let Some((entry, shard, at)) = self.entry(id) else { return false };
         let set = self.sets.get(entry.set);
         let line = place(Some(entry.line).filter(|line| *line != NO_LINE), Some(&set.holders).filter(|_| !set.deleted));
+        self.lines_end = self.lines_end.max(line.map_or(0, |line| line + 1));
         self.put(shard, at, Entry { line: line.unwrap_or(NO_LINE), ..entry });
         true
     }
@@ -432,9 +436,17 @@ impl Mapping {
             let entry = shard.entry(at, slot);
             let set = self.sets.get(entry.set);
             let line = if set.deleted { NO_LINE } else { place(&Key(&slot[HEAD..]).id(), &set.holders) };
+            if line != NO_LINE {
+                self.lines_end = self.lines_end.max(line + 1);
+            }
             lines.push((at, Entry { line, ..entry }));
         }
         lines.into_iter().for_each(|(at, entry)| self.put(part, at, entry));
+    }
+
+    /// A number that no line had yet, nor one behind it: the view of a leader that was one before begins with it.
+    pub fn lines_end(&self) -> u64 {
+        self.lines_end
     }
 
     /// Takes the lines whose ids were forgotten.

@@ -253,7 +253,7 @@ impl Leader {
     pub async fn abandon(self) {
         let left = async {
             // It says nothing more from what it knows, so that nobody has to wait for that.
-            self.coordinator.cluster().return_lease();
+            self.coordinator.cluster().retire();
             self.coordinator.links.release().await;
             self.drain().await;
             self.finish_view.cancel();

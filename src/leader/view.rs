@@ -63,7 +63,8 @@ pub async fn keep(
     finish: CancellationToken,
     mut hold: bool,
 ) {
-    let mut view = View::new(folder);
+    let from = coordinator.cluster().mapping().lines_end();
+    let mut view = View::new(folder, from);
     // What is there may be behind the log: begin with a whole one.
     let mut anew = true;
     let mut next = Instant::now();
@@ -137,8 +138,9 @@ struct Line {
 }
 
 impl View {
-    fn new(folder: Arc<dyn Folder>) -> Self {
-        Self { folder, file: None, said: false, base: 0, end: 0, cuts: Vec::new() }
+    /// Lines get numbers from this one on.
+    fn new(folder: Arc<dyn Folder>, from: u64) -> Self {
+        Self { folder, file: None, said: false, base: from, end: from, cuts: Vec::new() }
     }
 
     /// Says a failure once; `true`: the view has to be written anew.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::http::register;
 use crate::peers::{ask, insist, others, start};
-use crate::support::{Wire, code, eventually, folder, tells};
+use crate::support::{Wire, code, eventually, eventually_same, folder, mapping, tells};
 use crate::tools::group::Group;
 
 /// What PEERS says, as soon as somebody answers who leads.
@@ -71,8 +71,24 @@ fn a_leader_is_seen_by_all_and_hands_over_to_whom_it_is_told() {
         assert_eq!(ask(&group, via, &format!("HANDOVER {to}")).as_deref(), Some("OK"));
         eventually("the other leads", || (leader(&group, via) == to).then_some(()));
         assert_eq!(insist(&group, before, "GET id"), "VALUE 1");
+        // In the readable view of the one that leads, whose lines have other places than in that of its last time.
+        for n in 0..20 {
+            assert_eq!(insist(&group, to, &format!("SET in{round}-{n} x")), "OK");
+        }
+        for n in 0..10 * round {
+            assert_eq!(insist(&group, to, &format!("DEL in{}-{}", round - 1, n % 20)), "OK");
+        }
         before = to;
     }
+    let listed = || {
+        let lines = mapping(&group.folder(first).join("leader_metadata"));
+        let ids = lines.iter().filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
+        ids.collect::<Vec<_>>()
+    };
+    let left = (10..20).map(|n| format!("in0-{n}")).chain((0..20).map(|n| format!("in2-{n}")));
+    let mut wanted: Vec<String> = left.chain(["id".to_owned()]).collect();
+    wanted.sort();
+    eventually_same("the readable view", &wanted, listed);
     all_follow(&group, 1);
     let mut redis = Wire::to(&group.clients(before));
     redis.send("*1\r\n$8\r\nHANDOVER\r\n");

@@ -79,7 +79,7 @@ proptest! {
     #[test]
     fn the_file_is_what_the_index_says(steps in proptest::collection::vec(step(), 1..120)) {
         let disk = MemDisk::new();
-        let mut view = View::new(disk.folder(Path::new(PATH)).unwrap());
+        let mut view = View::new(disk.folder(Path::new(PATH)).unwrap(), 7);
         let index = Mutex::new(Cluster::new(2, State::new(1), Trust::Whole));
         let mut pending = BTreeSet::new();
         let mut anew = true;
@@ -121,7 +121,7 @@ proptest! {
 #[test]
 fn a_changed_line_costs_no_look_at_the_others() {
     let disk = MemDisk::new();
-    let mut view = View::new(disk.folder(Path::new(PATH)).unwrap());
+    let mut view = View::new(disk.folder(Path::new(PATH)).unwrap(), 0);
     let index = Mutex::new(Cluster::new(2, State::new(1), Trust::Whole));
     let put = |sequence, n, node| {
         let record = CopyRecord { version: Version::new(Epoch(1), sequence), length: 1, crc: 1, expires: None };
