@@ -18,7 +18,11 @@ pub(in crate::leader) fn run_local(settings: &Settings) -> anyhow::Result<()> {
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());
     }
-    around.block_on(async { anyhow::Ok(drop(Signals::take()?.attend(&stop))) })?;
+    let signals = around.block_on(async { Signals::take() })?;
+    let _hang_up = {
+        let _inside = around.enter();
+        signals.attend(&stop)
+    };
     let http_port = match settings.http_port {
         Some(http::Port::Off) => None,
         Some(http::Port::At(port)) => Some(port),
