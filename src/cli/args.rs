@@ -17,8 +17,8 @@ pub(super) use self::backup::{BackupArgs, RestoreArgs};
 use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    duration, duration_or_never, host_and_port, listen_host, message_size, own_address, peer, read_password,
-    read_secret,
+    Addresses, Peers, duration, duration_or_never, host_and_port, hosts_and_ports, listen_host, message_size,
+    own_address, peers, read_password, read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;
@@ -116,8 +116,8 @@ pub(super) struct LeaderArgs {
     peer: Option<u64>,
     /// All leaders of the register, each with where the others reach it: 1=host:5560,2=host:5560,3=host:5560. One of them leads; when it
     /// dies another one does
-    #[arg(long, env = "HATOKUSE_PEERS", requires = "peer", value_delimiter = ',', value_parser = peer, value_name = "N=HOST:PORT,...")]
-    peers: Vec<(u64, String)>,
+    #[arg(long, env = "HATOKUSE_PEERS", requires = "peer", value_parser = peers, value_name = "N=HOST:PORT,...")]
+    peers: Option<Peers>,
     /// Found the group of leaders that --peers names: once, on one of them, with empty folders
     #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
     found: bool,
@@ -165,8 +165,8 @@ pub(super) struct NodeArgs {
     #[arg(long, env = "HATOKUSE_CONVERT", value_parser = YesOrNo::new())]
     convert: bool,
     /// The leader's address for nodes; with several leaders those of all of them, with commas between
-    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = host_and_port, value_delimiter = ',', value_name = "HOST:PORT,...")]
-    leader: Vec<String>,
+    #[arg(long, env = "HATOKUSE_LEADER", default_value = "127.0.0.1:5550", value_parser = hosts_and_ports, value_name = "HOST:PORT,...")]
+    leader: Addresses,
     /// Address to listen on
     #[arg(long, env = "HATOKUSE_HOST", default_value = "127.0.0.1", value_parser = listen_host)]
     host: IpAddr,
@@ -348,7 +348,8 @@ impl LeaderArgs {
             self.local_nodes == 0 || !self.cluster_tls.is_required(),
             "--local-nodes have no certificates: start nodes with their own, or write --cluster-tls prefer"
         );
-        let peers = self.peer.map(|me| leader::peer::Peers::new(me, &self.peers, self.found)).transpose()?;
+        let peers = self.peer.zip(self.peers);
+        let peers = peers.map(|(me, all)| leader::peer::Peers::new(me, &all.0, self.found)).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
             peers,
@@ -410,7 +411,7 @@ impl NodeArgs {
             io_mode: self.io_mode,
             layout: self.layout,
             convert: self.convert,
-            leaders: self.leader,
+            leaders: self.leader.0,
             advertise: self.advertise,
             data_dir: self.data_dir,
             report_every: self.report_every,

@@ -115,8 +115,26 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
     }
 }
 
+/// Addresses with commas between: one setting, in a file too.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses(pub(super) Vec<String>);
+
+/// `HOST:PORT`, or several with commas between.
+pub(super) fn hosts_and_ports(text: &str) -> Result<Addresses, String> {
+    text.split(',').map(|one| host_and_port(one.trim())).collect::<Result<_, _>>().map(Addresses)
+}
+
+/// Leaders with their numbers.
+#[derive(Debug, Clone)]
+pub(super) struct Peers(pub(super) Vec<(u64, String)>);
+
+/// `1=host:5560,2=host:5560`.
+pub(super) fn peers(text: &str) -> Result<Peers, String> {
+    text.split(',').map(|one| peer(one.trim())).collect::<Result<_, _>>().map(Peers)
+}
+
 /// `1=host:5560`: a leader's number, and where the others reach it.
-pub(super) fn peer(text: &str) -> Result<(u64, String), String> {
+fn peer(text: &str) -> Result<(u64, String), String> {
     let (number, address) = text.split_once('=').ok_or("write NUMBER=HOST:PORT")?;
     let number = number.trim().parse::<u32>().ok().filter(|number| *number > 0);
     let number = number.ok_or("a leader's number is 1 to 4294967295")?;

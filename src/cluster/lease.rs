@@ -143,6 +143,12 @@ impl Cluster {
         })
     }
 
+    /// Whether a node is linked, and has answered a beat a moment ago.
+    pub fn answers(&self, node: NodeId) -> bool {
+        let node = self.registry.get(node).filter(|node| node.session.is_some());
+        node.is_some_and(|node| node.answered.is_some_and(|sent| self.now < sent + COUNTED))
+    }
+
     /// Whom the leader has not heard.
     fn silent(&self) -> String {
         let silent =

@@ -168,7 +168,21 @@ impl Membership {
 
     async fn admit(self: &Arc<Self>, announced: Announced, caller: IpAddr) -> Result<(), Refused> {
         let known = self.ask_back(&announced, caller).await?;
+        if self.is_summoned(&announced) {
+            return Ok(());
+        }
         self.let_in(announced, known).await
+    }
+
+    /// Whether this very process was called by this leader and is here already: to dial it anew would break what is under
+    /// way to it.
+    fn is_summoned(&self, announced: &Announced) -> bool {
+        let id = announced.member.id;
+        let same = self.incarnations.lock().get(&id) == Some(&announced.incarnation);
+        let cluster = self.coordinator.cluster();
+        same && self.coordinator.ledger().is_of_group()
+            && cluster.registry.get(id).is_some_and(|node| node.member == announced.member)
+            && cluster.answers(id)
     }
 
     /// Calls the members that the log names. With several leaders they may not have noticed yet that another one leads.

@@ -39,8 +39,9 @@ use crate::wire::Grpc;
 const SHORT: Duration = Duration::from_secs(5);
 const MOST_SHORT: u32 = 5;
 
-/// A pause after a time as the leader that ended by itself.
+/// A pause after a time as the leader that ended by itself, and after too many of them.
 const PAUSE: Duration = Duration::from_millis(200);
+const LONG_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs a peer until it is told to stop.
 pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> anyhow::Result<()> {
@@ -119,7 +120,7 @@ impl Peer {
         let relay =
             Relay { me: peers.me, standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
         start_relays(relay, listeners.again()?)?;
-        tokio::spawn(stop.needed("watch over peers", watch_others(group.leading(), stop.clone())));
+        tokio::spawn(stop.needed("watch over peers", watch_others(group.clone(), peers.clone(), stop.clone())));
         say_ready(
             &format!("leader ready clients={} nodes={}", bound(listeners)?, listeners.nodes.local_addr()?),
             false,
@@ -161,8 +162,18 @@ impl Peer {
             // To be deposed soon is nothing wrong with this peer.
             let still_leads = standing.borrow().leads == Some(term);
             short = if still_leads && began.elapsed() < SHORT { short + 1 } else { 0 };
-            ensure!(short < MOST_SHORT, "this peer was elected, and could not lead, {short} times in a row: {why}");
-            std::thread::sleep(PAUSE);
+            if short < MOST_SHORT {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            tracing::error!(
+                "this peer was elected, and could not lead, {short} times in a row: another one is to lead"
+            );
+            if let Err(error) = around.block_on(self.group.hand_over(None)) {
+                tracing::warn!("no other peer leads: {error}");
+            }
+            std::thread::sleep(LONG_PAUSE);
+            short = 0;
         }
     }
 
@@ -206,16 +217,29 @@ impl Peer {
     }
 }
 
-/// Says who cannot be reached, and who can be again.
-async fn watch_others(mut standing: watch::Receiver<Standing>, stop: Stop) {
+/// Says who leads, who cannot be reached, and who can be again; and where the group knows its peers otherwise than
+/// `--peers` says.
+async fn watch_others(group: Group<Replica>, peers: Peers, stop: Stop) {
+    let mut standing = group.leading();
     let mut silent = BTreeSet::new();
+    let (mut leads, mut compared) = (None, false);
     let say = async {
         loop {
             {
                 let now = standing.borrow_and_update();
+                let leader = now.leader.as_ref().map(|(leader, _)| *leader);
+                if leader.is_some_and(|leader| leads != Some(leader) && leader != peers.me) {
+                    tracing::info!("peer {} leads", leader.unwrap_or_default());
+                }
+                leads = leader.or(leads);
+                if !compared && !now.voters.is_empty() {
+                    compared = true;
+                    compare(&group, &peers);
+                }
                 let missing: BTreeSet<PeerId> = now.voters.difference(&now.reachable).copied().collect();
                 for peer in missing.difference(&silent) {
-                    tracing::warn!("peer {peer} cannot be reached");
+                    let at = peers.all.get(peer).map_or("", String::as_str);
+                    tracing::warn!("peer {peer} cannot be reached ({at})");
                 }
                 for peer in silent.intersection(&now.reachable) {
                     tracing::info!("peer {peer} can be reached again");
@@ -228,6 +252,23 @@ async fn watch_others(mut standing: watch::Receiver<Standing>, stop: Stop) {
         }
     };
     stop.unless(say).await;
+}
+
+/// Says where the list differs from what the group knows.
+fn compare(group: &Group<Replica>, peers: &Peers) {
+    for known in group.status().peers {
+        match peers.all.get(&known.id) {
+            Some(address) if *address != known.address => tracing::warn!(
+                "--peers says that peer {} is reached at {address}, and the group knows it at {}, where it is called",
+                known.id,
+                known.address
+            ),
+            Some(_) => {}
+            None => {
+                tracing::warn!("--peers does not name peer {}, which the group knows at {}", known.id, known.address)
+            }
+        }
+    }
 }
 
 /// Ends a time as the leader when its term is over.

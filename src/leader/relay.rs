@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::raft::{Addresses, PeerId, Standing};
 use crate::stop::Stop;
@@ -26,6 +26,15 @@ const FIRST_BYTE: Duration = Duration::from_millis(250);
 
 /// A pause after an accept, or a dial, that failed.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a relay looks whether this process stood still.
+const TICK: Duration = Duration::from_millis(100);
+
+/// It stood still for longer than a lease, so that others have gone on without it.
+const PAUSED: Duration = Duration::from_secs(1);
+
+/// What comes within this time after that came before it.
+const BACKLOG: Duration = Duration::from_millis(50);
 
 /// Whose connections are relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,17 +65,33 @@ impl Relay {
     pub(super) async fn run(mut self, listener: TcpListener, way: Way) {
         let stop = self.stop.clone();
         let work = async {
+            let (mut tick, mut ticked) = (interval(TICK), Instant::now());
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut refused_until = ticked;
             loop {
                 let mut serves = self.serves.clone();
-                if serves.wait_for(|serves| !serves).await.is_err() {
-                    return;
+                if *serves.borrow() {
+                    if serves.wait_for(|serves| !serves).await.is_err() {
+                        return;
+                    }
+                    // Meanwhile nobody looked.
+                    ticked = Instant::now();
                 }
                 let accepted = tokio::select! {
                     biased;
                     _ = serves.changed() => continue,
+                    _ = tick.tick() => {
+                        if ticked.elapsed() > PAUSED {
+                            refused_until = Instant::now() + BACKLOG;
+                        }
+                        ticked = Instant::now();
+                        continue;
+                    }
                     accepted = listener.accept() => accepted,
                 };
                 match accepted {
+                    // Its client has most likely given up: what it asked for must not happen now.
+                    Ok(_) if Instant::now() < refused_until => {}
                     Ok((connection, _)) => self.take(connection, way),
                     Err(_) => sleep(PAUSE).await,
                 }
@@ -95,7 +120,8 @@ impl Relay {
         let (_, _) = (connection.set_nodelay(true), onward.set_nodelay(true));
         tokio::select! {
             _ = copy_bidirectional(&mut connection, &mut onward) => {}
-            _ = self.standing.wait_for(|standing| standing.leader.as_ref() != Some(&leader)) => {}
+            // That nobody is known to lead for a moment says nothing yet, and its addresses come a moment after it.
+            _ = self.standing.wait_for(|standing| standing.leader.as_ref().is_some_and(|now| now.0 != leader.0)) => {}
         }
     }
 
@@ -154,6 +180,81 @@ impl Relay {
                 format!("peer {leader} leads and cannot be reached; nothing was written, try again")
             }
             None => format!("no leader: peers {reached} of {all} can be reached; nothing was written, try again"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn leads(peer: PeerId, clients: &str) -> Standing {
+        let addresses = Addresses { clients: clients.to_owned(), ..Addresses::default() };
+        Standing { leader: Some((peer, addresses)), voters: [1, 2, 3].into(), ..Standing::default() }
+    }
+
+    /// A relay of peer 1, with what makes others lead and this one serve, and a listener in the place of peer 2.
+    async fn start() -> (watch::Sender<Standing>, watch::Sender<bool>, TcpListener, String, String) {
+        let (upstream, own) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let (there, here) = (address(&upstream), address(&own));
+        let (tell, standing) = watch::channel(Standing::default());
+        let (serve, serves) = watch::channel(false);
+        let places = Arc::new(Semaphore::new(9));
+        let relay = Relay { me: 1, standing, serves, tls_port: None, places, stop: Stop::new() };
+        tokio::spawn(relay.run(own, Way::Clients));
+        (tell, serve, upstream, there, here)
+    }
+
+    async fn pass(from: &mut TcpStream, to: &mut TcpStream) {
+        from.write_all(b"x").await.unwrap();
+        let mut got = [0];
+        timeout(PATIENCE, to.read_exact(&mut got)).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_waits_for_a_leader_and_stays_until_another_one_leads() {
+        let (tell, _serve, upstream, there, here) = start().await;
+        let mut client = TcpStream::connect(&here).await.unwrap();
+        tell.send_replace(leads(2, &there));
+        let (mut leader, _) = timeout(PATIENCE, upstream.accept()).await.unwrap().unwrap();
+        pass(&mut client, &mut leader).await;
+        // For a moment nobody is known to lead, or it is known by other addresses.
+        for standing in [Standing::default(), leads(2, "elsewhere:1"), leads(2, &there)] {
+            tell.send_replace(standing);
+            pass(&mut client, &mut leader).await;
+            pass(&mut leader, &mut client).await;
+        }
+        tell.send_replace(leads(3, "elsewhere:1"));
+        assert_eq!(timeout(PATIENCE, client.read(&mut [0])).await.unwrap().unwrap(), 0);
+        assert_eq!(timeout(PATIENCE, leader.read(&mut [0])).await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_leads_and_does_not_serve_yet_is_not_given_its_own_connections() {
+        let (tell, serve, upstream, there, here) = start().await;
+        tell.send_replace(leads(1, &there));
+        let _client = TcpStream::connect(&here).await.unwrap();
+        assert!(timeout(PAUSE * 4, upstream.accept()).await.is_err());
+        serve.send_replace(true);
+        timeout(PATIENCE, upstream.accept()).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_leader_a_client_hears_so_in_what_it_speaks() {
+        let (tell, _serve, _upstream, _, here) = start().await;
+        tell.send_replace(Standing { voters: [1, 2, 3].into(), reachable: [1].into(), ..Standing::default() });
+        for (asks, hears) in
+            [("GET x\n", "ERROR UNAVAILABLE no leader: peers 1 of 1,2,3"), ("*1\r\n", "-LOADING no leader")]
+        {
+            let mut client = TcpStream::connect(&here).await.unwrap();
+            client.write_all(asks.as_bytes()).await.unwrap();
+            let mut said = String::new();
+            timeout(PATIENCE, client.read_to_string(&mut said)).await.unwrap().unwrap();
+            assert!(said.starts_with(hears), "{said}");
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::types::{IoMode, Layout};
 /// The first peer's port for the others.
 const FIRST_PORT: u16 = 5560;
 
+/// In the data folder: the ports that leaders were given for one another, a line each.
+const PORTS: &str = "peer_ports.txt";
+
 /// Settings that each peer has of its own. All of them have a value.
 const OWN: [&str; 8] =
     ["--local-peers", "--local-nodes", "--port", "--grpc-port", "--http-port", "--data-dir", "--peer", "--peers"];
@@ -67,6 +70,10 @@ impl Plan {
             };
             return Ok((0..self.peers as u16).map(one).collect());
         }
+        // The group knows where its peers are: they stay there.
+        let file = self.data_dir.join(PORTS);
+        let known = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut known = known.lines().filter_map(|line| line.parse::<u16>().ok());
         // Held until all are known, so that no two are the same.
         let mut held = Vec::new();
         let mut free = || {
@@ -75,8 +82,18 @@ impl Plan {
             held.push(listener);
             Ok::<_, std::io::Error>(port)
         };
-        let mut one = |_| Ok(Ports { peer: free()?, clients: 0, nodes: free()?, http: self.http_port.map(|_| 0) });
-        (0..self.peers).map(&mut one).collect()
+        let mut one = |_| {
+            Ok(Ports {
+                peer: known.next().map_or_else(&mut free, Ok)?,
+                clients: 0,
+                nodes: free()?,
+                http: self.http_port.map(|_| 0),
+            })
+        };
+        let all: Vec<Ports> = (0..self.peers).map(&mut one).collect::<std::io::Result<_>>()?;
+        std::fs::create_dir_all(&self.data_dir)?;
+        std::fs::write(file, all.iter().map(|ports| format!("{}\n", ports.peer)).collect::<String>())?;
+        Ok(all)
     }
 
     /// Where peer `n`, from 1 on, has its folder.

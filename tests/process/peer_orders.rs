@@ -83,7 +83,9 @@ fn a_leader_is_seen_by_all_and_hands_over_to_whom_it_is_told() {
     let listed = || {
         let lines = mapping(&group.folder(first).join("leader_metadata"));
         let ids = lines.iter().filter_map(|line| Some(line.split_once(':')?.0.to_owned()));
-        ids.collect::<Vec<_>>()
+        let mut ids: Vec<String> = ids.collect();
+        ids.sort();
+        ids
     };
     let left = (10..20).map(|n| format!("in0-{n}")).chain((0..20).map(|n| format!("in2-{n}")));
     let mut wanted: Vec<String> = left.chain(["id".to_owned()]).collect();

@@ -53,7 +53,9 @@ pub(super) async fn found(group: &Group<Replica>, peers: &Peers, metadata: &dyn 
     if is_to_import(metadata)? {
         members.retain(|peer, _| *peer == peers.me);
     }
-    group.found(members).await.context("--found")?;
+    let founded = group.found(members).await;
+    founded
+        .context("--found is for one peer, once: if another one has founded the group, start this one without it")?;
     tracing::info!("this peer has founded the group of leaders; the others join it as they come");
     Ok(())
 }
