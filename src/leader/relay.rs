@@ -68,9 +68,9 @@ impl Relay {
             let (mut tick, mut ticked) = (interval(TICK), Instant::now());
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut refused_until = ticked;
+            let mut serves = self.serves.clone();
             loop {
-                let mut serves = self.serves.clone();
-                if *serves.borrow() {
+                if *serves.borrow_and_update() {
                     if serves.wait_for(|serves| !serves).await.is_err() {
                         return;
                     }
@@ -79,7 +79,10 @@ impl Relay {
                 }
                 let accepted = tokio::select! {
                     biased;
-                    _ = serves.changed() => continue,
+                    changed = serves.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
                     _ = tick.tick() => {
                         if ticked.elapsed() > PAUSED {
                             refused_until = Instant::now() + BACKLOG;
@@ -240,6 +243,11 @@ mod tests {
         let _client = TcpStream::connect(&here).await.unwrap();
         assert!(timeout(PAUSE * 4, upstream.accept()).await.is_err());
         serve.send_replace(true);
+        timeout(PATIENCE, upstream.accept()).await.unwrap().unwrap();
+        // When that is over it relays again.
+        serve.send_replace(false);
+        tell.send_replace(leads(2, &there));
+        let _next = TcpStream::connect(&here).await.unwrap();
         timeout(PATIENCE, upstream.accept()).await.unwrap().unwrap();
     }
 
