@@ -226,7 +226,8 @@ async fn watch_others(group: Group<Replica>, peers: Peers, stop: Stop) {
     let say = async {
         loop {
             {
-                let now = standing.borrow_and_update();
+                // Not held: what is asked of the group meanwhile looks at it too, and its writer would stand between.
+                let now = standing.borrow_and_update().clone();
                 let leader = now.leader.as_ref().map(|(leader, _)| *leader);
                 if leader.is_some_and(|leader| leads != Some(leader) && leader != peers.me) {
                     tracing::info!("peer {} leads", leader.unwrap_or_default());
