@@ -12,8 +12,6 @@ mod common;
 #[allow(dead_code, reason = "tests do more with it")]
 mod group;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -43,7 +41,7 @@ fn main() -> anyhow::Result<()> {
     let all: Vec<usize> = (0..ids).collect();
     for some in all.chunks(TOGETHER) {
         let lines: Vec<String> = some.iter().map(|n| format!("SET id{n} message {n}")).collect();
-        let replies = ask(&group, leader, &lines).context("the leader takes them")?;
+        let replies = group.ask_all(leader, &lines).context("the leader takes them")?;
         ensure!(replies.iter().all(|reply| reply == "OK"), "{replies:?}");
     }
     println!("{ids} messages, {PEERS} leaders, {NODES} nodes, tolerance 2, unbuffered");
@@ -62,7 +60,7 @@ fn main() -> anyhow::Result<()> {
     }
     for some in all.chunks(TOGETHER) {
         let lines: Vec<String> = some.iter().map(|n| format!("GET id{n}")).collect();
-        let replies = ask(&group, 1, &lines).context("a peer answers")?;
+        let replies = group.ask_all(1, &lines).context("a peer answers")?;
         let right = some.iter().zip(&replies).all(|(n, reply)| *reply == format!("VALUE message {n}"));
         ensure!(right, "a message that was acknowledged is not there: {replies:?}");
     }
@@ -75,23 +73,12 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Replies to requests that leave together; nothing where the connection breaks.
-fn ask(group: &Group, peer: usize, lines: &[String]) -> Option<Vec<String>> {
-    let mut stream = TcpStream::connect(group.clients(peer)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all((lines.join("\n") + "\n").as_bytes()).ok()?;
-    let replies: Option<Vec<String>> = BufReader::new(stream).lines().take(lines.len()).map(Result::ok).collect();
-    replies.filter(|replies| replies.len() == lines.len())
-}
-
 /// Asks until the answer is no error.
 fn insist(group: &Group, peer: usize, line: &str) -> anyhow::Result<String> {
     let began = Instant::now();
     loop {
-        if let Some([reply]) = ask(group, peer, &[line.to_owned()]).as_deref()
-            && !reply.starts_with("ERROR ")
-        {
-            return Ok(reply.clone());
+        if let Some(reply) = group.ask(peer, line).filter(|reply| !reply.starts_with("ERROR ")) {
+            return Ok(reply);
         }
         ensure!(began.elapsed() < PATIENCE, "{line}: no answer within {PATIENCE:?}");
         std::thread::sleep(AGAIN);

@@ -65,6 +65,14 @@ impl Stop {
         self.failure.get().map(String::as_str)
     }
 
+    /// How it ended.
+    ///
+    /// # Errors
+    /// Why it had to.
+    pub fn ended(&self) -> anyhow::Result<()> {
+        self.failure().map_or(Ok(()), |reason| Err(anyhow::anyhow!("{reason}")))
+    }
+
     /// Wraps a loop that must not end by itself: if it does, or panics, everything ends.
     pub fn vital<F: Future<Output = ()>>(&self, name: &'static str, work: F) -> impl Future<Output = ()> + use<F> {
         let guard = Vital { stop: self.clone(), name, may_go: false };

@@ -16,6 +16,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Cluster;
+use super::registry::Node;
 use crate::error::name_nodes;
 use crate::seeded::{self, Bug};
 use crate::types::NodeId;
@@ -145,14 +146,17 @@ impl Cluster {
 
     /// Whether a node is linked, and has answered a beat a moment ago.
     pub fn answers(&self, node: NodeId) -> bool {
-        let node = self.registry.get(node).filter(|node| node.session.is_some());
-        node.is_some_and(|node| node.answered.is_some_and(|sent| self.now < sent + COUNTED))
+        self.registry.get(node).is_some_and(|node| node.session.is_some() && self.has_answered(node))
+    }
+
+    /// Whether it has answered a beat that counts.
+    fn has_answered(&self, node: &Node) -> bool {
+        node.answered.is_some_and(|sent| self.now < sent + COUNTED)
     }
 
     /// Whom the leader has not heard.
     fn silent(&self) -> String {
-        let silent =
-            self.registry.nodes().iter().filter(|node| node.answered.is_none_or(|sent| self.now >= sent + COUNTED));
+        let silent = self.registry.nodes().iter().filter(|node| !self.has_answered(node));
         let silent: Vec<NodeId> = silent.map(|node| node.member.id).collect();
         if silent.is_empty() { "enough members".to_owned() } else { name_nodes(&silent) }
     }

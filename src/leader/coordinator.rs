@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use super::backup::Saved;
 use super::cache::MessageCache;
-use super::journal::NotLogged;
 use super::key_locks::KeyLocks;
 use super::known::Known;
 use super::ledger::Ledger;
@@ -31,7 +30,7 @@ use super::shares::{Pot, Room, Share, Size};
 use super::upkeep::repair::Progress;
 use super::view;
 use crate::cluster::knowledge::Trust;
-use crate::cluster::state::{Applied, Event};
+
 use crate::cluster::{Cluster, Located};
 use crate::error::Refusal;
 use crate::lock::Lock;
@@ -366,11 +365,6 @@ impl Coordinator {
     /// Whether the log says that it holds everything.
     pub(super) fn says_whole(&self) -> bool {
         self.log_is_whole.load(Ordering::Relaxed) && self.cluster().is_settled()
-    }
-
-    /// Makes events true: first in the log, then here. Gives what each did.
-    pub(super) async fn make_true(&self, events: &[Event]) -> Result<Vec<Applied>, NotLogged> {
-        self.ledger().append(events).await
     }
 
     pub(super) fn turn(&self) -> usize {

@@ -141,7 +141,7 @@ impl Coordinator {
         );
         let leader = self.clone();
         // It goes on if its client has gone. What was said by the new time before this is noted is noted with it.
-        let order = self.tasks.spawn(async move { leader.make_true(&[Event::Time(now)]).await });
+        let order = self.tasks.spawn(async move { leader.ledger().append(&[Event::Time(now)]).await });
         match timeout(OUTCOME, order).await {
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err(error))) => Err(Refusal::Unknown(error.to_string())),

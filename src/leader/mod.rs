@@ -146,7 +146,7 @@ pub struct Leader {
     upkeep: TaskTracker,
     finish_view: CancellationToken,
     view_done: tokio::sync::oneshot::Receiver<()>,
-    _lock: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
+    _lock: Option<FolderLock>,
 }
 
 /// Why a leader could not start.
@@ -184,8 +184,9 @@ impl Leader {
             Source::File => read_file(path, &settings, &mut seams, &stop).await?,
             Source::Group(group, replica) => {
                 let folder = seams.disk.folder(&path).map_err(|error| CannotStart::Folder(shown.clone(), error))?;
+                let start = (seams.disk.boot_id(), seams.chance.u64(..));
                 let agreed = Agreed::new(group, replica.clone(), stop.clone());
-                let imported = ledger::import(&agreed, &replica, &folder, seams.disk.boot_id(), &seams.executor);
+                let imported = ledger::import(&agreed, &replica, &folder, start, &seams.executor);
                 imported.await.map_err(CannotStart::Begin)?;
                 let known = replica.lead(|begins| Arc::new(Known::new(settings.cluster(begins))));
                 let log = Log::Group(agreed);
@@ -266,7 +267,7 @@ impl Leader {
 /// What a leader has when it has read its log.
 struct Read {
     folder: Arc<dyn Folder>,
-    lock: Option<Box<dyn std::fmt::Debug + Send + Sync>>,
+    lock: Option<FolderLock>,
     known: Arc<Known>,
     log: Log,
     clock: Option<(u64, u64)>,
@@ -279,12 +280,7 @@ async fn read_file(path: PathBuf, settings: &Settings, seams: &mut Seams, stop: 
     let shown = path.display().to_string();
     let (disk, seed) = (seams.disk.clone(), seams.chance.u64(..));
     let opened = seams.executor.run(move || open(disk.as_ref(), &path, seed)).await;
-    let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| match error {
-        OpenError::Locked => CannotStart::Locked(shown.clone()),
-        OpenError::OfPeer => CannotStart::OfPeer(shown.clone()),
-        OpenError::Folder(error) => CannotStart::Folder(shown.clone(), error),
-        OpenError::Log(error) => CannotStart::Log(error),
-    })?;
+    let Opened { folder, lock, boot_id, recovered, named } = opened.map_err(|error| error.of(shown.clone()))?;
     say_recovered(&recovered);
     let Recovered { log, state, old, trust, clock, .. } = recovered;
     let mut cluster = settings.cluster(Begins { state, trust, old });
@@ -319,7 +315,7 @@ async fn note_tolerance(coordinator: &Coordinator, noted: Option<usize>) -> Opti
     let now = coordinator.cluster().tolerance();
     let same = now == noted.unwrap_or(DEFAULT_TOLERANCE);
     // A log that takes nothing now is told later, by `tolerance::watch`.
-    let told = !same && coordinator.make_true(&[Event::Tolerance(now as u8)]).await.is_ok();
+    let told = !same && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok();
     if told { Some(now) } else { noted }
 }
 
@@ -335,9 +331,34 @@ enum OpenError {
     Log(crate::durable::record_log::LogError),
 }
 
+impl OpenError {
+    /// What is said of this folder.
+    fn of(self, shown: String) -> CannotStart {
+        match self {
+            Self::Locked => CannotStart::Locked(shown),
+            Self::OfPeer => CannotStart::OfPeer(shown),
+            Self::Folder(error) => CannotStart::Folder(shown, error),
+            Self::Log(error) => CannotStart::Log(error),
+        }
+    }
+}
+
+/// What keeps other processes out of a folder.
+type FolderLock = Box<dyn std::fmt::Debug + Send + Sync>;
+
+/// The folder of the log, which no other process may have.
+fn lock(disk: &dyn Disk, path: &Path) -> Result<(Arc<dyn Folder>, FolderLock), OpenError> {
+    let folder = disk.folder(path).map_err(OpenError::Folder)?;
+    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked,
+        _ => OpenError::Folder(error),
+    })?;
+    Ok((folder, lock))
+}
+
 struct Opened {
     folder: Arc<dyn Folder>,
-    lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    lock: FolderLock,
     boot_id: String,
     recovered: Recovered,
     /// The nodes that the readable view names, where the log says nothing.
@@ -345,11 +366,7 @@ struct Opened {
 }
 
 fn open(disk: &dyn Disk, path: &Path, seed: u64) -> Result<Opened, OpenError> {
-    let folder = disk.folder(path).map_err(OpenError::Folder)?;
-    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked,
-        _ => OpenError::Folder(error),
-    })?;
+    let (folder, lock) = lock(disk, path)?;
     if is_of_peer(&folder.list().map_err(OpenError::Folder)?) {
         return Err(OpenError::OfPeer);
     }

@@ -61,7 +61,7 @@ impl Coordinator {
         let leader = self.clone();
         // It is carried out even if its client has gone, or its answer comes too late.
         let order = self.tasks.spawn(async move {
-            let logged = leader.make_true(&[Event::Draining { node, on }]).await;
+            let logged = leader.ledger().append(&[Event::Draining { node, on }]).await;
             logged.map_err(|error| Refusal::Unknown(error.to_string()))?;
             match on {
                 true => tracing::info!("node {node} is being drained: its copies move to others"),

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,10 +20,10 @@ use tokio::sync::{Semaphore, watch};
 use self::founding::{Opened, found, grow, open_folder};
 pub use self::list::Peers;
 pub(super) use self::local::run_local;
-use super::Source;
 use super::ledger::Replica;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
 use super::relay::{Relay, Way};
+use super::{FolderLock, Source};
 use crate::durable::Disk;
 use crate::durable::os::OsDisk;
 use crate::process::door::Caller;
@@ -75,10 +75,7 @@ pub(super) fn run(mut settings: Settings, peers: Peers, events: EventRing) -> an
     around.block_on(peer.group.close());
     around.shutdown_background();
     served?;
-    match stop.failure() {
-        None => Ok(()),
-        Some(reason) => bail!("{reason}"),
-    }
+    stop.ended()
 }
 
 /// A member of the group.
@@ -87,7 +84,7 @@ struct Peer {
     replica: Arc<Replica>,
     serves: watch::Sender<bool>,
     stop: Stop,
-    _lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    _lock: FolderLock,
 }
 
 impl Peer {

@@ -186,10 +186,7 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     // Not waiting for a disk that hangs.
     runtime.shutdown_background();
     served?;
-    match stop.failure() {
-        None => Ok(()),
-        Some(reason) => Err(anyhow::anyhow!("{reason}")),
-    }
+    stop.ended()
 }
 
 /// Where a leader serves.

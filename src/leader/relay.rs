@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::gateway;
+use crate::error::Refusal;
 use crate::raft::{Addresses, PeerId, Standing};
 use crate::stop::Stop;
 
@@ -20,9 +22,6 @@ const ELECTION: Duration = Duration::from_secs(3);
 
 /// How long the peer that leads may take to take a connection.
 const DIAL: Duration = Duration::from_secs(1);
-
-/// How long a client for which there is no leader has to show what it speaks.
-const FIRST_BYTE: Duration = Duration::from_millis(250);
 
 /// A pause after an accept, or a dial, that failed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -116,7 +115,10 @@ impl Relay {
     async fn carry(mut self, mut connection: TcpStream, way: Way) {
         let Ok((leader, mut onward)) = timeout(ELECTION, self.dial(way)).await else {
             if way == Way::Clients {
-                self.tell_none(&mut connection).await;
+                let why = self.why();
+                // LOADING: what clients of Redis know as a server that is not there yet.
+                let redis = format!("LOADING {why}");
+                gateway::part(connection, Refusal::Unavailable(why), redis).await;
             }
             return;
         };
@@ -162,18 +164,7 @@ impl Relay {
         }
     }
 
-    /// Tells a client, in what it speaks, that nobody leads or that who leads cannot be reached. Nothing was sent on.
-    async fn tell_none(&self, connection: &mut TcpStream) {
-        let mut first = [0];
-        let speaks_redis =
-            matches!(timeout(FIRST_BYTE, connection.read(&mut first)).await, Ok(Ok(1)) if first == *b"*");
-        let why = self.why();
-        // LOADING: what clients of Redis know as a server that is not there yet.
-        let line = if speaks_redis { format!("-LOADING {why}\r\n") } else { format!("ERROR UNAVAILABLE {why}\n") };
-        let _ = timeout(DIAL, connection.write_all(line.as_bytes())).await;
-        let _ = connection.shutdown().await;
-    }
-
+    /// Why a client is told that nobody leads, or that who leads cannot be reached. Nothing was sent on.
     fn why(&self) -> String {
         let standing = self.standing.borrow();
         let list = |peers: &BTreeSet<PeerId>| peers.iter().map(PeerId::to_string).collect::<Vec<_>>().join(",");
@@ -189,6 +180,8 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);

@@ -206,7 +206,7 @@ pub async fn watch(
         }
         let now = coordinator.cluster().tolerance();
         // What the log does not take is tried again with the next look.
-        if now != noted && coordinator.make_true(&[Event::Tolerance(now as u8)]).await.is_ok() {
+        if now != noted && coordinator.ledger().append(&[Event::Tolerance(now as u8)]).await.is_ok() {
             noted = now;
         }
     }

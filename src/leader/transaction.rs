@@ -373,7 +373,7 @@ impl Coordinator {
         let Some(name) = writes.first().map(|write| write.promise.ticket().record.version) else { return Ok(()) };
         let prepared = writes.iter().map(|write| write.promise.ticket());
         let prepared = prepared.map(|ticket| (ticket.id.clone(), ticket.record.version)).collect();
-        if let Err(error) = self.make_true(&[Event::Prepared { name, writes: prepared }]).await {
+        if let Err(error) = self.ledger().append(&[Event::Prepared { name, writes: prepared }]).await {
             // No copy was sent: whatever the log has of it, nothing follows from that.
             return Err(Refusal::Unavailable(format!("{error}; nothing was written, try again later")));
         }

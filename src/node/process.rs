@@ -116,10 +116,7 @@ pub fn run(settings: Settings, events: EventRing) -> anyhow::Result<()> {
     // Not waiting for a disk that hangs.
     runtime.shutdown_background();
     served?;
-    match stop.failure() {
-        None => Ok(()),
-        Some(reason) => Err(anyhow::anyhow!("{reason}")),
-    }
+    stop.ended()
 }
 
 /// What the folder gave at the start.

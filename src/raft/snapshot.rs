@@ -1,7 +1,7 @@
 //! Snapshots on disk: the machine's state up to a place in the log, in one file.
 //!
 //! Format, numbers little-endian: 8 bytes magic, u32 format version, u32 CRC-32C of both; then frames of u32 length,
-//! u32 CRC-32C of the frame's own offset (u64), the length and the content. The first byte of a content is its kind:
+//! u32 CRC-32C of the frame's own offset (u64) and the content. The first byte of a content is its kind:
 //! the head (what the snapshot covers), records of the machine, and the end with their count. Nothing is taken from a
 //! file whose end is not there. A snapshot is written beside the last one, synced, and then named over it.
 

@@ -10,7 +10,7 @@ use crate::faults::Fault;
 use crate::links::Links;
 use crate::load::Load;
 use crate::tools::group::Group;
-use crate::{BINARY, CLIENTS, PATIENCE, alone, folder, say, setting};
+use crate::{BINARY, CLIENTS, PATIENCE, all_copies_are_good, alone, folder, say, setting};
 
 const PEERS: usize = 3;
 const NODES: usize = 4;
@@ -163,36 +163,5 @@ fn histories_of_several_leaders_are_linearizable() {
         told.summary(),
         began.elapsed().as_secs_f64()
     ));
-    healed(&nemesis.group);
-}
-
-/// Waits until every message has its copies, and all of them are good.
-fn healed(group: &Group) {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    let ask = |line: &str| {
-        let mut stream = std::net::TcpStream::connect(group.clients(1)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.write_all(format!("{line}\n").as_bytes()).ok()?;
-        let mut reply = String::new();
-        // VERIFY says a line for each finding before the last one.
-        let mut reader = BufReader::new(stream);
-        while reader.read_line(&mut reply).ok()? > 0 {
-            if line != "VERIFY" || reply.lines().last().is_some_and(|last| !last.starts_with("FOUND ")) {
-                break;
-            }
-        }
-        reply.lines().last().map(str::to_owned)
-    };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let verified = ask("VERIFY").unwrap_or_default();
-        let status: serde_json::Value =
-            ask("STATUS").and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_default();
-        let whole = status["under_replicated"] == 0 && status["lost"] == 0;
-        if verified.starts_with("VERIFIED ") && verified.ends_with(" bad=0 unknown=0") && whole {
-            return;
-        }
-        assert!(Instant::now() < deadline, "not healed: VERIFY says {verified:?}, STATUS says {status}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    all_copies_are_good(|line| nemesis.group.ask(1, line));
 }

@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use crate::http::register;
-use crate::peers::{ask, insist, others, start};
+use crate::peers::{insist, others, start};
 use crate::support::{Wire, code, eventually, eventually_same, folder, mapping, tells};
 use crate::tools::group::Group;
 
 /// What PEERS says, as soon as somebody answers who leads.
 fn peers(group: &Group, via: usize) -> Value {
     eventually("PEERS", || {
-        let said: Option<Value> = serde_json::from_str(&ask(group, via, "PEERS")?).ok();
+        let said: Option<Value> = serde_json::from_str(&group.ask(via, "PEERS")?).ok();
         said.filter(|said| said["leader"].is_u64())
     })
 }
@@ -54,21 +54,21 @@ fn a_leader_is_seen_by_all_and_hands_over_to_whom_it_is_told() {
         assert_eq!(seen["peers"].as_array().unwrap().len(), 3);
         assert_eq!(seen["peers"][via - 1]["address"], group.peer(via));
     }
-    let status: Value = serde_json::from_str(&ask(&group, 2, "STATUS").unwrap()).unwrap();
+    let status: Value = serde_json::from_str(&group.ask(2, "STATUS").unwrap()).unwrap();
     assert_eq!(
         (status["peers"].as_array().unwrap().len(), status["term"].as_u64()),
         (3, peers(&group, 1)["term"].as_u64())
     );
     // What cannot be is refused, and nothing happens.
-    tells(&ask(&group, 1, &format!("HANDOVER {first}")).unwrap(), &["ERROR BAD_COMMAND", "leads already"]);
-    tells(&ask(&group, 1, "HANDOVER 9").unwrap(), &["ERROR BAD_COMMAND", "there is no peer 9; peers: 1, 2, 3"]);
+    tells(&group.ask(1, &format!("HANDOVER {first}")).unwrap(), &["ERROR BAD_COMMAND", "leads already"]);
+    tells(&group.ask(1, "HANDOVER 9").unwrap(), &["ERROR BAD_COMMAND", "there is no peer 9; peers: 1, 2, 3"]);
     assert_eq!(leader(&group, 2), first);
     // Each in its turn, asked for at the one that leads, and at one that does not. The answer always comes.
     let mut before = first;
     for (round, to) in [others(&group, first)[0], others(&group, first)[1], first].into_iter().enumerate() {
         let via = if round == 0 { before } else { 1 + before % 3 };
         all_follow(&group, via);
-        assert_eq!(ask(&group, via, &format!("HANDOVER {to}")).as_deref(), Some("OK"));
+        assert_eq!(group.ask(via, &format!("HANDOVER {to}")).as_deref(), Some("OK"));
         eventually("the other leads", || (leader(&group, via) == to).then_some(()));
         assert_eq!(insist(&group, before, "GET id"), "VALUE 1");
         // In the readable view of the one that leads, whose lines have other places than in that of its last time.
@@ -110,7 +110,7 @@ fn a_peer_is_added_and_others_are_removed_as_long_as_most_stay() {
     let added = group.one_more();
     let order = format!("PEER ADD {added} {}", group.peer(added));
     let elsewhere = format!("PEER ADD {added} {}", group.peer(1));
-    tells(&ask(&group, 1, &elsewhere).unwrap(), &["ERROR BAD_COMMAND", "is where peer 1 is"]);
+    tells(&group.ask(1, &elsewhere).unwrap(), &["ERROR BAD_COMMAND", "is where peer 1 is"]);
     // The order waits for it, and it has no vote before it is there.
     let mut waits = Wire::to(&group.clients(other));
     waits.send(format!("{order}\n"));
@@ -119,23 +119,23 @@ fn a_peer_is_added_and_others_are_removed_as_long_as_most_stay() {
     assert_eq!(waits.line(), "OK");
     assert!(!is_away(&group, first, added));
     assert_eq!(roles(&group, added).len(), 4);
-    tells(&ask(&group, 1, &order).unwrap(), &["ERROR BAD_COMMAND", &format!("there is a peer {added} already")]);
+    tells(&group.ask(1, &order).unwrap(), &["ERROR BAD_COMMAND", &format!("there is a peer {added} already")]);
     // One that is away is taken off; the one that leads is not.
     group.kill_peer(gone);
     eventually("it is away", || is_away(&group, added, gone).then_some(()));
-    tells(&ask(&group, first, &format!("HANDOVER {gone}")).unwrap(), &["ERROR UNAVAILABLE", "cannot be reached"]);
-    tells(&ask(&group, first, &format!("PEER REMOVE {first}")).unwrap(), &["ERROR BAD_COMMAND", "HANDOVER first"]);
-    assert_eq!(ask(&group, first, &format!("PEER REMOVE {gone}")).as_deref(), Some("OK"));
+    tells(&group.ask(first, &format!("HANDOVER {gone}")).unwrap(), &["ERROR UNAVAILABLE", "cannot be reached"]);
+    tells(&group.ask(first, &format!("PEER REMOVE {first}")).unwrap(), &["ERROR BAD_COMMAND", "HANDOVER first"]);
+    assert_eq!(group.ask(first, &format!("PEER REMOVE {gone}")).as_deref(), Some("OK"));
     let left: Vec<u64> = roles(&group, added).into_iter().map(|(peer, _)| peer).collect();
     assert!(left.len() == 3 && !left.contains(&(gone as u64)), "{left:?}");
     // The added one would be one of two that stay, and the other one is away.
     group.kill_peer(other);
     eventually("it is away", || is_away(&group, added, other).then_some(()));
-    let refused = ask(&group, first, &format!("PEER REMOVE {added}")).unwrap();
+    let refused = group.ask(first, &format!("PEER REMOVE {added}")).unwrap();
     tells(&refused, &["ERROR UNAVAILABLE", "which is no majority; nothing was changed"]);
     assert_eq!(insist(&group, added, "SET id 2"), "OK");
-    assert_eq!(ask(&group, first, &format!("PEER REMOVE {other}")).as_deref(), Some("OK"));
-    assert_eq!(ask(&group, first, &format!("HANDOVER {added}")).as_deref(), Some("OK"));
+    assert_eq!(group.ask(first, &format!("PEER REMOVE {other}")).as_deref(), Some("OK"));
+    assert_eq!(group.ask(first, &format!("HANDOVER {added}")).as_deref(), Some("OK"));
     eventually("the added one leads", || (leader(&group, first) == added).then_some(()));
     assert_eq!(insist(&group, first, "GET id"), "VALUE 2");
 }

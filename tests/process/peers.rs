@@ -2,27 +2,16 @@
 
 use rustix::process::Signal;
 
-use crate::support::{BINARY, PATIENCE, Server, Wire, code, eventually, folder, refused_leader, tells};
+use crate::support::{BINARY, Server, Wire, code, eventually, folder, refused_leader, tells};
 use crate::tools::group::Group;
 
 pub(crate) fn start(home: &std::path::Path, peers: usize, nodes: usize) -> Group {
     Group::start(BINARY.as_ref(), home, (peers, nodes), &["--tolerance", "2"])
 }
 
-/// One request on a connection of its own; nothing where that breaks.
-pub(crate) fn ask(group: &Group, peer: usize, line: &str) -> Option<String> {
-    use std::io::{BufRead as _, BufReader, Write as _};
-    let mut stream = std::net::TcpStream::connect(group.clients(peer)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    stream.write_all(format!("{line}\n").as_bytes()).ok()?;
-    let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply).ok()?;
-    reply.strip_suffix('\n').map(str::to_owned)
-}
-
 /// Asks until the answer is no error, as clients that try again do.
 pub(crate) fn insist(group: &Group, peer: usize, line: &str) -> String {
-    eventually(line, || ask(group, peer, line).filter(|reply| !reply.starts_with("ERROR ")))
+    eventually(line, || group.ask(peer, line).filter(|reply| !reply.starts_with("ERROR ")))
 }
 
 pub(crate) fn others(group: &Group, peer: usize) -> Vec<usize> {
@@ -83,12 +72,12 @@ fn a_leader_without_the_others_writes_nothing() {
     others(&group, leader).into_iter().for_each(|peer| group.kill_peer(peer));
     // What comes before it has noticed is not known; from then on nothing is even tried.
     let refused = eventually("a refusal", || {
-        let reply = ask(&group, leader, "SET id 2")?;
+        let reply = group.ask(leader, "SET id 2")?;
         assert_ne!(reply, "OK");
         reply.starts_with("ERROR UNAVAILABLE no leader").then_some(reply)
     });
     tells(&refused, &["nothing was written", &format!("peers {leader} of 1,2,3 can be reached")]);
-    let reply = ask(&group, leader, "GET id").unwrap();
+    let reply = group.ask(leader, "GET id").unwrap();
     assert_eq!(code(&reply), "ERROR UNAVAILABLE", "{reply}");
     // Redis's clients hear what they know.
     let mut redis = Wire::to(&group.clients(leader));
@@ -165,7 +154,7 @@ fn a_peer_that_comes_back_with_an_empty_folder_is_refused() {
     let third = others(&group, leader).into_iter().find(|peer| *peer != emptied).unwrap();
     group.kill_peer(third);
     eventually("no leader", || {
-        ask(&group, leader, "SET other 3").filter(|reply| reply.starts_with("ERROR UNAVAILABLE no leader"))
+        group.ask(leader, "SET other 3").filter(|reply| reply.starts_with("ERROR UNAVAILABLE no leader"))
     });
     group.start_peer(third, &[]);
     assert_eq!(insist(&group, third, "GET id"), "VALUE 2");
@@ -244,7 +233,7 @@ fn what_an_only_leader_has_kept_is_taken_over_by_the_peer_that_founds() {
     assert_eq!(insist(&group, 2, "SET id0 again"), "OK");
     for n in 1..200 {
         let reply = eventually("an answer", || {
-            ask(&group, 3, &format!("GET id{n}")).filter(|reply| code(reply) != "ERROR UNAVAILABLE")
+            group.ask(3, &format!("GET id{n}")).filter(|reply| code(reply) != "ERROR UNAVAILABLE")
         });
         let wanted = if n < 20 { "ERROR NOT_FOUND".to_owned() } else { format!("VALUE {n}") };
         assert!(reply.starts_with(&wanted), "id{n}: {reply}");

@@ -1,7 +1,8 @@
 //! A register with several leaders, of real processes: peers, and nodes that know all of them.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -190,6 +191,25 @@ impl Group {
             assert!(Instant::now() < deadline, "nobody leads; they said:\n{}", said());
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// One request on a connection of its own; nothing where that breaks.
+    pub(crate) fn ask(&self, peer: usize, line: &str) -> Option<String> {
+        self.ask_all(peer, &[line.to_owned()])?.pop()
+    }
+
+    /// Requests that leave together, and a line of reply for each; nothing where the connection breaks.
+    pub(crate) fn ask_all(&self, peer: usize, lines: &[String]) -> Option<Vec<String>> {
+        let mut stream = TcpStream::connect(self.clients(peer)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all((lines.join("\n") + "\n").as_bytes()).ok()?;
+        let mut reader = BufReader::new(stream);
+        let mut whole_line = || {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            line.strip_suffix('\n').map(str::to_owned)
+        };
+        lines.iter().map(|_| whole_line()).collect()
     }
 
     /// Where leaders reach a node.

@@ -212,14 +212,19 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
 /// Tells a client that there is no place for it, in the protocol that its first byte is of; who says nothing is told so
 /// as text.
 async fn turn_away(stream: TcpStream, _parting: OwnedSemaphorePermit) {
+    let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
+    part(stream, refusal, "ERR max number of clients reached".to_owned()).await;
+}
+
+/// Ends a connection with this refusal, or, where its first byte is of the Redis protocol, with that error.
+pub(super) async fn part(stream: TcpStream, refusal: Refusal, redis: String) {
     let mut first = [0];
     let speaks_resp =
         timeout(FIRST_BYTE, stream.peek(&mut first)).await.is_ok_and(|read| read.is_ok()) && first == *b"*";
     let mut why = BytesMut::new();
     if speaks_resp {
-        Value::Error("ERR max number of clients reached".to_owned()).encode(2, &mut why);
+        Value::Error(redis).encode(2, &mut why);
     } else {
-        let refusal = Refusal::Busy("as many clients as --max-clients allows are connected");
         encode_reply(&Reply::Refused(refusal), &mut why);
     }
     Stream::from(stream).part(&why).await;

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::entry::Entry;
 use super::replica::{Replica, Verdict};
-use super::{Effect, Logged};
-use crate::cluster::Cluster;
+use super::{Effect, Plainly};
 use crate::cluster::knowledge::Trust;
-use crate::cluster::state::Event;
-use crate::leader::journal::{NotLogged, Record, encode_event};
+use crate::leader::journal::{NotLogged, Record};
 use crate::raft::{Group, NotAppended};
 use crate::stop::Stop;
 use crate::types::{Epoch, IoMode, Leadership};
@@ -23,17 +21,6 @@ pub struct Agreed {
     epoch: AtomicU32,
     /// Ends this peer's time as the leader.
     stop: Stop,
-}
-
-/// Nothing follows from it.
-struct Nothing;
-
-impl Effect for Nothing {
-    type Output = ();
-
-    fn apply(self, cluster: &mut Cluster, logged: Logged<'_>) {
-        logged.apply(cluster);
-    }
 }
 
 impl Agreed {
@@ -56,24 +43,28 @@ impl Agreed {
     pub(super) async fn begin(&self, leadership: Leadership, run: u64, trust: Trust) -> Result<(), NotLogged> {
         let (boot_id, io_mode) = (String::new(), IoMode::Unbuffered);
         let began = Record::Began { leadership, run, boot_id, io_mode, trust };
-        self.append_in(leadership.epoch, &[began], Record::encode, Nothing).await.map_err(|(error, Nothing)| error)?;
+        self.put_in(leadership.epoch, &[began], Record::encode).await?;
         self.epoch.store(leadership.epoch.0, Ordering::Release);
         Ok(())
     }
 
-    /// Has the group agree on what was true before there was one.
-    pub(super) async fn append_imported(&self, epoch: Epoch, events: &[Event]) -> Result<(), NotLogged> {
-        self.append_in(epoch, events, encode_event, Nothing).await.map_err(|(error, Nothing)| error)
-    }
-
-    /// The same, of marks.
-    pub(super) async fn note_imported(&self, epoch: Epoch, marks: &[Record]) -> Result<(), NotLogged> {
-        self.append_in(epoch, marks, Record::encode, Nothing).await.map_err(|(error, Nothing)| error)
-    }
-
     /// Has the group agree on marks.
     pub(super) async fn note(&self, marks: &[Record]) -> Result<(), NotLogged> {
-        self.append(marks, Record::encode, Nothing).await.map_err(|(error, Nothing)| error)
+        self.put_in(self.epoch(), marks, Record::encode).await
+    }
+
+    /// Has the group agree on records in the name of this epoch, and nothing else follows from them.
+    pub(super) async fn put_in<T>(
+        &self,
+        epoch: Epoch,
+        records: &[T],
+        encode: impl Fn(&T, &mut Vec<u8>),
+    ) -> Result<(), NotLogged> {
+        self.append_in(epoch, records, encode, Plainly).await.map(drop).map_err(|(error, Plainly)| error)
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
     }
 
     /// Has the group agree on records in the name of this peer's epoch; they are applied with this effect.
@@ -83,8 +74,7 @@ impl Agreed {
         encode: impl Fn(&T, &mut Vec<u8>),
         effect: E,
     ) -> Result<E::Output, (NotLogged, E)> {
-        let epoch = Epoch(self.epoch.load(Ordering::Acquire));
-        self.append_in(epoch, records, encode, effect).await
+        self.append_in(self.epoch(), records, encode, effect).await
     }
 
     async fn append_in<T, E: Effect>(

@@ -14,7 +14,7 @@ use crate::cluster::knowledge::Trust;
 use crate::cluster::state::Event;
 use crate::durable::Folder;
 use crate::durable::executor::Executor;
-use crate::leader::journal::{self, LOG_FILE, Record, Recovered};
+use crate::leader::journal::{self, LOG_FILE, Record, Recovered, encode_event};
 use crate::types::Leadership;
 
 /// What the file is called afterwards.
@@ -75,7 +75,7 @@ pub(in crate::leader) async fn import(
     agreed: &Agreed,
     replica: &Replica,
     folder: &Arc<dyn Folder>,
-    boot_id: String,
+    (boot_id, seed): (String, u64),
     executor: &Executor,
 ) -> Result<(), String> {
     let failed = |error: io::Error| format!("{LOG_FILE} cannot be taken over: {error}");
@@ -90,7 +90,7 @@ pub(in crate::leader) async fn import(
     if !found.await.map_err(failed)? {
         return Ok(());
     }
-    let (read, seed) = (folder.clone(), fastrand::u64(..));
+    let read = folder.clone();
     let recovered = executor.run(move || journal::open(&read, &boot_id, seed)).await;
     let Recovered { state, trust, old, .. } = recovered.map_err(|error| error.to_string())?;
     let aside = folder.clone();
@@ -118,10 +118,11 @@ pub(in crate::leader) async fn import(
     while events.peek().is_some() {
         let some: Vec<Event> = events.by_ref().take(CHUNK).collect();
         count += some.iter().map(|event| event.commits().len()).sum::<usize>();
-        agreed.append_imported(last.epoch, &some).await.map_err(logged)?;
+        agreed.put_in(last.epoch, &some, encode_event).await.map_err(logged)?;
     }
     drop(events);
-    agreed.note_imported(last.epoch, &[Record::Whole(state.mapping().newest_committed())]).await.map_err(logged)?;
+    let whole = [Record::Whole(state.mapping().newest_committed())];
+    agreed.put_in(last.epoch, &whole, Record::encode).await.map_err(logged)?;
     put_aside().await.map_err(failed)?;
     tracing::info!(
         "what this leader kept as the only one is the group's now: {count} messages and deletions; its log is called {IMPORTED}"

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::Peers;
 use crate::durable::{Disk, Folder};
 use crate::leader::ledger::{IMPORTED, Replica, is_to_import};
-use crate::leader::{GROUP_FOLDER, LOCK_FILE, METADATA_FOLDER, is_of_peer};
+use crate::leader::{FolderLock, GROUP_FOLDER, METADATA_FOLDER, OpenError, is_of_peer, lock};
 use crate::raft::{Group, Standing};
 use crate::stop::Stop;
 
@@ -23,27 +23,22 @@ pub(super) struct Opened {
     pub(super) metadata: Arc<dyn Folder>,
     /// The group's, in it.
     pub(super) folder: Arc<dyn Folder>,
-    pub(super) lock: Box<dyn std::fmt::Debug + Send + Sync>,
+    pub(super) lock: FolderLock,
 }
 
 /// Opens the folder of the log, which no other process may have, and the group's in it.
 pub(super) fn open_folder(disk: &dyn Disk, data_dir: &Path, founds: bool) -> anyhow::Result<Opened> {
     let path = data_dir.join(METADATA_FOLDER);
-    let shown = path.display();
-    let usable = || format!("cannot use {shown}; check that the folder can be written and the disk is not full");
-    let folder = disk.folder(&path).with_context(usable)?;
-    let lock = folder.lock(LOCK_FILE).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => {
-            anyhow::anyhow!("{shown} is in use by another leader: stop that one, or give this one another --data-dir")
-        }
-        _ => anyhow::Error::new(error).context(usable()),
-    })?;
-    let is_peer = is_of_peer(&folder.list().with_context(usable)?);
+    let shown = path.display().to_string();
+    let failed = |error: OpenError| error.of(shown.clone());
+    let unusable = |error| failed(OpenError::Folder(error));
+    let (folder, lock) = lock(disk, &path).map_err(failed)?;
+    let is_peer = is_of_peer(&folder.list().map_err(unusable)?);
     ensure!(
-        founds || is_peer || !is_to_import(&*folder).with_context(usable)?,
+        founds || is_peer || !is_to_import(&*folder).map_err(unusable)?,
         "{shown} has the log of a leader that was the only one, which the peer takes over that founds the group: add --found, if this is that one, or give it an empty folder"
     );
-    let group = disk.folder(&path.join(GROUP_FOLDER)).with_context(usable)?;
+    let group = disk.folder(&path.join(GROUP_FOLDER)).map_err(unusable)?;
     Ok(Opened { metadata: folder, folder: group, lock })
 }
 

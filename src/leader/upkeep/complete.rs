@@ -80,7 +80,7 @@ impl Completer {
         tracing::warn!("{} messages of the old log are on no node: they were deleted since", vanished.len());
         let event = |(id, version): &(MessageId, Version)| Event::Forgotten { id: id.clone(), version: *version };
         // If the log does not take it, it is tried again.
-        if self.core.make_true(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
+        if self.core.ledger().append(&vanished.iter().map(event).collect::<Vec<_>>()).await.is_ok() {
             self.core.cluster().forgot_vanished();
             self.core.view.add(vanished.into_iter().map(|(id, _)| id).collect());
             self.core.notify();
@@ -156,7 +156,7 @@ impl Completer {
         let anew = all.iter().zip(found).filter(|((_, version), found)| version != *found);
         match anew.map(|((_, version), _)| *version).min() {
             None => true,
-            Some(name) => self.core.make_true(&[Event::Prepared { name, writes: all }]).await.is_ok(),
+            Some(name) => self.core.ledger().append(&[Event::Prepared { name, writes: all }]).await.is_ok(),
         }
     }
 

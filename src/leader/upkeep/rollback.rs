@@ -26,7 +26,7 @@ impl Coordinator {
     /// Notes in the log that transactions never become true; `false`: it did not take that.
     pub(in crate::leader) async fn abort(&self, names: &[Version]) -> bool {
         let events: Vec<Event> = names.iter().map(|&name| Event::Aborted { name }).collect();
-        let logged = self.make_true(&events).await.is_ok();
+        let logged = self.ledger().append(&events).await.is_ok();
         if logged {
             self.notify();
         }

@@ -114,7 +114,7 @@ impl Tombstones {
         }
         let event = |(id, version): &(_, _)| Event::Forgotten { id: Clone::clone(id), version: *version };
         let events: Vec<Event> = forgotten.iter().map(event).collect();
-        let Ok(applied) = self.core.make_true(&events).await else {
+        let Ok(applied) = self.core.ledger().append(&events).await else {
             let mut cluster = self.core.cluster();
             forgotten.into_iter().for_each(|(id, _)| cluster.still_forgettable(id));
             return;

@@ -76,7 +76,7 @@ impl Users {
     async fn log(self: &Arc<Self>, leader: &Arc<Coordinator>, events: Vec<Event>) -> Result<(), String> {
         let (users, order) = (self.clone(), leader.clone());
         let change = async move {
-            let logged = order.make_true(&events).await;
+            let logged = order.ledger().append(&events).await;
             let was_open = users.are_open();
             // Also where the log failed: then it is for the next start to say, and nothing here has changed.
             users.load(order.cluster().state().users());
