@@ -54,9 +54,20 @@ impl Cluster {
         self.knowledge.trust()
     }
 
+    /// A majority of leaders has agreed on the log, which lacks nothing that was ever acknowledged: it is believed as soon
+    /// as enough nodes have joined. What they hold is heard after that, and nothing is deleted before.
+    pub fn rely_on_group(&mut self) {
+        self.knowledge.rely_on_group();
+    }
+
     /// Whether the index is believed: what it does not say, and no inventory that came, is nowhere.
     pub fn is_settled(&self) -> bool {
         self.knowledge.is_settled()
+    }
+
+    /// Whether enough inventories came for copies to be made and deleted.
+    pub fn has_heard(&self) -> bool {
+        self.knowledge.has_heard()
     }
 
     /// Nodes have seen a later epoch than the log: hear all of them before anything is claimed.
@@ -75,7 +86,7 @@ impl Cluster {
         self.knowledge.expect(node);
     }
 
-    /// Looks whether the inventories that came suffice to believe the index; `true` when they just did.
+    /// Looks whether the inventories that came suffice; `true` when they just did.
     pub fn settle_knowledge(&mut self) -> bool {
         let members = self.member_ids();
         let settled = self.knowledge.settle(&members, self.least_holders());
@@ -166,8 +177,9 @@ impl Cluster {
     /// epoch with one of them: each of them could have said so.
     pub fn greet(&mut self) {
         let here: Vec<NodeId> = self.registry.linked().collect();
-        if self.away().len() < self.least_holders() && self.knowledge.any_named(&here) {
-            self.knowledge.greet();
+        let enough = self.away().len() < self.least_holders() && self.knowledge.any_named(&here);
+        if enough && self.knowledge.greet() {
+            self.decide_transactions();
         }
     }
 

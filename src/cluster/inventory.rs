@@ -337,7 +337,7 @@ impl Cluster {
         limit: usize,
     ) -> (Vec<(MessageId, Uncommitted)>, Option<MessageId>) {
         // Some become true as new versions, which is not for a leader that may have been succeeded.
-        if !self.is_settled() || self.transactions.any_open() {
+        if !self.has_heard() || self.transactions.any_open() {
             return (Vec::new(), None);
         }
         let ready = |id: &MessageId, newer: &Uncommitted| match newer.record.version {

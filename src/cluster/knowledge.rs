@@ -32,8 +32,13 @@ pub struct Knowledge {
     reported: BTreeSet<NodeId>,
     /// The members that the log names.
     named: BTreeSet<NodeId>,
-    /// The inventories that came suffice: the index is believed.
+    /// The index is believed: the inventories that came suffice, or, where a majority of leaders has agreed on the log,
+    /// enough nodes have joined.
     settled: bool,
+    /// The inventories that came suffice.
+    heard: bool,
+    /// A majority of leaders has agreed on the log: it lacks nothing that was ever acknowledged.
+    agreed: bool,
     /// The log said at the start that it is whole, and nothing has shown that it is an old one.
     from_log: bool,
     /// Enough nodes have joined to have said if there was a later epoch.
@@ -63,6 +68,8 @@ impl Knowledge {
             told: false,
             untold_since: None,
             settled: false,
+            heard: false,
+            agreed: false,
             from_log: trust == Trust::Whole,
             greeted: false,
             old: false,
@@ -74,9 +81,20 @@ impl Knowledge {
         self.trust
     }
 
-    /// Whether the index is believed: the inventories that came suffice.
+    /// A majority of leaders has agreed on the log.
+    pub fn rely_on_group(&mut self) {
+        self.agreed = true;
+    }
+
+    /// Whether the index is believed.
     pub fn is_settled(&self) -> bool {
         self.settled
+    }
+
+    /// Whether so many inventories came that nothing acknowledged is on none of those nodes: from here on copies are made
+    /// and deleted.
+    pub fn has_heard(&self) -> bool {
+        self.heard
     }
 
     /// The index turned out to be older than what nodes have seen: start over.
@@ -84,7 +102,7 @@ impl Knowledge {
         self.trust = Trust::Nothing;
         self.reported.clear();
         self.told = false;
-        (self.old, self.from_log, self.settled) = (true, false, false);
+        (self.old, self.from_log, self.settled, self.heard, self.agreed) = (true, false, false, false, false);
     }
 
     /// The log names this member.
@@ -108,12 +126,15 @@ impl Knowledge {
         !self.greeted
     }
 
-    /// Enough nodes have joined.
-    pub fn greet(&mut self) {
+    /// Enough nodes have joined. A log that a majority of leaders has agreed on is believed from here on; `true`: since now.
+    pub fn greet(&mut self) -> bool {
         self.greeted = true;
         if self.trust == Trust::Whole && seeded::active(Bug::LogBelievedUnheard) {
-            self.settled = true;
+            (self.settled, self.heard) = (true, true);
         }
+        let believed = self.agreed && self.trust == Trust::Whole && !self.settled;
+        self.settled |= believed;
+        believed
     }
 
     /// The log was found to be an old one by the leader before, which did not come to forget what it alone speaks of.
@@ -174,9 +195,9 @@ impl Knowledge {
     /// Believes the index if the inventories that came suffice. `members` are all nodes known of. Without a log all of
     /// them have to report, and if some come from an older cluster, at least `tolerance` have to be known, and one of
     /// them must have been told who they are. With a log all but `tolerance - 1`, and one that it names: a commit that
-    /// was acknowledged and that it lacks is then on a node that did. True if it is believed from here on.
+    /// was acknowledged and that it lacks is then on a node that did. True if that is so from here on.
     pub fn settle(&mut self, members: &[NodeId], tolerance: usize) -> bool {
-        if self.settled {
+        if self.heard {
             return false;
         }
         let missing = self.missing(members).len();
@@ -197,7 +218,7 @@ impl Knowledge {
     }
 
     fn believe(&mut self) {
-        (self.trust, self.settled, self.greeted) = (Trust::Whole, true, true);
+        (self.trust, self.settled, self.greeted, self.heard) = (Trust::Whole, true, true, true);
     }
 
     /// Whether all members have reported, and can be all there are. Fewer nodes than hold a message were never all of a
@@ -256,6 +277,29 @@ mod tests {
         assert!(!knowledge.settle(&nodes(&[1]), 3), "node 2 knows who else there is");
         knowledge.report(NodeId(2));
         assert!(!knowledge.settle(&nodes(&[1, 2, 3]), 2) && knowledge.settle(&nodes(&[1, 2]), 2));
+    }
+
+    #[test]
+    fn what_a_majority_of_leaders_has_agreed_on_is_believed_before_nodes_are_heard() {
+        for (agreed, trust, believed) in [
+            (true, Trust::Whole, true),
+            (false, Trust::Whole, false),
+            (true, Trust::MayLackItsEnd, false),
+            (true, Trust::Nothing, false),
+        ] {
+            let mut knowledge = Knowledge::new(trust);
+            if agreed {
+                knowledge.rely_on_group();
+            }
+            assert!(!knowledge.is_settled() && knowledge.may_be_succeeded());
+            assert_eq!((knowledge.greet(), knowledge.is_settled()), (believed, believed), "{agreed} {trust:?}");
+            assert!(!knowledge.greet() && !knowledge.has_heard());
+            knowledge.report(NodeId(1));
+            assert!(knowledge.settle(&nodes(&[1]), 1) && knowledge.is_settled() && knowledge.has_heard());
+            knowledge.rely_on_group();
+            knowledge.distrust();
+            assert!(!knowledge.greet() && !knowledge.is_settled() && !knowledge.has_heard(), "nodes know better");
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Cluster {
 
     /// Of the messages that need a step, how pressing are the most pressing.
     pub fn most_urgent(&self) -> Option<Urgency> {
-        if !self.is_settled() {
+        if !self.has_heard() {
             return None;
         }
         let urgency = |set: &HolderSet| match self.need(set) {
@@ -136,7 +136,7 @@ impl Cluster {
 
     /// Up to `limit` messages that no holder has an intact copy of, while a node that is no holder lists one.
     pub fn rescuable<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
-        if !self.is_settled() || self.state.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
+        if !self.has_heard() || self.state.mapping.sets().all(|(set, ..)| set.intact().next().is_some()) {
             return Vec::new();
         }
         let spare = |id: &MessageId, version| {
@@ -153,7 +153,7 @@ impl Cluster {
     /// Up to `limit` messages of one part of the index that no holder has an intact copy of.
     pub fn lost<S: BuildHasher>(&self, part: usize, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
         let is_lost = |set: &HolderSet| !set.deleted && set.intact().next().is_none();
-        if !self.is_settled() || !self.state.mapping.sets().any(|(set, ..)| is_lost(set)) {
+        if !self.has_heard() || !self.state.mapping.sets().any(|(set, ..)| is_lost(set)) {
             return Vec::new();
         }
         self.find(part, limit, skip, is_lost)
@@ -262,7 +262,7 @@ impl Cluster {
     /// Up to `limit` ids with copies that nobody needs. None while a node misses a large part of its copies: then
     /// nothing at all is removed.
     pub fn excess<S: BuildHasher>(&self, limit: usize, skip: &HashSet<MessageId, S>) -> Vec<MessageId> {
-        if !self.is_settled() || !self.alarmed.is_empty() {
+        if !self.has_heard() || !self.alarmed.is_empty() {
             return Vec::new();
         }
         self.excess.ids().filter(|id| !skip.contains(*id)).take(limit).cloned().collect()
@@ -328,7 +328,7 @@ impl Cluster {
     /// What is to be done and what cannot be; rates are left to whoever measures them.
     pub fn repair_view(&self) -> RepairView {
         let mut view = RepairView { rebalancing: self.is_rebalancing(), ..RepairView::default() };
-        if !self.is_settled() {
+        if !self.has_heard() {
             return view;
         }
         let steps =

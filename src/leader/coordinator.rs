@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -125,6 +125,8 @@ pub struct Coordinator {
     joining_ms: AtomicU64,
     pot: Arc<Pot>,
     turn: AtomicUsize,
+    /// Inventories that nobody waits for come one after the other.
+    pub(super) unhurried: Semaphore,
     pub(super) served: AtomicBool,
     /// The log says that it holds everything.
     pub(super) log_is_whole: AtomicBool,
@@ -285,6 +287,7 @@ impl Coordinator {
             joining_ms: AtomicU64::new(JOINING.as_millis() as u64),
             pot: Pot::new(Size::of(UNDER_WAY_BYTES, memory())),
             turn: AtomicUsize::new(0),
+            unhurried: Semaphore::new(1),
             said: Lock::default(),
             served: AtomicBool::new(false),
             meters: Meters::default(),

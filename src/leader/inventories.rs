@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout};
 
 use super::coordinator::Coordinator;
 use super::replication::DialError;
@@ -18,6 +18,10 @@ use crate::wire::family::{InventoryPage, from_node};
 
 /// An inventory without a page for this long has broken off.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a majority of leaders has agreed on the log, clients are served before inventories are asked for; no longer than
+/// this.
+const CLIENTS_FIRST: Duration = Duration::from_secs(2);
 
 /// Tries for an inventory that breaks off while the node's link holds.
 const INVENTORY_TRIES: usize = 3;
@@ -59,6 +63,7 @@ impl Coordinator {
 
     /// Hears what a node that has just joined holds. One whose inventory does not come has to join anew.
     pub(super) async fn take_inventory(self: &Arc<Self>, node: NodeId, address: &str, fence: Fence) {
+        let _turn = self.wait_for_turn().await;
         for _ in 0..INVENTORY_TRIES {
             if !self.begin_inventory(node, fence) {
                 return;
@@ -77,6 +82,22 @@ impl Coordinator {
             }
         }
         self.links.cut(node);
+    }
+
+    /// Waits until clients are served, where that does not take inventories, and then for those of other nodes: what they
+    /// cost would be clients' time.
+    async fn wait_for_turn(&self) -> Option<SemaphorePermit<'_>> {
+        let until = Instant::now() + CLIENTS_FIRST;
+        while self.ledger().is_of_group() {
+            let mut changes = self.changes();
+            if self.cluster().unsure().is_none() {
+                return self.unhurried.acquire().await.ok();
+            }
+            if !self.changed(&mut changes, until).await {
+                break;
+            }
+        }
+        None
     }
 
     /// `false`: the node has gone, or was removed, or has joined anew.
@@ -170,7 +191,7 @@ impl Coordinator {
                 self.log_is_whole.store(false, Ordering::Relaxed);
             }
             let told = self.log_is_whole.load(Ordering::Relaxed);
-            if told || !cluster.is_settled() || cluster.uncommitted_len() > 0 || cluster.leadership().is_none() {
+            if told || !cluster.has_heard() || cluster.uncommitted_len() > 0 || cluster.leadership().is_none() {
                 return;
             }
             cluster.newest_committed()

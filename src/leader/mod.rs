@@ -188,7 +188,11 @@ impl Leader {
                 let agreed = Agreed::new(group, replica.clone(), stop.clone());
                 let imported = ledger::import(&agreed, &replica, &folder, start, &seams.executor);
                 imported.await.map_err(CannotStart::Begin)?;
-                let known = replica.lead(|begins| Arc::new(Known::new(settings.cluster(begins))));
+                let known = replica.lead(|begins| {
+                    let mut cluster = settings.cluster(begins);
+                    cluster.rely_on_group();
+                    Arc::new(Known::new(cluster))
+                });
                 let log = Log::Group(agreed);
                 Read { folder, lock: None, known, log, clock: None, hold_view: false }
             }

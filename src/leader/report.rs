@@ -140,7 +140,7 @@ impl Coordinator {
             expired: self.meters.expired.load(Ordering::Relaxed),
             clock_off_ms: self.time.is_far_off(),
             waiting_for: self.waiting_for(cluster),
-            incomplete: !cluster.is_settled(),
+            incomplete: !cluster.has_heard(),
             repair: self.repair_progress.add_to(cluster.repair_view()),
             cache: self.cache.view(),
             nodes: nodes.collect(),

@@ -308,6 +308,35 @@ fn a_log_that_says_that_it_is_whole_may_lack_a_commit_older_than_its_newest() {
     assert_eq!(look(&cluster, "y"), "v3 on 1 3");
 }
 
+#[test]
+fn a_log_of_a_majority_of_leaders_is_believed_with_those_that_joined_and_nothing_goes_before_they_were_heard() {
+    let mut before = healthy(2, 3);
+    named(3).for_each(|member| drop(before.apply(&member)));
+    let x = put_on(&mut before, "x", &[1, 2]);
+    let y = put_on(&mut before, "y", &[1, 3]);
+    let z = put_on(&mut before, "z", &[1, 2]);
+    let mut cluster = start_on(before.state, Trust::Whole, 2);
+    cluster.rely_on_group();
+    let nobody: HashSet<MessageId> = HashSet::new();
+    for (node, serves) in [(1, false), (2, true), (3, true)] {
+        join_as(&mut cluster, node, u64::from(node), ms(0));
+        cluster.greet();
+        assert_eq!(look(&cluster, "x") == "v1 on 1 2", serves, "node {node} has joined");
+        assert_eq!(cluster.admit(&id("new"), message(1, 1)).is_ok(), serves);
+    }
+    assert_eq!(look(&cluster, "w"), "not found");
+    assert!(cluster.admit_deletion(&id("w")).unwrap().is_some(), "nodes may have what a failed write left");
+    // Node 3 has one copy too many, and what a write left that nobody was told of.
+    let newer = CopyRecord { version: Version::new(Epoch(1), 9), ..x };
+    report(&mut cluster, 3, &[line("x", newer), line("y", y), line("z", z)]).unwrap();
+    assert!(!cluster.settle_knowledge() && cluster.is_settled() && !cluster.has_heard());
+    assert!(cluster.excess(9, &nobody).is_empty() && uncommitted(&cluster).is_empty(), "nothing is done yet");
+    assert_eq!(look(&cluster, "x"), "hidden: a version found on node 3 is being completed");
+    report(&mut cluster, 2, &[line("x", x), line("z", z)]).unwrap();
+    assert!(cluster.settle_knowledge() && cluster.has_heard());
+    assert_eq!((cluster.excess(9, &nobody), uncommitted(&cluster).len()), (vec![id("z")], 1));
+}
+
 /// A cluster of tolerance 2 that was started on a log which says that it is whole, and names nodes 1 to `members`.
 fn restarted(members: u32) -> Cluster {
     start_on(logged(named(members)), Trust::Whole, 1)
