@@ -121,6 +121,16 @@ pub(super) struct LeaderArgs {
     /// Found the group of leaders that --peers names: once, on one of them, with empty folders
     #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
     found: bool,
+    /// The last resort when most leaders are lost for good: this one goes on without them, with what it has (any word: says which
+    /// cluster it has, and changes nothing)
+    #[arg(
+        long,
+        env = "HATOKUSE_RECOVER_ALONE",
+        requires = "peers",
+        conflicts_with = "found",
+        value_name = "CLUSTER-ID"
+    )]
+    recover_alone: Option<String>,
     /// Start this many leaders as child processes, of which one leads, on ports --port, --grpc-port, --http-port, 5560 and up (any, with
     /// --port 0), to try it
     #[arg(long, env = "HATOKUSE_LOCAL_PEERS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=5))]
@@ -349,7 +359,12 @@ impl LeaderArgs {
             "--local-nodes have no certificates: start nodes with their own, or write --cluster-tls prefer"
         );
         let peers = self.peer.zip(self.peers);
-        let peers = peers.map(|(me, all)| leader::peer::Peers::new(me, &all.0, self.found)).transpose()?;
+        let start = match self.recover_alone {
+            Some(cluster) => leader::peer::Start::RecoversAlone(cluster),
+            None if self.found => leader::peer::Start::Founds,
+            None => leader::peer::Start::Joins,
+        };
+        let peers = peers.map(|(me, all)| leader::peer::Peers::new(me, &all.0, start)).transpose()?;
         Ok(leader::process::Settings {
             host: self.host,
             peers,

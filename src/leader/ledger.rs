@@ -4,6 +4,7 @@
 //! (promises are released, nodes chosen that are told) goes along as the *effect* of the append.
 
 mod agreed;
+mod alone;
 mod entry;
 mod import;
 mod replica;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::agreed::Agreed;
+pub use self::alone::recover_alone;
 pub(super) use self::import::import;
 pub use self::import::{IMPORTED, is_to_import};
 pub use self::replica::{Begins, Replica, Verdict};

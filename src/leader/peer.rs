@@ -17,8 +17,8 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
-use self::founding::{Opened, found, grow, open_folder};
-pub use self::list::Peers;
+use self::founding::{Opened, found, grow, open_folder, recover};
+pub use self::list::{Peers, Start};
 pub(super) use self::local::run_local;
 use super::ledger::Replica;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
@@ -96,17 +96,22 @@ impl Peer {
         stop: &Stop,
     ) -> anyhow::Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        let Opened { metadata, folder, lock } = open_folder(&*disk, &settings.data_dir, peers.found)?;
+        let founds = peers.start == Start::Founds;
+        let Opened { metadata, folder, lock } = open_folder(&*disk, &settings.data_dir, founds)?;
         let addresses = addresses(peers, listeners)?;
         let mut chance = fastrand::Rng::new();
         let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
         let mut told = raft::Settings::new(peers.me, addresses.clone(), disk.boot_id());
         told.snapshot_log_bytes = settings.rewrite_log_from;
+        if let Start::RecoversAlone(cluster) = &peers.start {
+            told.recovers = true;
+            recover(&replica, &folder, &told, cluster)?;
+        }
         let network = Arc::new(GrpcPeers::new(Grpc { tls: settings.cluster_tls.clone() }));
         let group = Group::open(told, folder, replica.clone(), network, stop.clone()).await?;
         say_members(peers);
-        open_port_of_peers(&group, settings, port, stop)?;
-        if peers.found {
+        open_port_of_peers(&group, settings, port, stop);
+        if founds {
             found(&group, peers, &*metadata).await?;
         } else if !group.is_founded() {
             tracing::info!("this peer is of no group yet: it waits for the one that was founded to call it");
@@ -314,16 +319,14 @@ fn say_members(peers: &Peers) {
     }
 }
 
-fn open_port_of_peers(
-    group: &Group<Replica>,
-    settings: &Settings,
-    port: std::net::TcpListener,
-    stop: &Stop,
-) -> anyhow::Result<()> {
-    let service = group.service(Caller::must_be_peer_of);
-    let listener = TcpListener::from_std(port)?;
-    tokio::spawn(serve_peers(listener, service, settings.cluster_tls.clone(), stop.clone()));
-    Ok(())
+fn open_port_of_peers(group: &Group<Replica>, settings: &Settings, port: std::net::TcpListener, stop: &Stop) {
+    let (service, tls, stop) = (group.service(Caller::must_be_peer_of), settings.cluster_tls.clone(), stop.clone());
+    group.spawn(async move {
+        match TcpListener::from_std(port) {
+            Ok(listener) => serve_peers(listener, service, tls, stop).await,
+            Err(error) => stop.fail(format!("the port for peers cannot be served: {error}")),
+        }
+    });
 }
 
 fn start_relays(relay: Relay, listeners: Listeners) -> std::io::Result<()> {

@@ -8,8 +8,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
-use openraft::{ChangeMembers, ServerState};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +31,6 @@ use crate::types::Uuid;
 
 /// How long what is under way may still end well after this peer has ceased to lead.
 const GRACE: Duration = Duration::from_millis(100);
-
-/// How often it is looked whether a peer that is added has been reached.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// How long handing over may take.
 const HAND_OVER: Duration = Duration::from_secs(3);
@@ -140,6 +138,8 @@ pub(super) struct Inner {
     pub(super) standing: watch::Receiver<Standing>,
     pub(super) confirms: mpsc::UnboundedSender<oneshot::Sender<Result<(), NotConfirmed>>>,
     pub(super) port: Port,
+    /// Where the engine's tasks run.
+    pub(super) runtime: Handle,
     /// Nothing is to be done any more.
     pub(super) closed: CancellationToken,
     /// Nothing is done any more: the thread may end.
@@ -149,7 +149,7 @@ pub(super) struct Inner {
 /// A peer of a group; clones are the same peer.
 #[derive(Debug)]
 pub struct Group<M> {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -263,7 +263,7 @@ impl<M> Group<M> {
         self.inner.standing.clone()
     }
 
-    fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&self) -> Metrics {
         use openraft::async_runtime::WatchReceiver as _;
         self.inner.raft.metrics().borrow_watched().clone()
     }
@@ -297,53 +297,6 @@ impl<M> Group<M> {
         timeout(HAND_OVER, handed)
             .await
             .unwrap_or_else(|_| Err(NotDone(format!("peer {to} has not taken over in time"))))
-    }
-
-    /// Adds a peer of a number that was never used: without a vote until it has nearly all of the log, then with one.
-    /// Only who leads can. To give up waiting leaves it where it is.
-    pub async fn add(&self, peer: PeerId, address: String) -> Result<(), NotDone> {
-        let metrics = self.metrics();
-        if metrics.membership_config.voter_ids().any(|voter| voter == peer) {
-            return Err(NotDone(format!("there is a peer {peer} already")));
-        }
-        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
-        let member = match metrics.membership_config.get_node(&peer) {
-            Some(known) if known.address == address => known.clone(),
-            Some(_) => return Err(NotDone(format!("there is a peer {peer} already, with another address"))),
-            None => Member { address, folder: None },
-        };
-        let added = self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
-        // While the log is short the engine takes one for up to date that it has never reached: its vote would be missing.
-        loop {
-            let now = self.metrics();
-            if now.state != ServerState::Leader || now.membership_config.get_node(&peer).is_none() {
-                return Err(NotDone(format!("peer {peer} was not reached while this peer led; it has no vote")));
-            }
-            if matched(&now, peer) >= Some(added.log_id.index) {
-                break;
-            }
-            sleep(LOOK).await;
-        }
-        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([peer]));
-        self.inner.raft.change_membership(voters, true).await.map(drop).map_err(failed)
-    }
-
-    /// Removes a peer for good. Only who leads can, and not itself: it hands over first.
-    pub async fn remove(&self, peer: PeerId) -> Result<(), NotDone> {
-        if peer == self.inner.settings.me {
-            return Err(NotDone("a peer that leads does not remove itself: hand over first".to_owned()));
-        }
-        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
-        let metrics = self.metrics();
-        if metrics.membership_config.get_node(&peer).is_none() {
-            return Err(NotDone(format!("there is no peer {peer}")));
-        }
-        let one = BTreeSet::from([peer]);
-        let change = match metrics.membership_config.voter_ids().any(|voter| voter == peer) {
-            true => ChangeMembers::RemoveVoters(one),
-            false => ChangeMembers::RemoveNodes(one),
-        };
-        self.inner.raft.change_membership(change, false).await.map(drop).map_err(failed)
     }
 
     /// The group as this peer sees it.
@@ -392,6 +345,11 @@ impl<M> Group<M> {
         grpc::service(self.inner.port.clone(), Arc::new(check))
     }
 
+    /// Runs what answers other peers beside the engine, on its thread: each entry would else change threads twice more.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.runtime.spawn(work);
+    }
+
     /// Takes part no more. What is under way is unknown. Returns when the engine has ended, or has had time to.
     pub async fn close(&self) {
         let inner = self.inner.clone();
@@ -403,7 +361,7 @@ impl<M> Group<M> {
 }
 
 /// Up to which index a peer has the log, as who leads knows.
-fn matched(metrics: &Metrics, peer: PeerId) -> Option<u64> {
+pub(super) fn matched(metrics: &Metrics, peer: PeerId) -> Option<u64> {
     let replication = metrics.replication.as_ref()?;
     replication.get(&peer)?.as_ref().map(|id| id.index)
 }

@@ -38,6 +38,8 @@ pub(super) struct Identity {
 #[derive(Debug, Default)]
 struct Seen {
     group: Option<Uuid>,
+    /// It was told to go on alone, and has not been started without being told to since.
+    alone: bool,
     /// As the log (or a snapshot) says.
     members: BTreeMap<PeerId, Member>,
     /// As they said themselves.
@@ -56,7 +58,7 @@ impl Identity {
         has_state: bool,
     ) -> Result<Self, String> {
         let path = disk.path().join(FILE).display().to_string();
-        let (folder, group) = match small::read(&*disk, FILE, MAGIC)? {
+        let (folder, group, alone) = match small::read(&*disk, FILE, MAGIC)? {
             Some(content) => {
                 let bad = |why: String| format!("{path} makes no sense: {why}");
                 let read = proto::Identity::decode(&*content).map_err(|error| bad(error.to_string()))?;
@@ -67,7 +69,7 @@ impl Identity {
                     ));
                 }
                 let folder = convert::read_uuid(&read.folder).map_err(bad)?.ok_or_else(|| bad("no id".to_owned()))?;
-                (folder, convert::read_uuid(&read.group).map_err(bad)?)
+                (folder, convert::read_uuid(&read.group).map_err(bad)?, read.alone)
             }
             None if has_state => {
                 return Err(format!(
@@ -76,11 +78,11 @@ impl Identity {
             }
             None => {
                 let folder = Uuid::random(&mut fastrand::Rng::new());
-                save(&*disk, me, folder, None).map_err(|error| format!("writing {path} failed: {error}"))?;
-                (folder, None)
+                save(&*disk, me, folder, (None, false)).map_err(|error| format!("writing {path} failed: {error}"))?;
+                (folder, None, false)
             }
         };
-        let seen = Seen { group, ..Seen::default() };
+        let seen = Seen { group, alone, ..Seen::default() };
         Ok(Self { disk, me, folder, addresses, seen: Lock::new(seen) })
     }
 
@@ -90,10 +92,33 @@ impl Identity {
 
     /// Belongs to this group from now on; on stable storage when it returns. For good: another group is refused then.
     pub(super) fn join(&self, group: Uuid) -> io::Result<()> {
-        if self.group().is_none() {
-            save(&*self.disk, self.me, self.folder, Some(group))?;
-            self.seen.lock().group = Some(group);
-        }
+        if self.group().is_none() { self.keep(Some(group), false) } else { Ok(()) }
+    }
+
+    /// Whether it was told to go on alone, and has not been started without being told to since.
+    pub(super) fn is_alone(&self) -> bool {
+        self.seen.lock().alone
+    }
+
+    /// Belongs to a new group, whatever it was of.
+    pub(super) fn begin_anew(&self, group: Uuid) -> io::Result<()> {
+        self.keep(Some(group), false)
+    }
+
+    /// All that is needed to go on alone is there.
+    pub(super) fn note_alone(&self) -> io::Result<()> {
+        self.keep(self.group(), true)
+    }
+
+    /// It was started without being told to be alone.
+    pub(super) fn forget_alone(&self) -> io::Result<()> {
+        if self.is_alone() { self.keep(self.group(), false) } else { Ok(()) }
+    }
+
+    fn keep(&self, group: Option<Uuid>, alone: bool) -> io::Result<()> {
+        save(&*self.disk, self.me, self.folder, (group, alone))?;
+        let mut seen = self.seen.lock();
+        (seen.group, seen.alone) = (group, alone);
         Ok(())
     }
 
@@ -228,7 +253,8 @@ fn forgotten(peer: PeerId) -> String {
     )
 }
 
-fn save(disk: &dyn Folder, me: PeerId, folder: Uuid, group: Option<Uuid>) -> io::Result<()> {
-    let identity = proto::Identity { group: convert::uuid(group), peer: me, folder: convert::uuid(Some(folder)) };
+fn save(disk: &dyn Folder, me: PeerId, folder: Uuid, (group, alone): (Option<Uuid>, bool)) -> io::Result<()> {
+    let identity =
+        proto::Identity { group: convert::uuid(group), peer: me, folder: convert::uuid(Some(folder)), alone };
     small::write(disk, FILE, MAGIC, &identity.encode_to_vec())
 }

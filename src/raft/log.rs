@@ -17,7 +17,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::Job;
-pub(super) use self::disk::{LOG_FILE, Opened, Pulse, VOTE_FILE, open};
+pub(super) use self::disk::{LOG_FILE, Opened, Pulse, VOTE_FILE, open, write_vote};
 use self::rewrite::Rewrite;
 use super::identity::Identity;
 use super::types::{Entry, EntryPayload, LogId, Types, Vote};

@@ -6,6 +6,7 @@
 //! down, a folder that was emptied is refused, and an append says whether it has surely not happened (`group`,
 //! `upkeep`). Nothing here knows what an entry means.
 
+mod changes;
 mod convert;
 mod group;
 mod grpc;
@@ -14,6 +15,7 @@ mod log;
 mod machine;
 mod network;
 mod port;
+mod recover;
 mod small;
 mod snapshot;
 mod start;
@@ -29,6 +31,7 @@ pub use self::grpc::{CallerCheck, Checked, GrpcPeers, PeersService};
 pub use self::log::LONGEST_PAYLOAD;
 pub use self::network::{Lane, PeerNetwork};
 pub use self::port::Port;
+pub use self::recover::recover_alone;
 pub use self::start::NotOpened;
 pub use self::types::PeerId;
 use crate::durable::executor::Executor;
@@ -134,6 +137,8 @@ pub struct Settings {
     pub step_down_after: Duration,
     /// How long sending a snapshot may take.
     pub snapshot_timeout: Duration,
+    /// It was told at this start to go on alone: [`recover_alone`].
+    pub recovers: bool,
     /// Where its tasks run.
     pub runtime: Runtime,
 }
@@ -150,6 +155,7 @@ impl Settings {
             snapshot_log_bytes: 64 << 20,
             step_down_after: Duration::from_secs(2),
             snapshot_timeout: Duration::from_secs(600),
+            recovers: false,
             runtime: Runtime::Own,
         }
     }

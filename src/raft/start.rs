@@ -28,20 +28,15 @@ use crate::stop::Stop;
 #[error("{0}")]
 pub struct NotOpened(pub String);
 
-/// A folder, read and checked.
-struct Read {
-    opened: Opened,
-    identity: Arc<Identity>,
-    snapshots: Arc<Snapshots>,
-    machine: Arc<dyn AnyMachine>,
+/// A folder, read and checked: log and snapshot are of one piece.
+pub(super) struct Read {
+    pub(super) opened: Opened,
+    pub(super) identity: Arc<Identity>,
+    pub(super) snapshots: Arc<Snapshots>,
 }
 
-/// Reads the folder, and gives the machine what the snapshot says.
-fn read(
-    settings: &Settings,
-    folder: &Arc<dyn Folder>,
-    machine: Arc<dyn AnyMachine>,
-) -> Result<(Read, Applied), String> {
+/// Reads the folder. Blocks.
+pub(super) fn read(settings: &Settings, folder: &Arc<dyn Folder>) -> Result<Read, String> {
     let names: Vec<String> =
         folder.list().map_err(|error| error.to_string())?.into_iter().map(|listed| listed.name).collect();
     let has = |name: &str| names.iter().any(|listed| listed == name);
@@ -59,7 +54,6 @@ fn read(
         tracing::warn!("{error}; the log has all that was in it, and it is not needed");
         snapshots.set_aside().map_err(|error| error.to_string())?;
     }
-    let mut applied = Applied::default();
     match snapshots.current() {
         Some(snapshot) => {
             identity.note(snapshot.members.membership());
@@ -73,9 +67,6 @@ fn read(
             if !fits {
                 opened.begin_behind(last)?;
             }
-            applied = Applied { last: Some(last), members: snapshot.members.clone() };
-            let taken = machine.restore(&mut snapshot.records());
-            taken.map_err(|error| format!("reading the snapshot failed: {error}"))?;
         }
         None if opened.memory.purged.is_some() => {
             return Err("the log begins behind a snapshot, which is missing: restore the file, or let this peer go and add a new one".to_owned());
@@ -85,7 +76,15 @@ fn read(
     for members in opened.memberships() {
         identity.note(members);
     }
-    Ok((Read { opened, identity, snapshots: Arc::new(snapshots), machine }, applied))
+    Ok(Read { opened, identity, snapshots: Arc::new(snapshots) })
+}
+
+/// Gives the machine what the snapshot says. Blocks.
+fn restore(snapshots: &Snapshots, machine: &dyn AnyMachine) -> Result<Applied, String> {
+    let Some(snapshot) = snapshots.current() else { return Ok(Applied::default()) };
+    let taken = machine.restore(&mut snapshot.records());
+    taken.map_err(|error| format!("reading the snapshot failed: {error}"))?;
+    Ok(Applied { last: Some(snapshot.last), members: snapshot.members.clone() })
 }
 
 /// Opens a peer's folder and starts its tasks.
@@ -134,9 +133,18 @@ async fn run(
 ) -> Result<Arc<Inner>, NotOpened> {
     let reading = {
         let settings = settings.clone();
-        move || read(&settings, &folder, machine)
+        move || {
+            let read = read(&settings, &folder)?;
+            if !settings.recovers {
+                let forgotten = read.identity.forget_alone();
+                forgotten.map_err(|error| format!("writing whose the folder is failed: {error}"))?;
+            }
+            let applied = restore(&read.snapshots, &*machine)?;
+            Ok((read, machine, applied))
+        }
     };
-    let (Read { opened, identity, snapshots, machine }, applied) = executor.run(reading).await.map_err(NotOpened)?;
+    let read = executor.run(reading).await.map_err(NotOpened)?;
+    let (Read { opened, identity, snapshots }, machine, applied) = read;
     let started = opened.start(identity.clone(), &executor, &stop);
     let (log, pulse) = started.map_err(|error| NotOpened(format!("no thread: {error}")))?;
     let machine = StateMachine {
@@ -171,6 +179,7 @@ async fn run(
         standing: seen,
         confirms,
         port,
+        runtime: Handle::current(),
         closed,
         ended,
     });

@@ -161,6 +161,64 @@ fn a_peer_that_comes_back_with_an_empty_folder_is_refused() {
 }
 
 #[test]
+fn one_peer_goes_on_alone_when_the_others_are_gone_for_good() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 3);
+    let leader = group.leader().unwrap();
+    for n in 0..20 {
+        assert_eq!(insist(&group, leader, &format!("SET id{n} {n}")), "OK");
+    }
+    assert_eq!(insist(&group, leader, "DEL id7"), "OK");
+    (1..=3).for_each(|peer| group.kill_peer(peer));
+    // It had not heard of what came after, which two of three had agreed on; the nodes have it.
+    let [one, left] = others(&group, leader)[..] else { unreachable!() };
+    group.start_peer(leader, &[]);
+    group.start_peer(one, &[]);
+    assert_eq!(insist(&group, one, "SET late 1"), "OK");
+    assert_eq!(insist(&group, one, "SET id3 newer"), "OK");
+    (1..=3).for_each(|peer| group.kill_peer(peer));
+    let alone = format!("{left}={}", group.peer(left));
+    // Any word shows whose folder it is, and changes nothing.
+    group.start_peer_of(left, &alone, &["--recover-alone", "which"]);
+    let said = group.ends(left);
+    tells(&said, &["this peer does not go on alone", "19 messages", "say --recover-alone"]);
+    let cluster = said.rsplit(' ').next().unwrap().trim().to_owned();
+    let list = group.list();
+    tells(
+        &refused_leader(home.path(), &["--peer", "1", "--peers", &list, "--recover-alone", &cluster]),
+        &["--peers is to name this one alone"],
+    );
+    for _ in 0..2 {
+        // Told again, as by a unit that still has the flag, it goes on.
+        group.start_peer_of(left, &alone, &["--recover-alone", &cluster]);
+        assert_eq!(insist(&group, left, "GET id3"), "VALUE newer");
+        assert_eq!(insist(&group, left, "GET late"), "VALUE 1");
+        assert!(group.ask(left, "GET id7").unwrap().starts_with("ERROR NOT_FOUND"));
+        assert_eq!(insist(&group, left, "COUNT"), "COUNT 20");
+        assert_eq!(insist(&group, left, "SET more 1"), "OK");
+        assert_eq!(insist(&group, left, "DEL more"), "OK");
+        group.kill_peer(left);
+    }
+    assert!(group.said(left).contains("--recover-alone does nothing any more"));
+    // The others come back: their folders are of another group.
+    group.start_peer_of(left, &alone, &[]);
+    assert_eq!(insist(&group, left, "SET last 1"), "OK");
+    group.start_peer(one, &[]);
+    let add = format!("PEER ADD {one} {}", group.peer(one));
+    let refused = group.ask(left, &add).unwrap();
+    tells(&refused, &["takes no part", "another group of leaders", "PEER REMOVE"]);
+    tells(&group.ask(left, "PEERS").unwrap(), &["another group of leaders"]);
+    assert_eq!(insist(&group, left, "GET last"), "VALUE 1");
+    assert_eq!(insist(&group, left, &format!("PEER REMOVE {one}")), "OK");
+    // A new peer with an empty folder is taken.
+    let new = group.one_more();
+    let list = format!("{alone},{new}={}", group.peer(new));
+    group.start_peer_of(new, &list, &[]);
+    assert_eq!(insist(&group, left, &format!("PEER ADD {new} {}", group.peer(new))), "OK");
+    assert_eq!(insist(&group, new, "GET id3"), "VALUE newer");
+}
+
+#[test]
 fn what_is_no_group_is_refused_with_one_line() {
     let home = folder();
     let mut group = Group::prepare(BINARY.as_ref(), home.path(), (3, 0), &[]);

@@ -123,10 +123,16 @@ impl Group {
 
     /// Starts a peer with more flags than the others have; it may have run before.
     pub(crate) fn start_peer(&mut self, peer: usize, more: &[&str]) {
+        let list = self.list();
+        self.start_peer_of(peer, &list, more);
+    }
+
+    /// Starts a peer as if these, in the form of `--peers`, were all that there are.
+    pub(crate) fn start_peer_of(&mut self, peer: usize, list: &str, more: &[&str]) {
         let Ports { clients, nodes, .. } = self.ports[peer - 1];
         let mut command = self.command(&format!("peer-{peer}"));
         command.args(["leader", "--config", "off", "--plain", "--stop-with-stdin", "--http-port", "off"]);
-        command.args(["--peer", &peer.to_string(), "--peers", &self.list(), "--host", &self.host]);
+        command.args(["--peer", &peer.to_string(), "--peers", list, "--host", &self.host]);
         command.args(["--port", &clients.to_string(), "--grpc-port", &nodes.to_string()]);
         command.arg("--data-dir").arg(self.folder(peer)).args(&self.more).args(more);
         self.peers[peer - 1] = Some(command.spawn().expect("a peer"));

@@ -101,6 +101,16 @@ impl Replica {
         held.known.clone()
     }
 
+    /// An empty state beside the live one.
+    pub(super) fn folded(&self) -> Folded {
+        Folded(Reading::new(self.seed))
+    }
+
+    /// The process.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
     /// The cluster's last epoch, if there was one, and how many messages there are.
     pub fn summary(&self) -> (Option<Epoch>, u64) {
         let known = self.held.lock().known.clone();
@@ -191,7 +201,7 @@ impl Machine for Replica {
     }
 
     fn fold(&self) -> Box<dyn Fold> {
-        Box::new(Folded(Reading::new(self.seed)))
+        Box::new(self.folded())
     }
 }
 
@@ -201,7 +211,7 @@ fn take(reading: &mut Reading, record: &[u8]) -> Result<(), String> {
 }
 
 /// The state that a snapshot is made of.
-struct Folded(Reading);
+pub(super) struct Folded(pub(super) Reading);
 
 impl Fold for Folded {
     fn restore_record(&mut self, record: &[u8]) -> Result<(), String> {

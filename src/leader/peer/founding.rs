@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use tokio::time::sleep;
 
 use super::Peers;
 use crate::durable::{Disk, Folder};
-use crate::leader::ledger::{IMPORTED, Replica, is_to_import};
+use crate::leader::ledger::{IMPORTED, Replica, is_to_import, recover_alone};
 use crate::leader::{FolderLock, GROUP_FOLDER, METADATA_FOLDER, OpenError, is_of_peer, lock};
-use crate::raft::{Group, Standing};
+use crate::raft::{self, Group, Standing};
 use crate::stop::Stop;
 
 /// How often it is looked whether others can be added to a group of one.
@@ -52,6 +52,26 @@ pub(super) async fn found(group: &Group<Replica>, peers: &Peers, metadata: &dyn 
     founded
         .context("--found is for one peer, once: if another one has founded the group, start this one without it")?;
     tracing::info!("this peer has founded the group of leaders; the others join it as they come");
+    Ok(())
+}
+
+/// Lets this peer go on without the others, which are lost for good; once, however often it is told to.
+pub(super) fn recover(
+    replica: &Replica,
+    folder: &Arc<dyn Folder>,
+    settings: &raft::Settings,
+    cluster: &str,
+) -> anyhow::Result<()> {
+    let done = recover_alone(replica, folder, settings, cluster);
+    let done = done.map_err(|why| anyhow!("this peer does not go on alone: {why}"))?;
+    match done {
+        true => tracing::warn!(
+            "this peer goes on alone, in a new group, with what it had; all nodes are heard before answers are given. The folders of the other peers are refused from here on: add new peers with empty folders (PEER ADD), and start this one without --recover-alone"
+        ),
+        false => tracing::warn!(
+            "this peer goes on alone since an earlier start: --recover-alone does nothing any more, take it away"
+        ),
+    }
     Ok(())
 }
 

@@ -13,8 +13,20 @@ pub struct Peers {
     pub me: PeerId,
     /// Where each is reached by the others.
     pub all: BTreeMap<PeerId, String>,
-    /// Found the group: once, by one of them.
-    pub found: bool,
+    /// How this one comes to the group.
+    pub start: Start,
+}
+
+/// How a peer comes to the group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Start {
+    /// It is of it, or waits to be called.
+    #[default]
+    Joins,
+    /// It founds it: once, one of them does.
+    Founds,
+    /// Most of the others are lost for good: it goes on without them, where its register has this cluster id.
+    RecoversAlone(String),
 }
 
 impl Peers {
@@ -22,7 +34,7 @@ impl Peers {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(me: PeerId, list: &[(PeerId, String)], found: bool) -> anyhow::Result<Self> {
+    pub fn new(me: PeerId, list: &[(PeerId, String)], start: Start) -> anyhow::Result<Self> {
         let all: BTreeMap<PeerId, String> = list.iter().cloned().collect();
         ensure!(all.len() == list.len(), "--peers names a number twice");
         let mut addresses: Vec<&String> = all.values().collect();
@@ -30,7 +42,11 @@ impl Peers {
         addresses.dedup();
         ensure!(addresses.len() == all.len(), "--peers names an address twice");
         ensure!(all.contains_key(&me), "--peer {me} is not among --peers");
-        Ok(Self { me, all, found })
+        ensure!(
+            all.len() == 1 || !matches!(start, Start::RecoversAlone(_)),
+            "--recover-alone leaves all other peers behind: --peers is to name this one alone"
+        );
+        Ok(Self { me, all, start })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -58,15 +74,17 @@ mod tests {
             let one = |part: &str| part.split_once('=').map(|(id, at)| (id.parse().unwrap(), at.to_owned()));
             text.split(',').filter_map(one).collect()
         };
-        let peers = Peers::new(2, &list("1=a:1,2=[::1]:2,3=c:3"), true).unwrap();
+        let peers = Peers::new(2, &list("1=a:1,2=[::1]:2,3=c:3"), Start::Founds).unwrap();
         assert_eq!((peers.address(), peers.host(), peers.port().unwrap()), ("[::1]:2", "[::1]", 2));
         for (text, why) in [
             ("1=a:1,2=b:2,1=c:3", "names a number twice"),
             ("1=a:1,2=a:1", "names an address twice"),
             ("1=a:1,3=c:3", "--peer 2 is not among --peers"),
         ] {
-            let refused = Peers::new(2, &list(text), false).unwrap_err().to_string();
+            let refused = Peers::new(2, &list(text), Start::Joins).unwrap_err().to_string();
             assert!(refused.contains(why), "{text}: {refused}");
         }
+        let alone = |text: &str| Peers::new(2, &list(text), Start::RecoversAlone("id".to_owned()));
+        assert!(alone("2=b:2").is_ok() && alone("1=a:1,2=b:2").is_err());
     }
 }

@@ -154,6 +154,11 @@ fn read_vote(folder: &dyn Folder) -> Result<Option<Vote>, String> {
     Ok(Some(convert::read_vote(&vote)))
 }
 
+/// On stable storage when it returns.
+pub(in crate::raft) fn write_vote(folder: &dyn Folder, vote: &Vote) -> io::Result<()> {
+    small::write(folder, VOTE_FILE, VOTE_MAGIC, &convert::vote(vote).encode_to_vec())
+}
+
 impl Opened {
     /// The peers that the entries name, oldest first.
     pub(in crate::raft) fn memberships(&self) -> impl Iterator<Item = &crate::raft::types::Membership> {
@@ -312,12 +317,11 @@ impl Writer {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), String> {
-        let content = convert::vote(vote).encode_to_vec();
         if seeded::active(Bug::PeerVoteNotKept) {
             return Ok(());
         }
         loop {
-            match small::write(&*self.folder, VOTE_FILE, VOTE_MAGIC, &content) {
+            match write_vote(&*self.folder, vote) {
                 Ok(()) => return Ok(()),
                 Err(error) if takes_nothing(&error) => self.wait().await?,
                 Err(error) => return Err(self.end(format!("writing the vote failed: {error}"))),

@@ -58,7 +58,9 @@ impl Machine for Notes {
     }
 }
 
-struct Folded(Vec<Vec<u8>>);
+/// A machine's notes beside the live one.
+#[derive(Default)]
+pub(super) struct Folded(pub(super) Vec<Vec<u8>>);
 
 impl Fold for Folded {
     fn restore_record(&mut self, record: &[u8]) -> Result<(), String> {
@@ -185,16 +187,27 @@ pub(super) struct World {
     pub(super) network: Arc<MemNetwork>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) snapshot_log_bytes: u64,
+    /// Who starts was told to go on alone.
+    pub(super) recovers: bool,
 }
 
 pub(super) fn address(peer: PeerId) -> String {
     format!("peer-{peer}:1")
 }
 
+/// How a peer behaves, in this thread.
+pub(super) fn settings(peer: PeerId, disk: &MemDisk) -> Settings {
+    let addresses = Addresses { peer: address(peer), clients: format!("clients-{peer}"), ..Addresses::default() };
+    let mut settings = Settings::new(peer, addresses, disk.boot_id());
+    settings.runtime = Runtime::Current(Executor::Inline);
+    settings
+}
+
 impl World {
     /// Peers that are up, of no group.
     pub(super) async fn empty(count: u64) -> Self {
-        let mut world = Self { network: Arc::default(), peers: BTreeMap::new(), snapshot_log_bytes: 64 << 20 };
+        let mut world =
+            Self { network: Arc::default(), peers: BTreeMap::new(), snapshot_log_bytes: 64 << 20, recovers: false };
         for peer in 1..=count {
             world.start(peer, MemDisk::new()).await.unwrap();
         }
@@ -216,10 +229,9 @@ impl World {
 
     pub(super) async fn start(&mut self, peer: PeerId, disk: MemDisk) -> Result<(), String> {
         let (machine, stop) = (Arc::new(Notes::default()), Stop::new());
-        let addresses = Addresses { peer: address(peer), clients: format!("clients-{peer}"), ..Addresses::default() };
-        let mut settings = Settings::new(peer, addresses, disk.boot_id());
+        let mut settings = settings(peer, &disk);
         settings.snapshot_log_bytes = self.snapshot_log_bytes;
-        settings.runtime = Runtime::Current(Executor::Inline);
+        settings.recovers = self.recovers;
         let folder = disk.folder(path()).map_err(|error| error.to_string())?;
         let network = Arc::new(Shared(self.network.clone(), stop.clone()));
         let group = Group::open(settings, folder, machine.clone(), network, stop.clone()).await;

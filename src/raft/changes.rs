@@ -1,0 +1,88 @@
+//! Peers come and go: one change at a time, by joint consensus.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
+use tokio::time::{Instant, sleep};
+
+use super::group::{Group, NotDone, matched};
+use super::types::{Member, PeerId};
+
+/// How often it is looked whether a peer that is added has been reached.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A peer that is added and refuses for so long will not think better of it.
+const REFUSED: Duration = Duration::from_secs(2);
+
+impl<M> Group<M> {
+    /// Adds a peer of a number that was never used: without a vote until it has nearly all of the log, then with one.
+    /// Only who leads can. To give up waiting leaves it where it is.
+    pub async fn add(&self, peer: PeerId, address: String) -> Result<(), NotDone> {
+        tokio::select! {
+            added = self.add_unless_refused(peer, address) => added,
+            why = self.refused(peer) => Err(NotDone(format!(
+                "peer {peer} takes no part: {why}; it stays without a vote until it does, or PEER REMOVE {peer}"
+            ))),
+        }
+    }
+
+    /// Why a peer refuses to take part, once it has gone on to for a while.
+    async fn refused(&self, peer: PeerId) -> String {
+        let mut since = None;
+        loop {
+            sleep(LOOK).await;
+            match self.inner.identity.contact(peer).1 {
+                Some(why) if since.get_or_insert_with(Instant::now).elapsed() > REFUSED => return why,
+                Some(_) => {}
+                None => since = None,
+            }
+        }
+    }
+
+    async fn add_unless_refused(&self, peer: PeerId, address: String) -> Result<(), NotDone> {
+        let metrics = self.metrics();
+        if metrics.membership_config.voter_ids().any(|voter| voter == peer) {
+            return Err(NotDone(format!("there is a peer {peer} already")));
+        }
+        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let member = match metrics.membership_config.get_node(&peer) {
+            Some(known) if known.address == address => known.clone(),
+            Some(_) => return Err(NotDone(format!("there is a peer {peer} already, with another address"))),
+            None => Member { address, folder: None },
+        };
+        let added = self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
+        // While the log is short the engine takes one for up to date that it has never reached: its vote would be missing.
+        loop {
+            let now = self.metrics();
+            if now.state != ServerState::Leader || now.membership_config.get_node(&peer).is_none() {
+                return Err(NotDone(format!("peer {peer} was not reached while this peer led; it has no vote")));
+            }
+            if matched(&now, peer) >= Some(added.log_id.index) {
+                break;
+            }
+            sleep(LOOK).await;
+        }
+        let voters = ChangeMembers::AddVoterIds(BTreeSet::from([peer]));
+        self.inner.raft.change_membership(voters, true).await.map(drop).map_err(failed)
+    }
+
+    /// Removes a peer for good. Only who leads can, and not itself: it hands over first.
+    pub async fn remove(&self, peer: PeerId) -> Result<(), NotDone> {
+        if peer == self.inner.settings.me {
+            return Err(NotDone("a peer that leads does not remove itself: hand over first".to_owned()));
+        }
+        let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let metrics = self.metrics();
+        if metrics.membership_config.get_node(&peer).is_none() {
+            return Err(NotDone(format!("there is no peer {peer}")));
+        }
+        let one = BTreeSet::from([peer]);
+        let change = match metrics.membership_config.voter_ids().any(|voter| voter == peer) {
+            true => ChangeMembers::RemoveVoters(one),
+            false => ChangeMembers::RemoveNodes(one),
+        };
+        self.inner.raft.change_membership(change, false).await.map(drop).map_err(failed)
+    }
+}
