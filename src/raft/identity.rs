@@ -46,6 +46,8 @@ struct Seen {
     folders: BTreeMap<PeerId, Uuid>,
     heard: BTreeMap<PeerId, Instant>,
     addresses: BTreeMap<PeerId, Addresses>,
+    /// Who has said last that it leads, and in which term.
+    claims: Option<(u64, PeerId)>,
     refused: BTreeMap<PeerId, String>,
 }
 
@@ -203,6 +205,17 @@ impl Identity {
             folder.map(|folder| (*peer, Member { folder: Some(folder), ..member.clone() }))
         });
         said.collect()
+    }
+
+    /// A peer says that it leads in this term.
+    pub(super) fn claims(&self, peer: PeerId, term: u64) {
+        let mut seen = self.seen.lock();
+        seen.claims = seen.claims.max(Some((term, peer)));
+    }
+
+    /// Who says that it leads, of all that have said so in the latest term.
+    pub(super) fn claimant(&self) -> Option<PeerId> {
+        self.seen.lock().claims.map(|(_, peer)| peer)
     }
 
     pub(super) fn set_addresses(&self, of: PeerId, addresses: Addresses) {

@@ -15,7 +15,7 @@ use super::proto::request::Body;
 use super::proto::response::Body as Answer;
 use super::proto::{self, Request, Response, SnapshotPart};
 use super::snapshot::{self, Snapshot};
-use super::types::{PeerId, Types};
+use super::types::{PeerId, Types, Vote};
 use super::{Addresses, Raft, convert};
 use crate::durable::DiskFile;
 use crate::seeded::{self, Bug};
@@ -70,7 +70,7 @@ impl Port {
             Body::Append(append) => {
                 let leader = append.leader.clone();
                 let append = convert::read_append(append)?;
-                self.follow(from, group, leader, append.vote.leader_id.node_id).await?;
+                self.follow(from, group, leader, &append.vote).await?;
                 let answer = self.raft.append_entries(append).await.map_err(|error| dead(&error))?;
                 Ok(Answer::Appended(convert::appended(&answer)))
             }
@@ -113,9 +113,9 @@ impl Port {
         from: PeerId,
         group: crate::types::Uuid,
         addresses: Option<proto::Addresses>,
-        leader: PeerId,
+        vote: &Vote,
     ) -> Result<(), String> {
-        if leader != from {
+        if vote.leader_id.node_id != from {
             return Err("entries of another leader".to_owned());
         }
         if self.identity.group().is_none() {
@@ -126,6 +126,7 @@ impl Port {
         if let Some(addresses) = addresses {
             self.identity.set_addresses(from, Addresses::try_from(addresses)?);
         }
+        self.identity.claims(from, vote.leader_id.term);
         Ok(())
     }
 
@@ -136,7 +137,7 @@ impl Port {
         let first = parts.next().await.ok_or("a snapshot of nothing")?.map_err(|error| error.to_string())?;
         let (from, group) = self.identity.admit(first.envelope.as_ref())?;
         let vote = convert::leaders_vote(first.vote.as_ref())?;
-        self.follow(from, group, first.leader, vote.leader_id.node_id).await?;
+        self.follow(from, group, first.leader, &vote).await?;
         let turn = self.incoming.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("{}.in{turn}", snapshot::FILE);
         let received = self.receive(&name, turn, first.length, parts).await;

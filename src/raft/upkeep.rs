@@ -114,6 +114,8 @@ fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing 
         && metrics.last_applied.is_some_and(|applied| applied.leader_id == own_term);
     let leads = (is_ready && has_majority && !hangs && !gone).then_some(own_term.term);
     let known = match metrics.current_leader {
+        // The engine waits for the disk, and knows nothing newer.
+        _ if hangs => inner.identity.claimant().filter(|leader| *leader != me && reachable.contains(leader)),
         Some(leader) if leader == me => leads.map(|_| me),
         leader => leader.filter(|leader| reachable.contains(leader)),
     };

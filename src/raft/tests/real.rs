@@ -276,6 +276,9 @@ async fn a_leader_whose_disk_hangs_steps_down_and_comes_back() {
     eprintln!("hung disk to the next acknowledged entry: {:?}", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(group.confirm().await.is_err());
+    // Its engine waits for the disk; that another one leads it is told all the same.
+    let knows = standing.wait_for(|standing| standing.leader.as_ref().is_some_and(|(leader, _)| *leader == new));
+    tokio::time::timeout(Duration::from_secs(5), knows).await.expect("who leads is known").unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     hangs[old as usize - 1].store(false, Ordering::Relaxed);
     real.groups.insert(old, group);
