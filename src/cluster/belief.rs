@@ -60,6 +60,11 @@ impl Cluster {
         self.knowledge.rely_on_group();
     }
 
+    /// Whether the log is believed without inventories.
+    pub fn relies_on_group(&self) -> bool {
+        self.knowledge.relies_on_group()
+    }
+
     /// Whether the index is believed: what it does not say, and no inventory that came, is nowhere.
     pub fn is_settled(&self) -> bool {
         self.knowledge.is_settled()

@@ -86,6 +86,11 @@ impl Knowledge {
         self.agreed = true;
     }
 
+    /// Whether the log is believed without inventories, as soon as enough nodes have joined.
+    pub fn relies_on_group(&self) -> bool {
+        self.agreed && self.trust == Trust::Whole
+    }
+
     /// Whether the index is believed.
     pub fn is_settled(&self) -> bool {
         self.settled
@@ -132,7 +137,7 @@ impl Knowledge {
         if self.trust == Trust::Whole && seeded::active(Bug::LogBelievedUnheard) {
             (self.settled, self.heard) = (true, true);
         }
-        let believed = self.agreed && self.trust == Trust::Whole && !self.settled;
+        let believed = self.relies_on_group() && !self.settled;
         self.settled |= believed;
         believed
     }

@@ -88,7 +88,7 @@ impl Coordinator {
     /// cost would be clients' time.
     async fn wait_for_turn(&self) -> Option<SemaphorePermit<'_>> {
         let until = Instant::now() + CLIENTS_FIRST;
-        while self.ledger().is_of_group() {
+        while self.cluster().relies_on_group() {
             let mut changes = self.changes();
             if self.cluster().unsure().is_none() {
                 return self.unhurried.acquire().await.ok();

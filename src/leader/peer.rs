@@ -7,7 +7,7 @@ mod founding;
 mod list;
 mod local;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use crate::process::door::Caller;
 use crate::process::{
     Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
 };
-use crate::raft::{self, Addresses, Group, GrpcPeers, PeerId, Standing};
+use crate::raft::{self, Addresses, Group, GrpcPeers, Standing};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::wire::Grpc;
@@ -219,11 +219,14 @@ impl Peer {
     }
 }
 
+/// Who is not heard of for so long after all is said is said to be out of reach.
+const OUT_OF_REACH: Duration = Duration::from_millis(500);
+
 /// Says who leads, who cannot be reached, and who can be again; and where the group knows its peers otherwise than
 /// `--peers` says.
 async fn watch_others(group: Group<Replica>, peers: Peers, stop: Stop) {
     let mut standing = group.leading();
-    let mut silent = BTreeSet::new();
+    let (mut silent, mut missed) = (BTreeSet::new(), BTreeMap::new());
     let (mut leads, mut compared) = (None, false);
     let say = async {
         loop {
@@ -239,18 +242,21 @@ async fn watch_others(group: Group<Replica>, peers: Peers, stop: Stop) {
                     compared = true;
                     compare(&group, &peers);
                 }
-                let missing: BTreeSet<PeerId> = now.voters.difference(&now.reachable).copied().collect();
-                for peer in missing.difference(&silent) {
-                    let at = peers.all.get(peer).map_or("", String::as_str);
-                    tracing::warn!("peer {peer} cannot be reached ({at})");
+                missed.retain(|peer, _| now.voters.contains(peer) && !now.reachable.contains(peer));
+                for peer in now.voters.difference(&now.reachable) {
+                    let since = missed.entry(*peer).or_insert_with(Instant::now);
+                    if since.elapsed() >= OUT_OF_REACH && silent.insert(*peer) {
+                        let at = peers.all.get(peer).map_or("", String::as_str);
+                        tracing::warn!("peer {peer} cannot be reached ({at})");
+                    }
                 }
-                for peer in silent.intersection(&now.reachable) {
+                for peer in silent.extract_if(.., |peer| !missed.contains_key(peer)) {
                     tracing::info!("peer {peer} can be reached again");
                 }
-                silent = missing;
             }
-            if standing.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = standing.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(OUT_OF_REACH) => {}
             }
         }
     };

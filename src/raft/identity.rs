@@ -32,6 +32,8 @@ pub(super) struct Identity {
     pub(super) me: PeerId,
     pub(super) folder: Uuid,
     pub(super) addresses: Addresses,
+    /// Held while the file is written: the first messages of a group come together.
+    writing: Lock<()>,
     seen: Lock<Seen>,
 }
 
@@ -85,7 +87,7 @@ impl Identity {
             }
         };
         let seen = Seen { group, alone, ..Seen::default() };
-        Ok(Self { disk, me, folder, addresses, seen: Lock::new(seen) })
+        Ok(Self { disk, me, folder, addresses, writing: Lock::new(()), seen: Lock::new(seen) })
     }
 
     pub(super) fn group(&self) -> Option<Uuid> {
@@ -94,6 +96,7 @@ impl Identity {
 
     /// Belongs to this group from now on; on stable storage when it returns. For good: another group is refused then.
     pub(super) fn join(&self, group: Uuid) -> io::Result<()> {
+        let _turn = self.writing.lock();
         if self.group().is_none() { self.keep(Some(group), false) } else { Ok(()) }
     }
 
@@ -104,16 +107,19 @@ impl Identity {
 
     /// Belongs to a new group, whatever it was of.
     pub(super) fn begin_anew(&self, group: Uuid) -> io::Result<()> {
+        let _turn = self.writing.lock();
         self.keep(Some(group), false)
     }
 
     /// All that is needed to go on alone is there.
     pub(super) fn note_alone(&self) -> io::Result<()> {
+        let _turn = self.writing.lock();
         self.keep(self.group(), true)
     }
 
     /// It was started without being told to be alone.
     pub(super) fn forget_alone(&self) -> io::Result<()> {
+        let _turn = self.writing.lock();
         if self.is_alone() { self.keep(self.group(), false) } else { Ok(()) }
     }
 

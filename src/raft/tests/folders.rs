@@ -5,7 +5,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::world::{World, address, texts};
+use crate::durable::Disk;
+use crate::durable::os::OsDisk;
 use crate::durable::sim::MemDisk;
+use crate::raft::Addresses;
+use crate::raft::identity::Identity;
+use crate::types::Uuid;
 
 #[tokio::test(start_paused = true)]
 async fn an_emptied_folder_is_refused_and_never_votes() {
@@ -142,4 +147,20 @@ async fn senseless_messages_are_refused_and_end_nothing() {
         assert!(world.peers[&1].stop.failure().is_none(), "{:?}", world.peers[&1].stop.failure());
     }
     assert!(answered > 100 && refused > 100, "{answered} {refused}");
+}
+
+#[test]
+fn the_first_messages_of_a_group_may_come_together() {
+    let home = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let folder = OsDisk::new().folder(&home.path().join(round.to_string())).unwrap();
+        let open = || Identity::open(folder.clone(), 1, Addresses::default(), false).unwrap();
+        let (identity, group) = (open(), Uuid([round; 16]));
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| identity.join(group).unwrap());
+            }
+        });
+        assert_eq!((identity.group(), open().group()), (Some(group), Some(group)));
+    }
 }
