@@ -200,6 +200,8 @@ fn config(settings: &Settings) -> Result<Config, String> {
         // What is let go of goes by bytes: see `upkeep`.
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
+        // At a founding, and after a start, the others are there in a moment.
+        backoff: "20ms,40ms,80ms..500ms".to_owned(),
         // A leader sends entries before its own disk has them. One that comes back having lost them must not go on in
         // its old term, where it would give their places to others.
         enable_leader_restore: Some(seeded::active(Bug::PeerGoesOnInItsTerm)),
