@@ -128,7 +128,11 @@ pub(super) fn read_entry(read: proto::Entry) -> Result<Entry, Nonsense> {
     Ok(Entry { log_id, payload })
 }
 
-pub(super) fn append(append: &AppendEntriesRequest<Types>, leader: proto::Addresses) -> proto::Append {
+pub(super) fn append(
+    append: &AppendEntriesRequest<Types>,
+    leader: proto::Addresses,
+    others: Vec<proto::Known>,
+) -> proto::Append {
     let entry = |entry| {
         let (head, payload) = entry_head(entry);
         proto::Entry { payload, ..head }
@@ -139,6 +143,7 @@ pub(super) fn append(append: &AppendEntriesRequest<Types>, leader: proto::Addres
         entries: append.entries.iter().map(entry).collect(),
         committed: append.leader_commit.as_ref().map(log_id),
         leader: Some(leader),
+        others,
     }
 }
 
@@ -164,8 +169,10 @@ pub(super) fn read_append(read: proto::Append) -> Result<AppendEntriesRequest<Ty
 
 pub(super) fn appended(answer: &AppendEntriesResponse<Types>) -> proto::Appended {
     match answer {
-        AppendEntriesResponse::Conflict => proto::Appended { conflict: true, higher: None },
-        AppendEntriesResponse::HigherVote(higher) => proto::Appended { conflict: false, higher: Some(vote(higher)) },
+        AppendEntriesResponse::Conflict => proto::Appended { conflict: true, ..proto::Appended::default() },
+        AppendEntriesResponse::HigherVote(higher) => {
+            proto::Appended { higher: Some(vote(higher)), ..proto::Appended::default() }
+        }
         AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => proto::Appended::default(),
     }
 }

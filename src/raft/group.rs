@@ -104,6 +104,8 @@ pub struct PeerStatus {
     pub silent_for: Option<Duration>,
     /// Why it has refused to take part, if it did last.
     pub refuses: Option<String>,
+    /// Where clients are told to go for it, once it is known.
+    pub clients: Option<String>,
 }
 
 /// The group as one peer sees it.
@@ -318,7 +320,8 @@ impl<M> Group<M> {
             let own = (*id == me).then_some(Duration::ZERO);
             let silent_for = own.or_else(|| heard.map(|heard| heard.elapsed()));
             let matched = if *id == me { metrics.last_log_index } else { matched(&metrics, *id) };
-            PeerStatus { id: *id, address: member.address.clone(), role, matched, silent_for, refuses }
+            let clients = inner.identity.addresses_of(*id).for_clients().map(str::to_owned);
+            PeerStatus { id: *id, address: member.address.clone(), role, matched, silent_for, refuses, clients }
         };
         Status {
             me,

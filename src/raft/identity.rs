@@ -228,6 +228,26 @@ impl Identity {
         self.seen.lock().addresses.insert(of, addresses);
     }
 
+    /// What a peer is told of the others.
+    pub(super) fn known_to(&self, peer: PeerId) -> Vec<proto::Known> {
+        let seen = self.seen.lock();
+        let others = seen.addresses.iter().filter(|(other, _)| **other != peer && **other != self.me);
+        others.map(|(peer, known)| proto::Known { peer: *peer, addresses: Some(known.clone().into()) }).collect()
+    }
+
+    /// Takes up what `from` knows of the others that are members. What makes no sense is passed over.
+    pub(super) fn learn(&self, from: PeerId, others: Vec<proto::Known>) {
+        let mut seen = self.seen.lock();
+        for proto::Known { peer, addresses } in others {
+            if peer == self.me || peer == from || !seen.members.contains_key(&peer) {
+                continue;
+            }
+            if let Some(Ok(addresses)) = addresses.map(Addresses::try_from) {
+                seen.addresses.insert(peer, addresses);
+            }
+        }
+    }
+
     /// Where a peer is reached, as far as it has told or the log says.
     pub(super) fn addresses_of(&self, peer: PeerId) -> Addresses {
         if peer == self.me {

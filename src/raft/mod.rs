@@ -85,12 +85,21 @@ pub struct Addresses {
     pub nodes: String,
     /// By HTTP, if it is.
     pub http: Option<String>,
+    /// Where clients are told to go, if that is elsewhere than `clients`, by which other peers reach it for them.
+    pub advertised: Option<String>,
+}
+
+impl Addresses {
+    /// Where clients are told to go; nothing: it is not known.
+    pub fn for_clients(&self) -> Option<&str> {
+        self.advertised.as_deref().or(Some(&*self.clients)).filter(|address| !address.is_empty())
+    }
 }
 
 impl From<Addresses> for proto::Addresses {
     fn from(addresses: Addresses) -> Self {
-        let Addresses { peer, clients, nodes, http } = addresses;
-        Self { peer, clients, nodes, http: http.unwrap_or_default() }
+        let Addresses { peer, clients, nodes, http, advertised } = addresses;
+        Self { peer, clients, nodes, http: http.unwrap_or_default(), advertised: advertised.unwrap_or_default() }
     }
 }
 
@@ -98,13 +107,14 @@ impl TryFrom<proto::Addresses> for Addresses {
     type Error = String;
 
     fn try_from(addresses: proto::Addresses) -> Result<Self, String> {
-        let proto::Addresses { peer, clients, nodes, http } = addresses;
+        let proto::Addresses { peer, clients, nodes, http, advertised } = addresses;
         // They end up before people, and in answers to clients.
         let bad = |text: &String| text.len() > 512 || text.chars().any(char::is_control);
-        if [&peer, &clients, &nodes, &http].into_iter().any(bad) {
+        if [&peer, &clients, &nodes, &http, &advertised].into_iter().any(bad) {
             return Err("addresses that make no sense".to_owned());
         }
-        Ok(Self { peer, clients, nodes, http: Some(http).filter(|http| !http.is_empty()) })
+        let said = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(Self { peer, clients, nodes, http: said(http), advertised: said(advertised) })
     }
 }
 

@@ -16,13 +16,13 @@ use openraft::raft::{
 };
 use tokio::time::timeout;
 
-use super::convert;
 use super::identity::Identity;
 use super::proto::request::Body;
 use super::proto::response::Body as Answer;
 use super::proto::{Request, Response, SnapshotPart};
 use super::snapshot::Snapshot;
 use super::types::{Member, PeerId, Types, Vote};
+use super::{Addresses, convert};
 use crate::durable::executor::Executor;
 
 /// Entries are answered when they are on the other's disk. That a slow disk or a long entry takes more than a heartbeat
@@ -131,11 +131,17 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let within = if request.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_TIMEOUT) };
-        let body = Body::Append(convert::append(&request, self.identity.addresses.clone().into()));
+        let others = if request.entries.is_empty() { self.identity.known_to(self.target) } else { Vec::new() };
+        let body = Body::Append(convert::append(&request, self.identity.addresses.clone().into(), others));
         match self.ask(body, within).await? {
             // The engine takes a conflict with nothing for a bug of its own.
             Answer::Appended(appended) if appended.conflict && request.prev_log_id.is_none() => Err(senseless().into()),
-            Answer::Appended(appended) => Ok(convert::read_appended(&appended).map_err(Unreachable::from_string)?),
+            Answer::Appended(appended) => {
+                if let Some(Ok(follower)) = appended.follower.clone().map(Addresses::try_from) {
+                    self.identity.set_addresses(self.target, follower);
+                }
+                Ok(convert::read_appended(&appended).map_err(Unreachable::from_string)?)
+            }
             _ => Err(senseless().into()),
         }
     }

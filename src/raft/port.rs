@@ -67,12 +67,15 @@ impl Port {
         let body = request.body.ok_or("a message that asks nothing")?;
         let dead = |error: &dyn std::fmt::Display| format!("this peer does not work: {error}");
         match body {
-            Body::Append(append) => {
-                let leader = append.leader.clone();
+            Body::Append(mut append) => {
+                let (leader, others) = (append.leader.take(), std::mem::take(&mut append.others));
                 let append = convert::read_append(append)?;
                 self.follow(from, group, leader, &append.vote).await?;
+                self.identity.learn(from, others);
+                let is_heartbeat = append.entries.is_empty();
                 let answer = self.raft.append_entries(append).await.map_err(|error| dead(&error))?;
-                Ok(Answer::Appended(convert::appended(&answer)))
+                let follower = is_heartbeat.then(|| self.identity.addresses.clone().into());
+                Ok(Answer::Appended(proto::Appended { follower, ..convert::appended(&answer) }))
             }
             Body::Vote(ask) => {
                 let ask = self.ask(from, &ask)?;

@@ -112,7 +112,9 @@ async fn senseless_messages_are_refused_and_end_nothing() {
     let entry = |index, members| proto::Entry { id: id(index), members, normal: false, payload: Default::default() };
     let payload = proto::Entry { normal: true, payload: bytes(3), ..entry(1, None) };
     let entries = vec![entry(0, Some(members)), payload, entry(2, None)];
-    let append = proto::Append { vote: vote(1), previous: None, entries, committed: None, leader: None };
+    let known = proto::Addresses { clients: "c:1".to_owned(), ..Default::default() };
+    let others = vec![proto::Known { peer: 3, addresses: Some(known) }];
+    let append = proto::Append { vote: vote(1), previous: None, entries, committed: None, leader: None, others };
     let ask = || proto::AskVote {
         vote: Some(proto::Vote { term: 2, peer: 2, committed: false }),
         last: id(2),

@@ -31,6 +31,12 @@ async fn three_peers_elect_one_and_replicate() {
     assert!(status.peers.iter().all(|peer| peer.matched == status.last), "{status:#?}");
     assert_eq!(status.peers.iter().filter(|peer| peer.role == Role::Leader).count(), 1);
     assert_eq!(world.group(leader).confirm().await, Ok(()));
+    // Who answers says where it is, and some heartbeats later all know it.
+    sleep(Duration::from_secs(1)).await;
+    for peer in 1..=3 {
+        let told = world.group(peer).status().peers;
+        assert!(told.iter().all(|one| one.clients == Some(format!("clients-{}", one.id))), "{peer}: {told:#?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
