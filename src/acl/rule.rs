@@ -67,7 +67,9 @@ pub enum BadRule {
     #[error("a pattern of ids has up to {} bytes", MOST_PATTERN_BYTES)]
     LongPattern,
     /// Rules for channels.
-    #[error("there are no channels here, so that nobody can be let into one: leave it away")]
+    #[error(
+        "there are no channels with rules here, as whoever may run SUBSCRIBE is told of a change of the leader and of nothing else: leave it away"
+    )]
     Channels,
     /// Rules in brackets.
     #[error("selectors are not supported: make another user instead")]

@@ -1,6 +1,7 @@
 //! The flags of each subcommand, and the settings that they mean.
 
 mod backup;
+mod group;
 mod login;
 mod tls;
 
@@ -14,11 +15,12 @@ use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
 pub(super) use self::backup::{BackupArgs, RestoreArgs};
+use self::group::GroupArgs;
 use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    Addresses, Peers, duration, duration_or_never, host_and_port, hosts_and_ports, listen_host, message_size,
-    own_address, peers, read_password, read_secret,
+    Addresses, duration, duration_or_never, host_and_port, hosts_and_ports, listen_host, message_size, own_address,
+    read_password, read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;
@@ -111,26 +113,8 @@ pub(super) struct LeaderArgs {
     /// Rewrite mapping.log without what is outdated when it is this long, and each time that it has doubled
     #[arg(long, env = "HATOKUSE_REWRITE_LOG_FROM", default_value = "64MiB", value_name = "SIZE")]
     rewrite_log_from: ByteSize,
-    /// This leader's number among --peers
-    #[arg(long, env = "HATOKUSE_PEER", requires = "peers", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
-    peer: Option<u64>,
-    /// All leaders of the register, each with where the others reach it: 1=host:5560,2=host:5560,3=host:5560. One of them leads; when it
-    /// dies another one does
-    #[arg(long, env = "HATOKUSE_PEERS", requires = "peer", value_parser = peers, value_name = "N=HOST:PORT,...")]
-    peers: Option<Peers>,
-    /// Found the group of leaders that --peers names: once, on one of them, with empty folders
-    #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
-    found: bool,
-    /// The last resort when most leaders are lost for good: this one goes on without them, with what it has (any word: says which
-    /// cluster it has, and changes nothing)
-    #[arg(
-        long,
-        env = "HATOKUSE_RECOVER_ALONE",
-        requires = "peers",
-        conflicts_with = "found",
-        value_name = "CLUSTER-ID"
-    )]
-    recover_alone: Option<String>,
+    #[command(flatten)]
+    group: GroupArgs,
     /// Start this many leaders as child processes, of which one leads, on ports --port, --grpc-port, --http-port, 5560 and up (any, with
     /// --port 0), to try it
     #[arg(long, env = "HATOKUSE_LOCAL_PEERS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=5))]
@@ -358,23 +342,20 @@ impl LeaderArgs {
             self.local_nodes == 0 || !self.cluster_tls.is_required(),
             "--local-nodes have no certificates: start nodes with their own, or write --cluster-tls prefer"
         );
-        let peers = self.peer.zip(self.peers);
-        let start = match self.recover_alone {
-            Some(cluster) => leader::peer::Start::RecoversAlone(cluster),
-            None if self.found => leader::peer::Start::Founds,
-            None => leader::peer::Start::Joins,
-        };
-        let peers = peers.map(|(me, all)| leader::peer::Peers::new(me, &all.0, start)).transpose()?;
+        ensure!(
+            self.local_peers == 0 || !self.group.is_advertised(),
+            "--local-peers are reached where they listen: leave --advertise-clients away"
+        );
         Ok(leader::process::Settings {
             host: self.host,
-            peers,
+            peers: self.group.peers()?,
             port,
             tls_port: self.tls.tls_port,
             tls: self.tls.encrypted()?,
             http_tls: self.tls.http_tls,
             insecure: self.insecure,
             http_token: self.http_token_file.as_deref().map(|file| read_secret("http-token-file", file)).transpose()?,
-            cluster_tls: self.cluster_tls.cluster(Role::Peer(self.peer.map_or(1, |peer| peer as u32)))?,
+            cluster_tls: self.cluster_tls.cluster(Role::Peer(self.group.number()))?,
             grpc_port: self.grpc_port,
             http_port: self.http_port,
             http_host: self.http_host,
@@ -394,6 +375,7 @@ impl LeaderArgs {
                 allow_flush: self.allow_flush,
                 unterminated: self.unterminated,
                 dialect: self.dialect,
+                sentinel: self.group.sentinel(),
             },
             report_every: self.report_every,
             repair_after: self.repair_after,

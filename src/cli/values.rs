@@ -141,6 +141,15 @@ fn peer(text: &str) -> Result<(u64, String), String> {
     Ok((number.into(), host_and_port(address.trim())?))
 }
 
+/// A name of a group of leaders, as Redis Sentinel takes them.
+pub(super) fn master_name(text: &str) -> Result<String, String> {
+    let is_of_it = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match !text.is_empty() && text.len() <= 128 && text.chars().all(is_of_it) {
+        true => Ok(text.to_owned()),
+        false => Err("is no name: write up to 128 letters, digits, dots, hyphens and underscores".to_owned()),
+    }
+}
+
 /// `HOST:PORT` that others can reach this machine by.
 pub(super) fn own_address(text: &str) -> Result<String, String> {
     let text = host_and_port(text)?;
@@ -232,6 +241,8 @@ mod tests {
             assert!(error.contains(told), "{text}: {error}");
         }
         assert_eq!(own_address("node1:5555").as_deref(), Ok("node1:5555"));
+        assert_eq!(master_name("my-master_1.x").as_deref(), Ok("my-master_1.x"));
+        assert!(["", "a b", "a\n", &"x".repeat(129)].iter().all(|text| master_name(text).is_err()));
         for text in ["0.0.0.0:5555", "[::]:5555", "224.0.0.1:5555", "255.255.255.255:5555"] {
             assert!(own_address(text).is_err(), "{text}");
         }

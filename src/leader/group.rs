@@ -35,7 +35,7 @@ impl From<Role> for PeerRole {
 
 /// The group, as it is shown.
 fn view(status: Status) -> GroupView {
-    let peer = |PeerStatus { id, address, role, matched, silent_for, refuses }: PeerStatus| PeerView {
+    let peer = |PeerStatus { id, address, role, matched, silent_for, refuses, .. }: PeerStatus| PeerView {
         id,
         address,
         role: role.into(),

@@ -103,6 +103,7 @@ fn the_group_is_told_as_one_line_of_json() {
         matched,
         silent_for,
         refuses: (id == 3).then(|| "another folder".to_owned()),
+        clients: None,
     };
     let status = Status {
         me: 1,

@@ -40,10 +40,12 @@ mod register_time;
 mod relay;
 mod removal;
 mod rounds;
+mod sentinel;
 mod set;
 mod upkeep;
 mod write;
 
+pub use self::sentinel::{Settings as SentinelSettings, Standby};
 pub use upkeep::renewal::VERSIONS_AN_EPOCH;
 
 use std::collections::BTreeSet;

@@ -98,7 +98,8 @@ impl Peer {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         let founds = peers.start == Start::Founds;
         let Opened { metadata, folder, lock } = open_folder(&*disk, &settings.data_dir, founds)?;
-        let addresses = addresses(peers, listeners)?;
+        let mut addresses = addresses(peers, listeners)?;
+        addresses.advertised = settings.clients.sentinel.advertise.clone();
         let mut chance = fastrand::Rng::new();
         let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
         let mut told = raft::Settings::new(peers.me, addresses.clone(), disk.boot_id());
@@ -304,6 +305,7 @@ fn addresses(peers: &Peers, listeners: &Listeners) -> anyhow::Result<Addresses> 
         clients: at(bound(listeners)?),
         nodes: at(listeners.nodes.local_addr()?),
         http: http.map(at),
+        advertised: None,
     })
 }
 

@@ -388,6 +388,10 @@ pub enum Value {
     Set(Vec<Value>),
     /// Text for people.
     Text(String),
+    /// A message to who has subscribed; a list in version 2.
+    Push(Vec<Value>),
+    /// Several replies, one behind the other.
+    Replies(Vec<Value>),
 }
 
 impl Value {
@@ -404,7 +408,9 @@ impl Value {
             Self::Error(text) | Self::Text(text) | Self::Status(text) | Self::BigNumber(text) => text.len(),
             Self::Double(text) => text.len(),
             Self::Simple(text) => text.len(),
-            Self::Array(values) | Self::Set(values) => values.iter().map(Self::size).sum(),
+            Self::Array(values) | Self::Set(values) | Self::Push(values) | Self::Replies(values) => {
+                values.iter().map(Self::size).sum()
+            }
             Self::Map(pairs) => pairs.iter().map(|(name, value)| name.size() + value.size()).sum(),
             Self::Integer(_) | Self::Boolean(_) | Self::Nil | Self::NilArray => 0,
         }
@@ -458,6 +464,8 @@ impl Value {
                 put(out, &[b"txt:", text.as_bytes(), b"\r\n"]);
             }
             Self::Text(text) => bulk(text.as_bytes(), out),
+            Self::Push(values) => many(if version == 3 { '>' } else { '*' }, values, version, out),
+            Self::Replies(values) => values.iter().for_each(|value| value.encode(version, out)),
         }
     }
 }

@@ -156,6 +156,7 @@ const ADMIN: &[&str] = &["admin", "loading", "stale"];
 const TELLS: &[&str] = &["loading", "stale"];
 const GATHERS: &[&str] = &["noscript", "loading", "stale", "fast", "allow_busy"];
 const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
+const LISTENS: &[&str] = &["pubsub", "noscript", "loading", "stale"];
 /// Redis has flags for each of their subcommands, and none for them.
 const BY_SUBCOMMAND: &[&str] = &[];
 
@@ -233,6 +234,17 @@ const OF_MEMORY: &[(&str, i32)] = &[("HELP", 2), ("USAGE", -3)];
 const OF_MODULE: &[(&str, i32)] = &[("HELP", 2), ("LIST", 2)];
 const OF_OBJECT: &[(&str, i32)] = &[("ENCODING", 3), ("FREQ", 3), ("HELP", 2), ("IDLETIME", 3), ("REFCOUNT", 3)];
 const OF_SCRIPT: &[(&str, i32)] = &[("DEBUG", 3), ("EXISTS", -3), ("FLUSH", -2), ("HELP", 2), ("KILL", 2), ("LOAD", 3)];
+const OF_SENTINEL: &[(&str, i32)] = &[
+    ("CKQUORUM", 3),
+    ("GET-MASTER-ADDR-BY-NAME", 3),
+    ("HELP", 2),
+    ("MASTER", 3),
+    ("MASTERS", 2),
+    ("MYID", 2),
+    ("REPLICAS", 3),
+    ("SENTINELS", 3),
+    ("SLAVES", 3),
+];
 const OF_SLOWLOG: &[(&str, i32)] = &[("GET", -2), ("HELP", 2), ("LEN", 2), ("RESET", 2)];
 
 /// All commands; those of the text protocol in the order in which HELP shows them.
@@ -603,8 +615,38 @@ pub const COMMANDS: &[Spec] = &[
         "tools",
         "Tells that this is the one that takes writes.",
     ),
+    row(
+        "PSUBSCRIBE",
+        Session(SessionOp::PSubscribe),
+        -2,
+        LISTENS,
+        NONE,
+        "pubsub",
+        "Has the connection told when another leads, by patterns of channels.",
+    ),
+    row("PUNSUBSCRIBE", Session(SessionOp::PUnsubscribe), -1, LISTENS, NONE, "pubsub", "Ends that."),
+    row(
+        "SENTINEL",
+        Server(ServerOp::Sentinel),
+        -2,
+        BY_SUBCOMMAND,
+        NONE,
+        "sentinel",
+        "Tells who leads and where, in Redis Sentinel's form.",
+    )
+    .of(OF_SENTINEL),
     row("SLOWLOG", Tool(ToolOp::SlowLog), -2, BY_SUBCOMMAND, NONE, "tools", "Tells of slow commands: none is noted.")
         .of(OF_SLOWLOG),
+    row(
+        "SUBSCRIBE",
+        Session(SessionOp::Subscribe),
+        -2,
+        LISTENS,
+        NONE,
+        "pubsub",
+        "Has the connection told when another leads: +switch-master.",
+    ),
+    row("UNSUBSCRIBE", Session(SessionOp::Unsubscribe), -1, LISTENS, NONE, "pubsub", "Ends that."),
     row("WAIT", Tool(ToolOp::Wait), 3, &["noscript"], NONE, "tools", "Tells how many copies each write has."),
     row(
         "WATCH",
@@ -690,6 +732,7 @@ mod tests {
             ("movablekeys no_mandatory_keys noscript readonly skip_monitor stale", "EVALSHA_RO EVAL_RO"),
             ("movablekeys no_mandatory_keys noscript skip_monitor stale", "EVAL EVALSHA"),
             ("noscript", "WAIT"),
+            ("loading noscript pubsub stale", "PSUBSCRIBE PUNSUBSCRIBE SUBSCRIBE UNSUBSCRIBE"),
             ("readonly", "BITCOUNT BITPOS GETRANGE KEYS LCS RANDOMKEY SCAN SUBSTR"),
             ("write", "DEL FLUSHALL FLUSHDB RENAME"),
         ] {

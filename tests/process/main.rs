@@ -35,6 +35,7 @@ mod removal;
 mod repair;
 mod resp;
 mod scripts;
+mod sentinel;
 mod slips;
 mod starts;
 mod strangers;

@@ -63,6 +63,7 @@ impl Redis {
             }
             b'*' | b'~' if length() >= 0 => format!("[{}]", parts(length())?.join(" ")),
             b'%' => format!("{{{}}}", parts(length() * 2)?.join(" ")),
+            b'>' => format!(">[{}]", parts(length())?.join(" ")),
             _ => line,
         })
     }

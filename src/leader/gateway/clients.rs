@@ -62,6 +62,8 @@ pub(super) struct Seat {
     pub(super) number: u64,
     pub(super) peer: SocketAddr,
     pub(super) own: SocketAddr,
+    /// It comes with TLS.
+    pub(super) is_tls: bool,
     began: Instant,
     /// Ends the connection.
     pub(super) kill: CancellationToken,
@@ -108,7 +110,7 @@ impl Clients {
     }
 
     /// Takes a seat for a connection.
-    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr, own: SocketAddr) -> Taken {
+    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr, own: SocketAddr, is_tls: bool) -> Taken {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let now = Instant::now();
         let said = Said {
@@ -121,7 +123,7 @@ impl Clients {
             at: now,
         };
         let kill = CancellationToken::new();
-        let seat = Arc::new(Seat { number, peer, own, began: now, kill, said: Lock::new(said) });
+        let seat = Arc::new(Seat { number, peer, own, is_tls, began: now, kill, said: Lock::new(said) });
         self.all().insert(number, seat.clone());
         Taken { seat, clients: self.clone() }
     }

@@ -110,7 +110,8 @@ impl Connection {
         stream.tcp().set_nodelay(true)?;
         let cut = CancellationToken::new();
         let (share, partial) = (Arc::new(coordinator.pot().share(cut.clone())), door.partial.share(cut.clone()));
-        let taken = Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?));
+        let is_tls = matches!(stream, Stream::Tls(_));
+        let taken = Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?, is_tls));
         let rights = Rights::new(&door, taken.clone(), stream.certificate().and_then(tls::user_of).as_deref());
         Ok(Self {
             taken,
@@ -145,7 +146,10 @@ impl Connection {
                 Flow::Close => return self.flush().await.map(|()| false),
                 Flow::On => self.flush().await?,
             }
-            if stop.is_requested() || killed.is_cancelled() {
+            if stop.is_requested() {
+                return self.say_next_leader().await;
+            }
+            if killed.is_cancelled() {
                 return Ok(false);
             }
             if self.decode().is_err() {
@@ -160,7 +164,7 @@ impl Connection {
             let read = tokio::select! {
                 biased;
                 read = self.read() => read?,
-                () = stop.requested() => return Ok(false),
+                () = stop.requested() => return self.say_next_leader().await,
                 () = killed.cancelled() => return Ok(false),
                 () = cut.cancelled() => return Ok(self.tell_cut()),
             };
@@ -171,6 +175,16 @@ impl Connection {
                 Err(Some(why)) => return Ok(self.tell(why)),
             }
         }
+    }
+
+    /// The leader's time is over: who has subscribed to that is told who leads next.
+    async fn say_next_leader(&mut self) -> io::Result<bool> {
+        if let Talk::Resp(session) = &self.talk {
+            let (version, said) = (session.version, session.next_leader().await);
+            said.iter().for_each(|value| self.to.append(|out| value.encode(version, out)));
+            self.flush().await?;
+        }
+        Ok(false)
     }
 
     /// Waits a moment for more, if it is not clear which protocol the first lines are of.
@@ -318,7 +332,7 @@ impl Connection {
         self.give_back();
         let deadline = match &self.window {
             Some(window) => Some(window.ends),
-            None if self.door.settings.limits.idle_timeout.is_zero() => None,
+            None if self.door.settings.limits.idle_timeout.is_zero() || self.talk.is_subscribed() => None,
             None => Instant::now().checked_add(self.door.settings.limits.idle_timeout),
         };
         let ends_by_silence = self.door.settings.unterminated.filter(|_| self.talk.is_inside_text_line(&self.buffer));
@@ -491,6 +505,11 @@ impl Talk {
             Self::Text(_) => 0,
             Self::Resp(session) => session.held(),
         }
+    }
+
+    /// It waits to be told something, and may be silent for as long.
+    fn is_subscribed(&self) -> bool {
+        matches!(self, Self::Resp(session) if !session.subscribed.is_empty())
     }
 
     fn is_inside_text_line(&self, buffer: &BytesMut) -> bool {

@@ -16,6 +16,13 @@ pub struct Entrance {
     pub tls: Option<Acceptor>,
 }
 
+/// The port of those that speak TLS, if others come without it.
+pub(super) fn second_port(entrances: &[Entrance]) -> Option<u16> {
+    let encrypted = entrances.iter().find(|entrance| entrance.tls.is_some())?;
+    let is_second = entrances.iter().any(|entrance| entrance.tls.is_none());
+    encrypted.listener.local_addr().ok().filter(|_| is_second).map(|address| address.port())
+}
+
 /// The next one who comes, by whichever port.
 pub(super) async fn accept(entrances: &[Entrance]) -> io::Result<(TcpStream, Option<&Acceptor>)> {
     let accepts = entrances.iter().map(|entrance| {

@@ -101,6 +101,26 @@ pub(super) const SCRIPT: &[&str] = &[
     "    Load a script into the scripts cache without executing it.",
 ];
 
+/// Of SENTINEL.
+pub(super) const SENTINEL: &[&str] = &[
+    "CKQUORUM <master-name>",
+    "    Check if as many leaders are there as elect one.",
+    "GET-MASTER-ADDR-BY-NAME <master-name>",
+    "    Return the ip and port number of the one that leads.",
+    "MASTER <master-name>",
+    "    Show the one that leads.",
+    "MASTERS",
+    "    Show it as a list of one.",
+    "MYID",
+    "    Return the id of who answers.",
+    "REPLICAS <master-name>",
+    "    Show the others, if they answer reads.",
+    "SENTINELS <master-name>",
+    "    Show all but who answers.",
+    "SLAVES <master-name>",
+    "    As REPLICAS.",
+];
+
 /// Of the small words that tools ask.
 pub(super) fn tools(op: ToolOp) -> &'static [&'static str] {
     match op {

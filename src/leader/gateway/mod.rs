@@ -14,6 +14,7 @@ mod deadlines;
 mod entrance;
 mod eval;
 mod floats;
+mod group;
 mod help;
 mod keyspace;
 mod lcs;
@@ -43,11 +44,13 @@ pub(super) use self::clients::line_of;
 use self::connection::Connection;
 use self::cuts::Cuts;
 pub use self::entrance::Entrance;
+pub(super) use self::refused::SYNTAX;
 pub(super) use self::rights::{check_command, noted, refusal};
 use self::script::Scripts;
 use super::coordinator::Coordinator;
 use super::every;
 use super::heavy::Heavy;
+use super::sentinel;
 use super::shares::{Pot, Size};
 use super::users::Users;
 use crate::error::Refusal;
@@ -83,6 +86,8 @@ pub struct Settings {
     pub unterminated: Option<Duration>,
     /// How a GET is answered on a line of text.
     pub dialect: Dialect,
+    /// How clients find who leads.
+    pub sentinel: sentinel::Settings,
 }
 
 /// What all connections share.
@@ -102,6 +107,8 @@ struct Door {
     walk: Semaphore,
     /// What cursors of SCAN have of this run of the leader.
     run: u64,
+    /// The port for TLS, where there is one without it too.
+    tls_port: Option<u16>,
 }
 
 /// Whether this is the password, in the same time wherever they differ.
@@ -150,6 +157,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
         verify: Arc::new(Semaphore::new(1)),
         walk: Semaphore::new(1),
         run: keyspace::mark_of_run(),
+        tls_port: entrance::second_port(&entrances),
     });
     let stop = coordinator.stop.clone();
     let mut second = every(Duration::from_secs(1));

@@ -82,6 +82,9 @@ impl Session {
             Op::Keyspace(KeyspaceOp::Flush) if !self.door.settings.allow_flush => Some(keyspace::NO_FLUSH.to_owned()),
             Op::Server(ServerOp::Config) if is(b"SET") => Some(config_set_refused(words)),
             Op::Register(RegisterOp::Verify) => Some(OF_TEXT.to_owned()),
+            Op::Session(
+                SessionOp::PSubscribe | SessionOp::PUnsubscribe | SessionOp::Subscribe | SessionOp::Unsubscribe,
+            ) => Some(format!("ERR {} is not allowed in transactions", spec.name)),
             Op::Server(ServerOp::Save) => Some(NO_SNAPSHOT.to_owned()),
             _ => None,
         }

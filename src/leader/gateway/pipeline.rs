@@ -95,7 +95,7 @@ impl Steps {
 impl Session {
     /// Works on the commands at the front that go together, if there are several; gives their replies in order.
     pub(super) async fn run_together(&mut self, most: usize) -> Option<Vec<Value>> {
-        if self.queued.is_some() || !self.rights.is_known() || most < MOST {
+        if self.queued.is_some() || !self.rights.is_known() || !self.subscribed.is_empty() || most < MOST {
             return None;
         }
         let mut together = Steps::default();

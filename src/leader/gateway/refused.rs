@@ -11,7 +11,7 @@ use crate::leader::coordinator::Coordinator;
 use crate::protocol::resp::{Words, number};
 use crate::protocol::table::{Op, Spec, WrongCount};
 
-pub(super) const SYNTAX: &str = "ERR syntax error";
+pub(in crate::leader) const SYNTAX: &str = "ERR syntax error";
 pub(super) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 
 pub(super) fn error<T>(text: &str) -> Result<T, String> {

@@ -11,6 +11,7 @@ use super::refused::{error, select, wrong_number};
 use super::session::{Replies, Session, bytes_of, keys_of};
 use super::{data, keyspace, lcs};
 use crate::error::Refusal;
+use crate::leader::sentinel::Subscriptions;
 use crate::leader::transaction::{Need, Transaction};
 use crate::protocol::resp::{Value, Words, number};
 use crate::protocol::table::{DataOp, KeyspaceOp, Op, RegisterOp, SessionOp, Spec};
@@ -62,17 +63,24 @@ impl Session {
             SessionOp::Reset => {
                 (self.queued, self.version, self.replies, self.backup) = (None, 2, Replies::All, None);
                 self.watched.clear();
+                self.subscribed = Subscriptions::default();
                 self.rights.reset();
                 let mut said = self.taken.seat.said();
                 (said.name, said.version) = (String::new(), 2);
                 return Ok(Value::Simple("RESET"));
             }
             SessionOp::Ping => match words.len() {
+                1 | 2 if !self.subscribed.is_empty() && self.version == 2 => {
+                    return Ok(Subscriptions::pong(words.get(1)));
+                }
                 1 => return Ok(Value::Simple("PONG")),
                 2 => return Ok(Value::Bulk(words[1].clone())),
                 _ => return Err(wrong_number(spec.name)),
             },
             SessionOp::Echo => return Ok(Value::Bulk(words[1].clone())),
+            SessionOp::PSubscribe | SessionOp::PUnsubscribe | SessionOp::Subscribe | SessionOp::Unsubscribe => {
+                return self.subscribed.change(op, words);
+            }
             SessionOp::Exit => {}
         }
         Ok(OK)

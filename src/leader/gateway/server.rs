@@ -57,6 +57,8 @@ impl Session {
                 Ok(time(self.coordinator.time.now_or_wall()))
             }
             ServerOp::Help => Ok(Value::text(table::help())),
+            ServerOp::Sentinel if words[1].eq_ignore_ascii_case(b"HELP") => Ok(help::of("SENTINEL", help::SENTINEL)),
+            ServerOp::Sentinel => self.group().sentinel(words),
             ServerOp::Save => Err(NO_SNAPSHOT.to_owned()),
         }
     }
@@ -271,7 +273,7 @@ impl Session {
             Err(reason) => format!("# not known yet: {reason}\r\n"),
         };
         let (uptime, memory) = (coordinator.now().as_secs(), used_memory());
-        let clients = self.door.clients.which(|_| true).len();
+        let (clients, group) = (self.door.clients.which(|_| true).len(), self.group());
         let (hits, misses) = hits_and_misses(&coordinator.meters);
         let sections = [
             (
@@ -314,11 +316,8 @@ impl Session {
                     coordinator.meters.requests.load(Ordering::Relaxed)
                 ),
             ),
-            (
-                "Replication",
-                "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_repl_offset:0\r\n"
-                    .to_owned(),
-            ),
+            ("Replication", group.replication()),
+            ("Sentinel", group.sentinel_info()),
             ("CPU", used_cpu()),
             ("Commandstats", command_stats(&coordinator.meters)),
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
@@ -327,9 +326,14 @@ impl Session {
         let any_of = |names: &[&str]| asked.iter().any(|name| names.contains(&name.as_str()));
         let all = any_of(&["all", "everything"]);
         let usual = all || asked.is_empty() || any_of(&["default"]);
-        // As in Redis, counts by command are long, and shown to those who ask for them.
+        // As in Redis, counts by command are long, and shown to those who ask for them; so is what a Sentinel says.
         let shown = sections.iter().filter(|(name, _)| {
-            asked.contains(&name.to_lowercase()) || if *name == "Commandstats" { all } else { usual }
+            let of_its_own = match *name {
+                "Commandstats" => all,
+                "Sentinel" => false,
+                _ => usual,
+            };
+            of_its_own || asked.contains(&name.to_lowercase())
         });
         let parts: Vec<String> = shown.map(|(name, body)| format!("# {name}\r\n{body}")).collect();
         Ok(parts.join("\r\n"))

@@ -21,6 +21,7 @@ use super::run::{BAD_COMMAND, DENIED};
 use crate::error::Refusal;
 use crate::leader::backup::Backup;
 use crate::leader::coordinator::{Coordinator, Request};
+use crate::leader::sentinel::Subscriptions;
 use crate::leader::shares::{Room, Share};
 use crate::leader::users::Context;
 use crate::protocol::resp::{Asked, ProtocolError, RequestDecoder, Value, Words};
@@ -64,6 +65,7 @@ pub(super) struct Session {
     /// The room of the reply to the request that is being worked on.
     pub(super) room: Option<Room>,
     pub(super) backup: Option<Box<Backup>>,
+    pub(super) subscribed: Subscriptions,
 }
 
 impl Session {
@@ -90,6 +92,7 @@ impl Session {
             replies: Replies::All,
             room: None,
             backup: None,
+            subscribed: Subscriptions::default(),
         }
     }
 
@@ -215,7 +218,7 @@ impl Session {
 
     /// A GET or SET without options, which needs nothing of the session.
     fn plain_of(&self, words: &Words) -> Option<Command> {
-        if self.queued.is_some() || !self.rights.is_known() {
+        if self.queued.is_some() || !self.rights.is_known() || !self.subscribed.is_empty() {
             return None;
         }
         let command = self.plain_command(words)?;
@@ -295,6 +298,9 @@ impl Session {
         }
         if !self.rights.is_known() && !spec.flags.contains(&"no_auth") {
             return (Some(Value::Error("NOAUTH Authentication required.".to_owned())), Flow::On);
+        }
+        if self.version == 2 && !self.subscribed.admits(spec.op) {
+            return (Some(Value::Error(Subscriptions::refusal(spec.name))), Flow::On);
         }
         let context = if self.queued.is_some() { Context::Multi } else { Context::TopLevel };
         if let Err(denied) = self.rights.check(spec, &words, context) {

@@ -29,9 +29,7 @@ impl Session {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Value::Integer(now.as_secs() as i64)
             }
-            (ToolOp::Role, ..) => {
-                Value::Array(vec![Value::text("master"), Value::Integer(0), Value::Array(Vec::new())])
-            }
+            (ToolOp::Role, ..) => self.group().role(),
             // What was answered has all of its copies: there is nothing to wait for.
             (ToolOp::Wait, ..) => {
                 number(&words[1]).ok_or(NOT_AN_INTEGER)?;

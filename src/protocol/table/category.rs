@@ -137,7 +137,10 @@ impl Leaf {
             Category::Write => has("write") || is("FUNCTION", &["DELETE", "FLUSH", "LOAD", "RESTORE"]),
             Category::String => group == "string",
             Category::Bitmap => group == "bitmap",
-            Category::Connection => group == "connection" || is_one(&["COMMAND", "WAIT"]),
+            // Redis's SENTINEL is of a process beside the servers, for operators. Here it is how a client finds where to go,
+            // so that it is for all who may connect.
+            Category::Connection => group == "connection" || is_one(&["COMMAND", "SENTINEL", "WAIT"]),
+            Category::PubSub => has("pubsub"),
             Category::Transaction => group == "transactions",
             Category::Scripting => group == "scripting" || spec.name == "FUNCTION",
             Category::Admin => self.is_of_operators() || flushes,
@@ -187,6 +190,7 @@ mod tests {
                  client|info client|reply command command|getkeys command|help command|count command|docs command|list \
                  command|info wait",
             ),
+            ("pubsub slow", "subscribe psubscribe unsubscribe punsubscribe"),
             ("dangerous keyspace read slow", "keys"),
             ("admin dangerous keyspace slow write", "flushall flushdb"),
             ("dangerous slow", "info"),
@@ -214,6 +218,7 @@ mod tests {
             ),
             ("slow string write", "set mset msetnx setrange setex psetex"),
             ("slow transaction", "exec"),
+            ("connection slow", "sentinel|masters sentinel|get-master-addr-by-name sentinel|myid"),
             ("fast observe", "peers status"),
             ("observe slow", "verify"),
             ("admin dangerous slow", "drain undrain remove rebalance clock backup handover peer"),

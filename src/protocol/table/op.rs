@@ -85,8 +85,12 @@ pub enum SessionOp {
     Exit,
     Multi,
     Ping,
+    PSubscribe,
+    PUnsubscribe,
     Reset,
     Select,
+    Subscribe,
+    Unsubscribe,
     Unwatch,
     Watch,
 }
@@ -117,6 +121,7 @@ pub enum ServerOp {
     Info,
     /// SAVE and BGSAVE, which are refused.
     Save,
+    Sentinel,
     Time,
 }
 

@@ -48,7 +48,9 @@ pub(super) fn to_lua(lua: &Lua, value: Value, version: u8) -> mlua::Result<LuaVa
             }
             named("map", LuaValue::Table(map))
         }
-        Value::Array(values) | Value::Set(values) => list(lua, values, version),
+        Value::Array(values) | Value::Set(values) | Value::Push(values) | Value::Replies(values) => {
+            list(lua, values, version)
+        }
         Value::Map(pairs) => list(lua, pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(), version),
     }
 }

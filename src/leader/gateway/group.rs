@@ -1,0 +1,44 @@
+//! What clients are told of the group of leaders, and when another one leads.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::session::Session;
+use crate::leader::sentinel::View;
+use crate::protocol::resp::Value;
+
+/// How long who has subscribed waits, when this leader's time is over, for who leads next.
+const NEXT: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// The group as this connection is told of it.
+    pub(super) fn group(&self) -> View {
+        let (settings, seat) = (&self.door.settings.sentinel, &self.taken.seat);
+        match self.coordinator.ledger().group() {
+            Some(group) => {
+                let voters = group.leading().borrow().voters.len();
+                let tls_port = self.door.tls_port.filter(|_| seat.is_tls);
+                View::of_group(settings, group.group(), group.status(), voters, tls_port)
+            }
+            None => {
+                let epoch = self.coordinator.cluster().leadership().map_or(0, |leadership| leadership.epoch.0);
+                View::of_one(settings, seat.own, (epoch, self.door.run), self.door.tls_port.filter(|_| seat.is_tls))
+            }
+        }
+    }
+
+    /// What who has subscribed is told before this leader, whose time is over, closes the connection: who leads next, if
+    /// that becomes known in a moment. A connection never outlives two leaders, so that nothing else is told.
+    pub(super) async fn next_leader(&self) -> Vec<Value> {
+        let (false, Some(group)) = (self.subscribed.is_empty(), self.coordinator.ledger().group()) else {
+            return Vec::new();
+        };
+        let (me, mut standing) = (group.status().me, group.leading());
+        let next = standing.wait_for(|now| now.leader.as_ref().is_some_and(|(leader, _)| *leader != me));
+        if !matches!(timeout(NEXT, next).await, Ok(Ok(_))) {
+            return Vec::new();
+        }
+        self.group().switched_from(me).map_or_else(Vec::new, |said| self.subscribed.switched(&said))
+    }
+}
