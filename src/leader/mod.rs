@@ -35,6 +35,7 @@ mod jobs;
 mod orders;
 mod query;
 mod read;
+mod redirect;
 mod refusing;
 mod register_time;
 mod relay;

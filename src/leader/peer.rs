@@ -22,7 +22,9 @@ pub use self::list::{Peers, Start};
 pub(super) use self::local::run_local;
 use super::ledger::Replica;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
+use super::redirect::Redirect;
 use super::relay::{Relay, Way};
+use super::sentinel::Standby;
 use super::{FolderLock, Source};
 use crate::durable::Disk;
 use crate::durable::os::OsDisk;
@@ -33,6 +35,7 @@ use crate::process::{
 use crate::raft::{self, Addresses, Group, GrpcPeers, Standing};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
+use crate::tls;
 use crate::wire::Grpc;
 
 /// A time as the leader that failed within this time has not begun well; after so many in a row something else is wrong.
@@ -120,8 +123,16 @@ impl Peer {
         let (serves, serving) = watch::channel(false);
         let tls_port = listeners.encrypted.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.port()));
         let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
-        let relay =
-            Relay { me: peers.me, standing: group.leading(), serves: serving, tls_port, places, stop: stop.clone() };
+        let redirects = settings.clients.sentinel.standby == Standby::Redirect;
+        let relay = Relay {
+            me: peers.me,
+            standing: group.leading(),
+            serves: serving,
+            tls_port,
+            places,
+            redirect: redirects.then(|| redirect(settings, &group, tls_port, stop)),
+            stop: stop.clone(),
+        };
         start_relays(relay, listeners.again()?)?;
         tokio::spawn(stop.needed("watch over peers", watch_others(group.clone(), peers.clone(), stop.clone())));
         say_ready(
@@ -335,6 +346,20 @@ fn open_port_of_peers(group: &Group<Replica>, settings: &Settings, port: std::ne
             Err(error) => stop.fail(format!("the port for peers cannot be served: {error}")),
         }
     });
+}
+
+/// What tells clients where to go while this peer does not lead. Its certificates are followed as those of a leader are.
+fn redirect(settings: &Settings, group: &Group<Replica>, tls_port: Option<u16>, stop: &Stop) -> Redirect {
+    let certificates = settings.certificates();
+    if !certificates.is_empty() {
+        tokio::spawn(stop.needed("certificates", tls::watch(certificates, stop.clone())));
+    }
+    Redirect {
+        group: group.clone(),
+        settings: Arc::new(settings.clients.clone()),
+        acceptor: settings.tls.as_ref().map(|tls| tls.acceptor.clone()),
+        tls_port: tls_port.filter(|_| settings.port.is_some()),
+    }
 }
 
 fn start_relays(relay: Relay, listeners: Listeners) -> std::io::Result<()> {

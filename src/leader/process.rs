@@ -150,7 +150,7 @@ impl Settings {
     }
 
     /// What has certificates that are renewed.
-    fn certificates(&self) -> Vec<Arc<dyn Renews>> {
+    pub(super) fn certificates(&self) -> Vec<Arc<dyn Renews>> {
         let clients = self.tls.as_ref().map(|tls| tls.renews.clone());
         clients.into_iter().chain(self.cluster_tls.as_ref().map(|tls| tls.renews())).collect()
     }

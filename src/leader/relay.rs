@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::gateway;
+use super::redirect::Redirect;
 use crate::error::Refusal;
 use crate::raft::{Addresses, PeerId, Standing};
 use crate::stop::Stop;
@@ -56,6 +57,8 @@ pub(super) struct Relay {
     /// Where clients with TLS are served by who leads is the same port everywhere.
     pub(super) tls_port: Option<u16>,
     pub(super) places: Arc<Semaphore>,
+    /// Clients are told where to go instead.
+    pub(super) redirect: Option<Redirect>,
     pub(super) stop: Stop,
 }
 
@@ -113,6 +116,11 @@ impl Relay {
     }
 
     async fn carry(mut self, mut connection: TcpStream, way: Way) {
+        if let (Some(redirect), Way::Clients | Way::Encrypted) = (&self.redirect, way)
+            && redirect.is_for(&self.standing.borrow())
+        {
+            return redirect.serve(connection, way == Way::Encrypted).await;
+        }
         let Ok((leader, mut onward)) = timeout(ELECTION, self.dial(way)).await else {
             if way == Way::Clients {
                 let why = self.why();
@@ -200,7 +208,7 @@ mod tests {
         let (tell, standing) = watch::channel(Standing::default());
         let (serve, serves) = watch::channel(false);
         let places = Arc::new(Semaphore::new(9));
-        let relay = Relay { me: 1, standing, serves, tls_port: None, places, stop: Stop::new() };
+        let relay = Relay { me: 1, standing, serves, tls_port: None, places, redirect: None, stop: Stop::new() };
         tokio::spawn(relay.run(own, Way::Clients));
         (tell, serve, upstream, there, here)
     }

@@ -194,4 +194,4 @@ fn run_id(group: Option<Uuid>, peer: PeerId) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

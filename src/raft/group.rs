@@ -231,6 +231,11 @@ impl<M> Group<M> {
         self.inner.identity.group().is_some()
     }
 
+    /// This peer.
+    pub fn me(&self) -> PeerId {
+        self.inner.settings.me
+    }
+
     /// The group's id, once there is one.
     pub fn group(&self) -> Option<Uuid> {
         self.inner.identity.group()

@@ -129,3 +129,46 @@ fn where_clients_are_sent_and_by_which_name_can_be_told() {
         assert_eq!(told, "[\"x.example\" \"7\"]");
     }
 }
+
+#[test]
+fn a_standby_that_redirects_says_where_to_go_and_tells_when_that_changes() {
+    let home = folder();
+    let mut group = Group::start(BINARY.as_ref(), home.path(), (3, 3), &["--tolerance", "2", "--standby", "redirect"]);
+    let leader = group.leader().unwrap();
+    assert_eq!(insist(&group, leader, "SET id 1"), "OK");
+    let standby = others(&group, leader)[0];
+    let elsewhere =
+        |leader: usize| format!("this peer is a standby: peer {leader} leads, clients go to {}", group.clients(leader));
+    assert_eq!(
+        group.ask(standby, "GET id").unwrap(),
+        format!("ERROR UNAVAILABLE {}; nothing was written", elsewhere(leader))
+    );
+    let mut redis = Redis::to(&group.clients(standby));
+    tells(&redis.say("SET id 2"), &["-READONLY", &elsewhere(leader)]);
+    assert_eq!(redis.say("SENTINEL GET-MASTER-ADDR-BY-NAME hatokuse"), address(&group, leader));
+    assert!(redis.say("ROLE").starts_with(&format!("[\"slave\" \"{}\" :", group.host)));
+    tells(&redis.say("INFO replication"), &["role:slave", "master_link_status:up"]);
+    assert_eq!(redis.say("SENTINEL REPLICAS hatokuse"), "[]");
+    eventually("the others", || {
+        (redis.say("SENTINEL SENTINELS hatokuse").matches("\"flags\"").count() == 2).then_some(())
+    });
+    assert_eq!(Redis::to(&group.clients(leader)).say("SENTINEL REPLICAS hatokuse"), "[]");
+    // Each hears of it: who stands by goes on, and who leads closes.
+    let mut subscribed: Vec<Redis> =
+        others(&group, leader).iter().map(|peer| Redis::to(&group.clients(*peer))).collect();
+    for one in &mut subscribed {
+        assert_eq!(one.say("SUBSCRIBE +switch-master"), "[\"subscribe\" \"+switch-master\" :1]");
+    }
+    group.kill_peer(leader);
+    let told: Vec<String> = subscribed.iter_mut().map(Redis::reply).collect();
+    let next = others(&group, leader)
+        .into_iter()
+        .find(|peer| told[0].contains(&format!(" {}\"", group.ports[peer - 1].clients)));
+    let next = next.unwrap_or_else(|| panic!("{told:?}"));
+    let port = |peer: usize| group.ports[peer - 1].clients;
+    let said = format!("\"hatokuse {0} {1} {0} {2}\"", group.host, port(leader), port(next));
+    assert_eq!(told, vec![format!("[\"message\" \"+switch-master\" {said}]"); 2]);
+    let stays: Vec<bool> = subscribed.iter_mut().map(|one| one.try_ask(&[b"PING"]).is_some()).collect();
+    assert_eq!(stays, others(&group, leader).iter().map(|peer| *peer != next).collect::<Vec<_>>());
+    assert_eq!(insist(&group, next, "GET id"), "VALUE 1");
+}

@@ -34,7 +34,7 @@ impl Session {
         let (false, Some(group)) = (self.subscribed.is_empty(), self.coordinator.ledger().group()) else {
             return Vec::new();
         };
-        let (me, mut standing) = (group.status().me, group.leading());
+        let (me, mut standing) = (group.me(), group.leading());
         let next = standing.wait_for(|now| now.leader.as_ref().is_some_and(|(leader, _)| *leader != me));
         if !matches!(timeout(NEXT, next).await, Ok(Ok(_))) {
             return Vec::new();

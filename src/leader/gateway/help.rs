@@ -102,7 +102,7 @@ pub(super) const SCRIPT: &[&str] = &[
 ];
 
 /// Of SENTINEL.
-pub(super) const SENTINEL: &[&str] = &[
+const SENTINEL: &[&str] = &[
     "CKQUORUM <master-name>",
     "    Check if as many leaders are there as elect one.",
     "GET-MASTER-ADDR-BY-NAME <master-name>",
@@ -120,6 +120,11 @@ pub(super) const SENTINEL: &[&str] = &[
     "SLAVES <master-name>",
     "    As REPLICAS.",
 ];
+
+/// The answer to SENTINEL HELP.
+pub(in crate::leader) fn sentinel() -> Value {
+    of("SENTINEL", SENTINEL)
+}
 
 /// Of the small words that tools ask.
 pub(super) fn tools(op: ToolOp) -> &'static [&'static str] {

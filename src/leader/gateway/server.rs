@@ -19,7 +19,7 @@ use crate::telemetry::Meter;
 use crate::telemetry::served::{NOT_FOUND, Operation, Protocol};
 
 /// The Redis whose commands these are: clients choose by it what they may send.
-pub(super) const REDIS_VERSION: &str = "7.0.15";
+pub(in crate::leader) const REDIS_VERSION: &str = "7.0.15";
 
 /// The longest name that a connection may have.
 const LONGEST_NAME: usize = 1024;
@@ -57,7 +57,7 @@ impl Session {
                 Ok(time(self.coordinator.time.now_or_wall()))
             }
             ServerOp::Help => Ok(Value::text(table::help())),
-            ServerOp::Sentinel if words[1].eq_ignore_ascii_case(b"HELP") => Ok(help::of("SENTINEL", help::SENTINEL)),
+            ServerOp::Sentinel if words[1].eq_ignore_ascii_case(b"HELP") => Ok(help::sentinel()),
             ServerOp::Sentinel => self.group().sentinel(words),
             ServerOp::Save => Err(NO_SNAPSHOT.to_owned()),
         }
@@ -102,16 +102,7 @@ impl Session {
         if let Some(name) = name {
             said.name = name;
         }
-        let text = |text: &str| Value::text(text);
-        Ok(Value::Map(vec![
-            (text("server"), text("redis")),
-            (text("version"), text(REDIS_VERSION)),
-            (text("proto"), Value::Integer(version.into())),
-            (text("id"), Value::Integer(self.taken.seat.number as i64)),
-            (text("mode"), text("standalone")),
-            (text("role"), text("master")),
-            (text("modules"), Value::Array(Vec::new())),
-        ]))
+        Ok(self::hello(version, Some(self.taken.seat.number), "master"))
     }
 
     fn client(&mut self, words: &Words) -> Result<Value, String> {
@@ -340,6 +331,23 @@ impl Session {
     }
 }
 
+/// The answer to HELLO: in which version of the protocol it goes on, the connection's number, and what this process is.
+pub(in crate::leader) fn hello(version: u8, number: Option<u64>, role: &str) -> Value {
+    let text = |text: &str| Value::text(text);
+    let mut fields = vec![
+        (text("server"), text("redis")),
+        (text("version"), text(REDIS_VERSION)),
+        (text("proto"), Value::Integer(version.into())),
+    ];
+    fields.extend(number.map(|number| (text("id"), Value::Integer(number as i64))));
+    fields.extend([
+        (text("mode"), text("standalone")),
+        (text("role"), text(role)),
+        (text("modules"), Value::Array(Vec::new())),
+    ]);
+    Value::Map(fields)
+}
+
 /// Reads that found a message, and those of none.
 fn hits_and_misses(meters: &Meters) -> (u64, u64) {
     let reads = Protocol::ALL.map(|via| meters.served.view(via, Operation::Read));
@@ -416,7 +424,8 @@ fn is_normal(word: &[u8]) -> Result<bool, String> {
     }
 }
 
-fn command(words: &Words) -> Result<Value, String> {
+/// The reply to COMMAND.
+pub(in crate::leader) fn command(words: &Words) -> Result<Value, String> {
     let named = |from: usize| words[from.min(words.len())..].iter().map(|name| table::find(name));
     let all = || COMMANDS.iter().filter(|spec| spec.is_of_redis());
     let Some(sub) = words.get(1) else { return Ok(Value::Array(all().map(info_of).collect())) };

@@ -36,18 +36,18 @@ fn status(me: PeerId) -> Status {
     }
 }
 
-fn view(me: PeerId, standby: Standby, tls_port: Option<u16>) -> View {
+pub(in crate::leader) fn view(me: PeerId, standby: Standby, tls_port: Option<u16>) -> View {
     View::of_group(&settings(standby), Uuid::from_hex(&"ab".repeat(16)), status(me), 3, tls_port)
 }
 
 /// Nobody leads.
-fn leaderless() -> View {
+pub(in crate::leader) fn leaderless() -> View {
     let mut status = status(2);
     status.peers.iter_mut().filter(|peer| peer.id == 1).for_each(|peer| peer.role = Role::Unreachable);
     View::of_group(&settings(Standby::Redirect), None, status, 3, None)
 }
 
-fn words(line: &str) -> Words {
+pub(in crate::leader) fn words(line: &str) -> Words {
     line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
 }
 
@@ -129,7 +129,7 @@ fn the_others_are_told_with_what_is_known_of_them() {
         .collect();
     assert_eq!(
         told,
-        [["h2:6667", "slave", "ok", "118", "h1"], ["::1:6668", "slave,s_down,disconnected", "err", "90", "h1"]]
+        [["h2:6667", "slave", "ok", "118", "h1"], ["[::1]:6668", "slave,s_down,disconnected", "err", "90", "h1"]]
     );
     assert_eq!(replicas, listed(leader.sentinel(&words("SENTINEL SLAVES main")).unwrap()));
     let sentinels = listed(leader.sentinel(&words("SENTINEL sentinels main")).unwrap());

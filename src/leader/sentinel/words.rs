@@ -40,7 +40,8 @@ impl Peer {
     }
 
     fn address(&self) -> String {
-        format!("{}:{}", self.place.host, self.place.port)
+        let Place { host, port } = &self.place;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
@@ -183,6 +184,22 @@ impl View {
             );
         }
         text
+    }
+
+    /// Whether somebody is known to lead, and where.
+    pub(in crate::leader) fn has_leader(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    /// What a standby says of all that it does not do.
+    pub(in crate::leader) fn elsewhere(&self) -> String {
+        match self.leads() {
+            Some(leader) => {
+                let (peer, at) = (leader.id, leader.address());
+                format!("this peer is a standby: peer {peer} leads, clients go to {at}; nothing was written")
+            }
+            None => "this peer is a standby, and no leader is known; nothing was written, try again".to_owned(),
+        }
     }
 
     /// What `+switch-master` says when another leads than `before`; nothing: it is not known who, or where.
