@@ -351,6 +351,7 @@ impl LeaderArgs {
             peers: self.group.peers()?,
             port,
             tls_port: self.tls.tls_port,
+            sentinel_port: self.group.sentinel_port(),
             tls: self.tls.encrypted()?,
             http_tls: self.tls.http_tls,
             insecure: self.insecure,

@@ -121,7 +121,7 @@ impl Peer {
             tracing::info!("this peer is of no group yet: it waits for the one that was founded to call it");
         }
         let (serves, serving) = watch::channel(false);
-        let tls_port = listeners.encrypted.as_ref().and_then(|listener| Some(listener.local_addr().ok()?.port()));
+        let tls_port = port_of(&listeners.encrypted);
         let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
         let redirects = settings.clients.sentinel.standby == Standby::Redirect;
         let relay = Relay {
@@ -129,6 +129,7 @@ impl Peer {
             standing: group.leading(),
             serves: serving,
             tls_port,
+            sentinel_port: port_of(&listeners.sentinel),
             places,
             redirect: redirects.then(|| redirect(settings, &group, tls_port, stop)),
             stop: stop.clone(),
@@ -320,6 +321,10 @@ fn addresses(peers: &Peers, listeners: &Listeners) -> anyhow::Result<Addresses> 
     })
 }
 
+fn port_of(listener: &Option<std::net::TcpListener>) -> Option<u16> {
+    listener.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.port())
+}
+
 /// Where clients are served: those who may come by TLS only are told where that is.
 fn bound(listeners: &Listeners) -> anyhow::Result<std::net::SocketAddr> {
     let listener =
@@ -359,12 +364,19 @@ fn redirect(settings: &Settings, group: &Group<Replica>, tls_port: Option<u16>, 
         settings: Arc::new(settings.clients.clone()),
         acceptor: settings.tls.as_ref().map(|tls| tls.acceptor.clone()),
         tls_port: tls_port.filter(|_| settings.port.is_some()),
+        is_plain: settings.port.is_some(),
     }
 }
 
 fn start_relays(relay: Relay, listeners: Listeners) -> std::io::Result<()> {
-    let Listeners { clients, encrypted, nodes, http } = listeners;
-    let all = [(clients, Way::Clients), (encrypted, Way::Encrypted), (Some(nodes), Way::Nodes), (http, Way::Http)];
+    let Listeners { clients, encrypted, sentinel, nodes, http } = listeners;
+    let all = [
+        (clients, Way::Clients),
+        (encrypted, Way::Encrypted),
+        (sentinel, Way::Sentinel),
+        (Some(nodes), Way::Nodes),
+        (http, Way::Http),
+    ];
     for (listener, way) in all {
         if let Some(listener) = listener {
             tokio::spawn(relay.clone().run(TcpListener::from_std(listener)?, way));

@@ -50,7 +50,9 @@ pub struct Settings {
     pub port: Option<u16>,
     /// Port for clients that speak TLS; 0 for any.
     pub tls_port: Option<u16>,
-    /// What encrypts that.
+    /// Port for clients that look for Redis Sentinel itself; 0 for any.
+    pub sentinel_port: Option<u16>,
+    /// What encrypts connections of clients.
     pub tls: Option<Encrypted>,
     /// What HTTP asks for.
     pub http_token: Option<String>,
@@ -199,6 +201,7 @@ pub(super) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 pub(super) struct Listeners {
     pub(super) clients: Option<TcpListener>,
     pub(super) encrypted: Option<TcpListener>,
+    pub(super) sentinel: Option<TcpListener>,
     pub(super) nodes: TcpListener,
     pub(super) http: Option<TcpListener>,
 }
@@ -210,6 +213,7 @@ impl Listeners {
         Ok(Self {
             clients: bind_for(settings.port, "--port")?,
             encrypted: bind_for(settings.tls_port, "--tls-port")?,
+            sentinel: bind_for(settings.sentinel_port, "--sentinel-port")?,
             nodes: bind(settings.host, settings.grpc_port, "nodes", "--grpc-port")?,
             http: bind_http(settings.http_host, settings.http_port)?,
         })
@@ -221,6 +225,7 @@ impl Listeners {
         Ok(Self {
             clients: again(&self.clients)?,
             encrypted: again(&self.encrypted)?,
+            sentinel: again(&self.sentinel)?,
             nodes: self.nodes.try_clone()?,
             http: again(&self.http)?,
         })
@@ -324,7 +329,7 @@ pub(super) async fn serve(
 async fn attend(
     (leader, users): (&Leader, Arc<Users>),
     settings: &Settings,
-    Listeners { clients, encrypted, nodes, http }: Listeners,
+    Listeners { clients, encrypted, sentinel, nodes, http }: Listeners,
     (stop, end, is_first): (&Stop, &CancellationToken, bool),
     events: EventRing,
 ) -> anyhow::Result<(LocalNodes, JoinHandle<()>)> {
@@ -335,10 +340,18 @@ async fn attend(
     let clients_address = address_of(&clients)?.or(encrypted_address).context("there is no port for clients")?;
     let coordinator = leader.coordinator.clone();
     let acceptor = settings.tls.as_ref().map(|tls| tls.acceptor.clone());
-    let entrances = [clients.map(|listener| (listener, None)), encrypted.map(|listener| (listener, acceptor.clone()))];
-    let entrances = entrances.into_iter().flatten().map(|(listener, tls)| {
+    let sentinel_address = address_of(&sentinel)?;
+    let plain = |listener| (listener, None, false);
+    // Where all that clients say is encrypted, this is too.
+    let of_sentinel = acceptor.clone().filter(|_| clients.is_none());
+    let entrances = [
+        clients.map(plain),
+        encrypted.map(|listener| (listener, acceptor.clone(), false)),
+        sentinel.map(|listener| (listener, of_sentinel, true)),
+    ];
+    let entrances = entrances.into_iter().flatten().map(|(listener, tls, is_sentinel)| {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Entrance { listener, tls })
+        Ok(Entrance { listener, tls, is_sentinel })
     });
     let entrances = entrances.collect::<std::io::Result<Vec<_>>>()?;
     let gateway = gateway::run(entrances, coordinator.clone(), users.clone(), settings.clients.clone());
@@ -368,6 +381,9 @@ async fn attend(
     }
     if let Some(address) = encrypted_address.filter(|_| is_first) {
         say_ready(&format!("leader tls={address}"), false);
+    }
+    if let Some(address) = sentinel_address.filter(|_| is_first) {
+        say_ready(&format!("leader sentinel={address}"), false);
     }
     let looked = coordinator.clone();
     let status = format!("clients on {clients_address}, nodes on {nodes_address}");

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::gateway;
 use super::ledger::Replica;
+use super::relay::Way;
 use super::sentinel::{Subscriptions, View};
 use crate::error::Refusal;
 use crate::protocol::resp::{Asked, RequestDecoder, Value, Words, number};
@@ -42,6 +43,8 @@ pub(super) struct Redirect {
     pub(super) acceptor: Option<Acceptor>,
     /// The port for TLS, where there is one without it too.
     pub(super) tls_port: Option<u16>,
+    /// Clients may come without it.
+    pub(super) is_plain: bool,
 }
 
 /// What becomes of a connection.
@@ -53,7 +56,8 @@ enum Flow {
 
 /// How a connection speaks.
 enum Talk {
-    Text(CommandDecoder),
+    /// And whether it takes this for a Redis Sentinel.
+    Text(CommandDecoder, bool),
     Resp(Box<Client>),
 }
 
@@ -62,6 +66,8 @@ struct Client {
     decoder: RequestDecoder,
     version: u8,
     subscribed: Subscriptions,
+    /// It takes this for a Redis Sentinel.
+    is_sentinel: bool,
 }
 
 impl Redirect {
@@ -70,34 +76,37 @@ impl Redirect {
         standing.leads.is_none() && standing.leader.as_ref().is_none_or(|(leader, _)| *leader != self.group.me())
     }
 
-    fn view(&self, is_tls: bool) -> View {
+    fn view(&self, (tls_port, sentinel_port): (Option<u16>, Option<u16>)) -> View {
         let voters = self.group.leading().borrow().voters.len();
-        let tls_port = self.tls_port.filter(|_| is_tls);
-        View::of_group(&self.settings.sentinel, self.group.group(), self.group.status(), voters, tls_port)
+        let ports = (tls_port, sentinel_port);
+        View::of_group(&self.settings.sentinel, self.group.group(), self.group.status(), voters, ports)
     }
 
     /// Serves one client until it goes, or this peer leads.
-    pub(super) async fn serve(&self, stream: TcpStream, is_encrypted: bool) {
+    pub(super) async fn serve(&self, stream: TcpStream, way: Way) {
+        let is_encrypted = way == Way::Encrypted || way == Way::Sentinel && !self.is_plain;
         let stream = match &self.acceptor {
             Some(acceptor) if is_encrypted => acceptor.accept(stream).await,
             _ => Ok(Stream::from(stream)),
         };
         // An error is the client's going, which is its right.
         if let Ok(mut stream) = stream {
-            let _ = self.talk(&mut stream).await;
+            let _ = self.talk(&mut stream, way == Way::Sentinel).await;
             stream.say_end();
         }
     }
 
-    async fn talk(&self, stream: &mut Stream) -> io::Result<()> {
+    async fn talk(&self, stream: &mut Stream, is_sentinel: bool) -> io::Result<()> {
         stream.tcp().set_nodelay(true)?;
-        let is_tls = matches!(stream, Stream::Tls(_));
+        let own = stream.local_addr()?.port();
+        let tls_port = self.tls_port.filter(|_| matches!(stream, Stream::Tls(_)));
+        let ports = (tls_port, is_sentinel.then_some(own));
         let mut standing = self.group.leading();
         let mut leader = leader_of(&standing);
-        let (mut talk, mut buffer) = (Talk::Text(CommandDecoder::new(LONGEST)), BytesMut::new());
+        let (mut talk, mut buffer) = (Talk::new(is_sentinel), BytesMut::new());
         loop {
             let mut out = BytesMut::new();
-            let flow = talk.answer(&mut buffer, &mut out, || self.view(is_tls));
+            let flow = talk.answer(&mut buffer, &mut out, || self.view(ports));
             self.send(stream, &out).await?;
             if flow == Flow::Close {
                 return Ok(());
@@ -121,7 +130,7 @@ impl Redirect {
             leader = leader_of(&standing);
             if let (Talk::Resp(client), Some(before)) = (&talk, before) {
                 let mut out = BytesMut::new();
-                client.tell(&self.view(is_tls), before, &mut out);
+                client.tell(&self.view(ports), before, &mut out);
                 self.send(stream, &out).await?;
             }
             let goes_on = self.is_for(&standing.borrow());
@@ -167,9 +176,13 @@ fn leader_of(standing: &watch::Receiver<Standing>) -> Option<PeerId> {
 }
 
 impl Talk {
+    fn new(is_sentinel: bool) -> Self {
+        Self::Text(CommandDecoder::new(LONGEST), is_sentinel)
+    }
+
     fn is_inside(&self, buffer: &BytesMut) -> bool {
         match self {
-            Self::Text(decoder) => decoder.is_inside_line(buffer),
+            Self::Text(decoder, _) => decoder.is_inside_line(buffer),
             Self::Resp(client) => client.decoder.is_inside_request(buffer),
         }
     }
@@ -183,10 +196,10 @@ impl Talk {
     fn answer(&mut self, buffer: &mut BytesMut, out: &mut BytesMut, view: impl Fn() -> View) -> Flow {
         loop {
             let flow = match self {
-                Self::Text(decoder) => {
+                Self::Text(decoder, is_sentinel) => {
                     let turns = buffer.first() == Some(&b'*') || is_redis_line(buffer);
                     if turns && decoder.is_between_lines() {
-                        *self = Self::Resp(Box::new(Client::new()));
+                        *self = Self::Resp(Box::new(Client::new(*is_sentinel)));
                         continue;
                     }
                     match decoder.decode(buffer) {
@@ -233,8 +246,8 @@ fn readonly(view: &View) -> String {
 }
 
 impl Client {
-    fn new() -> Self {
-        Self { decoder: RequestDecoder::new(LONGEST), version: 2, subscribed: Subscriptions::default() }
+    fn new(is_sentinel: bool) -> Self {
+        Self { decoder: RequestDecoder::new(LONGEST), version: 2, subscribed: Subscriptions::default(), is_sentinel }
     }
 
     fn answer(&mut self, words: &Words, out: &mut BytesMut, view: &impl Fn() -> View) -> Flow {
@@ -283,12 +296,13 @@ impl Client {
                     Some(Some(version @ (2 | 3))) => version as u8,
                     Some(_) => return Err("NOPROTO unsupported protocol version".to_owned()),
                 };
-                gateway::hello(self.version, None, "replica")
+                gateway::hello(self.version, None, (!self.is_sentinel).then_some("replica"))
             }
             Op::Server(ServerOp::Info) => Value::Text(info(&view(), words)),
             Op::Server(ServerOp::Command) => return gateway::command(words),
             Op::Server(ServerOp::Client) if is(b"SETNAME") || is(b"SETINFO") => Value::Simple("OK"),
             Op::Server(ServerOp::Client) if is(b"GETNAME") => Value::Nil,
+            Op::Tool(ToolOp::Role) if self.is_sentinel => view().sentinel_role(),
             Op::Tool(ToolOp::Role) => view().role(),
             _ => return Err(readonly(&view())),
         })

@@ -4,8 +4,7 @@ use crate::leader::sentinel::tests::{leaderless, view};
 
 /// What a standby answers to these bytes, and what becomes of the connection.
 fn said(view: impl Fn() -> View, bytes: &[u8]) -> (String, Flow) {
-    let (mut talk, mut buffer, mut out) =
-        (Talk::Text(CommandDecoder::new(LONGEST)), BytesMut::from(bytes), BytesMut::new());
+    let (mut talk, mut buffer, mut out) = (Talk::new(false), BytesMut::from(bytes), BytesMut::new());
     let flow = talk.answer(&mut buffer, &mut out, view);
     (String::from_utf8_lossy(&out).into_owned(), flow)
 }
@@ -95,7 +94,7 @@ fn what_those_ask_who_look_for_the_leader_is_answered() {
 
 #[test]
 fn who_has_subscribed_is_told_when_another_one_leads() {
-    let mut client = Client::new();
+    let mut client = Client::new(false);
     let mut out = BytesMut::new();
     client.answer(&crate::leader::sentinel::tests::words("SUBSCRIBE +switch-master"), &mut out, &standby);
     out.clear();

@@ -42,6 +42,8 @@ pub(super) enum Way {
     Clients,
     /// With TLS: nothing can be said to them in the clear.
     Encrypted,
+    /// They look for a Redis Sentinel.
+    Sentinel,
     Nodes,
     Http,
 }
@@ -56,6 +58,8 @@ pub(super) struct Relay {
     pub(super) serves: watch::Receiver<bool>,
     /// Where clients with TLS are served by who leads is the same port everywhere.
     pub(super) tls_port: Option<u16>,
+    /// And so is that of those who look for a Redis Sentinel.
+    pub(super) sentinel_port: Option<u16>,
     pub(super) places: Arc<Semaphore>,
     /// Clients are told where to go instead.
     pub(super) redirect: Option<Redirect>,
@@ -116,10 +120,10 @@ impl Relay {
     }
 
     async fn carry(mut self, mut connection: TcpStream, way: Way) {
-        if let (Some(redirect), Way::Clients | Way::Encrypted) = (&self.redirect, way)
+        if let (Some(redirect), Way::Clients | Way::Encrypted | Way::Sentinel) = (&self.redirect, way)
             && redirect.is_for(&self.standing.borrow())
         {
-            return redirect.serve(connection, way == Way::Encrypted).await;
+            return redirect.serve(connection, way).await;
         }
         let Ok((leader, mut onward)) = timeout(ELECTION, self.dial(way)).await else {
             if way == Way::Clients {
@@ -161,14 +165,16 @@ impl Relay {
     }
 
     fn address(&self, addresses: &Addresses, way: Way) -> String {
-        match (way, self.tls_port) {
-            (Way::Clients, _) | (Way::Encrypted, None) => addresses.clients.clone(),
-            (Way::Encrypted, Some(port)) => {
-                let host = addresses.clients.rsplit_once(':').map_or(&*addresses.clients, |(host, _)| host);
-                format!("{host}:{port}")
-            }
-            (Way::Nodes, _) => addresses.nodes.clone(),
-            (Way::Http, _) => addresses.http.clone().unwrap_or_default(),
+        let own_port = match way {
+            Way::Clients => None,
+            Way::Encrypted => self.tls_port,
+            Way::Sentinel => self.sentinel_port,
+            Way::Nodes => return addresses.nodes.clone(),
+            Way::Http => return addresses.http.clone().unwrap_or_default(),
+        };
+        match (own_port, addresses.clients.rsplit_once(':')) {
+            (Some(port), Some((host, _))) => format!("{host}:{port}"),
+            _ => addresses.clients.clone(),
         }
     }
 
@@ -208,7 +214,16 @@ mod tests {
         let (tell, standing) = watch::channel(Standing::default());
         let (serve, serves) = watch::channel(false);
         let places = Arc::new(Semaphore::new(9));
-        let relay = Relay { me: 1, standing, serves, tls_port: None, places, redirect: None, stop: Stop::new() };
+        let relay = Relay {
+            me: 1,
+            standing,
+            serves,
+            tls_port: None,
+            sentinel_port: None,
+            places,
+            redirect: None,
+            stop: Stop::new(),
+        };
         tokio::spawn(relay.run(own, Way::Clients));
         (tell, serve, upstream, there, here)
     }

@@ -104,16 +104,19 @@ pub(super) struct View {
     peers: Vec<Peer>,
     /// Standbys answer reads, by relaying them.
     is_relayed: bool,
+    /// Where others are asked as this one is, if that is another port: the same on all peers.
+    sentinel_port: Option<u16>,
 }
 
 impl View {
-    /// Of a group. `voters` is how many there are; `tls_port` is that of who asks with TLS where there is a port without.
+    /// Of a group. `voters` is how many there are. The ports are that of who asks with TLS, where there is one without, and that of
+    /// who asks as a Redis Sentinel is asked.
     pub(super) fn of_group(
         settings: &Settings,
         group: Option<Uuid>,
         status: Status,
         voters: usize,
-        tls_port: Option<u16>,
+        (tls_port, sentinel_port): (Option<u16>, Option<u16>),
     ) -> Self {
         let leader = status.peers.iter().find(|peer| peer.role == Role::Leader).map(|peer| peer.id);
         let me = status.me;
@@ -141,6 +144,7 @@ impl View {
             majority: voters / 2 + 1,
             peers,
             is_relayed: settings.standby == Standby::Relay,
+            sentinel_port,
         }
     }
 
@@ -170,6 +174,7 @@ impl View {
             majority: 1,
             peers: vec![only],
             is_relayed: true,
+            sentinel_port: None,
         }
     }
 

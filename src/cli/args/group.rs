@@ -30,6 +30,10 @@ pub(in crate::cli) struct GroupArgs {
     /// they came by, and the port for clients]
     #[arg(long, env = "HATOKUSE_ADVERTISE_CLIENTS", value_parser = own_address, value_name = "HOST:PORT")]
     advertise_clients: Option<String>,
+    /// A port more for clients, on which ROLE says sentinel, for those that ask it of whom they ask for the leader (redis-rs); with TLS if
+    /// --port is off; the same on all leaders (0: any free one)
+    #[arg(long, env = "HATOKUSE_SENTINEL_PORT", value_name = "PORT")]
+    sentinel_port: Option<u16>,
     /// The name by which clients ask for the leader as they ask Redis Sentinel
     #[arg(long, env = "HATOKUSE_MASTER_NAME", default_value = "hatokuse", value_parser = master_name, value_name = "NAME")]
     master_name: String,
@@ -43,6 +47,10 @@ impl GroupArgs {
 
     pub(super) fn is_advertised(&self) -> bool {
         self.advertise_clients.is_some()
+    }
+
+    pub(super) fn sentinel_port(&self) -> Option<u16> {
+        self.sentinel_port
     }
 
     pub(super) fn peers(&self) -> anyhow::Result<Option<leader::peer::Peers>> {

@@ -64,6 +64,8 @@ pub(super) struct Seat {
     pub(super) own: SocketAddr,
     /// It comes with TLS.
     pub(super) is_tls: bool,
+    /// It takes this for a Redis Sentinel.
+    pub(super) is_sentinel: bool,
     began: Instant,
     /// Ends the connection.
     pub(super) kill: CancellationToken,
@@ -110,7 +112,12 @@ impl Clients {
     }
 
     /// Takes a seat for a connection.
-    pub(super) fn enter(self: &Arc<Self>, peer: SocketAddr, own: SocketAddr, is_tls: bool) -> Taken {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        own: SocketAddr,
+        (is_tls, is_sentinel): (bool, bool),
+    ) -> Taken {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let now = Instant::now();
         let said = Said {
@@ -123,7 +130,7 @@ impl Clients {
             at: now,
         };
         let kill = CancellationToken::new();
-        let seat = Arc::new(Seat { number, peer, own, is_tls, began: now, kill, said: Lock::new(said) });
+        let seat = Arc::new(Seat { number, peer, own, is_tls, is_sentinel, began: now, kill, said: Lock::new(said) });
         self.all().insert(number, seat.clone());
         Taken { seat, clients: self.clone() }
     }

@@ -106,12 +106,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, coordinator: Arc<Coordinator>, door: Arc<Door>) -> io::Result<Self> {
+    pub(super) fn new(
+        stream: Stream,
+        is_sentinel: bool,
+        coordinator: Arc<Coordinator>,
+        door: Arc<Door>,
+    ) -> io::Result<Self> {
         stream.tcp().set_nodelay(true)?;
         let cut = CancellationToken::new();
         let (share, partial) = (Arc::new(coordinator.pot().share(cut.clone())), door.partial.share(cut.clone()));
         let is_tls = matches!(stream, Stream::Tls(_));
-        let taken = Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?, is_tls));
+        let taken = Arc::new(door.clients.enter(stream.peer_addr()?, stream.local_addr()?, (is_tls, is_sentinel)));
         let rights = Rights::new(&door, taken.clone(), stream.certificate().and_then(tls::user_of).as_deref());
         Ok(Self {
             taken,

@@ -14,6 +14,14 @@ pub struct Entrance {
     pub listener: TcpListener,
     /// What encrypts what they say; nothing: it goes as it is.
     pub tls: Option<Acceptor>,
+    /// They take it for a Redis Sentinel.
+    pub is_sentinel: bool,
+}
+
+/// The port of those that come to be served, without TLS if there is one.
+pub(super) fn first_port(entrances: &[Entrance]) -> u16 {
+    let first = entrances.first().and_then(|entrance| entrance.listener.local_addr().ok());
+    first.map_or(0, |address| address.port())
 }
 
 /// The port of those that speak TLS, if others come without it.
@@ -24,11 +32,11 @@ pub(super) fn second_port(entrances: &[Entrance]) -> Option<u16> {
 }
 
 /// The next one who comes, by whichever port.
-pub(super) async fn accept(entrances: &[Entrance]) -> io::Result<(TcpStream, Option<&Acceptor>)> {
+pub(super) async fn accept(entrances: &[Entrance]) -> io::Result<(TcpStream, &Entrance)> {
     let accepts = entrances.iter().map(|entrance| {
-        Box::pin(async {
+        Box::pin(async move {
             let (stream, _) = entrance.listener.accept().await?;
-            io::Result::Ok((stream, entrance.tls.as_ref()))
+            io::Result::Ok((stream, entrance))
         })
     });
     let all = pin!(futures::future::select_all(accepts));

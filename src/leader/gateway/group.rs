@@ -1,5 +1,6 @@
 //! What clients are told of the group of leaders, and when another one leads.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -18,12 +19,15 @@ impl Session {
         match self.coordinator.ledger().group() {
             Some(group) => {
                 let voters = group.leading().borrow().voters.len();
-                let tls_port = self.door.tls_port.filter(|_| seat.is_tls);
-                View::of_group(settings, group.group(), group.status(), voters, tls_port)
+                let ports = (self.door.tls_port.filter(|_| seat.is_tls), seat.is_sentinel.then(|| seat.own.port()));
+                View::of_group(settings, group.group(), group.status(), voters, ports)
             }
             None => {
                 let epoch = self.coordinator.cluster().leadership().map_or(0, |leadership| leadership.epoch.0);
-                View::of_one(settings, seat.own, (epoch, self.door.run), self.door.tls_port.filter(|_| seat.is_tls))
+                let tls_port = self.door.tls_port.filter(|_| seat.is_tls);
+                let own =
+                    SocketAddr::new(seat.own.ip(), if seat.is_sentinel { self.door.port } else { seat.own.port() });
+                View::of_one(settings, own, (epoch, self.door.run), tls_port)
             }
         }
     }

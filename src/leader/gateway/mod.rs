@@ -109,7 +109,9 @@ struct Door {
     walk: Semaphore,
     /// What cursors of SCAN have of this run of the leader.
     run: u64,
-    /// The port for TLS, where there is one without it too.
+    /// The port for clients.
+    port: u16,
+    /// That for TLS, where there is one without it too.
     tls_port: Option<u16>,
 }
 
@@ -159,6 +161,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
         verify: Arc::new(Semaphore::new(1)),
         walk: Semaphore::new(1),
         run: keyspace::mark_of_run(),
+        port: entrance::first_port(&entrances),
         tls_port: entrance::second_port(&entrances),
     });
     let stop = coordinator.stop.clone();
@@ -176,7 +179,7 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
                 return;
             }
         };
-        let (stream, acceptor) = match accepted {
+        let (stream, entrance) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 if let Some(unsaid) = said.note(&error.to_string(), coordinator.now()) {
@@ -190,18 +193,19 @@ pub async fn run(entrances: Vec<Entrance>, coordinator: Arc<Coordinator>, users:
         let Ok(place) = places.clone().try_acquire_owned() else {
             door.clients.refused.fetch_add(1, Ordering::Relaxed);
             // Who speaks TLS could not read it.
-            if let (None, Ok(parting)) = (acceptor, partings.try_acquire_owned()) {
+            if let (None, Ok(parting)) = (&entrance.tls, partings.try_acquire_owned()) {
                 tokio::spawn(turn_away(stream, parting));
             }
             continue;
         };
-        let (coordinator, door, acceptor) = (coordinator.clone(), door.clone(), acceptor.cloned());
+        let (coordinator, door) = (coordinator.clone(), door.clone());
+        let (acceptor, is_sentinel) = (entrance.tls.clone(), entrance.is_sentinel);
         let tasks = coordinator.tasks.clone();
         let counted = Counted::new(&coordinator);
         tasks.spawn(async move {
             // An error here is the client's going, which is its right.
             if let Ok(stream) = entrance::enter(stream, acceptor).await
-                && let Ok(mut connection) = Connection::new(stream, coordinator.clone(), door)
+                && let Ok(mut connection) = Connection::new(stream, is_sentinel, coordinator.clone(), door)
             {
                 match connection.serve().await {
                     Ok(true) => {

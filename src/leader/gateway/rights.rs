@@ -47,7 +47,7 @@ impl Rights {
         users.load(&std::collections::BTreeMap::from([(crate::acl::DEFAULT.to_owned(), rules.as_bytes().to_vec())]));
         let clients = Arc::<super::clients::Clients>::default();
         let here = ([127, 0, 0, 1], 1).into();
-        let taken = Arc::new(clients.enter(here, here, false));
+        let taken = Arc::new(clients.enter(here, here, (false, false)));
         let login = users.anonymous();
         Self { users, taken, login }
     }

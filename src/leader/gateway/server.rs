@@ -102,7 +102,8 @@ impl Session {
         if let Some(name) = name {
             said.name = name;
         }
-        Ok(self::hello(version, Some(self.taken.seat.number), "master"))
+        let role = (!self.taken.seat.is_sentinel).then_some("master");
+        Ok(self::hello(version, Some(self.taken.seat.number), role))
     }
 
     fn client(&mut self, words: &Words) -> Result<Value, String> {
@@ -265,12 +266,14 @@ impl Session {
         };
         let (uptime, memory) = (coordinator.now().as_secs(), used_memory());
         let (clients, group) = (self.door.clients.which(|_| true).len(), self.group());
+        let is_sentinel = self.taken.seat.is_sentinel;
+        let mode = if is_sentinel { "sentinel" } else { "standalone" };
         let (hits, misses) = hits_and_misses(&coordinator.meters);
         let sections = [
             (
                 "Server",
                 format!(
-                    "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nhatokuse_version:{VERSION}\r\nos:{} {}\r\nprocess_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nepoch:{epoch}\r\n",
+                    "redis_version:{REDIS_VERSION}\r\nredis_mode:{mode}\r\nhatokuse_version:{VERSION}\r\nos:{} {}\r\nprocess_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nepoch:{epoch}\r\n",
                     std::env::consts::OS,
                     std::env::consts::ARCH,
                     std::process::id(),
@@ -321,7 +324,7 @@ impl Session {
         let shown = sections.iter().filter(|(name, _)| {
             let of_its_own = match *name {
                 "Commandstats" => all,
-                "Sentinel" => false,
+                "Sentinel" => is_sentinel && usual,
                 _ => usual,
             };
             of_its_own || asked.contains(&name.to_lowercase())
@@ -331,8 +334,9 @@ impl Session {
     }
 }
 
-/// The answer to HELLO: in which version of the protocol it goes on, the connection's number, and what this process is.
-pub(in crate::leader) fn hello(version: u8, number: Option<u64>, role: &str) -> Value {
+/// The answer to HELLO: in which version of the protocol it goes on, the connection's number, and what this process is; without a
+/// role it is a Redis Sentinel.
+pub(in crate::leader) fn hello(version: u8, number: Option<u64>, role: Option<&str>) -> Value {
     let text = |text: &str| Value::text(text);
     let mut fields = vec![
         (text("server"), text("redis")),
@@ -340,11 +344,9 @@ pub(in crate::leader) fn hello(version: u8, number: Option<u64>, role: &str) -> 
         (text("proto"), Value::Integer(version.into())),
     ];
     fields.extend(number.map(|number| (text("id"), Value::Integer(number as i64))));
-    fields.extend([
-        (text("mode"), text("standalone")),
-        (text("role"), text(role)),
-        (text("modules"), Value::Array(Vec::new())),
-    ]);
+    fields.push((text("mode"), text(if role.is_some() { "standalone" } else { "sentinel" })));
+    fields.extend(role.map(|role| (text("role"), text(role))));
+    fields.push((text("modules"), Value::Array(Vec::new())));
     Value::Map(fields)
 }
 

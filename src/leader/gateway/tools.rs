@@ -29,6 +29,7 @@ impl Session {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Value::Integer(now.as_secs() as i64)
             }
+            (ToolOp::Role, ..) if self.taken.seat.is_sentinel => self.group().sentinel_role(),
             (ToolOp::Role, ..) => self.group().role(),
             // What was answered has all of its copies: there is nothing to wait for.
             (ToolOp::Wait, ..) => {

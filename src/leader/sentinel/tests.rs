@@ -37,14 +37,14 @@ fn status(me: PeerId) -> Status {
 }
 
 pub(in crate::leader) fn view(me: PeerId, standby: Standby, tls_port: Option<u16>) -> View {
-    View::of_group(&settings(standby), Uuid::from_hex(&"ab".repeat(16)), status(me), 3, tls_port)
+    View::of_group(&settings(standby), Uuid::from_hex(&"ab".repeat(16)), status(me), 3, (tls_port, None))
 }
 
 /// Nobody leads.
 pub(in crate::leader) fn leaderless() -> View {
     let mut status = status(2);
     status.peers.iter_mut().filter(|peer| peer.id == 1).for_each(|peer| peer.role = Role::Unreachable);
-    View::of_group(&settings(Standby::Redirect), None, status, 3, None)
+    View::of_group(&settings(Standby::Redirect), None, status, 3, (None, None))
 }
 
 pub(in crate::leader) fn words(line: &str) -> Words {
@@ -148,6 +148,12 @@ fn the_others_are_told_with_what_is_known_of_them() {
     // Who asks with TLS is sent to ports for that.
     let encrypted = view(1, Standby::Relay, Some(6700));
     assert_eq!(said(&encrypted, "SENTINEL get-master-addr-by-name main", 2), "*2 $2 h1 $4 6700");
+    // Who asks as a Redis Sentinel is asked finds the others there too, and who leads where it serves.
+    let asked = View::of_group(&settings(Standby::Relay), None, status(1), 3, (None, Some(26379)));
+    let sentinels = listed(asked.sentinel(&words("SENTINEL sentinels main")).unwrap());
+    assert_eq!([of(&sentinels[0], "port"), of(&sentinels[1], "port")], ["26379", "26379"]);
+    assert_eq!(said(&asked, "SENTINEL get-master-addr-by-name main", 2), "*2 $2 h1 $4 6666");
+    assert_eq!(sent(&asked.sentinel_role(), 2), "*2 $8 sentinel *1 $4 main");
 }
 
 #[test]
@@ -231,7 +237,7 @@ fn who_has_subscribed_is_told_who_leads_next() {
     let mut ask = |op, line: &str| own.change(op, &words(line)).map(|value| sent(&value, 2)).unwrap();
     assert_eq!(
         ask(SessionOp::Unsubscribe, "UNSUBSCRIBE"),
-        "*3 $11 unsubscribe $14 +switch-master :5 *3 $11 unsubscribe $6 +sdown :4"
+        "*3 $11 unsubscribe $6 +sdown :5 *3 $11 unsubscribe $14 +switch-master :4"
     );
     assert_eq!(ask(SessionOp::Unsubscribe, "UNSUBSCRIBE"), "*3 $11 unsubscribe $-1 :4");
     assert_eq!(

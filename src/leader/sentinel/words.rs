@@ -69,7 +69,7 @@ impl View {
             b"MASTERS" => list(self.leads().map(|leader| self.master(leader)).into_iter().collect()),
             b"MASTER" => map(self.master(self.leads().ok_or("LOADING no leader is known; try again")?)),
             b"REPLICAS" | b"SLAVES" => list(self.replicas().map(|peer| self.replica(peer)).collect()),
-            b"SENTINELS" => list(self.others().map(|peer| peer.fields(peer.run.clone(), "sentinel")).collect()),
+            b"SENTINELS" => list(self.others().map(|peer| self.other(peer)).collect()),
             b"CKQUORUM" => return self.quorum(),
             b"MYID" => Value::text(self.peers.iter().find(|peer| peer.id == self.me).map_or("", |peer| &*peer.run)),
             _ => return Err(super::super::gateway::SYNTAX.to_owned()),
@@ -79,6 +79,11 @@ impl View {
     /// Standbys that answer reads.
     fn replicas(&self) -> impl Iterator<Item = &Peer> {
         self.standbys().filter(|_| self.is_relayed)
+    }
+
+    fn other(&self, peer: &Peer) -> Fields {
+        let place = peer.place.clone().on(self.sentinel_port);
+        Peer { place, ..peer.clone() }.fields(peer.run.clone(), "sentinel")
     }
 
     fn master(&self, leader: &Peer) -> Fields {
@@ -121,6 +126,11 @@ impl View {
         Err(format!(
             "NOQUORUM {up} usable Sentinels. Not enough available Sentinels to reach the majority and authorize a failover"
         ))
+    }
+
+    /// The reply to ROLE of one who looks for a Redis Sentinel.
+    pub(in crate::leader) fn sentinel_role(&self) -> Value {
+        Value::Array(vec![Value::text("sentinel"), Value::Array(vec![Value::text(&self.name)])])
     }
 
     /// The reply to ROLE.
