@@ -14,33 +14,31 @@ import sys
 import time
 
 BINARY, HOME = sys.argv[1:3]
-# An address of this machine's loopback that is nobody else's, as leaders have to know one another's ports.
-HOST = f"127.{64 + os.getpid() % 63}.{os.getpid() // 63 % 256}.{1 + os.getpid() // 16128 % 254}"
 PEERS = NODES = range(1, 4)
-CLIENTS = {peer: f"{HOST}:{6660 + peer}" for peer in PEERS}
+# Addresses of this machine's loopback that are nobody else's, one for each leader, so that all have the same ports.
+NET = f"127.{64 + os.getpid() % 63}.{os.getpid() // 63 % 256}"
+HOSTS = {peer: f"{NET}.{peer}" for peer in PEERS}
 running = {}
 killed = None
 
 
-def start(name, *args):
+def start(name, host, *args):
     said = open(f"{HOME}/{name}.log", "ab")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HATOKUSE_")}
-    command = [BINARY, *args, "--config", "off", "--plain", "--stop-with-stdin", "--host", HOST]
+    command = [BINARY, *args, "--config", "off", "--plain", "--stop-with-stdin", "--host", host]
     running[name] = subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment)
 
 
 def start_peer(peer, *more):
-    peers = ",".join(f"{peer}={HOST}:{5560 + peer}" for peer in PEERS)
-    ports = ["--port", str(6660 + peer), "--grpc-port", str(5550 + peer), "--http-port", "off"]
-    here = ["--peer", str(peer), "--peers", peers, "--data-dir", f"{HOME}/peer-{peer}", "--tolerance", "2"]
-    start(f"peer-{peer}", "leader", *here, *ports, *more, *os.environ.get("GROUP_ARGS", "").split())
+    peers = ",".join(f"{one}={host}:5560" for one, host in HOSTS.items())
+    here = ["--peer", str(peer), "--peers", peers, "--data-dir", f"{HOME}/peer-{peer}", "--http-port", "off", "--tolerance", "2"]
+    start(f"peer-{peer}", HOSTS[peer], "leader", *here, *more, *os.environ.get("GROUP_ARGS", "").split())
 
 
 def ask(peer, line):
     """The answer of the leader that this one passes lines on to; nothing if there is none."""
     try:
-        host, port = CLIENTS[peer].split(":")
-        with socket.create_connection((host, int(port)), 5) as stream:
+        with socket.create_connection((HOSTS[peer], 6666), 5) as stream:
             stream.sendall(f"{line}\n".encode())
             return stream.makefile("r").readline().rstrip("\n")
     except OSError:
@@ -113,11 +111,11 @@ def serve(listener):
 start_peer(1, "--found")
 for peer in PEERS[1:]:
     start_peer(peer)
-leaders = ",".join(f"{HOST}:{5550 + peer}" for peer in PEERS)
+leaders = ",".join(f"{host}:5550" for host in HOSTS.values())
 for node in NODES:
-    start(f"node-{node}", "node", "--id", str(node), "--port", str(5580 + node), "--data-dir", HOME, "--leader", leaders)
+    start(f"node-{node}", f"{NET}.{10 + node}", "node", "--id", str(node), "--port", "5555", "--data-dir", HOME, "--leader", leaders)
 all_follow()
 wait("a write", lambda: any(ask(peer, "SET ready 1") == "OK" for peer in PEERS))
-listener = socket.create_server((HOST, 0))
-print("group", f"{HOST}:{listener.getsockname()[1]}", ",".join(CLIENTS.values()), flush=True)
+listener = socket.create_server((HOSTS[1], 0))
+print("group", f"{HOSTS[1]}:{listener.getsockname()[1]}", ",".join(f"{host}:6666" for host in HOSTS.values()), flush=True)
 serve(listener)
