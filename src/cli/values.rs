@@ -156,10 +156,10 @@ pub(super) fn own_address(text: &str) -> Result<String, String> {
     let host = text.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
     match host.parse::<IpAddr>() {
         Ok(address) if address.is_unspecified() => Err(format!(
-            "names no machine: {address} is for listening on all addresses; write the one that the leader reaches"
+            "names no machine: {address} is for listening on all addresses; write the one that others reach it by"
         )),
         Ok(address) if address.is_multicast() || address == IpAddr::from(Ipv4Addr::BROADCAST) => {
-            Err(format!("names no single machine: {address} is for many; write the one that the leader reaches"))
+            Err(format!("names no single machine: {address} is for many; write the one that others reach it by"))
         }
         _ => Ok(text),
     }

@@ -33,8 +33,12 @@ impl Session {
     }
 
     /// What who has subscribed is told before this leader, whose time is over, closes the connection: who leads next, if
-    /// that becomes known in a moment. A connection never outlives two leaders, so that nothing else is told.
+    /// that becomes known in a moment. A connection never outlives two leaders, so that nothing else is told. One that is
+    /// stopped hands over when its connections have ended.
     pub(super) async fn next_leader(&self) -> Vec<Value> {
+        if self.coordinator.stop.failure().is_none() {
+            return Vec::new();
+        }
         let (false, Some(group)) = (self.subscribed.is_empty(), self.coordinator.ledger().group()) else {
             return Vec::new();
         };

@@ -12,7 +12,9 @@ use crate::stop::Stop;
 pub(in crate::leader) fn run_local(settings: &Settings) -> anyhow::Result<()> {
     ensure!(settings.peers.is_none(), "--local-peers starts all leaders by itself: leave --peer and --peers away");
     let port = settings.port.context("--local-peers serve clients without TLS too: leave --port off away")?;
-    ensure!(settings.tls_port.is_none(), "--local-peers would all have one --tls-port: start leaders by themselves");
+    for (port, flag) in [(settings.tls_port, "--tls-port"), (settings.sentinel_port, "--sentinel-port")] {
+        ensure!(port.is_none(), "--local-peers would all have one {flag}: start leaders by themselves");
+    }
     let around = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Stop::new();
     if settings.stop_with_stdin {
