@@ -111,22 +111,22 @@ impl Redirect {
             if flow == Flow::Close {
                 return Ok(());
             }
-            let changed = tokio::select! {
+            let before = leader;
+            let is_another = |now: &Standing| now.leader.as_ref().is_some_and(|(now, _)| Some(*now) != before);
+            tokio::select! {
                 biased;
-                changed = standing.wait_for(|now| now.leader.as_ref().map(|(now, _)| *now).is_some_and(|now| Some(now) != leader)) => {
-                    changed.is_ok()
+                another = standing.wait_for(is_another) => {
+                    if another.is_err() {
+                        return Ok(());
+                    }
                 }
                 read = self.read(stream, &mut buffer, &talk) => {
                     if read? == 0 {
                         return Ok(());
                     }
-                    false
+                    continue;
                 }
-            };
-            if !changed {
-                continue;
             }
-            let before = leader;
             leader = leader_of(&standing);
             if let (Talk::Resp(client), Some(before)) = (&talk, before) {
                 let mut out = BytesMut::new();

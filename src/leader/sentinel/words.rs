@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::{DOWN_AFTER, Peer, Place, View};
+use crate::leader::gateway::SYNTAX;
 use crate::protocol::resp::{Value, Words};
 use crate::types::PeerId;
 
@@ -72,7 +73,7 @@ impl View {
             b"SENTINELS" => list(self.others().map(|peer| self.other(peer)).collect()),
             b"CKQUORUM" => return self.quorum(),
             b"MYID" => Value::text(self.peers.iter().find(|peer| peer.id == self.me).map_or("", |peer| &*peer.run)),
-            _ => return Err(super::super::gateway::SYNTAX.to_owned()),
+            _ => return Err(SYNTAX.to_owned()),
         })
     }
 
