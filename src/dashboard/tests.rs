@@ -214,7 +214,7 @@ fn peers_have_a_line_where_there_are_several() {
         peer(4, PeerRole::Unreachable, 0),
     ];
     let last = Some(5000);
-    let group = GroupView { me: 1, term: 12, leader: Some(1), last, committed: last, applied: last, peers };
+    let group = GroupView { me: 1, term: 12, leader: Some(1), last, peers, ..GroupView::default() };
     let view = ClusterView { group: Some(group), ..cluster() };
     let narrow = " peers of term 12   1 leads  2 standby -1,500  3 REFUSES  4 UNREACHABLE -5,000\n";
     assert!(screen(&LEADER, &view, &plain(), 80, 24).contains(narrow), "{}", screen(&LEADER, &view, &plain(), 80, 24));

@@ -43,11 +43,11 @@ fn view(status: Status) -> GroupView {
         silent_ms: silent_for.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
         refuses,
     };
-    let Status { me, term, last, committed, applied, peers, .. } = status;
+    let Status { me, term, last, committed, applied, disk_late, peers, .. } = status;
     let mut peers: Vec<PeerView> = peers.into_iter().map(peer).collect();
     peers.sort_by_key(|peer| peer.id);
     let leader = peers.iter().find(|peer| peer.role == PeerRole::Leader).map(|peer| peer.id);
-    GroupView { me, term, leader, last, committed, applied, peers }
+    GroupView { me, term, leader, last, committed, applied, disk_late, peers }
 }
 
 fn alone() -> Refusal {

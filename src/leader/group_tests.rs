@@ -10,7 +10,19 @@ fn group(others: Vec<PeerView>) -> (GroupView, BTreeSet<PeerId>) {
     let last = Some(5000);
     let peers: Vec<PeerView> = std::iter::once(peer(1, PeerRole::Leader, last)).chain(others).collect();
     let voters = peers.iter().filter(|peer| peer.role != PeerRole::Learner).map(|peer| peer.id).collect();
-    (GroupView { me: 1, term: 5, leader: Some(1), last, committed: last, applied: last, peers }, voters)
+    (
+        GroupView {
+            me: 1,
+            term: 5,
+            leader: Some(1),
+            last,
+            committed: last,
+            applied: last,
+            peers,
+            ..GroupView::default()
+        },
+        voters,
+    )
 }
 
 fn standby(id: PeerId, matched: u64) -> PeerView {
@@ -112,6 +124,7 @@ fn the_group_is_told_as_one_line_of_json() {
         committed: Some(120),
         applied: Some(119),
         snapshot: None,
+        behind: 0,
         disk_late: Duration::ZERO,
         peers: vec![
             of(3, Role::Unreachable, None, None),

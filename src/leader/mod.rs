@@ -39,6 +39,7 @@ mod redirect;
 mod refusing;
 mod register_time;
 mod relay;
+mod relayed;
 mod removal;
 mod rounds;
 mod sentinel;

@@ -20,10 +20,12 @@ use tokio::sync::{Semaphore, watch};
 use self::founding::{Opened, found, grow, open_folder, recover};
 pub use self::list::{Peers, Start};
 pub(super) use self::local::run_local;
+use super::http;
 use super::ledger::Replica;
-use super::process::{Listeners, Settings, Told, clients_for, runtime, serve};
+use super::process::{Listeners, Settings, Told, clients_for, runtime, serve, watch_certificates};
 use super::redirect::Redirect;
-use super::relay::{Relay, Way};
+use super::relay::Relay;
+use super::relayed::{Relayed, Way};
 use super::sentinel::Standby;
 use super::{FolderLock, Source};
 use crate::durable::Disk;
@@ -32,10 +34,9 @@ use crate::process::door::Caller;
 use crate::process::{
     Signals, allow_open, bind, limit_drain, open_port, raise_file_limit, say_ready, serve_peers, watch_stdin,
 };
-use crate::raft::{self, Addresses, Group, GrpcPeers, Standing};
+use crate::raft::{self, Addresses, Group, GrpcPeers, PeerId, Standing};
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
-use crate::tls;
 use crate::wire::Grpc;
 
 /// A time as the leader that failed within this time has not begun well; after so many in a row something else is wrong.
@@ -124,6 +125,7 @@ impl Peer {
         let tls_port = port_of(&listeners.encrypted);
         let places = Arc::new(Semaphore::new(settings.clients.limits.max_clients));
         let redirects = settings.clients.sentinel.standby == Standby::Redirect;
+        let relayed = Arc::<Relayed>::default();
         let relay = Relay {
             me: peers.me,
             standing: group.leading(),
@@ -131,10 +133,13 @@ impl Peer {
             tls_port,
             sentinel_port: port_of(&listeners.sentinel),
             places,
-            redirect: redirects.then(|| redirect(settings, &group, tls_port, stop)),
+            redirect: redirects.then(|| redirect(settings, &group, tls_port)),
+            site: site(settings, listeners, &group, peers.me, &relayed),
+            relayed,
             stop: stop.clone(),
         };
         start_relays(relay, listeners.again()?)?;
+        watch_certificates(settings, stop);
         tokio::spawn(stop.needed("watch over peers", watch_others(group.clone(), peers.clone(), stop.clone())));
         say_ready(
             &format!("leader ready clients={} nodes={}", bound(listeners)?, listeners.nodes.local_addr()?),
@@ -353,12 +358,8 @@ fn open_port_of_peers(group: &Group<Replica>, settings: &Settings, port: std::ne
     });
 }
 
-/// What tells clients where to go while this peer does not lead. Its certificates are followed as those of a leader are.
-fn redirect(settings: &Settings, group: &Group<Replica>, tls_port: Option<u16>, stop: &Stop) -> Redirect {
-    let certificates = settings.certificates();
-    if !certificates.is_empty() {
-        tokio::spawn(stop.needed("certificates", tls::watch(certificates, stop.clone())));
-    }
+/// What tells clients where to go while this peer does not lead.
+fn redirect(settings: &Settings, group: &Group<Replica>, tls_port: Option<u16>) -> Redirect {
     Redirect {
         group: group.clone(),
         settings: Arc::new(settings.clients.clone()),
@@ -379,8 +380,35 @@ fn start_relays(relay: Relay, listeners: Listeners) -> std::io::Result<()> {
     ];
     for (listener, way) in all {
         if let Some(listener) = listener {
-            tokio::spawn(relay.clone().run(TcpListener::from_std(listener)?, way));
+            let mut relay = relay.clone();
+            if way == Way::Http {
+                // Who looks takes no place from clients.
+                relay.places = Arc::new(Semaphore::new(http::CONNECTIONS));
+            }
+            tokio::spawn(relay.run(TcpListener::from_std(listener)?, way));
         }
     }
     Ok(())
+}
+
+/// What this peer answers by itself over HTTP while another one leads. With TLS nothing of a request can be read here.
+fn site(
+    settings: &Settings,
+    listeners: &Listeners,
+    group: &Group<Replica>,
+    me: PeerId,
+    relayed: &Arc<Relayed>,
+) -> Option<Arc<http::Standby>> {
+    let address = listeners.http.as_ref()?.local_addr().ok().filter(|_| !settings.http_tls)?;
+    let seen = group.clone();
+    Some(Arc::new(http::Standby {
+        me,
+        guard: http::Guard::new(address.ip(), settings.http_token.clone()),
+        began: tokio::time::Instant::now(),
+        standing: group.leading(),
+        status: Box::new(move || seen.status()),
+        relayed: relayed.clone(),
+        data_dir: settings.data_dir.clone(),
+        certificates: settings.certificates(),
+    }))
 }

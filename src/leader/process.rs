@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::coordinator::Coordinator;
 use super::every;
 use super::gateway::Entrance;
-use super::http::{self, Site};
+use super::http::{self, Guard, Site};
 use super::report::Reporter;
 use super::service::LeaderService;
 use super::users::Users;
@@ -359,9 +359,9 @@ async fn attend(
     if let Some(tls) = &settings.cluster_tls {
         tracing::info!("{}", tls.said());
     }
-    let certificates = settings.certificates();
-    if !certificates.is_empty() {
-        tokio::spawn(stop.vital("certificates", tls::watch(certificates, stop.clone())));
+    // A peer follows them whether it leads or not.
+    if is_first {
+        watch_certificates(settings, stop);
     }
     let how = Serving {
         max_message: settings.clients.max_message + BESIDE_MESSAGE,
@@ -398,12 +398,9 @@ async fn attend(
     if let Some(listener) = http {
         let address = listener.local_addr()?;
         let tls = acceptor.filter(|_| settings.http_tls).map(|tls| tls.for_http());
-        let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), users, address);
-        http::start(
-            listener,
-            tls,
-            site.with_certificates(settings.certificates()).with_token(settings.http_token.clone()),
-        )?;
+        let guard = Guard::new(address.ip(), settings.http_token.clone());
+        let site = Site::new(coordinator.clone(), reporter(), settings.data_dir.clone(), users, guard);
+        http::start(listener, tls, site.with_certificates(settings.certificates()))?;
         if is_first {
             say_ready(&format!("leader http={address}"), false);
         }
@@ -419,6 +416,14 @@ async fn attend(
     stop.requested().await;
     let _ = gateway.await;
     Ok((local, grpc))
+}
+
+/// Follows the files of certificates from now on, if there are some.
+pub(super) fn watch_certificates(settings: &Settings, stop: &Stop) {
+    let certificates = settings.certificates();
+    if !certificates.is_empty() {
+        tokio::spawn(stop.vital("certificates", tls::watch(certificates, stop.clone())));
+    }
 }
 
 /// The listener for HTTP, if there is to be one. That another program has the usual port, which nobody asked for,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::gateway;
 use super::ledger::Replica;
-use super::relay::Way;
+use super::relayed::Way;
 use super::sentinel::{Subscriptions, View};
 use crate::error::Refusal;
 use crate::protocol::resp::{Asked, RequestDecoder, Value, Words, number};

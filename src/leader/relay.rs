@@ -1,19 +1,20 @@
 //! What a standby does for clients and nodes: their bytes go on to the peer that leads, and its answers back.
 //!
-//! A relay repeats nothing and reads nothing: when another peer leads, it closes its connections, and who was in the
+//! A relay repeats nothing, and reads nothing but what a standby is asked of itself over HTTP: when another peer leads, it closes its connections, and who was in the
 //! middle of a request hears what it hears from a leader that dies.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::gateway;
 use super::redirect::Redirect;
+use super::relayed::{Relayed, Way};
+use super::{gateway, http};
 use crate::error::Refusal;
 use crate::raft::{Addresses, PeerId, Standing};
 use crate::stop::Stop;
@@ -36,18 +37,6 @@ const PAUSED: Duration = Duration::from_secs(1);
 /// What comes within this time after that came before it.
 const BACKLOG: Duration = Duration::from_millis(50);
 
-/// Whose connections are relayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Clients,
-    /// With TLS: nothing can be said to them in the clear.
-    Encrypted,
-    /// They look for a Redis Sentinel.
-    Sentinel,
-    Nodes,
-    Http,
-}
-
 /// What relays need.
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
@@ -63,6 +52,9 @@ pub(super) struct Relay {
     pub(super) places: Arc<Semaphore>,
     /// Clients are told where to go instead.
     pub(super) redirect: Option<Redirect>,
+    pub(super) relayed: Arc<Relayed>,
+    /// What this peer answers by itself over HTTP, where it can read what is asked.
+    pub(super) site: Option<Arc<http::Standby>>,
     pub(super) stop: Stop,
 }
 
@@ -119,24 +111,41 @@ impl Relay {
         });
     }
 
-    async fn carry(mut self, mut connection: TcpStream, way: Way) {
+    async fn carry(mut self, connection: TcpStream, way: Way) {
         if let (Some(redirect), Way::Clients | Way::Encrypted | Way::Sentinel) = (&self.redirect, way)
             && redirect.is_for(&self.standing.borrow())
         {
             return redirect.serve(connection, way).await;
         }
+        let site = self.site.clone().filter(|_| way == Way::Http);
+        let is_http = site.is_some();
+        let (mut connection, read) = match site {
+            None => (connection, Vec::new()),
+            Some(site) => match site.answer(connection).await {
+                Some(others) => others,
+                None => return,
+            },
+        };
         let Ok((leader, mut onward)) = timeout(ELECTION, self.dial(way)).await else {
+            let why = no_leader(&self.standing.borrow());
             if way == Way::Clients {
-                let why = self.why();
+                let why = format!("{why}; nothing was written, try again");
                 // LOADING: what clients of Redis know as a server that is not there yet.
                 let redis = format!("LOADING {why}");
                 gateway::part(connection, Refusal::Unavailable(why), redis).await;
+            } else if is_http {
+                http::part(connection, &why).await;
             }
             return;
         };
+        let _counted = self.relayed.begin(way);
         let (_, _) = (connection.set_nodelay(true), onward.set_nodelay(true));
+        let pass = async {
+            onward.write_all(&read).await?;
+            copy_bidirectional(&mut connection, &mut onward).await
+        };
         tokio::select! {
-            _ = copy_bidirectional(&mut connection, &mut onward) => {}
+            _ = pass => {}
             // That nobody is known to lead for a moment says nothing yet, and its addresses come a moment after it.
             _ = self.standing.wait_for(|standing| standing.leader.as_ref().is_some_and(|now| now.0 != leader.0)) => {}
         }
@@ -177,24 +186,21 @@ impl Relay {
             _ => addresses.clients.clone(),
         }
     }
+}
 
-    /// Why a client is told that nobody leads, or that who leads cannot be reached. Nothing was sent on.
-    fn why(&self) -> String {
-        let standing = self.standing.borrow();
-        let list = |peers: &BTreeSet<PeerId>| peers.iter().map(PeerId::to_string).collect::<Vec<_>>().join(",");
-        let (reached, all) = (list(&standing.reachable), list(&standing.voters));
-        match &standing.leader {
-            Some((leader, _)) => {
-                format!("peer {leader} leads and cannot be reached; nothing was written, try again")
-            }
-            None => format!("no leader: peers {reached} of {all} can be reached; nothing was written, try again"),
-        }
+/// Why nobody leads, or who leads cannot be reached.
+pub(super) fn no_leader(standing: &Standing) -> String {
+    let list = |peers: &BTreeSet<PeerId>| peers.iter().map(PeerId::to_string).collect::<Vec<_>>().join(",");
+    let (reached, all) = (list(&standing.reachable), list(&standing.voters));
+    match &standing.leader {
+        Some((leader, _)) => format!("peer {leader} leads and cannot be reached"),
+        None => format!("no leader: peers {reached} of {all} can be reached"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -222,6 +228,8 @@ mod tests {
             sentinel_port: None,
             places,
             redirect: None,
+            relayed: Arc::default(),
+            site: None,
             stop: Stop::new(),
         };
         tokio::spawn(relay.run(own, Way::Clients));

@@ -125,6 +125,8 @@ pub struct Status {
     pub snapshot: Option<u64>,
     /// How long its disk has not answered, while it does not.
     pub disk_late: Duration,
+    /// How many entries that it knows to be committed are not in its log.
+    pub behind: u64,
     /// All peers.
     pub peers: Vec<PeerStatus>,
 }
@@ -328,8 +330,11 @@ impl<M> Group<M> {
             let clients = inner.identity.addresses_of(*id).for_clients().map(str::to_owned);
             PeerStatus { id: *id, address: member.address.clone(), role, matched, silent_for, refuses, clients }
         };
+        let count = |last: Option<u64>| last.map_or(0, |last| last.saturating_add(1));
+        let agreed = metrics.cluster_committed.as_ref().map(|id| id.index);
         Status {
             me,
+            behind: count(agreed).saturating_sub(count(metrics.last_log_index)),
             term: metrics.current_term,
             last: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index),

@@ -1,6 +1,7 @@
 //! What screens, plain lines, STATUS and the web page show, as plain values.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -200,7 +201,7 @@ pub struct PeerView {
 }
 
 /// The group of leaders, as the peer sees it that leads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GroupView {
     /// This peer.
     pub me: PeerId,
@@ -214,6 +215,9 @@ pub struct GroupView {
     pub committed: Option<u64>,
     /// The last one that is applied.
     pub applied: Option<u64>,
+    /// For how long the disk of its log has not answered, while it does not.
+    #[serde(skip)]
+    pub disk_late: Duration,
     /// All peers, ascending by number.
     pub peers: Vec<PeerView>,
 }

@@ -29,7 +29,7 @@ pub(crate) fn http(register: &Register) -> String {
     })
 }
 
-fn connect(addr: &str) -> TcpStream {
+pub(crate) fn connect(addr: &str) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -38,10 +38,10 @@ fn connect(addr: &str) -> TcpStream {
 
 /// What the server said to one request.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -51,7 +51,7 @@ impl Answer {
 }
 
 /// Sends bytes, and reads the answer up to the end of the connection.
-fn send(addr: &str, request: &str) -> Answer {
+pub(crate) fn send(addr: &str, request: &str) -> Answer {
     let mut stream = connect(addr);
     stream.write_all(request.as_bytes()).unwrap();
     read(&mut stream)
@@ -71,7 +71,7 @@ fn read(stream: &mut TcpStream) -> Answer {
     }
 }
 
-fn request(method: &str, path: &str) -> String {
+pub(crate) fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 }
 
@@ -83,7 +83,7 @@ fn a_token_opens_all_but_health_to_those_who_show_it() {
     let register =
         Register::with(1, 1, home, |builder| builder.leader_args(["--http-port", "0", "--http-token-file", &token]));
     let addr = http(&register);
-    for path in ["/livez", "/readyz"] {
+    for path in ["/livez", "/healthz", "/readyz", "/readyz?leader"] {
         eventually_same(path, &200, || get(&addr, path).status);
     }
     let paths = ["/", "/metrics", "/api/status", "/api/history", "/api/message/1", "/events", "/nothing"];
@@ -114,7 +114,7 @@ fn a_token_opens_all_but_health_to_those_who_show_it() {
     assert!(!register.leader_stderr().contains("s3cret"));
 }
 
-fn get(addr: &str, path: &str) -> Answer {
+pub(crate) fn get(addr: &str, path: &str) -> Answer {
     send(addr, &request("GET", path))
 }
 
@@ -258,7 +258,9 @@ fn readiness_and_health_follow_the_nodes() {
     register.kill_node(1).unwrap();
     eventually_same("not ready", &503, || ready().status);
     assert_eq!(ready().body, "not ready: need 2 live nodes, have 1 (node 1 is down)\n");
+    assert_eq!(get(&addr, "/readyz?leader").status, 503);
     assert_eq!(get(&addr, "/livez").status, 200, "it lives all the same");
+    assert_eq!(get(&addr, "/healthz").status, 200);
     eventually_same("not serving", &ServingStatus::NotServing, || health(register.grpc_addr(), FAMILY));
     assert_eq!(health(register.grpc_addr(), ""), ServingStatus::Serving, "the server itself answers");
     assert_eq!(metrics(&addr)["hatokuse_ready"], 0.0);
@@ -607,7 +609,9 @@ fn examples_and_documentation_name_metrics_that_there_are() {
     // The documentation has all of them, and no others. A histogram has one name for its three.
     let histograms = ["hatokuse_request_duration_seconds", "hatokuse_node_duration_seconds"];
     let parts = histograms.map(|name| ["_bucket", "_sum", "_count"].map(|end| format!("{name}{end}"))).concat();
+    // What a standby shows and a leader does not.
+    let standbys = ["hatokuse_relayed_connections", "hatokuse_relayed_total"].map(str::to_owned);
     let mut wanted: BTreeSet<String> = names.into_iter().filter(|name| !parts.contains(name)).collect();
-    wanted.extend(histograms.map(str::to_owned));
+    wanted.extend(histograms.map(str::to_owned).into_iter().chain(standbys));
     assert_eq!(named(&read("docs/monitoring.md")), wanted);
 }

@@ -22,6 +22,13 @@ pub(crate) struct Ports {
     pub(crate) peer: u16,
     pub(crate) clients: u16,
     pub(crate) nodes: u16,
+    pub(crate) http: u16,
+}
+
+impl Ports {
+    fn of(peer: u16) -> Self {
+        Self { peer: 5560 + peer, clients: 6660 + peer, nodes: 5550 + peer, http: 7660 + peer }
+    }
 }
 
 /// Peers 1 and up, nodes 1 and up. All are killed when this goes.
@@ -57,7 +64,7 @@ impl Group {
 
     /// Starts nothing yet.
     pub(crate) fn prepare(program: &Path, home: &Path, (peers, nodes): (usize, usize), more: &[&str]) -> Self {
-        let ports = (1..=peers as u16).map(|n| Ports { peer: 5560 + n, clients: 6660 + n, nodes: 5550 + n });
+        let ports = (1..=peers as u16).map(|n| Ports::of(n));
         Self {
             program: program.to_owned(),
             home: home.to_owned(),
@@ -79,7 +86,7 @@ impl Group {
     /// One peer more, which is started like the others, and is of the group when it was added; gives its number.
     pub(crate) fn one_more(&mut self) -> usize {
         let number = self.ports.len() as u16 + 1;
-        self.ports.push(Ports { peer: 5560 + number, clients: 6660 + number, nodes: 5550 + number });
+        self.ports.push(Ports::of(number));
         self.peers.push(None);
         self.peers.len()
     }
@@ -129,9 +136,10 @@ impl Group {
 
     /// Starts a peer as if these, in the form of `--peers`, were all that there are.
     pub(crate) fn start_peer_of(&mut self, peer: usize, list: &str, more: &[&str]) {
-        let Ports { clients, nodes, .. } = self.ports[peer - 1];
+        let Ports { clients, nodes, http, .. } = self.ports[peer - 1];
         let mut command = self.command(&format!("peer-{peer}"));
-        command.args(["leader", "--config", "off", "--plain", "--stop-with-stdin", "--http-port", "off"]);
+        command.args(["leader", "--config", "off", "--plain", "--stop-with-stdin"]);
+        command.args(["--http-host", &self.host, "--http-port", &http.to_string()]);
         command.args(["--peer", &peer.to_string(), "--peers", list, "--host", &self.host]);
         command.args(["--port", &clients.to_string(), "--grpc-port", &nodes.to_string()]);
         command.arg("--data-dir").arg(self.folder(peer)).args(&self.more).args(more);
@@ -221,6 +229,11 @@ impl Group {
     /// Where leaders reach a node.
     pub(crate) fn node_port(&self, node: usize) -> u16 {
         5580 + node as u16
+    }
+
+    /// Where a peer answers HTTP.
+    pub(crate) fn http(&self, peer: usize) -> String {
+        format!("{}:{}", self.host, self.ports[peer - 1].http)
     }
 
     /// A peer's address for clients.

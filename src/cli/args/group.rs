@@ -20,7 +20,13 @@ pub(in crate::cli) struct GroupArgs {
     found: bool,
     /// The last resort when most leaders are lost for good: this one goes on without them, with what it has (any word: says which
     /// cluster it has, and changes nothing)
-    #[arg(long, env = "HATOKUSE_RECOVER_ALONE", requires = "peers", conflicts_with = "found", value_name = "CLUSTER-ID")]
+    #[arg(
+        long,
+        env = "HATOKUSE_RECOVER_ALONE",
+        requires = "peers",
+        conflicts_with = "found",
+        value_name = "CLUSTER-ID"
+    )]
     recover_alone: Option<String>,
     /// What a leader of --peers that does not lead does with clients: relay passes their bytes on to the one that leads, redirect tells
     /// them where it is

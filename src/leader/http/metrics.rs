@@ -1,6 +1,9 @@
 //! The metrics page, as OpenMetrics text (`exposition` knows the older one too). `docs/monitoring.md` says what each of them means.
 
 mod peers;
+mod standby;
+
+pub(super) use self::standby::Standby;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,10 +48,15 @@ pub(super) fn page(
         script_threads: [&scripts.running, &scripts.stuck, &scripts.cached].map(|of| of.load(Ordering::Relaxed)),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
-        disk: rustix::fs::statvfs(data_dir).ok().map(Space::from),
+        disk: space(data_dir),
         process: Process::look(),
-        certificates: certificates.iter().map(|one| (one.what(), one.state())).collect(),
+        certificates: states(certificates),
     };
+    written(facts)
+}
+
+/// The page that these facts make.
+fn written(facts: impl Encode) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Once(Mutex::new(facts))));
     let mut text = String::new();
@@ -56,6 +64,18 @@ pub(super) fn page(
     let _ = encode(&mut text, &registry);
     text
 }
+
+/// The disk that a log is on; nothing where that cannot be told.
+fn space(data_dir: &Path) -> Option<Space> {
+    rustix::fs::statvfs(data_dir).ok().map(Space::from)
+}
+
+fn states(certificates: &[Arc<dyn Renews>]) -> Vec<CertificateState> {
+    certificates.iter().map(|one| (one.what(), one.state())).collect()
+}
+
+/// Of which flags, when they end, and how often they were renewed.
+type CertificateState = (&'static str, (Option<Duration>, u64));
 
 /// Everything that the page is made of.
 #[derive(Debug)]
@@ -76,8 +96,7 @@ struct Facts {
     /// Of the leader's log.
     disk: Option<Space>,
     process: Process,
-    /// Of which flags, when they end, and how often they were renewed.
-    certificates: Vec<(&'static str, (Option<Duration>, u64))>,
+    certificates: Vec<CertificateState>,
 }
 
 /// This process, as the system sees it; what cannot be read is left out.
@@ -104,25 +123,37 @@ impl Process {
     }
 }
 
+/// What makes a page.
+trait Encode: fmt::Debug + Send + 'static {
+    /// Writes all of it.
+    fn encode(&self, page: &mut Page<'_>) -> fmt::Result;
+}
+
 /// A collector has to be shareable, and a page is made once.
 #[derive(Debug)]
-struct Once(Mutex<Facts>);
+struct Once<F>(Mutex<F>);
 
-impl Collector for Once {
+impl<F: Encode> Collector for Once<F> {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let facts = self.0.lock().map_err(|_| fmt::Error)?;
-        let mut page = Page(encoder);
-        page.leader(&facts)?;
-        page.peers(&facts.view)?;
-        page.scripts(&facts)?;
-        page.messages(&facts.view)?;
-        page.repair(&facts.view)?;
-        page.nodes(&facts.view)?;
-        page.node_times(&facts.node_times)?;
-        page.requests(&facts.served)?;
-        page.cache(&facts)?;
-        page.certificates(&facts)?;
-        page.machine(&facts)
+        facts.encode(&mut Page(encoder))
+    }
+}
+
+impl Encode for Facts {
+    fn encode(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.build()?;
+        page.leader(self)?;
+        page.peers(&self.view)?;
+        page.scripts(self)?;
+        page.messages(&self.view)?;
+        page.repair(&self.view)?;
+        page.nodes(&self.view)?;
+        page.node_times(&self.node_times)?;
+        page.requests(&self.served)?;
+        page.cache(self)?;
+        page.certificates(&self.certificates)?;
+        page.machine(self.disk.as_ref(), &self.process)
     }
 }
 
@@ -164,11 +195,14 @@ impl Page<'_> {
         all.into_iter().try_for_each(|labels| metric.encode_info(&labels))
     }
 
-    fn leader(&mut self, facts: &Facts) -> fmt::Result {
-        let view = &facts.view;
+    fn build(&mut self) -> fmt::Result {
         let (version, commit) = VERSION.split_once(' ').unwrap_or((VERSION, ""));
         let commit = commit.trim_matches(['(', ')']).to_owned();
-        self.info("hatokuse_build", "This build", [vec![("version", version.to_owned()), ("commit", commit)]])?;
+        self.info("hatokuse_build", "This build", [vec![("version", version.to_owned()), ("commit", commit)]])
+    }
+
+    fn leader(&mut self, facts: &Facts) -> fmt::Result {
+        let view = &facts.view;
         self.gauge("hatokuse_uptime_seconds", "Time since the leader started", view.uptime_s)?;
         self.gauge(
             "hatokuse_ready",
@@ -374,8 +408,8 @@ impl Page<'_> {
     }
 
     /// Of both kinds, whether there are some or not: what never ends needs no renewal.
-    fn certificates(&mut self, facts: &Facts) -> fmt::Result {
-        let of = |kind: &str| facts.certificates.iter().find(|(what, _)| *what == kind).map(|(_, state)| *state);
+    fn certificates(&mut self, all: &[CertificateState]) -> fmt::Result {
+        let of = |kind: &str| all.iter().find(|(what, _)| *what == kind).map(|(_, state)| *state);
         let kinds = ["tls", "cluster"].map(|kind| (vec![("of", kind.to_owned())], of(kind)));
         let ends = kinds.iter().map(|(labels, state)| {
             let end = state.and_then(|(end, _)| end);
@@ -404,8 +438,8 @@ impl Page<'_> {
         self.gauge("hatokuse_cache_limit_bytes", "Memory that they may take; 0 without --cache", cache.max_bytes as f64)
     }
 
-    fn machine(&mut self, facts: &Facts) -> fmt::Result {
-        if let Some(disk) = &facts.disk {
+    fn machine(&mut self, disk: Option<&Space>, process: &Process) -> fmt::Result {
+        if let Some(disk) = disk {
             self.gauge("hatokuse_disk_free_bytes", "Free bytes of the disk of the leader's log", disk.free as f64)?;
             self.gauge("hatokuse_disk_size_bytes", "Size of that disk", disk.size as f64)?;
             self.gauge("hatokuse_disk_free_inodes", "Files that can still be made there", disk.free_files as f64)?;
@@ -415,7 +449,6 @@ impl Page<'_> {
                 disk.files as f64,
             )?;
         }
-        let process = &facts.process;
         self.counter("process_cpu_seconds", "Processor time of the leader", process.cpu_s)?;
         if let Some(resident) = process.resident {
             self.gauge("process_resident_memory_bytes", "Memory of the leader", resident as f64)?;

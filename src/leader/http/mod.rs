@@ -1,4 +1,5 @@
-//! The leader's HTTP port: metrics, health, and a page to look at. It reads, and changes nothing.
+//! The leader's HTTP port: metrics, health, and a page to look at; and what a standby says on its own. It reads, and
+//! changes nothing.
 //!
 //! It has a thread of its own, so that no scraper and no browser takes a turn from clients. Everything about a
 //! connection is bounded: how many there are, what a request may be, how long it may take, and how long replies wait
@@ -7,10 +8,13 @@
 mod api;
 mod charts;
 mod exposition;
+mod guard;
 mod metrics;
 mod pace;
 mod page;
+mod reply;
 mod site;
+mod standby;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,8 +29,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+pub(super) use self::guard::Guard;
 use self::pace::Paced;
 pub(super) use self::site::Site;
+pub(super) use self::standby::{Standby, part};
 use crate::telemetry::repeats::Repeats;
 use crate::tls::{Acceptor, Stream};
 
@@ -54,7 +60,7 @@ impl FromStr for Port {
 }
 
 /// Connections at once; one more is told so, and closed.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 
 /// Of these, readers of `/events`, which stay: the rest is for those who come and go.
 const WATCHERS: usize = 32;
@@ -147,10 +153,15 @@ async fn connection(stream: Stream, site: Arc<Site>) {
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(&request, from).await) }
     });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_header_size(HEADER_BYTES).max_headers(HEADERS);
     // An error here is the other side's: it went, was too slow, or sent what is no request and was told so.
-    if let Err(error) = http.serve_connection(TokioIo::new(Paced::new(stream)), service).await {
+    if let Err(error) = http().serve_connection(TokioIo::new(Paced::new(stream)), service).await {
         tracing::debug!("an HTTP connection ended: {error}");
     }
+}
+
+/// How requests are read, within their limits.
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_header_size(HEADER_BYTES).max_headers(HEADERS);
+    http
 }

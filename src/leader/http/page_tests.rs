@@ -169,7 +169,7 @@ fn group() -> GroupView {
         peer(4, PeerRole::Learner, Some(5000), None),
     ];
     let last = Some(5000);
-    GroupView { me: 1, term: 12, leader: Some(1), last, committed: last, applied: last, peers }
+    GroupView { me: 1, term: 12, leader: Some(1), last, committed: last, applied: last, peers, ..GroupView::default() }
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! What is answered under which path, and to whom.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -10,11 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Body as _, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,11 +20,13 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::super::coordinator::Coordinator;
 use super::super::every;
-use super::super::gateway::{self, is_password};
+use super::super::gateway;
 use super::super::report::Reporter;
-use super::super::users::{self, Context, Reason, Users};
+use super::super::users::{Context, Reason, Users};
+use super::guard::{Guard, asks_who, basic};
 use super::page::{self, Look};
-use super::{WATCHERS, api, charts, exposition, metrics};
+use super::reply::{self, Body, HTML, JSON, dressed, full, readiness, reply, text};
+use super::{WATCHERS, api, charts, metrics};
 use crate::lock::Lock;
 use crate::protocol::Command;
 use crate::telemetry::Period;
@@ -36,12 +36,6 @@ use crate::types::ClusterView;
 
 /// Seconds that charts and `/api/history` go back.
 const HISTORY: usize = 600;
-
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
-const HTML: &str = "text/html; charset=utf-8";
-
-pub(super) type Body = BoxBody<Bytes, Infallible>;
 
 /// What the HTTP port shows.
 #[derive(Debug)]
@@ -53,12 +47,9 @@ pub(in crate::leader) struct Site {
     /// What readers of `/events` are told once a second.
     frames: watch::Sender<Bytes>,
     watchers: Arc<AtomicUsize>,
-    /// Whoever names this port by a name is refused, unless that is localhost.
-    local: bool,
+    guard: Guard,
     data_dir: PathBuf,
     certificates: Vec<Arc<dyn Renews>>,
-    /// What has to be shown for anything but health.
-    token: Option<String>,
 }
 
 /// A reader of `/events`; counted out when dropped.
@@ -71,13 +62,13 @@ impl Drop for Watcher {
 }
 
 impl Site {
-    /// The site of a leader, served at this address.
+    /// The site of a leader, for those whom `guard` lets in.
     pub(in crate::leader) fn new(
         coordinator: Arc<Coordinator>,
         reporter: Reporter,
         data_dir: PathBuf,
         users: Arc<Users>,
-        address: SocketAddr,
+        guard: Guard,
     ) -> Self {
         Self {
             coordinator,
@@ -86,21 +77,15 @@ impl Site {
             seconds: Lock::new(Seconds::new(HISTORY)),
             frames: watch::Sender::new(Bytes::new()),
             watchers: Arc::default(),
-            local: address.ip().is_loopback(),
+            guard,
             data_dir,
             certificates: Vec::new(),
-            token: None,
         }
     }
 
     /// With certificates whose ends metrics show.
     pub(in crate::leader) fn with_certificates(self, certificates: Vec<Arc<dyn Renews>>) -> Self {
         Self { certificates, ..self }
-    }
-
-    /// Open only to those who show this.
-    pub(in crate::leader) fn with_token(self, token: Option<String>) -> Self {
-        Self { token, ..self }
     }
 
     /// Ends a second after the other.
@@ -174,62 +159,19 @@ impl Site {
 
     /// Answers one request.
     pub(super) async fn answer<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Body> {
-        let mut response = match self.judge(request) {
+        let response = match self.guard.judge(request) {
             Some(response) => response,
             None => match asked_id(request) {
                 None => self.route(request),
                 Some(id) => self.look_up(request, &id, from).await.unwrap_or_else(|| self.route(request)),
             },
         };
-        let headers = response.headers_mut();
-        for (name, value) in [
-            (header::CACHE_CONTROL, "no-store"),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::X_FRAME_OPTIONS, "DENY"),
-            (header::REFERRER_POLICY, "no-referrer"),
-            (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-            (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
-        headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
-        if request.method() == Method::HEAD {
-            let length = response.body().size_hint().exact();
-            if let Some(length) = length {
-                response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-            }
-            *response.body_mut() = full("");
-        }
-        response
-    }
-
-    /// The answer to a request that is none of ours.
-    fn judge<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: this port changes nothing\n");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Some(response);
-        }
-        let mut hosts = request.headers().get_all(header::HOST).iter();
-        match (hosts.next().map(|host| host.to_str().unwrap_or_default()), hosts.next()) {
-            (Some(_), Some(_)) => Some(text(StatusCode::BAD_REQUEST, "more than one Host\n")),
-            (None, _) if request.version() == Version::HTTP_11 => Some(text(StatusCode::BAD_REQUEST, "no Host\n")),
-            (Some(host), None) if self.local && !is_local(host) => Some(text(
-                StatusCode::MISDIRECTED_REQUEST,
-                "this port is for this machine: name it localhost or by its address (a proxy has to send such a Host)\n",
-            )),
-            _ if !self.lets_in(request) => {
-                // Browsers ask for a name as well, which may be any.
-                Some(asks_who("this port asks for the token of --http-token-file\n"))
-            }
-            _ => None,
-        }
+        dressed(request, response)
     }
 
     /// Why nobody is told here where a message is: it takes a user who may know that, or the token.
     async fn look_up<B>(&self, request: &Request<B>, id: &[u8], from: IpAddr) -> Option<Response<Body>> {
-        if self.token.is_some() {
+        if self.guard.asks_for_token() {
             return None;
         }
         let login = match basic(request) {
@@ -260,29 +202,12 @@ impl Site {
         Some(reply(StatusCode::FORBIDDEN, JSON, body))
     }
 
-    /// Whether this request shows the token, or needs none: as a bearer's, or as the password of any name.
-    fn lets_in<B>(&self, request: &Request<B>) -> bool {
-        let Some(token) = self.token.as_deref() else { return true };
-        if matches!(request.uri().path(), "/livez" | "/readyz") {
-            return true;
-        }
-        let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
-        let (Some(shown), None) = (shown.next(), shown.next()) else { return false };
-        let Some((scheme, value)) = shown.to_str().ok().and_then(|shown| shown.split_once(' ')) else { return false };
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return is_password(token, value.trim().as_bytes());
-        }
-        basic(request).is_some_and(|(_, password)| is_password(token, &password))
-    }
-
     fn route<B>(&self, request: &Request<B>) -> Response<Body> {
         match request.uri().path() {
             "/" => self.page(request.uri().query().unwrap_or_default()),
-            "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => match self.coordinator.not_ready() {
-                None => text(StatusCode::OK, "ok\n"),
-                Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
-            },
+            "/livez" | "/healthz" => text(StatusCode::OK, "ok\n"),
+            // Who answers here leads, so that `?leader` asks for nothing more.
+            "/readyz" => readiness(self.coordinator.not_ready().as_deref()),
             "/metrics" => {
                 let page = metrics::page(
                     &self.view(),
@@ -291,13 +216,7 @@ impl Site {
                     &self.certificates,
                     &self.users.denials,
                 );
-                let accepts = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-                let mut response = match exposition::wants_openmetrics(accepts) {
-                    true => reply(StatusCode::OK, exposition::OPEN_METRICS, page),
-                    false => reply(StatusCode::OK, exposition::TEXT, exposition::as_text(&page)),
-                };
-                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-                response
+                reply::metrics(request, page)
             }
             "/api/status" => reply(StatusCode::OK, JSON, self.coordinator.status(&self.coordinator.cluster()) + "\n"),
             "/api/history" => reply(StatusCode::OK, JSON, api::history(&self.seconds())),
@@ -310,7 +229,7 @@ impl Site {
                 }
                 None => text(
                     StatusCode::NOT_FOUND,
-                    "not here; there are / /metrics /livez /readyz /api/status /api/history /api/message/ID /events\n",
+                    "not here; there are / /metrics /healthz /livez /readyz /api/status /api/history /api/message/ID /events\n",
                 ),
             },
         }
@@ -332,22 +251,6 @@ impl Site {
     }
 }
 
-/// Asks for a name and a password.
-fn asks_who(why: &'static str) -> Response<Body> {
-    let mut response = text(StatusCode::UNAUTHORIZED, why);
-    let asks = HeaderValue::from_static("Basic realm=\"hatokuse\", charset=\"UTF-8\"");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, asks);
-    response
-}
-
-/// The name and the password that a request gives.
-fn basic<B>(request: &Request<B>) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
-    let (Some(shown), None) = (shown.next(), shown.next()) else { return None };
-    let (scheme, value) = shown.to_str().ok()?.split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("basic") { users::basic(value.as_bytes()) } else { None }
-}
-
 /// The id that a request asks about.
 fn asked_id<B>(request: &Request<B>) -> Option<Vec<u8>> {
     let path = request.uri().path();
@@ -364,16 +267,6 @@ fn stream_of_events(body: Body) -> Response<Body> {
     // A proxy that gathers what is small would keep a quiet stream back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
-}
-
-/// Whether a `Host` is an address, or localhost: no name that somebody could point here.
-fn is_local(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
 /// A value of a query, as forms write it.
@@ -397,34 +290,9 @@ fn event(name: &str, data: &str) -> String {
     format!("event: {name}\n{lines}\n")
 }
 
-fn full(body: impl Into<Bytes>) -> Body {
-    Full::new(body.into()).boxed()
-}
-
-pub(super) fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(full(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    reply(status, TEXT, body)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_that_name_this_machine() {
-        for host in ["localhost", "LocalHost:7666", "127.0.0.1:7666", "127.8.9.1", "[::1]:7666", "[::1]", "192.0.2.1"] {
-            assert!(is_local(host), "{host}");
-        }
-        for host in ["example.com", "example.com:7666", "localhost.example.com", "127.0.0.1.example.com", "", ":7666"] {
-            assert!(!is_local(host), "{host}");
-        }
-    }
 
     #[test]
     fn parameters_are_read_as_forms_write_them() {

@@ -25,6 +25,7 @@ fn status(me: PeerId) -> Status {
         last: Some(120),
         committed: Some(120),
         applied: Some(119),
+        behind: 0,
         snapshot: None,
         disk_late: Duration::ZERO,
         peers: vec![
