@@ -4,6 +4,7 @@
 
 mod copies;
 mod credentials;
+mod endpoints;
 mod ids;
 mod leadership;
 mod views;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::copies::{Change, CopyRecord, Deadline, Holders, Listed, Nodes, Payload, Version, checksum};
 pub use self::credentials::Credentials;
+pub use self::endpoints::{Endpoints, says_nobody_leads};
 pub use self::ids::{BadId, MAX_ID_BYTES, MessageId, NodeId, PeerId, Uuid};
 pub use self::leadership::{
     BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,

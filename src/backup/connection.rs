@@ -12,7 +12,7 @@ use super::Error;
 use crate::error::printable;
 use crate::protocol::resp::{Value, number};
 use crate::tls::{Blocking, Dialer, explain};
-use crate::types::{Credentials, MAX_MESSAGE_BYTES};
+use crate::types::{Credentials, Endpoints, MAX_MESSAGE_BYTES, says_nobody_leads};
 
 /// The longest line of a reply, and the most values of a list.
 const LONGEST_LINE: u64 = 64 << 10;
@@ -44,8 +44,36 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and gives the password where there is one.
+    /// Connects, of several addresses to the first that takes the connection and answers, and gives the password where there
+    /// is one.
     pub(super) fn open(
+        list: &str,
+        timeout: Duration,
+        tls: Option<&Dialer>,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, Error> {
+        let endpoints = Endpoints::new(list);
+        if !endpoints.are_several() {
+            return Self::open_one(list, timeout, tls, credentials);
+        }
+        let mut tried = Vec::new();
+        for (_, addr) in endpoints.in_order() {
+            let opened = Self::open_one(&addr, timeout, tls, credentials).and_then(|mut connection| {
+                connection.ask(&[b"PING"])?;
+                Ok(connection)
+            });
+            match opened {
+                Ok(connection) => return Ok(connection),
+                Err(Error::Connection { source, .. }) => tried.push(format!("{addr} ({source})")),
+                Err(Error::Refused { said, .. }) if leads_nowhere(&said) => tried.push(format!("{addr} ({said})")),
+                Err(error) => return Err(error),
+            }
+        }
+        let source = io::Error::new(io::ErrorKind::NotConnected, format!("none answers: {}", tried.join(", ")));
+        Err(Error::Connection { addr: list.to_owned(), source })
+    }
+
+    fn open_one(
         addr: &str,
         timeout: Duration,
         tls: Option<&Dialer>,
@@ -127,6 +155,11 @@ impl Connection {
         };
         Error::Connection { addr: self.addr.clone(), source }
     }
+}
+
+/// Whether this is the error of a standby that knows no leader.
+fn leads_nowhere(said: &str) -> bool {
+    said.split_once(' ').is_some_and(|(code, explanation)| says_nobody_leads(code, explanation))
 }
 
 enum Unread {

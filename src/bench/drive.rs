@@ -6,7 +6,8 @@
 //! nothing is allocated for a request. What is sent and whether a reply is right is
 //! `session`'s; nothing here knows a protocol.
 //!
-//! Never reconnects: what went wrong is what is to be seen.
+//! With one address it never reconnects: what went wrong is what is to be seen. Of several, a connection that dies is
+//! made anew where one answers, and what it left open are errors all the same.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -23,14 +24,18 @@ use super::report::Samples;
 use super::session::{Load, Rules, Session};
 use super::workload::{Plan, Values};
 use crate::error::printable;
+use crate::lock::Lock;
 use crate::tls::{Blocking, Dialer};
-use crate::types::Credentials;
+use crate::types::{Credentials, Endpoints, says_nobody_leads};
 
 /// How long to wait for any reply at all before giving up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long one of several addresses may take to answer; a standby waits for a leader meanwhile.
+const PROOF: Duration = Duration::from_secs(5);
 
 /// Time between two looks at the progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -45,10 +50,10 @@ const READ_BYTES: usize = 256 << 10;
 const EVENTS: usize = 1024;
 
 /// Where and how to send.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Target {
-    /// The server.
-    pub(super) addr: String,
+    /// The server, or several processes of which any will do.
+    pub(super) endpoints: Lock<Endpoints>,
     /// See [`PATIENCE`].
     pub(super) patience: Duration,
     /// Given on every connection before anything else.
@@ -110,8 +115,9 @@ pub(super) fn drive(
     let clock = ticking(&epoll, TICK.min(target.patience))?;
     let links = connect_all(target, &mut load, &epoll)?;
     let open = links.iter().filter(|link| link.stream.is_some()).count();
-    let mut driver = Driver { load, epoll, clock, links, open, gave_up: false, next_due: 0, started: Instant::now() };
-    let cpu = driver.run(target, progress)?;
+    let started = Instant::now();
+    let mut driver = Driver { target, load, epoll, clock, links, open, gave_up: false, next_due: 0, started };
+    let cpu = driver.run(progress)?;
     progress.update(&driver.load, driver.started.elapsed());
     let elapsed = driver.started.elapsed().saturating_sub(Duration::from_nanos(driver.load.rules.warm));
     // Only after a stall is anything still open.
@@ -132,7 +138,8 @@ pub(super) fn drive(
     })
 }
 
-struct Driver {
+struct Driver<'a> {
+    target: &'a Target,
     load: Load,
     epoll: OwnedFd,
     /// Wakes us every tick, so that a wait needs no time limit of its own: that would set and clear a timer in the
@@ -148,9 +155,10 @@ struct Driver {
     started: Instant,
 }
 
-impl Driver {
+impl Driver<'_> {
     /// Until all connections are done or nothing comes any more; gives the CPU time since the warm-up.
-    fn run(&mut self, target: &Target, progress: &mut Progress) -> io::Result<(Duration, Duration)> {
+    fn run(&mut self, progress: &mut Progress) -> io::Result<(Duration, Duration)> {
+        let target = self.target;
         let mut room = vec![0; READ_BYTES];
         let mut events = Vec::with_capacity(EVENTS);
         let cpu = || (machine::cpu_of_this_thread(), machine::cpu_of(&target.pids));
@@ -293,7 +301,40 @@ impl Driver {
         link.stream = None;
         link.session.lose(&mut self.load, Some(error));
         self.open -= 1;
+        if self.target.endpoints.lock().are_several() && !self.is_over() {
+            self.connect_again(number);
+        }
     }
+
+    /// Whether a new connection would have nothing more to do.
+    fn is_over(&self) -> bool {
+        self.load.plan.left() == Some(0) || self.load.rules.end.is_some_and(|end| self.now() >= end)
+    }
+
+    /// Has a connection that was lost go on where one of the addresses answers. All others wait meanwhile.
+    fn connect_again(&mut self, number: usize) {
+        let connected = connect(self.target, self.load.rules.dialect).and_then(|stream| {
+            watch(&self.epoll, &stream, number)?;
+            Ok(stream)
+        });
+        let link = &mut self.links[number];
+        match connected {
+            Ok(stream) => {
+                (link.stream, link.blocked) = (Some(stream), false);
+                link.session.go_on();
+                self.open += 1;
+                let now = self.now();
+                self.serve(number, now);
+            }
+            Err(error) => self.load.note(|| format!("connection: {error}")),
+        }
+    }
+}
+
+/// Has the epoll look at a connection's socket.
+fn watch(epoll: &OwnedFd, stream: &Blocking, number: usize) -> io::Result<()> {
+    stream.tcp().set_nonblocking(true)?;
+    Ok(epoll::add(epoll, stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?)
 }
 
 fn is_passing(error: &io::Error) -> bool {
@@ -321,9 +362,7 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
         };
         let stream = match stream {
             Ok(stream) => {
-                stream.tcp().set_nonblocking(true)?;
-                let data = epoll::EventData::new_u64(number as u64);
-                epoll::add(epoll, &stream, data, epoll::EventFlags::IN)?;
+                watch(epoll, &stream, number)?;
                 Some(stream)
             }
             Err(error) => {
@@ -340,19 +379,48 @@ fn connect_all(target: &Target, load: &mut Load, epoll: &OwnedFd) -> io::Result<
     }
 }
 
-/// A connection that has given its password.
+/// A connection that has given its password: of several addresses, to the first that answers.
 pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<Blocking> {
+    let endpoints = target.endpoints.lock().clone();
+    if !endpoints.are_several() {
+        return connect_to(target, endpoints.current(), dialect, false);
+    }
+    let (mut tried, mut kind) = (Vec::new(), io::ErrorKind::TimedOut);
+    for (at, addr) in endpoints.in_order() {
+        match connect_to(target, &addr, dialect, true) {
+            Ok(stream) => {
+                target.endpoints.lock().served_by(at);
+                return Ok(stream);
+            }
+            // All of them would say the same.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::TimedOut {
+                    kind = error.kind();
+                }
+                tried.push(format!("{addr} ({error})"));
+            }
+        }
+    }
+    Err(io::Error::new(kind, format!("none answers: {}", tried.join(", "))))
+}
+
+/// One to this address; it has to answer first where it `proves` that it can.
+fn connect_to(target: &Target, addr: &str, dialect: Dialect, proves: bool) -> io::Result<Blocking> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in target.addr.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&addr, target.patience.min(CONNECT)) {
+    for to in addr.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&to, target.patience.min(CONNECT)) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(target.patience))?;
                 stream.set_write_timeout(Some(target.patience))?;
                 let mut stream = match &target.tls {
                     None => Blocking::Plain(stream),
-                    Some(tls) => tls.encrypt_blocking(&target.addr, stream)?,
+                    Some(tls) => tls.encrypt_blocking(addr, stream)?,
                 };
+                if proves {
+                    prove(&mut stream, target.patience)?;
+                }
                 if let Some(credentials) = &target.credentials {
                     log_in(&mut stream, dialect, credentials)?;
                 }
@@ -362,6 +430,21 @@ pub(super) fn connect(target: &Target, dialect: Dialect) -> io::Result<Blocking>
         }
     }
     Err(last)
+}
+
+/// Finds out whether the other side answers, and is no standby without a leader; both protocols know PING as a line.
+fn prove(stream: &mut Blocking, patience: Duration) -> io::Result<()> {
+    stream.tcp().set_read_timeout(Some(patience.min(PROOF)))?;
+    stream.write_all(b"PING\n")?;
+    stream.flush()?;
+    let reply = read_line(stream)?;
+    let said = reply.trim_end().trim_start_matches('-').trim_start_matches("ERROR ");
+    let (code, explanation) = said.split_once(' ').unwrap_or((said, ""));
+    if says_nobody_leads(code, explanation) {
+        let why = explanation.split(';').next().unwrap_or_default().to_owned();
+        return Err(io::Error::new(io::ErrorKind::NotConnected, why));
+    }
+    stream.tcp().set_read_timeout(Some(patience))
 }
 
 /// Gives the password, and waits for the server's word on it.

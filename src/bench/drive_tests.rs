@@ -10,7 +10,13 @@ fn values(size: usize) -> Values {
 }
 
 fn target(addr: String) -> Target {
-    Target { addr, patience: Duration::from_millis(400), credentials: None, tls: None, pids: Vec::new() }
+    Target {
+        endpoints: Lock::new(Endpoints::new(&addr)),
+        patience: Duration::from_millis(400),
+        credentials: None,
+        tls: None,
+        pids: Vec::new(),
+    }
 }
 
 fn rules(dialect: Dialect, connections: usize, pipeline: usize) -> Rules {
@@ -116,6 +122,30 @@ fn a_lost_connection_counts_what_it_left_open() {
     assert_eq!(all[0].sets.right(), 10);
     assert!((1..=8).contains(&all[0].errors()), "{all:?}");
     assert!(all[0].first_error.as_deref().unwrap().starts_with("connection: "));
+}
+
+#[test]
+fn of_several_addresses_another_connection_takes_over() {
+    let (good, gone) = (Fake::start(Fault::HangUpAt(10)), Fake::start(Fault::None).addr());
+    for dialect in [Dialect::Text, Dialect::Resp] {
+        let target = target(format!("{gone},{}", good.addr()));
+        let outcome =
+            drive(&target, rules(dialect, 2, 1), &values(5), Plan::load(100), &mut Progress::hidden()).unwrap();
+        // What a connection left open is an error; what comes after it goes out on the next one.
+        assert_eq!(outcome.sets.right() + outcome.sets.errors, 100, "{outcome:?}");
+        assert!(outcome.sets.right() >= 80 && outcome.sets.errors >= 5, "{outcome:?}");
+    }
+}
+
+#[test]
+fn where_none_of_several_answers_all_are_named() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent_at, gone) = (silent.local_addr().unwrap(), Fake::start(Fault::None).addr());
+    let target = target(format!("{gone},{silent_at}"));
+    let error = connect(&target, Dialect::Text).unwrap_err().to_string();
+    for part in ["none answers: ", &format!("{gone} (Connection refused"), &format!("{silent_at} (")] {
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ use self::session::{Pace, Rules};
 pub use self::settings::{Local, Op, Settings};
 use self::workload::{Order, Plan, Values};
 use crate::VERSION;
+use crate::lock::Lock;
+use crate::types::Endpoints;
 
 /// Everything was right.
 const EXIT_OK: u8 = 0;
@@ -66,7 +68,8 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
     // A throw-away cluster asks for none.
     let credentials = settings.credentials.clone().filter(|_| cluster.is_none());
     let tls = settings.tls.clone().filter(|_| cluster.is_none());
-    let target = Target { addr: addr.clone(), patience: PATIENCE, credentials, tls, pids };
+    let endpoints = Lock::new(Endpoints::new(&addr));
+    let target = Target { endpoints, patience: PATIENCE, credentials, tls, pids };
     let report = match until_ctrl_c({
         let settings = settings.clone();
         move || measure(&settings, &target)
@@ -213,7 +216,7 @@ fn measure(settings: &Settings, target: &Target) -> Result<Report, Stop> {
     let left = left(settings, target, &values, ids)?;
     let date = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     Ok(Report {
-        addr: target.addr.clone(),
+        addr: target.endpoints.lock().to_string(),
         protocol: settings.protocol.name(),
         connections: settings.connections,
         pipeline: settings.pipeline,
@@ -335,7 +338,13 @@ mod tests {
     use super::*;
 
     fn target(fake: &Fake) -> Target {
-        Target { addr: fake.addr(), patience: PATIENCE, credentials: None, tls: None, pids: Vec::new() }
+        Target {
+            endpoints: Lock::new(Endpoints::new(&fake.addr())),
+            patience: PATIENCE,
+            credentials: None,
+            tls: None,
+            pids: Vec::new(),
+        }
     }
 
     fn measured(fault: Fault, op: Op) -> Report {

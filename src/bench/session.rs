@@ -10,7 +10,7 @@
 //!   connections, whatever the server does; a latency runs from that intended moment, so that a
 //!   server that stalls is charged for all the requests that it kept from being sent.
 //!
-//! Never retries: what went wrong is what is to be seen.
+//! Never retries: what went wrong is what is to be seen, though the next request may go out over another connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -317,6 +317,14 @@ impl Session {
             }
         }
         Ok(used)
+    }
+
+    /// Another connection is there in the place of one that was lost.
+    pub(super) fn go_on(&mut self) {
+        self.done = false;
+        self.out.clear();
+        self.partial.clear();
+        (self.sent, self.scanned) = (0, 0);
     }
 
     /// The connection is lost, or given up: what it left open are errors.

@@ -56,7 +56,7 @@ pub struct Local {
 /// What `hatokuse bench` was asked for.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The server's address for clients; not used with `local`.
+    /// The server's address for clients, or several with commas between; not used with `local`.
     pub addr: String,
     /// How it is spoken to.
     pub protocol: Dialect,

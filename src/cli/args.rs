@@ -19,7 +19,7 @@ use self::group::GroupArgs;
 use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    Addresses, duration, duration_or_never, host_and_port, hosts_and_ports, listen_host, message_size, own_address,
+    Addresses, duration, duration_or_never, hosts_and_ports, listen_host, message_size, own_address,
     read_password, read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
@@ -192,9 +192,9 @@ pub(super) struct NodeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ClientArgs {
-    /// The leader's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
-    addr: String,
+    /// The leader's address for clients; with several leaders those of all of them, with commas between
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = hosts_and_ports, value_name = "HOST:PORT,...")]
+    addr: Addresses,
     /// Print replies as JSON, one object a line
     #[arg(long, env = "HATOKUSE_JSON", value_parser = YesOrNo::new())]
     json: bool,
@@ -215,9 +215,9 @@ pub(super) struct ClientArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// The server's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
-    addr: String,
+    /// The server's address for clients; with several leaders those of all of them, with commas between
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = hosts_and_ports, value_name = "HOST:PORT,...")]
+    addr: Addresses,
     /// How to speak to it; resp measures any Redis server
     #[arg(long, env = "HATOKUSE_PROTOCOL", default_value = "text")]
     protocol: bench::Dialect,
@@ -423,7 +423,7 @@ impl NodeArgs {
 impl ClientArgs {
     pub(super) fn settings(self, plain: bool) -> anyhow::Result<client::shell::Settings> {
         Ok(client::shell::Settings {
-            addr: self.addr,
+            addr: self.addr.to_string(),
             json: self.json,
             plain,
             timeout: self.timeout,
@@ -440,7 +440,7 @@ impl BenchArgs {
         Ok(bench::Settings {
             credentials: self.login.credentials()?,
             tls: self.tls.dialer()?,
-            addr: self.addr,
+            addr: self.addr.to_string(),
             protocol: self.protocol,
             count: self.count,
             duration: self.duration,

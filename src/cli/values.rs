@@ -1,5 +1,6 @@
 //! How the values of flags are read: times, sizes, addresses, passwords. What can never work is refused here.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::Duration;
@@ -118,6 +119,12 @@ pub(super) fn host_and_port(text: &str) -> Result<String, String> {
 /// Addresses with commas between: one setting, in a file too.
 #[derive(Debug, Clone)]
 pub(super) struct Addresses(pub(super) Vec<String>);
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
 
 /// `HOST:PORT`, or several with commas between.
 pub(super) fn hosts_and_ports(text: &str) -> Result<Addresses, String> {

@@ -130,8 +130,8 @@ impl<'a> Batch<'a> {
         if let Some(error) = refused {
             return Err(error);
         }
-        client.check()?;
-        let timeout = client.timeout;
+        client.ready().await?;
+        let timeout = client.options.timeout;
         client.unusable = Some(DROPPED);
         client.connection.sender.send_raw(&requests);
         drop(requests);

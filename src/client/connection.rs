@@ -263,6 +263,12 @@ impl Receiver {
         matches!(read, Poll::Pending)
     }
 
+    /// Waits until the other side has ended it.
+    #[cfg(test)]
+    pub(super) async fn wait_end(&mut self) {
+        while self.half.read_buf(&mut self.replies.bytes).await.unwrap_or(0) > 0 {}
+    }
+
     /// Waits until something has come, or the end.
     #[cfg(test)]
     pub(super) async fn wait_readable(&mut self) {

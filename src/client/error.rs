@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Certainty, certainty_of};
 use crate::tls::{explain, is_refusal};
-use crate::types::{BadId, MAX_ID_BYTES};
+use crate::types::{BadId, MAX_ID_BYTES, says_nobody_leads};
 
 /// Why a call did not do what was asked.
 ///
@@ -33,6 +33,12 @@ pub enum Error {
         source: io::Error,
         /// What to try.
         hint: &'static str,
+    },
+    /// None of several addresses answers, so nothing was sent, or nothing came of it.
+    #[error("none of the leader's addresses answers: {}; nothing was written", listed(tried))]
+    NoneAnswers {
+        /// Each address that was tried, and what came of it.
+        tried: Vec<(String, String)>,
     },
     /// No answer in time. The connection cannot be used any more.
     #[error(
@@ -114,6 +120,7 @@ impl Error {
     pub fn certainty(&self) -> Certainty {
         match self {
             Self::Connect { .. }
+            | Self::NoneAnswers { .. }
             | Self::BadId { .. }
             | Self::MessageHasLineBreak
             | Self::NotALeader { .. }
@@ -121,6 +128,28 @@ impl Error {
             | Self::Unusable { .. } => Certainty::SurelyNot,
             Self::Refused { code, .. } => certainty_of(code),
             Self::Timeout { .. } | Self::Closed | Self::Io { .. } | Self::Protocol { .. } => Certainty::Maybe,
+        }
+    }
+
+    /// Whether this is about one leader process, and another one may do better.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Refused { code, explanation } if code == "BUSY" || says_nobody_leads(code, explanation))
+    }
+
+    /// What happened, without what it means for writes, or what to do.
+    pub(super) fn in_short(&self) -> String {
+        match self {
+            Self::Connect { source, .. } => in_few_words(source),
+            Self::Timeout { after } => format!("no answer within {}", in_millis(*after)),
+            Self::Refused { explanation, .. } if self.is_elsewhere() => {
+                explanation.split(';').next().unwrap_or_default().to_owned()
+            }
+            Self::Refused { code, explanation } => format!("{code}: {explanation}"),
+            Self::NotALeader { what } => (*what).to_owned(),
+            Self::NotLetIn { why } => why.clone(),
+            Self::Protocol { got, .. } => format!("it answered {got:?}"),
+            Self::NoneAnswers { tried } => listed(tried),
+            _ => "the connection was lost".to_owned(),
         }
     }
 
@@ -150,6 +179,16 @@ impl Error {
             _ => Self::Io { source: explain(source) },
         }
     }
+}
+
+fn listed(tried: &[(String, String)]) -> String {
+    let each = tried.iter().map(|(addr, why)| format!("{addr} ({why})"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// A time without the smallest parts of it.
+fn in_millis(time: Duration) -> String {
+    humantime::format_duration(Duration::from_millis(time.as_millis() as u64)).to_string()
 }
 
 /// `connection refused` rather than `Connection refused (os error 111)`, where that is all there is to say.

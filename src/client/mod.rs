@@ -1,6 +1,7 @@
 //! The client library: what a program uses to talk to a register.
 //!
-//! A [`Client`] is one connection to the leader. Its calls say in their type
+//! A [`Client`] is one connection to the leader, or, of several leader processes,
+//! to whichever of them answers. Its calls say in their type
 //! what is known: a `set` that returned `Ok` is on as many disks as the
 //! register's tolerance says, a `get` that returned `None` asked for a message
 //! that surely does not exist, and every [`Error`] knows whether the write may
@@ -26,15 +27,17 @@
 //! Invariant: an answer is only ever given to the request it belongs to. Where
 //! that is no longer sure (after a timeout, a call dropped half way, an answer
 //! that does not fit), the connection says [`Error::Unusable`] from then on.
-//! Never connects again by itself, and never sends a write twice unless the
-//! first was surely not done.
+//! Never sends a write twice unless the first was surely not done, and never
+//! connects again by itself unless it knows several addresses.
 
 mod advice;
 mod batch;
 mod connection;
+mod dial;
 mod error;
 mod group;
 mod peers;
+mod pipe;
 mod render;
 mod repl;
 pub mod shell;
@@ -58,7 +61,7 @@ pub use crate::tls::{ClientFiles as TlsFiles, Dialer as Tls};
 
 use crate::error::printable;
 use crate::protocol::text::{decode_finding, decode_nodes, decode_verified};
-use crate::types::{Credentials, MessageId, NodeId};
+use crate::types::{Credentials, Endpoints, MessageId, NodeId};
 
 /// How long a call waits unless told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,41 +116,29 @@ impl Builder {
         self
     }
 
-    /// Connects to `addr`, a `HOST:PORT`.
+    /// Connects to `addr`, a `HOST:PORT`, or several with commas between; see [`Client::connect`].
     pub async fn connect(self, addr: &str) -> Result<Client, Error> {
         Client::connect_with(addr, self.options).await
     }
 }
 
-/// One connection to a register's leader.
+/// One connection to a register's leader, or, of several leader processes, to one after the other.
 ///
 /// Calls take `&mut self`, one at a time; a program with many tasks opens a
 /// client for each, or puts the requests of all into a [`Batch`].
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
-    timeout: Duration,
+    endpoints: Endpoints,
+    options: Options,
+    /// Who has logged in, and does so again on another connection.
+    credentials: Option<Credentials>,
     /// Why no answer can be trusted any more; set while a call is under way, so that a call
     /// that is dropped half way leaves it behind.
     unusable: Option<&'static str>,
 }
 
 impl Client {
-    /// Connects to `addr`, a `HOST:PORT`, with a timeout of 10 s for this and every later call.
-    pub async fn connect(addr: &str) -> Result<Self, Error> {
-        Self::connect_with(addr, Options::default()).await
-    }
-
-    /// Connects with other [`Options`].
-    pub async fn connect_with(addr: &str, options: Options) -> Result<Self, Error> {
-        let timeout = options.timeout.min(LONGEST_TIMEOUT);
-        let connection = match &options.tls {
-            None => Connection::open(addr, timeout).await?,
-            Some(tls) => Connection::open_tls(addr, timeout, tls).await?,
-        };
-        Ok(Self { connection, timeout, unusable: None })
-    }
-
     /// Connects with options by name.
     ///
     /// ```no_run
@@ -330,7 +321,10 @@ impl Client {
             return Err(Error::MessageHasLineBreak);
         }
         match self.request(&Command::Auth(Bytes::from(words))).await? {
-            ReplyLine::Ok => Ok(()),
+            ReplyLine::Ok => {
+                self.credentials = Some(credentials.clone());
+                Ok(())
+            }
             reply => Err(self.refused("OK or ERROR", reply)),
         }
     }
@@ -349,7 +343,8 @@ impl Client {
     }
 
     /// Whether another call makes sense: nothing has gone wrong, and the leader has not closed the
-    /// connection as far as is known. `Err` is what that call would return.
+    /// connection as far as is known. `Err` is what that call would return, or, with several addresses,
+    /// why it would connect anew.
     pub fn check(&mut self) -> Result<(), Error> {
         if self.unusable.is_none() && !self.connection.receiver.is_quiet() {
             self.unusable = Some(ANSWER_FOR_NOBODY);
@@ -367,11 +362,22 @@ impl Client {
         }
     }
 
-    /// Sends one request, gives its reply line; a write that is refused as BUSY is sent again.
+    /// Sends one request, gives its reply line, as far as that is possible over one of several addresses.
     async fn request(&mut self, command: &Command) -> Result<ReplyLine, Error> {
-        self.check()?;
+        self.ready().await?;
+        let mut tries = 0;
+        loop {
+            let asked = self.request_here(command).await;
+            if !self.turns_elsewhere(Some(command), &asked, &mut tries).await? {
+                return asked;
+            }
+        }
+    }
+
+    /// Sends one request on the connection that there is; a write that is refused as BUSY is sent again.
+    async fn request_here(&mut self, command: &Command) -> Result<ReplyLine, Error> {
         // VERIFY reads the whole register before it says that all is well.
-        let patience = if *command == Command::Verify { LONGEST_TIMEOUT } else { self.timeout };
+        let patience = if *command == Command::Verify { LONGEST_TIMEOUT } else { self.options.timeout };
         let deadline = Instant::now() + patience;
         let mut pause = FIRST_PAUSE;
         for _ in 0..BUSY_RETRIES {
@@ -390,10 +396,17 @@ impl Client {
 
     /// Sends a line of any kind, without its end, and gives its reply line.
     async fn request_line(&mut self, line: &[u8]) -> Result<ReplyLine, Error> {
-        self.check()?;
-        self.connection.sender.send_raw(line);
-        self.connection.sender.send_raw(b"\n");
-        self.exchange(Instant::now() + self.timeout).await
+        self.ready().await?;
+        let mut tries = 0;
+        loop {
+            self.connection.sender.send_raw(line);
+            self.connection.sender.send_raw(b"\n");
+            let asked = self.exchange(Instant::now() + self.options.timeout).await;
+            // What this client does not know may be a write.
+            if !self.turns_elsewhere(None, &asked, &mut tries).await? {
+                return asked;
+            }
+        }
     }
 
     /// The next line of a reply of many.
@@ -416,7 +429,7 @@ impl Client {
             }
             Err(_) => {
                 self.unusable = Some(TIMED_OUT);
-                Err(Error::Timeout { after: self.timeout })
+                Err(Error::Timeout { after: self.options.timeout })
             }
         }
     }

@@ -4,7 +4,8 @@
 //! turns, a line this way and a word that it is done the other way.
 //!
 //! Invariant: a line is sent at most once by the prompt itself. A lost connection
-//! is opened again for the next command, never for the one that was lost. Never
+//! is opened again for the next command, never for the one that was lost, and with
+//! several addresses it may be another one's. Never
 //! fails because of its history, which is a convenience.
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use super::{Client, Error};
 use crate::protocol::Command;
 use crate::protocol::table;
 use crate::protocol::text::ReplyLine;
+use crate::types::Endpoints;
 
 const PROMPT: &str = "hatokuse> ";
 
@@ -64,7 +66,7 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<u8> {
         complain(&error.to_string());
         return Ok(EXIT_NO_ANSWER);
     }
-    say(&format!("connected to {}; HELP lists the commands, Ctrl-D leaves", settings.addr))?;
+    say(&format!("connected to {}; HELP lists the commands, Ctrl-D leaves", session.address()))?;
 
     let (next, turns) = mpsc::channel(1);
     let (typed, mut lines) = mpsc::channel(1);
@@ -108,13 +110,19 @@ impl Session<'_> {
         Ok(self.client.insert(shell::connect(self.settings).await?))
     }
 
+    /// The address that serves, or that would be tried first.
+    fn address(&self) -> String {
+        let first = || Endpoints::new(&self.settings.addr).current().to_owned();
+        self.client.as_ref().map_or_else(first, |client| client.address().to_owned())
+    }
+
     /// Runs one line and shows its reply, or what became of it.
     async fn run(&mut self, line: &[u8]) -> io::Result<Next> {
         let style = self.style();
         if let Some(of) = shell::asks_for_help(line) {
             return say(&help(of, style.paper.columns)).map(|()| Next::Prompt);
         }
-        if let Some(instead) = only_redis(line, &self.settings.addr) {
+        if let Some(instead) = only_redis(line, &self.address()) {
             complain(&instead);
             return Ok(Next::Prompt);
         }
@@ -139,11 +147,8 @@ impl Session<'_> {
                 }
             }
             Some(Err(error)) => complain(&error.to_string()),
-            None => {
-                // Its late answer would be taken for another command's.
-                self.client = None;
-                return Ok(Next::Interrupted);
-            }
+            // Its late answer is taken for no other command's: it was left before that came.
+            None => return Ok(Next::Interrupted),
         }
         Ok(Next::Prompt)
     }
@@ -162,20 +167,22 @@ impl Session<'_> {
     /// Asks over the connection there is, or over a new one if that cannot be used any more.
     async fn ask(&mut self, request: &Request) -> Result<ReplyLine, Error> {
         let style = self.style();
-        let usable = self.client.as_mut().is_some_and(|client| client.check().is_ok());
         let client = match &mut self.client {
-            Some(client) if usable => client,
-            _ => {
-                self.client = None;
-                let addr = &self.settings.addr;
-                complain(&format!(
-                    "the connection was lost; this command has not been sent yet; connecting to {addr} again"
-                ));
-                self.connect().await?
-            }
+            Some(client) => client,
+            None => self.client.insert(shell::connect(self.settings).await?),
         };
+        let before = client.address().to_owned();
+        if client.check().is_err() {
+            let again = client.endpoints();
+            complain(&format!(
+                "the connection was lost; this command has not been sent yet; connecting to {again} again"
+            ));
+            client.reconnect().await?;
+        }
         // A terminal that is gone ends the prompt with the last line.
-        shell::ask(client, request, |part| drop(show(part, style))).await
+        let asked = shell::ask(client, request, |part| drop(show(part, style))).await;
+        shell::note_address(&before, client);
+        asked
     }
 }
 

@@ -10,39 +10,36 @@
 //! Pipe: the bytes of stdin go to the leader as they are, and a reply comes back
 //! for each line, blank ones included, in order, without waiting a round trip for
 //! each. A last line without its end is run too. Nothing is tried again, since a
-//! later line may build on it.
+//! later line may build on it. With several addresses a connection that ends while
+//! every line has its reply is made anew, and what is still to come goes there.
 //!
 //! Invariant: stdout holds replies and nothing else; what went wrong is said on
 //! stderr and by the exit code. Never shows a message's control characters to a
 //! terminal.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
-use super::advice::{fits, help, only_redis, stranger, writes};
-use super::connection::while_writing;
+use super::advice::{fits, help, only_redis, writes};
 use super::group::Peers;
 use super::render::{Style, escape, write_bare, write_reply};
 use super::status::Status;
-use super::{Client, Connection, Error, Options, Receiver, Sender, after_word, repl, unexpected, watch as watching};
+use super::{Client, Error, Options, after_word, pipe, repl, unexpected, watch as watching};
 use crate::error::Refusal;
 use crate::protocol::table;
 use crate::protocol::text::{CommandDecoder, ReplyLine, decode_nodes, decode_verified};
 use crate::protocol::{Command, Decoded};
 use crate::terminal::Paper;
 use crate::tls::Dialer;
-use crate::types::Credentials;
+use crate::types::{Credentials, Endpoints};
 
 /// Exit codes, as `hatokuse --help` promises them.
 pub(super) const EXIT_OK: u8 = 0;
-const EXIT_REFUSED: u8 = 1;
+pub(super) const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_NOT_FOUND: u8 = 3;
 pub(super) const EXIT_NO_ANSWER: u8 = 4;
@@ -53,13 +50,10 @@ const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 /// Said of `client SET "a b" c`.
 const BLANK_IN_ID: &str = "the second word of the command is an id, which holds no blank; nothing was sent";
 
-/// Bytes of a pipe that are taken at once.
-const PIPE_CHUNK: usize = 64 * 1024;
-
 /// What `hatokuse client` was asked for.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The leader's address for clients.
+    /// The leader's address for clients; of several leader processes those of all of them, with commas between.
     pub addr: String,
     /// Print replies as JSON.
     pub json: bool,
@@ -127,7 +121,7 @@ pub fn run(settings: Settings) -> anyhow::Result<u8> {
             match connect(&settings).await {
                 Ok(client) => {
                     let mut out = BufWriter::new(io::stdout().lock());
-                    pipe(client.connection, tokio::io::stdin(), settings.timeout, style, &mut out).await
+                    pipe::run(client, tokio::io::stdin(), style, &mut out).await
                 }
                 Err(error) => Ok(failed(&error)),
             }
@@ -257,8 +251,15 @@ pub(super) async fn table_of(
     }
 }
 
+/// Says which address serves now, where it is another one than before.
+pub(super) fn note_address(before: &str, client: &Client) {
+    if client.address() != before {
+        complain(&format!("connected to {}", client.address()));
+    }
+}
+
 /// Whether a reply is the end of a VERIFY that found something.
-fn found_faults(reply: &ReplyLine) -> bool {
+pub(super) fn found_faults(reply: &ReplyLine) -> bool {
     let ReplyLine::Other(line) = reply else { return false };
     let verified = std::str::from_utf8(line).ok().and_then(decode_verified);
     verified.is_some_and(|verified| verified.bad + verified.unknown > 0)
@@ -279,7 +280,7 @@ async fn one_shot(settings: &Settings, stdin: impl Read, style: Style, out: &mut
         }
         return Ok(EXIT_OK);
     }
-    if let Some(instead) = only_redis(&line, &settings.addr) {
+    if let Some(instead) = only_redis(&line, Endpoints::new(&settings.addr).current()) {
         complain(&instead);
         return Ok(EXIT_USAGE);
     }
@@ -360,111 +361,6 @@ fn read_message(stdin: impl Read) -> io::Result<Option<Bytes>> {
         }
     }
     Ok((message.len() <= MAX_MESSAGE).then(|| message.into()))
-}
-
-/// Sends `input` as it is, and writes a reply for each line of it.
-async fn pipe(
-    connection: Connection,
-    input: impl AsyncRead + Unpin,
-    timeout: Duration,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<u8> {
-    // The sender lives until the last reply: a leader may take a half-closed connection for a client that left.
-    let (mut sender, receiver) = connection.split();
-    let (sent, to_answer) = watch::channel(0_u64);
-    let unread = Cell::new(None);
-    let send = async {
-        if let Err(error) = send_lines(&mut sender, input, sent).await {
-            unread.set(Some(error));
-        }
-    };
-    let code = while_writing(send, print_replies(receiver, to_answer, timeout, style, out)).await?;
-    match unread.into_inner() {
-        Some(error) => Err(anyhow::Error::new(error).context("cannot read commands from stdin")),
-        None => Ok(code),
-    }
-}
-
-/// Sends all bytes of `input` while they come; counts the lines in `sent`, and drops that at the end.
-///
-/// Only errors of `input` are given back: one of the connection shows where its replies are read.
-async fn send_lines(
-    sender: &mut Sender,
-    mut input: impl AsyncRead + Unpin,
-    sent: watch::Sender<u64>,
-) -> io::Result<()> {
-    let mut chunk = vec![0; PIPE_CHUNK];
-    let mut in_line = false;
-    loop {
-        let read = input.read(&mut chunk).await?;
-        let mut bytes = &chunk[..read];
-        if read == 0 {
-            // People write printf 'GET 1', and mean that line to run.
-            bytes = if in_line { b"\n" } else { b"" };
-        }
-        in_line = bytes.last().is_some_and(|&last| last != b'\n');
-        let lines = bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
-        // Before they leave: a line that may have reached the leader must count as unanswered.
-        sent.send_modify(|sent| *sent += lines);
-        sender.send_raw(bytes);
-        if sender.flush().await.is_err() || read == 0 {
-            return Ok(());
-        }
-    }
-}
-
-/// Writes replies until every line that was sent has its own; gives the exit code.
-async fn print_replies(
-    mut receiver: Receiver,
-    mut to_answer: watch::Receiver<u64>,
-    timeout: Duration,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<u8> {
-    let mut code = EXIT_OK;
-    let mut answered = 0;
-    loop {
-        let mut sent = *to_answer.borrow_and_update();
-        if sent == answered {
-            out.flush()?;
-            sent = match to_answer.wait_for(|&sent| sent > answered).await {
-                Ok(sent) => *sent,
-                Err(_) => return Ok(code),
-            };
-        }
-        let reply = match receiver.buffered_reply() {
-            Some(ReplyLine::Other(line)) if let Some(what) = stranger(&line) => Err(Error::NotALeader { what }),
-            Some(reply) => Ok(reply),
-            None => {
-                out.flush()?;
-                match tokio::time::timeout(timeout, receiver.next_reply()).await {
-                    Ok(reply) => reply,
-                    Err(_) => Err(Error::Timeout { after: timeout }),
-                }
-            }
-        };
-        let reply = match reply {
-            Ok(reply) => reply,
-            Err(error) => {
-                complain(&format!("{error} (lines without an answer: {})", sent - answered));
-                return Ok(EXIT_NO_ANSWER);
-            }
-        };
-        answered += u64::from(!reply.is_part());
-        write_reply(&reply, style, out)?;
-        if matches!(reply, ReplyLine::Error { .. }) || found_faults(&reply) {
-            code = EXIT_REFUSED;
-        }
-        // The answer to EXIT: the leader reads nothing after it.
-        if matches!(&reply, ReplyLine::Other(line) if line == "BYE") {
-            out.flush()?;
-            if sent > answered {
-                complain(&format!("lines after EXIT that were not run: {}", sent - answered));
-            }
-            return Ok(code);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -81,9 +81,10 @@ impl Peer {
 }
 
 /// Runs `script` as a server; gives its address, and what to await to see its assertions hold.
-pub(super) async fn serve<F>(script: impl FnOnce(Listener) -> F) -> (String, JoinHandle<()>)
+pub(super) async fn serve<F, T>(script: impl FnOnce(Listener) -> F) -> (String, JoinHandle<T>)
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();

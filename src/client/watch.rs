@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::render::{Style, inked, write_reply};
-use super::shell::{EXIT_OK, Settings, complain, connect, failed};
+use super::shell::{EXIT_OK, Settings, complain, connect, failed, note_address};
 use super::status::Status;
 use super::{Client, Error, unexpected};
 use crate::dashboard::words;
@@ -65,13 +65,18 @@ pub(super) async fn roll(settings: &Settings, every: Duration, out: &mut impl Wr
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rolling = Rolling::default();
-    let mut client = None;
+    let mut client: Option<Client> = None;
+    let mut served: Option<String> = None;
     let (mut was_there, mut is_away) = (false, false);
     loop {
         ticks.tick().await;
         match look(settings, &mut client).await {
             Ok((reply, status)) => {
                 was_there = true;
+                if let Some(client) = &client {
+                    let before = served.replace(client.address().to_owned());
+                    before.into_iter().for_each(|before| note_address(&before, client));
+                }
                 if std::mem::take(&mut is_away) {
                     complain(&format!("the leader is back, up {}", words::age(status.uptime_s)));
                 }
@@ -99,6 +104,7 @@ pub(super) async fn roll(settings: &Settings, every: Duration, out: &mut impl Wr
 fn why(error: &Error) -> String {
     match error {
         Error::Connect { source, .. } => source.kind().to_string(),
+        Error::NoneAnswers { .. } => error.in_short(),
         Error::Timeout { after } => format!("no answer within {}", humantime::format_duration(*after)),
         Error::Refused { code, explanation } => format!("{code}: {explanation}"),
         _ => "the connection was lost".to_owned(),

@@ -27,6 +27,7 @@ mod leaders;
 mod modes;
 mod mounts;
 mod nodes;
+mod peer_clients;
 mod peer_http;
 mod peer_orders;
 mod peers;

@@ -8,7 +8,7 @@ use clap::builder::BoolishValueParser as YesOrNo;
 
 use super::login::LoginArgs;
 use super::tls::ClientTlsArgs;
-use super::{duration, host_and_port};
+use super::{Addresses, duration, hosts_and_ports};
 use crate::backup;
 
 #[derive(Debug, Args)]
@@ -16,9 +16,9 @@ pub(in crate::cli) struct BackupArgs {
     /// A new or empty folder, or - for standard output
     #[arg(value_name = "DIR|-")]
     to: PathBuf,
-    /// The leader's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
-    addr: String,
+    /// The leader's address for clients; with several leaders those of all of them, with commas between
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = hosts_and_ports, value_name = "HOST:PORT,...")]
+    addr: Addresses,
     /// How long to wait for a connection
     #[arg(long, env = "HATOKUSE_TIMEOUT", default_value = "10s", value_parser = duration)]
     timeout: Duration,
@@ -33,9 +33,9 @@ pub(in crate::cli) struct RestoreArgs {
     /// The folder of a backup, or - for standard input
     #[arg(value_name = "DIR|-")]
     from: PathBuf,
-    /// The leader's address for clients
-    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = host_and_port, value_name = "HOST:PORT")]
-    addr: String,
+    /// The leader's address for clients; with several leaders those of all of them, with commas between
+    #[arg(long, env = "HATOKUSE_ADDR", default_value = "127.0.0.1:6666", value_parser = hosts_and_ports, value_name = "HOST:PORT,...")]
+    addr: Addresses,
     /// Leave ids alone that have a message already, instead of refusing a register that holds any
     #[arg(long, env = "HATOKUSE_MERGE", value_parser = YesOrNo::new(), conflicts_with = "overwrite")]
     merge: bool,
@@ -61,7 +61,7 @@ impl BackupArgs {
     pub(in crate::cli) fn settings(self, plain: bool) -> anyhow::Result<backup::Settings> {
         Ok(backup::Settings {
             to: Some(self.to).filter(|to| !backup::is_stream(to)),
-            addr: self.addr,
+            addr: self.addr.to_string(),
             tls: self.tls.dialer()?,
             timeout: self.timeout,
             credentials: self.login.credentials()?,
@@ -79,7 +79,7 @@ impl RestoreArgs {
         };
         Ok(backup::RestoreSettings {
             from: Some(self.from).filter(|from| !backup::is_stream(from)),
-            addr: self.addr,
+            addr: self.addr.to_string(),
             tls: self.tls.dialer()?,
             timeout: self.timeout,
             credentials: self.login.credentials()?,

@@ -1,5 +1,7 @@
 //! The command line and the pipe against servers that follow a script.
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::super::tests::{Listener, nobody, register, serve};
 use super::*;
 
@@ -152,9 +154,10 @@ async fn a_dash_reads_the_message_from_stdin() {
 
 /// Sends `input` through a pipe; gives the exit code and stdout.
 async fn piped(addr: &str, input: &[u8], timeout: Duration, style: Style) -> (u8, String) {
-    let connection = Connection::open(addr, Duration::from_secs(60)).await.unwrap();
+    let mut client = Client::builder().timeout(AMPLE).connect(addr).await.unwrap();
+    client.options.timeout = timeout;
     let mut out = Vec::new();
-    let code = pipe(connection, input, timeout, style, &mut out).await.unwrap();
+    let code = pipe::run(client, input, style, &mut out).await.unwrap();
     (code, String::from_utf8_lossy(&out).into_owned())
 }
 
@@ -209,6 +212,40 @@ async fn a_pipe_ends_with_exit_and_with_nothing() {
 }
 
 #[tokio::test]
+async fn a_pipe_goes_on_at_the_next_address_where_nothing_was_left_open() {
+    let (first, one) = serve(async |listener: Listener| {
+        let mut peer = listener.accept().await;
+        peer.expect("PING").await;
+        peer.send("+PONG\n").await;
+        peer.expect("SET 1 a").await;
+        peer.send("OK\n").await;
+    })
+    .await;
+    let (second, given) = serve(async |listener: Listener| listener).await;
+    let next = given.await.unwrap();
+    let addr = format!("{first},{second}");
+    let client = Client::builder().timeout(AMPLE).connect(&addr).await.unwrap();
+    let (input, mut typed) = tokio::io::duplex(1 << 10);
+    let typing = async move {
+        // The line that has begun when the connection ends is sent whole on the next one.
+        typed.write_all(b"SET 1 a\nSET 2").await.unwrap();
+        one.await.unwrap();
+        let mut peer = next.accept().await;
+        peer.expect("PING").await;
+        peer.send("+PONG\n").await;
+        typed.write_all(b" b\nGET 2").await.unwrap();
+        drop(typed);
+        for (request, reply) in [("SET 2 b", "OK\n"), ("GET 2", "VALUE b\n")] {
+            peer.expect(request).await;
+            peer.send(reply).await;
+        }
+    };
+    let mut out = Vec::new();
+    let (code, ()) = tokio::join!(pipe::run(client, input, PLAIN, &mut out), typing);
+    assert_eq!((code.unwrap(), &out[..]), (0, &b"OK\nOK\nVALUE b\n"[..]));
+}
+
+#[tokio::test]
 async fn a_pipe_without_answers_fails_after_those_that_came() {
     let (addr, server) = serve(async |listener: Listener| {
         let mut peer = listener.accept().await;
@@ -251,8 +288,8 @@ async fn a_closed_stdout_is_told_as_such() {
         peer.expect_end().await;
     })
     .await;
-    let connection = Connection::open(&addr, AMPLE).await.unwrap();
-    let error = pipe(connection, &b"PING\n"[..], AMPLE, PLAIN, &mut Gone).await.unwrap_err();
+    let client = Client::builder().timeout(AMPLE).connect(&addr).await.unwrap();
+    let error = pipe::run(client, &b"PING\n"[..], PLAIN, &mut Gone).await.unwrap_err();
     let cause = error.downcast_ref::<io::Error>().unwrap();
     assert_eq!(cause.kind(), io::ErrorKind::BrokenPipe, "the door ends quietly for this");
     server.await.unwrap();
