@@ -21,8 +21,8 @@ pub use self::leadership::{
     BEAT_EVERY, Epoch, Fence, LEASE, Leadership, MOST_EPOCHS_AHEAD, Member, Removed, is_beyond_reason,
 };
 pub use self::views::{
-    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, GroupView, NodeReport, NodeView, PeerRole,
-    PeerView, RateView, Refusing, RepairView,
+    Addresses, BlockedView, CacheView, ClusterView, DiskView, EventLine, GroupView, LedView, NodeReport, NodeView,
+    PeerRole, PeerView, RateView, Refusing, RepairView,
 };
 
 /// The largest number of nodes that one message may be kept on.

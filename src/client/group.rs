@@ -28,6 +28,10 @@ pub(super) struct Peer {
     silent_ms: Option<u64>,
     #[serde(default)]
     refuses: Option<String>,
+    #[serde(default)]
+    leads_since_ms: Option<u64>,
+    #[serde(default)]
+    why: Option<String>,
 }
 
 impl Peer {
@@ -79,6 +83,9 @@ impl Peers {
         let mut lines =
             vec![plain(&format!(" answered by peer {}   term {}   entries {entries}", self.me, self.term), paper)];
         for peer in &self.peers {
+            let led = peer.leads_since_ms.zip(peer.why.as_ref());
+            let led = led.map(|(ms, why)| format!("peer {} for {}, as {why}", peer.id, words::age(ms as f64 / 1e3)));
+            lines.extend(led.map(|led| sentence("LEADS", Color::Green, &led, paper)));
             let why = peer.refuses.iter().map(|why| format!("peer {}: {why}", peer.id));
             lines.extend(why.map(|why| sentence("REFUSES", Color::Red, &why, paper)));
         }
@@ -96,7 +103,7 @@ mod tests {
     const PAPER: Paper = Paper { columns: 80, color: false, utf8: false };
 
     const LINE: &str = r#"{"me":1,"term":5,"leader":1,"last":1200,"committed":1200,"applied":1200,"peers":[
-        {"id":1,"address":"h1:5560","role":"leader","matched":1200,"silent_ms":0},
+        {"id":1,"address":"h1:5560","role":"leader","matched":1200,"silent_ms":0,"applied":1200,"leads_since_ms":41000,"why":"peer 3 did not answer"},
         {"id":2,"address":"h2:5560","role":"standby","matched":1198,"silent_ms":40,"refuses":"peer 2 came with another folder"},
         {"id":3,"address":"\u001b[2J:1","role":"unreachable","matched":null,"silent_ms":null}]}"#;
 
@@ -104,6 +111,7 @@ mod tests {
     fn peers_are_a_table() {
         let wanted = "
  answered by peer 1   term 5   entries 1,201
+ LEADS  peer 1 for 41s, as peer 3 did not answer
  REFUSES  peer 2: peer 2 came with another folder
 
  PEER  ADDRESS    ROLE         BEHIND  HEARD
@@ -117,8 +125,8 @@ mod tests {
             |text: &str| text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect();
         let (seen, wanted): (Vec<Vec<String>>, Vec<Vec<String>>) =
             (columns(&table), columns(wanted.trim_start_matches('\n')));
-        assert_eq!(seen[..6], wanted[..6], "{table}");
-        assert!(seen[6].ends_with(&wanted[6][2..]), "{table}");
+        assert_eq!(seen[..7], wanted[..7], "{table}");
+        assert!(seen[7].ends_with(&wanted[7][2..]), "{table}");
         for columns in [40, 60] {
             let table = Peers::parse(LINE.as_bytes()).unwrap().table(Paper { columns, ..PAPER });
             assert!(table.lines().all(|line| line.len() <= columns), "{table}");

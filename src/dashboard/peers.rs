@@ -7,9 +7,9 @@ use super::{Ui, words};
 use crate::telemetry::grouped;
 use crate::types::{GroupView, PeerRole, PeerView};
 
-/// The group of leaders: with the addresses of all peers where there is room for them.
+/// The group of leaders: with the addresses of all peers, and why the one that leads does, where there is room for them.
 pub(super) fn line(group: &GroupView, columns: usize, ui: &Ui) -> Line<'static> {
-    let line = |is_wide: bool| {
+    let line = |is_wide: bool, says_why: bool| {
         let mut spans = vec![Span::raw(format!(" peers of term {} ", group.term))];
         for peer in &group.peers {
             let address = if is_wide { format!(" {}", ui.foreign(&peer.address)) } else { String::new() };
@@ -21,11 +21,14 @@ pub(super) fn line(group: &GroupView, columns: usize, ui: &Ui) -> Line<'static> 
             };
             spans.push(Span::raw(format!("  {}{address} ", peer.id)));
             spans.push(Span::styled(words_of(group, peer), ui.style(color)));
+            let led = peer.led.iter().filter(|_| says_why);
+            let led = led.map(|led| format!(" for {} ({})", words::age(led.leads_since_ms as f64 / 1e3), led.why));
+            spans.extend(led.map(Span::raw));
         }
         Line::from(spans)
     };
-    let wide = line(true);
-    if wide.width() <= columns { wide } else { line(false) }
+    let wide = [(true, true), (true, false), (false, true)].into_iter().map(|(wide, why)| line(wide, why));
+    { wide }.find(|line| line.width() <= columns).unwrap_or_else(|| line(false, false))
 }
 
 /// What a peer is, and how far behind.

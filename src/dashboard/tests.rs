@@ -6,8 +6,8 @@ use ratatui::backend::TestBackend;
 
 use super::*;
 use crate::types::{
-    Addresses, BlockedView, DiskView, Epoch, GroupView, IoMode, NodeId, NodeState, NodeView, PeerRole, PeerView,
-    RepairView,
+    Addresses, BlockedView, DiskView, Epoch, GroupView, IoMode, LedView, NodeId, NodeState, NodeView, PeerRole,
+    PeerView, RepairView,
 };
 
 const CLOCK: &str = "12:41:07 UTC";
@@ -206,6 +206,8 @@ fn peers_have_a_line_where_there_are_several() {
         matched: Some(matched),
         silent_ms: Some(9),
         refuses: None,
+        applied: None,
+        led: None,
     };
     let peers = vec![
         peer(1, PeerRole::Leader, 5000),
@@ -216,6 +218,11 @@ fn peers_have_a_line_where_there_are_several() {
     let last = Some(5000);
     let group = GroupView { me: 1, term: 12, leader: Some(1), last, peers, ..GroupView::default() };
     let view = ClusterView { group: Some(group), ..cluster() };
+    let led = LedView { leads_since_ms: 41_000, why: "peer 4 did not answer".to_owned() };
+    let mut told = view.clone();
+    told.group.iter_mut().for_each(|group| group.peers[0].led = Some(led.clone()));
+    let why = "  1 host-1.example:5560 leads for 41s (peer 4 did not answer)  2 host-2.example:5560 standby";
+    assert!(screen(&LEADER, &told, &plain(), 200, 24).contains(why), "{}", screen(&LEADER, &told, &plain(), 200, 24));
     let narrow = " peers of term 12   1 leads  2 standby -1,500  3 REFUSES  4 UNREACHABLE -5,000\n";
     assert!(screen(&LEADER, &view, &plain(), 80, 24).contains(narrow), "{}", screen(&LEADER, &view, &plain(), 80, 24));
     let wide = " peers of term 12   1 host-1.example:5560 leads  2 host-2.example:5560 standby -1,500  3 ";

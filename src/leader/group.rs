@@ -14,7 +14,7 @@ use super::ledger::Replica;
 use crate::error::Refusal;
 use crate::protocol::Reply;
 use crate::raft::{Group, NotDone, PeerStatus, Role, Status};
-use crate::types::{GroupView, PeerId, PeerRole, PeerView};
+use crate::types::{GroupView, LedView, PeerId, PeerRole, PeerView};
 
 /// Who is to lead next may be so many entries behind; it gets them before it is elected.
 const MOST_BEHIND: u64 = 1000;
@@ -33,17 +33,24 @@ impl From<Role> for PeerRole {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The group, as it is shown.
 fn view(status: Status) -> GroupView {
+    let Status { me, term, last, committed, applied, disk_late, led, peers, .. } = status;
+    let led = led.map(|led| LedView { leads_since_ms: millis(led.since.elapsed()), why: led.why });
     let peer = |PeerStatus { id, address, role, matched, silent_for, refuses, .. }: PeerStatus| PeerView {
         id,
         address,
         role: role.into(),
         matched,
-        silent_ms: silent_for.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
+        silent_ms: silent_for.map(millis),
         refuses,
+        applied: applied.filter(|_| id == me),
+        led: led.clone().filter(|_| id == me),
     };
-    let Status { me, term, last, committed, applied, disk_late, peers, .. } = status;
     let mut peers: Vec<PeerView> = peers.into_iter().map(peer).collect();
     peers.sort_by_key(|peer| peer.id);
     let leader = peers.iter().find(|peer| peer.role == PeerRole::Leader).map(|peer| peer.id);

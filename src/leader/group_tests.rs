@@ -1,8 +1,20 @@
+use tokio::time::Instant;
+
 use super::*;
+use crate::raft::Led;
 
 /// A peer that has the log up to this entry.
 fn peer(id: PeerId, role: PeerRole, matched: Option<u64>) -> PeerView {
-    PeerView { id, address: format!("h{id}:5560"), role, matched, silent_ms: Some(0), refuses: None }
+    PeerView {
+        id,
+        address: format!("h{id}:5560"),
+        role,
+        matched,
+        silent_ms: Some(0),
+        refuses: None,
+        applied: None,
+        led: None,
+    }
 }
 
 /// Peer 1 leads with these others; all but learners have votes.
@@ -125,6 +137,7 @@ fn the_group_is_told_as_one_line_of_json() {
         applied: Some(119),
         snapshot: None,
         behind: 0,
+        led: Some(Led { term: 5, since: Instant::now(), why: "peer 3 did not answer".to_owned() }),
         disk_late: Duration::ZERO,
         peers: vec![
             of(3, Role::Unreachable, None, None),
@@ -132,10 +145,11 @@ fn the_group_is_told_as_one_line_of_json() {
             of(2, Role::Standby, Some(118), Some(Duration::from_millis(40))),
         ],
     };
-    let group = view(status);
+    let mut group = view(status);
+    group.peers[0].led.iter_mut().for_each(|led| led.leads_since_ms = 7);
     assert_eq!(
         serde_json::to_string(&group).unwrap(),
-        r#"{"me":1,"term":5,"leader":1,"last":120,"committed":120,"applied":119,"peers":[{"id":1,"address":"h1:5560","role":"leader","matched":120,"silent_ms":0},{"id":2,"address":"h2:5560","role":"standby","matched":118,"silent_ms":40},{"id":3,"address":"h3:5560","role":"unreachable","matched":null,"silent_ms":null,"refuses":"another folder"}]}"#
+        r#"{"me":1,"term":5,"leader":1,"last":120,"committed":120,"applied":119,"peers":[{"id":1,"address":"h1:5560","role":"leader","matched":120,"silent_ms":0,"applied":119,"leads_since_ms":7,"why":"peer 3 did not answer"},{"id":2,"address":"h2:5560","role":"standby","matched":118,"silent_ms":40},{"id":3,"address":"h3:5560","role":"unreachable","matched":null,"silent_ms":null,"refuses":"another folder"}]}"#
     );
     let behind: Vec<u64> = group.peers.iter().map(|peer| group.behind(peer)).collect();
     assert_eq!(behind, [0, 2, 121]);

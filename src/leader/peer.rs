@@ -207,7 +207,8 @@ impl Peer {
         events: &EventRing,
         over: &Stop,
     ) -> anyhow::Result<()> {
-        tracing::info!("this peer leads (term {term})");
+        let why = self.group.status().led.map_or_else(String::new, |led| format!(": {}", led.why));
+        tracing::info!("this peer leads (term {term}){why}");
         let tolerance = settings.tolerance.read()?;
         around.spawn(watch_term(self.group.leading(), term, over.clone()));
         let inside = runtime()?;

@@ -12,7 +12,7 @@ use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::grpc::{self, PeersService};
@@ -25,6 +25,7 @@ use super::start::{self, NotOpened};
 use super::types::{Member, Metrics, Payload, PeerId};
 use super::{Addresses, Machine, Raft, Settings};
 use crate::durable::Folder;
+use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::types::Uuid;
@@ -89,6 +90,17 @@ pub enum Role {
     Unreachable,
 }
 
+/// Since when this peer leads, and why it came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Led {
+    /// In which term.
+    pub term: u64,
+    /// Since when.
+    pub since: Instant,
+    /// What it had seen before: of whom led, or of itself.
+    pub why: String,
+}
+
 /// One peer in [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -127,6 +139,8 @@ pub struct Status {
     pub disk_late: Duration,
     /// How many entries that it knows to be committed are not in its log.
     pub behind: u64,
+    /// Where this peer leads: since when, and why.
+    pub led: Option<Led>,
     /// All peers.
     pub peers: Vec<PeerStatus>,
 }
@@ -140,6 +154,8 @@ pub(super) struct Inner {
     pub(super) machine: StateMachine,
     pub(super) pulse: Arc<Pulse>,
     pub(super) standing: watch::Receiver<Standing>,
+    /// The last time that this peer came to lead.
+    pub(super) led: Lock<Option<Led>>,
     pub(super) confirms: mpsc::UnboundedSender<oneshot::Sender<Result<(), NotConfirmed>>>,
     pub(super) port: Port,
     /// Where the engine's tasks run.
@@ -341,6 +357,7 @@ impl<M> Group<M> {
             applied: metrics.last_applied.map(|id| id.index),
             snapshot: inner.machine.snapshots.current().map(|snapshot| snapshot.last.index),
             disk_late: inner.pulse.late(),
+            led: inner.led.lock().clone().filter(|led| standing.leads == Some(led.term)),
             peers: metrics.membership_config.nodes().map(peer).collect(),
         }
     }

@@ -51,6 +51,8 @@ struct Seen {
     /// Who has said last that it leads, and in which term.
     claims: Option<(u64, PeerId)>,
     refused: BTreeMap<PeerId, String>,
+    /// Who has handed over to this peer, since it last began to lead.
+    handed_over: Option<PeerId>,
 }
 
 impl Identity {
@@ -259,6 +261,16 @@ impl Identity {
             ..Addresses::default()
         };
         seen.addresses.get(&peer).cloned().unwrap_or_else(logged)
+    }
+
+    /// This one has this peer lead.
+    pub(super) fn handed_over_by(&self, peer: PeerId) {
+        self.seen.lock().handed_over = Some(peer);
+    }
+
+    /// Who has handed over to this peer; said once.
+    pub(super) fn take_hand_over(&self) -> Option<PeerId> {
+        self.seen.lock().handed_over.take()
     }
 
     /// When a peer was heard of last, and why it refused last, if it did.

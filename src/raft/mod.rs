@@ -11,6 +11,7 @@ mod convert;
 mod group;
 mod grpc;
 mod identity;
+mod led;
 mod log;
 mod machine;
 mod network;
@@ -26,7 +27,7 @@ use std::fmt::Debug;
 use std::io;
 use std::time::Duration;
 
-pub use self::group::{Group, NotAppended, NotConfirmed, NotDone, PeerStatus, Role, Standing, Status};
+pub use self::group::{Group, Led, NotAppended, NotConfirmed, NotDone, PeerStatus, Role, Standing, Status};
 pub use self::grpc::{CallerCheck, Checked, GrpcPeers, PeersService};
 pub use self::log::LONGEST_PAYLOAD;
 pub use self::network::{Lane, PeerNetwork};

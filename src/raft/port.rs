@@ -87,6 +87,9 @@ impl Port {
             }
             Body::HandOver(request) => {
                 let request = convert::read_hand_over(&request)?;
+                if *request.to_node_id() == self.identity.me {
+                    self.identity.handed_over_by(from);
+                }
                 let answer = self.raft.handle_transfer_leader(request).await.map_err(|error| dead(&error))?;
                 let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
                 Ok(Answer::HandedOver(proto::HandedOver { refused }))

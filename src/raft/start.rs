@@ -177,6 +177,7 @@ async fn run(
         machine,
         pulse,
         standing: seen,
+        led: Lock::default(),
         confirms,
         port,
         runtime: Handle::current(),

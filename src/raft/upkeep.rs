@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::group::{Inner, NotConfirmed, Standing};
+use super::led::{Before, Look};
 use super::machine;
 use super::types::{Metrics, PeerId};
 use crate::seeded::{self, Bug};
@@ -59,7 +60,7 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
     let mut changes = inner.raft.metrics();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut hung = false;
+    let (mut hung, mut before) = (false, Before::default());
     loop {
         let gone = tokio::select! {
             changed = changes.changed() => changed.is_err(),
@@ -86,6 +87,15 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
             }
         }
         let now = stand(&inner, &metrics, hangs, gone || stop.failure().is_some());
+        let look = Look { me: inner.settings.me, leader: metrics.current_leader, leads: now.leads, hangs };
+        let is_silent = |peer: PeerId| {
+            let (heard, _) = inner.identity.contact(peer);
+            heard.is_none_or(|heard| heard.elapsed() >= inner.settings.election.0)
+        };
+        // Known before anybody can see that it leads.
+        if let Some(led) = before.look(&look, || inner.identity.take_hand_over(), is_silent) {
+            *inner.led.lock() = Some(led);
+        }
         standing.send_if_modified(|standing| {
             let is_new = *standing != now;
             *standing = now;

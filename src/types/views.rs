@@ -198,6 +198,21 @@ pub struct PeerView {
     /// Why it takes no part, if it has said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refuses: Option<String>,
+    /// Up to which entry it has applied the log, of the one that answers: no peer is told that of another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied: Option<u64>,
+    /// Of the one that leads and answers.
+    #[serde(flatten)]
+    pub led: Option<LedView>,
+}
+
+/// Since when a peer leads, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LedView {
+    /// How long ago it began, in milliseconds.
+    pub leads_since_ms: u64,
+    /// What it had seen before: of whom led, or of itself.
+    pub why: String,
 }
 
 /// The group of leaders, as the peer sees it that leads.

@@ -70,6 +70,7 @@ fn a_leader_is_seen_by_all_and_hands_over_to_whom_it_is_told() {
         all_follow(&group, via);
         assert_eq!(group.ask(via, &format!("HANDOVER {to}")).as_deref(), Some("OK"));
         eventually("the other leads", || (leader(&group, via) == to).then_some(()));
+        assert_eq!(peers(&group, via)["peers"][to - 1]["why"], format!("peer {before} handed over"));
         assert_eq!(insist(&group, before, "GET id"), "VALUE 1");
         // In the readable view of the one that leads, whose lines have other places than in that of its last time.
         for n in 0..20 {

@@ -31,7 +31,9 @@ fn every_peer_takes_clients_and_the_next_one_leads_when_the_leader_dies() {
         group.kill_peer(leader);
         let [one, other] = others(&group, leader)[..] else { unreachable!() };
         assert_eq!(insist(&group, one, &format!("SET round{round} {leader}")), "OK");
-        assert_ne!(group.leader(), Some(leader));
+        let next = group.leader().unwrap();
+        assert_ne!(next, leader);
+        tells(&group.said(next), &[&format!(": peer {leader} did not answer\n")]);
         for peer in 1..=3 {
             assert_eq!(insist(&group, other, &format!("GET by{peer}")), format!("VALUE {peer}"));
         }

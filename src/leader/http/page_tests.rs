@@ -4,7 +4,8 @@ use super::*;
 use crate::leader::http::api::Holder;
 use crate::telemetry::served::{Operation, Protocol, Served};
 use crate::types::{
-    Addresses, BlockedView, DiskView, Epoch, EventLine, GroupView, NodeView, PeerRole, PeerView, RateView, RepairView,
+    Addresses, BlockedView, DiskView, Epoch, EventLine, GroupView, LedView, NodeView, PeerRole, PeerView, RateView,
+    RepairView,
 };
 
 fn node(id: u32, state: NodeState, messages: u64) -> NodeView {
@@ -161,9 +162,12 @@ fn group() -> GroupView {
         matched,
         silent_ms,
         refuses: None,
+        applied: None,
+        led: None,
     };
+    let led = Some(LedView { leads_since_ms: 41_000, why: "peer <2> did not answer".to_owned() });
     let peers = vec![
-        peer(1, PeerRole::Leader, Some(5000), Some(0)),
+        PeerView { led, ..peer(1, PeerRole::Leader, Some(5000), Some(0)) },
         peer(2, PeerRole::Standby, Some(3500), Some(90)),
         peer(3, PeerRole::Unreachable, None, Some(41_000)),
         peer(4, PeerRole::Learner, Some(5000), None),
@@ -181,7 +185,7 @@ fn leaders_are_shown_where_there_are_several() {
     };
     let html = shown(Some(group()));
     for part in [
-        "Leaders <small>term 12</small>",
+        "Leaders <small>term 12: peer 1 has led for 41s, as peer &lt;2&gt; did not answer</small>",
         "<b>1</b> <small>h1:5560</small></td><td><span class=\"state\">leads</span>",
         "standby</span></td><td class=\"n\">1,500</td><td class=\"n wide\">now</td>",
         "unreachable</span></td><td class=\"n\">5,001</td><td class=\"n wide\">41s ago</td>",

@@ -51,6 +51,7 @@ fn standby(standing: Standing, token: Option<&str>) -> Arc<Standby> {
         snapshot: None,
         disk_late: Duration::ZERO,
         behind: 5,
+        led: None,
         peers: Vec::new(),
     };
     let relayed = Arc::new(Relayed::default());

@@ -69,6 +69,7 @@ impl Page<'_> {
 /// A leader that is the only one.
 fn alone() -> GroupView {
     let (id, role) = (1, PeerRole::Leader);
-    let peer = PeerView { id, address: String::new(), role, matched: None, silent_ms: Some(0), refuses: None };
+    let (address, silent_ms) = (String::new(), Some(0));
+    let peer = PeerView { id, address, role, matched: None, silent_ms, refuses: None, applied: None, led: None };
     GroupView { me: id, leader: Some(id), peers: vec![peer], ..GroupView::default() }
 }

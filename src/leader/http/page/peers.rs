@@ -5,14 +5,15 @@ use std::fmt::Write as _;
 use super::{HEARD_NOW, Safe};
 use crate::dashboard::words::age;
 use crate::telemetry::grouped;
-use crate::types::{GroupView, PeerRole};
+use crate::types::{GroupView, LedView, PeerId, PeerRole};
 
 /// The group of leaders, with its heading: there may be none.
 pub(super) fn section(group: &GroupView) -> String {
     let mut html = format!(
-        "<section class=\"card\"><h2>Leaders <small>term {}</small></h2><div class=\"peers\"><table><thead><tr><th>Peer</th><th>Role</th>\
+        "<section class=\"card\"><h2>Leaders <small>term {}{}</small></h2><div class=\"peers\"><table><thead><tr><th>Peer</th><th>Role</th>\
          <th class=\"n\">Behind</th><th class=\"n wide\">Last heard</th></tr></thead><tbody>",
-        group.term
+        group.term,
+        Safe(&led(group)),
     );
     for peer in &group.peers {
         // In the colours of nodes.
@@ -40,4 +41,13 @@ pub(super) fn section(group: &GroupView) -> String {
     }
     html.push_str("</tbody></table></div></section>");
     html
+}
+
+/// Since when the one that leads does, and why.
+fn led(group: &GroupView) -> String {
+    let leads = group.peers.iter().filter_map(|peer| Some((peer.id, peer.led.as_ref()?)));
+    let line = |(id, led): (PeerId, &LedView)| {
+        format!(": peer {id} has led for {}, as {}", age(led.leads_since_ms as f64 / 1e3), led.why)
+    };
+    leads.map(line).collect()
 }
