@@ -9,8 +9,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, Id};
 use toml::de::{DeTable, DeValue};
 
 /// Where the files are that nobody has to name.
@@ -161,7 +162,9 @@ fn check(arg: &Arg, key: &str, value: &str) -> Result<(), String> {
             _ => Err(format!("{key} is true or false, not {value:?}")),
         };
     }
-    let alone = Command::new("file").no_binary_name(true).arg(arg.clone().env(None::<&str>).global(false));
+    // What it needs beside it, or excludes, may stand elsewhere.
+    let arg = arg.clone().requires(Resettable::<Id>::Reset).conflicts_with(Resettable::<Id>::Reset);
+    let alone = Command::new("file").no_binary_name(true).arg(arg.env(None::<&str>).global(false));
     match alone.try_get_matches_from([format!("--{key}={value}")]) {
         Ok(_) => Ok(()),
         Err(error) => {
@@ -198,6 +201,14 @@ mod tests {
         assert_eq!(set["allow-flush"], (3, "true".to_owned()));
         let matches = File { path: "x".into(), set }.apply(flags()).try_get_matches_from(["t"]).unwrap();
         assert_eq!((matches.get_one::<u16>("port"), matches.get_flag("allow")), (Some(&7000), true));
+    }
+
+    #[test]
+    fn a_flag_that_needs_another_may_stand_in_a_file() {
+        let needs = |name: &'static str, other: &'static str| Arg::new(name).long(name).requires(other);
+        let command = Command::new("t").arg(needs("peer", "peers")).arg(needs("peers", "peer"));
+        let set = read("peer = 1\npeers = \"1=a:1\"", &command.get_arguments().collect::<Vec<_>>()).unwrap();
+        assert_eq!((set["peer"].1.as_str(), set["peers"].1.as_str()), ("1", "1=a:1"));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use self::group::GroupArgs;
 use self::login::LoginArgs;
 use self::tls::{ClientTlsArgs, ClusterTlsArgs, LeaderTlsArgs};
 use super::values::{
-    Addresses, duration, duration_or_never, hosts_and_ports, listen_host, message_size, own_address,
-    read_password, read_secret,
+    Addresses, duration, duration_or_never, hosts_and_ports, listen_host, message_size, own_address, read_password,
+    read_secret,
 };
 use crate::config::{ByteSize, DEFAULT_TOLERANCE, MAX_CLIENTS};
 use crate::local_nodes::LocalLogs;

@@ -64,7 +64,7 @@ impl Group {
 
     /// Starts nothing yet.
     pub(crate) fn prepare(program: &Path, home: &Path, (peers, nodes): (usize, usize), more: &[&str]) -> Self {
-        let ports = (1..=peers as u16).map(|n| Ports::of(n));
+        let ports = (1..=peers as u16).map(Ports::of);
         Self {
             program: program.to_owned(),
             home: home.to_owned(),
