@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 
+use super::dial::{Target, connect};
 use super::dialect::Dialect;
-use super::drive::{Target, connect};
 use super::workload::Values;
 use crate::error::printable;
 

@@ -1,9 +1,12 @@
 //! The driver against a real socket with a fake server behind it.
 
+use super::super::dial::ask;
 use super::super::dialect::Dialect;
 use super::super::fake::{Fake, Fault};
 use super::super::workload::{Choice, Distribution, Mix, Order, Sizes};
 use super::*;
+use crate::lock::Lock;
+use crate::types::Endpoints;
 
 fn values(size: usize) -> Values {
     Values::new("k-", 1, Sizes::only(size))

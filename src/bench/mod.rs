@@ -6,7 +6,7 @@
 //! - `workload`: which request comes next and what its reply must be, from a seed;
 //! - `dialect`: both as bytes, in the text protocol and in Redis's;
 //! - `session`: one connection without its socket: closed and open loop, latencies, checks;
-//! - `drive`: sockets and clock, one thread for all connections; `clean` removes what a run wrote;
+//! - `drive`: sockets and clock, one thread for all connections, which `dial` makes; `clean` removes what a run wrote;
 //! - `report`: figures as text, JSON, a page, and two runs compared.
 //!
 //! docs/bench.md says what is measured and how; the load generator must stay cheap,
@@ -14,6 +14,7 @@
 
 mod child;
 mod clean;
+mod dial;
 mod dialect;
 mod drive;
 #[cfg(test)]
@@ -34,8 +35,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::dial::Target;
 pub use self::dialect::Dialect;
-use self::drive::{Outcome, PATIENCE, Target};
+use self::drive::{Outcome, PATIENCE};
 use self::launcher::Cluster;
 use self::progress::{Goal, Progress};
 use self::report::{Cpu, Left, Register, Report, compare, html};
@@ -301,7 +303,7 @@ fn load(target: &Target, rules: &Rules, values: &Values, count: u64) -> Result<(
 
 /// Copies per node and what else STATUS says; empty if the server has no such command.
 fn ask_status(target: &Target) -> (BTreeMap<u32, u64>, Option<Register>) {
-    match drive::ask(target, "STATUS") {
+    match dial::ask(target, "STATUS") {
         Ok(line) => read_status(&line).unwrap_or_default(),
         Err(_) => Default::default(),
     }

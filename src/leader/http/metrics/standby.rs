@@ -8,8 +8,9 @@ use std::time::Duration;
 use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::metrics::MetricType;
 
+use super::machine::{Process, space};
 use super::peers::Own;
-use super::{CertificateState, Encode, Labels, Page, Process, space, states, written};
+use super::{CertificateState, Encode, Labels, Page, states, written};
 use crate::durable::Space;
 use crate::leader::relayed::Relayed;
 use crate::raft::Status;
