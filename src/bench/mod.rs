@@ -379,7 +379,7 @@ mod tests {
             let cleaned = measure(&Settings { protocol, clean: true, ..settings(Op::Get) }, &target(&fake)).unwrap();
             assert_eq!(cleaned.nodes, [(1, 101), (2, 101)].into(), "counted before they go");
             assert!(cleaned.text().contains("removed   101 messages"), "{}", cleaned.text());
-            assert!(drive::ask(&target(&fake), "GET k-100").unwrap().starts_with("ERROR NOT_FOUND"));
+            assert!(dial::ask(&target(&fake), "GET k-100").unwrap().starts_with("ERROR NOT_FOUND"));
         }
     }
 
@@ -399,7 +399,7 @@ mod tests {
             let mut line = format!("SET k-{index} ").into_bytes();
             Values::new("k-", 1, Sizes::only(30)).put_message(index, &mut line);
             let line = String::from_utf8(line).unwrap();
-            assert_eq!(drive::ask(&target(&fake), &line).unwrap(), "OK");
+            assert_eq!(dial::ask(&target(&fake), &line).unwrap(), "OK");
         }
         let report = measure(&settings(Op::Get), &target(&fake)).unwrap();
         assert_eq!((report.results[0].count, report.results[0].errors), (101, 99));

@@ -1,5 +1,6 @@
 //! The flags of a leader that is one of several, and of how clients find the one that leads.
 
+use anyhow::ensure;
 use clap::Args;
 use clap::builder::BoolishValueParser as YesOrNo;
 
@@ -9,24 +10,18 @@ use crate::leader;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct GroupArgs {
     /// This leader's number among --peers
-    #[arg(long, env = "HATOKUSE_PEER", requires = "peers", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    #[arg(long, env = "HATOKUSE_PEER", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     peer: Option<u64>,
     /// All leaders of the register, each with where the others reach it: 1=host:5560,2=host:5560,3=host:5560. One of them leads; when it
     /// dies another one does
-    #[arg(long, env = "HATOKUSE_PEERS", requires = "peer", value_parser = peers, value_name = "N=HOST:PORT,...")]
+    #[arg(long, env = "HATOKUSE_PEERS", value_parser = peers, value_name = "N=HOST:PORT,...")]
     peers: Option<Peers>,
     /// Found the group of leaders that --peers names: once, on one of them, with empty folders
-    #[arg(long, env = "HATOKUSE_FOUND", requires = "peers", value_parser = YesOrNo::new())]
+    #[arg(long, env = "HATOKUSE_FOUND", value_parser = YesOrNo::new())]
     found: bool,
     /// The last resort when most leaders are lost for good: this one goes on without them, with what it has (any word: says which
     /// cluster it has, and changes nothing)
-    #[arg(
-        long,
-        env = "HATOKUSE_RECOVER_ALONE",
-        requires = "peers",
-        conflicts_with = "found",
-        value_name = "CLUSTER-ID"
-    )]
+    #[arg(long, env = "HATOKUSE_RECOVER_ALONE", conflicts_with = "found", value_name = "CLUSTER-ID")]
     recover_alone: Option<String>,
     /// What a leader of --peers that does not lead does with clients: relay passes their bytes on to the one that leads, redirect tells
     /// them where it is
@@ -60,6 +55,12 @@ impl GroupArgs {
     }
 
     pub(super) fn peers(&self) -> anyhow::Result<Option<leader::peer::Peers>> {
+        // Not by the parser: it takes what stands in a settings file for a default, which needs nothing and is not there.
+        let is_one_of_several = self.found || self.recover_alone.is_some();
+        ensure!(
+            self.peer.is_some() == self.peers.is_some() && (self.peer.is_some() || !is_one_of_several),
+            "--peer, --peers, --found and --recover-alone go together: give the number of this leader, and where all of them are reached"
+        );
         let start = match &self.recover_alone {
             Some(cluster) => leader::peer::Start::RecoversAlone(cluster.clone()),
             None if self.found => leader::peer::Start::Founds,

@@ -28,6 +28,7 @@ fn status(me: PeerId) -> Status {
         behind: 0,
         snapshot: None,
         disk_late: Duration::ZERO,
+        led: None,
         peers: vec![
             of(3, Role::Unreachable, Some(90), Some(7000), "[::1]:6668"),
             of(1, Role::Leader, Some(120), Some(0), "h1:6666"),
