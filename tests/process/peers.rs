@@ -258,7 +258,7 @@ fn what_is_no_group_is_refused_with_one_line() {
         tells(&refused_leader(home.path(), &["--peer", "1", "--peers", peers]), &[why]);
     }
     for alone in [&["--peer", "1"][..], &["--peers", "1=127.0.0.1:1"], &["--found"]] {
-        tells(&refused_leader(home.path(), alone), &["--peer, --peers and --found go together"]);
+        tells(&refused_leader(home.path(), alone), &["--peer, --peers, --found and --recover-alone go together"]);
     }
     // The list is the same everywhere, and may stand in a file; the number is each machine's own.
     let file = home.path().join("leader.toml");
