@@ -151,10 +151,7 @@ impl Connection {
                 Flow::Close => return self.flush().await.map(|()| false),
                 Flow::On => self.flush().await?,
             }
-            if stop.is_requested() {
-                return self.say_next_leader().await;
-            }
-            if killed.is_cancelled() {
+            if stop.is_requested() || killed.is_cancelled() {
                 return Ok(false);
             }
             if self.decode().is_err() {
@@ -169,7 +166,7 @@ impl Connection {
             let read = tokio::select! {
                 biased;
                 read = self.read() => read?,
-                () = stop.requested() => return self.say_next_leader().await,
+                () = stop.requested() => return Ok(false),
                 () = killed.cancelled() => return Ok(false),
                 () = cut.cancelled() => return Ok(self.tell_cut()),
             };
@@ -180,16 +177,6 @@ impl Connection {
                 Err(Some(why)) => return Ok(self.tell(why)),
             }
         }
-    }
-
-    /// The leader's time is over: who has subscribed to that is told who leads next.
-    async fn say_next_leader(&mut self) -> io::Result<bool> {
-        if let Talk::Resp(session) = &self.talk {
-            let (version, said) = (session.version, session.next_leader().await);
-            said.iter().for_each(|value| self.to.append(|out| value.encode(version, out)));
-            self.flush().await?;
-        }
-        Ok(false)
     }
 
     /// Waits a moment for more, if it is not clear which protocol the first lines are of.

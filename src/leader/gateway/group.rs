@@ -1,16 +1,12 @@
-//! What clients are told of the group of leaders, and when another one leads.
+//! What clients are told of the group of leaders.
+//!
+//! Who has subscribed to `+switch-master` is told nothing by a leader: its connections end with its time as the leader, which
+//! says as much. A word before that reaches ioredis while it connects anew, which it then gives up for good.
 
 use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::time::timeout;
 
 use super::session::Session;
 use crate::leader::sentinel::View;
-use crate::protocol::resp::Value;
-
-/// How long who has subscribed waits, when this leader's time is over, for who leads next.
-const NEXT: Duration = Duration::from_millis(500);
 
 impl Session {
     /// The group as this connection is told of it.
@@ -30,23 +26,5 @@ impl Session {
                 View::of_one(settings, own, (epoch, self.door.run), tls_port)
             }
         }
-    }
-
-    /// What who has subscribed is told before this leader, whose time is over, closes the connection: who leads next, if
-    /// that becomes known in a moment. A connection never outlives two leaders, so that nothing else is told. One that is
-    /// stopped hands over when its connections have ended.
-    pub(super) async fn next_leader(&self) -> Vec<Value> {
-        if self.coordinator.stop.failure().is_none() {
-            return Vec::new();
-        }
-        let (false, Some(group)) = (self.subscribed.is_empty(), self.coordinator.ledger().group()) else {
-            return Vec::new();
-        };
-        let (me, mut standing) = (group.me(), group.leading());
-        let next = standing.wait_for(|now| now.leader.as_ref().is_some_and(|(leader, _)| *leader != me));
-        if !matches!(timeout(NEXT, next).await, Ok(Ok(_))) {
-            return Vec::new();
-        }
-        self.group().switched_from(me).map_or_else(Vec::new, |said| self.subscribed.switched(&said))
     }
 }
