@@ -68,7 +68,7 @@ enum Command {
     #[command(
         after_help = "Examples:\n  hatokuse leader\n  hatokuse leader --local-nodes 4 --io-mode unbuffered\n  hatokuse leader --host 0.0.0.0 --data-dir /var/lib/hatokuse-leader"
     )]
-    Leader(LeaderArgs),
+    Leader(Box<LeaderArgs>),
     /// Keep copies of messages on this machine's disk
     #[command(
         after_help = "Examples:\n  hatokuse node --id 1 --port 5555 --io-mode unbuffered\n  hatokuse node --id 2 --port 5556 --leader 192.0.2.1:5550 --host 0.0.0.0 --advertise 192.0.2.2:5556\n  hatokuse node --id 1 --port 5555 --layout log --convert"
