@@ -54,15 +54,11 @@ impl Connection {
     ) -> Result<Self, Error> {
         let endpoints = Endpoints::new(list);
         if !endpoints.are_several() {
-            return Self::open_one(list, timeout, tls, credentials);
+            return Self::open_one(list, timeout, tls, credentials, false);
         }
         let mut tried = Vec::new();
         for (_, addr) in endpoints.in_order() {
-            let opened = Self::open_one(&addr, timeout, tls, credentials).and_then(|mut connection| {
-                connection.ask(&[b"PING"])?;
-                Ok(connection)
-            });
-            match opened {
+            match Self::open_one(&addr, timeout, tls, credentials, true) {
                 Ok(connection) => return Ok(connection),
                 Err(Error::Connection { source, .. }) => tried.push(format!("{addr} ({source})")),
                 Err(Error::Refused { said, .. }) if leads_nowhere(&said) => tried.push(format!("{addr} ({said})")),
@@ -78,6 +74,7 @@ impl Connection {
         timeout: Duration,
         tls: Option<&Dialer>,
         credentials: Option<&Credentials>,
+        proves: bool,
     ) -> Result<Self, Error> {
         let lost = |source| Error::Connection { addr: addr.to_owned(), source };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -93,6 +90,9 @@ impl Connection {
                     };
                     let replies = BufReader::with_capacity(256 << 10, stream);
                     let mut connection = Self { addr: addr.to_owned(), replies, out: BytesMut::new() };
+                    if proves {
+                        connection.prove()?;
+                    }
                     if let Some(credentials) = credentials {
                         let words: Vec<&[u8]> =
                             std::iter::once("AUTH").chain(credentials.words()).map(str::as_bytes).collect();
@@ -104,6 +104,21 @@ impl Connection {
             }
         }
         Err(lost(last))
+    }
+
+    /// Finds out whether the other side answers, and is no standby that passes nothing on. As a line of text, which is read
+    /// before the first request of the Redis protocol: to that, a standby that redirects says PONG.
+    fn prove(&mut self) -> Result<(), Error> {
+        self.out.extend_from_slice(b"PING\n");
+        self.flush()?;
+        let mut said = String::new();
+        let read = (&mut self.replies).take(LONGEST_LINE).read_line(&mut said);
+        let ended = || Err(io::ErrorKind::UnexpectedEof.into());
+        read.and_then(|bytes| if bytes == 0 { ended() } else { Ok(()) }).map_err(|source| self.lost(source))?;
+        match said.trim_end().strip_prefix("ERROR ") {
+            Some(said) if leads_nowhere(said) => Err(Error::Refused { addr: self.addr.clone(), said: said.to_owned() }),
+            _ => Ok(()),
+        }
     }
 
     /// Puts a request behind those that leave with the next [`flush`](Self::flush).

@@ -55,10 +55,12 @@ impl fmt::Display for Endpoints {
 }
 
 /// Whether a leader process says, by this code word and explanation, that nobody leads whom it could pass a request on
-/// to: nothing was done, and another one may know more.
+/// to, or that it passes nothing on: nothing was done, and another one may do it.
 pub fn says_nobody_leads(code: &str, explanation: &str) -> bool {
     let names_a_leader = explanation.starts_with("peer ") && explanation.contains(" leads");
-    matches!(code, "UNAVAILABLE" | "LOADING") && (explanation.starts_with("no leader") || names_a_leader)
+    let redirects = explanation.starts_with("this peer is a standby");
+    let passes_nothing_on = explanation.starts_with("no leader") || names_a_leader || redirects;
+    matches!(code, "UNAVAILABLE" | "LOADING" | "READONLY") && passes_nothing_on
 }
 
 #[cfg(test)]
@@ -86,6 +88,8 @@ mod tests {
             ("UNAVAILABLE", "no leader: peers 1 of 1,2,3 can be reached; nothing was written, try again", true),
             ("UNAVAILABLE", "peer 2 leads and cannot be reached; nothing was written, try again", true),
             ("LOADING", "no leader: peers 1 of 1,2,3 can be reached", true),
+            ("UNAVAILABLE", "this peer is a standby: peer 2 leads, clients go to h:1; nothing was written", true),
+            ("READONLY", "this peer is a standby: peer 2 leads, clients go to h:1; nothing was written", true),
             ("UNAVAILABLE", "peer 3 cannot be reached; nothing was changed", false),
             ("UNAVAILABLE", "its copies are on nodes that are down", false),
             ("BUSY", "no leader", false),

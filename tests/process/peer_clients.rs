@@ -7,7 +7,7 @@ use std::time::Duration;
 use hatokuse::client::Client;
 
 use crate::peers::{insist, others, start};
-use crate::support::{eventually, folder, hatokuse, run, tell, tells};
+use crate::support::{BINARY, eventually, folder, hatokuse, run, tell, tells};
 use crate::tools::group::Group;
 
 /// The addresses of these peers, as a flag takes them.
@@ -43,6 +43,30 @@ fn one_address_of_three_is_enough() {
     let away = |peer: usize| format!("{} (connection refused)", group.clients(peer));
     let no_leader = format!("{} (no leader: peers {standby} of 1,2,3 can be reached)", group.clients(standby));
     tells(&refused.1, &[&away(dead), &no_leader, &away(leader), "nothing was written"]);
+}
+
+#[test]
+fn standbys_that_redirect_are_passed_over() {
+    let home = folder();
+    let flags = ["--tolerance", "2", "--standby", "redirect"];
+    let group = Group::start(BINARY.as_ref(), home.path(), (3, 2), &flags);
+    let leader = group.wait_leader();
+    assert_eq!(insist(&group, leader, "SET id 1"), "OK");
+    let mut order = others(&group, leader);
+    order.push(leader);
+    let all = list(&group, &order);
+    let set = run(&mut hatokuse(&["client", "--addr", &all, "SET", "id", "2"]), b"");
+    assert_eq!((set.status.code(), &set.stdout[..]), (Some(0), &b"OK\n"[..]), "{set:?}");
+    let piped = run(&mut hatokuse(&["client", "--addr", &all]), b"GET id\nSET id 3\nGET id\n");
+    assert_eq!(String::from_utf8_lossy(&piped.stdout), "VALUE 2\nOK\nVALUE 3\n", "{piped:?}");
+    let copy = home.path().join("copy");
+    let backup = run(&mut hatokuse(&["backup", "--addr", &all, copy.to_str().unwrap()]), b"");
+    assert!(backup.status.success(), "{backup:?}");
+    for protocol in ["text", "resp"] {
+        let bench = run(&mut hatokuse(&["bench", "--addr", &all, "--protocol", protocol, "--count", "50"]), b"");
+        assert!(bench.status.success(), "{protocol}: {bench:?}");
+    }
+    assert_eq!(insist(&group, leader, "GET id"), "VALUE 3");
 }
 
 #[test]
