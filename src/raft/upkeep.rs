@@ -60,13 +60,21 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
     let mut changes = inner.raft.metrics();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut hung, mut before) = (false, Before::default());
+    let (mut hung, mut before, mut seen) = (false, Before::default(), None);
     loop {
-        let gone = tokio::select! {
-            changed = changes.changed() => changed.is_err(),
-            _ = look.tick() => false,
+        let (gone, is_due) = tokio::select! {
+            changed = changes.changed() => (changed.is_err(), false),
+            _ = look.tick() => (false, true),
         };
-        let metrics = changes.borrow_watched().clone();
+        let metrics = {
+            let metrics = changes.borrow_watched();
+            let now = Some(decides(&metrics));
+            if now == seen && !gone && !is_due {
+                continue;
+            }
+            seen = now;
+            metrics.clone()
+        };
         let fatal = metrics.running_state.as_ref().err();
         // Nobody has closed it, or this task would have ended.
         if let Some(error) = fatal {
@@ -105,6 +113,13 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
             return;
         }
     }
+}
+
+/// The figures of which a change is looked at at once; they change several times an entry, and most by counting on.
+fn decides(metrics: &Metrics) -> impl PartialEq + use<> {
+    let applied = metrics.last_applied.map(|applied| applied.leader_id);
+    let members = *metrics.membership_config.log_id();
+    (metrics.state, metrics.vote, metrics.current_leader, applied, members, metrics.running_state.is_err())
 }
 
 fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing {
