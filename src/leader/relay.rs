@@ -23,7 +23,7 @@ use crate::stop::Stop;
 const ELECTION: Duration = Duration::from_secs(3);
 
 /// How long the peer that leads may take to take a connection.
-const DIAL: Duration = Duration::from_secs(1);
+pub(super) const DIAL: Duration = Duration::from_secs(1);
 
 /// A pause after an accept, or a dial, that failed.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -98,8 +98,7 @@ impl Identity {
 
     /// Belongs to this group from now on; on stable storage when it returns. For good: another group is refused then.
     pub(super) fn join(&self, group: Uuid) -> io::Result<()> {
-        let _turn = self.writing.lock();
-        if self.group().is_none() { self.keep(Some(group), false) } else { Ok(()) }
+        self.keep(|own, alone| (own.or(Some(group)), alone))
     }
 
     /// Whether it was told to go on alone, and has not been started without being told to since.
@@ -109,26 +108,32 @@ impl Identity {
 
     /// Belongs to a new group, whatever it was of.
     pub(super) fn begin_anew(&self, group: Uuid) -> io::Result<()> {
-        let _turn = self.writing.lock();
-        self.keep(Some(group), false)
+        self.keep(|_, _| (Some(group), false))
     }
 
     /// All that is needed to go on alone is there.
     pub(super) fn note_alone(&self) -> io::Result<()> {
-        let _turn = self.writing.lock();
-        self.keep(self.group(), true)
+        self.keep(|group, _| (group, true))
     }
 
     /// It was started without being told to be alone.
     pub(super) fn forget_alone(&self) -> io::Result<()> {
-        let _turn = self.writing.lock();
-        if self.is_alone() { self.keep(self.group(), false) } else { Ok(()) }
+        self.keep(|group, _| (group, false))
     }
 
-    fn keep(&self, group: Option<Uuid>, alone: bool) -> io::Result<()> {
-        save(&*self.disk, self.me, self.folder, (group, alone))?;
-        let mut seen = self.seen.lock();
-        (seen.group, seen.alone) = (group, alone);
+    /// Changes its group, and whether it was told to go on alone; on stable storage when it returns.
+    fn keep(&self, change: impl FnOnce(Option<Uuid>, bool) -> (Option<Uuid>, bool)) -> io::Result<()> {
+        let _turn = self.writing.lock();
+        let before = {
+            let seen = self.seen.lock();
+            (seen.group, seen.alone)
+        };
+        let after = change(before.0, before.1);
+        if after != before {
+            save(&*self.disk, self.me, self.folder, after)?;
+            let mut seen = self.seen.lock();
+            (seen.group, seen.alone) = after;
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::log::Log;
 use super::snapshot::{self, Snapshot, Snapshots};
-use super::types::{Boxed, EntryPayload, LogId, StoredMembership, Types};
+use super::types::{Boxed, Entry, EntryPayload, LogId, StoredMembership, Types};
 use super::{Fold, Machine};
 use crate::durable::executor::Executor;
 use crate::lock::Lock;
@@ -178,6 +178,23 @@ impl RaftSnapshotBuilder<Types> for StateMachine {
     }
 }
 
+/// Has a fold take a snapshot, and the entries after it.
+pub(super) fn replay<'a>(
+    fold: &mut dyn Fold,
+    snapshot: Option<&Snapshot>,
+    entries: impl Iterator<Item = &'a Entry>,
+) -> Result<(), String> {
+    for record in snapshot.into_iter().flat_map(Snapshot::records) {
+        fold.restore_record(&record.map_err(|error| error.to_string())?)?;
+    }
+    for entry in entries {
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            fold.apply(&payload.0);
+        }
+    }
+    Ok(())
+}
+
 /// Makes a snapshot of all that is applied, unless the newest has it: the last snapshot and the entries since, through
 /// a [`Fold`]. Whether there is a new one. Blocks; an error leaves everything as it was.
 pub(super) fn build(machine: &StateMachine, log: &Log) -> Result<bool, String> {
@@ -189,14 +206,7 @@ pub(super) fn build(machine: &StateMachine, log: &Log) -> Result<bool, String> {
     let from = before.as_ref().map_or(0, |before| before.last.index + 1);
     let entries = log.span(from, last.index).ok_or("the log has been cut meanwhile")?;
     let mut fold = machine.machine.fold();
-    for record in before.iter().flat_map(|before| before.records()) {
-        fold.restore_record(&record.map_err(|error| error.to_string())?)?;
-    }
-    for entry in &entries {
-        if let EntryPayload::Normal(payload) = &entry.payload {
-            fold.apply(&payload.0);
-        }
-    }
+    replay(&mut *fold, before.as_deref(), entries.iter())?;
     drop(entries);
     let folder = &*machine.snapshots.folder;
     let made = snapshot::write(folder, MADE, (last, &applied.members), &mut fold.records());

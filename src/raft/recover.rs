@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::start::{self, Read};
-use super::types::{EntryPayload, LeaderId, LogId, Member, Membership, StoredMembership, Vote};
-use super::{Fold, Settings, log, snapshot};
+use super::types::{LeaderId, LogId, Member, Membership, StoredMembership, Vote};
+use super::{Fold, Settings, log, machine, snapshot};
 use crate::durable::Folder;
 use crate::types::Uuid;
 
@@ -37,15 +37,9 @@ pub fn recover_alone<F: Fold>(
         return Err("this peer was never of a group: there is nothing to go on with".to_owned());
     }
     let before = snapshots.current();
-    for record in before.iter().flat_map(|before| before.records()) {
-        fold.restore_record(&record.map_err(|error| error.to_string())?)?;
-    }
     let covered = before.as_ref().map(|before| before.last.index);
-    for entry in opened.memory.entries.iter().filter(|entry| Some(entry.log_id.index) > covered) {
-        if let EntryPayload::Normal(payload) = &entry.payload {
-            fold.apply(&payload.0);
-        }
-    }
+    let rest = opened.memory.entries.iter().filter(|entry| Some(entry.log_id.index) > covered);
+    machine::replay(&mut fold, before.as_deref(), rest)?;
     finish(&mut fold)?;
     let last = opened.memory.last().ok_or("the log of this peer is empty: there is nothing to go on with")?;
     let voted = opened.memory.vote.map_or(0, |vote| vote.leader_id.term);

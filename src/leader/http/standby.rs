@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::guard::Guard;
 use super::reply::{self, Body, dressed, readiness, text};
 use super::{HEADER_TIME, http, metrics};
-use crate::leader::relay::no_leader;
+use crate::leader::relay::{DIAL, no_leader};
 use crate::leader::relayed::Relayed;
 use crate::raft::{PeerId, Standing, Status};
 use crate::tls::{Renews, Stream};
@@ -35,9 +35,6 @@ const METHODS: [&str; 2] = ["GET ", "HEAD "];
 
 /// Bytes that are read at once while it is not known whose a request is; a few of them say it.
 const FIRST_BYTES: usize = 512;
-
-/// How long the peer that leads may take to take a connection.
-const DIAL: Duration = Duration::from_secs(1);
 
 /// A request and its answer may take so long together.
 const ANSWER: Duration = Duration::from_secs(30);
