@@ -21,6 +21,7 @@ impl<M> Group<M> {
     /// Only who leads can. To give up waiting leaves it where it is.
     pub async fn add(&self, peer: PeerId, address: String) -> Result<(), NotDone> {
         tokio::select! {
+            biased;
             added = self.add_unless_refused(peer, address) => added,
             why = self.refused(peer) => Err(NotDone(format!(
                 "peer {peer} takes no part: {why}; it stays without a vote until it does, or PEER REMOVE {peer}"

@@ -101,6 +101,14 @@ pub struct Led {
     pub why: String,
 }
 
+/// A time as the leader.
+#[derive(Debug, Clone)]
+pub(super) struct Reign {
+    pub(super) term: u64,
+    /// Cancelled at its end.
+    pub(super) over: CancellationToken,
+}
+
 /// One peer in [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -154,6 +162,8 @@ pub(super) struct Inner {
     pub(super) machine: StateMachine,
     pub(super) pulse: Arc<Pulse>,
     pub(super) standing: watch::Receiver<Standing>,
+    /// This peer's time as the leader, while it is one.
+    pub(super) reign: Lock<Option<Reign>>,
     /// The last time that this peer came to lead.
     pub(super) led: Lock<Option<Led>>,
     pub(super) confirms: mpsc::UnboundedSender<oneshot::Sender<Result<(), NotConfirmed>>>,
@@ -198,14 +208,13 @@ impl<M: Machine> Group<M> {
         if payload.len() > LONGEST_PAYLOAD {
             return Err(NotAppended::TooLong(payload.len()));
         }
-        let mut standing = self.inner.standing.clone();
-        let term = standing.borrow().leads.ok_or(NotAppended::NotLeading)?;
+        let Reign { term, over } = self.inner.reign.lock().clone().ok_or(NotAppended::NotLeading)?;
         let written = self.write(Payload(payload), term);
         tokio::pin!(written);
         tokio::select! {
             biased;
             answer = &mut written => return answer,
-            _ = standing.wait_for(|standing| standing.leads != Some(term)) => {}
+            () = over.cancelled() => {}
         }
         let late = timeout(GRACE, written).await;
         late.unwrap_or_else(|_| Err(NotAppended::Unknown("this peer has ceased to lead meanwhile".to_owned())))
@@ -384,6 +393,9 @@ impl<M> Group<M> {
     pub async fn close(&self) {
         let inner = self.inner.clone();
         inner.closed.cancel();
+        if let Some(reign) = inner.reign.lock().take() {
+            reign.over.cancel();
+        }
         // A disk that hangs holds the engine.
         let _ = timeout(Duration::from_secs(2), inner.raft.shutdown()).await;
         inner.ended.cancel();

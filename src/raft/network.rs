@@ -179,6 +179,7 @@ impl RaftNetworkV2<Types> for Client {
         let parts = parts(first, snapshot.snapshot, self.executor.clone());
         let sent = timeout(option.hard_ttl(), self.network.snapshot(&self.address, parts));
         let answer = tokio::select! {
+            biased;
             closed = cancel => return Err(closed.into()),
             answer = sent => answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };

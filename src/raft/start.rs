@@ -177,6 +177,7 @@ async fn run(
         machine,
         pulse,
         standing: seen,
+        reign: Lock::default(),
         led: Lock::default(),
         confirms,
         port,

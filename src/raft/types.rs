@@ -17,6 +17,7 @@ openraft::declare_raft_types!(
         NodeId = PeerId,
         Node = Member,
         Term = u64,
+        AsyncRuntime = super::runtime::Tokio,
 );
 
 pub(super) type Entry = alias::EntryOf<Types>;

@@ -9,8 +9,9 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::group::{Inner, NotConfirmed, Standing};
+use super::group::{Inner, NotConfirmed, Reign, Standing};
 use super::led::{Before, Look};
 use super::machine;
 use super::types::{Metrics, PeerId};
@@ -43,6 +44,7 @@ pub(super) fn start(
         let closed = inner.closed.clone();
         async move {
             tokio::select! {
+                biased;
                 () = closed.cancelled() => {}
                 () = work => {}
             }
@@ -63,6 +65,7 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
     let (mut hung, mut before, mut seen) = (false, Before::default(), None);
     loop {
         let (gone, is_due) = tokio::select! {
+            biased;
             changed = changes.changed() => (changed.is_err(), false),
             _ = look.tick() => (false, true),
         };
@@ -104,6 +107,7 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
         if let Some(led) = before.look(&look, || inner.identity.take_hand_over(), is_silent) {
             *inner.led.lock() = Some(led);
         }
+        follow_reign(&inner, now.leads);
         standing.send_if_modified(|standing| {
             let is_new = *standing != now;
             *standing = now;
@@ -112,6 +116,18 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
         if gone {
             return;
         }
+    }
+}
+
+/// Ends what belongs to an earlier time as the leader, and begins the next.
+fn follow_reign(inner: &Inner, leads: Option<u64>) {
+    let mut reign = inner.reign.lock();
+    if reign.as_ref().map(|reign| reign.term) == leads {
+        return;
+    }
+    let next = leads.map(|term| Reign { term, over: CancellationToken::new() });
+    if let Some(ended) = std::mem::replace(&mut *reign, next) {
+        ended.over.cancel();
     }
 }
 

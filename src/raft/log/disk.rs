@@ -221,10 +221,7 @@ impl Writer {
             let job = match held.take() {
                 Some(job) => job,
                 None => tokio::select! {
-                    job = queue.recv() => match job {
-                        Some(job) => job,
-                        None => return,
-                    },
+                    biased;
                     (next, from) = shorter(&mut self.begun) => {
                         self.pulse.busy(true);
                         self.adopt(next, from);
@@ -232,6 +229,10 @@ impl Writer {
                         self.tell();
                         continue;
                     }
+                    job = queue.recv() => match job {
+                        Some(job) => job,
+                        None => return,
+                    },
                 },
             };
             self.pulse.busy(true);
