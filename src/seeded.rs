@@ -34,7 +34,7 @@ pub struct Sown {
     pub what: &'static str,
     /// The test binary that finds it; `hatokuse` has the unit tests.
     pub suite: &'static str,
-    /// The test in it; `campaign` of `simulation` plays seeds until one fails.
+    /// The test in it; those of `simulation` that are [`CAMPAIGNS`] play seeds until one fails.
     pub test: &'static str,
 }
 
@@ -221,6 +221,10 @@ bugs! {
     13 PeerConfirmedBefore: hatokuse "raft::tests::groups::a_confirmation_begins_after_it_was_asked_for";
     /// A leader that is started again goes on in its old term, whatever its disk has lost.
     13 PeerGoesOnInItsTerm: hatokuse "raft::tests::real::a_leader_that_lost_its_last_entries_does_not_go_on_in_its_term";
+    /// An epoch is shown to nodes before the other leaders have agreed on its beginning.
+    13 EpochShownUnagreed: simulation "peer_lives::peers_campaign";
+    /// A peer says that it has taken a snapshot which it has not.
+    13 PeerSnapshotSaidTaken: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
     /// A snapshot is taken without a look at whether all of it came.
     13 PeerSnapshotUnchecked: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
 }
@@ -231,6 +235,9 @@ impl Bug {
         format!("{self:?}")
     }
 }
+
+/// The tests of the simulation that play seeds until one fails: of one leader, and of several.
+pub const CAMPAIGNS: [&str; 2] = ["campaign", "peer_lives::peers_campaign"];
 
 /// Names the bug of a process.
 pub const VARIABLE: &str = "HATOKUSE_BUG";

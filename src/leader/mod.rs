@@ -84,7 +84,7 @@ use crate::wire::Network;
 pub const METADATA_FOLDER: &str = "leader_metadata";
 
 /// In it, what a peer keeps of the log that several leaders agree on.
-const GROUP_FOLDER: &str = "group";
+pub const GROUP_FOLDER: &str = "group";
 
 /// The lock that keeps a second leader out of it.
 const LOCK_FILE: &str = ".lock";

@@ -300,7 +300,7 @@ fn compare(group: &Group<Replica>, peers: &Peers) {
 }
 
 /// Ends a time as the leader when its term is over.
-async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: Stop) {
+pub async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: Stop) {
     let lost = async {
         let ended = standing.wait_for(|standing| standing.leads != Some(term)).await;
         ended.map(|standing| match &standing.leader {

@@ -149,6 +149,9 @@ impl Port {
         let received = self.receive(&name, turn, first.length, parts).await;
         let snapshot = match received {
             Ok(snapshot) => Arc::new(snapshot),
+            Err(_) if seeded::active(Bug::PeerSnapshotSaidTaken) => {
+                return Ok(Answer::Installed(convert::vote(&vote)));
+            }
             Err(error) => {
                 let (folder, machine) = (self.machine.snapshots.folder.clone(), &self.machine);
                 let _ = machine.executor.run(move || snapshot::clear(&*folder, &name)).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hatokuse::clock::Clock;
@@ -11,7 +12,7 @@ use hatokuse::durable::executor::Executor;
 use hatokuse::durable::sim::MemDisk;
 use hatokuse::durable::{Disk, Folder};
 use hatokuse::error::Refusal;
-use hatokuse::leader::{Leader, METADATA_FOLDER, Seams, Settings, Source};
+use hatokuse::leader::{GROUP_FOLDER, Leader, METADATA_FOLDER, Seams, Settings, Source};
 use hatokuse::node::files::TextStore;
 use hatokuse::node::heartbeat::{self, Announcement, Standing};
 use hatokuse::node::identity::{IDENTITY_FILE, Identity, IdentityFile};
@@ -21,7 +22,7 @@ use hatokuse::node::store::{INVENTORY_PARTS, Store};
 use hatokuse::node::{Node, Parts};
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::stop::Stop;
-use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, Uuid};
+use hatokuse::types::{IoMode, Layout, MessageId, NodeId, NodeState, PeerId, Uuid};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -37,7 +38,7 @@ const CLIENTS: u32 = 4;
 const REPAIR_AFTER: Duration = Duration::from_secs(4);
 
 /// Small, so that the leader's log is rewritten many times in a life.
-const REWRITE_LOG_FROM: u64 = 4096;
+pub(crate) const REWRITE_LOG_FROM: u64 = 4096;
 
 /// Small, so that segments are sealed and taken back many times in a life.
 const SEGMENT_BYTES: u64 = 4096;
@@ -119,16 +120,16 @@ impl Clock for MachineClock {
 pub(crate) struct Machine {
     pub(crate) disk: MemDisk,
     pub(crate) layout: Layout,
-    running: Option<(Life, Stop)>,
+    pub(crate) running: Option<(Life, Stop)>,
 }
 
 impl Machine {
-    fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         Self { disk: MemDisk::new(), layout, running: None }
     }
 
     /// Ends the process; `false`: there was none. Its tasks may go on for a while, on disks and wires that lead nowhere.
-    fn crash(&mut self, how: Crash, chance: &mut fastrand::Rng) -> bool {
+    pub(crate) fn crash(&mut self, how: Crash, chance: &mut fastrand::Rng) -> bool {
         let Some((life, stop)) = self.running.take() else { return false };
         self.disk = match how {
             Crash::Kill => self.disk.after_kill(),
@@ -149,7 +150,7 @@ impl Machine {
     }
 
     /// Why it has ended by itself.
-    fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.running.as_ref().and_then(|(_, stop)| stop.failure())
     }
 }
@@ -158,7 +159,8 @@ pub(crate) struct Sim {
     pub(crate) net: Net,
     pub(crate) chance: fastrand::Rng,
     pub(crate) io_mode: IoMode,
-    pub(crate) tolerance: usize,
+    /// What their files tell leaders.
+    pub(crate) tolerance: Arc<AtomicUsize>,
     /// After which a leader begins its next epoch by itself.
     pub(crate) versions_an_epoch: u32,
     pub(crate) leader: Machine,
@@ -173,6 +175,11 @@ pub(crate) struct Sim {
     leaders_wall: Wall,
     walls: BTreeMap<u32, Wall>,
     pub(crate) nodes: BTreeMap<u32, Machine>,
+    /// The leaders that make a group, if they do, instead of the one.
+    pub(crate) peers: BTreeMap<PeerId, Machine>,
+    /// The highest number that a peer had, and the one that has lost its folder.
+    pub(crate) last_peer: PeerId,
+    pub(crate) lost_folder: Option<PeerId>,
     /// What runs at each address, or ran there last.
     stores: BTreeMap<String, Arc<dyn Store>>,
     pub(crate) world: World,
@@ -215,7 +222,7 @@ fn open_store(
 
 /// The wall clocks of leaders, and of each node: either the leaders' are ahead at times, or those of one node are; any
 /// others may be behind.
-fn walls(seed: u64) -> (Wall, BTreeMap<u32, Wall>) {
+pub(crate) fn walls(seed: u64) -> (Wall, BTreeMap<u32, Wall>) {
     let mut chance = fastrand::Rng::with_seed(seed.wrapping_mul(5));
     let mut walls: BTreeMap<u32, Wall> = (1..=NODES).map(|node| (node, chance.choice(Wall::BEHIND).unwrap())).collect();
     let ahead = chance.choice(Wall::AHEAD).unwrap();
@@ -224,6 +231,12 @@ fn walls(seed: u64) -> (Wall, BTreeMap<u32, Wall>) {
     }
     walls.insert(chance.u32(1..=NODES), ahead);
     (chance.choice(Wall::BEHIND).unwrap(), walls)
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.net.empty();
+    }
 }
 
 impl Sim {
@@ -237,6 +250,14 @@ impl Sim {
         io_mode: IoMode,
         (leaders_wall, walls): (Wall, BTreeMap<u32, Wall>),
     ) -> Self {
+        let mut sim = Self::built(seed, io_mode, (leaders_wall, walls));
+        sim.start_leader().await.unwrap();
+        (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
+        sim
+    }
+
+    /// A world in which nothing runs yet.
+    pub(crate) fn built(seed: u64, io_mode: IoMode, (leaders_wall, walls): (Wall, BTreeMap<u32, Wall>)) -> Self {
         let mut chance = fastrand::Rng::with_seed(seed);
         let layouts = layouts(seed);
         let nodes: BTreeMap<u32, Machine> =
@@ -246,12 +267,12 @@ impl Sim {
             nodes[&1].disk.set_space(0, 0);
         }
         let net = Net::new(chance.fork());
-        let (tolerance, leader) = (TOLERANCE, Machine::new(Layout::Text));
+        let (tolerance, leader) = (Arc::new(AtomicUsize::new(TOLERANCE)), Machine::new(Layout::Text));
         let (stores, world) = (BTreeMap::new(), World::new());
         let (leading, pairs, dismissed, retired) = (None, true, BTreeSet::new(), BTreeMap::new());
         // In a quarter of all lives that happens all the time.
         let versions_an_epoch = if seed.is_multiple_of(4) { 200 } else { u32::MAX };
-        let mut sim = Self {
+        Self {
             net,
             chance,
             io_mode,
@@ -266,15 +287,15 @@ impl Sim {
             leaders_wall,
             walls,
             nodes,
+            peers: BTreeMap::new(),
+            last_peer: 0,
+            lost_folder: None,
             stores,
             world,
             pairs,
             dismissed,
             retired,
-        };
-        sim.start_leader().await.unwrap();
-        (1..=NODES).for_each(|node| sim.start_node(node).unwrap());
-        sim
+        }
     }
 
     /// Fails where the disk does.
@@ -343,30 +364,48 @@ impl Sim {
 
     async fn lead(&mut self, disk: &MemDisk, home: String) -> Result<(LeaderHere, Leader, (Life, Stop)), String> {
         let (life, stop) = (Life::new(), Stop::new());
-        let seams = Seams {
+        let (settings, seams) = (self.settings(), self.seams(disk, &home, &life));
+        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone(), Source::File).await;
+        let leader = leader.map_err(|error| error.to_string())?;
+        let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
+        Ok((LeaderHere { home, coordinator, membership, life: life.clone() }, leader, (life, stop)))
+    }
+
+    /// Where a leader meets this world.
+    pub(crate) fn seams(&mut self, disk: &MemDisk, home: &str, life: &Life) -> Seams {
+        Seams {
             disk: Arc::new(disk.clone()),
-            network: Arc::new(Plug { net: self.net.clone(), home: home.clone(), life: life.clone() }),
+            network: Arc::new(self.plug(home, life)),
             executor: Executor::Inline,
             chance: self.chance.fork(),
             clock: Arc::new(MachineClock { began: self.began, wall: self.leaders_wall }),
-        };
+        }
+    }
+
+    /// The network as a leader that is here has it.
+    pub(crate) fn plug(&self, home: &str, life: &Life) -> Plug {
+        Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() }
+    }
+
+    /// What leaders are told.
+    pub(crate) fn settings(&self) -> Settings {
         // Half of all lives read everything from nodes.
         let cache_bytes = if self.io_mode == IoMode::Buffered { 0 } else { 4096 };
-        let (tolerance, io_mode) = (self.tolerance, self.io_mode);
-        let settings = Settings {
-            tolerance: Some(tolerance),
-            io_mode,
+        Settings {
+            tolerance: Some(self.tolerance()),
+            io_mode: self.io_mode,
             repair_after: REPAIR_AFTER,
             auto_rebalance: false,
             cache_bytes,
             largest_message: 1 << 20,
             rewrite_log_from: REWRITE_LOG_FROM,
             versions_an_epoch: self.versions_an_epoch,
-        };
-        let leader = Leader::start(Path::new("/data"), settings, seams, stop.clone(), Source::File).await;
-        let leader = leader.map_err(|error| error.to_string())?;
-        let (coordinator, membership) = (leader.coordinator.clone(), leader.membership.clone());
-        Ok((LeaderHere { home, coordinator, membership, life: life.clone() }, leader, (life, stop)))
+        }
+    }
+
+    /// Copies a message.
+    pub(crate) fn tolerance(&self) -> usize {
+        self.tolerance.load(Ordering::Relaxed)
     }
 
     /// Where the first leader is.
@@ -410,7 +449,7 @@ impl Sim {
         let (incarnation, clock) = (self.chance.u64(1..), Arc::new(MachineClock { began: self.began, wall }));
         let parts = Parts { id, identity, store, io_mode: self.io_mode, incarnation, clock };
         let node = Node::start(parts, Executor::Inline, stop.clone()).map_err(|error| error.to_string())?;
-        let announcement = Announcement { leaders: vec!["leader:1".to_owned()], address: home.to_owned(), folder };
+        let announcement = Announcement { leaders: self.leaders(), address: home.to_owned(), folder };
         let plug = Plug { net: self.net.clone(), home: home.to_owned(), life: life.clone() };
         let (standing, _) = watch::channel(Standing::default());
         let beats =
@@ -468,16 +507,13 @@ impl Sim {
     /// What failed is over: disks work, links carry, processes run.
     pub(crate) async fn start_all(&mut self) {
         self.net.heal();
-        for machine in self.nodes.values().chain([&self.leader]) {
+        for machine in self.nodes.values().chain([&self.leader]).chain(self.peers.values()) {
             machine.disk.heal();
         }
-        self.end_second().await;
-        // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
-        if self.leader.has_failed() || (1..=NODES).any(|node| self.served_another(node)) {
-            self.crash_leader(Crash::Kill);
-        }
-        if !self.leader.is_running() {
-            self.start_leader().await.unwrap();
+        if self.peers.is_empty() {
+            self.start_the_leader().await;
+        } else {
+            self.start_all_peers().await;
         }
         for node in 1..=NODES {
             if self.was_removed(node) {
@@ -492,6 +528,17 @@ impl Sim {
         }
     }
 
+    async fn start_the_leader(&mut self) {
+        self.end_second().await;
+        // A leader that served clients by an old log refuses a node that has served a later one, until it is started again.
+        if self.leader.has_failed() || (1..=NODES).any(|node| self.served_another(node)) {
+            self.crash_leader(Crash::Kill);
+        }
+        if !self.leader.is_running() {
+            self.start_leader().await.unwrap();
+        }
+    }
+
     /// Starts everything and waits until nothing is left to repair.
     pub(crate) async fn heal(&mut self) {
         self.put_right().await;
@@ -499,7 +546,7 @@ impl Sim {
         while (1..=NODES).any(|node| self.was_removed(node) || self.served_another(node)) {
             self.put_right().await;
         }
-        for machine in self.nodes.values().chain([&self.leader]) {
+        for machine in self.nodes.values().chain([&self.leader]).chain(self.peers.values()) {
             assert_eq!(machine.failure(), None, "nothing that was healed stops by itself");
         }
     }
@@ -575,7 +622,7 @@ impl Sim {
         let holders = leader.coordinator.cluster().holders(&id.parse::<MessageId>().unwrap()).unwrap();
         let holders: Vec<u32> = holders.iter().map(|node| node.0).collect();
         let told: Vec<_> = files.iter().map(|(node, content)| (node, self.record(*node, id), content.len())).collect();
-        assert_eq!((nodes.len(), &nodes), (self.tolerance, &holders), "{id} (node, record, bytes): {told:?}");
+        assert_eq!((nodes.len(), &nodes), (self.tolerance(), &holders), "{id} (node, record, bytes): {told:?}");
         let records: Vec<_> = files.keys().map(|node| (node, self.record(*node, id))).collect();
         assert!(files.values().all(|content| *content == value[..]), "a copy of {id} differs: {records:?}");
     }
@@ -639,7 +686,10 @@ impl Sim {
     pub(crate) fn bytes(&self) -> String {
         let mut all = self.world.record().trace.clone();
         let leader = (Path::new("/data").join(METADATA_FOLDER), &self.leader.disk);
-        for (path, disk) in self.nodes.iter().map(|(node, machine)| (folder(*node), &machine.disk)).chain([leader]) {
+        let group = Path::new("/data").join(METADATA_FOLDER).join(GROUP_FOLDER);
+        let peers = self.peers.values().map(|machine| (group.clone(), &machine.disk));
+        let nodes = self.nodes.iter().map(|(node, machine)| (folder(*node), &machine.disk));
+        for (path, disk) in nodes.chain([leader]).chain(peers) {
             let folder = disk.folder(&path).unwrap();
             for (name, content) in disk.peek(&path) {
                 let record = folder.open(&name).and_then(|file| file.record()).ok().flatten();

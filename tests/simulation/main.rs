@@ -16,6 +16,10 @@ mod expiry;
 mod leaders;
 mod machines;
 mod network;
+mod peer_lives;
+mod peer_net;
+mod peer_troubles;
+mod peers;
 mod together;
 mod troubles;
 mod world;
@@ -66,8 +70,22 @@ struct Sum {
     faults: BTreeMap<&'static str, u64>,
 }
 
+impl Sum {
+    fn print(&self) {
+        let hours = self.simulated.as_secs_f64() / 3600.0;
+        let faults: u64 = self.faults.values().sum();
+        println!(
+            "{} seeds, {hours:.1} simulated hours, {} operations linearizable, {faults} faults: {:?}",
+            self.seeds, self.operations, self.faults
+        );
+    }
+}
+
+/// What could be seen of a life, and what it came to.
+type Life = (String, Sum);
+
 /// A life with troubles by chance, in either IO mode; gives everything that could be seen of it.
-async fn troubled(seed: u64, density: u64) -> (String, Sum) {
+async fn troubled(seed: u64, density: u64) -> Life {
     let mut chance = fastrand::Rng::with_seed(!seed);
     let io_mode = if chance.bool() { IoMode::Buffered } else { IoMode::Unbuffered };
     let began = Instant::now();
@@ -82,7 +100,7 @@ async fn troubled(seed: u64, density: u64) -> (String, Sum) {
 }
 
 /// Plays seeds on all cores, and says of each that fails how to play it again.
-fn play(from: u64, seeds: u64) -> Sum {
+fn play<L: Future<Output = Life>>(name: &str, from: u64, seeds: u64, life: impl Fn(u64, u64) -> L + Sync) -> Sum {
     let (next, density) = (AtomicU64::new(from), number("DENSITY", 1));
     let (sum, failed) = (Mutex::new(Sum::default()), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -94,10 +112,10 @@ fn play(from: u64, seeds: u64) -> Sum {
                     if seed >= from + seeds {
                         return;
                     }
-                    let Ok((_, one)) = catch_unwind(AssertUnwindSafe(|| simulate(troubled(seed, density)))) else {
+                    let Ok((_, one)) = catch_unwind(AssertUnwindSafe(|| simulate(life(seed, density)))) else {
                         let layouts: Vec<_> = machines::layouts(seed).iter().map(ToString::to_string).collect();
                         let nodes = layouts.join(" ");
-                        println!("SEED={seed} cargo test --test simulation one_seed -- --nocapture  # nodes: {nodes}");
+                        println!("SEED={seed} cargo test --test simulation {name} -- --nocapture  # nodes: {nodes}");
                         failed.lock().unwrap().push(seed);
                         if number("STOP", 0) > 0 {
                             // The first failure is all that is asked for.
@@ -327,24 +345,23 @@ fn the_same_seed_twice_gives_the_same_bytes() {
 
 #[test]
 fn campaign() {
-    let sum = play(number("FROM", 1), number("SEEDS", SEEDS));
-    let hours = sum.simulated.as_secs_f64() / 3600.0;
-    let faults: u64 = sum.faults.values().sum();
-    println!(
-        "{} seeds, {hours:.1} simulated hours, {} operations linearizable, {faults} faults: {:?}",
-        sum.seeds, sum.operations, sum.faults
-    );
+    let sum = play("one_seed", number("FROM", 1), number("SEEDS", SEEDS), troubled);
+    sum.print();
     // A campaign in which a kind of trouble never took effect proves nothing about it.
     assert!(sum.seeds < SEEDS || sum.faults.len() >= 20, "{:?}", sum.faults);
     assert!(sum.seeds < SEEDS || sum.operations >= 200_000, "{}", sum.operations);
 }
 
-#[test]
-fn one_seed() {
-    // What the register logs, and what is done to it, as it happens: for looking into a seed that failed.
+/// Plays one seed, and shows it: for looking into one that failed.
+fn show<L: Future<Output = Life>>(life: impl Fn(u64, u64) -> L) {
+    // What the register logs, and what is done to it, as it happens.
     if number("LOG", 0) > 0 {
         tracing_subscriber::fmt().with_ansi(false).with_target(false).without_time().init();
     }
-    let seed = number("SEED", 0);
-    println!("{}", simulate(troubled(seed, number("DENSITY", 1))).0);
+    println!("{}", simulate(life(number("SEED", 0), number("DENSITY", 1))).0);
+}
+
+#[test]
+fn one_seed() {
+    show(troubled);
 }

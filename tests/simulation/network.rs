@@ -21,6 +21,8 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::peer_net::Peers;
+
 /// Cancelled when the process is killed. What it does after that nobody sees.
 pub(crate) type Life = CancellationToken;
 
@@ -63,6 +65,8 @@ struct State {
     cut: BTreeSet<(String, Way)>,
     /// Those on which nothing moves; a leader stands for all of its.
     stalled: BTreeSet<String>,
+    /// Where several leaders make a group: they, instead of the first and second.
+    peers: Peers,
 }
 
 /// A direction on the link of a node.
@@ -86,11 +90,23 @@ impl Net {
             nodes,
             cut,
             stalled,
+            peers: Peers::default(),
         })))
     }
 
     pub(crate) fn leader(&self) -> Option<LeaderHere> {
+        if self.with_peers(|peers| peers.are_there()) {
+            return self.leading().map(|(_, here)| here);
+        }
         self.0.lock().unwrap().leader.clone()
+    }
+
+    pub(crate) fn with_peers<T>(&self, look: impl FnOnce(&mut Peers) -> T) -> T {
+        look(&mut self.0.lock().unwrap().peers)
+    }
+
+    pub(crate) fn chance(&self, below: u64) -> u64 {
+        self.0.lock().unwrap().chance.u64(..below)
     }
 
     /// Another leader, if there is one.
@@ -107,9 +123,14 @@ impl Net {
         state.second = second;
     }
 
-    /// The leader that a client asks: where there are two, one after the other.
+    /// The leader that a client asks: where there are two, one after the other; where there is a group, the one that any of
+    /// the peers brings it to.
     pub(crate) fn either(&self) -> Option<LeaderHere> {
         let mut state = self.0.lock().unwrap();
+        if state.peers.are_there() {
+            let nth = state.chance.usize(..);
+            return state.peers.by(nth);
+        }
         state.turn = !state.turn && state.second.is_some();
         if state.turn { state.second.clone() } else { state.leader.clone() }
     }
@@ -124,8 +145,12 @@ impl Net {
         self.0.lock().unwrap().apart.insert((leader.to_owned(), node.to_owned()));
     }
 
-    fn leader_of(&self, node: &str) -> Option<LeaderHere> {
+    /// The leader that a node meets at this address.
+    fn leader_of(&self, node: &str, address: &str) -> Option<LeaderHere> {
         let state = self.0.lock().unwrap();
+        if state.peers.are_there() {
+            return state.peers.at(address);
+        }
         if state.follow_second.contains(node) { state.second.clone() } else { state.leader.clone() }
     }
 
@@ -153,12 +178,21 @@ impl Net {
         self.0.lock().unwrap().stalled.insert(address.to_owned());
     }
 
+    /// Nobody is there any more: what is there knows the network, and would keep it for ever.
+    pub(crate) fn empty(&self) {
+        let mut state = self.0.lock().unwrap();
+        let left = (state.leader.take(), state.second.take(), std::mem::take(&mut state.nodes), state.peers.take());
+        drop(state);
+        drop(left);
+    }
+
     /// Everything carries again; what was held up moves on.
     pub(crate) fn heal(&self) {
         let mut state = self.0.lock().unwrap();
         state.cut.clear();
         state.apart.clear();
         state.stalled.clear();
+        state.peers.heal();
     }
 
     /// Waits until whoever is behind this address goes on.
@@ -248,16 +282,16 @@ impl Network for Plug {
         })
     }
 
-    fn leader(&self, _: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
+    fn leader(&self, address: String) -> BoxFuture<'static, io::Result<Box<dyn LeaderPort>>> {
         let plug = self.clone();
         Box::pin(async move {
-            let leader = plug.net.leader_of(&plug.home);
+            let leader = plug.net.leader_of(&plug.home, &address);
             let home = leader.map_or_else(|| FIRST.to_owned(), |leader| leader.home);
             if plug.life.is_cancelled() || !plug.net.reaches(&home, &plug.home).await {
                 sleep(DIAL).await;
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let leader = plug.net.leader_of(&plug.home).ok_or(io::ErrorKind::ConnectionRefused)?;
+            let leader = plug.net.leader_of(&plug.home, &address).ok_or(io::ErrorKind::ConnectionRefused)?;
             Ok(Box::new(Port { plug, leader }) as Box<dyn LeaderPort>)
         })
     }

@@ -1,5 +1,6 @@
 //! What goes wrong in a life: troubles by chance, each counted when it takes effect.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hatokuse::durable::sim::{Fault, Op, errno};
@@ -9,6 +10,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::machines::{Crash, NODES, Sim, TOLERANCE, address, folder};
 use crate::network::Way;
+use crate::peer_troubles::PeerTrouble;
 use crate::world::ask;
 
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,8 @@ pub(crate) enum Trouble {
     Order(Order),
     /// A backup of the leader's folder is made.
     Backup,
+    /// Something of the leaders of a group.
+    Peer(PeerTrouble),
     /// Everything works and runs again.
     Heal,
 }
@@ -93,6 +97,25 @@ impl Limits {
             (IoMode::Buffered, _) => (0, None, true),
         };
         Self { power_cuts, rots, leader_loses, doubles: false, doubled: None }
+    }
+
+    /// Where several leaders make a group, their log is never lost.
+    fn of_group(io_mode: IoMode, chance: &mut fastrand::Rng) -> Self {
+        let limits = Self::of(io_mode, chance);
+        let takes_copies = limits.rots.is_some() || (io_mode == IoMode::Buffered && limits.power_cuts > 0);
+        Self { leader_loses: false, doubles: !takes_copies, ..limits }
+    }
+
+    /// What goes wrong with nodes, or with the leaders of a group.
+    fn trouble_of_group(&mut self, chance: &mut fastrand::Rng) -> Trouble {
+        let of_peers = Trouble::Peer(PeerTrouble::by_chance(chance));
+        match self.trouble(chance) {
+            _ if chance.bool() => of_peers,
+            Trouble::Leader(_) | Trouble::LeaderStalls | Trouble::DiskFails(0, _) | Trouble::DiskFills(0, _) => {
+                of_peers
+            }
+            of_nodes => of_nodes,
+        }
     }
 
     fn crash(&mut self, chance: &mut fastrand::Rng) -> Crash {
@@ -184,6 +207,26 @@ pub(crate) fn by_chance(
         let (node, at) = (chance.u32(1..=NODES), chance.f64() * 3.0);
         troubles.extend([(at, Trouble::Node(node, Crash::Kill)), (at + 8.0, Trouble::Remove(node))]);
         troubles.push((at + 8.0 + chance.f64() * 3.0, Trouble::OldFolder(node)));
+    }
+    troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
+    troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
+}
+
+/// Troubles by chance of nodes and of the leaders of a group, in the order of their times: some of them, times `density`.
+pub(crate) fn by_chance_in_group(
+    io_mode: IoMode,
+    chance: &mut fastrand::Rng,
+    until: f64,
+    density: usize,
+) -> Vec<(Duration, Trouble)> {
+    let mut limits = Limits::of_group(io_mode, chance);
+    let mut troubles = Vec::new();
+    for _ in 0..chance.usize(2..9) * density {
+        let (at, trouble) = (chance.f64() * until * 0.8, limits.trouble_of_group(chance));
+        troubles.push((at, trouble));
+        if chance.u8(..3) > 0 {
+            troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
+        }
     }
     troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
     troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
@@ -297,6 +340,7 @@ impl Sim {
                 self.send_to_second(node, cut);
                 "node sent to the second leader"
             }),
+            Trouble::Peer(trouble) => self.make_peer(trouble).await,
             Trouble::Backup | Trouble::LeaderFromBackup | Trouble::Heal => None,
         };
         if let Some(effect) = effect {
@@ -385,8 +429,7 @@ impl Sim {
     }
 
     fn change_tolerance(&mut self, tolerance: usize) -> bool {
-        let changes = self.tolerance != tolerance;
-        self.tolerance = tolerance;
+        let changes = self.tolerance.swap(tolerance, Ordering::Relaxed) != tolerance;
         for leader in self.net.leader().into_iter().chain(self.net.second()) {
             leader.coordinator.cluster().set_tolerance(tolerance);
         }

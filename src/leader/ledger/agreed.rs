@@ -9,6 +9,7 @@ use super::{Effect, Plainly};
 use crate::cluster::knowledge::Trust;
 use crate::leader::journal::{NotLogged, Record};
 use crate::raft::{Group, NotAppended};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::types::{Epoch, IoMode, Leadership};
 
@@ -43,6 +44,13 @@ impl Agreed {
     pub(super) async fn begin(&self, leadership: Leadership, run: u64, trust: Trust) -> Result<(), NotLogged> {
         let (boot_id, io_mode) = (String::new(), IoMode::Unbuffered);
         let began = Record::Began { leadership, run, boot_id, io_mode, trust };
+        if seeded::active(Bug::EpochShownUnagreed) {
+            self.epoch.store(leadership.epoch.0, Ordering::Release);
+            let author = self.replica.begin_alone(leadership, run);
+            let (group, payload) = (self.group.clone(), Entry::encode(author, &[began], Record::encode));
+            tokio::spawn(async move { group.append(payload).await });
+            return Ok(());
+        }
         self.put_in(leadership.epoch, &[began], Record::encode).await?;
         self.epoch.store(leadership.epoch.0, Ordering::Release);
         Ok(())

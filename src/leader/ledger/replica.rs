@@ -22,7 +22,7 @@ use crate::leader::known::Known;
 use crate::lock::Lock;
 use crate::raft::{Fold, Machine};
 use crate::stop::Stop;
-use crate::types::Epoch;
+use crate::types::{Epoch, Leadership};
 
 /// What became of an entry that the group has agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,13 @@ impl Replica {
         let known = self.held.lock().known.clone();
         let cluster = known.lock();
         (cluster.state().last().map(|last| last.epoch), cluster.len())
+    }
+
+    /// What a seeded bug does: begins an epoch here, before anybody has agreed on it.
+    pub(super) fn begin_alone(&self, leadership: Leadership, run: u64) -> Author {
+        let known = self.held.lock().known.clone();
+        known.lock().apply(&Event::Began { leadership, run, hears_all: false });
+        Author { epoch: leadership.epoch, run: self.run, number: self.numbers.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// Has this happen when these events, which are about to be appended in the name of this epoch, become true.

@@ -131,7 +131,7 @@ async fn play(seed: u64) -> Came {
     }
     let all = texts(&world.settled().await);
     check_orders(&world);
-    let said = said.lock();
+    let said = std::mem::take(&mut *said.lock());
     for text in &said.acknowledged {
         let times = all.iter().filter(|one| *one == text).count();
         assert_eq!(times, 1, "{text} was acknowledged and is there {times} times");
