@@ -160,12 +160,14 @@ impl Coordinator {
     pub(super) fn hand_over(self: &Arc<Self>, to: Option<PeerId>) -> Result<(), Refusal> {
         let group = self.group()?.clone();
         let to = successor(&view(group.status()), to)?;
-        let stop = self.stop.clone();
+        let leader = self.clone();
         tracing::info!("peer {to} is to lead, by order");
         self.tasks.spawn(async move {
-            if stop.unless(sleep(ANSWER)).await.is_none() {
+            if leader.stop.unless(sleep(ANSWER)).await.is_none() {
                 return;
             }
+            // So that the next one goes on from there. Where it cannot be noted, it cannot be handed over either.
+            let _ = leader.note_time(true).await;
             match group.hand_over(Some(to)).await {
                 Ok(leader) => tracing::info!("peer {leader} leads"),
                 Err(why) => tracing::warn!("peer {to} was to lead, by order, and does not: {why}"),

@@ -8,6 +8,7 @@ mod alone;
 mod entry;
 mod import;
 mod replica;
+mod seen_time;
 
 use std::sync::Arc;
 use std::time::Duration;

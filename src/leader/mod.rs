@@ -66,7 +66,7 @@ use self::journal::{Journal, Recovered, Rewriting};
 use self::known::Known;
 use self::ledger::{Agreed, Begins, Ledger, Log, Replica};
 use self::membership::Membership;
-use self::register_time::RegisterTime;
+use self::register_time::{RegisterTime, Then};
 use self::replication::Links;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -197,8 +197,8 @@ impl Leader {
                     cluster.rely_on_group();
                     Arc::new(Known::new(cluster))
                 });
-                let log = Log::Group(agreed);
-                Read { folder, lock: None, known, log, clock: None, hold_view: false }
+                let (log, clock) = (Log::Group(agreed), replica.time());
+                Read { folder, lock: None, known, log, clock, hold_view: false }
             }
         };
         let is_elected = matches!(read.log, Log::Group(_));
@@ -278,7 +278,7 @@ struct Read {
     lock: Option<FolderLock>,
     known: Arc<Known>,
     log: Log,
-    clock: Option<(u64, u64)>,
+    clock: Option<Then>,
     /// The readable view stays as it is until nodes were heard.
     hold_view: bool,
 }
@@ -296,6 +296,7 @@ async fn read_file(path: PathBuf, settings: &Settings, seams: &mut Seams, stop: 
     let hold_view = !named.is_empty();
     named.into_iter().for_each(|node| cluster.expect(node));
     let (io_mode, rewriting) = (settings.io_mode, Rewriting { from: settings.rewrite_log_from, seed });
+    let clock = clock.map(|(unix_ms, since_boot_ms)| Then { unix_ms, since_boot_ms, is_exact: true });
     let journal = Journal::start(log, io_mode, rewriting, &seams.executor, stop);
     let journal = journal.map_err(|error| CannotStart::Folder(shown, error))?;
     let log = Log::File { journal, boot_id, io_mode };

@@ -28,7 +28,9 @@ use super::relay::Relay;
 use super::relayed::{Relayed, Way};
 use super::sentinel::Standby;
 use super::{FolderLock, Source};
+use crate::clock::SystemClock;
 use crate::durable::Disk;
+use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
 use crate::process::door::Caller;
 use crate::process::{
@@ -105,13 +107,15 @@ impl Peer {
         let mut addresses = addresses(peers, listeners)?;
         addresses.advertised = settings.clients.sentinel.advertise.clone();
         let mut chance = fastrand::Rng::new();
-        let replica = Arc::new(Replica::new(&mut chance, stop.clone()));
+        let replica = Arc::new(Replica::new(&mut chance, Arc::new(SystemClock), stop.clone()));
         let mut told = raft::Settings::new(peers.me, addresses.clone(), disk.boot_id());
         told.snapshot_log_bytes = settings.rewrite_log_from;
         if let Start::RecoversAlone(cluster) = &peers.start {
             told.recovers = true;
             recover(&replica, &folder, &told, cluster)?;
         }
+        let executor = Executor::Threads(Handle::current());
+        replica.keep_time(metadata.clone(), disk.boot_id(), executor, stop).await;
         let network = Arc::new(GrpcPeers::new(Grpc { tls: settings.cluster_tls.clone() }));
         let group = Group::open(told, folder, replica.clone(), network, stop.clone()).await?;
         say_members(peers);

@@ -5,7 +5,7 @@
 //! it came is in the log (`Event::Time`). One that has just started waits for the clocks of those whom it has to hear
 //! anyway, and goes on from the later of the log's mark and the median. In the same boot of the machine it goes on from what
 //! it would be by now, wherever the median is, as one does that never ended: what it has said, and what its deadlines
-//! mean, survives it. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
+//! mean, survives it. So does another leader that has seen the mark come. NTP's slewing is the idea; it draws far more slowly, as it has to keep intervals right to the microsecond.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +31,18 @@ const NOTE_MS: u64 = 5000;
 /// A node's clock counts for so long after it was last heard.
 const SILENT: Duration = Duration::from_secs(60);
 
+/// What it was at a moment of this boot of this machine, in milliseconds since 1970, and what the boot-time clock showed then,
+/// in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Then {
+    /// The register's time.
+    pub unix_ms: u64,
+    /// The boot-time clock.
+    pub since_boot_ms: u64,
+    /// That was measured at one moment. Else the mark of another leader was seen then, which may be an old one.
+    pub is_exact: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct RegisterTime {
@@ -42,8 +54,8 @@ pub struct RegisterTime {
 struct State {
     /// How far it had come by the log, when this began.
     mark_us: u64,
-    /// Before it was settled it was known what it is now, not only what it was.
-    ran_on: bool,
+    /// Before it was settled it was known what it is now, not only what it was: this is how.
+    ran_on: Option<Then>,
     /// Microseconds since 1970, at `at`.
     now_us: u64,
     at: Duration,
@@ -60,18 +72,19 @@ struct State {
 
 impl RegisterTime {
     /// Goes on from what the log says, in milliseconds since 1970, as soon as it is [settled](Self::settle). `then`: what it
-    /// was in this boot of the machine, and what the boot-time clock showed, in milliseconds: it has run on since.
-    pub fn new(clock: Arc<dyn Clock>, mark: u64, then: Option<(u64, u64)>) -> Self {
+    /// was in this boot of the machine: it has run on since.
+    pub fn new(clock: Arc<dyn Clock>, mark: u64, then: Option<Then>) -> Self {
         let at = clock.since_boot();
-        let since_us = |since_boot_ms: u64| (at.as_micros() as u64).checked_sub(since_boot_ms.saturating_mul(1000));
-        let ran_on = then.and_then(|(unix_ms, at)| Some(unix_ms.saturating_mul(1000).saturating_add(since_us(at)?)));
+        let since_us = |then: &Then| (at.as_micros() as u64).checked_sub(then.since_boot_ms.saturating_mul(1000));
+        let run_on = |then: &Then| Some(then.unix_ms.saturating_mul(1000).saturating_add(since_us(then)?));
+        let ran_on = then.as_ref().and_then(run_on);
         let mark_us = mark.saturating_mul(1000);
         Self {
             clock,
             state: Lock::new(State {
                 mark_us,
                 now_us: ran_on.map_or(mark_us, |ran_on| ran_on.max(mark_us)),
-                ran_on: ran_on.is_some(),
+                ran_on: then.filter(|_| ran_on.is_some()),
                 at,
                 told: 0,
                 settled: false,
@@ -104,9 +117,14 @@ impl RegisterTime {
             return None;
         }
         let (now, median) = (self.clock.since_boot(), self.median_us(&state));
-        let passed = if state.ran_on { now.saturating_sub(state.at).as_micros() as u64 } else { 0 };
+        let passed = state.ran_on.map_or(0, |_| now.saturating_sub(state.at).as_micros() as u64);
         let mark = if seeded::active(Bug::TimeGoesBack) { 0 } else { state.now_us + passed };
-        let follows = !state.ran_on || seeded::active(Bug::TimeLeapsAtStart);
+        let follows = match state.ran_on {
+            None => true,
+            Some(Then { is_exact: true, .. }) => seeded::active(Bug::TimeLeapsAtStart),
+            // There is one every few seconds while it matters: this one was old when it came.
+            Some(Then { is_exact: false, .. }) => median > mark + NOTE_MS * 1000,
+        };
         (state.now_us, state.at, state.settled) = (if follows { median.max(mark) } else { mark }, now, true);
         Some(Duration::from_micros(state.now_us.saturating_sub(state.mark_us)))
     }
@@ -294,23 +312,36 @@ mod tests {
     #[test]
     fn it_has_run_on_while_nobody_led_in_the_same_boot_whatever_clocks_show() {
         let hand = Arc::new(Hand(AtomicU64::new(1), AtomicU64::new(60_000)));
+        let then = |since_boot_ms| Then { unix_ms: 5_000_000, since_boot_ms, is_exact: true };
         // It was 5,000,000 when the machine had run for 50 s, and runs for a minute now.
-        let time = RegisterTime::new(hand.clone(), 4_990_000, Some((5_000_000, 50_000)));
+        let time = RegisterTime::new(hand.clone(), 4_990_000, Some(then(50_000)));
         hand.advance(2_000);
         assert!(time.settle().is_some());
         assert_eq!(time.now(), 5_012_000);
         // What was noted after it counts.
-        assert_eq!(RegisterTime::new(hand.clone(), 9_000_000, Some((5_000_000, 50_000))).now(), 9_000_000);
+        assert_eq!(RegisterTime::new(hand.clone(), 9_000_000, Some(then(50_000))).now(), 9_000_000);
         // A median that is ahead does not: what ends by the time of one boot would end early. It is drawn there, or an order
         // takes it.
         for ahead in [7_000_000, 5_015_000] {
             hand.0.store(ahead, Ordering::Relaxed);
-            let time = RegisterTime::new(hand.clone(), 0, Some((5_000_000, 50_000)));
+            let time = RegisterTime::new(hand.clone(), 0, Some(then(50_000)));
             assert!(time.settle().is_some());
             assert_eq!((time.now(), time.is_far_off().is_some()), (5_012_000, ahead == 7_000_000));
         }
         // A clock that is behind is of another boot.
-        assert_eq!(RegisterTime::new(hand, 4_000_000, Some((5_000_000, 70_000))).now(), 4_000_000);
+        assert_eq!(RegisterTime::new(hand, 4_000_000, Some(then(70_000))).now(), 4_000_000);
+    }
+
+    #[test]
+    fn what_another_leader_noted_is_gone_on_from_unless_it_was_old_when_it_was_seen() {
+        let seen = Then { unix_ms: 5_000_000, since_boot_ms: 50_000, is_exact: false };
+        for (wall, begins) in [(1, 5_012_000), (5_013_000, 5_012_000), (5_017_000, 5_012_000), (5_018_000, 5_018_000)] {
+            let hand = Arc::new(Hand(AtomicU64::new(wall), AtomicU64::new(60_000)));
+            let time = RegisterTime::new(hand.clone(), 5_000_000, Some(seen));
+            hand.advance(2_000);
+            assert!(time.settle().is_some());
+            assert_eq!(time.now(), begins, "{wall}");
+        }
     }
 
     #[test]

@@ -217,6 +217,41 @@ fn a_hundred_restarts_give_nothing_more_time() {
 }
 
 #[test]
+fn a_hundred_changes_of_leader_give_nothing_more_time() {
+    simulate(async {
+        let mut sim = Sim::start_group(10, IoMode::Unbuffered, 3).await;
+        sleep(s(5.0)).await;
+        let (mut leader, here) = sim.net.leading().unwrap();
+        set_for(&here.coordinator, 1, Duration::from_secs(86_400)).await;
+        set_for(&here.coordinator, 2, Duration::from_secs(150)).await;
+        let (mut before, mut changes) = (86_400_000, 0);
+        for round in 0..100 {
+            if round % 2 == 0 {
+                let leader = sim.net.leader().unwrap().coordinator;
+                assert_eq!(ask(&leader, Command::HandOver(None)).await, Reply::Done);
+            } else {
+                sim.crash_peer(leader, Crash::Kill).await;
+                sim.start_peer(leader).await.unwrap();
+            }
+            sleep(s(3.0)).await;
+            // Who was killed may lead again.
+            let (next, _) = sim.net.leading().unwrap();
+            changes += usize::from(next != leader);
+            leader = next;
+            let now = left(&sim, 1).await.expect("a day has not passed");
+            assert!(now <= before, "round {round}: {before} ms were left, and now {now}");
+            before = now;
+            // It has 150 s, and each round takes 3.
+            if !(48..52).contains(&round) {
+                assert_eq!(left(&sim, 2).await.is_some(), round < 50, "round {round}");
+            }
+        }
+        assert!(changes >= 60, "{changes}");
+        assert!(before.abs_diff(86_400_000 - 100 * 3000) < 10_000, "{before}");
+    });
+}
+
+#[test]
 fn a_log_of_three_hours_ago_brings_nothing_back_and_gives_nothing_more_time() {
     const HOUR: u64 = 3600;
     simulate_for(Duration::from_secs(5 * HOUR), async {

@@ -78,10 +78,10 @@ pub(crate) enum Wall {
 
 impl Wall {
     /// What may be wrong with any number of clocks: nothing can end early by those that are behind.
-    const BEHIND: [Self; 6] = [Self::Right, Self::Right, Self::Right, Self::Slow, Self::Frozen, Self::Back];
+    pub(crate) const BEHIND: [Self; 6] = [Self::Right, Self::Right, Self::Right, Self::Slow, Self::Frozen, Self::Back];
 
     /// What may be wrong with one clock of a cluster: the lower of two that differ counts, as long as others are right.
-    const AHEAD: [Self; 3] = [Self::Fast, Self::Ahead, Self::Strobe];
+    pub(crate) const AHEAD: [Self; 3] = [Self::Fast, Self::Ahead, Self::Strobe];
 
     fn shows(self, passed: u64) -> u64 {
         let right = BEGAN_MS + passed;
@@ -172,7 +172,9 @@ pub(crate) struct Sim {
     home: String,
     /// When the clocks began, and what is wrong with those of the leaders, and of nodes.
     began: Instant,
-    leaders_wall: Wall,
+    pub(crate) leaders_wall: Wall,
+    /// Those of the leaders of a group, by where they are, where they are other ones.
+    pub(crate) peer_walls: BTreeMap<String, Wall>,
     walls: BTreeMap<u32, Wall>,
     pub(crate) nodes: BTreeMap<u32, Machine>,
     /// The leaders that make a group, if they do, instead of the one.
@@ -285,6 +287,7 @@ impl Sim {
             home: FIRST.to_owned(),
             began: Instant::now(),
             leaders_wall,
+            peer_walls: BTreeMap::new(),
             walls,
             nodes,
             peers: BTreeMap::new(),
@@ -373,12 +376,13 @@ impl Sim {
 
     /// Where a leader meets this world.
     pub(crate) fn seams(&mut self, disk: &MemDisk, home: &str, life: &Life) -> Seams {
+        let wall = self.peer_walls.get(home).copied().unwrap_or(self.leaders_wall);
         Seams {
             disk: Arc::new(disk.clone()),
             network: Arc::new(self.plug(home, life)),
             executor: Executor::Inline,
             chance: self.chance.fork(),
-            clock: Arc::new(MachineClock { began: self.began, wall: self.leaders_wall }),
+            clock: Arc::new(MachineClock { began: self.began, wall }),
         }
     }
 

@@ -17,7 +17,7 @@ use hatokuse::stop::Stop;
 use hatokuse::types::{IoMode, Layout, PeerId};
 use tokio::time::{Instant, sleep};
 
-use crate::machines::{Crash, Machine, NODES, REWRITE_LOG_FROM, Sim, walls};
+use crate::machines::{Crash, Machine, NODES, REWRITE_LOG_FROM, Sim, Wall, walls};
 use crate::network::{LeaderHere, Life, Net, Plug};
 use crate::peer_net::{PeerPlug, home, peer_address};
 use crate::world::{World, ask};
@@ -107,6 +107,11 @@ impl Sim {
         // The engine's chance.
         fastrand::seed(seed);
         let mut sim = Self::built(seed, io_mode, walls(seed));
+        // Any may be behind. Those that are ahead all are.
+        if !Wall::AHEAD.contains(&sim.leaders_wall) {
+            let chance = &mut sim.chance;
+            sim.peer_walls = (1..=peers).map(|peer| (home(peer), chance.choice(Wall::BEHIND).unwrap())).collect();
+        }
         sim.last_peer = peers;
         sim.peers = (1..=peers).map(|peer| (peer, Machine::new(Layout::Text))).collect();
         for peer in 1..=peers {
@@ -131,9 +136,12 @@ impl Sim {
     pub(crate) async fn start_peer(&mut self, peer: PeerId) -> Result<(), String> {
         let disk = self.peers[&peer].disk.clone();
         let (life, stop) = (Life::new(), Stop::new());
-        let folder = Path::new("/data").join(METADATA_FOLDER).join(GROUP_FOLDER);
-        let folder = disk.folder(&folder).map_err(|error| error.to_string())?;
-        let replica = Arc::new(Replica::new(&mut self.chance, stop.clone()));
+        let path = Path::new("/data").join(METADATA_FOLDER);
+        let open = |path: &Path| disk.folder(path).map_err(|error| error.to_string());
+        let (metadata, folder) = (open(&path)?, open(&path.join(GROUP_FOLDER))?);
+        let seams = self.seams(&disk, &home(peer), &life);
+        let replica = Arc::new(Replica::new(&mut self.chance, seams.clock.clone(), stop.clone()));
+        replica.keep_time(metadata, disk.boot_id(), Executor::Inline, &stop).await;
         let addresses = Addresses { peer: peer_address(peer), clients: home(peer), ..Addresses::default() };
         let mut told = raft::Settings::new(peer, addresses, disk.boot_id());
         told.snapshot_log_bytes = REWRITE_LOG_FROM;
@@ -142,7 +150,7 @@ impl Sim {
         let group = Group::open(told, folder, replica.clone(), plug, stop.clone()).await;
         let group = group.map_err(|error| error.to_string())?;
         self.net.set_peer(peer, Some((group.clone(), life.clone())));
-        let (seams, plug) = (self.seams(&disk, &home(peer), &life), self.plug(&home(peer), &life));
+        let plug = self.plug(&home(peer), &life);
         let staying = Staying {
             peer,
             group,

@@ -12,13 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 use super::entry::{Author, Entry};
+use super::seen_time::SeenTime;
 use super::{Effect, Logged};
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Event, State};
 use crate::config::DEFAULT_TOLERANCE;
+use crate::durable::Folder;
+use crate::durable::executor::Executor;
 use crate::leader::journal::{Reading, Record, live_records};
 use crate::leader::known::Known;
+use crate::leader::register_time::Then;
 use crate::lock::Lock;
 use crate::raft::{Fold, Machine};
 use crate::stop::Stop;
@@ -50,6 +55,7 @@ pub struct Replica {
     seed: u64,
     /// This process; random.
     run: u64,
+    time: Arc<SeenTime>,
     stop: Stop,
     held: Lock<Held>,
     /// Effects of what this process has appended and is not agreed on yet.
@@ -77,12 +83,14 @@ impl Held {
 }
 
 impl Replica {
-    /// Of a peer that knows nothing yet. `stop` is the process's: an entry that cannot be read ends it.
-    pub fn new(chance: &mut fastrand::Rng, stop: Stop) -> Self {
+    /// Of a peer that knows nothing yet, on a machine with this clock. `stop` is the process's: an entry that cannot be read
+    /// ends it.
+    pub fn new(chance: &mut fastrand::Rng, clock: Arc<dyn Clock>, stop: Stop) -> Self {
         let seed = chance.u64(..);
         Self {
             seed,
             run: chance.u64(1..),
+            time: Arc::new(SeenTime::new(clock)),
             stop,
             held: Lock::new(Held::nothing(seed)),
             expected: Lock::default(),
@@ -99,6 +107,20 @@ impl Replica {
         let state = held.known.lock().give_state(State::new(self.seed));
         held.known = known(Begins { state, trust: held.trust, old: held.old });
         held.known.clone()
+    }
+
+    /// What this peer has seen of the register's time.
+    pub(in crate::leader) fn time(&self) -> Option<Then> {
+        self.time.last()
+    }
+
+    /// Goes on from what an earlier process in the same boot of the machine has seen of the register's time, and keeps it for
+    /// the next one, in this folder.
+    pub async fn keep_time(&self, folder: Arc<dyn Folder>, boot: String, executor: Executor, stop: &Stop) {
+        let (time, of, name) = (self.time.clone(), folder.clone(), boot.clone());
+        executor.run(move || time.recall(&*of, &name)).await;
+        let keep = self.time.clone().keep(folder, boot, executor, stop.clone());
+        tokio::spawn(stop.needed("keeper of the time", keep));
     }
 
     /// An empty state beside the live one.
@@ -143,6 +165,11 @@ impl Replica {
         let mut cluster = known.lock();
         if !entry.is_admitted(cluster.state()) {
             return Verdict::Void;
+        }
+        for event in &entry.events {
+            if let Event::Time(unix_ms) = event {
+                self.time.see(*unix_ms);
+            }
         }
         match waiting {
             Some(waiting) => waiting.apply(&mut cluster, Logged(&entry.events)),
