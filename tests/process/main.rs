@@ -30,6 +30,7 @@ mod nodes;
 mod peer_clients;
 mod peer_http;
 mod peer_orders;
+mod peer_scripts;
 mod peers;
 mod protocol;
 mod refusals;

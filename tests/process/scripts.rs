@@ -23,7 +23,7 @@ fn connect(register: &Register) -> Redis {
     Redis::to(register.addr())
 }
 
-fn eval(redis: &mut Redis, script: &str, keys: &[&str], args: &[&str]) -> String {
+pub(crate) fn eval(redis: &mut Redis, script: &str, keys: &[&str], args: &[&str]) -> String {
     redis.ask(&words("EVAL", script, keys, args).iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
@@ -39,36 +39,47 @@ fn a_script_is_one_step_for_everybody_and_over_kills() {
         let mut register = Register::with(3, 2, folder(), |builder| builder.node_args(["--layout", layout]));
         ["a", "b", "c"].iter().for_each(|id| register.set(id, "1000"));
         let addr = register.addr().to_owned();
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            for (from, to) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")] {
-                let (addr, stop) = (&addr, &stop);
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        // Whatever it is told, or not told, as the leader is killed: all of it is true, or nothing.
-                        let Some(mut redis) = Redis::try_to(addr) else { continue };
-                        let request = words("EVAL", MOVE, &[from, to], &["7"]);
-                        let request = request.iter().map(Vec::as_slice).collect::<Vec<_>>();
-                        while redis.try_ask(&request).is_some() && !stop.load(Ordering::Relaxed) {}
-                    }
-                });
-            }
-            for _ in 0..3 {
-                for _ in 0..30 {
-                    let sum = eventually("all three", || {
-                        let mut redis = Redis::try_to(&addr)?;
-                        let told = redis.try_ask(&[b"MGET", b"a", b"b", b"c"])?;
-                        let numbers = told.strip_prefix('[')?.strip_suffix(']')?.split(' ');
-                        Some(numbers.map(|text| text.trim_matches('"').parse::<i64>().unwrap()).sum::<i64>())
-                    });
-                    assert_eq!(sum, 3000);
-                }
-                register.kill_leader().unwrap();
-                register.start_leader().unwrap();
-            }
-            stop.store(true, Ordering::Relaxed);
+        move_around(&[&addr], || {
+            register.kill_leader().unwrap();
+            register.start_leader().unwrap();
         });
     }
+}
+
+/// Ids `a`, `b` and `c` have 1000 each. Clients move some from one to another by scripts, one after the other at each of
+/// these addresses, while this kills whoever leads, three times: there are always 3000.
+pub(crate) fn move_around(addrs: &[&str], mut kill: impl FnMut()) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (from, to) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")] {
+            let stop = &stop;
+            scope.spawn(move || {
+                for addr in addrs.iter().cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // Whatever it is told, or not told, as the leader is killed: all of it is true, or nothing.
+                    let Some(mut redis) = Redis::try_to(addr) else { continue };
+                    let request = words("EVAL", MOVE, &[from, to], &["7"]);
+                    let request = request.iter().map(Vec::as_slice).collect::<Vec<_>>();
+                    while redis.try_ask(&request).is_some() && !stop.load(Ordering::Relaxed) {}
+                }
+            });
+        }
+        for _ in 0..3 {
+            for looked in 0..30 {
+                let sum = eventually("all three", || {
+                    let mut redis = Redis::try_to(addrs[looked % addrs.len()])?;
+                    let told = redis.try_ask(&[b"MGET", b"a", b"b", b"c"])?;
+                    let numbers = told.strip_prefix('[')?.strip_suffix(']')?.split(' ');
+                    Some(numbers.map(|text| text.trim_matches('"').parse::<i64>().unwrap()).sum::<i64>())
+                });
+                assert_eq!(sum, 3000);
+            }
+            kill();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
@@ -228,14 +239,31 @@ const LEASE: Duration = Duration::from_secs(1);
 #[test]
 fn nobody_else_is_inside_a_lock_while_the_leader_is_killed() {
     let mut register = Register::start(3, 2);
-    let (addr, stop, entered) = (register.addr().to_owned(), AtomicBool::new(false), AtomicUsize::new(0));
-    let all = Mutex::new(Vec::new());
+    let addr = register.addr().to_owned();
+    let take_turns = |entered: &AtomicUsize| {
+        for _ in 0..4 {
+            let before = entered.load(Ordering::Relaxed);
+            eventually("the lock to go round", || (entered.load(Ordering::Relaxed) > before + 20).then_some(()));
+            register.kill_leader().unwrap();
+            register.start_leader().unwrap();
+        }
+    };
+    hold_a_lock(&[&addr], take_turns);
+}
+
+/// Clients at these addresses take a lock and let go of it, until this returns, which sees how often it was taken: no two
+/// are ever inside.
+pub(crate) fn hold_a_lock(addrs: &[&str], until: impl FnOnce(&AtomicUsize)) {
+    let (stop, entered, all) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for client in 0..4 {
-            let (addr, stop, entered, all) = (&addr, &stop, &entered, &all);
+            let (stop, entered, all) = (&stop, &entered, &all);
             scope.spawn(move || {
                 let mut turn = 0;
-                while !stop.load(Ordering::Relaxed) {
+                for addr in addrs.iter().cycle().skip(client) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
                     let Some(mut redis) = Redis::try_to(addr) else { continue };
                     while !stop.load(Ordering::Relaxed) {
                         turn += 1;
@@ -261,12 +289,7 @@ fn nobody_else_is_inside_a_lock_while_the_leader_is_killed() {
                 }
             });
         }
-        for _ in 0..4 {
-            let before = entered.load(Ordering::Relaxed);
-            eventually("the lock to go round", || (entered.load(Ordering::Relaxed) > before + 20).then_some(()));
-            register.kill_leader().unwrap();
-            register.start_leader().unwrap();
-        }
+        until(&entered);
         stop.store(true, Ordering::Relaxed);
     });
     let mut all = all.into_inner().unwrap();
