@@ -14,6 +14,9 @@ pub(super) struct Message {
     pub(super) id: MessageId,
     pub(super) version: String,
     pub(super) bytes: u32,
+    /// When it ends by itself, as RFC 3339 writes it, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
     /// Copies that there should be.
     pub(super) tolerance: usize,
     pub(super) holders: Vec<Holder>,
@@ -67,6 +70,7 @@ pub(super) fn look_up(leader: &Coordinator, id: Result<MessageId, BadId>) -> Fou
     Found::Here(Message {
         version: record.version.to_string(),
         bytes: record.bytes(),
+        expires: record.expires.map(|deadline| deadline.to_string()),
         tolerance: cluster.tolerance(),
         holders: found.set.holders.iter().map(holder).collect(),
         id,

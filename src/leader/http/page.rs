@@ -29,12 +29,25 @@ pub(super) struct Look<'a> {
     pub(super) seconds: &'a Seconds,
     /// Why messages cannot be written now.
     pub(super) not_ready: Option<String>,
+    pub(super) scripts: ScriptsNow,
+}
+
+/// Scripts of clients, now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ScriptsNow {
+    /// At work.
+    pub(super) running: usize,
+    /// Given up, and not at their end.
+    pub(super) stuck: usize,
+    /// Known to EVALSHA.
+    pub(super) known: usize,
 }
 
 /// The parts that change by the second: the ids of their elements, and what is in them.
 pub(super) fn parts(look: &Look<'_>) -> [(&'static str, String); 9] {
     let view = look.view;
-    let health = health(view, look.not_ready.as_deref());
+    let mut health = health(view, look.not_ready.as_deref());
+    health.notes.extend(stuck(look.scripts));
     [
         ("title", health.title()),
         ("health", health.html()),
@@ -44,7 +57,7 @@ pub(super) fn parts(look: &Look<'_>) -> [(&'static str, String); 9] {
         ("peers", view.group.as_ref().map_or_else(String::new, peers::section)),
         ("repair", repair(view)),
         ("events", events(view)),
-        ("about", about(view)),
+        ("about", about(look)),
     ]
 }
 
@@ -259,7 +272,8 @@ fn figures(view: &ClusterView) -> String {
     };
     // While nodes are still to be heard, what the leader knows of is no count.
     let count = if view.is_settled { grouped(view.messages) } else { "not known yet".to_owned() };
-    figure("Messages", count, "");
+    let ends = if view.expiring == 0 { String::new() } else { format!("{} end by themselves", grouped(view.expiring)) };
+    figure("Messages", count, &ends);
     let bytes = if view.is_settled { size(view.bytes) } else { "\u{2013}".to_owned() };
     let (number, unit) = bytes.split_once(' ').unwrap_or((&bytes, ""));
     figure("Content", number.to_owned(), unit);
@@ -356,15 +370,34 @@ fn events(view: &ClusterView) -> String {
     html
 }
 
-fn about(view: &ClusterView) -> String {
-    format!(
+/// What keeps a core from everybody.
+fn stuck(scripts: ScriptsNow) -> Option<String> {
+    match scripts.stuck {
+        0 => None,
+        1 => Some("1 script has not come to an end since it was given up, and takes a core.".to_owned()),
+        n => Some(format!("{n} scripts have not come to an end since they were given up, and take a core each.")),
+    }
+}
+
+fn about(look: &Look<'_>) -> String {
+    let view = look.view;
+    let mut html = format!(
         "{} \u{b7} epoch {} \u{b7} up {} \u{b7} clients {} \u{b7} nodes {}",
         Safe(&view.version),
         view.epoch,
         age(view.uptime_s),
         Safe(&view.addresses.clients),
         Safe(&view.addresses.nodes)
-    )
+    );
+    if view.expired > 0 {
+        let _ = write!(html, " \u{b7} {} ended by themselves", messages(view.expired));
+    }
+    let scripts = look.scripts;
+    if scripts.known > 0 || scripts.running > 0 {
+        let known = counted(scripts.known as u64, "script", "scripts");
+        let _ = write!(html, " \u{b7} {known} known, {} at work", scripts.running);
+    }
+    html
 }
 
 /// The answer to a look-up.
@@ -381,12 +414,15 @@ fn here(message: &Message) -> String {
     // As the sentence at the top counts them: what a dead node has, nobody can read.
     let is_live = |state: Option<NodeState>| state.is_some_and(|state| state != NodeState::Down);
     let live = message.holders.iter().filter(|holder| holder.intact && is_live(holder.state)).count();
+    let ends = message.expires.as_ref();
+    let ends = ends.map_or_else(String::new, |at| format!("<div><dt>Ends</dt><dd>{}</dd></div>", Safe(at)));
     let mut html = format!(
-        "<dl><div><dt>Size</dt><dd>{}</dd></div><div><dt>Version</dt><dd>{}</dd></div><div><dt>Copies</dt><dd>{} of {}</dd></div></dl><ul class=\"holders\">",
+        "<dl><div><dt>Size</dt><dd>{}</dd></div><div><dt>Version</dt><dd>{}</dd></div><div><dt>Copies</dt><dd>{} of {}</dd></div>{}</dl><ul class=\"holders\">",
         counted(u64::from(message.bytes), "byte", "bytes"),
         message.version,
         live,
-        message.tolerance
+        message.tolerance,
+        ends
     );
     for holder in &message.holders {
         let state = holder.state.map_or_else(|| "gone".to_owned(), |state| state.to_string());

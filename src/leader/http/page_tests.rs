@@ -181,7 +181,7 @@ fn leaders_are_shown_where_there_are_several() {
     let seconds = Seconds::new(10);
     let shown = |group| {
         let view = ClusterView { group, ..view(four()) };
-        page(&Look { view: &view, seconds: &seconds, not_ready: None }, "n", None)
+        page(&Look { view: &view, seconds: &seconds, not_ready: None, scripts: ScriptsNow::default() }, "n", None)
     };
     let html = shown(Some(group()));
     for part in [
@@ -194,6 +194,27 @@ fn leaders_are_shown_where_there_are_several() {
         assert!(html.contains(part), "{part} in {html}");
     }
     assert!(shown(None).contains("<div id=\"peers\"></div>"));
+}
+
+#[test]
+fn what_ends_and_what_scripts_do_is_shown_where_there_is_any() {
+    let seconds = Seconds::new(10);
+    let shown =
+        |view: &ClusterView, scripts| page(&Look { view, seconds: &seconds, not_ready: None, scripts }, "n", None);
+    let html = shown(&view(four()), ScriptsNow::default());
+    for part in ["themselves", " known", "takes a core"] {
+        assert!(!html.contains(part), "{part}");
+    }
+    let ends = ClusterView { expiring: 1200, expired: 1, ..view(four()) };
+    let html = shown(&ends, ScriptsNow { running: 2, stuck: 1, known: 3 });
+    for part in [
+        "9,000 <small>1,200 end by themselves</small>",
+        "1 message ended by themselves",
+        "3 scripts known, 2 at work",
+        "1 script has not come to an end since it was given up, and takes a core.",
+    ] {
+        assert!(html.contains(part), "{part} in {html}");
+    }
 }
 
 #[test]
@@ -216,7 +237,7 @@ fn nothing_from_outside_becomes_markup() {
         help: evil.to_owned(),
     }];
     let seconds = Seconds::new(10);
-    let look = Look { view: &view, seconds: &seconds, not_ready: None };
+    let look = Look { view: &view, seconds: &seconds, not_ready: None, scripts: ScriptsNow::default() };
     let html = page(&look, "NONCE", Some((evil.as_bytes(), &Found::Unknown(evil.to_owned()))));
     assert_eq!(html.matches("<script").count(), 1, "the page's own");
     assert_eq!(html.matches("nonce=\"NONCE\"").count(), 2);
@@ -233,11 +254,12 @@ fn the_page_is_whole_without_a_script() {
     let mut seconds = Seconds::new(600);
     seconds.push(served.roll(Duration::from_secs(1)));
     let view = view(four());
-    let look = Look { view: &view, seconds: &seconds, not_ready: None };
+    let look = Look { view: &view, seconds: &seconds, not_ready: None, scripts: ScriptsNow::default() };
     let message = Message {
         id: "x".parse().unwrap(),
         version: "7.41".to_owned(),
         bytes: 1,
+        expires: Some("2026-11-30T12:00:00.000Z".to_owned()),
         tolerance: 3,
         holders: vec![
             Holder { node: NodeId(1), state: Some(NodeState::Up), intact: true },
@@ -251,6 +273,7 @@ fn the_page_is_whole_without_a_script() {
         "value=\"x\"",
         "7.41",
         "1 of 3",
+        "<dt>Ends</dt><dd>2026-11-30T12:00:00.000Z</dd>",
         "Node <b>3</b> <span class=\"state\">gone</span>, its copy is missing or damaged",
         "p50 <b>2.0 ms</b>",
         "1,204 <small>/s</small>",
