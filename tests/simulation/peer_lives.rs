@@ -10,7 +10,7 @@ use crate::machines::{Crash, Sim};
 use crate::{Life, Sum, number, play, s, show, simulate, troubles};
 
 /// Seeds of one run of the tests, unless `SEEDS` says otherwise.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 60;
 
 /// A life with troubles by chance; gives everything that could be seen of it.
 async fn troubled_group(seed: u64, density: u64) -> Life {
