@@ -17,6 +17,7 @@ mod machine;
 mod network;
 mod port;
 mod recover;
+mod removed;
 mod small;
 mod snapshot;
 mod start;

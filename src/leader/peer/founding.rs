@@ -94,11 +94,17 @@ pub(super) async fn grow(group: Group<Replica>, peers: Peers, metadata: Arc<dyn 
             sleep(LOOK).await;
         }
         for (peer, address) in peers.all.iter().filter(|(peer, _)| **peer != peers.me) {
-            while let Err(error) = group.add(*peer, address.clone()).await {
+            // One that was removed since stands in the list until somebody takes it out.
+            let is_removed = || group.status().removed.contains(peer);
+            while !is_removed()
+                && let Err(error) = group.add(*peer, address.clone()).await
+            {
                 tracing::debug!("peer {peer} is not of the group yet: {error}");
                 sleep(LOOK).await;
             }
-            tracing::info!("peer {peer} is of the group, and has all of its log");
+            if !is_removed() {
+                tracing::info!("peer {peer} is of the group, and has all of its log");
+            }
         }
     };
     stop.unless(work).await;
