@@ -119,10 +119,7 @@ fn may_add(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId, address: 
         ));
     }
     if let Some(known) = group.peers.iter().find(|known| known.id == peer && known.address != address) {
-        return bad(format!(
-            "peer {peer} was added as {}: PEER REMOVE {peer}, and add another number",
-            known.address
-        ));
+        return bad(format!("peer {peer} was added as {}: PEER REMOVE {peer}, and add another number", known.address));
     }
     match group.peers.iter().find(|known| known.id != peer && known.address == address) {
         Some(known) => bad(format!("{address} is where peer {} is", known.id)),

@@ -17,6 +17,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+pub(super) use self::founding::leave;
 use self::founding::{Opened, found, grow, open_folder, recover};
 pub use self::list::{Peers, Start};
 pub(super) use self::local::run_local;

@@ -104,6 +104,7 @@ impl Identity {
         Ok(Self { disk, me, folder, addresses, writing: Lock::new(()), seen: Lock::new(seen) })
     }
 
+    /// The group that the folder is of, once it is of one.
     pub(super) fn group(&self) -> Option<Uuid> {
         self.seen.lock().kept.group
     }
@@ -328,6 +329,14 @@ impl Seen {
         }
         why
     }
+}
+
+/// Whose a folder is, if it is any peer's.
+pub(super) fn peer_of(disk: &dyn Folder) -> Result<Option<PeerId>, String> {
+    let Some(content) = small::read(disk, FILE, MAGIC)? else { return Ok(None) };
+    let read = proto::Identity::decode(&*content);
+    let bad = |error| format!("{} makes no sense: {error}", disk.path().join(FILE).display());
+    read.map(|read| Some(read.peer)).map_err(bad)
 }
 
 fn forgotten(peer: PeerId) -> String {

@@ -11,6 +11,7 @@ mod convert;
 mod group;
 mod grpc;
 mod identity;
+mod leave;
 mod led;
 mod log;
 mod machine;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use self::group::{Group, Led, NotAppended, NotConfirmed, NotDone, PeerStatus, Role, Standing, Status};
 pub use self::grpc::{CallerCheck, Checked, GrpcPeers, PeersService};
+pub use self::leave::read_alone;
 pub use self::log::LONGEST_PAYLOAD;
 pub use self::network::{Lane, PeerNetwork};
 pub use self::port::Port;

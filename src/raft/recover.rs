@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::start::{self, Read};
 use super::machine::Applied;
+use super::start::{self, Read};
 use super::types::{EntryPayload, LeaderId, LogId, Member, Membership, StoredMembership, Vote};
 use super::{Fold, Settings, log, machine, snapshot};
 use crate::durable::Folder;

@@ -13,8 +13,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::group::{Inner, NotConfirmed, Standing};
 use super::led::{Before, Look};
 use super::network::PeerNetwork;
-use super::{machine, removed};
 use super::types::{Metrics, PeerId};
+use super::{machine, removed};
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 

@@ -8,7 +8,7 @@ use crate::support::{Wire, code, eventually, eventually_same, folder, mapping, t
 use crate::tools::group::Group;
 
 /// What PEERS says, as soon as somebody answers who leads.
-fn peers(group: &Group, via: usize) -> Value {
+pub(crate) fn peers(group: &Group, via: usize) -> Value {
     eventually("PEERS", || {
         let said: Option<Value> = serde_json::from_str(&group.ask(via, "PEERS")?).ok();
         said.filter(|said| said["leader"].is_u64())
@@ -16,7 +16,7 @@ fn peers(group: &Group, via: usize) -> Value {
 }
 
 /// The peer that leads.
-fn leader(group: &Group, via: usize) -> usize {
+pub(crate) fn leader(group: &Group, via: usize) -> usize {
     peers(group, via)["leader"].as_u64().unwrap() as usize
 }
 
@@ -31,7 +31,7 @@ fn is_away(group: &Group, via: usize, peer: usize) -> bool {
 }
 
 /// Waits until all peers follow the one that leads.
-fn all_follow(group: &Group, via: usize) -> usize {
+pub(crate) fn all_follow(group: &Group, via: usize) -> usize {
     eventually("all peers", || {
         let now = peers(group, via);
         let follows = |peer: &Value| {
