@@ -129,7 +129,7 @@ fn without_power(group: &Group, cut: u32, rng: &mut fastrand::Rng) -> Vec<usize>
 #[test]
 fn power_cuts_of_leaders_lose_nothing_that_was_acknowledged() {
     let _alone = alone();
-    let cuts: u32 = setting("PEER_POWER_CUTS", 4);
+    let cuts: u32 = setting("PEER_POWER_CUTS", 2);
     let seed: u64 = setting("NEMESIS_SEED", fastrand::u64(..));
     let home = folder();
     let mut volumes = Vec::new();
