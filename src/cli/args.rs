@@ -346,9 +346,14 @@ impl LeaderArgs {
             self.local_peers == 0 || !self.group.is_advertised(),
             "--local-peers are reached where they listen: leave --advertise-clients away"
         );
+        ensure!(
+            self.local_peers == 0 || !self.group.leaves(),
+            "--local-peers are several leaders: leave --leave-group away"
+        );
         Ok(leader::process::Settings {
             host: self.host,
             peers: self.group.peers()?,
+            leaves_group: self.group.leaves(),
             port,
             tls_port: self.tls.tls_port,
             sentinel_port: self.group.sentinel_port(),

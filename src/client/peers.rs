@@ -28,7 +28,8 @@ impl Client {
         self.change_group(&Command::AddPeer { peer, address: address.to_owned() }).await
     }
 
-    /// Takes a leader process off the group, for good.
+    /// Takes a leader process off the group, for good. `Ok` means that the group has agreed on it; where it was the one that
+    /// leads, connections end a moment later, when another one does.
     pub async fn remove_peer(&mut self, peer: PeerId) -> Result<(), Error> {
         self.change_group(&Command::RemovePeer(peer)).await
     }

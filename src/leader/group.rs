@@ -39,7 +39,7 @@ fn millis(time: Duration) -> u64 {
 
 /// The group, as it is shown.
 fn view(status: Status) -> GroupView {
-    let Status { me, term, last, committed, applied, disk_late, led, peers, .. } = status;
+    let Status { me, term, last, committed, applied, disk_late, led, peers, removed, .. } = status;
     let led = led.map(|led| LedView { leads_since_ms: millis(led.since.elapsed()), why: led.why });
     let peer = |PeerStatus { id, address, role, matched, silent_for, refuses, .. }: PeerStatus| PeerView {
         id,
@@ -54,7 +54,7 @@ fn view(status: Status) -> GroupView {
     let mut peers: Vec<PeerView> = peers.into_iter().map(peer).collect();
     peers.sort_by_key(|peer| peer.id);
     let leader = peers.iter().find(|peer| peer.role == PeerRole::Leader).map(|peer| peer.id);
-    GroupView { me, term, leader, last, committed, applied, disk_late, peers }
+    GroupView { me, term, leader, last, committed, applied, disk_late, peers, removed }
 }
 
 fn alone() -> Refusal {
@@ -111,8 +111,15 @@ fn may_add(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId, address: 
     if voters.contains(&peer) {
         return bad(format!("there is a peer {peer} already"));
     }
+    if group.removed.contains(&peer) {
+        let used: BTreeSet<PeerId> = group.peers.iter().map(|known| known.id).chain(group.removed.clone()).collect();
+        let free = used.last().map_or(1, |last| last.saturating_add(1));
+        return bad(format!(
+            "peer {peer} was removed, and its number is not used again: take another one, as {free}, with an empty folder"
+        ));
+    }
     if let Some(known) = group.peers.iter().find(|known| known.id == peer && known.address != address) {
-        return bad(format!("peer {peer} was added as {}: PEER REMOVE {peer} first", known.address));
+        return bad(format!("peer {peer} was added as {}: PEER REMOVE {peer}, and add another number", known.address));
     }
     match group.peers.iter().find(|known| known.id != peer && known.address == address) {
         Some(known) => bad(format!("{address} is where peer {} is", known.id)),
@@ -120,13 +127,19 @@ fn may_add(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId, address: 
     }
 }
 
-/// Whether a peer may be removed: most of those that stay have to be there, or nothing could be agreed on any more.
-fn may_remove(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId) -> Result<(), Refusal> {
+/// Whether a peer may be removed: most of those that stay have to be there, or nothing could be agreed on any more. Of the
+/// one that leads: who is to lead then.
+fn may_remove(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId) -> Result<Option<PeerId>, Refusal> {
+    if group.removed.contains(&peer) {
+        return Err(Refusal::BadCommand(format!("peer {peer} was removed already")));
+    }
     if !group.peers.iter().any(|known| known.id == peer) {
         return Err(no_peer(group, peer));
     }
-    if peer == group.me {
-        return Err(Refusal::BadCommand(format!("peer {peer} leads: HANDOVER first")));
+    if voters.iter().all(|voter| *voter == peer) {
+        return Err(Refusal::BadCommand(format!(
+            "peer {peer} is the only one that has a vote, and a group has at least one: PEER ADD another one first"
+        )));
     }
     let is_here = |peer: &&PeerView| peer.role != PeerRole::Unreachable && peer.refuses.is_none();
     let stays = |id: PeerId| id != peer && voters.contains(&id);
@@ -136,7 +149,20 @@ fn may_remove(group: &GroupView, voters: &BTreeSet<PeerId>, peer: PeerId) -> Res
         let why = format!("of the {stay} peers that would stay {here} can be reached, which is no majority");
         return Err(unchanged(why));
     }
-    Ok(())
+    (peer == group.me).then(|| successor(group, None)).transpose()
+}
+
+/// What so many leaders do not bear, where that is less than one might think.
+pub(super) fn frail(leaders: usize) -> Option<String> {
+    match leaders {
+        1 => Some("with one leader nobody takes over while it is down".to_owned()),
+        _ if leaders.is_multiple_of(2) => Some(format!(
+            "with {leaders} leaders as few may fail as with {}: {} of them have to be up for any to lead",
+            leaders - 1,
+            leaders / 2 + 1
+        )),
+        _ => None,
+    }
 }
 
 impl Coordinator {
@@ -160,6 +186,12 @@ impl Coordinator {
     pub(super) fn hand_over(self: &Arc<Self>, to: Option<PeerId>) -> Result<(), Refusal> {
         let group = self.group()?.clone();
         let to = successor(&view(group.status()), to)?;
+        self.have_lead(group, to);
+        Ok(())
+    }
+
+    /// Lets this peer lead, when an answer that is due now has left.
+    fn have_lead(self: &Arc<Self>, group: Group<Replica>, to: PeerId) {
         let leader = self.clone();
         tracing::info!("peer {to} is to lead, by order");
         self.tasks.spawn(async move {
@@ -173,7 +205,6 @@ impl Coordinator {
                 Err(why) => tracing::warn!("peer {to} was to lead, by order, and does not: {why}"),
             }
         });
-        Ok(())
     }
 
     /// Takes a peer into the group. It votes as soon as it has nearly all of the log, which may take longer than the answer.
@@ -189,13 +220,22 @@ impl Coordinator {
             .await
     }
 
-    /// Takes a peer off the group.
+    /// Takes a peer off the group. The one that leads does it with itself as well: it leads until the answer has left, and
+    /// lets another one lead then, so that clients wait no longer than for any hand-over.
     pub(super) async fn remove_peer(self: &Arc<Self>, peer: PeerId) -> Result<(), Refusal> {
         let group = self.group()?.clone();
         let voters = group.leading().borrow().voters.clone();
-        may_remove(&view(group.status()), &voters, peer)?;
+        let next = may_remove(&view(group.status()), &voters, peer)?;
         let late = format!("the group has not agreed on it within {} s; PEERS says what it is", OUTCOME.as_secs());
-        self.change(late, format!("peer {peer} was removed, by order"), async move { group.remove(peer).await }).await
+        let frail = voters.contains(&peer).then(|| frail(voters.len() - 1)).flatten();
+        let leader = self.clone();
+        let remove = async move {
+            group.remove(peer).await?;
+            frail.into_iter().for_each(|what| tracing::warn!("{what}"));
+            next.into_iter().for_each(|next| leader.have_lead(group.clone(), next));
+            Ok(())
+        };
+        self.change(late, format!("peer {peer} was removed, by order"), remove).await
     }
 
     /// Carries out a change of the group, to its end even if its client has gone; not beyond this peer's time as the leader.

@@ -81,15 +81,17 @@ fn who_leads_next_is_who_could() {
 
 #[test]
 fn a_peer_is_added_once_and_where_nobody_is() {
-    let (group, voters) = group(vec![standby(2, 5000), peer(4, PeerRole::Learner, None)]);
+    let (mut group, voters) = group(vec![standby(2, 5000), peer(4, PeerRole::Learner, None)]);
+    group.removed = [3].into();
     let add = |peer, address| may_add(&group, &voters, peer, address).map_err(|why| why.to_string());
-    assert_eq!(add(3, "h3:5560"), Ok(()));
+    assert_eq!(add(5, "h5:5560"), Ok(()));
     assert_eq!(add(4, "h4:5560"), Ok(()), "it goes on");
     for (peer, address, part) in [
         (2, "h2:5560", "there is a peer 2 already"),
         (1, "x:1", "there is a peer 1 already"),
-        (4, "x:1", "peer 4 was added as h4:5560: PEER REMOVE 4 first"),
-        (3, "h2:5560", "h2:5560 is where peer 2 is"),
+        (4, "x:1", "peer 4 was added as h4:5560: PEER REMOVE 4, and add another number"),
+        (3, "h3:5560", "peer 3 was removed, and its number is not used again: take another one, as 5,"),
+        (5, "h2:5560", "h2:5560 is where peer 2 is"),
     ] {
         let why = add(peer, address).unwrap_err();
         assert!(why.contains(part), "{why}");
@@ -109,13 +111,31 @@ fn a_peer_is_removed_where_most_of_the_others_are_there() {
         // What has no vote is nobody's majority.
         (vec![standby(2, 5000), gone(3), learner.clone()], 4, ""),
         (vec![standby(2, 5000), gone(3), learner], 2, "which is no majority"),
-        (vec![standby(2, 5000)], 1, "peer 1 leads: HANDOVER first"),
+        // The one that leads, if there is one to lead then.
+        (vec![standby(2, 5000), standby(3, 5000)], 1, ""),
+        (vec![standby(2, 5000)], 1, ""),
+        (vec![standby(2, 3999)], 1, "peer 2 is 1001 entries behind; nothing was changed"),
+        (vec![standby(2, 5000), gone(3)], 1, "of the 2 peers that would stay 1 can be reached"),
+        (vec![], 1, "peer 1 is the only one that has a vote"),
+        (vec![peer(4, PeerRole::Learner, Some(5000))], 1, "peer 1 is the only one that has a vote"),
         (vec![standby(2, 5000)], 9, "there is no peer 9; peers: 1, 2"),
+        (vec![standby(2, 5000)], 7, "peer 7 was removed already"),
     ] {
-        let (group, voters) = group(others);
-        let why = may_remove(&group, &voters, removed).map_or_else(|why| why.to_string(), |()| String::new());
-        assert!(why.contains(part) && why.is_empty() == part.is_empty(), "{removed}: {why}");
+        let (mut group, voters) = group(others);
+        group.removed = [7].into();
+        match may_remove(&group, &voters, removed) {
+            Ok(next) => assert!(part.is_empty() && next.is_some() == (removed == 1), "{removed}: {next:?}"),
+            Err(why) => assert!(!part.is_empty() && why.to_string().contains(part), "{removed}: {why}"),
+        }
     }
+}
+
+#[test]
+fn it_is_said_what_so_many_leaders_do_not_bear() {
+    assert!(frail(1).unwrap().contains("nobody takes over"));
+    assert!(frail(2).unwrap().contains("as few may fail as with 1: 2 of them have to be up"));
+    assert!(frail(4).unwrap().contains("as few may fail as with 3: 3 of them have to be up"));
+    assert_eq!((frail(3), frail(5)), (None, None));
 }
 
 #[test]
@@ -144,9 +164,12 @@ fn the_group_is_told_as_one_line_of_json() {
             of(1, Role::Leader, Some(120), Some(Duration::ZERO)),
             of(2, Role::Standby, Some(118), Some(Duration::from_millis(40))),
         ],
+        removed: Default::default(),
     };
     let mut group = view(status);
     group.peers[0].led.iter_mut().for_each(|led| led.leads_since_ms = 7);
+    let removed = GroupView { removed: [9, 4].into(), ..group.clone() };
+    assert!(serde_json::to_string(&removed).unwrap().ends_with(r#"],"removed":[4,9]}"#));
     assert_eq!(
         serde_json::to_string(&group).unwrap(),
         r#"{"me":1,"term":5,"leader":1,"last":120,"committed":120,"applied":119,"peers":[{"id":1,"address":"h1:5560","role":"leader","matched":120,"silent_ms":0,"applied":119,"leads_since_ms":7,"why":"peer 3 did not answer"},{"id":2,"address":"h2:5560","role":"standby","matched":118,"silent_ms":40},{"id":3,"address":"h3:5560","role":"unreachable","matched":null,"silent_ms":null,"refuses":"another folder"}]}"#

@@ -26,8 +26,9 @@ use self::rewrite::Rewriter;
 pub use self::rewrite::Rewriting;
 pub(super) use self::rewrite::live_records;
 use crate::cluster::state::Event;
+use crate::durable::Folder;
 use crate::durable::executor::Executor;
-use crate::durable::record_log::{LogError, RecordLog};
+use crate::durable::record_log::{self, LogError, RecordLog};
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
@@ -159,6 +160,22 @@ impl Journal {
         }
         answer.await.map_err(|_| ended())?
     }
+}
+
+/// Puts a log of these records in the place of whatever has its name: at once or not at all, and on stable storage when it
+/// returns. Blocks.
+pub(super) fn replace(folder: &Arc<dyn Folder>, records: impl Iterator<Item = Vec<u8>>) -> Result<(), LogError> {
+    const MADE: &str = "mapping.log.made";
+    let failed = |source| LogError::Io { what: "replacing", file: LOG_FILE.to_owned(), source };
+    match folder.remove(MADE) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let none = &mut |_: u64, _: &[u8]| Ok(());
+    let opened =
+        RecordLog::open_with(folder.clone(), MADE, MAGIC, LONGEST, none, &|damage| record_log::judge(damage, false));
+    opened?.log.replace_with(records)?;
+    folder.rename(MADE, LOG_FILE).and_then(|()| folder.sync()).map_err(failed)
 }
 
 /// Ends when every [`Journal`] is gone, or when the log is beyond use.

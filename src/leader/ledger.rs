@@ -7,6 +7,7 @@ mod agreed;
 mod alone;
 mod entry;
 mod import;
+mod leave;
 mod replica;
 mod seen_time;
 
@@ -17,6 +18,7 @@ pub use self::agreed::Agreed;
 pub use self::alone::recover_alone;
 pub(super) use self::import::import;
 pub use self::import::{IMPORTED, is_to_import};
+pub use self::leave::leave_group;
 pub use self::replica::{Begins, Replica, Verdict};
 use super::journal::{Journal, NotLogged, Record, encode_event};
 use super::known::Known;

@@ -163,7 +163,9 @@ pub enum CannotStart {
     #[error("cannot use {0}: {1}; check that the folder can be written and the disk is not full")]
     Folder(String, #[source] io::Error),
     /// It is one of several.
-    #[error("{0} is that of one of several leaders: start it with --peer and --peers")]
+    #[error(
+        "{0} is that of one of several leaders: start it with --peer and --peers, or, if it is the last one of them and is to be the only leader, with --leave-group"
+    )]
     OfPeer(String),
     /// The log cannot be used.
     #[error("{0}")]

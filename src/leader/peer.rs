@@ -17,9 +17,11 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+pub(super) use self::founding::leave;
 use self::founding::{Opened, found, grow, open_folder, recover};
 pub use self::list::{Peers, Start};
 pub(super) use self::local::run_local;
+use super::group::frail;
 use super::http;
 use super::ledger::Replica;
 use super::process::{Listeners, Settings, Told, clients_for, runtime, serve, watch_certificates};
@@ -150,6 +152,7 @@ impl Peer {
             false,
         );
         say_ready(&format!("leader peer={} of {}", addresses.peer, peers.all.len()), false);
+        tokio::spawn(stop.needed("removal of this peer", end_when_removed(group.clone(), stop.clone())));
         tokio::spawn(stop.needed("growth of the group", grow(group.clone(), peers.clone(), metadata, stop.clone())));
         Ok(Self { group, replica, serves, stop: stop.clone(), _lock: lock })
     }
@@ -214,7 +217,7 @@ impl Peer {
         let why = self.group.status().led.map_or_else(String::new, |led| format!(": {}", led.why));
         tracing::info!("this peer leads (term {term}){why}");
         let tolerance = settings.tolerance.read()?;
-        around.spawn(watch_term(self.group.leading(), term, over.clone()));
+        around.spawn(watch_term(self.group.leading(), (self.group.me(), term), over.clone()));
         let inside = runtime()?;
         let listeners = listeners.again()?;
         let source = Source::Group(self.group.clone(), self.replica.clone());
@@ -304,11 +307,12 @@ fn compare(group: &Group<Replica>, peers: &Peers) {
 }
 
 /// Ends a time as the leader when its term is over.
-pub async fn watch_term(mut standing: watch::Receiver<Standing>, term: u64, over: Stop) {
+pub async fn watch_term(mut standing: watch::Receiver<Standing>, (me, term): (PeerId, u64), over: Stop) {
     let lost = async {
         let ended = standing.wait_for(|standing| standing.leads != Some(term)).await;
         ended.map(|standing| match &standing.leader {
             Some((leader, _)) => format!("peer {leader} leads"),
+            None if !standing.voters.contains(&me) => "it was removed from the group".to_owned(),
             None if standing.hangs => "the disk of its log hangs".to_owned(),
             None => "most of the others do not answer".to_owned(),
         })
@@ -343,13 +347,17 @@ fn bound(listeners: &Listeners) -> anyhow::Result<std::net::SocketAddr> {
 }
 
 fn say_members(peers: &Peers) {
-    let others = peers.all.len();
-    if others.is_multiple_of(2) {
-        tracing::warn!(
-            "with {others} leaders as few may fail as with {}: {} of them have to be up for any to lead",
-            others - 1,
-            others / 2 + 1
-        );
+    // Who is the only one means it.
+    if let Some(what) = frail(peers.all.len()).filter(|_| peers.all.len() > 1) {
+        tracing::warn!("{what}");
+    }
+}
+
+/// Ends a peer that was removed from its group: nobody calls it any more, and clients are better served elsewhere.
+async fn end_when_removed(group: Group<Replica>, stop: Stop) {
+    if let Some(what) = stop.unless(group.removed()).await {
+        tracing::warn!("{what}");
+        stop.request();
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Settings {
     pub rewrite_log_from: u64,
     /// The leader processes of which this is one; nothing: it is the only one.
     pub peers: Option<peer::Peers>,
+    /// The leader was of a group of which only it is left, and goes on as the only one.
+    pub leaves_group: bool,
     /// Child leaders to start, instead of being one; 0: none.
     pub local_peers: u32,
     /// Child nodes to start.
@@ -174,6 +176,9 @@ pub fn run(mut settings: Settings, events: EventRing) -> anyhow::Result<()> {
     settings.clients.limits.max_clients = clients_for(settings.clients.limits.max_clients, raise_file_limit());
     let tolerance = settings.tolerance.read()?;
     let listeners = Listeners::bind(&settings)?;
+    if settings.leaves_group {
+        peer::leave(&settings.data_dir)?;
+    }
     let stop = Stop::new();
     if settings.stop_with_stdin {
         watch_stdin(stop.clone());

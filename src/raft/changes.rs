@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep};
 
 use super::group::{Group, NotDone, matched};
@@ -12,6 +13,9 @@ use super::types::{Member, PeerId};
 
 /// How often it is looked whether a peer that is added has been reached.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether a change has got around in this process.
+const TOLD: Duration = Duration::from_millis(1);
 
 /// A peer that is added and refuses for so long will not think better of it.
 const REFUSED: Duration = Duration::from_secs(2);
@@ -47,13 +51,18 @@ impl<M> Group<M> {
         if metrics.membership_config.voter_ids().any(|voter| voter == peer) {
             return Err(NotDone(format!("there is a peer {peer} already")));
         }
+        if self.inner.machine.applied.lock().removed.contains(&peer) {
+            return Err(NotDone(format!("peer {peer} was removed, and its number is not used again")));
+        }
         let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let turn = self.turn().await?;
         let member = match metrics.membership_config.get_node(&peer) {
             Some(known) if known.address == address => known.clone(),
             Some(_) => return Err(NotDone(format!("there is a peer {peer} already, with another address"))),
             None => Member { address, folder: None },
         };
         let added = self.inner.raft.add_learner(peer, member, true).await.map_err(failed)?;
+        drop(turn);
         // While the log is short the engine takes one for up to date that it has never reached: its vote would be missing.
         loop {
             let now = self.metrics();
@@ -65,25 +74,42 @@ impl<M> Group<M> {
             }
             sleep(LOOK).await;
         }
+        let _turn = self.turn().await?;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([peer]));
         self.inner.raft.change_membership(voters, true).await.map(drop).map_err(failed)
     }
 
-    /// Removes a peer for good. Only who leads can, and not itself: it hands over first.
+    /// Removes a peer for good. Only who leads can, and itself too: it leads on for a moment when the others have agreed
+    /// on it, in which it is to hand over ([`Group::hand_over`]), and takes no part after that.
     pub async fn remove(&self, peer: PeerId) -> Result<(), NotDone> {
-        if peer == self.inner.settings.me {
-            return Err(NotDone("a peer that leads does not remove itself: hand over first".to_owned()));
-        }
         let failed = |error: RaftError<_, ClientWriteError<_>>| NotDone(error.to_string());
+        let _turn = self.turn().await?;
         let metrics = self.metrics();
         if metrics.membership_config.get_node(&peer).is_none() {
             return Err(NotDone(format!("there is no peer {peer}")));
+        }
+        if metrics.membership_config.voter_ids().all(|voter| voter == peer) {
+            return Err(NotDone(format!("peer {peer} is the only one that has a vote")));
         }
         let one = BTreeSet::from([peer]);
         let change = match metrics.membership_config.voter_ids().any(|voter| voter == peer) {
             true => ChangeMembers::RemoveVoters(one),
             false => ChangeMembers::RemoveNodes(one),
         };
-        self.inner.raft.change_membership(change, false).await.map(drop).map_err(failed)
+        self.inner.raft.change_membership(change, false).await.map_err(failed)?;
+        // Whose turn comes next has to see it.
+        while self.metrics().membership_config.get_node(&peer).is_some() {
+            sleep(TOLD).await;
+        }
+        Ok(())
+    }
+
+    /// The right to change who the peers are, which a leader that was removed has no more.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, NotDone> {
+        let turn = self.inner.changing.lock().await;
+        match self.metrics().membership_config.get_node(&self.inner.settings.me) {
+            Some(_) => Ok(turn),
+            None => Err(NotDone("this peer was removed, and another one is about to lead".to_owned())),
+        }
     }
 }

@@ -23,7 +23,7 @@ use super::network::PeerNetwork;
 use super::port::Port;
 use super::start::{self, NotOpened};
 use super::types::{Member, Metrics, Payload, PeerId};
-use super::{Addresses, Machine, Raft, Settings};
+use super::{Addresses, Machine, Raft, Settings, removed};
 use crate::durable::Folder;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
@@ -151,6 +151,8 @@ pub struct Status {
     pub led: Option<Led>,
     /// All peers.
     pub peers: Vec<PeerStatus>,
+    /// Numbers of peers that were removed, as far as this peer has applied the log. They are not used again.
+    pub removed: BTreeSet<PeerId>,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,11 @@ pub(super) struct Inner {
     pub(super) port: Port,
     /// Where the engine's tasks run.
     pub(super) runtime: Handle,
+    /// Held by whoever changes who the peers are. The engine takes it for a bug of its own if a leader that has just been
+    /// removed begins another change.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// This peer is none of the group any more.
+    pub(super) removed: CancellationToken,
     /// Nothing is to be done any more.
     pub(super) closed: CancellationToken,
     /// Nothing is done any more: the thread may end.
@@ -302,7 +309,8 @@ impl<M> Group<M> {
         self.inner.raft.metrics().borrow_watched().clone()
     }
 
-    /// Lets another peer lead: this one, or the one that has most of the log. Who leads then.
+    /// Lets another peer lead: this one, or the one that has most of the log. Who leads then; of a peer that was removed: who
+    /// was told to, and has all that it needs for it.
     pub async fn hand_over(&self, to: Option<PeerId>) -> Result<PeerId, NotDone> {
         let metrics = self.metrics();
         let me = self.inner.settings.me;
@@ -317,13 +325,21 @@ impl<M> Group<M> {
         if !voters.contains(&to) {
             return Err(NotDone(format!("peer {to} has no vote, or leads already")));
         }
-        let inner = &self.inner;
+        let failed = |error: openraft::errors::Fatal<_>| NotDone(error.to_string());
+        let is_removed = metrics.membership_config.get_node(&me).is_none();
+        let trigger = self.inner.raft.trigger();
         let handed = async {
-            inner.raft.trigger().transfer_leader(to).await.map_err(|error| NotDone(error.to_string()))?;
+            trigger.transfer_leader(to).await.map_err(failed)?;
             loop {
                 let now = self.metrics();
                 match now.current_leader {
                     Some(leader) if leader != me => return Ok(leader),
+                    // It is asked for no vote, and would not see that another one leads.
+                    _ if is_removed && removed::has_handed_over(&now, to) => {
+                        let seen = (Some(now.vote), now.membership_config.log_id().clone());
+                        trigger.refresh_server_state(seen.0, seen.1).await.map_err(failed)?;
+                        return Ok(to);
+                    }
                     _ => sleep(Duration::from_millis(5)).await,
                 }
             }
@@ -368,7 +384,14 @@ impl<M> Group<M> {
             disk_late: inner.pulse.late(),
             led: inner.led.lock().clone().filter(|led| standing.leads == Some(led.term)),
             peers: metrics.membership_config.nodes().map(peer).collect(),
+            removed: inner.machine.applied.lock().removed.clone(),
         }
+    }
+
+    /// Returns when this peer has been removed from its group, and says what that means.
+    pub async fn removed(&self) -> &'static str {
+        self.inner.removed.cancelled().await;
+        removed::END
     }
 
     /// What answers other peers, for a network of one's own.

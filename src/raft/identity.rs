@@ -37,11 +37,21 @@ pub(super) struct Identity {
     seen: Lock<Seen>,
 }
 
-#[derive(Debug, Default)]
-struct Seen {
+/// What of it changes, and is in the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Kept {
     group: Option<Uuid>,
     /// It was told to go on alone, and has not been started without being told to since.
     alone: bool,
+    /// It was removed from its group.
+    removed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    kept: Kept,
+    /// A peer has said that this one was removed.
+    told_removed: bool,
     /// As the log (or a snapshot) says.
     members: BTreeMap<PeerId, Member>,
     /// As they said themselves.
@@ -64,7 +74,7 @@ impl Identity {
         has_state: bool,
     ) -> Result<Self, String> {
         let path = disk.path().join(FILE).display().to_string();
-        let (folder, group, alone) = match small::read(&*disk, FILE, MAGIC)? {
+        let (folder, kept) = match small::read(&*disk, FILE, MAGIC)? {
             Some(content) => {
                 let bad = |why: String| format!("{path} makes no sense: {why}");
                 let read = proto::Identity::decode(&*content).map_err(|error| bad(error.to_string()))?;
@@ -75,7 +85,8 @@ impl Identity {
                     ));
                 }
                 let folder = convert::read_uuid(&read.folder).map_err(bad)?.ok_or_else(|| bad("no id".to_owned()))?;
-                (folder, convert::read_uuid(&read.group).map_err(bad)?, read.alone)
+                let group = convert::read_uuid(&read.group).map_err(bad)?;
+                (folder, Kept { group, alone: read.alone, removed: read.removed })
             }
             None if has_state => {
                 return Err(format!(
@@ -84,55 +95,68 @@ impl Identity {
             }
             None => {
                 let folder = Uuid::random(&mut fastrand::Rng::new());
-                save(&*disk, me, folder, (None, false)).map_err(|error| format!("writing {path} failed: {error}"))?;
-                (folder, None, false)
+                let kept = Kept::default();
+                save(&*disk, me, folder, kept).map_err(|error| format!("writing {path} failed: {error}"))?;
+                (folder, kept)
             }
         };
-        let seen = Seen { group, alone, ..Seen::default() };
+        let seen = Seen { kept, ..Seen::default() };
         Ok(Self { disk, me, folder, addresses, writing: Lock::new(()), seen: Lock::new(seen) })
     }
 
+    /// The group that the folder is of, once it is of one.
     pub(super) fn group(&self) -> Option<Uuid> {
-        self.seen.lock().group
+        self.seen.lock().kept.group
     }
 
     /// Belongs to this group from now on; on stable storage when it returns. For good: another group is refused then.
     pub(super) fn join(&self, group: Uuid) -> io::Result<()> {
-        self.keep(|own, alone| (own.or(Some(group)), alone))
+        self.keep(|kept| Kept { group: kept.group.or(Some(group)), ..kept })
     }
 
     /// Whether it was told to go on alone, and has not been started without being told to since.
     pub(super) fn is_alone(&self) -> bool {
-        self.seen.lock().alone
+        self.seen.lock().kept.alone
     }
 
     /// Belongs to a new group, whatever it was of.
     pub(super) fn begin_anew(&self, group: Uuid) -> io::Result<()> {
-        self.keep(|_, _| (Some(group), false))
+        self.keep(|_| Kept { group: Some(group), ..Kept::default() })
     }
 
     /// All that is needed to go on alone is there.
     pub(super) fn note_alone(&self) -> io::Result<()> {
-        self.keep(|group, _| (group, true))
+        self.keep(|kept| Kept { alone: true, ..kept })
     }
 
     /// It was started without being told to be alone.
     pub(super) fn forget_alone(&self) -> io::Result<()> {
-        self.keep(|group, _| (group, false))
+        self.keep(|kept| Kept { alone: false, ..kept })
     }
 
-    /// Changes its group, and whether it was told to go on alone; on stable storage when it returns.
-    fn keep(&self, change: impl FnOnce(Option<Uuid>, bool) -> (Option<Uuid>, bool)) -> io::Result<()> {
+    /// Whether it was removed from its group, as its folder says.
+    pub(super) fn is_removed(&self) -> bool {
+        self.seen.lock().kept.removed
+    }
+
+    /// Whether another peer has said that this one was removed.
+    pub(super) fn was_told_removed(&self) -> bool {
+        self.seen.lock().told_removed
+    }
+
+    /// It was removed from its group, for good.
+    pub(super) fn note_removed(&self) -> io::Result<()> {
+        self.keep(|kept| Kept { removed: true, ..kept })
+    }
+
+    /// Changes what is in the file; on stable storage when it returns.
+    fn keep(&self, change: impl FnOnce(Kept) -> Kept) -> io::Result<()> {
         let _turn = self.writing.lock();
-        let before = {
-            let seen = self.seen.lock();
-            (seen.group, seen.alone)
-        };
-        let after = change(before.0, before.1);
+        let before = self.seen.lock().kept;
+        let after = change(before);
         if after != before {
             save(&*self.disk, self.me, self.folder, after)?;
-            let mut seen = self.seen.lock();
-            (seen.group, seen.alone) = after;
+            self.seen.lock().kept = after;
         }
         Ok(())
     }
@@ -152,7 +176,7 @@ impl Identity {
         let seen = self.seen.lock();
         proto::Envelope {
             format: FORMAT,
-            group: convert::uuid(seen.group),
+            group: convert::uuid(seen.kept.group),
             from: self.me,
             to,
             folder: convert::uuid(Some(self.folder)),
@@ -182,7 +206,7 @@ impl Identity {
             return Err(forgotten(self.me));
         }
         let mut seen = self.seen.lock();
-        if seen.group.is_some_and(|own| own != group) {
+        if seen.kept.group.is_some_and(|own| own != group) {
             return Err(format!("peer {from} belongs to another group of leaders: check --peers"));
         }
         if seen.folder_of(from).is_some_and(|known| known != folder) {
@@ -198,6 +222,10 @@ impl Identity {
         let mut seen = self.seen.lock();
         if seen.folder_of(by).is_some_and(|known| known != folder) {
             return Err(seen.refuse(by, forgotten(by)));
+        }
+        if response.removed {
+            seen.told_removed = true;
+            return Err(format!("peer {by} says that this peer was removed"));
         }
         if !response.refused.is_empty() {
             let why = response.refused.chars().filter(|c| !c.is_control()).take(300).collect();
@@ -303,14 +331,23 @@ impl Seen {
     }
 }
 
+/// Whose a folder is, if it is any peer's.
+pub(super) fn peer_of(disk: &dyn Folder) -> Result<Option<PeerId>, String> {
+    let Some(content) = small::read(disk, FILE, MAGIC)? else { return Ok(None) };
+    let read = proto::Identity::decode(&*content);
+    let bad = |error| format!("{} makes no sense: {error}", disk.path().join(FILE).display());
+    read.map(|read| Some(read.peer)).map_err(bad)
+}
+
 fn forgotten(peer: PeerId) -> String {
     format!(
         "peer {peer} came with another folder: it has forgotten its vote; give it its folder back, or remove it and add a peer of a new number"
     )
 }
 
-fn save(disk: &dyn Folder, me: PeerId, folder: Uuid, (group, alone): (Option<Uuid>, bool)) -> io::Result<()> {
-    let identity =
-        proto::Identity { group: convert::uuid(group), peer: me, folder: convert::uuid(Some(folder)), alone };
+fn save(disk: &dyn Folder, me: PeerId, folder: Uuid, kept: Kept) -> io::Result<()> {
+    let Kept { group, alone, removed } = kept;
+    let (group, folder) = (convert::uuid(group), convert::uuid(Some(folder)));
+    let identity = proto::Identity { group, peer: me, folder, alone, removed };
     small::write(disk, FILE, MAGIC, &identity.encode_to_vec())
 }

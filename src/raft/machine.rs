@@ -5,6 +5,7 @@
 //! the live machine.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::log::Log;
 use super::snapshot::{self, Snapshot, Snapshots};
-use super::types::{Boxed, Entry, EntryPayload, LogId, StoredMembership, Types};
+use super::types::{Boxed, Entry, EntryPayload, LogId, Membership, PeerId, StoredMembership, Types};
 use super::{Fold, Machine};
 use crate::durable::executor::Executor;
 use crate::lock::Lock;
@@ -61,6 +62,24 @@ impl<M: Machine> AnyMachine for M {
 pub(super) struct Applied {
     pub(super) last: Option<LogId>,
     pub(super) members: StoredMembership,
+    /// Peers that were members once. Their numbers are not used again.
+    pub(super) removed: BTreeSet<PeerId>,
+}
+
+impl Applied {
+    /// What a snapshot says.
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let Snapshot { last, members, removed, .. } = snapshot;
+        Self { last: Some(*last), members: members.clone(), removed: removed.clone() }
+    }
+
+    /// Takes up who the peers are from this place in the log on.
+    pub(super) fn take_members(&mut self, at: LogId, members: Membership) {
+        self.removed.extend(self.members.membership().nodes().map(|(peer, _)| *peer));
+        // A build that knows nothing of numbers that were used may have given one again.
+        self.removed.retain(|peer| members.get_node(peer).is_none());
+        self.members = StoredMembership::new(Some(at), members);
+    }
 }
 
 /// The machine with what belongs to it; clones are the same.
@@ -93,7 +112,7 @@ impl StateMachine {
         self.machine.restore(&mut records)?;
         // A machine may stop early; a file that is not whole must not pass for that.
         records.try_for_each(|record| record.map(drop))?;
-        *self.applied.lock() = Applied { last: Some(snapshot.last), members: snapshot.members.clone() };
+        *self.applied.lock() = Applied::of(snapshot);
         Ok(())
     }
 
@@ -132,7 +151,7 @@ impl RaftStateMachine<Types> for StateMachine {
                 let mut applied = self.applied.lock();
                 applied.last = Some(entry.log_id);
                 if let EntryPayload::Membership(members) = entry.payload {
-                    applied.members = StoredMembership::new(Some(entry.log_id), members);
+                    applied.take_members(entry.log_id, members);
                 }
             }
             if let Some(responder) = responder {
@@ -209,7 +228,7 @@ pub(super) fn build(machine: &StateMachine, log: &Log) -> Result<bool, String> {
     replay(&mut *fold, before.as_deref(), entries.iter())?;
     drop(entries);
     let folder = &*machine.snapshots.folder;
-    let made = snapshot::write(folder, MADE, (last, &applied.members), &mut fold.records());
+    let made = snapshot::write(folder, MADE, (last, &applied.members, &applied.removed), &mut fold.records());
     let made = made.map_err(|error| format!("writing a snapshot failed: {error}"))?;
     machine.snapshots.put(Arc::new(made)).map_err(|error| format!("naming a snapshot failed: {error}"))?;
     Ok(true)

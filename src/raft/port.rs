@@ -33,6 +33,19 @@ pub struct Port {
     pub(super) closed: CancellationToken,
 }
 
+/// Why nothing was done.
+struct Refused {
+    why: String,
+    /// Who asked is none of the group any more.
+    removed: bool,
+}
+
+impl<T: Into<String>> From<T> for Refused {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), removed: false }
+    }
+}
+
 impl Port {
     /// Answers one message.
     pub async fn answer(&self, request: Request) -> Response {
@@ -46,24 +59,37 @@ impl Port {
         self.response(answer)
     }
 
-    async fn unless_closed(&self, answer: impl Future<Output = Result<Answer, String>>) -> Result<Answer, String> {
+    async fn unless_closed(&self, answer: impl Future<Output = Result<Answer, Refused>>) -> Result<Answer, Refused> {
         tokio::select! {
             biased;
-            () = self.closed.cancelled() => Err("this peer ends".to_owned()),
+            () = self.closed.cancelled() => Err(Refused::from("this peer ends")),
             answer = answer => answer,
         }
     }
 
-    fn response(&self, answer: Result<Answer, String>) -> Response {
+    fn response(&self, answer: Result<Answer, Refused>) -> Response {
         let folder = convert::uuid(Some(self.identity.folder));
         match answer {
-            Ok(body) => Response { folder, refused: String::new(), body: Some(body) },
-            Err(refused) => Response { folder, refused, body: None },
+            Ok(body) => Response { folder, body: Some(body), ..Response::default() },
+            Err(Refused { why, removed }) => Response { folder, refused: why, removed, body: None },
         }
     }
 
-    async fn try_answer(&self, request: Request) -> Result<Answer, String> {
+    /// Whether the group still has this peer, which asks to be elected, or just that.
+    fn is_member(&self, from: PeerId) -> Result<(), Refused> {
+        let is_removed = self.machine.applied.lock().removed.contains(&from);
+        match is_removed {
+            true => Err(Refused { why: format!("peer {from} was removed from this group"), removed: true }),
+            false => Ok(()),
+        }
+    }
+
+    async fn try_answer(&self, request: Request) -> Result<Answer, Refused> {
         let (from, group) = self.identity.admit(request.envelope.as_ref())?;
+        // One that led when it was removed has yet to send the rest, and to hand over.
+        if !matches!(request.body, Some(Body::Append(_) | Body::HandOver(_))) {
+            self.is_member(from)?;
+        }
         let body = request.body.ok_or("a message that asks nothing")?;
         let dead = |error: &dyn std::fmt::Display| format!("this peer does not work: {error}");
         match body {
@@ -139,7 +165,7 @@ impl Port {
     async fn try_snapshot(
         &self,
         mut parts: impl Stream<Item = io::Result<SnapshotPart>> + Send + Unpin,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Refused> {
         let first = parts.next().await.ok_or("a snapshot of nothing")?.map_err(|error| error.to_string())?;
         let (from, group) = self.identity.admit(first.envelope.as_ref())?;
         let vote = convert::leaders_vote(first.vote.as_ref())?;
@@ -155,7 +181,7 @@ impl Port {
             Err(error) => {
                 let (folder, machine) = (self.machine.snapshots.folder.clone(), &self.machine);
                 let _ = machine.executor.run(move || snapshot::clear(&*folder, &name)).await;
-                return Err(format!("the snapshot was not taken: {error}"));
+                return Err(format!("the snapshot was not taken: {error}").into());
             }
         };
         let engine = alias::SnapshotOf::<Types, _> { meta: meta(&snapshot), snapshot };

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::machine::Applied;
 use super::start::{self, Read};
-use super::types::{LeaderId, LogId, Member, Membership, StoredMembership, Vote};
+use super::types::{EntryPayload, LeaderId, LogId, Member, Membership, StoredMembership, Vote};
 use super::{Fold, Settings, log, machine, snapshot};
 use crate::durable::Folder;
 use crate::types::Uuid;
@@ -38,8 +39,8 @@ pub fn recover_alone<F: Fold>(
     }
     let before = snapshots.current();
     let covered = before.as_ref().map(|before| before.last.index);
-    let rest = opened.memory.entries.iter().filter(|entry| Some(entry.log_id.index) > covered);
-    machine::replay(&mut fold, before.as_deref(), rest)?;
+    let rest = || opened.memory.entries.iter().filter(|entry| Some(entry.log_id.index) > covered);
+    machine::replay(&mut fold, before.as_deref(), rest())?;
     finish(&mut fold)?;
     let last = opened.memory.last().ok_or("the log of this peer is empty: there is nothing to go on with")?;
     let voted = opened.memory.vote.map_or(0, |vote| vote.leader_id.term);
@@ -51,7 +52,13 @@ pub fn recover_alone<F: Fold>(
     let failed = |what: &'static str| move |error: std::io::Error| format!("{what} failed: {error}; try it again");
     identity.begin_anew(Uuid::random(&mut fastrand::Rng::new())).map_err(failed("writing the new group"))?;
     log::write_vote(&**folder, &Vote::new(leader.term, settings.me)).map_err(failed("writing the vote"))?;
-    let made = snapshot::write(&**folder, MADE, (at, &alone), &mut fold.records());
+    let mut known = before.as_deref().map(Applied::of).unwrap_or_default();
+    for entry in rest() {
+        if let EntryPayload::Membership(members) = &entry.payload {
+            known.take_members(entry.log_id, members.clone());
+        }
+    }
+    let made = snapshot::write(&**folder, MADE, (at, &alone, &known.removed), &mut fold.records());
     let made = made.map_err(failed("writing what goes on"))?;
     snapshots.put(Arc::new(made)).map_err(failed("naming what goes on"))?;
     identity.note_alone().map_err(failed("writing that it is done"))?;

@@ -5,12 +5,13 @@
 //! the head (what the snapshot covers), records of the machine, and the end with their count. Nothing is taken from a
 //! file whose end is not there. A snapshot is written beside the last one, synced, and then named over it.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::types::{LogId, StoredMembership};
+use super::types::{LogId, PeerId, StoredMembership};
 use super::{convert, proto};
 use crate::durable::{DiskFile, Folder};
 use crate::lock::Lock;
@@ -36,6 +37,8 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Snapshot {
     pub(super) last: LogId,
     pub(super) members: StoredMembership,
+    /// Peers that were removed before it was made.
+    pub(super) removed: BTreeSet<PeerId>,
     pub(super) file: Box<dyn DiskFile>,
     pub(super) length: u64,
     /// The name that it was written under.
@@ -121,7 +124,8 @@ impl Snapshot {
         let last = head.last.as_ref().map(convert::read_log_id).ok_or_else(|| damaged(&path(), HEADER))?;
         let members = convert::read_membership(&head.members.unwrap_or_default()).map_err(io::Error::other)?;
         let members = StoredMembership::new(head.members_at.as_ref().map(convert::read_log_id), members);
-        Ok(Self { last, members, file, length, name: name.to_owned(), records_at })
+        let removed = head.removed.into_iter().collect();
+        Ok(Self { last, members, removed, file, length, name: name.to_owned(), records_at })
     }
 
     /// The machine's records, in order; the last item is an error if the file is not whole.
@@ -188,16 +192,19 @@ impl Iterator for Records<'_> {
     }
 }
 
+/// What a snapshot covers: up to where, who the peers are there, and who were removed before.
+pub(super) type Covers<'a> = (LogId, &'a StoredMembership, &'a BTreeSet<PeerId>);
+
 /// Writes a snapshot that is to become the newest by [`Snapshots::put`]; synced when this returns.
 pub(super) fn write(
     folder: &dyn Folder,
     name: &str,
-    (last, members): (LogId, &StoredMembership),
+    covers: Covers<'_>,
     records: &mut dyn Iterator<Item = Vec<u8>>,
 ) -> io::Result<Snapshot> {
     clear(folder, name)?;
     let mut writer = Writer { file: folder.create_new(name)?, buffer: Vec::with_capacity(CHUNK), written: 0 };
-    let written = writer.all(last, members, records);
+    let written = writer.all(covers, records);
     if let Err(error) = written {
         drop(writer);
         let _ = folder.remove(name);
@@ -223,8 +230,7 @@ struct Writer {
 impl Writer {
     fn all(
         &mut self,
-        last: LogId,
-        members: &StoredMembership,
+        (last, members, removed): Covers<'_>,
         records: &mut dyn Iterator<Item = Vec<u8>>,
     ) -> io::Result<()> {
         self.buffer.extend(MAGIC);
@@ -234,6 +240,7 @@ impl Writer {
             last: Some(convert::log_id(&last)),
             members: Some(convert::membership(members.membership())),
             members_at: members.log_id().as_ref().map(convert::log_id),
+            removed: removed.iter().copied().collect(),
         };
         self.push(HEAD, &head.encode_to_vec())?;
         let mut count = 0_u64;

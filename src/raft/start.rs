@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{Config, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::machine::{AnyMachine, Applied, StateMachine};
 use super::network::{Factory, PeerNetwork};
 use super::port::Port;
 use super::snapshot::Snapshots;
-use super::{Raft, Runtime, Settings, upkeep};
+use super::{Raft, Runtime, Settings, removed, upkeep};
 use crate::durable::Folder;
 use crate::durable::executor::Executor;
 use crate::lock::Lock;
@@ -84,7 +84,7 @@ fn restore(snapshots: &Snapshots, machine: &dyn AnyMachine) -> Result<Applied, S
     let Some(snapshot) = snapshots.current() else { return Ok(Applied::default()) };
     let taken = machine.restore(&mut snapshot.records());
     taken.map_err(|error| format!("reading the snapshot failed: {error}"))?;
-    Ok(Applied { last: Some(snapshot.last), members: snapshot.members.clone() })
+    Ok(Applied::of(&snapshot))
 }
 
 /// Opens a peer's folder and starts its tasks.
@@ -135,6 +135,9 @@ async fn run(
         let settings = settings.clone();
         move || {
             let read = read(&settings, &folder)?;
+            if read.identity.is_removed() {
+                return Err(removed::END.to_owned());
+            }
             if !settings.recovers {
                 let forgotten = read.identity.forget_alone();
                 forgotten.map_err(|error| format!("writing whose the folder is failed: {error}"))?;
@@ -154,7 +157,7 @@ async fn run(
         executor: executor.clone(),
         stop: stop.clone(),
     };
-    let factory = Factory { network, identity: identity.clone(), executor };
+    let factory = Factory { network: network.clone(), identity: identity.clone(), executor };
     let config = config(&settings).map_err(NotOpened)?;
     let raft = Raft::new(settings.me, Arc::new(config), factory, log.clone(), machine.clone()).await;
     let raft = raft.map_err(|error| NotOpened(error.to_string()))?;
@@ -168,7 +171,7 @@ async fn run(
         incoming: Arc::default(),
         closed: CancellationToken::new(),
     };
-    let (closed, ended) = (port.closed.clone(), CancellationToken::new());
+    let (closed, ended, removed) = (port.closed.clone(), CancellationToken::new(), CancellationToken::new());
     let inner = Arc::new(Inner {
         settings,
         raft,
@@ -182,10 +185,12 @@ async fn run(
         confirms,
         port,
         runtime: Handle::current(),
+        changing: tokio::sync::Mutex::default(),
+        removed,
         closed,
         ended,
     });
-    upkeep::start(&inner, standing, asked, &stop);
+    upkeep::start(&inner, standing, asked, network, &stop);
     Ok(inner)
 }
 
@@ -204,6 +209,8 @@ fn config(settings: &Settings) -> Result<Config, String> {
         enable_pre_vote: Some(true),
         // At a founding, and after a start, the others are there in a moment.
         backoff: "20ms,40ms,80ms..500ms".to_owned(),
+        // One that was removed hands over by itself: see `Group::remove`. This is for where it cannot.
+        removed_leader_step_down: StepDownPolicy::After(millis(removed::LEADS_ON)),
         // A leader sends entries before its own disk has them. One that comes back having lost them must not go on in
         // its old term, where it would give their places to others.
         enable_leader_restore: Some(seeded::active(Bug::PeerGoesOnInItsTerm)),

@@ -4,6 +4,7 @@ mod alone;
 mod disks;
 mod folders;
 mod groups;
+mod members;
 mod random;
 mod real;
 mod snapshots;

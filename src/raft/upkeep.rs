@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::{Inner, NotConfirmed, Reign, Standing};
 use super::led::{Before, Look};
-use super::machine;
+use super::network::PeerNetwork;
 use super::types::{Metrics, PeerId};
+use super::{machine, removed};
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 
@@ -38,6 +39,7 @@ pub(super) fn start(
     inner: &Arc<Inner>,
     standing: watch::Sender<Standing>,
     asked: mpsc::UnboundedReceiver<Asked>,
+    network: Arc<dyn PeerNetwork>,
     stop: &Stop,
 ) {
     let until_closed = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
@@ -54,6 +56,7 @@ pub(super) fn start(
     tokio::spawn(stop.needed("raft-watch", until_closed(Box::pin(watching))));
     tokio::spawn(stop.needed("raft-confirm", until_closed(Box::pin(confirm(inner.clone(), asked)))));
     tokio::spawn(stop.needed("raft-snapshot", until_closed(Box::pin(make_snapshots(inner.clone())))));
+    tokio::spawn(stop.needed("raft-removed", until_closed(Box::pin(removed::watch(inner.clone(), network)))));
     tokio::spawn(stop.needed("raft-folders", until_closed(Box::pin(learn_folders(inner.clone())))));
 }
 
@@ -238,10 +241,12 @@ async fn learn_folders(inner: Arc<Inner>) {
         if inner.standing.borrow().leads.is_none() {
             continue;
         }
+        let _turn = inner.changing.lock().await;
         let metrics = inner.raft.metrics().borrow_watched().clone();
         let members = metrics.membership_config.membership();
         let unlogged = inner.identity.unlogged(members);
-        if unlogged.is_empty() || members.get_joint_config().len() != 1 {
+        let is_member = members.get_node(&inner.settings.me).is_some();
+        if unlogged.is_empty() || members.get_joint_config().len() != 1 || !is_member {
             continue;
         }
         let known: Vec<PeerId> = unlogged.keys().copied().collect();

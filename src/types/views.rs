@@ -1,5 +1,6 @@
 //! What screens, plain lines, STATUS and the web page show, as plain values.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -235,6 +236,9 @@ pub struct GroupView {
     pub disk_late: Duration,
     /// All peers, ascending by number.
     pub peers: Vec<PeerView>,
+    /// Numbers of peers that were removed, which are not used again.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub removed: BTreeSet<PeerId>,
 }
 
 impl GroupView {

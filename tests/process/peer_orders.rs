@@ -8,7 +8,7 @@ use crate::support::{Wire, code, eventually, eventually_same, folder, mapping, t
 use crate::tools::group::Group;
 
 /// What PEERS says, as soon as somebody answers who leads.
-fn peers(group: &Group, via: usize) -> Value {
+pub(crate) fn peers(group: &Group, via: usize) -> Value {
     eventually("PEERS", || {
         let said: Option<Value> = serde_json::from_str(&group.ask(via, "PEERS")?).ok();
         said.filter(|said| said["leader"].is_u64())
@@ -16,7 +16,7 @@ fn peers(group: &Group, via: usize) -> Value {
 }
 
 /// The peer that leads.
-fn leader(group: &Group, via: usize) -> usize {
+pub(crate) fn leader(group: &Group, via: usize) -> usize {
     peers(group, via)["leader"].as_u64().unwrap() as usize
 }
 
@@ -31,7 +31,7 @@ fn is_away(group: &Group, via: usize, peer: usize) -> bool {
 }
 
 /// Waits until all peers follow the one that leads.
-fn all_follow(group: &Group, via: usize) -> usize {
+pub(crate) fn all_follow(group: &Group, via: usize) -> usize {
     eventually("all peers", || {
         let now = peers(group, via);
         let follows = |peer: &Value| {
@@ -121,11 +121,10 @@ fn a_peer_is_added_and_others_are_removed_as_long_as_most_stay() {
     assert!(!is_away(&group, first, added));
     assert_eq!(roles(&group, added).len(), 4);
     tells(&group.ask(1, &order).unwrap(), &["ERROR BAD_COMMAND", &format!("there is a peer {added} already")]);
-    // One that is away is taken off; the one that leads is not.
+    // One that is away is taken off.
     group.kill_peer(gone);
     eventually("it is away", || is_away(&group, added, gone).then_some(()));
     tells(&group.ask(first, &format!("HANDOVER {gone}")).unwrap(), &["ERROR UNAVAILABLE", "cannot be reached"]);
-    tells(&group.ask(first, &format!("PEER REMOVE {first}")).unwrap(), &["ERROR BAD_COMMAND", "HANDOVER first"]);
     assert_eq!(group.ask(first, &format!("PEER REMOVE {gone}")).as_deref(), Some("OK"));
     let left: Vec<u64> = roles(&group, added).into_iter().map(|(peer, _)| peer).collect();
     assert!(left.len() == 3 && !left.contains(&(gone as u64)), "{left:?}");
@@ -139,6 +138,61 @@ fn a_peer_is_added_and_others_are_removed_as_long_as_most_stay() {
     assert_eq!(group.ask(first, &format!("HANDOVER {added}")).as_deref(), Some("OK"));
     eventually("the added one leads", || (leader(&group, first) == added).then_some(()));
     assert_eq!(insist(&group, first, "GET id"), "VALUE 2");
+}
+
+#[test]
+fn the_one_that_leads_is_removed_until_one_is_left_and_no_number_comes_back() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 2);
+    assert_eq!(insist(&group, 1, "SET id 1"), "OK");
+    let first = all_follow(&group, 1);
+    let [second, third] = others(&group, first)[..] else { unreachable!() };
+    // Asked for at one that passes it on: the answer comes back, and another one leads.
+    assert_eq!(group.ask(second, &format!("PEER REMOVE {first}")).as_deref(), Some("OK"));
+    let line = group.ends_well(first);
+    tells(&line, &["was removed from its group of leaders, by order", "PEER ADD a number that was never used"]);
+    tells(&group.said(first), &["with 2 leaders as few may fail as with 1: 2 of them have to be up"]);
+    assert_eq!(insist(&group, second, "SET id 2"), "OK");
+    let next = leader(&group, second);
+    assert_eq!(peers(&group, third)["peers"][usize::from(next == third)]["why"], format!("peer {first} handed over"));
+    assert_eq!(peers(&group, third)["removed"], serde_json::json!([first]));
+    // Its folder is refused, and its number, with another folder too.
+    group.start_peer(first, &[]);
+    tells(&group.ends(first), &["was removed from its group of leaders"]);
+    let order = format!("PEER ADD {first} {}", group.peer(first));
+    tells(&group.ask(next, &order).unwrap(), &["ERROR BAD_COMMAND", "was removed", "take another one, as 4"]);
+    std::fs::remove_dir_all(group.folder(first)).unwrap();
+    group.start_peer(first, &[]);
+    tells(&group.ask(next, &order).unwrap(), &["ERROR BAD_COMMAND", "its number is not used again"]);
+    group.kill_peer(first);
+    // At the one that leads itself.
+    let left = if next == second { third } else { second };
+    all_follow(&group, next);
+    assert_eq!(group.ask(next, &format!("PEER REMOVE {next}")).as_deref(), Some("OK"));
+    tells(&group.said(next), &["with one leader nobody takes over"]);
+    group.ends_well(next);
+    assert_eq!(insist(&group, left, "SET id 3"), "OK");
+    let refused = group.ask(left, &format!("PEER REMOVE {left}")).unwrap();
+    tells(&refused, &["ERROR BAD_COMMAND", "the only one that has a vote"]);
+    tells(&group.ask(left, &format!("PEER REMOVE {next}")).unwrap(), &["ERROR BAD_COMMAND", "was removed already"]);
+    // It knows who was removed when it is started again, with the list of all.
+    group.kill_peer(left);
+    group.start_peer(left, &[]);
+    assert_eq!(insist(&group, left, "GET id"), "VALUE 3");
+    tells(&group.ask(left, &order).unwrap(), &["ERROR BAD_COMMAND", "its number is not used again"]);
+    let now = peers(&group, left);
+    assert_eq!((now["peers"].as_array().unwrap().len(), now["removed"].as_array().unwrap().len()), (1, 2), "{now}");
+}
+
+#[test]
+fn a_standby_that_is_removed_ends() {
+    let home = folder();
+    let mut group = start(home.path(), 3, 1);
+    let first = all_follow(&group, 1);
+    let gone = others(&group, first)[0];
+    assert_eq!(group.ask(gone, &format!("PEER REMOVE {gone}")).as_deref(), Some("OK"));
+    tells(&group.ends_well(gone), &["was removed from its group of leaders, by order"]);
+    assert_eq!(leader(&group, first), first, "nobody was deposed for it");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Staying {
     async fn lead(&mut self, term: u64) {
         // In the product each time as the leader has a runtime of its own, and ends with it; here its wires lead nowhere.
         let (over, reign) = (self.stop.child(), self.life.child_token());
-        tokio::spawn(watch_term(self.group.leading(), term, over.clone()));
+        tokio::spawn(watch_term(self.group.leading(), (self.peer, term), over.clone()));
         self.world.say(&format!("peer {} leads (term {term})", self.peer));
         self.net.note_elected(self.peer);
         let source = Source::Group(self.group.clone(), self.replica.clone());

@@ -181,6 +181,14 @@ impl Group {
         self.said(peer).lines().last().unwrap_or_default().to_owned()
     }
 
+    /// Waits until a peer has ended by itself and in order; gives its last line.
+    pub(crate) fn ends_well(&mut self, peer: usize) -> String {
+        let line = self.ends(peer);
+        let status = self.peers[peer - 1].as_mut().map(|child| child.wait().expect("its state"));
+        assert!(status.is_some_and(|status| status.success()), "peer {peer} ended with {status:?}: {line}");
+        line
+    }
+
     /// Sends a signal to a peer.
     pub(crate) fn signal(&self, peer: usize, signal: Signal) {
         let child = self.peers[peer - 1].as_ref().expect("a peer");

@@ -23,6 +23,10 @@ pub(in crate::cli) struct GroupArgs {
     /// cluster it has, and changes nothing)
     #[arg(long, env = "HATOKUSE_RECOVER_ALONE", conflicts_with = "found", value_name = "CLUSTER-ID")]
     recover_alone: Option<String>,
+    /// Be the only leader again, where a group of leaders has this one left: takes over what the group has, and keeps its files. Without
+    /// --peer and --peers
+    #[arg(long, env = "HATOKUSE_LEAVE_GROUP", value_parser = YesOrNo::new())]
+    leave_group: bool,
     /// What a leader of --peers that does not lead does with clients: relay passes their bytes on to the one that leads, redirect tells
     /// them where it is
     #[arg(long, env = "HATOKUSE_STANDBY", default_value = "relay", value_name = "relay|redirect")]
@@ -54,12 +58,20 @@ impl GroupArgs {
         self.sentinel_port
     }
 
+    pub(super) fn leaves(&self) -> bool {
+        self.leave_group
+    }
+
     pub(super) fn peers(&self) -> anyhow::Result<Option<leader::peer::Peers>> {
         // Not by the parser: it takes what stands in a settings file for a default, which needs nothing and is not there.
         let is_one_of_several = self.found || self.recover_alone.is_some();
         ensure!(
             self.peer.is_some() == self.peers.is_some() && (self.peer.is_some() || !is_one_of_several),
             "--peer, --peers, --found and --recover-alone go together: give the number of this leader, and where all of them are reached"
+        );
+        ensure!(
+            !self.leave_group || self.peer.is_none(),
+            "--leave-group makes this leader the only one: leave --peer and --peers away"
         );
         let start = match &self.recover_alone {
             Some(cluster) => leader::peer::Start::RecoversAlone(cluster.clone()),

@@ -137,6 +137,17 @@ impl Folder for OpenFolder {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.fits(to)?;
+        let (old, new) = (self.path.join(from), self.path.join(to));
+        let is_folder = self.disk.state().folders.contains_key(&old);
+        if is_folder {
+            // At once on stable storage: folders here are in no other folder.
+            let work = |state: &mut State| {
+                let folder = state.folders.remove(&old).ok_or(io::ErrorKind::NotFound)?;
+                state.folders.insert(new, folder);
+                Ok(())
+            };
+            return self.disk.call(Op::Rename, work, |_| {});
+        }
         self.call(Op::Rename, |folder, change, _| {
             let entry = folder.live.get(from).cloned().ok_or(io::ErrorKind::NotFound)?;
             folder.change(change, vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);

@@ -53,6 +53,7 @@ fn standby(standing: Standing, token: Option<&str>) -> Arc<Standby> {
         behind: 5,
         led: None,
         peers: Vec::new(),
+        removed: Default::default(),
     };
     let relayed = Arc::new(Relayed::default());
     drop(relayed.begin(crate::leader::relayed::Way::Nodes));

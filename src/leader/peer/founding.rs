@@ -8,8 +8,10 @@ use anyhow::{Context as _, anyhow, ensure};
 use tokio::time::sleep;
 
 use super::Peers;
+use crate::clock::SystemClock;
+use crate::durable::os::OsDisk;
 use crate::durable::{Disk, Folder};
-use crate::leader::ledger::{IMPORTED, Replica, is_to_import, recover_alone};
+use crate::leader::ledger::{IMPORTED, Replica, is_to_import, leave_group, recover_alone};
 use crate::leader::{FolderLock, GROUP_FOLDER, METADATA_FOLDER, OpenError, is_of_peer, lock};
 use crate::raft::{self, Group, Standing};
 use crate::stop::Stop;
@@ -75,6 +77,35 @@ pub(super) fn recover(
     Ok(())
 }
 
+/// Has a leader that is to be the only one go on with what the group has of which only it is left; once, however often it is
+/// told to.
+///
+/// # Errors
+/// Why it does not; nothing was lost by it.
+pub(in crate::leader) fn leave(data_dir: &Path) -> anyhow::Result<()> {
+    let disk = OsDisk::new();
+    let path = data_dir.join(METADATA_FOLDER);
+    let shown = path.display().to_string();
+    let failed = |error: OpenError| error.of(shown.clone());
+    let unusable = |error| failed(OpenError::Folder(error));
+    let (folder, _lock) = lock(&disk, &path).map_err(failed)?;
+    let is_peer = is_of_peer(&folder.list().map_err(unusable)?);
+    if !is_peer {
+        tracing::warn!("this leader is of no group, or has left it before: --leave-group does nothing, take it away");
+        return Ok(());
+    }
+    let group = disk.folder(&path.join(GROUP_FOLDER)).map_err(unusable)?;
+    let replica = Replica::new(&mut fastrand::Rng::new(), Arc::new(SystemClock), Stop::new());
+    let left = leave_group(&replica, &folder, (GROUP_FOLDER, &group), &disk.boot_id());
+    let left = left.map_err(|why| anyhow!("this peer does not leave its group: {why}"))?;
+    tracing::warn!(
+        "this leader has left its group and is the only one from here on, with {} messages; what the group was is kept as {}, which nothing needs any more. Take --leave-group away",
+        left.messages,
+        left.kept
+    );
+    Ok(())
+}
+
 /// Adds the other peers to a group that has taken over the log of an only leader.
 pub(super) async fn grow(group: Group<Replica>, peers: Peers, metadata: Arc<dyn Folder>, stop: Stop) {
     if peers.all.len() == 1 {
@@ -94,11 +125,17 @@ pub(super) async fn grow(group: Group<Replica>, peers: Peers, metadata: Arc<dyn 
             sleep(LOOK).await;
         }
         for (peer, address) in peers.all.iter().filter(|(peer, _)| **peer != peers.me) {
-            while let Err(error) = group.add(*peer, address.clone()).await {
+            // One that was removed since stands in the list until somebody takes it out.
+            let is_removed = || group.status().removed.contains(peer);
+            while !is_removed()
+                && let Err(error) = group.add(*peer, address.clone()).await
+            {
                 tracing::debug!("peer {peer} is not of the group yet: {error}");
                 sleep(LOOK).await;
             }
-            tracing::info!("peer {peer} is of the group, and has all of its log");
+            if !is_removed() {
+                tracing::info!("peer {peer} is of the group, and has all of its log");
+            }
         }
     };
     stop.unless(work).await;

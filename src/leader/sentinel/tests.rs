@@ -35,6 +35,7 @@ fn status(me: PeerId) -> Status {
             of(2, Role::Standby, Some(118), Some(40), "h2:6667"),
             of(4, Role::Unreachable, None, None, ""),
         ],
+        removed: Default::default(),
     }
 }
 
