@@ -18,6 +18,7 @@ mod machines;
 mod network;
 mod together;
 mod troubles;
+mod unnoted;
 mod world;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,10 +27,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hatokuse::durable::sim::errno;
 use hatokuse::protocol::{Command, Reply};
 use hatokuse::telemetry::served::Protocol;
-use hatokuse::types::{IoMode, NodeId};
+use hatokuse::types::IoMode;
 use machines::{Crash, NODES, Sim, TOLERANCE, folder};
 use network::Way;
 use tokio::time::{Instant, sleep, timeout};
@@ -182,32 +182,6 @@ fn a_node_stays_away_until_its_copies_are_made_again() {
 fn a_leader_dies_and_comes_back_with_its_disk() {
     life(3, IoMode::Buffered, &[(s(2.0), Trouble::Leader(Crash::Kill)), (s(3.0), Trouble::Heal)]);
     life(4, IoMode::Unbuffered, &[(s(2.0), Trouble::Leader(Crash::PowerCut)), (s(3.0), Trouble::Heal)]);
-}
-
-#[test]
-fn a_node_on_a_disk_that_takes_nothing_goes_on_and_returns_by_itself() {
-    for error in [errno::ENOSPC, errno::EROFS] {
-        simulate(async {
-            let mut sim = Sim::start(1, IoMode::Buffered).await;
-            sleep(s(5.0)).await;
-            sim.nodes[&1].disk.set_failing(Some(error));
-            // Another member has a new address, which this node cannot note.
-            assert!(sim.crash_node(2, Crash::Kill));
-            let disk = sim.nodes[&2].disk.clone();
-            let _other = sim.start_node_at(2, "elsewhere:1", &disk).unwrap();
-            sleep(s(5.0)).await;
-            let linked = |sim: &Sim| sim.net.leader().unwrap().coordinator.cluster().registry.is_linked(NodeId(1));
-            assert!(linked(&sim) && !sim.nodes[&1].has_failed());
-            // Nor that there is a new leader, which it does not serve until it can.
-            assert!(sim.crash_leader(Crash::Kill));
-            sim.start_leader().await.unwrap();
-            sleep(s(5.0)).await;
-            assert!(!linked(&sim) && !sim.nodes[&1].has_failed());
-            sim.nodes[&1].disk.set_failing(None);
-            sleep(s(5.0)).await;
-            assert!(linked(&sim));
-        });
-    }
 }
 
 #[test]
