@@ -193,7 +193,10 @@ impl Cluster {
         let nodes: Vec<&Node> = self.registry.only_reading().collect();
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.member.id).collect();
         match nodes.first().and_then(|node| node.refusing.as_ref()) {
-            Some(refusing) => format!(" ({} only answers reads: {})", name_nodes(&ids), refusing.why),
+            Some(refusing) => {
+                let answer = if ids.len() == 1 { "answers" } else { "answer" };
+                format!(" ({} only {answer} reads: {})", name_nodes(&ids), refusing.why)
+            }
             None => String::new(),
         }
     }

@@ -147,7 +147,10 @@ enum Ended {
     Refused(String),
     /// The disk has taken the leader, which was let in to read.
     Noted,
-    Lost { error: String, was_registered: bool },
+    Lost {
+        error: String,
+        was_registered: bool,
+    },
 }
 
 async fn session(

@@ -374,7 +374,8 @@ impl IdentityFile {
     /// Whether a frame with this fence counts now.
     pub fn check(&self, fence: Fence) -> Result<(), Fenced> {
         let state = self.state();
-        if state.current.as_ref().is_some_and(|session| session.fence == fence) || seeded::active(Bug::FenceNotChecked) {
+        if state.current.as_ref().is_some_and(|session| session.fence == fence) || seeded::active(Bug::FenceNotChecked)
+        {
             return Ok(());
         }
         let epoch = state.identity.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch);

@@ -22,7 +22,8 @@ fn succeed(register: &mut Register, nodes: usize) {
 
 /// It joins by itself when its disk works again, and has not ended meanwhile.
 fn comes_back(register: &mut Register) {
-    let joined = |status: &serde_json::Value| status["nodes"][0]["state"] == "up" && status["nodes"][0]["reason"].is_null();
+    let joined =
+        |status: &serde_json::Value| status["nodes"][0]["state"] == "up" && status["nodes"][0]["reason"].is_null();
     let joined = register.wait_status("node 1 to join", joined);
     joined.unwrap_or_else(|why| panic!("{why}; {}", register.node_stderr(1)));
     assert!(register.node_is_running(1));
@@ -38,16 +39,16 @@ fn says_once(register: &Register) {
 
 /// Every call that changes something fails with this error, as on a disk that is read-only or full.
 fn takes_nothing(error: &str) -> String {
-    let calls = ["write", "create", "rename", "unlink", "truncate", "setxattr", "removexattr", "chmod", "utimens", "mkdir"];
+    let calls =
+        ["write", "create", "rename", "unlink", "truncate", "setxattr", "removexattr", "chmod", "utimens", "mkdir"];
     calls.map(|call| format!("{call} * {error}\n")).concat()
 }
 
 #[test]
 fn a_node_that_cannot_note_a_new_leader_serves_reads_and_joins_when_it_can() {
-    for (layout, error, said) in [
-        (LAYOUTS[0], "EROFS", "Read-only file system"),
-        (LAYOUTS[1], "ENOSPC", "No space left on device"),
-    ] {
+    for (layout, error, said) in
+        [(LAYOUTS[0], "EROFS", "Read-only file system"), (LAYOUTS[1], "ENOSPC", "No space left on device")]
+    {
         let Some(mut faulty) = Faulty::start(4, 2, layout) else { return };
         faulty.register.fill("m", 40, "x");
         let mut with: BTreeMap<u32, Vec<usize>> = BTreeMap::new();

@@ -331,9 +331,7 @@ impl Sim {
                 let comes = self.crash_leader(Crash::Kill) && self.start_leader().await.is_ok();
                 comes.then_some("leader killed while a disk takes nothing")
             }
-            Trouble::Forgets(node, error) => {
-                self.forgets(node, error).await.then_some("node forgot the second leader")
-            }
+            Trouble::Forgets(node, error) => self.forgets(node, error).await.then_some("node forgot the second leader"),
             Trouble::Backup | Trouble::LeaderFromBackup | Trouble::Heal => None,
         };
         if let Some(effect) = effect {

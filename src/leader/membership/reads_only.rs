@@ -35,7 +35,10 @@ impl Membership {
             known.map(|node| node.member.clone()).filter(|known| known.uuid == member.uuid)
         };
         let Some(known) = known else {
-            return not_now(format!("the node cannot note this leader: {}; make room there, or make its disk writable", why.why));
+            return not_now(format!(
+                "the node cannot note this leader: {}; make room there, or make its disk writable",
+                why.why
+            ));
         };
         if known != member {
             let moved = coordinator.ledger().append(&[Event::Member(member.clone())]).await;
