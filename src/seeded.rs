@@ -66,7 +66,7 @@ bugs! {
     /// A leader begins with nodes that could not note it.
     2 UnnotedGreets: simulation "unnoted::a_leader_does_not_begin_with_nodes_that_would_forget_it";
     /// What a node holds that could not note its leader is believed as if it could not change any more.
-    2 UnnotedInventoryBelieved: simulation "unnoted::a_node_that_would_forget_its_leader_does_not_count_for_it";
+    2 UnnotedInventoryBelieved: simulation "unnoted::a_leader_does_not_begin_with_nodes_that_would_forget_it";
     /// A new member keeps copies before enough others know of it.
     2 NewcomerCountsAtOnce: hatokuse "cluster::newcomers::tests::a_new_member_counts_when_enough_others_know_of_it";
     /// A node does not keep the highest epoch on its disk.
