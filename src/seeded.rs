@@ -61,6 +61,12 @@ bugs! {
     2 LeaderLetInAtOnce: hatokuse "node::promise::tests::another_leader_waits_for_the_end_of_a_promise";
     /// A node that was started again lets in another leader at once.
     2 PromiseForgotten: hatokuse "node::promise::tests::a_node_that_starts_keeps_what_it_may_have_promised";
+    /// A node that could not note its leader counts for that leader's lease.
+    2 UnnotedCountsForLease: simulation "unnoted::a_node_that_would_forget_its_leader_does_not_count_for_it";
+    /// A leader begins with nodes that could not note it.
+    2 UnnotedGreets: simulation "unnoted::a_leader_does_not_begin_with_nodes_that_would_forget_it";
+    /// What a node holds that could not note its leader is believed as if it could not change any more.
+    2 UnnotedInventoryBelieved: simulation "unnoted::a_leader_does_not_begin_with_nodes_that_would_forget_it";
     /// A new member keeps copies before enough others know of it.
     2 NewcomerCountsAtOnce: hatokuse "cluster::newcomers::tests::a_new_member_counts_when_enough_others_know_of_it";
     /// A node does not keep the highest epoch on its disk.
@@ -119,6 +125,8 @@ bugs! {
     7 BufferedLogBelieved: crash_points "leader::no_crash_and_no_error_on_the_journals_path_loses_a_record";
     /// A folder that cannot be listed is taken for an empty one.
     8 ListErrorIsEmpty: hatokuse "node::files::tests::a_start_that_meets_an_error_fails_or_finds_everything";
+    /// What a node does not have that could not note its leader is taken for gone.
+    8 UnnotedAbsenceBelieved: simulation "unnoted::what_a_node_lacks_that_would_forget_its_leader_is_unknown";
     /// A copy that cannot be read is taken for none.
     8 ReadErrorIsAbsent: hatokuse "node::files::tests::unknown_is_not_absent";
     /// An inventory concludes whatever its count says.

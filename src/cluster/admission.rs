@@ -59,8 +59,7 @@ impl Cluster {
             return Err(NotAdmitted::NotYet(reason));
         }
         if record.expires.is_some()
-            && let Some(node) =
-                self.registry.nodes().iter().find(|node| node.session.is_some() && !node.traits.deadlines)
+            && let Some(node) = self.registry.nodes().iter().find(|node| node.is_linked() && !node.traits.deadlines)
         {
             let id = node.member.id;
             return Err(NotAdmitted::NotYet(format!(

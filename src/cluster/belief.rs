@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::knowledge::Trust;
+use super::registry::Node;
 use super::state::State;
 use super::{Cluster, mapping};
 use crate::error::name_nodes;
@@ -15,6 +16,11 @@ const GONE: &str = " (a node that is gone for good is given up by REMOVE <node> 
 
 /// How long a seeded bug waits for members.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Whether a member could have told of a later leader, and lets in no earlier one any more.
+fn has_joined(node: &Node) -> bool {
+    node.is_linked() || node.only_reads() && seeded::active(Bug::UnnotedGreets)
+}
 
 impl Cluster {
     /// The cluster's name and epoch, once there are any.
@@ -148,7 +154,7 @@ impl Cluster {
         let missing = || {
             let missing = self.knowledge.missing(&self.member_ids());
             let away = missing.iter().any(|node| !self.registry.is_linked(*node));
-            format!("{}{}", name_nodes(&missing), if away { GONE } else { "" })
+            format!("{}{}{}", name_nodes(&missing), self.unnoted(), if away { GONE } else { "" })
         };
         Some(match self.knowledge.trust() {
             Trust::Whole if self.registry.linked().next().is_none() => self.waiting_to_greet(),
@@ -169,19 +175,37 @@ impl Cluster {
     pub(super) fn waiting_to_greet(&self) -> String {
         match self.away() {
             away if away.is_empty() => "the leader has just started, and no node has joined yet".to_owned(),
-            away => format!("the leader has just started, and {} have not joined yet{GONE}", name_nodes(&away)),
+            away => format!(
+                "the leader has just started, and {} have not joined yet{}{GONE}",
+                name_nodes(&away),
+                self.unnoted()
+            ),
         }
     }
 
     fn away(&self) -> Vec<NodeId> {
-        let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
+        let away = self.registry.nodes().iter().filter(|node| !has_joined(node));
         away.map(|node| node.member.id).collect()
+    }
+
+    /// Who is here for reads only, and why, for the end of a line about those who have not joined; empty if nobody is.
+    pub(super) fn unnoted(&self) -> String {
+        let nodes: Vec<&Node> = self.registry.only_reading().collect();
+        let ids: Vec<NodeId> = nodes.iter().map(|node| node.member.id).collect();
+        match nodes.first().and_then(|node| node.refusing.as_ref()) {
+            Some(refusing) => {
+                let answer = if ids.len() == 1 { "answers" } else { "answer" };
+                format!(" ({} only {answer} reads: {})", name_nodes(&ids), refusing.why)
+            }
+            None => String::new(),
+        }
     }
 
     /// Looks whether so many members have joined since the start that a later leader than the log knows of has left its
     /// epoch with one of them: each of them could have said so.
     pub fn greet(&mut self) {
-        let here: Vec<NodeId> = self.registry.linked().collect();
+        let here = self.registry.nodes().iter().filter(|node| has_joined(node));
+        let here: Vec<NodeId> = here.map(|node| node.member.id).collect();
         let enough = self.away().len() < self.least_holders() && self.knowledge.any_named(&here);
         if enough && self.knowledge.greet() {
             self.decide_transactions();

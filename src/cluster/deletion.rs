@@ -235,7 +235,7 @@ impl Cluster {
 
     /// Where very many deletions wait for members that are away: how many, and for whom.
     pub fn piled_up(&self) -> Option<(usize, Vec<NodeId>)> {
-        let away = self.registry.nodes().iter().filter(|node| node.session.is_none());
+        let away = self.registry.nodes().iter().filter(|node| !node.is_linked());
         let away: Vec<NodeId> = away.map(|node| node.member.id).collect();
         let count = self.deletions();
         (count > MANY_TOMBSTONES && !away.is_empty()).then_some((count, away))

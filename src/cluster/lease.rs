@@ -146,7 +146,7 @@ impl Cluster {
 
     /// Whether a node is linked, and has answered a beat a moment ago.
     pub fn answers(&self, node: NodeId) -> bool {
-        self.registry.get(node).is_some_and(|node| node.session.is_some() && self.has_answered(node))
+        self.registry.get(node).is_some_and(|node| node.is_linked() && self.has_answered(node))
     }
 
     /// Whether it has answered a beat that counts.
@@ -156,7 +156,7 @@ impl Cluster {
 
     /// Whom the leader has not heard.
     fn silent(&self) -> String {
-        let silent = self.registry.nodes().iter().filter(|node| !self.has_answered(node));
+        let silent = self.registry.nodes().iter().filter(|node| node.only_reads() || !self.has_answered(node));
         let silent: Vec<NodeId> = silent.map(|node| node.member.id).collect();
         if silent.is_empty() { "enough members".to_owned() } else { name_nodes(&silent) }
     }
@@ -168,8 +168,9 @@ impl Cluster {
             return "no node has joined".to_owned();
         }
         format!(
-            "{} did not answer within the last second, and {} of {} members have to: start them again or mend the network between (gone for good: REMOVE <node> FORCE); until then another leader may have taken over, and this one could not know",
+            "{} did not answer within the last second{}, and {} of {} members have to: start them again or mend the network between (gone for good: REMOVE <node> FORCE); until then another leader may have taken over, and this one could not know",
             self.silent(),
+            self.unnoted(),
             self.registry.lease.to_speak(members.len()),
             members.len()
         )

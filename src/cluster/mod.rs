@@ -398,8 +398,9 @@ impl Cluster {
         let (mut up, mut late, mut missed) = (Nodes::new(), Nodes::new(), Nodes::new());
         for id in found.set.intact() {
             match self.registry.get(id) {
-                Some(node) if node.session.is_some() && node.state == NodeState::Up => up.push(id),
-                Some(node) if node.session.is_some() && node.state == NodeState::Suspect => late.push(id),
+                Some(node) if node.is_linked() && node.state == NodeState::Up => up.push(id),
+                // One that only reads is asked when no other answers: what it lacks says nothing.
+                Some(node) if node.session.is_some() && node.state != NodeState::Down => late.push(id),
                 _ => missed.push(id),
             }
         }

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::lease::Lease;
 use super::placement::{LoadIndex, Slot};
+use crate::seeded::{self, Bug};
 use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, Member, NodeId, NodeState, Nodes, Refusing, Uuid};
 
 /// Without a beat for this long a node takes no new copies, if others can.
@@ -107,6 +108,9 @@ pub struct Node {
     pub refusing: Option<Refusing>,
     /// Which dial of ours it talks to; `None` while its lanes are closed.
     pub session: Option<u64>,
+    /// Since when it has been here for reads only, or away: its disk does not take that this leader leads. What it holds can
+    /// be read; for all else it is as one that is away.
+    reads_only: Option<Duration>,
     /// When its lanes closed, if they are.
     lanes_lost: Duration,
     /// On which lanes answers are overdue.
@@ -128,6 +132,30 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is linked, and knows this leader for good.
+    pub fn is_linked(&self) -> bool {
+        self.session.is_some() && self.reads_only.is_none()
+    }
+
+    /// Whether it is linked for reads only.
+    pub fn only_reads(&self) -> bool {
+        self.session.is_some() && self.reads_only.is_some()
+    }
+
+    /// Why it refuses copies, if it does.
+    pub fn refuses_as(&self) -> Option<String> {
+        let why = &self.refusing.as_ref()?.why;
+        Some(match self.only_reads() {
+            true => format!("{why}; it could not note this leader, and only answers reads"),
+            false => why.clone(),
+        })
+    }
+
+    /// Whether what it says of this leader's lease counts.
+    fn may_promise(&self) -> bool {
+        !self.fresh && (self.reads_only.is_none() || seeded::active(Bug::UnnotedCountsForLease))
+    }
+
     /// Copies that it will have when everything under way is done.
     pub fn load(&self) -> u64 {
         self.committed.saturating_add_signed(self.promised)
@@ -140,7 +168,7 @@ impl Node {
 
     /// Stands in the load index: takes gladly what it has room for.
     pub(super) fn is_ranked(&self) -> bool {
-        self.state == NodeState::Up && !self.draining && !self.leaving && !self.fresh
+        self.state == NodeState::Up && !self.draining && !self.leaving && !self.fresh && self.reads_only.is_none()
     }
 
     /// The state that reports show.
@@ -160,7 +188,7 @@ impl Node {
 
     /// Can take what it has room for, gladly or not.
     fn is_reached(&self) -> bool {
-        self.session.is_some() && self.state != NodeState::Down && !self.leaving && !self.fresh
+        self.is_linked() && self.state != NodeState::Down && !self.leaving && !self.fresh
     }
 
     /// Whether it has no room for copies, as it says or as it last refused one.
@@ -179,8 +207,9 @@ impl Node {
     }
 }
 
-/// Why a node that is down is missing now.
+/// Why a node that is down is missing now, or one that only reads.
 const MISSING: &str = "it stays away, and its copies are made again on other nodes";
+const STAYS_UNNOTED: &str = "but it cannot note this leader, and its copies are made again on other nodes";
 
 /// A change of a node's state that people want to hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,14 +267,24 @@ impl Registry {
         &self.nodes
     }
 
-    /// Whether our lanes to a member are open.
+    /// Whether our lanes to a member are open, for more than reads.
     pub fn is_linked(&self, id: NodeId) -> bool {
+        self.get(id).is_some_and(Node::is_linked)
+    }
+
+    /// Whether our lanes to a member are open, if only for reads.
+    pub fn is_readable(&self, id: NodeId) -> bool {
         self.get(id).is_some_and(|node| node.session.is_some())
     }
 
-    /// The members that our lanes are open to, ascending.
+    /// The members that our lanes are open to for more than reads, ascending.
     pub fn linked(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().filter(|node| node.session.is_some()).map(|node| node.member.id)
+        self.nodes.iter().filter(|node| node.is_linked()).map(|node| node.member.id)
+    }
+
+    /// The members that are here for reads only, ascending.
+    pub fn only_reading(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.only_reads())
     }
 
     /// How many nodes can take a copy now.
@@ -269,6 +308,7 @@ impl Registry {
             beat: None,
             refusing: None,
             session: None,
+            reads_only: None,
             lanes_lost: now,
             stalled: Stalled::default(),
             promised: 0,
@@ -328,7 +368,7 @@ impl Registry {
 
     /// Counts anew for how long leases last.
     pub(super) fn count_leases(&mut self) {
-        let answered = self.nodes.iter().filter(|node| !node.fresh).filter_map(|node| node.answered);
+        let answered = self.nodes.iter().filter(|node| node.may_promise()).filter_map(|node| node.answered);
         self.lease.count(self.nodes.len() + self.departed, answered);
     }
 
@@ -349,15 +389,31 @@ impl Registry {
 
     /// Both lanes to a member are open.
     pub fn join(&mut self, id: NodeId, session: u64, traits: Traits, now: Duration) {
+        self.link(id, session, traits, now);
+        self.change(id, |node| (node.refusing, node.missing, node.reads_only) = (None, false, None));
+        self.count_leases();
+    }
+
+    /// Both lanes to a member are open for reads only, and why. As far as its copies go it stays away: if that lasts, they are
+    /// made again elsewhere.
+    pub fn join_to_read(&mut self, id: NodeId, session: u64, traits: Traits, why: Refusing, now: Duration) {
+        self.change(id, |node| {
+            let away = if node.state == NodeState::Down { node.down_since } else { now };
+            node.reads_only.get_or_insert(away);
+            node.refusing = Some(why);
+        });
+        self.link(id, session, traits, now);
+        self.count_leases();
+    }
+
+    fn link(&mut self, id: NodeId, session: u64, traits: Traits, now: Duration) {
         self.change(id, |node| {
             node.traits = traits;
             node.session = Some(session);
             node.last_beat = now;
             node.beat = None;
-            node.refusing = None;
             node.stalled = Stalled::default();
             node.state = NodeState::Up;
-            node.missing = false;
         });
     }
 
@@ -394,7 +450,7 @@ impl Registry {
         true
     }
 
-    /// A beat came. `false`: we have no lanes to this node, it has to register again.
+    /// A beat came. `false`: we have no lanes at all to this node, it has to register again.
     pub fn beat(&mut self, id: NodeId, uuid: Uuid, beat: Beat, now: Duration) -> bool {
         if self.get(id).is_none_or(|node| node.member.uuid != uuid) {
             return false;
@@ -403,7 +459,7 @@ impl Registry {
             node.last_beat = now;
             node.beat = Some(beat);
         });
-        self.is_linked(id)
+        self.is_readable(id)
     }
 
     /// A node refused a message of so many bytes for want of room: none of that size until it reports room again.
@@ -449,7 +505,14 @@ impl Registry {
                 let down = (self.nodes[slot].down_since + gap).min(now);
                 self.change(id, |node| {
                     (node.last_beat, node.lanes_lost, node.down_since) = (beat.min(now), lost.min(now), down);
+                    node.reads_only = node.reads_only.map(|since| (since + gap).min(now));
                 });
+            }
+            let node = &self.nodes[slot];
+            let unnoted = node.reads_only.filter(|_| node.session.is_some() && !node.missing);
+            if unnoted.is_some_and(|since| now.saturating_sub(since) >= self.repair_after) {
+                transitions.push(Transition { node: id, state: node.state, reason: STAYS_UNNOTED });
+                self.change(id, |node| node.missing = true);
             }
             let node = &self.nodes[slot];
             let silent = now.saturating_sub(node.last_beat);

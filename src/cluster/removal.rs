@@ -172,7 +172,8 @@ impl Cluster {
         }
         match self.registry.get(id) {
             None => Err(NotRemovable::NoMember(id)),
-            Some(node) if node.state != NodeState::Down => Err(NotRemovable::Answers(id)),
+            // Whose disk takes nothing may be given up as if it were gone.
+            Some(node) if node.state != NodeState::Down && !node.only_reads() => Err(NotRemovable::Answers(id)),
             Some(node) => Ok(Removed { id, uuid: node.member.uuid }),
         }
     }

@@ -83,8 +83,9 @@ impl Cluster {
 
     /// Holders whose copies can be read now, steady ones first.
     pub(super) fn readable(&self, set: &HolderSet) -> Nodes {
-        let mut all: Nodes = set.intact().filter(|id| self.registry.is_linked(*id)).collect();
-        all.sort_by_key(|id| self.node(*id).is_none_or(|node| node.state != NodeState::Up));
+        let mut all: Nodes = set.intact().filter(|id| self.registry.is_readable(*id)).collect();
+        let steady = |node: &Node| node.state == NodeState::Up && node.is_linked();
+        all.sort_by_key(|id| !self.node(*id).is_some_and(steady));
         all
     }
 
@@ -247,7 +248,8 @@ impl Cluster {
 
     /// Whether a node could be emptied: how many nodes would be left to take copies.
     pub fn left_without(&self, node: NodeId) -> usize {
-        let takes = |other: &&Node| !other.draining && !other.full() && other.state != NodeState::Down;
+        let reached = |other: &Node| other.state != NodeState::Down && !other.only_reads();
+        let takes = |other: &&Node| !other.draining && !other.full() && reached(other);
         let stays = |other: &&Node| other.member.id != node && takes(other);
         self.registry.nodes().iter().filter(stays).count()
     }

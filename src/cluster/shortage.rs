@@ -62,7 +62,7 @@ impl Registry {
 /// ` (node 1: No space left on device)`: what is known of why, for some of them.
 fn reasons(nodes: &[&Node]) -> String {
     let told = nodes.iter().take(NAMED).map(|node| {
-        let why = node.refusing.as_ref().map_or(String::new(), |refusing| format!(": {}", refusing.why));
+        let why = node.refuses_as().map_or(String::new(), |why| format!(": {why}"));
         format!("node {}{why}", node.member.id)
     });
     let more = if nodes.len() > NAMED { ", and others" } else { "" };

@@ -10,6 +10,7 @@ mod removals;
 mod scripts;
 mod state;
 mod transactions;
+mod unnoted;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

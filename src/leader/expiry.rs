@@ -66,8 +66,7 @@ impl Coordinator {
         let is_known = {
             let cluster = self.cluster();
             // One of a version that keeps no deadlines does not say what time it is either.
-            let mut linked =
-                cluster.registry.nodes().iter().filter(|node| node.session.is_some() && node.traits.deadlines);
+            let mut linked = cluster.registry.nodes().iter().filter(|node| node.is_linked() && node.traits.deadlines);
             // Never by the leader's own clock alone: of two that differ the one behind counts.
             cluster.has_heard_enough()
                 && self.time.has_heard_any()

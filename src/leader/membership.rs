@@ -9,6 +9,7 @@
 
 mod announced;
 mod dials;
+mod reads_only;
 mod weighing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use self::dials::Dials;
 use super::coordinator::Coordinator;
 use super::replication::{DialError, Dialled, LinkEvents, Welcome};
 use crate::cluster::knowledge::Trust;
-use crate::cluster::registry::{Beat, Stalled, Traits, Way};
+use crate::cluster::registry::{Beat, Node, Stalled, Traits, Way};
 use crate::cluster::state::Event;
 use crate::error::printable;
 use crate::lock::Lock;
@@ -192,7 +193,7 @@ impl Membership {
             let leader = self.clone();
             tokio::spawn(async move {
                 let until = Instant::now() + SUMMONING;
-                while Instant::now() < until && !leader.coordinator.cluster().registry.is_linked(member.id) {
+                while Instant::now() < until && !leader.coordinator.cluster().registry.is_readable(member.id) {
                     if let Err(refused) = leader.call(member.clone()).await {
                         tracing::debug!("node {} does not follow yet: {}", member.id, refused.reason);
                     }
@@ -316,6 +317,9 @@ impl Membership {
     /// A node that was dialled back and is who it says.
     async fn accept(self: &Arc<Self>, member: Member, dialled: Dialled, fence: Fence) -> Result<(), Refused> {
         let coordinator = &self.coordinator;
+        if dialled.welcome.not_noted.is_some() && !seeded::active(Bug::UnnotedInventoryBelieved) {
+            return self.accept_to_read(member, dialled, fence).await;
+        }
         let member_list = &dialled.welcome.member_list;
         coordinator.learn_removed(&member_list.removed).await.or_else(|error| not_now(error.to_string()))?;
         let told = !member_list.members.is_empty();
@@ -367,7 +371,7 @@ impl Membership {
             // The same process on the same disk: that its lanes are new proves nothing.
             let same = before == Some(incarnation);
             let late = if same { cluster.registry.was_late(member.id) } else { Stalled::default() };
-            coordinator.links.attach(member.id, dialled, late, self.clone());
+            coordinator.links.attach(member.id, dialled, false, late, self.clone());
             cluster.registry.join(member.id, fence.session, traits, now);
             for way in [Way::Writes, Way::Reads].into_iter().filter(|way| late.on(*way)) {
                 cluster.registry.note_stalled(member.id, fence.session, way, true);
@@ -406,9 +410,11 @@ impl Membership {
         let known = joined == Some(request.incarnation)
             && Uuid::from_bytes(&request.uuid)
                 .is_some_and(|uuid| self.coordinator.cluster().registry.beat(id, uuid, beat, now));
-        if known {
-            let refusing = (!request.refuses.is_empty())
-                .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
+        let refusing = (!request.refuses.is_empty())
+            .then(|| Refusing { full: request.no_room, why: printable(request.refuses.as_bytes(), REASON_CHARS) });
+        // Of one that only reads it is known why, until it joins anew.
+        let only_reads = self.coordinator.cluster().registry.get(id).is_some_and(Node::only_reads);
+        if known && (refusing.is_some() || !only_reads) {
             self.coordinator.note_refusing(id, refusing);
         }
         let cluster = self.coordinator.cluster();

@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use self::lane::{Owner, to};
 use self::traffic::{ReadJob, Reads, WriteJob, Writes};
 use crate::cluster::registry::{Stalled, Way};
+use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::telemetry::served::Times;
 use crate::telemetry::{Meter, Period};
-use crate::types::{CopyRecord, Epoch, Fence, Leadership, MessageId, NodeId, Uuid};
+use crate::types::{CopyRecord, Epoch, Fence, Leadership, MessageId, NodeId, Refusing, Uuid};
 use crate::wire::family::{self, from_node, to_node};
 use crate::wire::{FORMAT, Lane, MemberList, Network, Settle, id_bytes};
 
@@ -63,6 +64,8 @@ pub struct Welcome {
     pub deadlines: bool,
     /// Its wall clock, in milliseconds since 1970; 0: it does not say.
     pub unix_ms: u64,
+    /// Why its disk did not take this leadership, so that it answers reads only.
+    pub not_noted: Option<Refusing>,
 }
 
 /// Why a dial came to nothing.
@@ -130,6 +133,8 @@ struct Link {
     beats: mpsc::UnboundedSender<oneshot::Sender<()>>,
     cut: CancellationToken,
     meter: Arc<Meter>,
+    /// The node could not note this leader: it is sent nothing that changes anything, and what it lacks is unknown.
+    reads_only: bool,
 }
 
 /// A dialled node, verified by its caller before [`Links::attach`].
@@ -163,6 +168,9 @@ impl Links {
         if !same(&again) || !same(&once_more) {
             return Err(DialError::Strange("two dials reached two different nodes"));
         }
+        // A session begins for reads only with its first lane or with any other, and stays so.
+        let not_noted = welcome.not_noted.clone().or(again.not_noted).or(once_more.not_noted);
+        let welcome = Welcome { not_noted, ..welcome };
         Ok(Dialled { welcome, sent, fence, address: address.to_owned(), write_lane, read_lane, beat_lane })
     }
 
@@ -174,7 +182,7 @@ impl Links {
         kind: family::LaneKind,
     ) -> Result<(Lane, Welcome), DialError> {
         let mut lane = self.network.open_lane(node, address.to_owned()).await?;
-        let hello = family::Hello { format: FORMAT, kind: kind.into(), node_id: node.0 };
+        let hello = family::Hello { format: FORMAT, kind: kind.into(), node_id: node.0, reads_only: true };
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "it takes connections and says nothing");
         lane.frames_out.send(to(fence, 0, to_node::Body::Hello(hello))).await.map_err(|_| silent())?;
         let frame = timeout(WELCOME_TIMEOUT, lane.frames_in.recv()).await.map_err(|_| silent())?;
@@ -188,8 +196,16 @@ impl Links {
         }
     }
 
-    /// Starts the lanes of a dialled node, in place of an older session. `late`: those on which it was late in that one.
-    pub fn attach(self: &Arc<Self>, node: NodeId, dialled: Dialled, late: Stalled, events: Arc<dyn LinkEvents>) {
+    /// Starts the lanes of a dialled node, in place of an older session, for everything or for reads only. `late`: those on
+    /// which it was late in that one.
+    pub fn attach(
+        self: &Arc<Self>,
+        node: NodeId,
+        dialled: Dialled,
+        reads_only: bool,
+        late: Stalled,
+        events: Arc<dyn LinkEvents>,
+    ) {
         let (writes, write_jobs) = mpsc::unbounded_channel();
         let (reads, read_jobs) = mpsc::unbounded_channel();
         let (beats, last_beats) = mpsc::unbounded_channel();
@@ -197,7 +213,8 @@ impl Links {
         let meter = Arc::new(Meter::default());
         let session = dialled.fence.session;
         let settle_room = Arc::new(Semaphore::new(SETTLE_QUEUE));
-        let link = Link { session, writes, reads, settle_room, beats, cut: cut.clone(), meter: meter.clone() };
+        let (cut_link, meter_link) = (cut.clone(), meter.clone());
+        let link = Link { session, writes, reads, settle_room, beats, cut: cut_link, meter: meter_link, reads_only };
         if let Some(old) = self.links.write().unwrap_or_else(PoisonError::into_inner).insert(node, link) {
             old.cut.cancel();
         }
@@ -248,10 +265,15 @@ impl Links {
         self.links.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
+    /// A link for more than reads.
+    fn whole_link(&self, node: NodeId) -> Option<Link> {
+        self.link(node).filter(|link| !link.reads_only)
+    }
+
     /// Sends copies to a node. The answer has a status for each; it does not come if the link is or gets broken.
     pub fn store(&self, node: NodeId, puts: Vec<family::Put>) -> oneshot::Receiver<family::WriteResult> {
         let (done, answer) = oneshot::channel();
-        if let Some(link) = self.link(node) {
+        if let Some(link) = self.whole_link(node) {
             let _ = link.writes.send(WriteJob::Store { puts, done });
         }
         answer
@@ -262,7 +284,7 @@ impl Links {
     /// with the next copies for this node, or after a moment.
     pub fn settle(&self, node: NodeId, settles: &[Settle], lingers: bool) -> oneshot::Receiver<Vec<bool>> {
         let (done, answer) = oneshot::channel();
-        if let Some(link) = self.link(node) {
+        if let Some(link) = self.whole_link(node) {
             let room = link.settle_room.try_acquire_many_owned(settles.len() as u32);
             if let Ok(_room) = room {
                 let settles = settles.iter().map(family::Settle::from).collect();
@@ -272,7 +294,7 @@ impl Links {
         answer
     }
 
-    /// Tells every linked node who the members are. Each answers whether it remembers that.
+    /// Tells every node that is linked for more than reads who the members are. Each answers whether it remembers that.
     pub fn tell_members(&self, member_list: &MemberList) -> Vec<(NodeId, oneshot::Receiver<bool>)> {
         let members = family::Members::from(member_list);
         let tell = |(node, link): (&NodeId, &Link)| {
@@ -280,7 +302,8 @@ impl Links {
             let _ = link.writes.send(WriteJob::Members { members: members.clone(), done });
             (*node, answer)
         };
-        self.links.read().unwrap_or_else(PoisonError::into_inner).iter().map(tell).collect()
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.iter().filter(|(_, link)| !link.reads_only).map(tell).collect()
     }
 
     /// Asks a node for copies, by id and record. The answer has a status for each; it does not come if the link
@@ -308,7 +331,8 @@ impl Links {
                 version: record.version.0,
                 check,
             };
-            let _ = link.reads.send(ReadJob { keys: keys.iter().map(key).collect(), check, bytes, done });
+            let proves = !link.reads_only || seeded::active(Bug::UnnotedAbsenceBelieved);
+            let _ = link.reads.send(ReadJob { keys: keys.iter().map(key).collect(), check, proves, bytes, done });
         }
         answer
     }
@@ -384,6 +408,8 @@ impl Welcome {
             layout: welcome.layout,
             deadlines: welcome.deadlines,
             unix_ms: welcome.unix_ms,
+            not_noted: (!welcome.not_noted.is_empty())
+                .then(|| Refusing { full: welcome.no_room, why: welcome.not_noted }),
         })
     }
 }

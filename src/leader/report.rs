@@ -82,7 +82,7 @@ impl StatusNode {
             address: node.member.address.clone(),
             state: node.shown(),
             full: node.is_full(),
-            reason: node.refusing.as_ref().map(|refusing| refusing.why.clone()),
+            reason: node.refuses_as(),
             messages: node.committed,
             bytes: node.bytes,
             io_mode: node.traits.io_mode.clone(),

@@ -75,6 +75,11 @@ pub async fn run(
             Ended::Refused(reason) => {
                 return stop.fail(format!("the leader at {leader} refuses this node: {reason}"));
             }
+            Ended::Noted => {
+                tracing::info!("the leader at {leader} is noted: this node registers anew, and counts from then on");
+                standing.send_modify(|standing| standing.registered = false);
+                continue;
+            }
             Ended::Lost { error, was_registered } => (error, was_registered),
         };
         if was_registered || began.elapsed() > RETRY_MOST * 4 {
@@ -140,7 +145,12 @@ impl Aside {
 enum Ended {
     Stopped,
     Refused(String),
-    Lost { error: String, was_registered: bool },
+    /// The disk has taken the leader, which was let in to read.
+    Noted,
+    Lost {
+        error: String,
+        was_registered: bool,
+    },
 }
 
 async fn session(
@@ -177,6 +187,12 @@ async fn session(
         if self::serves(node) != serves {
             return lost("another leader process has taken over".to_owned(), true);
         }
+        if node.identity.reads_only().is_some() {
+            let noting = node.clone();
+            if aside.run(&node.executor, move || noting.notes_after_all()).await == Some(true) {
+                return Ended::Noted;
+            }
+        }
         let totals = node.store.totals();
         let folder = announcement.folder.clone();
         if let Some(space) = aside.run(&node.executor, move || folder.space()).await {
@@ -185,6 +201,7 @@ async fn session(
         *node.space.lock() = disk;
         let refusal = node.refusal();
         let full_from = refusal.as_ref().and_then(super::Refusal::full_from);
+        let refusing = node.identity.reads_only().or(refusal.map(|refusal| refusal.refusing));
         let request = HeartbeatRequest {
             node_id: node.id.0,
             uuid: uuid_bytes(node.identity.get().uuid),
@@ -196,14 +213,17 @@ async fn session(
             files_free: disk.free_files,
             disk_files: disk.files,
             full_from: full_from.unwrap_or_default(),
-            no_room: refusal.as_ref().is_some_and(|refusal| refusal.refusing.full),
-            refuses: refusal.map_or_else(String::new, |refusal| refusal.refusing.why),
+            no_room: refusing.as_ref().is_some_and(|refusing| refusing.full),
+            refuses: refusing.map_or_else(String::new, |refusing| refusing.why),
         };
         let sent = Instant::now();
         match timeout(BEAT_TIMEOUT, port.beat(request)).await {
             Ok(Ok(response)) if response.known => {
                 standing.send_modify(|standing| standing.rtt = Some(sent.elapsed()));
                 let (noting, committed) = (node.clone(), Version(response.committed));
+                if !node.identity.is_noted() {
+                    continue;
+                }
                 let noted = aside.run(&node.executor, move || noting.identity.note_committed(committed)).await;
                 if let Some(Err(error)) = noted {
                     tracing::debug!("what is committed could not be noted: {error}");

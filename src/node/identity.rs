@@ -1,7 +1,8 @@
 //! Who a node is, and whom it has served: one small file, `.hatokuse`, in its folder.
 //!
 //! It is on stable storage before anything that depends on it is said. The
-//! highest epoch never goes down in it.
+//! highest epoch never goes down in it. A leader whose epoch the disk does not take
+//! may read here, and nothing else: a restart would have forgotten it.
 
 mod pair;
 
@@ -16,7 +17,9 @@ use crate::durable::{self, Folder};
 use crate::file_names::Names;
 use crate::lock::Lock;
 use crate::seeded::{self, Bug};
-use crate::types::{Epoch, Fence, Layout, Leadership, Member, NodeId, Removed, Uuid, Version, is_beyond_reason};
+use crate::types::{
+    Epoch, Fence, Layout, Leadership, Member, NodeId, Refusing, Removed, Uuid, Version, is_beyond_reason,
+};
 use crate::wire::MemberList;
 
 /// The file's name.
@@ -178,9 +181,19 @@ pub struct IdentityFile {
 
 #[derive(Debug)]
 struct State {
+    /// What is known. Of the leader that was seen last the disk may not know yet.
     identity: Identity,
+    /// Whom the disk says that this node has seen last.
+    noted: Option<(Leadership, u64)>,
     /// The session whose frames count now.
-    current: Option<Fence>,
+    current: Option<Session>,
+}
+
+#[derive(Debug)]
+struct Session {
+    fence: Fence,
+    /// Why its leader was not noted when it began. It stays one that only reads: its leader counts on nothing else.
+    reads_only: Option<Refusing>,
 }
 
 impl IdentityFile {
@@ -207,7 +220,8 @@ impl IdentityFile {
         let pair = Lock::new(Pair::of(folder.as_ref(), &identity.encode())?);
         let committed = read_committed(folder.as_ref()).filter(|version| could_be_committed(&identity, *version));
         let committed = AtomicU64::new(committed.unwrap_or_default().0);
-        Ok(Self { folder, state: Lock::new(State { identity, current: None }), writing: pair, committed })
+        let state = Lock::new(State { noted: identity.seen, identity, current: None });
+        Ok(Self { folder, state, writing: pair, committed })
     }
 
     /// The newest version that a leader called committed, as far as is known.
@@ -241,35 +255,80 @@ impl IdentityFile {
     /// Writes the file, then what is known.
     fn write(&self, pair: &mut Pair, identity: Identity) -> io::Result<()> {
         pair.write(self.folder.as_ref(), &identity.encode())?;
-        self.state().identity = identity;
+        let mut state = self.state();
+        (state.noted, state.identity) = (identity.seen, identity);
         Ok(())
     }
 
     /// A leader opens a lane: its session becomes the one that counts, unless a later one does.
-    /// A higher epoch is on stable storage when this returns. Blocks.
+    /// A higher epoch is on stable storage when this returns. An error: it is not, and nothing has changed. Blocks.
     pub fn admit(&self, fence: Fence) -> io::Result<Result<(), Fenced>> {
         let mut pair = self.writing.lock();
         if let Err(fenced) = self.admits(fence) {
             return Ok(Err(fenced));
         }
-        let identity = self.get();
-        if identity.seen != Some((fence.leadership, fence.run)) {
-            let identity = Identity { seen: Some((fence.leadership, fence.run)), ..identity };
+        let seen = Some((fence.leadership, fence.run));
+        let identity = Identity { seen, ..self.get() };
+        if self.state().noted != seen {
             if seeded::active(Bug::EpochSeenNotKept) {
-                self.state().identity = identity;
+                let mut state = self.state();
+                (state.identity, state.noted) = (identity, seen);
             } else {
                 self.write(&mut pair, identity)?;
             }
         }
-        self.state().current = Some(fence);
+        self.begin(fence, None);
         Ok(Ok(()))
+    }
+
+    /// As [`admit`](Self::admit), where the disk did not take the epoch, and `why`: as long as this process lives older
+    /// leaders are refused all the same. Nobody may count on more than that, and on what is read. Blocks.
+    pub fn admit_to_read(&self, fence: Fence, why: Refusing) -> Result<(), Fenced> {
+        let _one_at_a_time = self.writing.lock();
+        self.admits(fence)?;
+        self.state().identity.seen = Some((fence.leadership, fence.run));
+        self.begin(fence, Some(why));
+        Ok(())
+    }
+
+    fn begin(&self, fence: Fence, not_noted: Option<Refusing>) {
+        let mut state = self.state();
+        let before = state.current.take().filter(|session| session.fence == fence);
+        let reads_only = before.and_then(|session| session.reads_only).or(not_noted);
+        state.current = Some(Session { fence, reads_only });
+    }
+
+    /// Tries once more to note the leader that was seen last. Blocks.
+    pub fn note_seen(&self) -> io::Result<()> {
+        let mut pair = self.writing.lock();
+        if self.is_noted() {
+            return Ok(());
+        }
+        self.write(&mut pair, self.get())
+    }
+
+    /// Whether the disk knows the leader that was seen last.
+    pub fn is_noted(&self) -> bool {
+        let state = self.state();
+        state.noted == state.identity.seen
+    }
+
+    /// Why the session that counts now only reads, if it does.
+    pub fn reads_only(&self) -> Option<Refusing> {
+        self.state().current.as_ref().and_then(|session| session.reads_only.clone())
+    }
+
+    /// The same of a session with this fence, if it is the one that counts now.
+    pub fn reads_only_for(&self, fence: Fence) -> Option<Refusing> {
+        let state = self.state();
+        state.current.as_ref().filter(|session| session.fence == fence)?.reads_only.clone()
     }
 
     /// Whether a leader would be let in.
     pub fn admits(&self, fence: Fence) -> Result<(), Fenced> {
         let (seen, current) = {
             let state = self.state();
-            (state.identity.seen, state.current)
+            (state.identity.seen, state.current.as_ref().map(|session| session.fence))
         };
         let refuse = |epoch: Epoch, reason: String| Err(Fenced { epoch, reason });
         if let Some((seen, run)) = seen {
@@ -309,13 +368,14 @@ impl IdentityFile {
 
     /// Whether another leader process than that of this fence was let in.
     pub fn is_succeeded(&self, fence: Fence) -> bool {
-        self.state().current.is_some_and(|current| current.run != fence.run)
+        self.state().current.as_ref().is_some_and(|session| session.fence.run != fence.run)
     }
 
     /// Whether a frame with this fence counts now.
     pub fn check(&self, fence: Fence) -> Result<(), Fenced> {
         let state = self.state();
-        if state.current == Some(fence) || seeded::active(Bug::FenceNotChecked) {
+        if state.current.as_ref().is_some_and(|session| session.fence == fence) || seeded::active(Bug::FenceNotChecked)
+        {
             return Ok(());
         }
         let epoch = state.identity.seen.map_or(Epoch(0), |(leadership, _)| leadership.epoch);

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::identity::Fenced;
 use super::store::INVENTORY_PARTS;
 use super::work::{ReadKey, ReadWork, WriteWork};
-use super::{Node, from, id_of};
+use super::{Node, from, id_of, reads_only};
+use crate::seeded::{self, Bug};
 use crate::types::{Epoch, Fence, Version};
 use crate::wire::BATCH_ITEMS;
 use crate::wire::family::{self, FromNode, ToNode, from_node, to_node};
@@ -117,13 +118,18 @@ impl Node {
                 if ping.release {
                     self.promise.release(fence.run);
                 }
-                let lease_refused = ping.lease && !ping.release && !self.promise.renew(fence.run);
+                let lease_refused = ping.lease && !ping.release && !self.promises(fence);
                 let pong = family::Pong { lease_refused, ..self.who() };
                 reply.give(from(seq, from_node::Body::Pong(pong)));
                 return Ok(is_leaders);
             }
             _ if !is_leaders => return Err(malformed("a frame ahead of the Hello")),
             to_node::Body::Write(batch) => {
+                if let Some(not_noted) = self.identity.reads_only_for(fence) {
+                    let result = reads_only::keeps_nothing(&batch, &not_noted);
+                    reply.give(from(seq, from_node::Body::Written(result)));
+                    return Ok(true);
+                }
                 let work = WriteWork::read(fence, seq, batch, reply.clone()).map_err(|reason| malformed(&reason))?;
                 reply.unless_gone(self.writes.send(work)).await;
             }
@@ -138,7 +144,14 @@ impl Node {
             }
             to_node::Body::Inventory(_) => {
                 self.identity.check(fence)?;
-                self.list(seq, reply).await;
+                let reads_only = self.identity.reads_only_for(fence);
+                match reads_only.filter(|_| !seeded::active(Bug::UnnotedInventoryBelieved)) {
+                    None => self.list(seq, reply).await,
+                    Some(not_noted) => {
+                        let page = reads_only::lists_nothing(&not_noted);
+                        reply.give(from(seq, from_node::Body::Page(page)));
+                    }
+                }
             }
         }
         Ok(true)

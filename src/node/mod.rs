@@ -24,6 +24,7 @@ pub mod write_back;
 
 mod lane;
 mod promise;
+mod reads_only;
 mod reserve;
 mod work;
 
@@ -275,16 +276,8 @@ impl Node {
         // Who is refused anyway waits for nothing, and keeps the leader that is there from nothing.
         self.identity.admits(fence)?;
         let turn = self.promise.turn_of(fence.run).await;
-        let identity = self.identity.clone();
-        let admit = move || {
-            let admitted = identity.admit(fence)?;
-            if admitted.is_ok() {
-                turn.promise();
-            }
-            Ok(admitted)
-        };
-        match self.executor.run(admit).await {
-            Ok(Ok(())) => self.admitted.notify_waiters(),
+        let not_noted = match self.admit(fence, turn, hello.reads_only).await {
+            Ok(Ok(not_noted)) => not_noted,
             Ok(Err(fenced)) => return Err(fenced),
             Err(error) => {
                 let reason = identity_failed(&error);
@@ -293,7 +286,8 @@ impl Node {
                 }
                 return Err(refuse(reason));
             }
-        }
+        };
+        self.admitted.notify_waiters();
         Ok(family::Welcome {
             format: FORMAT,
             node_id: self.id.0,
@@ -308,6 +302,8 @@ impl Node {
             copies: self.store.totals().messages,
             deadlines: true,
             unix_ms: self.clock.unix_ms(),
+            no_room: not_noted.as_ref().is_some_and(|not_noted| not_noted.full),
+            not_noted: not_noted.map_or_else(String::new, |not_noted| not_noted.why),
         })
     }
 }

@@ -228,23 +228,6 @@ fn a_small_disk_can_be_filled_and_emptied_again_and_again() {
 }
 
 #[test]
-fn a_read_only_disk_under_a_node_outlives_a_new_leader() {
-    let home = folder();
-    let image = home.path().join("image");
-    let Some(mount) = Mount::ext4(&home.path().join("storage_node_1"), &image, 32, &[]) else { return };
-    let mut register = Register::with(2, 2, home, |builder| builder);
-    register.fill("m", 20, "x");
-    register.restart_node(1).unwrap();
-    register.wait_up(2).unwrap();
-    mount.break_down();
-    register.kill_leader().unwrap();
-    register.start_leader().unwrap();
-    eventually("it is said", || register.node_stderr(1).contains("refused a leader's word").then_some(()));
-    assert!(register.node_is_running(1), "{}", register.node_stderr(1));
-    drop(register);
-}
-
-#[test]
 fn a_full_btrfs_takes_new_leaders() {
     for fill in [Mount::fill, Mount::crowd] {
         let home = folder();

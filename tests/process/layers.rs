@@ -66,8 +66,8 @@ fn ids_that_are_longer_than_a_layers_names_are_written_again_and_deleted() {
 }
 
 /// A register whose node 1 has its folder behind a layer with rules.
-struct Faulty {
-    register: Register,
+pub(crate) struct Faulty {
+    pub(crate) register: Register,
     _layer: Mount,
     rules: PathBuf,
     /// The folder below goes last.
@@ -75,7 +75,7 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn start(nodes: u32, tolerance: usize, layout: &str) -> Option<Self> {
+    pub(crate) fn start(nodes: u32, tolerance: usize, layout: &str) -> Option<Self> {
         let (home, beside) = (folder(), folder());
         let (below, rules) = (beside.path().join("below"), beside.path().join("rules"));
         let layer = Mount::faulty(&below, &home.path().join("storage_node_1"), &rules)?;
@@ -85,7 +85,7 @@ impl Faulty {
     }
 
     /// From now on calls fail so, and no others.
-    fn fails(&self, rules: &str) {
+    pub(crate) fn fails(&self, rules: &str) {
         let beside = self.rules.with_extension("new");
         std::fs::write(&beside, rules).unwrap();
         std::fs::rename(beside, &self.rules).unwrap();
@@ -100,14 +100,14 @@ impl Faulty {
     }
 
     /// Everything is on so many nodes, and what is on them is right.
-    fn is_whole(&self, messages: usize, tolerance: usize) {
+    pub(crate) fn is_whole(&self, messages: usize, tolerance: usize) {
         let copies = messages * tolerance;
         let wanted = format!("VERIFIED messages={messages} intact={copies} bad=0 unknown=0");
         eventually_same("VERIFY", &wanted, || self.register.ask("VERIFY"));
     }
 }
 
-const LAYOUTS: [&str; 2] = ["text", "log"];
+pub(crate) const LAYOUTS: [&str; 2] = ["text", "log"];
 
 #[test]
 fn a_sync_that_fails_ends_the_node_and_no_message_is_lost() {

@@ -49,4 +49,5 @@ mod support_load;
 mod tls;
 #[path = "../tools/mod.rs"]
 mod tools;
+mod unnoted;
 mod users;

@@ -85,6 +85,18 @@ impl Mount {
         no_mounts()
     }
 
+    /// Of a btrfs: keeps what is there as it is, so that writing over it takes room.
+    pub(crate) fn snapshot(&self) -> bool {
+        let mut snapshot = Command::new("btrfs");
+        snapshot.args(["subvolume", "snapshot", "-r"]).arg(&self.0).arg(self.0.join(".snapshot"));
+        snapshot.stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    /// Has room again that [`fill`](Self::fill) took.
+    pub(crate) fn empty(&self) {
+        std::fs::remove_file(self.0.join(".filler")).unwrap();
+    }
+
     /// Leaves no room in it for a single byte, nor for another file.
     pub(crate) fn fill_up(&self) {
         self.fill();

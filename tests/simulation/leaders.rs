@@ -15,32 +15,32 @@ use crate::network::LeaderHere;
 use crate::world::ask_of;
 use crate::{s, simulate};
 
-fn id(text: &str) -> MessageId {
+pub(crate) fn id(text: &str) -> MessageId {
     text.parse().unwrap()
 }
 
-fn get(text: &str) -> Command {
+pub(crate) fn get(text: &str) -> Command {
     Command::Get(id(text))
 }
 
-fn set(text: &str, message: &str) -> Command {
+pub(crate) fn set(text: &str, message: &str) -> Command {
     Command::Set { id: id(text), payload: message.to_owned().into() }
 }
 
-async fn ask(sim: &Sim, leader: &LeaderHere, command: Command) -> Reply {
+pub(crate) async fn ask(sim: &Sim, leader: &LeaderHere, command: Command) -> Reply {
     ask_of(leader, &sim.net, command).await.expect("it lives")
 }
 
-fn is_unavailable(reply: &Reply) -> bool {
+pub(crate) fn is_unavailable(reply: &Reply) -> bool {
     matches!(reply, Reply::Refused(Refusal::Unavailable(_)))
 }
 
-fn value(text: &str) -> Reply {
+pub(crate) fn value(text: &str) -> Reply {
     Reply::Value(text.to_owned().into())
 }
 
 /// A register with a second leader that has these nodes, and both leaders.
-async fn two(nodes: &[u32], cut: bool, io_mode: IoMode) -> (Sim, LeaderHere, LeaderHere) {
+pub(crate) async fn two(nodes: &[u32], cut: bool, io_mode: IoMode) -> (Sim, LeaderHere, LeaderHere) {
     let mut sim = Sim::start(1, io_mode).await;
     sleep(s(5.0)).await;
     let first = sim.net.leader().unwrap();

@@ -347,6 +347,16 @@ impl Sim {
         }
     }
 
+    /// This node is started again, on a disk that works, and follows the first leader.
+    pub(crate) fn send_to_first(&mut self, node: u32) -> bool {
+        self.net.send_to_first(&self.home, &address(node));
+        if let Some(second) = self.net.second() {
+            self.net.part(&second.home, &address(node));
+        }
+        self.nodes[&node].disk.heal();
+        self.crash_node(node, Crash::Kill) && self.start_node(node).is_ok()
+    }
+
     /// One of two leaders goes: one that has stopped by itself, or either.
     pub(crate) async fn end_second(&mut self) {
         let Some((mut machine, leader)) = self.second.take() else { return };

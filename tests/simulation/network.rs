@@ -140,6 +140,13 @@ impl Net {
         self.0.lock().unwrap().follow_second.insert(address.to_owned());
     }
 
+    /// From its next registration on the node goes to the first leader again, and nothing between the two is lost.
+    pub(crate) fn send_to_first(&self, leader: &str, node: &str) {
+        let mut state = self.0.lock().unwrap();
+        state.follow_second.remove(node);
+        state.apart.remove(&(leader.to_owned(), node.to_owned()));
+    }
+
     /// Everything between this leader and this node is lost.
     pub(crate) fn part(&self, leader: &str, node: &str) {
         self.0.lock().unwrap().apart.insert((leader.to_owned(), node.to_owned()));

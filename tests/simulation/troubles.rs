@@ -50,6 +50,10 @@ pub(crate) enum Trouble {
     SecondLeader(u8, bool),
     /// One more node goes to it.
     ToSecond(u32, bool),
+    /// Another leader comes while the disk of a node takes nothing, and fails with this error.
+    Unnoted(u32, i32),
+    /// So does a node go to the second leader, and is started again and follows the first one, on a disk that works.
+    Forgets(u32, i32),
     Order(Order),
     /// A backup of the leader's folder is made.
     Backup,
@@ -203,13 +207,18 @@ pub(crate) fn by_chance(
     // Until the other members have heard of it only the leader's log says that one was removed: if it is lost in that
     // moment, the next leader waits for that one for ever.
     if !limits.leader_loses && density == 1 && chance.bool() {
-        // Its copies take a while to be made again, and it must not come back meanwhile: that is up to the others.
-        let (node, at) = (chance.u32(1..=NODES), chance.f64() * 3.0);
-        troubles.extend([(at, Trouble::Node(node, Crash::Kill)), (at + 8.0, Trouble::Remove(node))]);
-        troubles.push((at + 8.0 + chance.f64() * 3.0, Trouble::OldFolder(node)));
+        troubles.extend(removal_by_chance(chance));
     }
     troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
     troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
+}
+
+/// A node dies, is removed, and its folder comes back.
+fn removal_by_chance(chance: &mut fastrand::Rng) -> [(f64, Trouble); 3] {
+    // Its copies take a while to be made again, and it must not come back meanwhile: that is up to the others.
+    let (node, at) = (chance.u32(1..=NODES), chance.f64() * 3.0);
+    let back = at + 8.0 + chance.f64() * 3.0;
+    [(at, Trouble::Node(node, Crash::Kill)), (at + 8.0, Trouble::Remove(node)), (back, Trouble::OldFolder(node))]
 }
 
 /// Troubles by chance of nodes and of the leaders of a group, in the order of their times: some of them, times `density`.
@@ -228,7 +237,38 @@ pub(crate) fn by_chance_in_group(
             troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
         }
     }
-    troubles.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if density == 1 && chance.bool() {
+        troubles.extend(removal_by_chance(chance));
+    }
+    let timed = |(at, trouble)| (Duration::from_secs_f64(at), trouble);
+    let mut troubles: Vec<_> = troubles.into_iter().map(timed).collect();
+    troubles.extend(unnoted_by_chance(false, chance, until, density));
+    troubles.sort_by_key(|(at, _)| *at);
+    troubles
+}
+
+/// Troubles by chance in which a node's disk does not take that there is another leader: a third of all lives has one such,
+/// times `density`.
+pub(crate) fn unnoted_by_chance(
+    second_leaders: bool,
+    chance: &mut fastrand::Rng,
+    until: f64,
+    density: usize,
+) -> Vec<(Duration, Trouble)> {
+    let mut troubles = Vec::new();
+    for _ in 0..density {
+        let at = ALL_JOINED + chance.f64() * (until * 0.7 - ALL_JOINED);
+        let (node, error) = (chance.u32(1..=NODES), [errno::ENOSPC, errno::EROFS, errno::EDQUOT][chance.usize(..3)]);
+        match chance.u8(..6) {
+            0 => troubles.push((at, Trouble::Unnoted(node, error))),
+            1 if second_leaders => {
+                troubles.push((at, Trouble::SecondLeader(chance.u8(1..16), true)));
+                troubles.push((at + chance.f64() * 2.0, Trouble::Forgets(node, error)));
+            }
+            1 => troubles.push((at, Trouble::Unnoted(node, error))),
+            _ => {}
+        }
+    }
     troubles.into_iter().map(|(at, trouble)| (Duration::from_secs_f64(at), trouble)).collect()
 }
 
@@ -341,6 +381,15 @@ impl Sim {
                 "node sent to the second leader"
             }),
             Trouble::Peer(trouble) => self.make_peer(trouble).await,
+            Trouble::Unnoted(node, error) => {
+                self.nodes[&node].disk.set_failing(Some(error));
+                let comes = match self.net.leading() {
+                    Some((peer, _)) => self.crash_peer(peer, Crash::Kill).await,
+                    None => self.crash_leader(Crash::Kill) && self.start_leader().await.is_ok(),
+                };
+                comes.then_some("leader killed while a disk takes nothing")
+            }
+            Trouble::Forgets(node, error) => self.forgets(node, error).await.then_some("node forgot the second leader"),
             Trouble::Backup | Trouble::LeaderFromBackup | Trouble::Heal => None,
         };
         if let Some(effect) = effect {
@@ -426,6 +475,22 @@ impl Sim {
         stop.request();
         self.net.set_node(&home, None);
         refused
+    }
+
+    /// Whether the node was let in for reads by a second leader before it came back to the first one.
+    async fn forgets(&mut self, node: u32, error: i32) -> bool {
+        let Some(second) = self.net.second() else { return false };
+        self.nodes[&node].disk.set_failing(Some(error));
+        self.send_to_second(node, true);
+        let only_reads = || second.coordinator.cluster().registry.only_reading().any(|other| other.member.id.0 == node);
+        for _ in 0..40 {
+            if only_reads() {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        let forgets = only_reads();
+        self.send_to_first(node) && forgets
     }
 
     fn change_tolerance(&mut self, tolerance: usize) -> bool {

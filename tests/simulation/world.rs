@@ -1,6 +1,6 @@
 //! Clients, what they were told, and the record of it all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub(crate) struct Record {
     ends: BTreeMap<u64, u64>,
     /// Values that end, until they may be gone.
     ending: Vec<Ending>,
+    /// Nodes that only read, and for which leader.
+    only_read: BTreeSet<(String, u32)>,
     /// What each leader's time was when it was last looked at. (As long as it is named here no other has its place.)
     times: BTreeMap<usize, (Weak<Coordinator>, Instant, u64)>,
 }
@@ -64,9 +66,9 @@ struct Ending {
 impl World {
     pub(crate) fn new() -> Self {
         let (history, faults) = (History::new(), BTreeMap::new());
-        let (ends, ending, times) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        let record =
-            Record { history, trace: String::new(), faults, began: Instant::now(), values: 0, ends, ending, times };
+        let (ends, ending, only_read, times) = (BTreeMap::new(), Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let (trace, began) = (String::new(), Instant::now());
+        let record = Record { history, trace, faults, began, values: 0, ends, ending, only_read, times };
         Self(Arc::new(Mutex::new(record)))
     }
 
@@ -127,9 +129,22 @@ impl World {
     /// has come to its deadline.
     pub(crate) async fn watch_ends(self, net: Net) {
         loop {
-            net.leader().into_iter().chain(net.second()).for_each(|leader| self.note_ended(&leader));
+            let leaders: Vec<_> = net.leader().into_iter().chain(net.second()).collect();
+            leaders.iter().for_each(|leader| self.note_ended(leader));
+            self.note_only_reading(&leaders);
             sleep(LOOK).await;
         }
+    }
+
+    /// Counts the nodes that have come to be linked for reads only.
+    fn note_only_reading(&self, leaders: &[LeaderHere]) {
+        let mut now = BTreeSet::new();
+        for leader in leaders {
+            let cluster = leader.coordinator.cluster();
+            now.extend(cluster.registry.only_reading().map(|node| (leader.home.clone(), node.member.id.0)));
+        }
+        let before = std::mem::replace(&mut self.record().only_read, now.clone());
+        now.difference(&before).for_each(|_| self.count("node only reads"));
     }
 
     /// A leader has answered, or is looked at: what has ended by its time may be gone.

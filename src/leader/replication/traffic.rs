@@ -132,18 +132,33 @@ pub(super) struct ReadJob {
     pub keys: Vec<family::CopyKey>,
     /// They are only checked.
     pub check: bool,
+    /// What the node says that it has not, or has wrong, is so: else nothing is known of that.
+    pub proves: bool,
     /// Of their bodies.
     pub bytes: usize,
     /// Who waits for them.
     pub done: oneshot::Sender<family::ReadResult>,
 }
 
+/// What waits for an answer: so many keys of a frame.
+pub(super) struct ReadPending {
+    keys: usize,
+    /// It wants no bodies.
+    check: bool,
+    proves: bool,
+    done: oneshot::Sender<family::ReadResult>,
+}
+
+/// A status by a node whose word proves nothing: what it has can be held against its checksum, and all else is unknown.
+fn unproven(status: i32) -> i32 {
+    if status == family::CopyStatus::CopyStored as i32 { status } else { family::CopyStatus::CopyUnknown as i32 }
+}
+
 pub(super) struct Reads;
 
 impl Traffic for Reads {
     type Job = ReadJob;
-    /// How many keys each waiting job has in the frame, and whether it wants no bodies.
-    type Pending = Vec<(usize, bool, oneshot::Sender<family::ReadResult>)>;
+    type Pending = Vec<ReadPending>;
     const WINDOW: usize = 4;
     const WAY: Way = Way::Reads;
 
@@ -158,7 +173,7 @@ impl Traffic for Reads {
         let mut next = Some(first);
         while let Some(job) = next.take() {
             bytes += job.bytes;
-            pending.push((job.keys.len(), job.check, job.done));
+            pending.push(ReadPending { keys: job.keys.len(), check: job.check, proves: job.proves, done: job.done });
             batch.keys.extend(job.keys);
             if bytes < BATCH_BYTES && batch.keys.len() < BATCH_ITEMS {
                 next = queue();
@@ -175,8 +190,9 @@ impl Traffic for Reads {
         let from_node::Body::Read(result) = answer else { return };
         let mut statuses = result.statuses.into_iter();
         let mut bodies = result.bodies.into_iter();
-        for (keys, check, done) in pending {
-            let statuses: Vec<i32> = statuses.by_ref().take(keys).collect();
+        for ReadPending { keys, check, proves, done } in pending {
+            let told = |status: i32| if proves { status } else { unproven(status) };
+            let statuses: Vec<i32> = statuses.by_ref().take(keys).map(told).collect();
             let stored = |status: &&i32| **status == family::CopyStatus::CopyStored as i32;
             let sent = if check { 0 } else { statuses.iter().filter(stored).count() };
             let bodies = bodies.by_ref().take(sent).collect();

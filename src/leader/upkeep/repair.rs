@@ -333,7 +333,8 @@ impl Repairer {
         }
     }
 
-    /// Reads copies without their content, and notes bad ones; for each, whether it surely is intact.
+    /// Reads copies without their content, and notes bad ones; for each, whether it surely is intact, and stays so: nothing
+    /// is let go of for the sake of a copy on a node that only reads.
     pub(super) async fn check(&self, checks: Vec<(usize, NodeId, MessageId, CopyRecord)>) -> Vec<(usize, bool)> {
         let mut by_node: BTreeMap<NodeId, Vec<(usize, MessageId, CopyRecord)>> = BTreeMap::new();
         for (i, node, id, record) in checks {
@@ -342,7 +343,9 @@ impl Repairer {
         let each = by_node.into_iter().map(|(node, members)| async move {
             let keys: Vec<_> = members.iter().map(|(_, id, record)| (id.clone(), *record)).collect();
             let statuses = self.core.check_copies(node, &keys).await;
-            members.iter().zip(statuses).map(|((i, ..), status)| (*i, status == CopyStatus::CopyStored)).collect()
+            let counts = self.core.cluster().registry.is_linked(node);
+            let intact = |status| counts && status == CopyStatus::CopyStored;
+            members.iter().zip(statuses).map(|((i, ..), status)| (*i, intact(status))).collect()
         });
         let all: Vec<Vec<(usize, bool)>> = join_all(each).await;
         all.concat()
