@@ -3,7 +3,7 @@
 //! Everything here may be called from any runtime: the engine is reached by channels. What is appended has one of three
 //! ends: it is on a majority's disks and applied here, it surely never will be, or nobody knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,6 @@ use super::types::{Member, Metrics, Payload, PeerId};
 use super::{Addresses, Machine, Raft, Settings, removed};
 use crate::durable::Folder;
 use crate::lock::Lock;
-use crate::seeded::{self, Bug};
 use crate::stop::Stop;
 use crate::types::Uuid;
 
@@ -162,6 +161,7 @@ pub(super) struct Inner {
     pub(super) identity: Arc<Identity>,
     pub(super) log: Log,
     pub(super) machine: StateMachine,
+    pub(super) network: Arc<dyn PeerNetwork>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) standing: watch::Receiver<Standing>,
     /// This peer's time as the leader, while it is one.
@@ -278,25 +278,6 @@ impl<M> Group<M> {
     /// The id of this peer's folder.
     pub fn folder(&self) -> Uuid {
         self.inner.identity.folder
-    }
-
-    /// Founds a group of these peers, with their addresses for one another; this one is among them. Refused where there
-    /// is any state already. The others join when they are reached.
-    pub async fn found(&self, peers: BTreeMap<PeerId, String>) -> Result<(), NotDone> {
-        let inner = &self.inner;
-        if !peers.contains_key(&inner.settings.me) {
-            return Err(NotDone(format!("peer {} is not among those that found the group", inner.settings.me)));
-        }
-        let is_free = seeded::active(Bug::PeerFoundsTwice);
-        if !is_free && (self.is_founded() || !inner.log.is_blank() || inner.machine.snapshots.current().is_some()) {
-            return Err(NotDone("there is a group already: it is founded once, in empty folders".to_owned()));
-        }
-        let identity = inner.identity.clone();
-        let group = Uuid::random(&mut fastrand::Rng::new());
-        let joined = inner.machine.executor.run(move || identity.join(group)).await;
-        joined.map_err(|error| NotDone(format!("the group's id cannot be written: {error}")))?;
-        let members = start::members(&inner.identity, peers);
-        inner.raft.initialize(members).await.map_err(|error| NotDone(error.to_string()))
     }
 
     /// Who leads, and whoever follows its changes.

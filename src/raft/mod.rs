@@ -8,6 +8,7 @@
 
 mod changes;
 mod convert;
+mod founding;
 mod group;
 mod grpc;
 mod identity;

@@ -85,6 +85,12 @@ impl Port {
     }
 
     async fn try_answer(&self, request: Request) -> Result<Answer, Refused> {
+        // Who founds a group is of none yet.
+        if let (Some(Body::Who(_)), Some(envelope)) = (&request.body, &request.envelope)
+            && envelope.to == self.identity.me
+        {
+            return Ok(Answer::Group(proto::OfGroup { group: convert::uuid(self.identity.group()) }));
+        }
         let (from, group) = self.identity.admit(request.envelope.as_ref())?;
         // One that led when it was removed has yet to send the rest, and to hand over.
         if !matches!(request.body, Some(Body::Append(_) | Body::HandOver(_))) {
@@ -111,6 +117,7 @@ impl Port {
                 let ask = self.ask(from, &ask)?;
                 Ok(Answer::Voted(convert::voted(&self.raft.pre_vote(ask).await.map_err(|error| dead(&error))?)))
             }
+            Body::Who(_) => Err("this is not whom it asks".into()),
             Body::HandOver(request) => {
                 let request = convert::read_hand_over(&request)?;
                 if *request.to_node_id() == self.identity.me {

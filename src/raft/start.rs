@@ -178,6 +178,7 @@ async fn run(
         identity,
         log,
         machine,
+        network: network.clone(),
         pulse,
         standing: seen,
         reign: Lock::default(),

@@ -78,6 +78,23 @@ async fn a_group_is_founded_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_founds_a_group_beside_another() {
+    let mut world = World::founded(3).await;
+    world.append("a").await;
+    // It comes back without its folder, and is told to found as it was the first time.
+    world.kill(1, None).await;
+    world.start(1, MemDisk::new()).await.unwrap();
+    let peers = || (1..=3).map(|peer| (peer, address(peer))).collect();
+    let refused = world.group(1).found(peers()).await.unwrap_err();
+    assert!(refused.0.contains("is of a group already") && !world.group(1).is_founded(), "{refused}");
+    // One that answers is enough, and one that does not is not waited for.
+    world.kill(2, None).await;
+    assert!(world.group(1).found(peers()).await.is_err());
+    world.kill(3, None).await;
+    world.group(1).found(peers()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn peers_of_two_groups_do_not_mix() {
     let mut one = World::founded(3).await;
     let other = World::founded(3).await;
