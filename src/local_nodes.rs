@@ -66,12 +66,17 @@ struct Recipe {
 /// Starts a process.
 type Start = Box<dyn Fn() -> anyhow::Result<Child> + Send>;
 
+/// Whether a node of this number was removed from the register, which lets it in no more.
+pub type IsRemoved = Arc<dyn Fn(u32) -> bool + Send + Sync>;
+
 /// One process, while it runs and while it does not.
 struct Kept {
     name: String,
     /// What helps if it cannot start.
     remedy: String,
     start: Start,
+    /// It is of no use any more.
+    is_removed: Box<dyn Fn() -> bool + Send>,
     child: Option<Child>,
     since: Instant,
     pause: Duration,
@@ -80,7 +85,8 @@ struct Kept {
 impl Kept {
     fn start(name: String, remedy: String, start: Start) -> anyhow::Result<Self> {
         let child = Some(start()?);
-        Ok(Self { name, remedy, start, child, since: Instant::now(), pause: FIRST_PAUSE })
+        let is_removed = Box::new(|| false);
+        Ok(Self { name, remedy, start, is_removed, child, since: Instant::now(), pause: FIRST_PAUSE })
     }
 }
 
@@ -93,6 +99,7 @@ impl LocalNodes {
         data_dir: &Path,
         leaders: Vec<SocketAddr>,
         logs: LocalLogs,
+        is_removed: &IsRemoved,
     ) -> anyhow::Result<Self> {
         if count == 0 {
             return Ok(Self { stop: None, keeper: None });
@@ -102,7 +109,10 @@ impl LocalNodes {
         let recipe = Arc::new(Recipe { binary, any_port, io_mode, layout, data_dir, leaders, logs });
         let one = |id| {
             let starts = recipe.clone();
-            Kept::start(format!("local node {id}"), recipe.told_port(id), Box::new(move || starts.start(id)))
+            let kept =
+                Kept::start(format!("local node {id}"), recipe.told_port(id), Box::new(move || starts.start(id)));
+            let is_removed = is_removed.clone();
+            Ok(Kept { is_removed: Box::new(move || is_removed(id)), ..kept? })
         };
         Self::keep((1..=count).map(one).collect::<anyhow::Result<_>>()?)
     }
@@ -174,7 +184,11 @@ fn keep(mut all: Vec<Kept>, stopped: &mpsc::Receiver<()>) {
     while matches!(stopped.recv_timeout(LOOK), Err(mpsc::RecvTimeoutError::Timeout)) {
         for kept in &mut all {
             let ended = kept.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if let Some(how) = ended {
+            if ended.is_some() && (kept.is_removed)() {
+                tracing::info!("{} was removed, and is not started again", kept.name);
+                kept.child = None;
+                kept.pause = Duration::MAX;
+            } else if let Some(how) = ended {
                 kept.child = None;
                 if kept.since.elapsed() >= STARTED_WELL {
                     kept.pause = FIRST_PAUSE;

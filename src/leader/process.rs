@@ -25,7 +25,7 @@ use crate::clock::SystemClock;
 use crate::config::MAX_CLIENTS;
 use crate::durable::executor::Executor;
 use crate::durable::os::OsDisk;
-use crate::local_nodes::{LocalLogs, LocalNodes};
+use crate::local_nodes::{IsRemoved, LocalLogs, LocalNodes};
 use crate::process::door::Holdings;
 use crate::process::{
     Doing, Serving, Signals, allow_open, bind, keep_notified, limit_drain, open_port, raise_file_limit, say_ready,
@@ -34,7 +34,7 @@ use crate::process::{
 use crate::stop::Stop;
 use crate::telemetry::EventRing;
 use crate::tls::{self, Acceptor, Cluster, Renews};
-use crate::types::{Addresses, IoMode, Layout};
+use crate::types::{Addresses, IoMode, Layout, NodeId};
 use crate::wire::Grpc;
 use crate::{dashboard, terminal};
 
@@ -410,7 +410,7 @@ async fn attend(
             say_ready(&format!("leader http={address}"), false);
         }
     }
-    let local = start_local(settings, nodes_address)?;
+    let local = start_local(settings, nodes_address, coordinator.clone())?;
     let mut reporter = reporter();
     let view = move |period| reporter.view(period);
     if settings.screen {
@@ -461,10 +461,19 @@ fn keep_ready(coordinator: Arc<Coordinator>) -> watch::Receiver<bool> {
     ready
 }
 
-fn start_local(settings: &Settings, nodes_address: SocketAddr) -> anyhow::Result<LocalNodes> {
+fn start_local(
+    settings: &Settings,
+    nodes_address: SocketAddr,
+    coordinator: Arc<Coordinator>,
+) -> anyhow::Result<LocalNodes> {
     let Settings { local_nodes, io_mode, layout, data_dir, .. } = settings;
     let (any_port, how) = (settings.port == Some(0), (*io_mode, *layout));
-    LocalNodes::start(*local_nodes, any_port, how, data_dir, vec![nodes_address], settings.local_logs)
+    let is_removed: IsRemoved = Arc::new(move |number| {
+        let cluster = coordinator.cluster();
+        let number = NodeId(number);
+        cluster.registry.get(number).is_none() && cluster.state().removed().iter().any(|removed| removed.id == number)
+    });
+    LocalNodes::start(*local_nodes, any_port, how, data_dir, vec![nodes_address], settings.local_logs, &is_removed)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use super::{Kept, LocalLogs, LocalNodes, own_binary, without_settings};
+use super::{IsRemoved, Kept, LocalLogs, LocalNodes, own_binary, without_settings};
 use crate::types::{IoMode, Layout};
 
 /// The first peer's port for the others.
@@ -146,7 +147,10 @@ impl Plan {
         }
         let leaders = ports.iter().map(|ports| SocketAddr::new(self.host, ports.nodes)).collect();
         let how = (self.io_mode, self.layout);
-        let nodes = LocalNodes::start(self.nodes, self.port == 0, how, &self.data_dir, leaders, self.logs)?;
+        // That is known to whoever leads.
+        let is_removed: IsRemoved = Arc::new(|_| false);
+        let nodes =
+            LocalNodes::start(self.nodes, self.port == 0, how, &self.data_dir, leaders, self.logs, &is_removed)?;
         Ok(LocalPeers { _nodes: nodes, _peers: LocalNodes::keep(kept)? })
     }
 }

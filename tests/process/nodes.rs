@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::support::{BINARY, Register, Server, folder, hatokuse, run, tells};
+use crate::support::{BINARY, Register, Server, eventually, folder, hatokuse, run, tells};
 
 #[test]
 fn a_node_without_a_leader_starts_says_so_once_and_waits() {
@@ -104,6 +104,10 @@ fn the_whole_register_in_one_command() {
     assert_eq!(wire.ask("SET 1 hello"), "OK");
     assert_eq!(wire.ask("GET 1"), "VALUE hello");
     leader.says("node 3 ready");
+    // One that was removed has ended for good.
+    assert_eq!(eventually("it is empty", || Some(wire.ask("DRAIN 3")).filter(|told| told == "OK")), "OK");
+    assert_eq!(eventually("it is removed", || Some(wire.ask("REMOVE 3")).filter(|told| told == "OK")), "OK");
+    leader.says("local node 3 was removed, and is not started again");
     leader.stop();
     let code = leader.ends().code();
     let said = leader.said();
