@@ -65,6 +65,9 @@ struct StatusNode {
     id: NodeId,
     address: String,
     state: NodeState,
+    /// It is being emptied, and its state says something else.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    draining: bool,
     /// Whether it has no room for copies; and why it refuses them, for this or another reason.
     full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +84,7 @@ impl StatusNode {
             id: node.member.id,
             address: node.member.address.clone(),
             state: node.shown(),
+            draining: node.draining && node.shown() != NodeState::Draining,
             full: node.is_full(),
             reason: node.refuses_as(),
             messages: node.committed,
@@ -217,7 +221,7 @@ impl Reporter {
         let cluster = leader.cluster();
         let counts = cluster.counts();
         let nodes = cluster.registry.nodes().iter().map(|node| {
-            let StatusNode { id, address, state, full, reason, messages, bytes, io_mode, layout } =
+            let StatusNode { id, address, state, full, reason, messages, bytes, io_mode, layout, .. } =
                 StatusNode::of(node);
             let refusing = (full || reason.is_some()).then(|| Refusing { full, why: reason.unwrap_or_default() });
             let (disk, p99_ms) = (node.beat.map(|beat| beat.disk), p99.get(&id).copied());

@@ -80,6 +80,20 @@ fn an_advertised_address_where_nobody_listens_is_told_to_the_node() {
 }
 
 #[test]
+fn a_node_that_is_being_emptied_is_seen_to_be_while_it_is_down() {
+    let mut register = Register::start(3, 2);
+    assert_eq!(register.ask("DRAIN 3"), "OK");
+    register.wait_state(3, "draining");
+    let third = |register: &Register| register.status().unwrap()["nodes"][2].clone();
+    assert!(third(&register).get("draining").is_none(), "its state says it");
+    register.kill_node(3).unwrap();
+    register.wait_state(3, "down");
+    assert_eq!(third(&register)["draining"], true);
+    assert_eq!(register.ask("UNDRAIN 3"), "OK");
+    assert!(third(&register).get("draining").is_none());
+}
+
+#[test]
 fn an_address_where_another_folder_of_that_number_answers_is_refused() {
     let register = Register::start(1, 1);
     let (home, other) = (folder(), folder());
