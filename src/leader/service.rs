@@ -89,7 +89,10 @@ impl LeaderService {
                 Some(name) => self.users.of_certificate(name),
                 None => self.users.anonymous(),
             };
-            let nobody = || Status::unauthenticated(format!("NOAUTH a user and a password are needed: {HOW}"));
+            let nobody = || {
+                self.count(&Refusal::NoAuth);
+                Status::unauthenticated(format!("NOAUTH a user and a password are needed: {HOW}"))
+            };
             return login.ok_or_else(nobody);
         };
         let from = Caller::of(request)?.addr.map_or(IpAddr::from([0, 0, 0, 0]), |addr| addr.ip());
@@ -102,7 +105,15 @@ impl LeaderService {
         })
     }
 
+    /// A call that its user may not make was refused.
+    fn count(&self, refusal: &Refusal) {
+        let served = &self.coordinator.meters.served;
+        served.note(Protocol::Grpc, Operation::Other, Duration::ZERO, [Some(refusal.code())]);
+    }
+
     fn note(&self, reason: Reason, object: &[u8], user: &str, from: impl std::fmt::Display) {
+        let refusal = if reason == Reason::Auth { Refusal::WrongPassword } else { Refusal::Denied(String::new()) };
+        self.count(&refusal);
         let client = || gateway::line_of(0, &from, "grpc", user, (0, 0), "");
         self.users.denials.note((reason, Context::TopLevel), object, user, client);
     }

@@ -230,6 +230,14 @@ fn rights_hold_for_grpc_and_http() {
     let metrics = get_with(&http, "/metrics", "");
     assert!(!metrics.contains("hatokuse_denied_total{reason=\"key\"} 0\n"), "{metrics}");
     tells(&metrics, &["hatokuse_denied_total{reason=\"key\"} "]);
+    // What gRPC refused: 2 of GET, a SET and a list of nodes; two passwords; and one who gave none.
+    let refused = |result: &str, count: u32| {
+        let sample = format!("hatokuse_requests_total{{op=\"other\",protocol=\"grpc\",result=\"{result}\"}} {count}\n");
+        tells(&metrics, &[&sample]);
+    };
+    refused("denied", 4);
+    refused("wrongpass", 2);
+    refused("noauth", 1);
 }
 
 /// What is answered to a request with this header.
