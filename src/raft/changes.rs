@@ -134,7 +134,7 @@ impl<M> Group<M> {
                     Some(leader) if leader != me => return Ok(leader),
                     // It is asked for no vote, and would not see that another one leads.
                     _ if is_removed && removed::has_handed_over(&now, to) => {
-                        let seen = (Some(now.vote), now.membership_config.log_id().clone());
+                        let seen = (Some(now.vote), *now.membership_config.log_id());
                         trigger.refresh_server_state(seen.0, seen.1).await.map_err(failed)?;
                         return Ok(to);
                     }

@@ -37,8 +37,9 @@ fn has_all(group: &Group, peer: usize) {
         assert_eq!(status["tolerance"], 2, "{status}");
         (status["nodes"][2]["state"] == "draining").then_some(())
     });
-    let left: u64 = insist(group, peer, "TTL id50").rsplit(' ').next().unwrap().parse().unwrap();
-    assert!((80_000..=90_000).contains(&left), "{left} s");
+    let left = insist(group, peer, "TTL id50");
+    let left: u64 = left.strip_prefix("TTL ").and_then(|left| left.strip_suffix("ms")).unwrap().parse().unwrap();
+    assert!((80_000_000..=90_000_000).contains(&left), "{left} ms");
     let mut redis = Wire::to(&group.clients(peer));
     redis.send("*3\r\n$4\r\nAUTH\r\n$3\r\nann\r\n$6\r\nsecret\r\n");
     assert_eq!(redis.line().trim_end(), "+OK");
