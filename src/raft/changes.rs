@@ -1,4 +1,4 @@
-//! Peers come and go: one change at a time, by joint consensus.
+//! Peers come and go, one change at a time, by joint consensus; and another one leads, by order.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,13 +6,17 @@ use std::time::Duration;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
 use tokio::sync::MutexGuard;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::group::{Group, NotDone, matched};
+use super::removed;
 use super::types::{Member, PeerId};
 
 /// How often it is looked whether a peer that is added has been reached.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long handing over may take.
+const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether a change has got around in this process.
 const TOLD: Duration = Duration::from_millis(1);
@@ -102,6 +106,46 @@ impl<M> Group<M> {
             sleep(TOLD).await;
         }
         Ok(())
+    }
+
+    /// Lets another peer lead: this one, or the one that has most of the log. Who leads then; of a peer that was removed: who
+    /// was told to, and has all that it needs for it.
+    pub async fn hand_over(&self, to: Option<PeerId>) -> Result<PeerId, NotDone> {
+        let metrics = self.metrics();
+        let me = self.inner.settings.me;
+        if metrics.state != ServerState::Leader {
+            return Err(NotDone("this peer does not lead".to_owned()));
+        }
+        let matched = |peer: &PeerId| matched(&metrics, *peer);
+        let reachable = self.leading().borrow().reachable.clone();
+        let voters: Vec<PeerId> = metrics.membership_config.voter_ids().filter(|voter| *voter != me).collect();
+        let best = || voters.iter().copied().filter(|voter| reachable.contains(voter)).max_by_key(matched);
+        let to = to.or_else(best).ok_or_else(|| NotDone("no other peer can be reached".to_owned()))?;
+        if !voters.contains(&to) {
+            return Err(NotDone(format!("peer {to} has no vote, or leads already")));
+        }
+        let failed = |error: openraft::errors::Fatal<_>| NotDone(error.to_string());
+        let is_removed = metrics.membership_config.get_node(&me).is_none();
+        let trigger = self.inner.raft.trigger();
+        let handed = async {
+            trigger.transfer_leader(to).await.map_err(failed)?;
+            loop {
+                let now = self.metrics();
+                match now.current_leader {
+                    Some(leader) if leader != me => return Ok(leader),
+                    // It is asked for no vote, and would not see that another one leads.
+                    _ if is_removed && removed::has_handed_over(&now, to) => {
+                        let seen = (Some(now.vote), *now.membership_config.log_id());
+                        trigger.refresh_server_state(seen.0, seen.1).await.map_err(failed)?;
+                        return Ok(to);
+                    }
+                    _ => sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        timeout(HAND_OVER, handed)
+            .await
+            .unwrap_or_else(|_| Err(NotDone(format!("peer {to} has not taken over in time"))))
     }
 
     /// The right to change who the peers are, which a leader that was removed has no more.

@@ -8,7 +8,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,9 +30,6 @@ use crate::types::Uuid;
 
 /// How long what is under way may still end well after this peer has ceased to lead.
 const GRACE: Duration = Duration::from_millis(100);
-
-/// How long handing over may take.
-const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Why an entry was not appended, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -288,46 +284,6 @@ impl<M> Group<M> {
     pub(super) fn metrics(&self) -> Metrics {
         use openraft::async_runtime::WatchReceiver as _;
         self.inner.raft.metrics().borrow_watched().clone()
-    }
-
-    /// Lets another peer lead: this one, or the one that has most of the log. Who leads then; of a peer that was removed: who
-    /// was told to, and has all that it needs for it.
-    pub async fn hand_over(&self, to: Option<PeerId>) -> Result<PeerId, NotDone> {
-        let metrics = self.metrics();
-        let me = self.inner.settings.me;
-        if metrics.state != ServerState::Leader {
-            return Err(NotDone("this peer does not lead".to_owned()));
-        }
-        let matched = |peer: &PeerId| matched(&metrics, *peer);
-        let reachable = self.leading().borrow().reachable.clone();
-        let voters: Vec<PeerId> = metrics.membership_config.voter_ids().filter(|voter| *voter != me).collect();
-        let best = || voters.iter().copied().filter(|voter| reachable.contains(voter)).max_by_key(matched);
-        let to = to.or_else(best).ok_or_else(|| NotDone("no other peer can be reached".to_owned()))?;
-        if !voters.contains(&to) {
-            return Err(NotDone(format!("peer {to} has no vote, or leads already")));
-        }
-        let failed = |error: openraft::errors::Fatal<_>| NotDone(error.to_string());
-        let is_removed = metrics.membership_config.get_node(&me).is_none();
-        let trigger = self.inner.raft.trigger();
-        let handed = async {
-            trigger.transfer_leader(to).await.map_err(failed)?;
-            loop {
-                let now = self.metrics();
-                match now.current_leader {
-                    Some(leader) if leader != me => return Ok(leader),
-                    // It is asked for no vote, and would not see that another one leads.
-                    _ if is_removed && removed::has_handed_over(&now, to) => {
-                        let seen = (Some(now.vote), now.membership_config.log_id().clone());
-                        trigger.refresh_server_state(seen.0, seen.1).await.map_err(failed)?;
-                        return Ok(to);
-                    }
-                    _ => sleep(Duration::from_millis(5)).await,
-                }
-            }
-        };
-        timeout(HAND_OVER, handed)
-            .await
-            .unwrap_or_else(|_| Err(NotDone(format!("peer {to} has not taken over in time"))))
     }
 
     /// The group as this peer sees it.

@@ -41,7 +41,7 @@ pub fn leave_group(
 ) -> Result<Left, String> {
     let folded = raft::read_alone(group, boot_id.to_owned(), replica.folded())?;
     let reading = folded.0;
-    let messages = reading.state.mapping().len() as u64;
+    let messages = reading.state.mapping().len();
     if reading.state.last().is_none() {
         return Err("there is no register in its folder yet: start a leader with an empty one".to_owned());
     }
