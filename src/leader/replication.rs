@@ -408,8 +408,8 @@ impl Welcome {
             layout: welcome.layout,
             deadlines: welcome.deadlines,
             unix_ms: welcome.unix_ms,
-            not_noted: (!welcome.not_noted.is_empty())
-                .then(|| Refusing { full: welcome.no_room, why: welcome.not_noted }),
+            not_noted: Some(Refusing { full: welcome.no_room, why: welcome.not_noted })
+                .filter(|not_noted| !not_noted.why.is_empty()),
         })
     }
 }

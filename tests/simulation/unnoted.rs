@@ -200,7 +200,7 @@ fn what_a_node_lacks_that_would_forget_its_leader_is_unknown() {
         sim.nodes[&1].disk.set_failing(Some(errno::EROFS));
         let leader = succeed(&mut sim).await;
         let rot = |node: u32| sim.nodes[&node].disk.rot(&folder(node), &format!("{name}.txt"), |bytes| bytes[0] ^= 1);
-        (rot(1), rot(other));
+        [1, other].into_iter().for_each(rot);
         let refused = ask(&sim, &leader, get(&name)).await;
         assert!(is_unavailable(&refused) && why(&refused).contains("node 1"), "{refused:?}");
     });
