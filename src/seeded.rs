@@ -223,10 +223,6 @@ bugs! {
     13 PeerFoundsTwice: hatokuse "raft::tests::folders::a_group_is_founded_once";
     /// A leader whose disk hangs goes on to lead.
     13 PeerHangsAndLeads: hatokuse "raft::tests::disks::a_leader_whose_disk_takes_nothing_steps_down";
-    /// A leader confirms to itself that it leads.
-    13 PeerConfirmsAlone: hatokuse "raft::tests::groups::a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_cut";
-    /// A confirmation that began before it was asked for is taken.
-    13 PeerConfirmedBefore: hatokuse "raft::tests::groups::a_confirmation_begins_after_it_was_asked_for";
     /// A leader that is started again goes on in its old term, whatever its disk has lost.
     13 PeerGoesOnInItsTerm: hatokuse "raft::tests::real::a_leader_that_lost_its_last_entries_does_not_go_on_in_its_term";
     /// An epoch is shown to nodes before the other leaders have agreed on its beginning.

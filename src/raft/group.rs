@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, ForwardReason, RaftError};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -45,11 +45,6 @@ pub enum NotAppended {
     Unknown(String),
 }
 
-/// Why it was not confirmed that this peer leads.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it could not be confirmed that this peer leads: {0}")]
-pub struct NotConfirmed(pub String);
-
 /// Why something else was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -60,7 +55,7 @@ pub struct NotDone(pub String);
 pub struct Standing {
     /// This peer leads in this term, its machine has applied all that was committed before it, a majority has answered
     /// a moment ago, and its disk does not hang. Whether another has been elected meanwhile only
-    /// [`Group::confirm`] and [`Group::append`] can tell.
+    /// [`Group::append`] can tell.
     pub leads: Option<u64>,
     /// Who leads, if somebody does that has been heard of a moment ago.
     pub leader: Option<(PeerId, Addresses)>,
@@ -164,7 +159,6 @@ pub(super) struct Inner {
     pub(super) reign: Lock<Option<Reign>>,
     /// The last time that this peer came to lead.
     pub(super) led: Lock<Option<Led>>,
-    pub(super) confirms: mpsc::UnboundedSender<oneshot::Sender<Result<(), NotConfirmed>>>,
     pub(super) port: Port,
     /// Where the engine's tasks run.
     pub(super) runtime: Handle,
@@ -243,15 +237,6 @@ impl<M: Machine> Group<M> {
                 Err(error) => return unknown(&error),
             }
         }
-    }
-
-    /// Makes sure that this peer leads, by a round of answers of a majority that begins after this call, and that its
-    /// machine has applied all that was committed before it.
-    pub async fn confirm(&self) -> Result<(), NotConfirmed> {
-        let ended = || NotConfirmed("this peer ends".to_owned());
-        let (answer, confirmed) = oneshot::channel();
-        self.inner.confirms.send(answer).map_err(|_| ended())?;
-        confirmed.await.map_err(|_| ended())?
     }
 }
 

@@ -31,7 +31,7 @@ use std::fmt::Debug;
 use std::io;
 use std::time::Duration;
 
-pub use self::group::{Group, Led, NotAppended, NotConfirmed, NotDone, PeerStatus, Role, Standing, Status};
+pub use self::group::{Group, Led, NotAppended, NotDone, PeerStatus, Role, Standing, Status};
 pub use self::grpc::{CallerCheck, Checked, GrpcPeers, PeersService};
 pub use self::leave::read_alone;
 pub use self::log::LONGEST_PAYLOAD;

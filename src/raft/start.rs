@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::group::{Inner, Standing};
@@ -162,7 +162,6 @@ async fn run(
     let raft = Raft::new(settings.me, Arc::new(config), factory, log.clone(), machine.clone()).await;
     let raft = raft.map_err(|error| NotOpened(error.to_string()))?;
     let (standing, seen) = watch::channel(Standing::default());
-    let (confirms, asked) = mpsc::unbounded_channel();
     let port = Port {
         raft: raft.clone(),
         identity: identity.clone(),
@@ -183,7 +182,6 @@ async fn run(
         standing: seen,
         reign: Lock::default(),
         led: Lock::default(),
-        confirms,
         port,
         runtime: Handle::current(),
         changing: tokio::sync::Mutex::default(),
@@ -191,7 +189,7 @@ async fn run(
         closed,
         ended,
     });
-    upkeep::start(&inner, standing, asked, network, &stop);
+    upkeep::start(&inner, standing, network, &stop);
     Ok(inner)
 }
 

@@ -1,17 +1,16 @@
-//! What a peer does beside the engine: it watches its own disk, says who leads, confirms that it does, makes
-//! snapshots, and has the log know which folder each peer has.
+//! What a peer does beside the engine: it watches its own disk, says who leads, makes snapshots, and has the log know which folder each peer has.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
-use tokio::sync::{mpsc, oneshot, watch};
+use openraft::{ChangeMembers, Instant as _, ServerState};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::group::{Inner, NotConfirmed, Reign, Standing};
+use super::group::{Inner, Reign, Standing};
 use super::led::{Before, Look};
 use super::network::PeerNetwork;
 use super::types::{Metrics, PeerId};
@@ -31,17 +30,8 @@ const SNAPSHOT_AGAIN: Duration = Duration::from_secs(30);
 /// Bytes of entries that a snapshot has too and that stay, for peers that are a little behind.
 const KEPT_BYTES: u64 = 8 << 20;
 
-/// Who asks to be confirmed.
-type Asked = oneshot::Sender<Result<(), NotConfirmed>>;
-
 /// Starts the tasks. They end when the group is closed.
-pub(super) fn start(
-    inner: &Arc<Inner>,
-    standing: watch::Sender<Standing>,
-    asked: mpsc::UnboundedReceiver<Asked>,
-    network: Arc<dyn PeerNetwork>,
-    stop: &Stop,
-) {
+pub(super) fn start(inner: &Arc<Inner>, standing: watch::Sender<Standing>, network: Arc<dyn PeerNetwork>, stop: &Stop) {
     let until_closed = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let closed = inner.closed.clone();
         async move {
@@ -54,7 +44,6 @@ pub(super) fn start(
     };
     let watching = watch_it(inner.clone(), standing, stop.clone());
     tokio::spawn(stop.needed("raft-watch", until_closed(Box::pin(watching))));
-    tokio::spawn(stop.needed("raft-confirm", until_closed(Box::pin(confirm(inner.clone(), asked)))));
     tokio::spawn(stop.needed("raft-snapshot", until_closed(Box::pin(make_snapshots(inner.clone())))));
     tokio::spawn(stop.needed("raft-removed", until_closed(Box::pin(removed::watch(inner.clone(), network)))));
     tokio::spawn(stop.needed("raft-folders", until_closed(Box::pin(learn_folders(inner.clone())))));
@@ -165,36 +154,6 @@ fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing 
     };
     let leader = known.map(|leader| (leader, inner.identity.addresses_of(leader)));
     Standing { leads, leader, reachable, voters, hangs }
-}
-
-/// One round at a time: all that asked while one was under way are answered by the next, which begins after them.
-async fn confirm(inner: Arc<Inner>, mut asked: mpsc::UnboundedReceiver<Asked>) {
-    let within = inner.settings.election.1;
-    while let Some(first) = asked.recv().await {
-        let mut all = vec![first];
-        while let Ok(more) = asked.try_recv() {
-            all.push(more);
-        }
-        let policy = match seeded::active(Bug::PeerConfirmsAlone) {
-            true => ReadPolicy::LeaseRead,
-            false => ReadPolicy::ReadIndex,
-        };
-        let round = timeout(within, inner.raft.ensure_linearizable(policy)).await;
-        while seeded::active(Bug::PeerConfirmedBefore)
-            && let Ok(more) = asked.try_recv()
-        {
-            all.push(more);
-        }
-        let result = match round {
-            _ if inner.standing.borrow().hangs => Err(NotConfirmed("its disk hangs".to_owned())),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(NotConfirmed(error.to_string())),
-            Err(_) => Err(NotConfirmed("no majority has answered in time".to_owned())),
-        };
-        for one in all {
-            let _ = one.send(result.clone());
-        }
-    }
 }
 
 /// Makes a snapshot whenever the log has grown enough, and then lets go of what it covers.

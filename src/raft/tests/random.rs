@@ -73,10 +73,6 @@ async fn disturb(world: &mut World, chance: &mut Rng, said: &Arc<Lock<Said>>, co
             let group = world.group(peer).clone();
             tokio::spawn(async move { group.hand_over(None).await });
         }
-        86..=88 if is_up => {
-            let group = world.group(peer).clone();
-            tokio::spawn(async move { group.confirm().await });
-        }
         _ => {}
     }
     sleep(Duration::from_millis(chance.u64(..400))).await;
