@@ -21,6 +21,7 @@ mod port;
 mod recover;
 mod removed;
 mod runtime;
+mod silence;
 mod small;
 mod snapshot;
 mod start;

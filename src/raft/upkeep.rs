@@ -7,12 +7,13 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{ChangeMembers, Instant as _, ServerState};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::group::{Inner, Reign, Standing};
 use super::led::{Before, Look};
 use super::network::PeerNetwork;
+use super::silence::Silence;
 use super::types::{Metrics, PeerId};
 use super::{machine, removed};
 use crate::seeded::{self, Bug};
@@ -55,6 +56,8 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut hung, mut before, mut seen) = (false, Before::default(), None);
+    let mut told = false;
+    let mut silence = Silence::new(inner.settings.election.1, inner.settings.step_down_after);
     loop {
         let (gone, is_due) = tokio::select! {
             biased;
@@ -77,9 +80,16 @@ async fn watch_it(inner: Arc<Inner>, standing: watch::Sender<Standing>, stop: St
         }
         let late = inner.pulse.late();
         let hangs = late >= inner.settings.step_down_after && !seeded::active(Bug::PeerHangsAndLeads);
+        let is_silent = silence.look(metrics.state == ServerState::Leader, answered(&inner, &metrics));
+        inner.raft.runtime_config().heartbeat(!hangs && !is_silent);
+        if is_silent && !told {
+            tracing::warn!(
+                "most of the other leaders do not answer this one: it is silent, so that another one can be elected"
+            );
+        }
+        told = is_silent || told && metrics.state == ServerState::Leader;
         if hangs != hung {
             hung = hangs;
-            inner.raft.runtime_config().heartbeat(!hangs);
             inner.raft.runtime_config().elect(!hangs);
             match hangs {
                 true => tracing::error!(
@@ -130,6 +140,13 @@ fn decides(metrics: &Metrics) -> impl PartialEq + use<> {
     (metrics.state, metrics.vote, metrics.current_leader, applied, members, metrics.running_state.is_err())
 }
 
+/// When a majority has answered this peer last, while it leads.
+fn answered(inner: &Inner, metrics: &Metrics) -> Option<Instant> {
+    let is_alone = metrics.membership_config.voter_ids().all(|voter| voter == inner.settings.me);
+    let ago = metrics.last_quorum_acked.map(|acked| acked.elapsed());
+    if is_alone { Some(Instant::now()) } else { ago.and_then(|ago| Instant::now().checked_sub(ago)) }
+}
+
 fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing {
     let me = inner.settings.me;
     let lately = inner.settings.step_down_after;
@@ -138,8 +155,7 @@ fn stand(inner: &Inner, metrics: &Metrics, hangs: bool, gone: bool) -> Standing 
     let members = metrics.membership_config.nodes().map(|(peer, _)| *peer);
     let reachable: BTreeSet<PeerId> = members.chain([me]).filter(|peer| heard(*peer)).collect();
     let voters: BTreeSet<PeerId> = metrics.membership_config.voter_ids().collect();
-    let has_majority = voters.iter().all(|voter| *voter == me)
-        || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < lately);
+    let has_majority = answered(inner, metrics).is_some_and(|answered| answered.elapsed() < lately);
     let own_term = metrics.vote.leader_id;
     let is_ready = metrics.state == ServerState::Leader
         && metrics.vote.committed

@@ -183,6 +183,44 @@ async fn a_peer_is_added_and_another_removed() {
     assert!(!world.group(4).leading().borrow().voters.contains(&gone));
 }
 
+/// Heartbeats arrive, and no answers: without a leader that makes way nobody would be elected, and nothing committed.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_hears_nobody_makes_way() {
+    let world = World::founded(3).await;
+    world.append("a").await;
+    let old = world.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|peer| *peer != old).collect();
+    others.iter().for_each(|other| world.network.cut(*other, old, true));
+    let new = world.leader_of(&others).await;
+    assert!(world.group(new).append("b").await.is_ok());
+    // It is not disturbed by the one that hears nothing of it.
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.leader_of(&others).await, new);
+    }
+    assert_eq!(world.group(old).append("x").await, Err(NotAppended::NotLeading));
+    world.network.heal();
+    assert_eq!(texts(&world.settled().await), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_leads_soon_when_one_of_two_that_were_away_comes_back() {
+    for away in [3, 7, 11, 16] {
+        let mut world = World::founded(3).await;
+        world.append("a").await;
+        let old = world.leader().await;
+        let others: Vec<u64> = (1..=3).filter(|peer| *peer != old).collect();
+        world.kill(others[0], None).await;
+        world.kill(others[1], None).await;
+        sleep(Duration::from_millis(away * 700)).await;
+        world.restart(others[0]).await.unwrap();
+        let began = tokio::time::Instant::now();
+        world.leader().await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        world.append("b").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_gets_its_vote_when_it_has_the_log_and_not_before() {
     let mut world = World::founded(3).await;
