@@ -30,7 +30,7 @@ pub(crate) type Life = CancellationToken;
 pub(crate) const FIRST: &str = "leader";
 
 /// How often it is looked whether somebody who is paused goes on.
-const STALL_LOOK: Duration = Duration::from_millis(20);
+pub(crate) const STALL_LOOK: Duration = Duration::from_millis(20);
 
 /// A dial into a cut fails after this long, as the real one does.
 const DIAL: Duration = Duration::from_secs(2);

@@ -10,12 +10,15 @@ use futures::{FutureExt as _, StreamExt as _};
 use hatokuse::leader::ledger::Replica;
 use hatokuse::raft::proto::{Request, Response, SnapshotPart};
 use hatokuse::raft::{Group, Lane, PeerId, PeerNetwork, Port};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::network::{LeaderHere, Life, Net};
+use crate::network::{LeaderHere, Life, Net, STALL_LOOK};
 
 /// Messages between peers are on their way for up to so long, in milliseconds.
 const SLOWEST_MS: u64 = 3;
+
+/// A connection on which nothing arrives breaks after so long, as its keep-alive is not answered.
+const BREAKS: Duration = Duration::from_secs(4);
 
 /// The peers that run, and what is lost between them.
 #[derive(Debug, Default)]
@@ -146,13 +149,23 @@ impl Net {
         self.with_peers(|peers| peers.parts = Some(after));
     }
 
-    async fn between(&self, from: PeerId, to: PeerId, life: &Life) {
+    /// One way from a peer to another. As with TCP, what is on its way when that is cut arrives when it is whole again, or the
+    /// connection breaks.
+    async fn between(&self, from: PeerId, to: PeerId, life: &Life) -> io::Result<()> {
         sleep(Duration::from_micros(100 + self.chance(SLOWEST_MS * 1000))).await;
         self.wait_while_stalled(&home(from)).await;
         self.wait_while_stalled(&home(to)).await;
-        if life.is_cancelled() || self.with_peers(|peers| peers.cut.contains(&(from, to))) {
+        let began = Instant::now();
+        while self.with_peers(|peers| peers.cut.contains(&(from, to))) {
+            if began.elapsed() > BREAKS {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            sleep(STALL_LOOK).await;
+        }
+        if life.is_cancelled() {
             std::future::pending::<()>().await;
         }
+        Ok(())
     }
 
     fn port(&self, peer: PeerId) -> io::Result<(Port, Life)> {
@@ -172,17 +185,17 @@ pub(crate) struct PeerPlug {
 impl PeerPlug {
     async fn ask(self, address: String, request: Request) -> io::Result<Response> {
         let to = peer_at(&address).ok_or(io::ErrorKind::NotFound)?;
-        self.net.between(self.me, to, &self.life).await;
+        self.net.between(self.me, to, &self.life).await?;
         let (port, life) = self.net.port(to)?;
         // What was begun there goes on, whether or not anybody waits.
         let answer = tokio::spawn(async move { port.answer(request).await }).await.map_err(io::Error::other)?;
-        self.net.between(to, self.me, &life).await;
+        self.net.between(to, self.me, &life).await?;
         Ok(answer)
     }
 
     async fn send(self, address: String, parts: BoxStream<'static, SnapshotPart>) -> io::Result<Response> {
         let to = peer_at(&address).ok_or(io::ErrorKind::NotFound)?;
-        self.net.between(self.me, to, &self.life).await;
+        self.net.between(self.me, to, &self.life).await?;
         let (port, life) = self.net.port(to)?;
         let (net, from, own) = (self.net.clone(), self.me, self.life.clone());
         let parts = parts.take_while(move |_| {
@@ -192,7 +205,7 @@ impl PeerPlug {
         let kept = self.net.with_peers(|peers| peers.parts);
         let parts = parts.map(Ok).take(kept.unwrap_or(usize::MAX));
         let answer = port.take_snapshot(Box::pin(parts)).await;
-        self.net.between(to, self.me, &life).await;
+        self.net.between(to, self.me, &life).await?;
         Ok(answer)
     }
 }
