@@ -261,7 +261,7 @@ pub(crate) fn unnoted_by_chance(
         let (node, error) = (chance.u32(1..=NODES), [errno::ENOSPC, errno::EROFS, errno::EDQUOT][chance.usize(..3)]);
         match chance.u8(..6) {
             0 => troubles.push((at, Trouble::Unnoted(node, error))),
-            1 if second_leaders => {
+            1..4 if second_leaders => {
                 troubles.push((at, Trouble::SecondLeader(chance.u8(1..16), true)));
                 troubles.push((at + chance.f64() * 2.0, Trouble::Forgets(node, error)));
             }
@@ -483,7 +483,8 @@ impl Sim {
         self.nodes[&node].disk.set_failing(Some(error));
         self.send_to_second(node, true);
         let only_reads = || second.coordinator.cluster().registry.only_reading().any(|other| other.member.id.0 == node);
-        for _ in 0..40 {
+        // Its leader has to be lost to it first, and what it promised that one to be over.
+        for _ in 0..100 {
             if only_reads() {
                 break;
             }
