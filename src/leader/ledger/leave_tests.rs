@@ -63,8 +63,7 @@ fn events() -> Vec<Event> {
     ];
     for n in 0..40 {
         let expires = (n % 3 == 0).then(|| Deadline::at(1_900_000_000_000 + u64::from(n))).flatten();
-        events
-            .push(commit(&format!("id{n}"), CopyRecord { version: version(n + 1), length: n.into(), crc: n, expires }));
+        events.push(commit(&format!("id{n}"), CopyRecord { version: version(n + 1), length: n, crc: n, expires }));
     }
     events.push(commit("id7", CopyRecord::tombstone(version(300))));
     events
