@@ -1,0 +1,33 @@
+"""Runs the stories that are named, or all of them: samples.py BINARY FOLDER [NAME...]"""
+
+import pathlib
+import sys
+import time
+
+import kubernetes
+from machine import Network, call
+
+STORIES = kubernetes.STORIES
+
+
+def main() -> None:
+    binary, work, *names = sys.argv[1:]
+    call("mount", "--make-rprivate", "/")
+    call("mount", "-t", "tmpfs", "tmpfs", "/run")
+    for number, (name, story) in enumerate(STORIES.items()):
+        if names and not any(name.startswith(one) for one in names):
+            continue
+        began = time.monotonic()
+        folder = pathlib.Path(work) / str(number)
+        folder.mkdir()
+        network = Network(folder, pathlib.Path(binary).resolve())
+        try:
+            story(network, lambda what: print(f"-- {name}: {what}", flush=True))
+        except BaseException as error:
+            print(f"samples: FAILED, {name}: {error}; what they said:\n{network.tell()}", file=sys.stderr)
+            raise
+        network.end()
+        print(f"   {name}: all is well after {time.monotonic() - began:.0f} s", flush=True)
+
+
+main()
