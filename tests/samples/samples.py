@@ -4,10 +4,12 @@ import pathlib
 import sys
 import time
 
+import compose
 import kubernetes
+import units
 from machine import Network, call
 
-STORIES = kubernetes.STORIES
+STORIES = kubernetes.STORIES | compose.STORIES | units.STORIES
 
 
 def main() -> None:
