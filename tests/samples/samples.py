@@ -1,4 +1,4 @@
-"""Runs the stories that are named, or all of them: samples.py BINARY FOLDER [NAME...]"""
+"""Runs the stories whose names begin with one of these: samples.py BINARY FOLDER NAME..."""
 
 import pathlib
 import sys
@@ -16,8 +16,9 @@ def main() -> None:
     binary, work, *names = sys.argv[1:]
     call("mount", "--make-rprivate", "/")
     call("mount", "-t", "tmpfs", "tmpfs", "/run")
+    assert any(name.startswith(one) for one in names for name in STORIES), f"there is no story {names}"
     for number, (name, story) in enumerate(STORIES.items()):
-        if names and not any(name.startswith(one) for one in names):
+        if not any(name.startswith(one) for one in names):
             continue
         began = time.monotonic()
         folder = pathlib.Path(work) / str(number)
