@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import yaml
-from machine import ROOT, USER, Machine, Network, Process, certificates, eventually, with_tls
+from machine import ROOT, USER, Machine, Network, Process, call, eventually, with_tls
 
 NAMESPACE = "default"
 
@@ -100,7 +100,10 @@ class Pod:
         probe = self.container[which]
         if http := probe.get("httpGet"):
             url = f"http://{self.machine.address}:{self.ports[http['port']]}{http['path']}"
-            return urllib.request.urlopen(url, timeout=5).status == 200
+            try:
+                return urllib.request.urlopen(url, timeout=5).status == 200
+            except urllib.error.HTTPError:
+                return False
         if tcp := probe.get("tcpSocket"):
             return self.machine.listens(self.ports[tcp["port"]])
         # A request is a message of field 1, the service; the answer's field 1 is 1 for SERVING.
@@ -271,26 +274,35 @@ def plain(network: Network, say) -> None:
     cluster.folders["settings"].put(cluster.settings)
     eventually("the tolerance is 2", lambda: cluster.status()["tolerance"] == 2)
 
-    say("the first leader loses its volume: it founds nothing beside the others")
+    say("the first leader loses its volume: it founds nothing beside the others, which go on")
     first.process.kill()
     empty(first.data)
-    for _ in range(2):
-        assert first.start().running.wait(timeout=60) == 1
-        assert "is of a group already" in first.process.said(), first.process.said()
+    assert first.start().running.wait(timeout=60) == 1
+    assert "is of a group already" in first.process.said(), first.process.said()
     assert cluster.ask("GET", "again-1") == f"Merhaba, {others[0].name} again\n"
-    say("it is replaced by one of a new number, at the same name")
-    assert cluster.ask("PEER", "REMOVE", "1") == "OK\n"
-    cluster.settings["peers"] = cluster.settings["peers"].replace("1=", "4=", 1)
+    say("nor where all of them were down")
+    for pod in others:
+        pod.process.kill()
+    empty(first.data)
     first.start()
-    at = f"{first.name}.hatokuse-leader:5560"
-    eventually("it is taken in", lambda: cluster.ask("PEER", "ADD", "4", at) == "OK\n")
+    eventually("it waits", lambda: "waits for 2=" in first.process.said())
+    for pod in others:
+        pod.start()
+    assert first.process.running.wait(timeout=60) == 1
+    assert "is of a group already" in first.process.said(), first.process.said()
+    say("it is replaced by one of a new number, at the same name")
+    replace(cluster, first, 1, 4)
+    assert cluster.ask("GET", "again-1") == f"Merhaba, {others[0].name} again\n"
+    say("another one loses its volume: it is refused, and replaced")
+    third = others[1]
+    third.process.kill()
+    empty(third.data)
+    third.start()
+    eventually("it is refused", lambda: "came with another folder" in cluster.ask("PEERS"))
+    assert third.probe("livenessProbe") and not third.probe("readinessProbe")
+    replace(cluster, third, 3, 5)
+    cluster.kill_who_leads().start()
     cluster.all_ready()
-    roles = eventually("three can be reached", lambda: roles_of(cluster))
-    assert sorted(roles) == [2, 3, 4] and sorted(roles.values()) == ["leader", "standby", "standby"], roles
-    for _ in range(2):
-        killed = cluster.kill_who_leads()
-        killed.start()
-        cluster.all_ready()
     cluster.everyone_answers("replaced")
 
     say("a node loses its volume, and comes back with an empty one")
@@ -321,11 +333,75 @@ def plain(network: Network, say) -> None:
         assert pod.process.running.wait(timeout=30) == 0
 
 
+def replace(cluster: Cluster, pod: Pod, old: int, new: int) -> None:
+    """As the page says it."""
+    eventually("it is removed", lambda: cluster.ask("PEER", "REMOVE", str(old)) == "OK\n")
+    if pod.process.is_up():
+        pod.stop()
+    cluster.settings["peers"] = cluster.settings["peers"].replace(f"{old}={pod.name}.", f"{new}={pod.name}.")
+    pod.start()
+    at = f"{pod.name}.hatokuse-leader:5560"
+    eventually("it is taken in", lambda: cluster.ask("PEER", "ADD", str(new), at) == "OK\n")
+    cluster.all_ready()
+    roles = eventually("all can be reached", lambda: roles_of(cluster))
+    assert new in roles and old not in roles and sorted(roles.values()) == ["leader", "standby", "standby"], roles
+
+
+def alone(network: Network, say) -> None:
+    """Two of three leaders are lost for good."""
+    cluster = Plain(network)
+    founding(cluster, say)
+    cluster.everyone_answers("begun")
+    first, second, third = cluster.leaders
+    say("two leaders lose their volumes; the third goes on alone")
+    for pod in (first, second, third):
+        pod.process.kill()
+    for pod in (first, second):
+        empty(pod.data)
+    cluster.settings["peers"] = f"3={third.name}.hatokuse-leader:5560"
+    settings = cluster.settings["leader.toml"]
+    tell = lambda word: cluster.folders["settings"].put(cluster.settings | {"leader.toml": f'{settings}recover-alone = "{word}"\n'})
+    tell("which")
+    assert third.start().running.wait(timeout=60) == 1
+    group = re.search(r"[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", third.process.said())
+    assert group, third.process.said()
+    tell(group[0])
+    assert first.start().running.wait(timeout=60) == 2 and "is not in the list of leaders" in first.process.said()
+    third.start()
+    eventually("it is ready", third.is_ready)
+    cluster.leaders = [third]
+    assert cluster.ask("GET", "begun-0") == f"Merhaba, {first.name} begun\n"
+    cluster.folders["settings"].put(cluster.settings)
+    say("the two others come back with new numbers")
+    for pod, number in ((first, 4), (second, 5)):
+        cluster.settings["peers"] += f",{number}={pod.name}.hatokuse-leader:5560"
+        pod.start()
+        at = f"{pod.name}.hatokuse-leader:5560"
+        eventually("it is taken in", lambda: cluster.ask("PEER", "ADD", str(number), at) == "OK\n")
+    cluster.leaders = [first, second, third]
+    cluster.all_ready()
+    cluster.kill_who_leads().start()
+    cluster.all_ready()
+    cluster.everyone_answers("again")
+
+
+def by_the_page(network: Network) -> pathlib.Path:
+    """The certificates that the page makes, by its own lines."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    block = page.split("## With TLS", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    makes = [line for line in block.splitlines() if "--host" in line or "hatokuse cert" in line or line.startswith("mv ")]
+    place = network.work / "page/here"
+    place.mkdir(parents=True)
+    programs = network.work / "bin"
+    programs.mkdir()
+    (programs / "hatokuse").symlink_to(network.binary)
+    call("bash", "-euc", "\n".join(makes), cwd=place, env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"})
+    assert not (place / "certs/ca-key.pem").exists()
+    return place / "certs"
+
+
 def encrypted(network: Network, say) -> None:
-    names = ["hatokuse", *[f"hatokuse-leader-{n}.hatokuse-leader" for n in range(3)], "localhost"]
-    hosts = [word for name in names for word in ("--host", name)]
-    made = [["peer", "--id", n, *hosts] for n in (1, 2, 3)] + [["node", "--id", n] for n in (1, 2, 3, 4)]
-    certs = certificates(network, made)
+    certs = by_the_page(network)
     read = lambda *patterns: {file.name: file.read_bytes() for pattern in patterns for file in certs.glob(pattern)}
     access = {"password": "a password\n", "token": "a token\n"}
     secrets = {
@@ -366,4 +442,4 @@ def empty(folder: pathlib.Path) -> None:
         shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
 
 
-STORIES = {"kubernetes": plain, "kubernetes, TLS": encrypted}
+STORIES = {"kubernetes": plain, "kubernetes, TLS": encrypted, "kubernetes, alone": alone}
