@@ -348,7 +348,7 @@ def replace(cluster: Cluster, pod: Pod, old: int, new: int) -> None:
 
 
 def alone(network: Network, say) -> None:
-    """Two of three leaders are lost for good."""
+    """Two of three leaders are lost for good, and then all."""
     cluster = Plain(network)
     founding(cluster, say)
     cluster.everyone_answers("begun")
@@ -358,6 +358,7 @@ def alone(network: Network, say) -> None:
         pod.process.kill()
     for pod in (first, second):
         empty(pod.data)
+    as_founded = cluster.settings["peers"]
     cluster.settings["peers"] = f"3={third.name}.hatokuse-leader:5560"
     settings = cluster.settings["leader.toml"]
     tell = lambda word: cluster.folders["settings"].put(cluster.settings | {"leader.toml": f'{settings}recover-alone = "{word}"\n'})
@@ -383,6 +384,16 @@ def alone(network: Network, say) -> None:
     cluster.kill_who_leads().start()
     cluster.all_ready()
     cluster.everyone_answers("again")
+    say("all three lose their volumes; new ones learn from the nodes")
+    for pod in cluster.leaders:
+        pod.process.kill()
+        empty(pod.data)
+    cluster.settings["peers"] = as_founded
+    for pod in cluster.leaders:
+        pod.start()
+    cluster.all_ready()
+    assert cluster.ask("GET", "again-2") == f"Merhaba, {third.name} again\n"
+    assert "bad=0 unknown=0" in cluster.ask("VERIFY")
 
 
 def by_the_page(network: Network) -> pathlib.Path:
