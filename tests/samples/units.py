@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 
-from machine import ROOT, USER, Machine, Network, Process, call, certificates, eventually, with_tls
+from machine import ROOT, USER, Machine, Network, Process, certificates, eventually, with_tls
 
 UNITS = ROOT / "packaging/systemd"
 CREDENTIALS = "/run/credentials"
