@@ -1,5 +1,6 @@
-"""Runs the stories whose names begin with one of these: samples.py BINARY FOLDER NAME..."""
+"""Runs the stories whose names are like this: samples.py BINARY FOLDER PATTERN"""
 
+import fnmatch
 import pathlib
 import sys
 import time
@@ -13,13 +14,12 @@ STORIES = kubernetes.STORIES | compose.STORIES | units.STORIES
 
 
 def main() -> None:
-    binary, work, *names = sys.argv[1:]
+    binary, work, pattern = sys.argv[1:]
     call("mount", "--make-rprivate", "/")
     call("mount", "-t", "tmpfs", "tmpfs", "/run")
-    assert any(name.startswith(one) for one in names for name in STORIES), f"there is no story {names}"
-    for number, (name, story) in enumerate(STORIES.items()):
-        if not any(name.startswith(one) for one in names):
-            continue
+    told = {name: story for name, story in STORIES.items() if fnmatch.fnmatch(name, pattern)}
+    assert told, f"no story is like {pattern}: there are {', '.join(STORIES)}"
+    for number, (name, story) in enumerate(told.items()):
         began = time.monotonic()
         folder = pathlib.Path(work) / str(number)
         folder.mkdir()
