@@ -194,6 +194,7 @@ pub(super) fn no_leader(standing: &Standing) -> String {
     let (reached, all) = (list(&standing.reachable), list(&standing.voters));
     match &standing.leader {
         Some((leader, _)) => format!("peer {leader} leads and cannot be reached"),
+        None if all.is_empty() => "no leader: this one is of no group yet, and waits to be called".to_owned(),
         None => format!("no leader: peers {reached} of {all} can be reached"),
     }
 }
@@ -278,10 +279,14 @@ mod tests {
     #[tokio::test]
     async fn without_a_leader_a_client_hears_so_in_what_it_speaks() {
         let (tell, _serve, _upstream, _, here) = start().await;
-        tell.send_replace(Standing { voters: [1, 2, 3].into(), reachable: [1].into(), ..Standing::default() });
-        for (asks, hears) in
-            [("GET x\n", "ERROR UNAVAILABLE no leader: peers 1 of 1,2,3"), ("*1\r\n", "-LOADING no leader")]
-        {
+        let of_group = Standing { voters: [1, 2, 3].into(), reachable: [1].into(), ..Standing::default() };
+        let of_none = Standing { reachable: [1].into(), ..Standing::default() };
+        for (standing, asks, hears) in [
+            (&of_group, "GET x\n", "ERROR UNAVAILABLE no leader: peers 1 of 1,2,3"),
+            (&of_group, "*1\r\n", "-LOADING no leader"),
+            (&of_none, "GET x\n", "ERROR UNAVAILABLE no leader: this one is of no group yet"),
+        ] {
+            tell.send_replace(standing.clone());
             let mut client = TcpStream::connect(&here).await.unwrap();
             client.write_all(asks.as_bytes()).await.unwrap();
             let mut said = String::new();
