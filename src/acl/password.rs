@@ -12,7 +12,7 @@ use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use ring::digest::{SHA256, digest};
 
-/// Random bytes, other ones for each hash.
+/// Random bytes, other ones for each user: the passwords of one have the same, so that one hash tells whether any is right.
 pub type Salt = [u8; 16];
 
 /// Memory, KiB, and passes over it: OWASP's recommendation for argon2id. A hash takes some 20 ms of a core.
@@ -49,11 +49,49 @@ impl PasswordHash {
                 "The password hash must be exactly {SHA_DIGITS} characters and contain only lowercase hexadecimal characters"
             ));
         }
-        let failed = |error: &dyn fmt::Display| format!("a password cannot be hashed: {error}");
-        let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|error| failed(&error))?;
-        let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let hash: Phc = argon.hash_password_with_salt(digits.as_bytes(), &salt).map_err(|error| failed(&error))?;
+        let params = Params::new(MEMORY_KIB, PASSES, 1, None);
+        Self::hashed(digits, params, &salt).map_err(|error| format!("a password cannot be hashed: {error}"))
+    }
+
+    fn hashed(digits: &str, params: Result<Params, argon2::Error>, salt: &[u8]) -> Result<Self, String> {
+        let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.map_err(|error| error.to_string())?);
+        let hash: Phc = argon.hash_password_with_salt(digits.as_bytes(), salt).map_err(|error| error.to_string())?;
         Ok(Self(hash.to_string()))
+    }
+
+    /// Its salt, if it is as long as those that are made here.
+    pub fn salt(&self) -> Option<Salt> {
+        Phc::new(&self.0).ok()?.salt?.as_ref().try_into().ok()
+    }
+
+    /// What it is made with: all but the hash.
+    fn recipe(&self) -> &str {
+        self.0.rsplit_once('$').map_or("", |(recipe, _)| recipe)
+    }
+
+    /// Whether any is of this password. It takes a hash for each salt that they have, wherever they differ.
+    pub fn any_is_of(all: &[Self], password: &[u8]) -> bool {
+        let digits = sha256(password);
+        let mut made: Vec<Self> = Vec::new();
+        for hash in all {
+            if made.iter().all(|known| known.recipe() != hash.recipe()) {
+                made.extend(hash.again(&digits));
+            }
+        }
+        all.iter().any(|hash| made.iter().any(|made| made.is_same(hash)))
+    }
+
+    /// What it would be of the password that has this SHA-256.
+    fn again(&self, digits: &str) -> Option<Self> {
+        let hash = Phc::new(&self.0).ok()?;
+        let params = Params::try_from(&hash).ok()?;
+        Self::hashed(digits, Ok(params), hash.salt.as_ref()?.as_ref()).ok()
+    }
+
+    /// As long wherever they differ.
+    fn is_same(&self, other: &Self) -> bool {
+        let differ = self.0.bytes().zip(other.0.bytes()).fold(0, |differ, (one, other)| differ | (one ^ other));
+        self.0.len() == other.0.len() && differ == 0
     }
 
     /// Whether it is of this password. It takes long, and as long wherever they differ.
@@ -123,6 +161,22 @@ mod tests {
         assert!(hash.is_of(b"passwd4") && hash.is_of_sha256(redis) && !hash.is_of(redis.as_bytes()));
         assert!(PasswordHash::of_sha256(&redis[1..], [3; 16]).unwrap_err().contains("exactly 64"));
         assert!(PasswordHash::of_sha256(&redis.replace('3', "G"), [3; 16]).unwrap_err().contains("hexadecimal"));
+    }
+
+    /// How long a wrong password takes says nothing of how many a user has.
+    #[test]
+    fn the_passwords_of_a_user_share_a_salt_and_one_hash_tells() {
+        let mut user = crate::acl::User::fresh();
+        for (salt, rule) in [(1, ">one"), (2, ">two"), (3, ">three")] {
+            user.change(&crate::acl::Rule::read(rule.as_bytes()).unwrap(), [salt; 16]).unwrap();
+        }
+        assert!(user.passwords().iter().all(|hash| hash.salt() == Some([1; 16])));
+        // One that was made before they did.
+        let all = [user.passwords(), &[PasswordHash::of(b"old", [9; 16]).unwrap()]].concat();
+        for (password, right) in [("one", true), ("three", true), ("old", true), ("none", false), ("", false)] {
+            assert_eq!(PasswordHash::any_is_of(&all, password.as_bytes()), right, "{password}");
+        }
+        assert!(!PasswordHash::any_is_of(&[], b"one"));
     }
 
     #[test]

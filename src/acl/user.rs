@@ -132,11 +132,12 @@ impl User {
         text
     }
 
-    /// Follows a rule. Those of passwords take long: a hash each. `salt` is for the one that is added.
+    /// Follows a rule. Those of passwords take long: a hash each. `salt` is for the first one that is added.
     ///
     /// # Errors
     /// The rule does not fit; the user may have changed in part.
     pub fn change(&mut self, rule: &Rule, salt: Salt) -> Result<(), BadRule> {
+        let salt = self.passwords.iter().find_map(PasswordHash::salt).unwrap_or(salt);
         match rule {
             Rule::Enabled(on) => self.enabled = *on,
             Rule::AnyPassword => (self.any_password, self.passwords) = (true, Vec::new()),

@@ -199,7 +199,7 @@ impl Logins {
             None => self.nobody.get_or_init(|| PasswordHash::of(b"", [0; 16]).ok()).clone(),
         };
         let check = move || match hashes {
-            Some(hashes) => hashes.iter().any(|hash| hash.is_of(&password)),
+            Some(hashes) => PasswordHash::any_is_of(&hashes, &password),
             None => {
                 // It is of nobody: this takes as long as if it were.
                 let _ = nobody.is_some_and(|hash| hash.is_of(&password));
