@@ -182,7 +182,24 @@ pub struct ScriptMeters {
     pub cached: AtomicUsize,
 }
 
+/// Scripts of clients at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScriptsNow {
+    /// Threads that are at work on one.
+    pub running: usize,
+    /// Threads that were given up and have not come to an end.
+    pub stuck: usize,
+    /// Scripts that EVALSHA knows.
+    pub known: usize,
+}
+
 impl ScriptMeters {
+    /// How it is now.
+    pub fn now(&self) -> ScriptsNow {
+        let [running, stuck, known] = [&self.running, &self.stuck, &self.cached].map(|of| of.load(Ordering::Relaxed));
+        ScriptsNow { running, stuck, known }
+    }
+
     /// How many there were, by how that went, as metrics name it.
     pub fn counts(&self) -> [(&'static str, u64); 4] {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);

@@ -2,24 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::time::timeout;
 
 use super::group::{Group, Inner, NotDone};
-use super::network::Lane;
+use super::proto::Who;
 use super::proto::request::Body;
 use super::proto::response::Body as Answer;
-use super::proto::{Request, Who};
 use super::types::PeerId;
 use super::{convert, start};
 use crate::seeded::{self, Bug};
 use crate::types::Uuid;
-
-/// How long others have to say whether they are of a group. Those that do not may not be up yet.
-const ASKED: Duration = Duration::from_secs(1);
 
 impl<M> Group<M> {
     /// Founds a group of these peers, with their addresses for one another; this one is among them. The others join when
@@ -54,15 +48,14 @@ impl<M> Group<M> {
     }
 }
 
-/// A peer that says of which group it is, if one does.
+/// A peer that says of which group it is, if one does. Those that do not answer may not be up yet.
 async fn of_a_group(inner: Arc<Inner>, peers: BTreeMap<PeerId, String>) -> Option<(PeerId, Uuid)> {
     let others = peers.into_iter().filter(|(peer, _)| *peer != inner.settings.me);
     let mut answers: FuturesUnordered<_> = others
         .map(|(peer, address)| {
-            let request = Request { envelope: Some(inner.identity.envelope(peer)), body: Some(Body::Who(Who {})) };
-            let asked = inner.network.call(&address, Lane::Log, request);
+            let inner = inner.clone();
             async move {
-                match timeout(ASKED, asked).await.ok()?.ok()?.body? {
+                match inner.ask(peer, &address, Some(Body::Who(Who {}))).await?.body? {
                     Answer::Group(group) => Some((peer, convert::read_uuid(&group.group).ok()??)),
                     _ => None,
                 }

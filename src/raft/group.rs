@@ -18,8 +18,10 @@ use super::grpc::{self, PeersService};
 use super::identity::Identity;
 use super::log::{LONGEST_PAYLOAD, Log, Pulse};
 use super::machine::StateMachine;
-use super::network::PeerNetwork;
+use super::network::{Lane, PeerNetwork};
 use super::port::Port;
+use super::proto::request::Body;
+use super::proto::{Request, Response};
 use super::start::{self, NotOpened};
 use super::types::{Member, Metrics, Payload, PeerId};
 use super::{Addresses, Machine, Raft, Settings, removed};
@@ -30,6 +32,9 @@ use crate::types::Uuid;
 
 /// How long what is under way may still end well after this peer has ceased to lead.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a peer that is asked something beside the engine may take.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Why an entry was not appended, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -171,6 +176,14 @@ pub(super) struct Inner {
     pub(super) closed: CancellationToken,
     /// Nothing is done any more: the thread may end.
     pub(super) ended: CancellationToken,
+}
+
+impl Inner {
+    /// Asks a peer something beside the engine; nothing: it has not answered in time.
+    pub(super) async fn ask(&self, peer: PeerId, address: &str, body: Option<Body>) -> Option<Response> {
+        let request = Request { envelope: Some(self.identity.envelope(peer)), body };
+        timeout(ANSWER, self.network.call(address, Lane::Log, request)).await.ok()?.ok()
+    }
 }
 
 /// A peer of a group; clones are the same peer.

@@ -10,11 +10,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::group::{Inner, matched};
-use super::network::{Lane, PeerNetwork};
-use super::proto::Request;
 use super::types::{Metrics, PeerId};
 
 /// What is said of a peer that was removed.
@@ -28,15 +26,12 @@ pub(super) const LEADS_ON: Duration = Duration::from_secs(1);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long a peer that is asked may take.
-const ANSWER: Duration = Duration::from_secs(1);
-
 /// Returns when this peer has been removed, and its folder says so.
-pub(super) async fn watch(inner: Arc<Inner>, network: Arc<dyn PeerNetwork>) {
+pub(super) async fn watch(inner: Arc<Inner>) {
     loop {
         sleep(LOOK).await;
         let metrics = inner.raft.metrics().borrow_watched().clone();
-        if !is_removed(&inner, &metrics, &*network).await {
+        if !is_removed(&inner, &metrics).await {
             continue;
         }
         let identity = inner.identity.clone();
@@ -55,7 +50,7 @@ pub(super) fn has_handed_over(metrics: &Metrics, to: PeerId) -> bool {
     metrics.state != ServerState::Leader || (matched(metrics, to) >= last && applied >= last)
 }
 
-async fn is_removed(inner: &Inner, metrics: &Metrics, network: &dyn PeerNetwork) -> bool {
+async fn is_removed(inner: &Inner, metrics: &Metrics) -> bool {
     let me = inner.settings.me;
     // While it leads it has yet to hand over.
     if metrics.state == ServerState::Leader {
@@ -68,15 +63,14 @@ async fn is_removed(inner: &Inner, metrics: &Metrics, network: &dyn PeerNetwork)
         return false;
     }
     let others = metrics.membership_config.nodes().filter(|(peer, _)| **peer != me);
-    let asked = others.map(|(peer, member)| ask(inner, *peer, &member.address, network));
+    let asked = others.map(|(peer, member)| ask(inner, *peer, &member.address));
     join_all(asked).await;
     inner.identity.was_told_removed()
 }
 
 /// Has a peer say whether this one was removed. It is asked for nothing else, which any build refuses.
-async fn ask(inner: &Inner, peer: PeerId, address: &str, network: &dyn PeerNetwork) {
-    let request = Request { envelope: Some(inner.identity.envelope(peer)), body: None };
-    if let Ok(Ok(response)) = timeout(ANSWER, network.call(address, Lane::Log, request)).await
+async fn ask(inner: &Inner, peer: PeerId, address: &str) {
+    if let Some(response) = inner.ask(peer, address, None).await
         && response.removed
     {
         let _ = inner.identity.answered(peer, &response);

@@ -177,7 +177,7 @@ async fn run(
         identity,
         log,
         machine,
-        network: network.clone(),
+        network,
         pulse,
         standing: seen,
         reign: Lock::default(),
@@ -189,7 +189,7 @@ async fn run(
         closed,
         ended,
     });
-    upkeep::start(&inner, standing, network, &stop);
+    upkeep::start(&inner, standing, &stop);
     Ok(inner)
 }
 

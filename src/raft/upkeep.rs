@@ -1,4 +1,5 @@
-//! What a peer does beside the engine: it watches its own disk, says who leads, makes snapshots, and has the log know which folder each peer has.
+//! What a peer does beside the engine: it watches its own disk, says who leads, makes snapshots, and has the log know
+//! which folder each peer has.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::{Inner, Reign, Standing};
 use super::led::{Before, Look};
-use super::network::PeerNetwork;
 use super::silence::Silence;
 use super::types::{Metrics, PeerId};
 use super::{machine, removed};
@@ -32,7 +32,7 @@ const SNAPSHOT_AGAIN: Duration = Duration::from_secs(30);
 const KEPT_BYTES: u64 = 8 << 20;
 
 /// Starts the tasks. They end when the group is closed.
-pub(super) fn start(inner: &Arc<Inner>, standing: watch::Sender<Standing>, network: Arc<dyn PeerNetwork>, stop: &Stop) {
+pub(super) fn start(inner: &Arc<Inner>, standing: watch::Sender<Standing>, stop: &Stop) {
     let until_closed = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let closed = inner.closed.clone();
         async move {
@@ -46,7 +46,7 @@ pub(super) fn start(inner: &Arc<Inner>, standing: watch::Sender<Standing>, netwo
     let watching = watch_it(inner.clone(), standing, stop.clone());
     tokio::spawn(stop.needed("raft-watch", until_closed(Box::pin(watching))));
     tokio::spawn(stop.needed("raft-snapshot", until_closed(Box::pin(make_snapshots(inner.clone())))));
-    tokio::spawn(stop.needed("raft-removed", until_closed(Box::pin(removed::watch(inner.clone(), network)))));
+    tokio::spawn(stop.needed("raft-removed", until_closed(Box::pin(removed::watch(inner.clone())))));
     tokio::spawn(stop.needed("raft-folders", until_closed(Box::pin(learn_folders(inner.clone())))));
 }
 

@@ -103,6 +103,11 @@ async fn troubled_also(seed: u64, density: u64, unnoted: bool) -> Life {
     }
     sim.pairs = troubles::leave_transactions_whole(io_mode, &troubles);
     sim.live(s(15.0), async |sim| sim.suffer(&troubles).await).await;
+    came_to(&sim, began)
+}
+
+/// What a life that began then has come to.
+fn came_to(sim: &Sim, began: Instant) -> Life {
     let record = sim.world.record();
     let (operations, faults) = (record.history.len(), record.faults.clone());
     drop(record);

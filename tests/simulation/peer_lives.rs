@@ -7,7 +7,7 @@ use hatokuse::types::IoMode;
 use tokio::time::{Instant, sleep};
 
 use crate::machines::{Crash, Sim};
-use crate::{Life, Sum, number, play, s, show, simulate, troubles};
+use crate::{Life, came_to, number, play, s, show, simulate, troubles};
 
 /// Seeds of one run of the tests, unless `SEEDS` says otherwise.
 const SEEDS: u64 = 60;
@@ -23,10 +23,7 @@ async fn troubled_group(seed: u64, density: u64) -> Life {
     if seed.is_multiple_of(8) {
         sim.check_by_each().await;
     }
-    let record = sim.world.record();
-    let (operations, faults) = (record.history.len(), record.faults.clone());
-    drop(record);
-    (sim.bytes(), Sum { seeds: 1, simulated: began.elapsed(), operations, faults })
+    came_to(&sim, began)
 }
 
 #[test]

@@ -181,6 +181,29 @@ pub(crate) fn leave_transactions_whole(io_mode: IoMode, troubles: &[(Duration, T
 /// those that are new, and refuse the others.
 const ALL_JOINED: f64 = 2.0;
 
+/// Some troubles, times `density`, over this time in seconds; most are healed some time after.
+fn scatter(
+    chance: &mut fastrand::Rng,
+    (from, until): (f64, f64),
+    density: usize,
+    mut draw: impl FnMut(&mut fastrand::Rng) -> Trouble,
+) -> Vec<(f64, Trouble)> {
+    let mut troubles = Vec::new();
+    for _ in 0..chance.usize(2..9) * density {
+        let (at, trouble) = (from + chance.f64() * (until * 0.8 - from), draw(chance));
+        let at = if matches!(trouble, Trouble::LeaderWithoutFolder | Trouble::SecondLeader(..)) {
+            at.max(ALL_JOINED)
+        } else {
+            at
+        };
+        troubles.push((at, trouble));
+        if chance.u8(..3) > 0 {
+            troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
+        }
+    }
+    troubles
+}
+
 /// Troubles by chance, in the order of their times: some of them, times `density`.
 pub(crate) fn by_chance(
     io_mode: IoMode,
@@ -192,18 +215,7 @@ pub(crate) fn by_chance(
     let mut troubles = vec![(chance.f64() * until / 2.0, Trouble::Backup)];
     // In dense lives a leader is sure to lose its folder.
     let from = if density > 1 { ALL_JOINED } else { 0.0 };
-    for _ in 0..chance.usize(2..9) * density {
-        let (at, trouble) = (from + chance.f64() * (until * 0.8 - from), limits.trouble(chance));
-        let at = if matches!(trouble, Trouble::LeaderWithoutFolder | Trouble::SecondLeader(..)) {
-            at.max(ALL_JOINED)
-        } else {
-            at
-        };
-        troubles.push((at, trouble));
-        if chance.u8(..3) > 0 {
-            troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
-        }
-    }
+    troubles.extend(scatter(chance, (from, until), density, |chance| limits.trouble(chance)));
     // Until the other members have heard of it only the leader's log says that one was removed: if it is lost in that
     // moment, the next leader waits for that one for ever.
     if !limits.leader_loses && density == 1 && chance.bool() {
@@ -229,14 +241,7 @@ pub(crate) fn by_chance_in_group(
     density: usize,
 ) -> Vec<(Duration, Trouble)> {
     let mut limits = Limits::of_group(io_mode, chance);
-    let mut troubles = Vec::new();
-    for _ in 0..chance.usize(2..9) * density {
-        let (at, trouble) = (chance.f64() * until * 0.8, limits.trouble_of_group(chance));
-        troubles.push((at, trouble));
-        if chance.u8(..3) > 0 {
-            troubles.push((at + chance.f64() * until / 3.0 / density as f64, Trouble::Heal));
-        }
-    }
+    let mut troubles = scatter(chance, (0.0, until), density, |chance| limits.trouble_of_group(chance));
     if density == 1 && chance.bool() {
         troubles.extend(removal_by_chance(chance));
     }

@@ -7,7 +7,6 @@ mod standby;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use self::machine::{Process, space};
 pub(super) use self::standby::Standby;
-use super::super::coordinator::Coordinator;
+use super::super::coordinator::{Coordinator, ScriptsNow};
 use super::super::replication::NodeTimes;
 use super::super::users::Denials;
 use crate::VERSION;
@@ -46,7 +45,7 @@ pub(super) fn page(
         cuts: leader.meters.cuts.counts(),
         denied: denials.counts(),
         scripts: scripts.counts(),
-        script_threads: [&scripts.running, &scripts.stuck, &scripts.cached].map(|of| of.load(Ordering::Relaxed)),
+        scripts_now: scripts.now(),
         ready: leader.not_ready().is_none(),
         cache: leader.cache.view(),
         disk: space(data_dir),
@@ -85,8 +84,7 @@ struct Facts {
     denied: [(&'static str, u64); 3],
     /// By how they ended.
     scripts: [(&'static str, u64); 4],
-    /// Those at work, those stuck, and the scripts that are kept.
-    script_threads: [usize; 3],
+    scripts_now: ScriptsNow,
     ready: bool,
     cache: Option<crate::types::CacheView>,
     /// Of the leader's log.
@@ -216,14 +214,14 @@ impl Page<'_> {
             let labels: Labels = vec![("result", result.to_owned())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
-        let [running, stuck, cached] = facts.script_threads;
+        let ScriptsNow { running, stuck, known } = facts.scripts_now;
         self.gauge("hatokuse_scripts_running", "Threads that are at work on a script", running as f64)?;
         self.gauge(
             "hatokuse_scripts_stuck",
             "Threads that were given up, as their script cannot be interrupted where it is",
             stuck as f64,
         )?;
-        self.gauge("hatokuse_scripts_cached", "Scripts that EVALSHA knows", cached as f64)
+        self.gauge("hatokuse_scripts_cached", "Scripts that EVALSHA knows", known as f64)
     }
 
     fn messages(&mut self, view: &ClusterView) -> fmt::Result {

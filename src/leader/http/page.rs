@@ -9,6 +9,7 @@ use super::api::{Found, Message};
 use super::charts::charts;
 use crate::dashboard::words::{age, interval, rate, size};
 use crate::error::name_nodes;
+use crate::leader::coordinator::ScriptsNow;
 use crate::telemetry::served::Seconds;
 use crate::telemetry::{escaped, grouped};
 use crate::types::{ClusterView, NodeId, NodeState, Refusing};
@@ -30,17 +31,6 @@ pub(super) struct Look<'a> {
     /// Why messages cannot be written now.
     pub(super) not_ready: Option<String>,
     pub(super) scripts: ScriptsNow,
-}
-
-/// Scripts of clients, now.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ScriptsNow {
-    /// At work.
-    pub(super) running: usize,
-    /// Given up, and not at their end.
-    pub(super) stuck: usize,
-    /// Known to EVALSHA.
-    pub(super) known: usize,
 }
 
 /// The parts that change by the second: the ids of their elements, and what is in them.

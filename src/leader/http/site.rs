@@ -24,7 +24,7 @@ use super::super::gateway;
 use super::super::report::Reporter;
 use super::super::users::{Context, Reason, Users};
 use super::guard::{Guard, asks_who, basic};
-use super::page::{self, Look, ScriptsNow};
+use super::page::{self, Look};
 use super::reply::{self, Body, HTML, JSON, dressed, full, readiness, reply, text};
 use super::{WATCHERS, api, charts, metrics};
 use crate::lock::Lock;
@@ -133,10 +133,7 @@ impl Site {
     }
 
     fn look<'a>(&self, view: &'a ClusterView, seconds: &'a Seconds) -> Look<'a> {
-        let meters = &self.coordinator.meters.scripts;
-        let now = |of: &AtomicUsize| of.load(Ordering::Relaxed);
-        let scripts =
-            ScriptsNow { running: now(&meters.running), stuck: now(&meters.stuck), known: now(&meters.cached) };
+        let scripts = self.coordinator.meters.scripts.now();
         Look { view, seconds, not_ready: self.coordinator.not_ready(), scripts }
     }
 

@@ -94,15 +94,7 @@ async fn a_standby_that_was_removed_is_told_even_if_it_was_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_number_is_not_used_again_whatever_happens_in_between() {
-    let mut world = World::empty(3).await;
-    for peer in 1..=3 {
-        world.kill(peer, None).await;
-    }
-    world.snapshot_log_bytes = 4096;
-    for peer in 1..=3 {
-        world.restart(peer).await.unwrap();
-    }
-    world.found().await;
+    let mut world = World::founded_with(3, 4096).await;
     world.append("a").await;
     sleep(Duration::from_secs(2)).await;
     let gone = 1 + world.leader().await % 3;

@@ -100,12 +100,7 @@ async fn play(seed: u64) -> Came {
     let mut world = World::empty(if seed % 5 == 4 { 5 } else { 3 }).await;
     if seed.is_multiple_of(3) {
         // Snapshots come thick and fast.
-        let peers: Vec<PeerId> = world.peers.keys().copied().collect();
-        world.snapshot_log_bytes = 2048;
-        for peer in peers {
-            world.kill(peer, None).await;
-            world.restart(peer).await.unwrap();
-        }
+        world.make_snapshots_from(2048).await;
     }
     world.found().await;
     let (said, mut count) = (Arc::<Lock<Said>>::default(), 0);

@@ -8,16 +8,7 @@ use super::world::{World, path, texts};
 use crate::durable::sim::{MemDisk, Survives};
 
 async fn grown() -> (World, Vec<String>) {
-    let mut world = World::empty(3).await;
-    for peer in 1..=3 {
-        world.kill(peer, None).await;
-    }
-    world.snapshot_log_bytes = 4096;
-    for peer in 1..=3 {
-        world.restart(peer).await.unwrap();
-    }
-    world.found().await;
-    (world, Vec::new())
+    (World::founded_with(3, 4096).await, Vec::new())
 }
 
 async fn fill(world: &World, expected: &mut Vec<String>, count: usize) {

@@ -221,6 +221,24 @@ impl World {
         world
     }
 
+    /// A group that makes snapshots whenever its log has grown by so many bytes.
+    pub(super) async fn founded_with(count: u64, snapshot_log_bytes: u64) -> Self {
+        let mut world = Self::empty(count).await;
+        world.make_snapshots_from(snapshot_log_bytes).await;
+        world.found().await;
+        world
+    }
+
+    /// From here on all peers, which are started anew, make snapshots whenever their logs have grown by so many bytes.
+    pub(super) async fn make_snapshots_from(&mut self, bytes: u64) {
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        self.snapshot_log_bytes = bytes;
+        for peer in peers {
+            self.kill(peer, None).await;
+            self.restart(peer).await.unwrap();
+        }
+    }
+
     pub(super) async fn found(&self) {
         let peers = self.peers.keys().map(|peer| (*peer, address(*peer))).collect();
         self.group(1).found(peers).await.unwrap();
