@@ -16,12 +16,13 @@ use futures::{Stream, StreamExt};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
+use super::calls::Calls;
 use super::log::LONGEST_PAYLOAD;
 use super::network::{Lane, PeerNetwork};
 use super::port::Port;
 use super::proto::peers_client::PeersClient;
 use super::proto::peers_server::{Peers, PeersServer};
-use super::proto::{Envelope, Request, Response, SnapshotPart};
+use super::proto::{Answered, Envelope, Numbered, Request, Response, SnapshotPart};
 use super::types::PeerId;
 use crate::lock::Lock;
 use crate::tls::Callee;
@@ -30,17 +31,21 @@ use crate::wire::Grpc;
 /// The largest message that is taken: an entry of the longest payload, and what is around it.
 const MOST_BYTES: usize = LONGEST_PAYLOAD + (4 << 20);
 
+/// Calls of one stream that are worked on at once.
+const AT_ONCE: usize = 64;
+
 /// Peers over gRPC.
 #[derive(Debug)]
 pub struct GrpcPeers {
     grpc: Grpc,
     clients: Lock<BTreeMap<(String, Lane), PeersClient<Channel>>>,
+    calls: Lock<BTreeMap<String, Calls>>,
 }
 
 impl GrpcPeers {
     /// Nothing is dialled until it is needed.
     pub fn new(grpc: Grpc) -> Self {
-        Self { grpc, clients: Lock::default() }
+        Self { grpc, clients: Lock::default(), calls: Lock::default() }
     }
 
     /// Has to be called on the runtime that the connection is to live on.
@@ -56,10 +61,25 @@ impl GrpcPeers {
         clients.insert(place, client.clone());
         Ok(client)
     }
+
+    /// The stream of calls to a peer; as [`client`](Self::client), on the runtime that it is to live on.
+    fn calls(&self, address: &str) -> io::Result<Calls> {
+        let mut calls = self.calls.lock();
+        if let Some(open) = calls.get(address).filter(|calls| !calls.is_broken()) {
+            return Ok(open.clone());
+        }
+        let open = Calls::open(self.client(address, Lane::Log)?);
+        calls.insert(address.to_owned(), open.clone());
+        Ok(open)
+    }
 }
 
 impl PeerNetwork for GrpcPeers {
     fn call(&self, address: &str, lane: Lane, request: Request) -> BoxFuture<'static, io::Result<Response>> {
+        if lane == Lane::Log {
+            let calls = self.calls(address);
+            return Box::pin(async move { calls?.call(request).await });
+        }
         let client = self.client(address, lane);
         Box::pin(async move {
             let answer = client?.call(request).await;
@@ -91,7 +111,7 @@ impl Stream for Parts {
     }
 }
 
-fn failed(status: &Status) -> io::Error {
+pub(super) fn failed(status: &Status) -> io::Error {
     io::Error::other(status.to_string())
 }
 
@@ -131,6 +151,27 @@ impl Peers for Checked {
     async fn call(&self, request: tonic::Request<Request>) -> Result<tonic::Response<Response>, Status> {
         self.look(request.extensions(), request.get_ref().envelope.as_ref())?;
         Ok(tonic::Response::new(self.port.answer(request.into_inner()).await))
+    }
+
+    type CallsStream = BoxStream<'static, Result<Answered, Status>>;
+
+    async fn calls(
+        &self,
+        request: tonic::Request<Streaming<Numbered>>,
+    ) -> Result<tonic::Response<Self::CallsStream>, Status> {
+        let (_, extensions, calls) = request.into_parts();
+        let (checked, extensions) = (self.clone(), Arc::new(extensions));
+        let answer = move |call: Result<Numbered, Status>| {
+            let (checked, extensions) = (checked.clone(), extensions.clone());
+            async move {
+                let Numbered { number, request } = call?;
+                let request = request.ok_or_else(|| Status::invalid_argument("a call without a request"))?;
+                checked.look(&extensions, request.envelope.as_ref())?;
+                let response = checked.port.answer(request).await;
+                Ok(Answered { number, response: Some(response) })
+            }
+        };
+        Ok(tonic::Response::new(calls.map(answer).buffer_unordered(AT_ONCE).boxed()))
     }
 
     async fn snapshot(

@@ -6,6 +6,7 @@
 //! down, a folder that was emptied is refused, and an append says whether it has surely not happened (`group`,
 //! `upkeep`). Nothing here knows what an entry means.
 
+mod calls;
 mod changes;
 mod convert;
 mod founding;
