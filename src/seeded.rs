@@ -231,6 +231,16 @@ bugs! {
     13 PeerSnapshotSaidTaken: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
     /// A snapshot is taken without a look at whether all of it came.
     13 PeerSnapshotUnchecked: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
+    /// A write is acknowledged with its copies, before the log has its intent.
+    14 ConcludedUnlogged: simulation "intents::so_it_is_where_another_node_had_to_take_a_copy";
+    /// A write is acknowledged by its intent though other nodes than that names have stored it.
+    14 ConcludedElsewhere: simulation "intents::so_it_is_where_another_node_had_to_take_a_copy";
+    /// A leader asks nobody about the writes that the one before had under way.
+    14 IntentsForgotten: simulation "intents::what_was_acknowledged_in_the_last_moment_is_shown_by_the_next_leader";
+    /// A leader takes the writes that the one before had under way for true, unasked.
+    14 IntentsBelieved: hatokuse "cluster::tests::intents::what_the_leader_before_had_under_way_is_decided_by_those_who_may_have_it";
+    /// A rewritten log does not say which writes are under way.
+    14 IntentNotKept: hatokuse "cluster::tests::state::what_is_made_true_is_what_is_read_again";
 }
 
 impl Bug {

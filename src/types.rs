@@ -43,12 +43,19 @@ pub enum IoMode {
     Unbuffered,
 }
 
-impl fmt::Display for IoMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl IoMode {
+    /// As flags and reports say it.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Buffered => "buffered",
             Self::Unbuffered => "unbuffered",
-        })
+        }
+    }
+}
+
+impl fmt::Display for IoMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

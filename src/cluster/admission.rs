@@ -76,7 +76,7 @@ impl Cluster {
             && (self.is_in_doubt(id) || self.in_doubt.of(id).next().is_some() || !self.all_heard());
         let whole = self.unsure().is_none() && !doubted;
         let nowhere = self.state.mapping.get(id).is_none() && !self.uncommitted.contains_key(id);
-        if whole && nowhere && !self.transactions.names_id(id) {
+        if whole && nowhere && !self.transactions.names_id(id) && self.undecided.hides(id).is_none() {
             return Ok(None);
         }
         self.admit_next(id, CopyRecord::tombstone).map(Some)

@@ -31,7 +31,9 @@ impl Cluster {
     /// Starts an epoch, which the log has on stable storage. Versions start anew in it.
     pub(super) fn begin(&mut self, leadership: Leadership) {
         self.leadership = Some(leadership);
-        self.newest_before = self.state.mapping.newest_committed();
+        // Nodes may have been told of those that the log has not heard the end of.
+        let newest = self.state.mapping.newest_committed();
+        self.newest_before = newest.max(self.state.intents().newest().unwrap_or_default());
         self.sequence = 0;
         self.taking.clear();
         self.registry.lease.begin();
@@ -85,6 +87,7 @@ impl Cluster {
     pub fn distrust(&mut self) {
         self.knowledge.distrust();
         self.transactions.forget_undecided(self.leadership.map(|leadership| leadership.epoch));
+        self.undecided.clear();
     }
 
     /// A node that belongs to this cluster wants to join: a leader without its log has to hear it.

@@ -124,6 +124,11 @@ impl Cluster {
         self.waiting_for().or_else(lapsed)
     }
 
+    /// Why nothing is said of all ids now: besides, some may have got what they have from a leader that did not come to say so.
+    pub fn unsure_of_all(&self) -> Option<String> {
+        self.unsure().or_else(|| self.undecided.any())
+    }
+
     /// Why no holder is asked now.
     pub(super) fn not_asked(&self) -> Option<String> {
         (!self.registry.lease.asks(self.now)).then(|| self.lapsed())

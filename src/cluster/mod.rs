@@ -60,6 +60,7 @@ mod arena;
 mod belief;
 mod doubt;
 mod evening;
+pub mod intents;
 mod inventory;
 mod newcomers;
 mod placement;
@@ -77,6 +78,7 @@ pub use self::admission::{NotAdmitted, Ticket};
 use self::deletion::Deletions;
 use self::doubt::Doubts;
 use self::evening::Evening;
+use self::intents::Undecided;
 use self::inventory::{Excess, Taking};
 pub use self::inventory::{Reported, Uncommitted};
 use self::knowledge::{Knowledge, Trust};
@@ -161,6 +163,8 @@ pub struct Cluster {
     deletions: Deletions,
     informed: Informed,
     transactions: Transactions,
+    /// Writes of leaders before that the log has not heard the end of.
+    undecided: Undecided,
     newcomers: Newcomers,
     /// Nodes that missed a large part of their copies: while there are any, nothing excess is removed.
     alarmed: BTreeSet<NodeId>,
@@ -175,6 +179,7 @@ impl Cluster {
         let mut cluster = Self {
             deletions: Deletions::restore(&state.mapping),
             transactions: Transactions::of(state.prepared()),
+            undecided: Undecided::of(state.intents()),
             state,
             registry: Registry::default(),
             now: Duration::ZERO,
@@ -244,7 +249,7 @@ impl Cluster {
 
     /// How many messages there are, or why that cannot be told: of what was not heard yet nobody knows.
     pub fn count(&self) -> Result<u64, String> {
-        match self.unsure() {
+        match self.unsure_of_all() {
             Some(reason) if !seeded::active(Bug::CountedUnheard) => Err(reason),
             _ => Ok(self.len()),
         }
@@ -289,18 +294,28 @@ impl Cluster {
     /// Makes true what the log has: in the state, and in everything that follows from it here. Whoever holds a ticket
     /// for a commit releases that first.
     pub fn apply(&mut self, event: &Event) -> Applied {
+        if let Event::Concluded(versions) = event {
+            return self.conclude(event, versions);
+        }
         let applied = self.state.apply(event);
         match (event, &applied) {
             (_, Applied::Ignored) => {}
             (_, Applied::Committed(did)) => {
                 event.commits().iter().zip(did).for_each(|(commit, did)| self.hear(commit, did));
             }
-            (Event::Began { leadership, .. }, _) => self.begin(*leadership),
+            (Event::Began { leadership, hears_all, .. }, _) => {
+                if *hears_all {
+                    self.undecided.clear();
+                }
+                self.begin(*leadership);
+            }
+            (Event::Intent(intent), _) => self.intend(intent),
             (Event::Member(member), _) => self.registry.remember(member.clone(), self.now),
             (Event::Removed(removed), _) => self.depart(*removed),
             (Event::Draining { node, on }, _) => self.registry.set_draining(*node, *on),
 
             (Event::Aborted { name }, _) => self.transactions.abort(*name),
+            (Event::Dropped(versions), _) => versions.iter().for_each(|version| self.undecided.end(*version)),
             (Event::Forgotten { id, version }, Applied::Forgotten(record, holders)) => {
                 self.forgotten(id, *version, *record, holders);
             }
@@ -329,6 +344,7 @@ impl Cluster {
             self.registry.gain(&commit.holders, commit.record.bytes());
         }
         self.transactions.hear(commit);
+        self.undecided.hear(commit);
         self.doubts.hear(commit);
         self.excess.taken_in(&commit.id, commit.record.version, &commit.holders);
         for (node, version) in self.in_doubt.take(&commit.id) {
@@ -383,6 +399,9 @@ impl Cluster {
         }
         if self.transactions.holds_back(id) {
             return Located::Hidden(self.waiting_to_decide());
+        }
+        if let Some(reason) = self.undecided.hides(id) {
+            return Located::Hidden(reason);
         }
         if let Some(reason) = self.waiting_for().filter(|_| !seeded::active(Bug::NotFoundAtOnce)) {
             return Located::Hidden(reason);

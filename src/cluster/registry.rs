@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 use super::lease::Lease;
 use super::placement::{LoadIndex, Slot};
 use crate::seeded::{self, Bug};
-use crate::types::{CopyRecord, DiskView, Holders, MAX_TOLERANCE, Member, NodeId, NodeState, Nodes, Refusing, Uuid};
+use crate::types::{
+    CopyRecord, DiskView, Holders, IoMode, MAX_TOLERANCE, Member, NodeId, NodeState, Nodes, Refusing, Uuid,
+};
 
 /// Without a beat for this long a node takes no new copies, if others can.
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(1500);
@@ -37,6 +39,13 @@ pub struct Traits {
     pub layout: String,
     /// It keeps what says when it ends.
     pub deadlines: bool,
+}
+
+impl Traits {
+    /// Whether it syncs what it stores before it says so.
+    pub(super) fn syncs(&self) -> bool {
+        self.io_mode == IoMode::Unbuffered.name()
+    }
 }
 
 /// What a node reports with each beat.

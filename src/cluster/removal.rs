@@ -125,7 +125,7 @@ impl Cluster {
         if self.is_listing(id) {
             return Err(NotRemovable::Listing(id));
         }
-        match self.found_on(id) {
+        match self.found_on(id) + self.intents_on(id) {
             0 => {}
             count => return Err(NotRemovable::Found { node: id, count }),
         }
@@ -203,6 +203,7 @@ impl Cluster {
         self.excess.forget_node(id);
         self.in_doubt.forget_node(id);
         self.doubts.forget_node(id);
+        self.undecided.depart(id);
         self.forget_copies_on(id);
         let members = self.member_ids();
         self.deletions.depart(id, &members);

@@ -8,6 +8,7 @@
 //! where the lines of the readable view are. They are this leader's own, and lost with it.
 
 mod event;
+pub mod intents;
 pub mod prepared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use smallvec::SmallVec;
 
 pub use self::event::Event;
+use self::intents::Intents;
 use self::prepared::{Groups, Standing};
 use super::mapping::{Commit, Committed, Mapping, SHARDS};
 use crate::seeded::{self, Bug};
@@ -52,6 +54,7 @@ pub struct State {
     removed: BTreeSet<Removed>,
     draining: BTreeSet<NodeId>,
     prepared: Groups<Standing>,
+    intents: Intents,
     tolerance: Option<u8>,
     last: Option<Leadership>,
     runs: BTreeMap<Epoch, u64>,
@@ -68,6 +71,7 @@ impl State {
             removed: BTreeSet::new(),
             draining: BTreeSet::new(),
             prepared: Groups::default(),
+            intents: Intents::default(),
             tolerance: None,
             last: None,
             runs: BTreeMap::new(),
@@ -104,6 +108,11 @@ impl State {
     /// Transactions without an end.
     pub fn prepared(&self) -> &Groups<Standing> {
         &self.prepared
+    }
+
+    /// Writes that the log has not heard the end of.
+    pub fn intents(&self) -> &Intents {
+        &self.intents
     }
 
     /// On how many nodes a message is kept, if anything was said of it.
@@ -149,6 +158,7 @@ impl State {
                 if *hears_all {
                     self.runs.clear();
                     self.prepared.forget(|_, standing| standing != Standing::Aborted);
+                    self.intents.clear();
                 }
                 self.runs.insert(leadership.epoch, *run);
                 self.last = Some(*leadership);
@@ -170,6 +180,19 @@ impl State {
             Event::Draining { node, on: true } => drop(self.draining.insert(*node)),
             Event::Draining { node, on: false } => drop(self.draining.remove(node)),
             Event::Commit(_) | Event::Commits(_) => return self.commit(event.commits()),
+            Event::Intent(intent) => {
+                let newest = self.mapping.newest(&intent.id);
+                if newest.is_some_and(|found| found.record.version >= intent.record.version) {
+                    return Applied::Ignored;
+                }
+                self.intents.begin(intent);
+            }
+            Event::Concluded(versions) => {
+                let commits: SmallVec<[Commit; 1]> =
+                    versions.iter().filter_map(|version| self.intents.end(*version)).collect();
+                return self.commit(&commits);
+            }
+            Event::Dropped(versions) => versions.iter().for_each(|version| drop(self.intents.end(*version))),
             Event::Prepared { name, writes } => {
                 if !seeded::active(Bug::TransactionTorn) {
                     self.prepared.begin(*name, Standing::Open, writes.iter().cloned());
@@ -196,6 +219,7 @@ impl State {
         let forward = |standing| if standing == Standing::Open { Standing::Forward } else { standing };
         let one = |commit| {
             let committed = self.mapping.apply(commit);
+            self.intents.hear(commit);
             self.prepared.hear(commit, forward);
             committed
         };
@@ -204,7 +228,7 @@ impl State {
 
     /// How many events a [`snapshot`](Self::snapshot) has, or about so many.
     pub fn events(&self) -> u64 {
-        let few = self.members.len() + self.removed.len() + self.users.len();
+        let few = self.members.len() + self.removed.len() + self.users.len() + self.intents.len();
         self.mapping.len() + self.mapping.tombstones() + few as u64
     }
 
@@ -235,6 +259,9 @@ impl State {
         let commits = (0..SHARDS).flat_map(|part| self.mapping.records(part)).map(|(key, found)| {
             Event::Commit(Commit { id: key.id(), record: found.record, holders: found.set.holders.clone() })
         });
+        // Behind the commits, as they end with those that are as new.
+        let intents = self.intents.all().filter(|_| !seeded::active(Bug::IntentNotKept));
+        let intents = intents.cloned().map(Event::Intent);
         began
             .chain(members)
             .chain(removed)
@@ -245,5 +272,6 @@ impl State {
             .chain(horizon)
             .chain(transactions)
             .chain(commits)
+            .chain(intents)
     }
 }

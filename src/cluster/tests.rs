@@ -3,6 +3,7 @@
 mod deletions;
 mod doubts;
 mod evening;
+mod intents;
 mod inventories;
 mod judging;
 mod placing;

@@ -126,7 +126,7 @@ impl Journal {
 
     /// Appends events. When this returns `Ok`, they are as safe as the IO mode says (the rare ones: synced).
     /// The queue is bounded by what the coordinator lets in.
-    pub async fn append(&self, events: &[Event]) -> Result<(), NotLogged> {
+    pub async fn append(&self, events: impl Iterator<Item = &Event>) -> Result<(), NotLogged> {
         let one = |event: &Event, out: &mut Vec<u8>| {
             record::encode(event, out);
             record::is_synced(event)
@@ -140,14 +140,18 @@ impl Journal {
             record.encode(out);
             record.is_synced()
         };
-        self.write(records, one).await
+        self.write(records.iter(), one).await
     }
 
     /// `encode` appends the bytes of one, and tells whether it has to be synced.
-    async fn write<T>(&self, all: &[T], encode: impl Fn(&T, &mut Vec<u8>) -> bool) -> Result<(), NotLogged> {
-        let (done, answer) = oneshot::channel();
+    async fn write<'a, T: 'a>(
+        &self,
+        all: impl Iterator<Item = &'a T>,
+        encode: impl Fn(&T, &mut Vec<u8>) -> bool,
+    ) -> Result<(), NotLogged> {
+        let ((done, answer), count) = (oneshot::channel(), all.size_hint().0);
         let mut job =
-            Job { records: Vec::with_capacity(all.len() * 64), ends: Vec::with_capacity(all.len()), sync: false, done };
+            Job { records: Vec::with_capacity(count * 64), ends: Vec::with_capacity(count), sync: false, done };
         for one in all {
             job.sync |= encode(one, &mut job.records);
             job.ends.push(job.records.len());

@@ -14,6 +14,8 @@ mod seen_time;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 pub use self::agreed::Agreed;
 pub use self::alone::recover_alone;
 pub(super) use self::import::import;
@@ -25,6 +27,7 @@ use super::known::Known;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
 use crate::cluster::state::{Applied, Event};
+use crate::lock::Lock;
 use crate::raft::Group;
 use crate::types::{IoMode, Leadership, Version};
 
@@ -73,6 +76,35 @@ impl Effect for Plainly {
 pub struct Ledger {
     known: Arc<Known>,
     log: Log,
+    /// Ends of intents that the log has not been told: they go with whatever is appended next.
+    ends: Lock<Ends>,
+}
+
+/// How intents have ended.
+#[derive(Debug, Default)]
+struct Ends {
+    concluded: Vec<Version>,
+    dropped: Vec<Version>,
+}
+
+impl Ends {
+    /// As events, for the log.
+    fn events(self) -> SmallVec<[Event; 2]> {
+        let concluded = Some(self.concluded).filter(|versions| !versions.is_empty()).map(Event::Concluded);
+        let dropped = Some(self.dropped).filter(|versions| !versions.is_empty()).map(Event::Dropped);
+        concluded.into_iter().chain(dropped).collect()
+    }
+
+    /// The log may not have them: they are told once more.
+    fn put_back(&mut self, events: SmallVec<[Event; 2]>) {
+        for event in events {
+            match event {
+                Event::Concluded(versions) => self.concluded.extend(versions),
+                Event::Dropped(versions) => self.dropped.extend(versions),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Where the log is.
@@ -94,7 +126,7 @@ pub enum Log {
 impl Ledger {
     /// Of this log, by which this is known.
     pub fn new(known: Arc<Known>, log: Log) -> Self {
-        Self { known, log }
+        Self { known, log, ends: Lock::default() }
     }
 
     /// Whether several leaders agree on the log.
@@ -141,17 +173,53 @@ impl Ledger {
     /// # Errors
     /// The log did not take them, or may not have. The effect is given back.
     pub async fn append_with<E: Effect>(&self, events: &[Event], effect: E) -> Result<E::Output, (NotLogged, E)> {
-        let journal = match &self.log {
-            Log::File { journal, .. } => journal,
-            Log::Group(agreed) => return agreed.append(events, encode_event, effect).await,
+        let ends = std::mem::take(&mut *self.ends.lock()).events();
+        let done = match &self.log {
+            Log::File { journal, .. } => match journal.append(ends.iter().chain(events)).await {
+                Ok(()) => {
+                    effect.ahead(events);
+                    Ok(effect.apply(&mut self.known.lock(), Logged(events)))
+                }
+                Err(error) => Err((error, effect)),
+            },
+            Log::Group(agreed) => agreed.append(ends.iter().chain(events), encode_event, effect).await,
         };
-        match journal.append(events).await {
-            Ok(()) => {
-                effect.ahead(events);
-                Ok(effect.apply(&mut self.known.lock(), Logged(events)))
-            }
-            Err(error) => Err((error, effect)),
+        if done.is_err() {
+            self.ends.lock().put_back(ends);
         }
+        done
+    }
+
+    /// Whether a write's intent can be in the log before its copies are made, so that what becomes of it depends on them
+    /// alone. One that is left to the page cache could be lost with its machine, and the copies of a node with the node's.
+    pub fn takes_intents(&self) -> bool {
+        matches!(self.log, Log::Group(_) | Log::File { io_mode: IoMode::Unbuffered, .. })
+    }
+
+    /// Makes these commits true, whose intents the log has and whose nodes have stored them. The log hears of it later.
+    pub fn conclude<E: Effect>(&self, commits: &[Event], effect: E) -> E::Output {
+        effect.ahead(commits);
+        let versions = commits.iter().flat_map(Event::commits).map(|commit| commit.record.version);
+        self.ends.lock().concluded.extend(versions);
+        effect.apply(&mut self.known.lock(), Logged(commits))
+    }
+
+    /// Nothing follows from the intents of these versions, which the log has. It hears of it later.
+    pub fn drop_intents(&self, versions: Vec<Version>) {
+        self.ends.lock().dropped.extend(&versions);
+        self.known.lock().apply(&Event::Dropped(versions));
+    }
+
+    /// Tells the log how intents have ended, as far as it does not know.
+    ///
+    /// # Errors
+    /// The log did not take it, or may not have.
+    pub async fn tell_ends(&self) -> Result<(), NotLogged> {
+        let told = {
+            let ends = self.ends.lock();
+            ends.concluded.is_empty() && ends.dropped.is_empty()
+        };
+        if told { Ok(()) } else { self.append(&[]).await.map(drop) }
     }
 
     /// A leader process begins to lead.
@@ -202,6 +270,7 @@ impl Ledger {
     /// # Errors
     /// The log did not take it, or may not have.
     pub async fn close(&self) -> Result<(), NotLogged> {
+        self.tell_ends().await?;
         match &self.log {
             Log::File { journal, .. } => journal.append_records(&[Record::Closed]).await,
             Log::Group(_) => Ok(()),

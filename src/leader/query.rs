@@ -208,7 +208,7 @@ impl Coordinator {
             let changes = self.changes();
             let reason = {
                 let cluster = self.cluster();
-                match cluster.unsure() {
+                match cluster.unsure_of_all() {
                     None => return Ok(cluster.mapping().scan(cursor, count.clamp(1, STEP))),
                     Some(reason) => reason,
                 }

@@ -1,12 +1,16 @@
 //! The order of a SET and of a DEL is read here, and nowhere else.
 //!
-//! Admit (version, targets, reservation), copies on as many nodes as tolerance says, a log record, the index,
-//! `OK`. Writes of all connections go together in `rounds`: each step is taken once for the whole
-//! round, and each write is decided by itself. An admitted write runs to its decision even if its client has gone.
+//! Admit (version, targets, reservation), copies on as many nodes as tolerance says and beside them a log record, its
+//! intent, the index, `OK`. Where the intent does not hold (another node had to take a copy), or there is none, as the
+//! copies or the log may be lost with a machine, a log record follows the copies instead. Writes of all connections go
+//! together in `rounds`: each step is taken once for the whole round, and each write is decided by itself. An admitted
+//! write runs to its decision even if its client has gone.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
@@ -15,17 +19,19 @@ use tokio::time::{Instant, timeout_at};
 use super::backup::Held;
 use super::coordinator::{Coordinator, OUTCOME, REQUEST_COST, busy};
 use super::jobs::{Job, overwritten};
+use super::journal::NotLogged;
 use super::key_locks::{Joined, KeyGuard};
 use super::ledger::{Effect, Logged};
 use super::rounds::Item;
 use super::write::{Asker, Askers, Outcome, Promise, Replication, Write};
-use crate::cluster::mapping::{Commit, Committed};
+use crate::cluster::mapping::Committed;
 use crate::cluster::notices::Notices;
 use crate::cluster::state::{Applied, Event};
 use crate::cluster::{Cluster, NotAdmitted, Ticket};
 use crate::error::Refusal;
 use crate::protocol::Reply;
-use crate::types::{Change, CopyRecord, MessageId, NodeId, Nodes};
+use crate::seeded::{self, Bug};
+use crate::types::{Change, CopyRecord, MessageId, NodeId, Nodes, Version};
 use crate::wire::Settle;
 
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
@@ -105,19 +111,40 @@ impl Coordinator {
     /// The order of a SET, and of a DEL, which writes a tombstone.
     async fn write_round(self: Arc<Self>, turns: Vec<Turn>) {
         let writes = self.admit(turns);
+        let intents: Vec<Event> = writes.iter().filter_map(Write::intent).map(Event::Intent).collect();
+        let mut logging = pin!(self.log_intents(&intents));
+        // Its way is the longer one: it goes first.
+        let mut logged = match futures::poll!(logging.as_mut()) {
+            Poll::Ready(logged) => Some(logged),
+            Poll::Pending => None,
+        };
         let mut replication = Replication::start(self.clone(), writes);
-        let mut ends = FuturesUnordered::new();
-        let mut more = true;
-        while more || !ends.is_empty() {
+        let (mut ends, mut waiting, mut more) = (FuturesUnordered::new(), Vec::new(), true);
+        while more || logged.is_none() || !ends.is_empty() {
             tokio::select! {
                 biased;
                 Some(()) = ends.next() => {}
-                decided = replication.decided(), if more => match decided {
-                    Some(decided) => ends.push(self.end(decided)),
-                    None => more = false,
+                now = &mut logging, if logged.is_none() => {
+                    ends.push(self.end(std::mem::take(&mut waiting), now.clone()));
+                    logged = Some(now);
+                }
+                decided = replication.decided(), if more => match (decided, &logged) {
+                    (Some(decided), Some(logged)) => ends.push(self.end(decided, logged.clone())),
+                    (Some(decided), None) => waiting.extend(decided),
+                    (None, _) => more = false,
                 },
             }
         }
+    }
+
+    /// Has the log hear of writes beside their copies.
+    async fn log_intents(self: &Arc<Self>, intents: &[Event]) -> Result<(), NotLogged> {
+        if seeded::active(Bug::ConcludedUnlogged) {
+            let (leader, intents) = (self.clone(), intents.to_vec());
+            tokio::spawn(async move { leader.ledger().append(&intents).await });
+            return Ok(());
+        }
+        if intents.is_empty() { Ok(()) } else { self.ledger().append(intents).await.map(drop) }
     }
 
     /// Gives each message a version and targets. What cannot be admitted is refused, or waits for nodes that are
@@ -125,7 +152,7 @@ impl Coordinator {
     fn admit(self: &Arc<Self>, turns: Vec<Turn>) -> Vec<Write> {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
-        let log = self.ledger().refuses();
+        let (log, intends) = (self.ledger().refuses(), self.ledger().takes_intents());
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
         let records: Vec<Option<CopyRecord>> = turns.iter().map(|turn| turn.change.record()).collect();
@@ -141,7 +168,11 @@ impl Coordinator {
                     Ok(Some(ticket)) => {
                         let promise = Promise::new(self.clone(), ticket);
                         let payload = turn.change.into_payload();
-                        writes.push(Write::new(turn.askers, promise, payload, turn.guard, cluster.tolerance()));
+                        let mut write = Write::new(turn.askers, promise, payload, turn.guard, cluster.tolerance());
+                        if intends && cluster.takes_intent(write.promise.ticket()) {
+                            write.intend();
+                        }
+                        writes.push(write);
                     }
                     Ok(None) => done.extend(turn.askers),
                     Err(reason) => refused.push((turn, reason)),
@@ -168,18 +199,52 @@ impl Coordinator {
         writes
     }
 
-    /// Commits what is kept, and says why the rest failed.
-    async fn end(self: &Arc<Self>, decided: Vec<Write>) {
+    /// Commits what is kept, and says why the rest failed. `logged`: whether the log has their intents.
+    async fn end(self: &Arc<Self>, decided: Vec<Write>, logged: Result<(), NotLogged>) {
         let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
         self.note_in_doubt(&failed);
+        let dropped = failed.iter().filter(|write| write.intent.is_some() && logged.is_ok());
+        let dropped: Vec<Version> = dropped.map(|write| write.promise.ticket().record.version).collect();
+        if !dropped.is_empty() {
+            self.ledger().drop_intents(dropped);
+        }
         for mut write in failed {
             if !write.askers.is_empty() {
                 let reply = Reply::Refused(self.why(&write));
                 write.askers.drain(..).for_each(|asker| asker.tell(reply.clone()));
             }
         }
+        let (intended, kept): (Vec<_>, Vec<_>) = kept.into_iter().partition(|write| match logged {
+            Ok(()) => write.is_as_intended(),
+            Err(_) => write.intent.is_some(),
+        });
+        match logged {
+            Ok(()) => self.come_true(intended),
+            Err(error) => self.not_logged(intended, &error.to_string()),
+        }
         // An error was told to those who asked.
         let _ = self.commit(kept).await;
+    }
+
+    /// Makes writes true in the index whose intents the log has, and that are kept as those say.
+    fn come_true(self: &Arc<Self>, mut writes: Vec<Write>) {
+        if writes.is_empty() {
+            return;
+        }
+        let events: Vec<Event> = writes.iter().map(Write::commit).map(Event::Commit).collect();
+        let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
+        let publish = Publish { leader: self.clone(), writes };
+        let published = self.ledger().conclude(&events, publish);
+        self.published(published);
+        self.served.store(true, Ordering::Relaxed);
+        askers.into_iter().for_each(|asker| asker.tell(Reply::Done));
+    }
+
+    /// Nobody knows what becomes of these, as the log may have their intents or not.
+    fn not_logged(self: &Arc<Self>, mut writes: Vec<Write>, error: &str) {
+        self.note_in_doubt(&writes);
+        let reply = Reply::Refused(Refusal::Unknown(error.to_owned()));
+        writes.iter_mut().flat_map(|write| write.askers.drain(..)).for_each(|asker| asker.tell(reply.clone()));
     }
 
     /// Makes writes true that are kept on enough nodes: first in the log, then in the index.
@@ -187,11 +252,7 @@ impl Coordinator {
         if writes.is_empty() {
             return Ok(());
         }
-        let commits = writes.iter().map(|write| {
-            let ticket = write.promise.ticket();
-            Event::Commit(Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() })
-        });
-        let events: Vec<Event> = commits.collect();
+        let events: Vec<Event> = writes.iter().map(Write::commit).map(Event::Commit).collect();
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
         let result = match self.make_writes_true(writes, &events).await {
             Ok(()) => {
@@ -225,8 +286,13 @@ impl Coordinator {
     ) -> Result<(), (Vec<Write>, String)> {
         let publish = Publish { leader: self.clone(), writes };
         let logged = self.ledger().append_with(events, publish).await;
-        let ToTell { mut settles, changes, held, deletes, guards } =
-            logged.map_err(|(error, publish)| (publish.writes, error.to_string()))?;
+        self.published(logged.map_err(|(error, publish)| (publish.writes, error.to_string()))?);
+        Ok(())
+    }
+
+    /// Writes have become true: nodes and the view hear of it.
+    fn published(self: &Arc<Self>, told: ToTell) {
+        let ToTell { mut settles, changes, held, deletes, guards } = told;
         if !held.is_empty() {
             self.copy_then_settle(held, &mut settles, !deletes);
         }
@@ -234,7 +300,6 @@ impl Coordinator {
         self.settle(settles, !deletes);
         self.view.add(changes);
         drop(guards);
-        Ok(())
     }
 
     /// Tells nodes what to publish and what to let go, at once or, if it lingers, with the next copies. Nobody waits for

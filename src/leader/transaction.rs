@@ -25,7 +25,6 @@ use super::jobs::{Decision, Job};
 use super::key_locks::{Entry, KeyGuard};
 use super::set::{Turn, not_in_time};
 use super::write::{Asker, Askers, Outcome, Promise, Write};
-use crate::cluster::mapping::Commit;
 use crate::cluster::state::Event;
 use crate::cluster::{Located, NotAdmitted, Ticket};
 use crate::error::Refusal;
@@ -415,11 +414,7 @@ impl Coordinator {
 
     /// Makes these writes true in one record, or gives them back with the reason why the log does not have it.
     pub(super) async fn commit_together(self: &Arc<Self>, writes: Vec<Write>) -> Result<(), (Vec<Write>, String)> {
-        let commit = |write: &Write| {
-            let ticket = write.promise.ticket();
-            Commit { id: ticket.id.clone(), record: ticket.record, holders: write.holders() }
-        };
-        let event = Event::Commits(writes.iter().map(commit).collect());
+        let event = Event::Commits(writes.iter().map(Write::commit).collect());
         self.make_writes_true(writes, &[event]).await
     }
 

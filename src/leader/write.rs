@@ -18,10 +18,12 @@ use tokio::time::{Instant, sleep_until};
 use super::coordinator::Coordinator;
 use super::key_locks::KeyGuard;
 use crate::cluster::Ticket;
+use crate::cluster::mapping::Commit;
 use crate::cluster::notices::Asked;
 use crate::cluster::quorum::{Answer, Tally, Verdict};
 use crate::error::Refusal;
 use crate::protocol::Reply;
+use crate::seeded::{self, Bug};
 use crate::types::{Deadline, Holders, NodeId, NodeState, Nodes, Payload, Refusing};
 use crate::wire::family::{self, CopyStatus};
 use crate::wire::id_bytes;
@@ -168,6 +170,8 @@ pub(super) struct Write {
     pub purpose: Purpose,
     /// Nodes that keep their copy under a hidden name until they are told of the commit.
     pub unpublished: Nodes,
+    /// The holders that the log hears of beside the copies, ascending: it becomes true with them, and by no other record.
+    pub intent: Option<Holders>,
     /// The first failure, for people.
     trouble: Option<String>,
 }
@@ -185,6 +189,7 @@ impl Write {
             outcome: Outcome::Open,
             purpose: Purpose::Change,
             unpublished: Nodes::new(),
+            intent: None,
             trouble: None,
         }
     }
@@ -195,6 +200,31 @@ impl Write {
         holders.extend(self.purpose.also().iter().copied().filter(|node| !self.tally.holders().contains(node)));
         holders.sort_unstable();
         holders
+    }
+
+    /// Has the log hear of it beside its copies.
+    pub(super) fn intend(&mut self) {
+        let mut holders: Holders = self.promise.ticket().targets.iter().copied().collect();
+        holders.sort_unstable();
+        self.intent = Some(holders);
+    }
+
+    /// What the log hears of it beside its copies.
+    pub(super) fn intent(&self) -> Option<Commit> {
+        let ticket = self.promise.ticket();
+        self.intent.clone().map(|holders| Commit { id: ticket.id.clone(), record: ticket.record, holders })
+    }
+
+    /// Whether it is kept as its intent says: then it is true.
+    pub(super) fn is_as_intended(&self) -> bool {
+        let holders = self.intent.as_ref();
+        holders.is_some_and(|holders| *holders == self.holders() || seeded::active(Bug::ConcludedElsewhere))
+    }
+
+    /// What makes it true.
+    pub(super) fn commit(&self) -> Commit {
+        let ticket = self.promise.ticket();
+        Commit { id: ticket.id.clone(), record: ticket.record, holders: self.holders() }
     }
 
     /// What its commit has to be told to, beside those on record.

@@ -81,14 +81,25 @@ fn rows() -> Vec<Row> {
             vec![Begin, Append(vec![prepared("t", 30)]), Append(vec![commits("t", 30)])],
         ),
         row(
+            "journal, intents",
+            some(),
+            vec![
+                Begin,
+                Append(vec![intent("i", 30), intent("j", 31)]),
+                Append(vec![concluded(30), intent("c", 32)]),
+                Append(vec![dropped(31), intent("k", 33)]),
+                Append(vec![concluded(32), commit("k", 34)]),
+            ],
+        ),
+        row(
             "journal, a transaction that fails",
             some(),
             vec![Begin, Append(vec![prepared("t", 30)]), Append(vec![aborted(30)]), Append(vec![commit("t0", 40)])],
         ),
         row(
-            "journal, compaction with transactions",
-            [some(), undecided].concat(),
-            vec![Begin, Append(vec![commit("u0", 11_000)])],
+            "journal, compaction with transactions and intents",
+            [some(), undecided, vec![Append(vec![intent("i", 12_000), intent("j", 12_001)])]].concat(),
+            vec![Begin, Append(vec![commit("u0", 11_000), concluded(12_000)])],
         ),
         row(
             "journal, rewritten while it runs",
@@ -101,7 +112,8 @@ fn rows() -> Vec<Row> {
                 ),
                 Append(vec![commits("t", 300)]),
                 Append(vec![member(3), removed(3), commit("b", 320)]),
-                Append(vec![aborted(310)]),
+                Append(vec![aborted(310), intent("i", 330), intent("b", 331)]),
+                Append(vec![concluded(331)]),
             ],
         ),
         row(
@@ -147,6 +159,21 @@ fn successor(node: u32) -> Record {
 fn commit(text: &str, sequence: u32) -> Record {
     let record = CopyRecord::of(v(sequence), text.as_bytes());
     Record::Event(Event::Commit(Commit { id: id(text), record, holders: [NodeId(1), NodeId(2)].into_iter().collect() }))
+}
+
+fn intent(text: &str, sequence: u32) -> Record {
+    match commit(text, sequence) {
+        Record::Event(Event::Commit(commit)) => Record::Event(Event::Intent(commit)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn concluded(sequence: u32) -> Record {
+    Record::Event(Event::Concluded(vec![v(sequence)]))
+}
+
+fn dropped(sequence: u32) -> Record {
+    Record::Event(Event::Dropped(vec![v(sequence)]))
 }
 
 const WRITES: u32 = 3;
@@ -252,12 +279,24 @@ impl Told {
     }
 
     /// What became true by these records.
+    /// Whether it was asked to end with nothing.
+    fn dropped(&self, intent: &Commit) -> bool {
+        let of = |record: &Record| match record {
+            Record::Event(Event::Dropped(versions)) => versions.contains(&intent.record.version),
+            _ => false,
+        };
+        self.asked.iter().any(of)
+    }
+
     fn commits(records: &[Record]) -> impl Iterator<Item = &Commit> {
         let events = records.iter().filter_map(|record| match record {
             Record::Event(event) => Some(event),
             _ => None,
         });
-        events.flat_map(Event::commits)
+        events.flat_map(|event| match event {
+            Event::Intent(intent) => std::slice::from_ref(intent),
+            event => event.commits(),
+        })
     }
 
     /// A restart: everything acknowledged is there, or the log says that it may lack its end; nothing is made up.
@@ -296,6 +335,7 @@ impl Told {
             };
             let there = match event {
                 Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. } if unsafe_end => true,
+                Event::Intent(_) | Event::Concluded(_) | Event::Dropped(_) if unsafe_end => true,
                 Event::Began { leadership, .. } => state.last() == Some(*leadership),
                 Event::Member(member) => is_member(member) != is_removed(member),
                 Event::Removed(removed) => state.removed().contains(removed),
@@ -305,6 +345,13 @@ impl Told {
                 // Until it has an end, or all that it writes is behind something newer.
                 Event::Prepared { name, writes } => {
                     standing(*name).is_some() || writes.iter().all(|(id, version)| newest(id) >= Some(*version))
+                }
+                // Until it has an end.
+                Event::Intent(intent) => {
+                    there(intent) || state.intents().get(intent.record.version).is_some() || self.dropped(intent)
+                }
+                Event::Concluded(versions) | Event::Dropped(versions) => {
+                    versions.iter().all(|version| state.intents().get(*version).is_none())
                 }
                 Event::Aborted { name } => standing(*name).is_none_or(|standing| standing == Standing::Aborted),
                 Event::Tolerance(tolerance) => state.tolerance() == Some(usize::from(*tolerance)),

@@ -13,6 +13,7 @@ mod asked;
 #[path = "../checker/mod.rs"]
 mod checker;
 mod expiry;
+mod intents;
 mod leaders;
 mod machines;
 mod network;

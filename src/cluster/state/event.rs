@@ -22,6 +22,13 @@ pub enum Event {
     Commit(Commit),
     /// Several versions became true at once: a transaction.
     Commits(Vec<Commit>),
+    /// A version is on its way to these nodes, and true as soon as all of them have stored it: a write that the log speaks
+    /// of beside its copies. It ends with [`Event::Concluded`] or [`Event::Dropped`], or with any commit of its id that is as new.
+    Intent(Commit),
+    /// All nodes that the intents of these versions name have stored them: what they say is so.
+    Concluded(Vec<Version>),
+    /// Nothing follows from the intents of these versions.
+    Dropped(Vec<Version>),
     /// A transaction is about to send copies: none of these versions is true until all of them are.
     Prepared {
         /// Its name: the first of its versions.

@@ -15,6 +15,10 @@ enum Step {
     Delete(u8, Vec<u32>),
     /// A commit from before comes once more.
     Again(Index),
+    /// A write that the log hears of beside its copies: `Some(true)` concluded, `Some(false)` dropped.
+    Intend(u8, Vec<u32>, Option<bool>),
+    /// An end of one of those comes once more, or at last.
+    End(Index, bool),
     /// A transaction over two ids: prepared, and `Some(true)` committed, `Some(false)` aborted.
     Together(u8, u8, Option<bool>),
     Forget(u8),
@@ -33,6 +37,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..8u8, nodes()).prop_map(|(id, nodes)| Step::Set(id, nodes)),
         2 => (0..8u8, nodes()).prop_map(|(id, nodes)| Step::Delete(id, nodes)),
         1 => any::<Index>().prop_map(Step::Again),
+        4 => (0..8u8, nodes(), any::<Option<bool>>()).prop_map(|(id, nodes, end)| Step::Intend(id, nodes, end)),
+        2 => any::<(Index, bool)>().prop_map(|(at, concluded)| Step::End(at, concluded)),
         3 => (0..4u8, 4..8u8, any::<Option<bool>>()).prop_map(|(a, b, end)| Step::Together(a, b, end)),
         2 => (0..8u8).prop_map(Step::Forget),
         3 => (1..=5u32, 0..3u8).prop_map(|(node, folder)| Step::Join(node, folder)),
@@ -78,6 +84,11 @@ impl Story {
         self.events.push(Event::Commit(commit));
     }
 
+    fn end(&mut self, version: Version, concluded: bool) {
+        let versions = vec![version];
+        self.events.push(if concluded { Event::Concluded(versions) } else { Event::Dropped(versions) });
+    }
+
     fn take(&mut self, step: Step) {
         match step {
             Step::Set(name, nodes) => {
@@ -93,6 +104,27 @@ impl Story {
                 let commits: Vec<Event> = commits.cloned().collect();
                 if !commits.is_empty() {
                     self.events.push(at.get(&commits).clone());
+                }
+            }
+            Step::Intend(name, nodes, end) => {
+                let intent = self.commit(name, &nodes, false);
+                let (id, version) = (intent.id.clone(), intent.record.version);
+                self.events.push(Event::Intent(intent));
+                if let Some(concluded) = end {
+                    self.end(version, concluded);
+                }
+                if end == Some(true) {
+                    self.newest.insert(id, version);
+                }
+            }
+            Step::End(at, concluded) => {
+                let intents = self.events.iter().filter_map(|event| match event {
+                    Event::Intent(intent) => Some(intent.record.version),
+                    _ => None,
+                });
+                let intents: Vec<Version> = intents.collect();
+                if !intents.is_empty() {
+                    self.end(*at.get(&intents), concluded);
                 }
             }
             Step::Together(a, b, end) => {
@@ -154,6 +186,7 @@ fn said(state: &State) -> String {
         format!("removed {:?}", state.removed()),
         format!("{} ms, users {:?}", state.time(), state.users()),
         format!("{:?}", state.prepared().all(|standing| standing != Standing::Forward)),
+        format!("intents {:?}", state.intents().all().collect::<Vec<_>>()),
         format!("aborted {:?}", state.prepared().all(|standing| standing == Standing::Aborted)),
     ];
     let mapping = state.mapping();

@@ -47,7 +47,12 @@ pub enum Record {
 /// true: what was true before is written again behind it.
 pub(super) fn is_synced(event: &Event) -> bool {
     match event {
-        Event::Commit(_) | Event::Commits(_) | Event::Prepared { .. } => false,
+        Event::Commit(_)
+        | Event::Commits(_)
+        | Event::Prepared { .. }
+        | Event::Intent(_)
+        | Event::Concluded(_)
+        | Event::Dropped(_) => false,
         Event::Began { .. } => !seeded::active(Bug::EpochNotSynced),
         _ => true,
     }
@@ -69,10 +74,14 @@ pub(in crate::leader) fn encode(event: &Event, out: &mut Vec<u8>) {
         }
         Event::Commit(commit) => {
             out.push(if commit.record.expires.is_some() { 15 } else { 3 });
-            encode_copies(&commit.record, &commit.holders, out);
-            Deadline::push(commit.record.expires, out);
-            out.extend_from_slice(commit.id.as_bytes());
+            encode_commit(commit, out);
         }
+        Event::Intent(intent) => {
+            out.push(if intent.record.expires.is_some() { 22 } else { 21 });
+            encode_commit(intent, out);
+        }
+        Event::Concluded(versions) => encode_versions(23, versions, out),
+        Event::Dropped(versions) => encode_versions(24, versions, out),
         Event::Forgotten { id, version } => {
             out.push(6);
             out.extend_from_slice(&version.0.to_le_bytes());
@@ -127,6 +136,17 @@ pub(in crate::leader) fn encode(event: &Event, out: &mut Vec<u8>) {
             out.extend_from_slice(rules.as_deref().unwrap_or_default());
         }
     }
+}
+
+fn encode_commit(commit: &Commit, out: &mut Vec<u8>) {
+    encode_copies(&commit.record, &commit.holders, out);
+    Deadline::push(commit.record.expires, out);
+    out.extend_from_slice(commit.id.as_bytes());
+}
+
+fn encode_versions(kind: u8, versions: &[Version], out: &mut Vec<u8>) {
+    out.push(kind);
+    versions.iter().for_each(|version| out.extend_from_slice(&version.0.to_le_bytes()));
 }
 
 fn encode_began(leadership: Leadership, run: u64, boot_id: &str, io_mode: IoMode, trust: Trust, out: &mut Vec<u8>) {
@@ -204,12 +224,10 @@ impl Record {
                 uuid: Uuid(fields.array()?),
                 address: fields.text()?.to_owned(),
             })),
-            kind @ (3 | 15) => {
-                let (record, holders) = fields.copies()?;
-                let record = if kind == 15 { record.until(fields.deadline()?) } else { record };
-                let id = MessageId::from_bytes(fields.0).map_err(|bad| bad.to_string())?;
-                event(Event::Commit(Commit { id, record, holders }))
-            }
+            kind @ (3 | 15) => event(Event::Commit(fields.commit(kind == 15)?)),
+            kind @ (21 | 22) => event(Event::Intent(fields.commit(kind == 22)?)),
+            23 => event(Event::Concluded(fields.versions()?)),
+            24 => event(Event::Dropped(fields.versions()?)),
             4 => Ok(Self::Whole(fields.version()?)),
             5 => Ok(Self::Closed),
             6 => {
@@ -298,6 +316,22 @@ impl<'a> Fields<'a> {
         Ok(Version(u64::from_le_bytes(self.array()?)))
     }
 
+    fn versions(&mut self) -> Result<Vec<Version>, String> {
+        let mut versions = Vec::with_capacity(self.0.len() / 8);
+        while !self.0.is_empty() {
+            versions.push(self.version()?);
+        }
+        Ok(versions)
+    }
+
+    /// To the end of the record.
+    fn commit(&mut self, until: bool) -> Result<Commit, String> {
+        let (record, holders) = self.copies()?;
+        let record = if until { record.until(self.deadline()?) } else { record };
+        let id = MessageId::from_bytes(self.0).map_err(|bad| bad.to_string())?;
+        Ok(Commit { id, record, holders })
+    }
+
     fn deadline(&mut self) -> Result<Option<Deadline>, String> {
         Ok(Deadline::at(u64::from_le_bytes(self.array()?)))
     }
@@ -369,6 +403,9 @@ mod tests {
             let writes = commits.iter().map(|commit| (commit.id.clone(), commit.record.version)).collect();
             let events = [
                 Event::Commit(commits[0].clone()),
+                Event::Intent(commits[0].clone()),
+                Event::Concluded(commits.iter().map(|commit| commit.record.version).collect()),
+                Event::Dropped(vec![version]),
                 Event::Forgotten { id: commits[0].id.clone(), version },
                 Event::Prepared { name: version, writes },
                 Event::Aborted { name: version },

@@ -47,7 +47,7 @@ impl Agreed {
         if seeded::active(Bug::EpochShownUnagreed) {
             self.epoch.store(leadership.epoch.0, Ordering::Release);
             let author = self.replica.begin_alone(leadership, run);
-            let (group, payload) = (self.group.clone(), Entry::encode(author, &[began], Record::encode));
+            let (group, payload) = (self.group.clone(), Entry::encode(author, [began].iter(), Record::encode));
             tokio::spawn(async move { group.append(payload).await });
             return Ok(());
         }
@@ -62,13 +62,13 @@ impl Agreed {
     }
 
     /// Has the group agree on records in the name of this epoch, and nothing else follows from them.
-    pub(super) async fn put_in<T>(
+    pub(super) async fn put_in<'a, T: 'a>(
         &self,
         epoch: Epoch,
-        records: &[T],
+        records: &'a [T],
         encode: impl Fn(&T, &mut Vec<u8>),
     ) -> Result<(), NotLogged> {
-        self.append_in(epoch, records, encode, Plainly).await.map(drop).map_err(|(error, Plainly)| error)
+        self.append_in(epoch, records.iter(), encode, Plainly).await.map(drop).map_err(|(error, Plainly)| error)
     }
 
     fn epoch(&self) -> Epoch {
@@ -76,19 +76,19 @@ impl Agreed {
     }
 
     /// Has the group agree on records in the name of this peer's epoch; they are applied with this effect.
-    pub(super) async fn append<T, E: Effect>(
+    pub(super) async fn append<'a, T: 'a, E: Effect>(
         &self,
-        records: &[T],
+        records: impl Iterator<Item = &'a T>,
         encode: impl Fn(&T, &mut Vec<u8>),
         effect: E,
     ) -> Result<E::Output, (NotLogged, E)> {
         self.append_in(self.epoch(), records, encode, effect).await
     }
 
-    async fn append_in<T, E: Effect>(
+    async fn append_in<'a, T: 'a, E: Effect>(
         &self,
         epoch: Epoch,
-        records: &[T],
+        records: impl Iterator<Item = &'a T>,
         encode: impl Fn(&T, &mut Vec<u8>),
         effect: E,
     ) -> Result<E::Output, (NotLogged, E)> {

@@ -36,8 +36,12 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The bytes of an entry of these records, each of which `encode` appends.
-    pub(super) fn encode<T>(author: Author, records: &[T], encode: impl Fn(&T, &mut Vec<u8>)) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEAD + records.len() * 64);
+    pub(super) fn encode<'a, T: 'a>(
+        author: Author,
+        records: impl Iterator<Item = &'a T>,
+        encode: impl Fn(&T, &mut Vec<u8>),
+    ) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + records.size_hint().0 * 64);
         out.push(FORMAT);
         out.extend_from_slice(&author.epoch.0.to_le_bytes());
         out.extend_from_slice(&author.run.to_le_bytes());
@@ -76,6 +80,12 @@ impl Entry {
         Ok(entry)
     }
 
+    /// Ends of intents that went along, and what was appended.
+    pub(super) fn parts(&self) -> (&[Event], &[Event]) {
+        let ends = self.events.iter().take_while(|event| matches!(event, Event::Concluded(_) | Event::Dropped(_)));
+        self.events.split_at(ends.count())
+    }
+
     /// Whether it becomes true where this is true already. What a leader of an ended epoch appends late does not, and an
     /// epoch begins once: so two peers that both believe to lead cannot mix what they do. Every replica decides the same.
     pub(super) fn is_admitted(&self, state: &State) -> bool {
@@ -109,7 +119,7 @@ mod tests {
     fn what_is_encoded_is_decoded_and_nothing_else() {
         let events = vec![Event::Tolerance(2), Event::Time(9)];
         let records: Vec<Record> = [began(3)].into_iter().chain(events.iter().cloned().map(Record::Event)).collect();
-        let bytes = Entry::encode(author(3), &records, Record::encode);
+        let bytes = Entry::encode(author(3), records.iter(), Record::encode);
         assert_eq!(Entry::decode(&bytes), Ok(Entry { author: author(3), events, marks: vec![began(3)] }));
         for cut in 1..4 {
             assert!(Entry::decode(&bytes[..bytes.len() - cut]).is_err());

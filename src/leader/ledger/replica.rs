@@ -158,8 +158,9 @@ impl Replica {
 
     fn decide(&self, entry: &Entry, waiting: Option<&dyn Waiting>) -> Verdict {
         let mut held = self.held.lock();
+        let (ends, events) = entry.parts();
         if let Some(waiting) = waiting {
-            waiting.ahead(&entry.events);
+            waiting.ahead(events);
         }
         let known = held.known.clone();
         let mut cluster = known.lock();
@@ -171,9 +172,10 @@ impl Replica {
                 self.time.see(*unix_ms);
             }
         }
+        drop(Logged(ends).apply(&mut cluster));
         match waiting {
-            Some(waiting) => waiting.apply(&mut cluster, Logged(&entry.events)),
-            None => drop(Logged(&entry.events).apply(&mut cluster)),
+            Some(waiting) => waiting.apply(&mut cluster, Logged(events)),
+            None => drop(Logged(events).apply(&mut cluster)),
         }
         for mark in &entry.marks {
             match mark {

@@ -2,6 +2,7 @@
 //!
 //! - [`sweep`]: who is up, and what follows from time alone;
 //! - [`complete`]: versions that nodes hold and the log does not know are completed;
+//! - [`intents`]: what becomes of writes that the leader before had under way is found out, and told to the log;
 //! - [`doubts`]: nodes that may hold a copy of a failed write are asked;
 //! - [`rollback`]: transactions that did not come to their end are taken back;
 //! - [`repair`]: copies are made again, moved and trimmed, with [`proof`] of those that only lack their record;
@@ -24,6 +25,7 @@ mod complete;
 mod doubts;
 mod expire;
 mod fetch;
+mod intents;
 mod proof;
 pub(super) mod renewal;
 pub(super) mod repair;
@@ -56,6 +58,7 @@ pub(super) fn start(
     spawn(&all, stop, repair::Repairer::new(core()));
     spawn(&all, stop, rollback::Rollback::new(core()));
     spawn(&all, stop, doubts::Doubts::new(core()));
+    spawn(&all, stop, intents::Intents::new(core()));
     spawn(&all, stop, tombstones::Tombstones::new(core()));
     spawn(&all, stop, sweep::Sweeper::new(core()));
     spawn(&all, stop, expire::Expirer::new(core()));
