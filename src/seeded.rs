@@ -232,7 +232,7 @@ bugs! {
     /// A snapshot is taken without a look at whether all of it came.
     13 PeerSnapshotUnchecked: hatokuse "raft::tests::snapshots::a_snapshot_that_came_in_part_is_not_taken";
     /// A write is acknowledged with its copies, before the log has its intent.
-    14 ConcludedUnlogged: simulation "intents::so_it_is_where_another_node_had_to_take_a_copy";
+    14 ConcludedUnlogged: simulation "intents::nothing_is_acknowledged_with_its_copies_alone";
     /// A write is acknowledged by its intent though other nodes than that names have stored it.
     14 ConcludedElsewhere: simulation "intents::so_it_is_where_another_node_had_to_take_a_copy";
     /// A leader asks nobody about the writes that the one before had under way.

@@ -188,10 +188,11 @@ impl Cluster {
     pub fn forgettable(&mut self, limit: usize) -> Vec<(MessageId, Version)> {
         let all_heard = self.is_settled() && self.knowledge.missing(&self.member_ids()).is_empty();
         // Who was removed may come back with what was deleted: whoever may have to refuse it has to know that first.
-        if !all_heard || self.any_to_complete() || self.undecided.any().is_some() || !self.uninformed().is_empty() {
+        if !all_heard || self.any_to_complete() || self.has_undecided() || !self.uninformed().is_empty() {
             return Vec::new();
         }
-        let oldest = self.oldest_write();
+        // The log may not have heard yet how a write has ended.
+        let oldest = self.oldest_write().into_iter().chain(self.state.intents().oldest()).min();
         let mut all = Vec::new();
         for _ in 0..limit.min(self.deletions.done.len()) {
             let Some(id) = self.deletions.done.pop_front() else { break };

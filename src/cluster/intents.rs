@@ -155,10 +155,15 @@ impl Undecided {
         })
     }
 
-    /// Why nothing is said of all ids, if there are any.
-    pub(super) fn any(&self) -> Option<String> {
-        (!self.asked.is_empty())
-            .then(|| format!("it is not known yet what became of {} writes of the leader before", self.asked.len()))
+    /// Whether this version is that of one of them.
+    pub(super) fn names(&self, version: Version) -> bool {
+        !self.asked.is_empty() && self.asked.contains_key(&version)
+    }
+
+    /// Why nothing is said of such ids, if there are any of them.
+    pub(super) fn of_those(&self, such: impl Fn(&MessageId) -> bool) -> Option<String> {
+        let count = self.ids.keys().filter(|id| such(id)).count();
+        (count > 0).then(|| format!("it is not known yet what became of {count} writes of the leader before"))
     }
 }
 

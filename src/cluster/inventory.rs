@@ -258,6 +258,7 @@ impl Cluster {
                 // hold was in it.
                 version <= self.horizon()
                     && self.knowledge.trust() != Trust::Nothing
+                    && !self.undecided.names(version)
                     && !seeded::active(Bug::HorizonIgnored)
             }
         }
@@ -337,10 +338,14 @@ impl Cluster {
         limit: usize,
     ) -> (Vec<(MessageId, Uncommitted)>, Option<MessageId>) {
         // Some become true as new versions, which is not for a leader that may have been succeeded.
-        if !self.has_heard() || self.transactions.any_open() {
+        let heard = self.has_heard();
+        let decides = self.relies_on_group() && self.is_settled() && self.has_undecided();
+        if !heard && !decides || self.transactions.any_open() {
             return (Vec::new(), None);
         }
         let ready = |id: &MessageId, newer: &Uncommitted| match newer.record.version {
+            // What the log speaks of needs no inventories to be true as it is.
+            version if !heard => self.undecided.names(version) && !self.needs_new_version(id, version),
             Version::FOREIGN => self.taking.is_empty(),
             version => !self.transactions.is_found(id, version),
         };

@@ -124,9 +124,10 @@ impl Cluster {
         self.waiting_for().or_else(lapsed)
     }
 
-    /// Why nothing is said of all ids now: besides, some may have got what they have from a leader that did not come to say so.
+    /// Why it is not said now which ids have a message: besides, some may have got theirs from a leader that did not come to
+    /// say so. One that has a message has one either way.
     pub fn unsure_of_all(&self) -> Option<String> {
-        self.unsure().or_else(|| self.undecided.any())
+        self.unsure().or_else(|| self.undecided.of_those(|id| self.state.mapping.get(id).is_none()))
     }
 
     /// Why no holder is asked now.

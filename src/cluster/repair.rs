@@ -283,7 +283,9 @@ impl Cluster {
                 Some(found) if found.record.version < version => {}
                 Some(_) if settles.iter().any(|(told, ..)| *told == node) => {}
                 Some(found) => settles.push((node, found.record.version, found.set.holders.contains(&node))),
-                None if version <= self.horizon() => settles.push((node, version, false)),
+                None if version <= self.horizon() && !self.undecided.names(version) => {
+                    settles.push((node, version, false))
+                }
                 None => {}
             }
         }

@@ -33,7 +33,7 @@ pub enum NoMoment {
 impl Cluster {
     /// Fixes this moment for a backup, until [`Cluster::end_snapshot`].
     pub fn begin_snapshot(&mut self) -> Result<Moment, NoMoment> {
-        if let Some(reason) = self.unsure_of_all() {
+        if let Some(reason) = self.unsure().or_else(|| self.undecided.of_those(|_| true)) {
             return Err(NoMoment::NotYet(reason));
         }
         if self.transactions.any_open() {

@@ -129,7 +129,7 @@ impl Cluster {
     /// Why no transaction is to write this id now: another leader's may have become true, or may have to be completed.
     pub fn undecided(&self, id: &MessageId) -> Option<String> {
         let held = self.transactions.holds_back(id) && !seeded::active(Bug::UndecidedOverwritten);
-        held.then(|| self.waiting_to_decide())
+        held.then(|| self.waiting_to_decide()).or_else(|| self.undecided.hides(id))
     }
 
     /// Why an id that belongs to a transaction is held back.

@@ -77,7 +77,7 @@ pub struct Ledger {
     known: Arc<Known>,
     log: Log,
     /// Ends of intents that the log has not been told: they go with whatever is appended next.
-    ends: Lock<Ends>,
+    ends: Arc<Lock<Ends>>,
 }
 
 /// How intents have ended.
@@ -126,7 +126,11 @@ pub enum Log {
 impl Ledger {
     /// Of this log, by which this is known.
     pub fn new(known: Arc<Known>, log: Log) -> Self {
-        Self { known, log, ends: Lock::default() }
+        let ends = match &log {
+            Log::File { .. } => Arc::default(),
+            Log::Group(agreed) => agreed.ends(),
+        };
+        Self { known, log, ends }
     }
 
     /// Whether several leaders agree on the log.
@@ -197,17 +201,37 @@ impl Ledger {
     }
 
     /// Makes these commits true, whose intents the log has and whose nodes have stored them. The log hears of it later.
-    pub fn conclude<E: Effect>(&self, commits: &[Event], effect: E) -> E::Output {
+    ///
+    /// # Errors
+    /// Another epoch has begun here, which decides what becomes of them. The effect is given back.
+    pub fn conclude<E: Effect>(&self, commits: &[Event], effect: E) -> Result<E::Output, E> {
         effect.ahead(commits);
+        let mut cluster = self.known.lock();
+        if !self.leads(&cluster) {
+            return Err(effect);
+        }
+        let done = effect.apply(&mut cluster, Logged(commits));
+        // Under the lock: the group must not have it true here before it is.
         let versions = commits.iter().flat_map(Event::commits).map(|commit| commit.record.version);
         self.ends.lock().concluded.extend(versions);
-        effect.apply(&mut self.known.lock(), Logged(commits))
+        Ok(done)
     }
 
     /// Nothing follows from the intents of these versions, which the log has. It hears of it later.
     pub fn drop_intents(&self, versions: Vec<Version>) {
-        self.ends.lock().dropped.extend(&versions);
-        self.known.lock().apply(&Event::Dropped(versions));
+        let mut cluster = self.known.lock();
+        if self.leads(&cluster) {
+            self.ends.lock().dropped.extend(&versions);
+            cluster.apply(&Event::Dropped(versions));
+        }
+    }
+
+    /// Whether the last epoch that is true here is this leader's.
+    fn leads(&self, cluster: &Cluster) -> bool {
+        match &self.log {
+            Log::File { .. } => true,
+            Log::Group(agreed) => cluster.state().last().is_some_and(|last| last.epoch == agreed.epoch()),
+        }
     }
 
     /// Tells the log how intents have ended, as far as it does not know.

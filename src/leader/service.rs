@@ -182,7 +182,7 @@ impl LeaderService {
 
     /// Why nothing can be said of all messages now.
     fn unsure(&self) -> Option<Status> {
-        let reason = self.coordinator.cluster().unsure()?;
+        let reason = self.coordinator.cluster().unsure_of_all()?;
         Some(Status::unavailable(format!("UNAVAILABLE {reason}; try again in a moment")))
     }
 

@@ -34,6 +34,10 @@ use crate::seeded::{self, Bug};
 use crate::types::{Change, CopyRecord, MessageId, NodeId, Nodes, Version};
 use crate::wire::Settle;
 
+/// A larger round is told to the log when its copies are made: one wait more is nothing to so many, and each intent and its
+/// end are work for every leader of a group.
+const MOST_INTENDED: usize = 256;
+
 /// A write that a client asks for: its place among the requests of a connection, its id, and the message, or nothing
 /// if the id is to be deleted.
 pub(super) type Wanted = (usize, MessageId, Change);
@@ -119,21 +123,33 @@ impl Coordinator {
             Poll::Pending => None,
         };
         let mut replication = Replication::start(self.clone(), writes);
-        let (mut ends, mut waiting, mut more) = (FuturesUnordered::new(), Vec::new(), true);
+        let (mut ends, mut waiting, mut void) = (FuturesUnordered::new(), Vec::new(), Vec::new());
+        let mut more = true;
         while more || logged.is_none() || !ends.is_empty() {
             tokio::select! {
                 biased;
-                Some(()) = ends.next() => {}
+                Some(open) = ends.next() => void.extend(open),
                 now = &mut logging, if logged.is_none() => {
                     ends.push(self.end(std::mem::take(&mut waiting), now.clone()));
                     logged = Some(now);
                 }
-                decided = replication.decided(), if more => match (decided, &logged) {
-                    (Some(decided), Some(logged)) => ends.push(self.end(decided, logged.clone())),
-                    (Some(decided), None) => waiting.extend(decided),
-                    (None, _) => more = false,
+                decided = replication.decided(), if more => match decided {
+                    Some(decided) => {
+                        let is_kept = |write: &Write| write.outcome == Outcome::Kept;
+                        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(is_kept);
+                        void.extend(with_intents(&failed));
+                        self.fail(failed);
+                        match &logged {
+                            Some(logged) => ends.push(self.end(kept, logged.clone())),
+                            None => waiting.extend(kept),
+                        }
+                    }
+                    None => more = false,
                 },
             }
+        }
+        if logged.is_some_and(|logged| logged.is_ok()) && !void.is_empty() {
+            self.ledger().drop_intents(void);
         }
     }
 
@@ -152,7 +168,8 @@ impl Coordinator {
     fn admit(self: &Arc<Self>, turns: Vec<Turn>) -> Vec<Write> {
         let mut writes = Vec::with_capacity(turns.len());
         let (mut done, mut refused) = (Vec::new(), Vec::new());
-        let (log, intends) = (self.ledger().refuses(), self.ledger().takes_intents());
+        let intends = turns.len() <= MOST_INTENDED && self.ledger().takes_intents();
+        let log = self.ledger().refuses();
         let mut changes = self.changes();
         // Not under the lock: a round can have megabytes of messages.
         let records: Vec<Option<CopyRecord>> = turns.iter().map(|turn| turn.change.record()).collect();
@@ -199,21 +216,19 @@ impl Coordinator {
         writes
     }
 
-    /// Commits what is kept, and says why the rest failed. `logged`: whether the log has their intents.
-    async fn end(self: &Arc<Self>, decided: Vec<Write>, logged: Result<(), NotLogged>) {
-        let (kept, failed): (Vec<_>, Vec<_>) = decided.into_iter().partition(|write| write.outcome == Outcome::Kept);
+    /// Says why writes failed.
+    fn fail(&self, failed: Vec<Write>) {
         self.note_in_doubt(&failed);
-        let dropped = failed.iter().filter(|write| write.intent.is_some() && logged.is_ok());
-        let dropped: Vec<Version> = dropped.map(|write| write.promise.ticket().record.version).collect();
-        if !dropped.is_empty() {
-            self.ledger().drop_intents(dropped);
-        }
         for mut write in failed {
             if !write.askers.is_empty() {
                 let reply = Reply::Refused(self.why(&write));
                 write.askers.drain(..).for_each(|asker| asker.tell(reply.clone()));
             }
         }
+    }
+
+    /// Commits what is kept. `logged`: whether the log has their intents. Gives the versions of those that have no end.
+    async fn end(self: &Arc<Self>, kept: Vec<Write>, logged: Result<(), NotLogged>) -> Vec<Version> {
         let (intended, kept): (Vec<_>, Vec<_>) = kept.into_iter().partition(|write| match logged {
             Ok(()) => write.is_as_intended(),
             Err(_) => write.intent.is_some(),
@@ -222,8 +237,9 @@ impl Coordinator {
             Ok(()) => self.come_true(intended),
             Err(error) => self.not_logged(intended, &error.to_string()),
         }
+        let open = with_intents(&kept);
         // An error was told to those who asked.
-        let _ = self.commit(kept).await;
+        self.commit(kept).await.map_or(open, |()| Vec::new())
     }
 
     /// Makes writes true in the index whose intents the log has, and that are kept as those say.
@@ -234,10 +250,18 @@ impl Coordinator {
         let events: Vec<Event> = writes.iter().map(Write::commit).map(Event::Commit).collect();
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
         let publish = Publish { leader: self.clone(), writes };
-        let published = self.ledger().conclude(&events, publish);
-        self.published(published);
-        self.served.store(true, Ordering::Relaxed);
-        askers.into_iter().for_each(|asker| asker.tell(Reply::Done));
+        let reply = match self.ledger().conclude(&events, publish) {
+            Ok(published) => {
+                self.published(published);
+                self.served.store(true, Ordering::Relaxed);
+                Reply::Done
+            }
+            Err(Publish { writes, .. }) => {
+                self.note_in_doubt(&writes);
+                Reply::Refused(Refusal::Unknown("this leader does not lead any more".to_owned()))
+            }
+        };
+        askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
     }
 
     /// Nobody knows what becomes of these, as the log may have their intents or not.
@@ -407,6 +431,12 @@ impl Effect for Publish {
         }
         tell
     }
+}
+
+/// The versions of those of which the log hears beside their copies.
+fn with_intents(writes: &[Write]) -> Vec<Version> {
+    let intended = writes.iter().filter(|write| write.intent.is_some());
+    intended.map(|write| write.promise.ticket().record.version).collect()
 }
 
 /// How a client hears that the outcome of its write did not come in time.

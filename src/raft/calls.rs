@@ -15,8 +15,9 @@ use super::grpc::failed;
 use super::proto::peers_client::PeersClient;
 use super::proto::{Answered, Numbered, Request, Response};
 
-/// So many calls of whom nobody waits for the answer any more, and the stream is given up.
-const MOST_WAITING: usize = 1024;
+/// So many calls without an answer that nobody waits for any more, and the stream is given up: the other side and the way
+/// to it hold them as long as it is there.
+const MOST_LEFT: usize = 16;
 
 /// The way to one peer, until it breaks.
 #[derive(Debug, Clone)]
@@ -99,12 +100,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn has_room(&mut self) -> bool {
-        if self.calls.len() >= MOST_WAITING {
-            // Who asked may have given up long ago.
-            self.calls.retain(|_, tell| !tell.is_closed());
-        }
-        self.calls.len() < MOST_WAITING
+    fn has_room(&self) -> bool {
+        self.calls.len() < MOST_LEFT || self.calls.values().filter(|tell| tell.is_closed()).count() < MOST_LEFT
     }
 
     fn ask(&mut self, Asked { request, tell }: Asked) -> Numbered {

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::machines::{Crash, Sim};
 use crate::simulate;
-use crate::world::ask;
+use crate::world::{ask, ask_of};
 
 fn id() -> MessageId {
     "x".parse().unwrap()
@@ -56,6 +56,24 @@ fn what_was_acknowledged_in_the_last_moment_is_shown_by_the_next_leader() {
     (1..=4).for_each(|seed| simulate(kill_at_ok(seed, |_, _| {}, |_| None)));
     let any = |round: usize| Some(1 + round as u32 % 4);
     (5..=8).for_each(|seed| simulate(kill_at_ok(seed, |_, _| {}, any)));
+}
+
+#[test]
+fn nothing_is_acknowledged_with_its_copies_alone() {
+    simulate(async {
+        let mut sim = Sim::start_group(1, IoMode::Unbuffered, 3).await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(set(&sim, 0).await, Some(Reply::Done));
+        // It reaches its nodes, and no other leader.
+        let (leading, here) = sim.net.leading().unwrap();
+        sim.peers.keys().for_each(|peer| sim.net.cut_peers(leading, *peer));
+        let asked = Command::Set { id: id(), payload: Payload::from(b"1".to_vec()) };
+        let reply = ask_of(&here, &sim.net, asked).await;
+        assert!(!matches!(reply, Some(Reply::Done)), "{reply:?}");
+        sim.net.heal();
+        sim.start_all_peers().await;
+        assert!(["0", "1"].contains(&first_answer(&sim).await.as_str()));
+    });
 }
 
 #[test]

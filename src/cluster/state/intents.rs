@@ -75,6 +75,11 @@ impl Intents {
         self.ids.keys().filter_map(|version| self.get(*version))
     }
 
+    /// The oldest of their versions.
+    pub fn oldest(&self) -> Option<Version> {
+        self.ids.first_key_value().map(|(version, _)| *version)
+    }
+
     /// The newest of their versions.
     pub fn newest(&self) -> Option<Version> {
         self.ids.last_key_value().map(|(version, _)| *version)

@@ -99,13 +99,8 @@ fn whoever_is_away_is_not_asked_and_who_was_removed_is_not_waited_for() {
     let mut cluster = next_leader([Event::Intent(write.clone())], &[1, 3, 4]);
     assert_eq!(cluster.intents_to_ask(9), [(NodeId(1), vec![(id("x"), write.record)])]);
     cluster.hear_of_intent(NodeId(1), &id("x"), write.record, Kept::Here);
-    // Node 2 is dead: node 1's copy is completed like whatever an inventory shows.
-    assert!(cluster.decided_intents() == Decided::default() && look(&cluster, "x") == "hidden");
-    report(&mut cluster, 1, &[Listed { id: id("x"), record: write.record, staged: true, damaged: false }]).unwrap();
-    report(&mut cluster, 3, &[]).unwrap();
-    report(&mut cluster, 4, &[]).unwrap();
-    [1, 3, 4].into_iter().for_each(|node| cluster.knowledge.report(NodeId(node)));
-    assert!(cluster.settle_knowledge());
+    // Node 2 is dead: node 1's copy is completed, before any inventory has come.
+    assert!(cluster.decided_intents() == Decided::default() && look(&cluster, "x") == "hidden" && !cluster.has_heard());
     let (found, newer) = uncommitted(&cluster).pop().expect("it can be completed");
     let ticket = cluster.admit_completion(&found, newer.record, &newer.holders, false).unwrap();
     commit(&mut cluster, &ticket);
@@ -119,6 +114,30 @@ fn whoever_is_away_is_not_asked_and_who_was_removed_is_not_waited_for() {
     }
     log_decided(&mut cluster);
     assert_eq!((cluster.state().intents().len(), cluster.intents_to_ask(9)), (0, vec![]));
+}
+
+#[test]
+fn that_later_deletions_were_forgotten_says_nothing_of_what_was_under_way() {
+    let write = intent("x", 5, &[1, 2]);
+    let mut cluster =
+        next_leader([Event::Intent(write.clone()), Event::Horizon(Version::new(Epoch(1), 9))], &[1, 3, 4]);
+    let listed = Listed { id: id("x"), record: write.record, staged: true, damaged: false };
+    report(&mut cluster, 1, &[listed]).unwrap();
+    cluster.hear_of_intent(NodeId(1), &id("x"), write.record, Kept::Here);
+    let excess = cluster.excess(9, &std::collections::HashSet::new());
+    assert_eq!((excess, uncommitted(&cluster).len(), look(&cluster, "x")), (vec![], 1, "hidden"));
+}
+
+#[test]
+fn ids_that_have_a_message_either_way_are_counted() {
+    let (old, write) = (Event::Commit(intent("x", 3, &[1, 2])), intent("x", 5, &[3, 4]));
+    let next = |said: Vec<Event>| {
+        let mut cluster = next_leader(said, &[1, 2, 3, 4]);
+        [1, 2, 3, 4].into_iter().for_each(|node| cluster.registry.note_answered(NodeId(node), ms(0)));
+        cluster.count()
+    };
+    assert_eq!(next(vec![old, Event::Intent(write.clone())]), Ok(1));
+    assert!(next(vec![Event::Intent(write)]).is_err());
 }
 
 #[test]

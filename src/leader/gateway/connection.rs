@@ -284,7 +284,7 @@ impl Connection {
             return Ok(());
         };
         // Nobody is told that all is well while not all is known.
-        let unsure = self.coordinator.cluster().unsure();
+        let unsure = self.coordinator.cluster().unsure_of_all();
         if let Some(reason) = unsure {
             let refusal = Refusal::Unavailable(format!("{reason}; nothing was checked, try again in a moment"));
             self.to.append(|out| encode_reply(&Reply::Refused(refusal), out));

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::entry::Entry;
 use super::replica::{Replica, Verdict};
-use super::{Effect, Plainly};
+use super::{Effect, Ends, Plainly};
 use crate::cluster::knowledge::Trust;
 use crate::leader::journal::{NotLogged, Record};
+use crate::lock::Lock;
 use crate::raft::{Group, NotAppended};
 use crate::seeded::{self, Bug};
 use crate::stop::Stop;
@@ -71,7 +72,13 @@ impl Agreed {
         self.append_in(epoch, records.iter(), encode, Plainly).await.map(drop).map_err(|(error, Plainly)| error)
     }
 
-    fn epoch(&self) -> Epoch {
+    /// Ends of intents that the group has not been told.
+    pub(super) fn ends(&self) -> Arc<Lock<Ends>> {
+        self.replica.ends()
+    }
+
+    /// That of this peer, once it has begun.
+    pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::entry::{Author, Entry};
 use super::seen_time::SeenTime;
-use super::{Effect, Logged};
+use super::{Effect, Ends, Logged};
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::knowledge::Trust;
@@ -60,6 +60,8 @@ pub struct Replica {
     held: Lock<Held>,
     /// Effects of what this process has appended and is not agreed on yet.
     expected: Lock<HashMap<u64, Arc<dyn Waiting>>>,
+    /// Ends of intents that are true here, and that the group has not been told: whenever this peer leads again, it is.
+    ends: Arc<Lock<Ends>>,
     numbers: AtomicU64,
 }
 
@@ -94,6 +96,7 @@ impl Replica {
             stop,
             held: Lock::new(Held::nothing(seed)),
             expected: Lock::default(),
+            ends: Arc::default(),
             numbers: AtomicU64::new(0),
         }
     }
@@ -126,6 +129,11 @@ impl Replica {
     /// An empty state beside the live one.
     pub(super) fn folded(&self) -> Folded {
         Folded(Reading::new(self.seed))
+    }
+
+    /// Ends of intents that the group has not been told.
+    pub(super) fn ends(&self) -> Arc<Lock<Ends>> {
+        self.ends.clone()
     }
 
     /// The process.

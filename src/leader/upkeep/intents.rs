@@ -10,7 +10,8 @@ use tokio::time::timeout;
 
 use super::Upkeep;
 use crate::cluster::intents::{Decided, Kept};
-use crate::cluster::state::Event;
+use crate::cluster::mapping::Committed;
+use crate::cluster::state::{Applied, Event};
 use crate::leader::coordinator::Coordinator;
 use crate::leader::key_locks::{Entry, KeyGuard};
 use crate::types::{CopyRecord, MessageId, NodeId};
@@ -35,11 +36,11 @@ impl Upkeep for Intents {
     const NAME: &'static str = "intents";
 
     async fn step(&mut self) -> Duration {
+        // What cannot be told is told with the next record.
+        let _ = self.core.ledger().tell_ends().await;
         let asked = self.core.cluster().intents_to_ask(BATCH_ITEMS);
         join_all(asked.into_iter().map(|(node, copies)| self.ask(node, copies))).await;
         self.decide().await;
-        // What cannot be told is told with the next record.
-        let _ = self.core.ledger().tell_ends().await;
         if self.core.cluster().has_undecided() { LOOK } else { IDLE }
     }
 }
@@ -50,6 +51,10 @@ impl Intents {
     }
 
     async fn ask(&self, node: NodeId, copies: Vec<(MessageId, CopyRecord)>) {
+        // Nothing to do, behind whatever the node is just writing: what it shows may not be synced.
+        if !matches!(timeout(ANSWER, self.core.links.settle(node, &[], false)).await, Ok(Ok(_))) {
+            return;
+        }
         let answer = timeout(ANSWER, self.core.links.check(node, &copies)).await.ok().and_then(Result::ok);
         let statuses = answer.unwrap_or_default().statuses;
         let mut cluster = self.core.cluster();
@@ -61,6 +66,18 @@ impl Intents {
                 _ => continue,
             };
             cluster.hear_of_intent(node, &id, record, kept);
+        }
+    }
+
+    /// Whoever had the message before is no holder any more.
+    fn note_overwritten(&self, events: &[Event], did: Vec<Applied>) {
+        let mut cluster = self.core.cluster();
+        let commits = events.iter().flat_map(Event::commits);
+        for (commit, did) in commits.zip(did.into_iter().flat_map(Applied::committed)) {
+            if let Committed::Replaced { holders, .. } = did {
+                let gone = holders.iter().filter(|node| !commit.holders.contains(node));
+                gone.for_each(|&node| cluster.note_excess(&commit.id, commit.record.version, node));
+            }
         }
     }
 
@@ -78,10 +95,14 @@ impl Intents {
         // It may have done so until now.
         let Decided { mut commits, dropped } = self.core.cluster().decided_intents();
         commits.retain(|commit| guards.contains_key(&commit.id));
+        if commits.is_empty() && dropped.is_empty() {
+            return;
+        }
         let changes: Vec<MessageId> = commits.iter().map(|commit| commit.id.clone()).collect();
         let dropped = Some(dropped).filter(|versions| !versions.is_empty()).map(Event::Dropped);
         let events: Vec<Event> = commits.into_iter().map(Event::Commit).chain(dropped).collect();
-        if self.core.ledger().append(&events).await.is_ok() {
+        if let Ok(did) = self.core.ledger().append(&events).await {
+            self.note_overwritten(&events, did);
             self.core.view.add(changes);
             self.core.notify();
         }
