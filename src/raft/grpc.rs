@@ -161,6 +161,8 @@ impl Peers for Checked {
     ) -> Result<tonic::Response<Self::CallsStream>, Status> {
         let (_, extensions, calls) = request.into_parts();
         let (checked, extensions) = (self.clone(), Arc::new(extensions));
+        // A server that ends in order waits for its streams, and a new one is not found while the old one answers.
+        let closed = self.port.closed.clone().cancelled_owned();
         let answer = move |call: Result<Numbered, Status>| {
             let (checked, extensions) = (checked.clone(), extensions.clone());
             async move {
@@ -171,7 +173,7 @@ impl Peers for Checked {
                 Ok(Answered { number, response: Some(response) })
             }
         };
-        Ok(tonic::Response::new(calls.map(answer).buffer_unordered(AT_ONCE).boxed()))
+        Ok(tonic::Response::new(calls.map(answer).buffer_unordered(AT_ONCE).take_until(closed).boxed()))
     }
 
     async fn snapshot(
