@@ -132,11 +132,6 @@ impl Undecided {
         }
     }
 
-    /// Of how many a node has not said what it has.
-    pub(super) fn waiting_for(&self, node: NodeId) -> usize {
-        self.asked.values().filter(|asked| asked.unsaid().any(|unsaid| unsaid == node)).count()
-    }
-
     /// Why nothing is said of this id, if it is the id of one of them.
     pub(super) fn hides(&self, id: &MessageId) -> Option<String> {
         if self.asked.is_empty() {
@@ -238,6 +233,7 @@ impl Cluster {
 
     /// Of how many intents it is not known what a node has of them.
     pub(super) fn intents_on(&self, node: NodeId) -> usize {
-        self.undecided.waiting_for(node)
+        let waits = |asked: &&Asked| asked.unsaid().any(|unsaid| unsaid == node);
+        self.undecided.asked.values().filter(waits).count()
     }
 }

@@ -235,7 +235,7 @@ impl Coordinator {
         });
         match logged {
             Ok(()) => self.come_true(intended),
-            Err(error) => self.not_logged(intended, &error.to_string()),
+            Err(error) => self.not_logged(intended, error.to_string()),
         }
         let open = with_intents(&kept);
         // An error was told to those who asked.
@@ -250,25 +250,34 @@ impl Coordinator {
         let events: Vec<Event> = writes.iter().map(Write::commit).map(Event::Commit).collect();
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
         let publish = Publish { leader: self.clone(), writes };
-        let reply = match self.ledger().conclude(&events, publish) {
-            Ok(published) => {
-                self.published(published);
-                self.served.store(true, Ordering::Relaxed);
-                Reply::Done
-            }
-            Err(Publish { writes, .. }) => {
-                self.note_in_doubt(&writes);
-                Reply::Refused(Refusal::Unknown("this leader does not lead any more".to_owned()))
-            }
-        };
-        askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
+        let concluded = self.ledger().conclude(&events, publish).map(|published| self.published(published));
+        let ended = || "this leader does not lead any more".to_owned();
+        // An error was told to those who asked.
+        let _ = self.told(askers, concluded.map_err(|publish| (publish.writes, ended())));
     }
 
     /// Nobody knows what becomes of these, as the log may have their intents or not.
-    fn not_logged(self: &Arc<Self>, mut writes: Vec<Write>, error: &str) {
-        self.note_in_doubt(&writes);
-        let reply = Reply::Refused(Refusal::Unknown(error.to_owned()));
-        writes.iter_mut().flat_map(|write| write.askers.drain(..)).for_each(|asker| asker.tell(reply.clone()));
+    fn not_logged(&self, mut writes: Vec<Write>, error: String) {
+        let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
+        // An error was told to those who asked.
+        let _ = self.told(askers, Err((writes, error)));
+    }
+
+    /// Tells those who asked what became of their writes: they are true, or nobody knows, and these may have left copies.
+    fn told(&self, askers: Vec<Asker>, outcome: Result<(), (Vec<Write>, String)>) -> Result<(), Refusal> {
+        let result = match outcome {
+            Ok(()) => {
+                self.served.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err((writes, error)) => {
+                self.note_in_doubt(&writes);
+                Err(Refusal::Unknown(error))
+            }
+        };
+        let reply = result.clone().map_or_else(Reply::Refused, |()| Reply::Done);
+        askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
+        result
     }
 
     /// Makes writes true that are kept on enough nodes: first in the log, then in the index.
@@ -278,19 +287,8 @@ impl Coordinator {
         }
         let events: Vec<Event> = writes.iter().map(Write::commit).map(Event::Commit).collect();
         let askers: Vec<Asker> = writes.iter_mut().flat_map(|write| write.askers.drain(..)).collect();
-        let result = match self.make_writes_true(writes, &events).await {
-            Ok(()) => {
-                self.served.store(true, Ordering::Relaxed);
-                Ok(())
-            }
-            Err((writes, error)) => {
-                self.note_in_doubt(&writes);
-                Err(Refusal::Unknown(error.to_string()))
-            }
-        };
-        let reply = result.clone().map_or_else(Reply::Refused, |()| Reply::Done);
-        askers.into_iter().for_each(|asker| asker.tell(reply.clone()));
-        result
+        let outcome = self.make_writes_true(writes, &events).await;
+        self.told(askers, outcome)
     }
 
     /// Remembers where writes that did not become true may have left copies.

@@ -5,19 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::timeout;
 
 use super::Upkeep;
+use crate::cluster::intents::Kept;
 use crate::leader::coordinator::Coordinator;
 use crate::types::{CopyRecord, MessageId, NodeId};
 use crate::wire::BATCH_ITEMS;
-use crate::wire::family::CopyStatus;
 
 /// How often there is a look at whom to ask.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// A node that does not answer by then is asked again.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Asks nodes what they have of failed writes.
 pub(super) struct Doubts {
@@ -40,23 +36,13 @@ impl Doubts {
     }
 
     async fn ask_in_doubt(&self, node: NodeId, copies: Vec<(MessageId, CopyRecord)>) {
-        // Nothing to do, behind all that the node was told before: what it has not written by then it never will.
-        if !matches!(timeout(ANSWER, self.core.links.settle(node, &[], false)).await, Ok(Ok(_))) {
+        let mut said = self.core.ask_kept(node, copies).await.peekable();
+        if said.peek().is_none() {
             return;
         }
-        let answer = timeout(ANSWER, self.core.links.check(node, &copies)).await.ok().and_then(Result::ok);
-        let statuses = answer.unwrap_or_default().statuses;
         {
             let mut cluster = self.core.cluster();
-            for ((id, record), status) in copies.into_iter().zip(statuses) {
-                match CopyStatus::try_from(status) {
-                    Ok(CopyStatus::CopyStored) => cluster.settle_doubt(node, &id, record, true),
-                    Ok(CopyStatus::CopyAbsent | CopyStatus::CopyDamaged) => {
-                        cluster.settle_doubt(node, &id, record, false);
-                    }
-                    _ => {}
-                }
-            }
+            said.for_each(|(id, record, kept)| cluster.settle_doubt(node, &id, record, kept == Kept::Here));
         }
         self.core.notify();
     }

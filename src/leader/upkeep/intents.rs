@@ -6,26 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::timeout;
 
 use super::Upkeep;
-use crate::cluster::intents::{Decided, Kept};
+use crate::cluster::intents::Decided;
 use crate::cluster::mapping::Committed;
 use crate::cluster::state::{Applied, Event};
 use crate::leader::coordinator::Coordinator;
 use crate::leader::key_locks::{Entry, KeyGuard};
 use crate::types::{CopyRecord, MessageId, NodeId};
 use crate::wire::BATCH_ITEMS;
-use crate::wire::family::CopyStatus;
 
 /// How often there is a look: whoever wants one of these ids waits for it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How often there is one when nothing waits, which is how long an end may stay untold.
 const IDLE: Duration = Duration::from_millis(100);
-
-/// A node that does not answer by then is asked again.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Asks nodes what they have of intents.
 pub(super) struct Intents {
@@ -51,22 +46,9 @@ impl Intents {
     }
 
     async fn ask(&self, node: NodeId, copies: Vec<(MessageId, CopyRecord)>) {
-        // Nothing to do, behind whatever the node is just writing: what it shows may not be synced.
-        if !matches!(timeout(ANSWER, self.core.links.settle(node, &[], false)).await, Ok(Ok(_))) {
-            return;
-        }
-        let answer = timeout(ANSWER, self.core.links.check(node, &copies)).await.ok().and_then(Result::ok);
-        let statuses = answer.unwrap_or_default().statuses;
+        let said = self.core.ask_kept(node, copies).await;
         let mut cluster = self.core.cluster();
-        for ((id, record), status) in copies.into_iter().zip(statuses) {
-            let kept = match CopyStatus::try_from(status) {
-                Ok(CopyStatus::CopyStored) => Kept::Here,
-                Ok(CopyStatus::CopyAbsent) => Kept::Absent,
-                Ok(CopyStatus::CopyDamaged) => Kept::Damaged,
-                _ => continue,
-            };
-            cluster.hear_of_intent(node, &id, record, kept);
-        }
+        said.for_each(|(id, record, kept)| cluster.hear_of_intent(node, &id, record, kept));
     }
 
     /// Whoever had the message before is no holder any more.

@@ -21,6 +21,7 @@ use super::coordinator::Coordinator;
 use super::membership::Membership;
 use crate::stop::Stop;
 
+mod ask;
 mod complete;
 mod doubts;
 mod expire;
